@@ -1,0 +1,39 @@
+"""An append-only log of what happened in a run: one JSON object a line, steady keys, safe to read while it grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class EventLog:
+    """Appends events to a JSON-lines file.
+
+    Args:
+      path: the file; made with its folder at the first event.
+      clock: seconds since the epoch; handed in so that tests decide the time.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, clock: Callable[[], float] = time.time):
+        self.path = pathlib.Path(path)
+        self._clock = clock
+
+    def append(self, event: str, **fields: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": round(self._clock(), 3), "event": event, **fields}, allow_nan=False)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the events in order; a last line cut short by a kill is passed over."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8") as stream:
+            for line in stream:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)

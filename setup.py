@@ -1,0 +1,50 @@
+"""Packaging: two supported stacks, chosen by the Python version through environment markers."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="c2fnas-federated-pancreas",
+    version="0.1.0",
+    description="Federated pancreas and tumour segmentation: C2FNAS with a VAE branch, trained by hospitals that exchange only weights",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]),
+    package_data={"experiments": ["flagfiles/*.flags", "notebooks/*.ipynb"], "c2fnas": ["genotypes/*.json"], "federated": ["*.proto"]},
+    install_requires=[
+        # tensorflow-addons 0.23 loads only beside TensorFlow 2.13-2.15, which ends at Python 3.11.
+        "tensorflow>=2.15,<2.16; python_version < '3.12'",
+        "tensorflow-addons>=0.23,<0.24; python_version < '3.12'",
+        "numpy>=1.26,<2; python_version < '3.12'",
+        "protobuf>=4.25,<5; python_version < '3.12'",
+        "tensorflow>=2.20; python_version >= '3.12'",
+        "numpy>=2; python_version >= '3.12'",
+        "protobuf>=5.28; python_version >= '3.12'",
+        "absl-py>=2.0",
+        "cryptography>=42",
+        "grpcio>=1.60",
+        "isal>=1.5",
+        "matplotlib>=3.8",
+        "nibabel>=5.2",
+        "safetensors>=0.4",
+        "scipy>=1.11",
+        "tensorboard>=2.15",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": [
+            "tensorflow[and-cuda]>=2.15,<2.16; python_version < '3.12'",
+            "tensorflow[and-cuda]>=2.20; python_version >= '3.12'",
+        ],
+        "dicom": ["pydicom>=3.0", "pylibjpeg[all]>=2.0"],
+        "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
+        "test": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.9", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from runkit import atomic, events
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
+    target = tmp_path / "state.json"
+    atomic.write_json(target, {"round": 1})
+    with pytest.raises(RuntimeError), atomic.replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("killed")
+    assert json.loads(target.read_text()) == {"round": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_failed_folder_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "case"
+    with atomic.replacing_folder(target) as temporary:
+        (temporary / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic.replacing_folder(target) as temporary:
+        (temporary / "a").write_text("new")
+        raise RuntimeError("killed")
+    assert (target / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["case"]
+
+
+def test_suffixes_survive_in_the_temporary_name(tmp_path):
+    with atomic.replacing(tmp_path / "scan.nii.gz") as temporary:
+        assert temporary.name.endswith(".nii.gz") and temporary.name.startswith(".")
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
+
+
+def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
+    with pytest.raises(ValueError):
+        atomic.write_json(tmp_path / "x.json", {"dice": float("nan")})
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json: not valid JSON"):
+        atomic.read_json(tmp_path / "broken.json")
+
+
+def test_event_log_skips_a_line_cut_short(tmp_path):
+    log = events.EventLog(tmp_path / "log" / "events.jsonl", clock=lambda: 12.0)
+    log.append("round_opened", round=1)
+    with open(log.path, "a") as stream:
+        stream.write('{"time": 13, "ev')
+    assert list(log.read()) == [{"time": 12.0, "event": "round_opened", "round": 1}]
