@@ -29,6 +29,7 @@ setup(
         "isal>=1.5",
         "matplotlib>=3.8",
         "nibabel>=5.2",
+        "psutil>=5.9",
         "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard>=2.15",

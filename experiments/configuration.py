@@ -1,0 +1,90 @@
+"""What an experiment is: frozen values, checked once, kept with every result. No flags, no files, no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides the numbers of a run. Sites of one federation must agree on all that `plan` returns."""
+
+    profile: str
+    seed: int
+    # the network
+    genotype: str  # a name of c2fnas.genotype.NAMES or the path of a genotype's JSON
+    filters: int  # filters at full resolution; level l has filters * 2**l
+    vae: str  # "reduced", "direct" or "none"
+    latent_size: int
+    classifier_bias: str  # "zero" or "log_prior"
+    class_prior: tuple[float, ...]  # share of voxels of background, pancreas, tumour; used by "log_prior" only
+    # voxels
+    spacing_mm: tuple[float, float, float]
+    window_hu: tuple[float, float]
+    # patches
+    patch_size: tuple[int, int, int]  # voxels
+    patches_per_case: int  # per epoch
+    foreground_fraction: float
+    batch_size: int  # over all replicas
+    # optimisation
+    learning_rate: float
+    final_learning_rate: float
+    kl: str  # "voxels" or "latent"
+    # the federation; a baseline trains num_rounds * local_epochs epochs
+    num_rounds: int
+    local_epochs: int
+    # whole-volume inference
+    inference_window: tuple[int, int, int]  # voxels
+    inference_overlap: float
+    inference_blending: str  # "constant" or "gaussian"
+
+    def __post_init__(self):
+        _require(self.vae in ("reduced", "direct", "none"), "vae", self.vae, "'reduced', 'direct' or 'none'")
+        _require(self.classifier_bias in ("zero", "log_prior"), "classifier_bias", self.classifier_bias, "'zero' or 'log_prior'")
+        _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
+        _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
+        _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
+        _require(0 < self.final_learning_rate <= self.learning_rate, "final_learning_rate", self.final_learning_rate, "above 0, at most learning_rate")
+        _require(self.window_hu[0] < self.window_hu[1], "window_hu", self.window_hu, "low,high with low below high")
+        _require(len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0")
+        for name in ("filters", "latent_size", "patches_per_case", "batch_size", "num_rounds", "local_epochs"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
+        for name in ("patch_size", "inference_window"):
+            sizes = getattr(self, name)
+            _require(len(sizes) == 3 and all(s >= 16 and s % 16 == 0 for s in sizes), name, sizes, "three multiples of 16 (the network halves four times)")
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+
+
+def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:
+    """Returns what every site of a federation must have the same, as nested JSON-able values.
+
+    The genotype travels as its content, so that two files of one name with other cells are told apart.
+    """
+    return {
+        "genotype": genotype_json,
+        "vae": {"kind": config.vae, "latent_size": config.latent_size, "kl": config.kl},
+        "classes": {"0": "background", "1": "pancreas", "2": "tumour"},
+        "spacing_mm": list(config.spacing_mm),
+        "window_hu": list(config.window_hu),
+        "patch": {"size": list(config.patch_size), "per_case": config.patches_per_case, "foreground_fraction": config.foreground_fraction},
+        "training": {
+            "batch_size": config.batch_size,
+            "learning_rate": config.learning_rate,
+            "final_learning_rate": config.final_learning_rate,
+        },
+        "schedule": {"num_rounds": config.num_rounds, "local_epochs": config.local_epochs},
+        "inference": {
+            "window": list(config.inference_window),
+            "overlap": config.inference_overlap,
+            "blending": config.inference_blending,
+        },
+    }
+
+
+def _require(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; expected {expected}")

@@ -1,0 +1,129 @@
+"""absl flags of the experiments, and the one place that turns them into frozen values.
+
+A module that defines `main` calls the `define_*` functions it needs; nothing else in the code base reads `FLAGS`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from experiments.configuration import ExperimentConfig
+
+FLAGS = flags.FLAGS
+
+_FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
+_EXPERIMENT_FLAGS: list[str] = []
+
+
+def define_experiment() -> None:
+    """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are the paper's."""
+
+    def keep(name: str) -> str:
+        _EXPERIMENT_FLAGS.append(name)
+        return name
+
+    flags.DEFINE_string(keep("profile"), "paper", "Name of the profile, kept with every result. Choose it by --flagfile, e.g. "
+                        "--flagfile=experiments/flagfiles/demo.flags.")
+    flags.DEFINE_integer(keep("seed"), 1, "Seed of initial weights, patches, latent noise, splits and the synthetic cohort.")
+    flags.DEFINE_string(keep("genotype"), "c2fnas", "Named genotype, or the path of a genotype's JSON file.")
+    flags.DEFINE_integer(keep("filters"), 32, "Filters at full resolution; each level doubles them.")
+    flags.DEFINE_enum(keep("vae"), "reduced", ["reduced", "direct", "none"],
+                      "VAE branch at the encoder's end: 'reduced' has a stride-2 convolution to 16 channels before the dense layers "
+                      "(Myronenko 2018), 'direct' flattens the encoder's end itself, 'none' leaves the branch out.")
+    flags.DEFINE_integer(keep("latent_size"), 128, "Size of the VAE's latent vector.")
+    flags.DEFINE_enum(keep("classifier_bias"), "zero", ["zero", "log_prior"], "Start of the classifier's bias.")
+    flags.DEFINE_list(keep("class_prior"), ["0.985", "0.012", "0.003"], "Shares of background, pancreas and tumour, for --classifier_bias=log_prior.")
+    flags.DEFINE_list(keep("spacing_mm"), ["1.0", "1.0", "1.0"], "Spacing of the training grid along x,y,z in mm.")
+    flags.DEFINE_list(keep("window_hu"), ["-200", "250"], "Intensity window in HU, mapped to [-1, 1].")
+    flags.DEFINE_list(keep("patch_size"), ["96", "96", "96"], "Training patch in voxels.")
+    flags.DEFINE_integer(keep("patches_per_case"), 4, "Patches per training case and epoch.")
+    flags.DEFINE_float(keep("foreground_fraction"), 0.5, "Share of patches centred on foreground.")
+    flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
+    flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
+    flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
+    flags.DEFINE_enum(keep("kl"), "voxels", ["voxels", "latent"],
+                      "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size.")
+    flags.DEFINE_integer(keep("num_rounds"), 60, "Federated rounds; a baseline trains num_rounds * local_epochs epochs.")
+    flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
+    flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
+    flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")
+    flags.DEFINE_enum(keep("inference_blending"), "constant", ["constant", "gaussian"], "Weights of a window's voxels.")
+
+
+def define_runtime() -> None:
+    """Flags of the machine: they change the speed; results are bit-equal for the same thread count only."""
+    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow, 0 for one a core.")
+    flags.DEFINE_bool("deterministic", True, "Use only deterministic kernels, so that a rerun gives the same bits.")
+
+
+def define_site() -> None:
+    flags.DEFINE_string("site", None, "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.")
+    flags.DEFINE_string("site_folder", None, "Folder of the site's prepared cases, models and figures. Never leaves the site.")
+
+
+def experiment_config() -> ExperimentConfig:
+    """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what is expected."""
+    try:
+        return ExperimentConfig(
+            **{name: getattr(FLAGS, name) for name in _EXPERIMENT_FLAGS if not isinstance(getattr(FLAGS, name), list)},
+            class_prior=_numbers("class_prior", float, 3),
+            spacing_mm=_numbers("spacing_mm", float, 3),
+            window_hu=_numbers("window_hu", float, 2),
+            patch_size=_numbers("patch_size", int, 3),
+            inference_window=_numbers("inference_window", int, 3),
+        )
+    except ValueError as error:
+        raise app.UsageError(f"--{error}") from error
+
+
+def experiment_flags_text() -> str:
+    """Returns the experiment's flags as the text of a flag file, so that a sub-process or a colleague repeats them."""
+    lines = []
+    for name in _EXPERIMENT_FLAGS:
+        value = getattr(FLAGS, name)
+        lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
+    return "\n".join(lines) + "\n"
+
+
+def required(name: str, why: str) -> str:
+    """Returns a flag's value; a missing one is a usage error that says what the flag is for."""
+    value = getattr(FLAGS, name)
+    if not value:
+        raise app.UsageError(f"--{name} is missing: {why}")
+    return value
+
+
+def run(main, *, needs_tensorflow: bool = False) -> None:
+    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace."""
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)")
+        if needs_tensorflow:
+            from c2fnas import keras_stack
+
+            keras_stack.set_up(FLAGS.seed, FLAGS.threads, deterministic=FLAGS.deterministic)
+        try:
+            main(argv)
+        except (ValueError, OSError) as error:
+            logging.debug("stack trace of the error below", exc_info=True)
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    app.run(guarded)
+
+
+def _numbers(name: str, kind: type, count: int) -> tuple:
+    values = getattr(FLAGS, name)
+    try:
+        numbers = tuple(kind(value) for value in values)
+    except ValueError as error:
+        raise ValueError(f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas") from error
+    if len(numbers) != count:
+        raise ValueError(f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas")
+    return numbers

@@ -1,0 +1,179 @@
+"""Runs programs side by side: their output in log files, their progress on the terminal, their memory added up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+_POLL_S = 0.2
+_LINE_EVERY_S = 15.0  # off a terminal
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class ProgramFailed(ValueError):
+    """A program ended with an error; the message carries its name, exit code, log file and last lines."""
+
+
+@dataclasses.dataclass
+class Program:
+    """A started program.
+
+    Attributes:
+      name: what the terminal calls it, e.g. "C1".
+      log: file of its standard output and error.
+    """
+
+    name: str
+    log: pathlib.Path
+    process: subprocess.Popen
+
+    def last_words(self, limit: int = 4096) -> str:
+        """Returns the newest line of the log; a progress bar that redraws itself counts as one line."""
+        lines = self._tail(limit)
+        return lines[-1] if lines else ""
+
+    def explain(self) -> str:
+        tail = self._tail(8192)
+        errors = [line for line in tail if line.startswith(("error:", "FATAL", "Traceback"))]
+        words = "\n  ".join(errors[-1:] if errors and errors[-1].startswith("error:") else tail[-12:])
+        return f"{self.name} ended with exit code {self.process.returncode}; its log is {self.log}\n  {words}"
+
+    def _tail(self, limit: int) -> list[str]:
+        with open(self.log, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - limit))
+            text = stream.read().decode("utf-8", errors="replace")
+        pieces = (_CONTROL.sub("", piece).strip() for piece in re.split(r"[\r\n]", text))
+        return [piece for piece in pieces if piece]
+
+
+class ProgramGroup:
+    """Programs of one run. Used as a context manager: whatever still runs at its end is stopped.
+
+    Attributes:
+      peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
+    """
+
+    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None):
+        self._log_folder = pathlib.Path(log_folder)
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        self._environment = {**os.environ, **(environment or {})}
+        self._programs: list[Program] = []
+        self.peak_memory_bytes = 0
+
+    def __enter__(self) -> ProgramGroup:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        running = [program for program in self._programs if program.process.poll() is None]
+        for program in running:
+            program.process.terminate()
+        for program in running:
+            try:
+                program.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                program.process.kill()
+                program.process.wait()
+
+    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None) -> Program:
+        """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
+        path = self._log_folder / f"{log or name}.log"
+        with open(path, "ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+            )
+        program = Program(name, path, process)
+        self._programs.append(program)
+        return program
+
+    def wait(self, programs: Sequence[Program], what: str, *, also_alive: Sequence[Program] = ()) -> None:
+        """Waits until all `programs` ended well, showing how far they are.
+
+        Args:
+          programs: the programs to wait for.
+          what: the stage's name on the terminal.
+          also_alive: programs that must not end badly meanwhile, e.g. the server that the others talk to.
+        Raises:
+          ProgramFailed: as soon as one of them ends with an error.
+        """
+        display = _Display(what)
+        while True:
+            self._watch_memory()
+            for program in (*programs, *also_alive):
+                if program.process.poll() not in (None, 0):
+                    display.close()
+                    raise ProgramFailed(program.explain())
+            waiting = [program for program in programs if program.process.poll() is None]
+            if not waiting:
+                display.close()
+                return
+            display.show([f"{program.name}: {program.last_words()}" for program in programs])
+            time.sleep(_POLL_S)
+
+    def wait_for(self, ready: Callable[[], bool], program: Program, what: str, timeout_s: float) -> None:
+        """Waits until `ready()`; raises ProgramFailed where `program` ends first or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if program.process.poll() is not None:
+                raise ProgramFailed(program.explain())
+            if time.monotonic() > deadline:
+                raise ProgramFailed(f"{program.name}: {what} took more than {timeout_s:.0f} s; its log is {program.log}")
+            time.sleep(0.05)
+
+    def _watch_memory(self) -> None:
+        total = 0
+        own = psutil.Process()
+        for process in (own, *own.children(recursive=True)):
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:  # it ended between the listing and the look
+                continue
+        self.peak_memory_bytes = max(self.peak_memory_bytes, total)
+
+
+class _Display:
+    """Redraws a few lines on a terminal; off one, prints them now and then."""
+
+    def __init__(self, what: str):
+        self._what = what
+        self._start = time.monotonic()
+        self._interactive = sys.stderr.isatty()
+        self._drawn = 0
+        self._next = self._start + (0 if self._interactive else _LINE_EVERY_S)
+
+    def show(self, lines: list[str]) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (0.5 if self._interactive else _LINE_EVERY_S)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns - 1 if self._interactive else 160
+        head = f"{self._what}  {int(now - self._start) // 60}:{int(now - self._start) % 60:02d}"
+        if self._interactive:
+            self._erase()
+            for line in (head, *(f"  {line}" for line in lines)):
+                sys.stderr.write(line[:width] + "\n")
+            self._drawn = len(lines) + 1
+        else:
+            sys.stderr.write(" | ".join((head, *lines))[: 2 * width] + "\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        self._erase()
+        sys.stderr.flush()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            sys.stderr.write(f"\x1b[{self._drawn}A\x1b[J")
+            self._drawn = 0
