@@ -1,0 +1,60 @@
+"""One cell of the searched network: from its gene to layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from c2fnas import genotype
+from c2fnas.named_weights import NamedLayers
+from c2fnas.operations import Block, ConvNorm, OperationBlock, UpBlock
+
+
+class Cell:
+    """Called on the outputs of the cells it reads, in the order of its gene; returns float [b, x, y, z, filters].
+
+    Args:
+      layers: where the cell's layers get their canonical names.
+      architecture: the whole genotype; the cell needs the levels and widths of what it reads.
+      number: of the cell, from 1.
+    """
+
+    def __init__(self, layers: NamedLayers, architecture: genotype.Genotype, number: int):
+        gene = architecture.cells[number - 1]
+        prefix, width = f"cell{number:02d}", architecture.filters_at(gene.level)
+        self.branches: list[list[Any]] = []
+        for index, source in enumerate(gene.inputs):
+            source_level, name = architecture.level_of(source), f"{prefix}/input{index}"
+            branch: list[Any] = []
+            if source_level < gene.level:
+                branch.append(Block(layers, f"{name}/down", width, (3, 3, 3), stride=2))
+            if source_level > gene.level:
+                branch.append(UpBlock(layers, f"{name}/up", width))
+            elif source_level == gene.level or gene.down == "before_first":
+                branch.append(_outer(layers, gene, f"{name}/first", width))
+            if gene.merge == "after_op":
+                branch.append(OperationBlock(layers, f"{name}/op", gene.op, width))
+            self.branches.append(branch)
+        self.add = tf.keras.layers.Add(name=f"{prefix}_sum") if len(gene.inputs) > 1 else None
+        self.after: list[Any] = []
+        if gene.merge == "before_op":
+            self.after.append(OperationBlock(layers, f"{prefix}/op", gene.op, width))
+        self.after.append(_outer(layers, gene, f"{prefix}/last", width))
+
+    def __call__(self, inputs: list[Any]):
+        results = []
+        for branch, voxels in zip(self.branches, inputs, strict=True):
+            for step in branch:
+                voxels = step(voxels)
+            results.append(voxels)
+        merged = self.add(results) if self.add else results[0]
+        for step in self.after:
+            merged = step(merged)
+        return merged
+
+
+def _outer(layers: NamedLayers, gene: genotype.CellGene, name: str, width: int):
+    if gene.outer == "block":
+        return Block(layers, name, width, (1, 1, 1))
+    return ConvNorm(layers, name, width, (1, 1, 1), norm=False)

@@ -1,0 +1,285 @@
+"""The searched network as data: which cell reads what, at which scale, with which operation. Imports no TensorFlow.
+
+Two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) are kept by name. `c2fnas` is the default: it is the
+one that the first author of the federated pancreas study later published. `c2fnas_sum` differs in two operations and in
+how a cell merges its inputs. Neither could be checked against the figure of the original paper, so a genotype is JSON
+that a user can replace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+from runkit import atomic
+
+Operation = Literal["conv2d", "conv3d", "p3d"]
+Merge = Literal["after_op", "before_op"]
+Outer = Literal["block", "conv"]
+Down = Literal["replaces_first", "before_first"]
+
+# In plane is x, y; the third axis is z, through the plane. A pseudo-3D operation is two convolutions in one block.
+KERNELS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "conv2d": ((3, 3, 1),),
+    "conv3d": ((3, 3, 3),),
+    "p3d": ((3, 3, 1), (1, 1, 3)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CellGene:
+    """One cell: where it reads from, at which scale it works, what it applies, how it merges."""
+
+    inputs: tuple[int, ...]  # cells it reads, numbered from 1; 0 is the stem
+    level: int  # log2 of the downsampling: 1 is half resolution, where the stem ends
+    op: Operation
+    merge: Merge = "after_op"  # each input gets its own operation and then the sum, or the sum gets the one operation
+    outer: Outer = "block"  # first and last 1x1x1: ReLU, convolution and norm, or the convolution alone
+    down: Down = "replaces_first"  # whether the stride-2 block takes the place of the first 1x1x1 or stands before it
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        for field, kind in (("op", Operation), ("merge", Merge), ("outer", Outer), ("down", Down)):
+            if getattr(self, field) not in get_args(kind):
+                raise ValueError(f"{field} of a cell is {getattr(self, field)!r}; expected one of {', '.join(get_args(kind))}")
+        if len(self.inputs) not in (1, 2):
+            raise ValueError(f"a cell reads {list(self.inputs)}; expected one or two earlier cells")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One convolution of the network: its canonical name, its kernel and the level its output lies on."""
+
+    name: str
+    kernel: tuple[int, int, int]
+    channels_in: int
+    channels_out: int
+    level: int
+
+    @property
+    def weights(self) -> int:
+        return self.kernel[0] * self.kernel[1] * self.kernel[2] * self.channels_in * self.channels_out
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+    """A whole network: stem, cells, end. The last two cells are joined and brought back to full resolution.
+
+    Raises:
+      ValueError: if a cell reads a later cell or one more than a level away, if a cell is read by nobody, or if the last
+        two cells do not lie on level 1; the message names the cell.
+    """
+
+    name: str
+    cells: tuple[CellGene, ...]
+    filters: int = 32  # at full resolution; level l has filters * 2**l
+    classes: int = 3
+    end_relu: bool = False  # a ReLU between the end's first norm and the upsampling
+
+    def __post_init__(self):
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if self.filters < 1 or self.classes < 2:
+            raise ValueError(f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; expected at least 1 and 2")
+        if len(self.cells) < 2:
+            raise ValueError(f"genotype {self.name!r} has {len(self.cells)} cells; the end joins the last two, so give at least 2")
+        for number, cell in enumerate(self.cells, start=1):
+            if cell.level < 1:
+                raise ValueError(f"cell {number} is on level {cell.level}; the stem ends on level 1, the highest a cell can have")
+            for source in cell.inputs:
+                if not 0 <= source < number:
+                    raise ValueError(f"cell {number} reads cell {source}; it can read 0 (the stem) to {number - 1}")
+                if abs(self.level_of(source) - cell.level) > 1:
+                    raise ValueError(
+                        f"cell {number} on level {cell.level} reads cell {source} on level {self.level_of(source)}; "
+                        "levels of a cell and its input differ by at most 1"
+                    )
+        read = {source for cell in self.cells for source in cell.inputs} | {len(self.cells), len(self.cells) - 1}
+        unread = [number for number in range(len(self.cells) + 1) if number not in read]
+        if unread:
+            raise ValueError(f"cell {unread[0]} is read by no later cell; remove it or let a later cell read it")
+        for number in (len(self.cells) - 1, len(self.cells)):
+            if self.level_of(number) != 1:
+                raise ValueError(f"cell {number} ends on level {self.level_of(number)}; the last two cells must be on level 1")
+
+    @property
+    def depth(self) -> int:
+        """The deepest level; every spatial size must be a multiple of 2**depth."""
+        return max(cell.level for cell in self.cells)
+
+    @property
+    def encoder_end(self) -> int:
+        """The number of the last cell on the deepest level, where the VAE branch begins."""
+        return max(number for number, cell in enumerate(self.cells, start=1) if cell.level == self.depth)
+
+    def level_of(self, number: int) -> int:
+        """The level of cell `number`; 0 is the stem, on level 1."""
+        return 1 if number == 0 else self.cells[number - 1].level
+
+    def filters_at(self, level: int) -> int:
+        return self.filters * 2**level
+
+    def with_size(self, *, filters: int | None = None, classes: int | None = None) -> Genotype:
+        """Returns the same cells with other widths."""
+        return dataclasses.replace(
+            self,
+            filters=self.filters if filters is None else filters,
+            classes=self.classes if classes is None else classes,
+        )
+
+    def convolutions(self) -> Iterator[Convolution]:
+        """Yields every convolution of the segmentation network in the order of its forward pass."""
+        full, half = self.filters_at(0), self.filters_at(1)
+        yield Convolution("stem/first/kernel", (3, 3, 3), 1, full, 0)
+        yield Convolution("stem/second/kernel", (3, 3, 3), full, half, 1)
+        for number, cell in enumerate(self.cells, start=1):
+            yield from self._cell_convolutions(f"cell{number:02d}", cell)
+        yield Convolution("end/first/kernel", (3, 3, 3), 2 * half, half, 1)
+        yield Convolution("end/second/kernel", (3, 3, 3), half, full, 0)
+        yield Convolution("end/classifier/kernel", (1, 1, 1), full, self.classes, 0)
+
+    def _cell_convolutions(self, prefix: str, cell: CellGene) -> Iterator[Convolution]:
+        width, level = self.filters_at(cell.level), cell.level
+        for index, source in enumerate(cell.inputs):
+            branch = f"{prefix}/input{index}"
+            source_level = self.level_of(source)
+            source_width = self.filters_at(source_level)
+            if source_level < level:
+                yield Convolution(f"{branch}/down/kernel", (3, 3, 3), source_width, width, level)
+                if cell.down == "before_first":
+                    yield Convolution(f"{branch}/first/kernel", (1, 1, 1), width, width, level)
+            elif source_level > level:
+                yield Convolution(f"{branch}/up/kernel", (1, 1, 1), source_width, width, level)
+            else:
+                yield Convolution(f"{branch}/first/kernel", (1, 1, 1), width, width, level)
+            if cell.merge == "after_op":
+                yield from _operation(f"{branch}/op", cell.op, width, level)
+        if cell.merge == "before_op":
+            yield from _operation(f"{prefix}/op", cell.op, width, level)
+        yield Convolution(f"{prefix}/last/kernel", (1, 1, 1), width, width, level)
+
+    def conv_weights(self) -> int:
+        """The number of convolution weights of the segmentation network, without biases, norms and VAE branch."""
+        return sum(convolution.weights for convolution in self.convolutions())
+
+    def macs(self, patch_size: tuple[int, int, int]) -> int:
+        """The multiply-accumulates of all convolutions for one patch [x, y, z] in voxels, borders counted as full kernels."""
+        self.check_size(patch_size)
+        voxels = patch_size[0] * patch_size[1] * patch_size[2]
+        return sum(convolution.weights * (voxels // 8**convolution.level) for convolution in self.convolutions())
+
+    def check_size(self, size: tuple[int, int, int]) -> None:
+        """Raises ValueError unless `size` is three multiples of 2**depth voxels."""
+        step = 2**self.depth
+        if len(size) != 3 or any(n < step or n % step for n in size):
+            raise ValueError(f"size {tuple(size)} voxels does not fit genotype {self.name!r}; expected three multiples of {step}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON-able values from which `from_json` makes the same genotype."""
+        cells = [{**dataclasses.asdict(cell), "inputs": list(cell.inputs)} for cell in self.cells]
+        return {
+            "name": self.name,
+            "filters": self.filters,
+            "classes": self.classes,
+            "end_relu": self.end_relu,
+            "cells": [{"cell": number, **cell} for number, cell in enumerate(cells, start=1)],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Genotype:
+        """Raises ValueError for a missing, unknown or out-of-order entry; the message names it."""
+        if not isinstance(value, dict) or "name" not in value or not isinstance(value.get("cells"), list):
+            raise ValueError("a genotype is a JSON object with `name` and a list of `cells`")
+        _only_known(value, {"name", "filters", "classes", "end_relu", "cells"}, "the genotype")
+        cells = []
+        for number, entry in enumerate(value["cells"], start=1):
+            if not isinstance(entry, dict):
+                raise ValueError(f"cell {number} is {entry!r}; expected an object with inputs, level and op")
+            gene = dict(entry)
+            if gene.pop("cell", number) != number:
+                raise ValueError(f"cell {entry['cell']} stands at place {number}; list the cells in order, from 1")
+            _only_known(gene, {field.name for field in dataclasses.fields(CellGene)}, f"cell {number}")
+            missing = {"inputs", "level", "op"} - gene.keys()
+            if missing:
+                raise ValueError(f"cell {number} has no {', '.join(sorted(missing))}; every cell needs inputs, level and op")
+            cells.append(CellGene(**gene))
+        return cls(**{**value, "cells": tuple(cells)})
+
+    def fingerprint(self) -> str:
+        """Returns 64 hex digits that differ between any two genotypes with other cells, widths or names."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _operation(prefix: str, op: Operation, width: int, level: int) -> Iterator[Convolution]:
+    for name, kernel in zip(kernel_names(op), KERNELS[op], strict=True):
+        yield Convolution(f"{prefix}/{name}", kernel, width, width, level)
+
+
+def kernel_names(op: Operation) -> tuple[str, ...]:
+    """The names of an operation's kernels, in order."""
+    return ("in_plane/kernel", "through_plane/kernel") if op == "p3d" else ("kernel",)
+
+
+def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
+    unknown = value.keys() - known
+    if unknown:
+        raise ValueError(f"{what} has unknown entries {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+
+
+# Source of both tables: design of the two public ports, confirmed by their weight and MAC counts in the tests.
+_C2FNAS = Genotype(
+    name="c2fnas",
+    cells=(
+        CellGene((0,), 1, "conv2d"),
+        CellGene((1, 0), 1, "p3d"),
+        CellGene((2,), 2, "conv3d"),
+        CellGene((3,), 2, "conv3d"),
+        CellGene((4,), 3, "conv3d"),
+        CellGene((5,), 4, "conv3d"),
+        CellGene((6, 5), 3, "conv2d"),
+        CellGene((7,), 3, "conv3d"),
+        CellGene((8, 4), 2, "p3d"),
+        CellGene((9, 2), 1, "conv3d"),
+        CellGene((10,), 1, "conv2d"),
+        CellGene((11, 10), 1, "conv3d"),
+    ),
+)
+_OTHER_OPERATIONS = {6: "conv2d", 7: "conv3d"}
+_C2FNAS_SUM = Genotype(
+    name="c2fnas_sum",
+    cells=tuple(
+        dataclasses.replace(cell, op=_OTHER_OPERATIONS.get(number, cell.op), merge="before_op", outer="conv", down="before_first")
+        for number, cell in enumerate(_C2FNAS.cells, start=1)
+    ),
+    end_relu=True,
+)
+_NAMED = {genotype.name: genotype for genotype in (_C2FNAS, _C2FNAS_SUM)}
+NAMES: tuple[str, ...] = tuple(_NAMED)
+
+
+def named(name: str) -> Genotype:
+    """Returns a genotype by name. Raises ValueError listing the names there are."""
+    if name not in _NAMED:
+        raise ValueError(f"no genotype is named {name!r}; known are {', '.join(NAMES)}, or give the path of a genotype's JSON")
+    return _NAMED[name]
+
+
+def load(source: str | os.PathLike) -> Genotype:
+    """Returns the genotype of a name in NAMES or of a JSON file.
+
+    Raises:
+      ValueError: if there is neither such a name nor such a file, or if the file is not a genotype; the message names it.
+    """
+    if str(source) in _NAMED:
+        return _NAMED[str(source)]
+    path = pathlib.Path(source)
+    if not path.is_file():
+        raise ValueError(f"genotype {str(source)!r} is neither a known name ({', '.join(NAMES)}) nor a JSON file")
+    try:
+        return Genotype.from_json(atomic.read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,128 @@
+"""Every difference between Keras 2 (TensorFlow 2.15 with tensorflow-addons) and Keras 3, and nothing else.
+
+Both stacks normalise with weights `gamma` and `beta` [channels] and the same epsilon, and both keep Adam's moments in the
+order of the variables, so weights and optimizer states of one stack work with the other.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+keras = tf.keras
+IS_KERAS_3 = hasattr(keras, "ops")
+EPSILON = 1e-5  # of every norm
+
+if IS_KERAS_3:
+
+    @keras.utils.register_keras_serializable(package="c2fnas")
+    class InstanceNormalization(keras.layers.GroupNormalization):
+        """Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**{"groups": -1, "epsilon": EPSILON, **kwargs})
+
+        def get_config(self):
+            # build() replaces groups=-1 by the number of channels; the argument it was given is what a copy needs.
+            return {**super().get_config(), "groups": -1}
+
+else:
+    import tensorflow_addons as tfa
+
+    @keras.utils.register_keras_serializable(package="c2fnas")
+    class InstanceNormalization(tfa.layers.InstanceNormalization):
+        """Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out."""
+
+        def __init__(self, **kwargs):
+            super().__init__(**{"epsilon": EPSILON, **kwargs})
+
+
+def instance_norm(name: str) -> Any:
+    """Returns an instance norm over x, y, z with weights gamma (1 at the start) and beta (0), epsilon 1e-5."""
+    return InstanceNormalization(name=name)
+
+
+def stack_name() -> str:
+    """Returns the versions that decide the numbers, e.g. 'tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1'."""
+    packages = ["tensorflow", "keras", "numpy"] if IS_KERAS_3 else ["tensorflow", "keras", "tensorflow-addons", "numpy"]
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+
+
+def set_up(seed: int, threads: int, deterministic: bool = True) -> None:
+    """Fixes what a process must fix before TensorFlow computes anything: threads, seeds, deterministic kernels.
+
+    Args:
+      seed: of Keras, NumPy and Python; nothing in this package depends on it.
+      threads: worker threads within one operation and between operations; the results depend on it.
+      deterministic: the same bits in every process on this machine and stack.
+    Raises:
+      RuntimeError: if TensorFlow has computed already, since threads can no longer be set then.
+      ValueError: if `threads` is below 1.
+    """
+    if threads < 1:
+        raise ValueError(f"threads is {threads}; expected at least 1")
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        set_already = (tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads())
+        if set_already != (threads, threads):
+            raise RuntimeError(
+                f"TensorFlow already computes with (intra, inter) threads {set_already} (0 is its own choice), asked for {threads}; "
+                "call set_up before anything else uses TensorFlow"
+            ) from error
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
+    """Returns Adam (0.9, 0.999, 1e-7) for named variables, with its moments already made.
+
+    Keras 3 cannot make them inside a traced `strategy.run`, so call this inside `strategy.scope()` before the first step.
+    """
+    adam = keras.optimizers.Adam(learning_rate=learning_rate)
+    adam.build(list(variables.values()))
+    return adam
+
+
+def optimizer_state(optimizer: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns Adam's state by canonical name: `iterations` int64 [], `<name>/m` and `<name>/v` float32."""
+    state = {"iterations": np.asarray(optimizer.iterations.numpy(), dtype=np.int64)}
+    for name, moment, velocity in _moments(optimizer, variables):
+        state[f"{name}/m"] = np.asarray(moment.numpy(), dtype=np.float32)
+        state[f"{name}/v"] = np.asarray(velocity.numpy(), dtype=np.float32)
+    return state
+
+
+def assign_optimizer_state(optimizer: Any, variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
+    """Sets what `optimizer_state` returned, on this stack or the other.
+
+    Raises:
+      ValueError: if entries are missing, unexpected or of another shape; nothing is assigned then.
+    """
+    slots = {"iterations": optimizer.iterations}
+    for name, moment, velocity in _moments(optimizer, variables):
+        slots[f"{name}/m"], slots[f"{name}/v"] = moment, velocity
+    missing, unexpected = sorted(slots.keys() - state.keys()), sorted(state.keys() - slots.keys())
+    shapes = [
+        f"{name} is {tuple(np.shape(state[name]))}, expected {tuple(slot.shape)}"
+        for name, slot in slots.items()
+        if name in state and tuple(np.shape(state[name])) != tuple(slot.shape)
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"optimizer state does not fit this network: missing {missing[:4]}, unexpected {unexpected[:4]}, shapes {shapes[:4]}; "
+            "use the state of a training with the same genotype and VAE branch"
+        )
+    for name, slot in slots.items():
+        slot.assign(np.asarray(state[name], dtype=np.int64 if name == "iterations" else np.float32))
+
+
+def _moments(optimizer: Any, variables: Mapping[str, Any]):
+    # Both stacks keep the moments as lists in the order of the variables given to build(), which `optimizer` above fixes.
+    return zip(variables, optimizer._momentums, optimizer._velocities, strict=True)

@@ -1,0 +1,114 @@
+"""The training losses, one value per patch, in float32. Their sum over the global batch belongs to the train step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import tensorflow as tf
+
+KlKind = Literal["voxels", "latent"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss parts (source: the federated pancreas study) and the options of their definitions."""
+
+    dice: float = 1.0
+    cross_entropy: float = 1.0
+    kl: float = 0.2
+    reconstruction: float = 0.3
+    kl_kind: KlKind = "voxels"
+    include_background: bool = True  # in the Dice loss, as in the first author's later public configuration
+
+    def __post_init__(self):
+        for name in ("dice", "cross_entropy", "kl", "reconstruction"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"weight of loss part {name} is {getattr(self, name)}; expected a finite number of at least 0")
+        _check_kind(self.kl_kind)
+
+
+def soft_dice_loss(logits, labels, *, include_background: bool = True, smooth: float = 1e-5):
+    """Returns one minus the soft Dice, averaged over the classes, one value per patch.
+
+    Args:
+      logits: float [b, x, y, z, classes], before softmax.
+      labels: int [b, x, y, z], 0 is background.
+      include_background: whether class 0 counts as one of the classes.
+      smooth: keeps an absent class finite; predicted absent, it costs about 0.
+    Returns:
+      float32 [b] in [0, 1].
+    Raises:
+      ValueError: if the shapes differ; the message carries both.
+    Source: Milletari et al. 2016 (V-Net); unlike there, the denominator sums the probabilities, not their squares.
+    """
+    _check_grid(logits, labels)
+    classes = logits.shape[-1]
+    probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+    truth = tf.one_hot(tf.cast(labels, tf.int32), classes, dtype=tf.float32)
+    overlap = tf.reduce_sum(probabilities * truth, axis=[1, 2, 3])
+    total = tf.reduce_sum(probabilities + truth, axis=[1, 2, 3])
+    dice = (2.0 * overlap + smooth) / (total + smooth)
+    return 1.0 - tf.reduce_mean(dice if include_background else dice[:, 1:], axis=-1)
+
+
+def cross_entropy(logits, labels):
+    """Returns the categorical cross entropy in nats, mean over the voxels, one value per patch.
+
+    Args:
+      logits: float [b, x, y, z, classes], before softmax.
+      labels: int [b, x, y, z].
+    Returns:
+      float32 [b].
+    Raises:
+      ValueError: if the shapes differ; the message carries both.
+    """
+    _check_grid(logits, labels)
+    truth = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1], dtype=tf.float32)
+    log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+    return -tf.reduce_mean(tf.reduce_sum(truth * log_probabilities, axis=-1), axis=[1, 2, 3])
+
+
+def kl_divergence(mean, std, *, voxels: int, kind: KlKind = "voxels"):
+    """Returns how far the latent distribution is from a standard normal one, one value per patch.
+
+    Args:
+      mean, std: float [b, latent]; std is above 0.
+      voxels: number of voxels of the patch, used by kind "voxels".
+      kind: "voxels": (1/voxels) * sum(mean^2 + std^2 - log std^2 - 1) over the latent (Myronenko 2018);
+        "latent": half the mean of the same over the latent, voxels / (2 * latent) times more.
+    Returns:
+      float32 [b], 0 exactly where mean is 0 and std is 1.
+    """
+    _check_kind(kind)
+    mean, std = tf.cast(mean, tf.float32), tf.cast(std, tf.float32)
+    terms = tf.square(mean) + tf.square(std) - 2.0 * tf.math.log(std) - 1.0
+    if kind == "voxels":
+        return tf.reduce_sum(terms, axis=-1) / float(voxels)
+    return 0.5 * tf.reduce_mean(terms, axis=-1)
+
+
+def reconstruction_loss(reconstruction, image):
+    """Returns the mean squared voxel difference, one value per patch.
+
+    Args:
+      reconstruction, image: float [b, x, y, z, 1].
+    Returns:
+      float32 [b].
+    Raises:
+      ValueError: if the shapes differ; the message carries both.
+    """
+    if reconstruction.shape[1:] != image.shape[1:]:
+        raise ValueError(f"reconstruction covers {tuple(reconstruction.shape[1:])}, image {tuple(image.shape[1:])}; give the patch itself")
+    difference = tf.cast(reconstruction, tf.float32) - tf.cast(image, tf.float32)
+    return tf.reduce_mean(tf.square(difference), axis=[1, 2, 3, 4])
+
+
+def _check_grid(logits, labels) -> None:
+    if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
+        raise ValueError(f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; crop both with one window")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(KlKind):
+        raise ValueError(f"kl kind is {kind!r}; expected one of {', '.join(get_args(KlKind))}")

@@ -1,0 +1,148 @@
+"""Weights under canonical names: the same names, shapes and start values on both Keras stacks.
+
+Names are recorded while the genotype is walked, e.g. `cell06/input0/op/kernel`, never parsed from Keras names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from runkit import atomic, randomness
+
+if TYPE_CHECKING:
+    from c2fnas.network import Network
+
+
+class NamedLayers:
+    """Layers in walk order under canonical names. A name may hold several layers as long as their weights differ."""
+
+    _WEIGHTS = ("kernel", "bias", "gamma", "beta")
+
+    def __init__(self):
+        self._entries: list[tuple[str, Any]] = []
+
+    def add(self, name: str, layer: Any) -> Any:
+        """Records `layer` and returns it."""
+        self._entries.append((name, layer))
+        return layer
+
+    def variables(self) -> dict[str, Any]:
+        """Returns canonical name -> variable. The layers must have been built.
+
+        Raises:
+          ValueError: if two variables would get one name.
+        """
+        found: dict[str, Any] = {}
+        for name, layer in self._entries:
+            for weight in self._WEIGHTS:
+                variable = getattr(layer, weight, None)
+                if variable is None:
+                    continue
+                if f"{name}/{weight}" in found:
+                    raise ValueError(f"two variables are named {name}/{weight}; give their layers names of their own")
+                found[f"{name}/{weight}"] = variable
+        return found
+
+
+def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns name -> (shape, "float32") of every weight, in walk order."""
+    return {name: (tuple(int(n) for n in variable.shape), "float32") for name, variable in network.variables.items()}
+
+
+def read(network: Network) -> dict[str, np.ndarray]:
+    """Returns copies of all weights, float32, in walk order."""
+    return {name: np.array(variable.numpy(), dtype=np.float32) for name, variable in network.variables.items()}
+
+
+def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
+    """Sets every weight.
+
+    Raises:
+      ValueError: naming what is missing, unexpected or of another shape; nothing is assigned then.
+    """
+    check(network, arrays)
+    for name, variable in network.variables.items():
+        variable.assign(np.asarray(arrays[name], dtype=np.float32))
+
+
+def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError unless `arrays` has exactly the names and shapes of the network's weights."""
+    expected = specs(network)
+    problems = []
+    missing = [name for name in expected if name not in arrays]
+    unexpected = [name for name in arrays if name not in expected]
+    if missing:
+        problems.append(f"missing {_some(missing)}")
+    if unexpected:
+        problems.append(f"unexpected {_some(unexpected)}")
+    shapes = [
+        f"{name} is {tuple(np.shape(arrays[name]))}, expected {shape}"
+        for name, (shape, _) in expected.items()
+        if name in arrays and tuple(np.shape(arrays[name])) != shape
+    ]
+    if shapes:
+        problems.append(f"other shapes: {_some(shapes)}")
+    if problems:
+        raise ValueError(
+            f"weights do not fit network {network.genotype.name!r} with {network.genotype.filters} filters and vae={network.vae!r}: "
+            f"{'; '.join(problems)}. Use weights made for the same genotype, filters, patch and VAE branch"
+        )
+
+
+def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
+    """Returns the start values, a function of (seed, name, shape) alone and so bit-identical on both stacks.
+
+    Kernels are Glorot uniform, gamma 1, beta and biases 0; the classifier's bias is the log of the network's class prior
+    where it has one.
+    """
+    arrays = {}
+    for name, (shape, _) in specs(network).items():
+        kind = name.rsplit("/", 1)[1]
+        if kind == "kernel":
+            arrays[name] = _glorot_uniform(seed, name, shape)
+        elif name == "end/classifier/bias" and network.class_prior is not None:
+            prior = np.asarray(network.class_prior, dtype=np.float64)
+            arrays[name] = np.log(prior / prior.sum()).astype(np.float32)
+        else:
+            arrays[name] = np.full(shape, 1.0 if kind == "gamma" else 0.0, dtype=np.float32)
+    return arrays
+
+
+def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    receptive = int(np.prod(shape[:-2], dtype=np.int64))
+    limit = np.sqrt(6.0 / (receptive * (shape[-2] + shape[-1])))
+    # Raw counter output, scaled by hand: NumPy guarantees these bits for every version, those of its distributions not.
+    raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(int(np.prod(shape, dtype=np.int64)))
+    unit = (raw >> np.uint64(40)).astype(np.float64) / 2.0**24
+    return ((2.0 * unit - 1.0) * limit).astype(np.float32).reshape(shape)
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named arrays as one safetensors file, whole or not at all."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic.replacing(path) as temporary:
+        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+
+
+def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns (named arrays, metadata) of a safetensors file.
+
+    Raises:
+      ValueError: naming the file, if it is missing, cut short or of another kind.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); give the path of saved weights") from error
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

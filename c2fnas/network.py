@@ -1,0 +1,150 @@
+"""From genotype to keras.Model: one set of layers, applied once to volumes of any size and once to training patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import named_weights
+from c2fnas.cells import Cell
+from c2fnas.genotype import Genotype
+from c2fnas.named_weights import NamedLayers
+from c2fnas.operations import ConvNorm, TrilinearUpsampling, relu
+from c2fnas.vae_branch import VaeBranch
+
+keras = tf.keras
+
+
+class Network:
+    """The segmentation network with its training-time branch. Make one with `build`.
+
+    Attributes:
+      genotype, patch_size, vae, latent_size, class_prior: what it was built from; vae is None without the branch.
+      segmenter: keras.Model, image float32 [b, x, y, z, 1] in [-1, 1] to logits float32 [b, x, y, z, classes]; x, y and z
+        are any multiples of 2**depth of the genotype.
+      trainer: keras.Model over the same layers for patches. With a VAE branch it takes [image, noise float32
+        [b, latent_size]] and returns a dict of logits, reconstruction [b, *patch_size, 1], mean and std [b, latent_size];
+        without one it takes the image and returns a dict with logits.
+      variables: canonical name -> trainable variable, in walk order.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        *,
+        patch_size: tuple[int, int, int],
+        vae: str | None,
+        latent_size: int,
+        class_prior: tuple[float, ...] | None,
+    ):
+        genotype.check_size(patch_size)
+        if class_prior is not None and (len(class_prior) != genotype.classes or min(class_prior) <= 0):
+            raise ValueError(f"class_prior is {class_prior}; expected {genotype.classes} shares above 0, one for each class")
+        self.genotype, self.patch_size, self.vae = genotype, patch_size, vae
+        self.latent_size, self.class_prior = latent_size, class_prior
+        layers = NamedLayers()
+        body = _Body(layers, genotype)
+        branch = VaeBranch(layers, genotype, patch_size, kind=vae, latent_size=latent_size) if vae is not None else None
+
+        image = keras.Input((None, None, None, 1), dtype="float32", name="image")
+        self.segmenter = keras.Model(image, body(image)[0], name="segmenter")
+
+        patch = keras.Input((*patch_size, 1), dtype="float32", name="patch")
+        logits, encoder_end = body(patch)
+        outputs = {"logits": logits}
+        inputs: Any = patch
+        if branch is not None:
+            noise = keras.Input((latent_size,), dtype="float32", name="noise")
+            inputs = [patch, noise]
+            outputs["reconstruction"], outputs["mean"], outputs["std"] = branch(encoder_end, noise)
+        self.trainer = keras.Model(inputs, outputs, name="trainer")
+        self.variables: dict[str, Any] = layers.variables()
+
+    def train_outputs(self, image: Any, noise: Any = None) -> dict[str, Any]:
+        """Returns the trainer's outputs for a batch of patches; without noise the latent vector is the mean.
+
+        Args:
+          image: float32 [b, *patch_size, 1].
+          noise: float32 [b, latent_size], standard normal; ignored where there is no VAE branch.
+        """
+        if self.vae is None:
+            return self.trainer(image, training=True)
+        if noise is None:
+            noise = tf.zeros((tf.shape(image)[0], self.latent_size), tf.float32)
+        return self.trainer([image, noise], training=True)
+
+
+class _Body:
+    """Stem, cells and end; called on an image, returns (logits, output of the encoder's last cell)."""
+
+    def __init__(self, layers: NamedLayers, genotype: Genotype):
+        self.genotype = genotype
+        full, half = genotype.filters_at(0), genotype.filters_at(1)
+        self.stem = [
+            ConvNorm(layers, "stem/first", full, (3, 3, 3)),
+            relu("stem/second"),
+            ConvNorm(layers, "stem/second", half, (3, 3, 3), stride=2),
+        ]
+        self.cells = [Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)]
+        self.concatenate = keras.layers.Concatenate(axis=-1, name="end_concatenate")
+        self.end = [
+            relu("end/first"),
+            ConvNorm(layers, "end/first", half, (3, 3, 3)),
+            *([relu("end/double")] if genotype.end_relu else []),
+            TrilinearUpsampling(name="end_double"),
+            ConvNorm(layers, "end/second", full, (3, 3, 3)),
+            relu("end/classifier"),
+            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True),
+        ]
+
+    def __call__(self, image):
+        voxels = image
+        for step in self.stem:
+            voxels = step(voxels)
+        outputs = [voxels]
+        for cell, gene in zip(self.cells, self.genotype.cells, strict=True):
+            outputs.append(cell([outputs[source] for source in gene.inputs]))
+        voxels = self.concatenate([outputs[-1], outputs[-2]])
+        for step in self.end:
+            voxels = step(voxels)
+        return voxels, outputs[self.genotype.encoder_end]
+
+
+def build(
+    genotype: Genotype,
+    *,
+    patch_size: Sequence[int],
+    vae: str | None = "reduced",
+    latent_size: int = 128,
+    class_prior: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Network:
+    """Returns the network of a genotype with its start values set. Call it inside `strategy.scope()`.
+
+    Args:
+      genotype: cells, filters and classes.
+      patch_size: x, y, z of the training patches in voxels, each a multiple of 2**depth of the genotype.
+      vae: "reduced", "direct" (see VaeBranch) or None.
+      latent_size: of the VAE branch.
+      class_prior: shares of the classes among voxels; their log starts the classifier's bias. None starts it at 0.
+      seed: of the start values; see named_weights.initial.
+    Raises:
+      ValueError: for a patch, prior, branch or latent size that does not fit; the message carries it.
+    """
+    network = Network(
+        genotype,
+        patch_size=tuple(int(n) for n in patch_size),
+        vae=vae,
+        latent_size=latent_size,
+        class_prior=None if class_prior is None else tuple(float(share) for share in class_prior),
+    )
+    named_weights.assign(network, named_weights.initial(network, seed))
+    return network
+
+
+def parameter_count(network: Network) -> int:
+    """Returns the number of trainable values: convolutions, norms, biases and, where there is one, the VAE branch."""
+    return int(sum(np.prod(variable.shape) for variable in network.variables.values()))

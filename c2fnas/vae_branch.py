@@ -1,0 +1,126 @@
+"""The variational auto-encoder at the encoder's end: regularises the shared encoder in training, changes no logit.
+
+Source: Myronenko 2018 (arXiv 1810.11654), with the two dense heads of 128 of the federated pancreas study. The latent
+distribution's standard deviation is estimated, softplus plus 1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from c2fnas import genotype, keras_stack
+from c2fnas.named_weights import NamedLayers
+from c2fnas.operations import ConvNorm, TrilinearUpsampling
+
+keras = tf.keras
+KINDS = ("reduced", "direct")
+REDUCED_CHANNELS = 16
+
+
+@keras.utils.register_keras_serializable(package="c2fnas")
+class PositiveDeviation(keras.layers.Layer):
+    """Softplus plus 1e-6: float [b, n] to float [b, n] above 0."""
+
+    def call(self, inputs):
+        return tf.nn.softplus(inputs) + 1e-6
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+class VaeBranch:
+    """Called on (encoder end float [b, x, y, z, c], noise float [b, latent]); returns reconstruction, mean, std.
+
+    Args:
+      layers: where the branch's layers get their canonical names.
+      architecture: of the network it hangs on; level l of the decoder has filters * 2**l, as the encoder.
+      patch_size: x, y, z in voxels; the dense layers fix it.
+      kind: "reduced" (a stride-2 convolution to 16 channels before the dense layers) or "direct" (the encoder's end
+        itself is flattened: at full size 42.6 million parameters in the dense layers against 0.4).
+      latent_size: of the mean, the standard deviation and the noise.
+    Raises:
+      ValueError: for another kind or a latent size below 1.
+    """
+
+    def __init__(
+        self, layers: NamedLayers, architecture: genotype.Genotype, patch_size: tuple[int, int, int], *, kind: str, latent_size: int
+    ):
+        if kind not in KINDS:
+            raise ValueError(f"vae is {kind!r}; expected one of {', '.join(KINDS)}, or None for no branch")
+        if latent_size < 1:
+            raise ValueError(f"latent_size is {latent_size}; expected at least 1")
+        depth = architecture.depth
+        end_grid = tuple(n // 2**depth for n in patch_size)
+        self.before: list[Any] = []
+        self.after: list[Any] = []
+        if kind == "reduced":
+            grid, channels = tuple(math.ceil(n / 2) for n in end_grid), REDUCED_CHANNELS
+            self.before = [
+                layers.add("vae/reduce", keras_stack.instance_norm("vae_reduce_norm")),
+                keras.layers.ReLU(name="vae_reduce_relu"),
+                ConvNorm(layers, "vae/reduce", channels, (3, 3, 3), stride=2, norm=False),
+            ]
+            # An odd encoder end (3 voxels for a patch of 48) has been reduced to the next whole number of pairs.
+            crop = tuple((0, 2 * reduced - n) for reduced, n in zip(grid, end_grid, strict=True))
+            self.after = [TrilinearUpsampling(name="vae_restore_double"), keras.layers.Cropping3D(crop, name="vae_restore_crop")]
+        else:
+            grid, channels = end_grid, architecture.filters_at(depth)
+        self.flatten = keras.layers.Flatten(name="vae_flatten")
+        self.mean = _dense(layers, "vae/mean", latent_size)
+        self.deviation = _dense(layers, "vae/std", latent_size)
+        self.positive = PositiveDeviation(name="vae_std_positive")
+        self.scale_noise = keras.layers.Multiply(name="vae_noise")
+        self.sample = keras.layers.Add(name="vae_latent")
+        self.recover = _dense(layers, "vae/recover", math.prod(grid) * channels)
+        self.unflatten = [keras.layers.ReLU(name="vae_recover_relu"), keras.layers.Reshape((*grid, channels), name="vae_recover_grid")]
+        self.scales = [_Scale(layers, f"vae/level{level}", architecture.filters_at(level)) for level in range(depth - 1, 0, -1)]
+        self.end = [
+            TrilinearUpsampling(name="vae_end_double"),
+            ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True),
+        ]
+
+    def __call__(self, encoder_end, noise):
+        voxels = encoder_end
+        for step in self.before:
+            voxels = step(voxels)
+        features = self.flatten(voxels)
+        mean = self.mean(features)
+        deviation = self.positive(self.deviation(features))
+        voxels = self.recover(self.sample([mean, self.scale_noise([deviation, noise])]))
+        for step in (*self.unflatten, *self.after, *self.scales, *self.end):
+            voxels = step(voxels)
+        return voxels, mean, deviation
+
+
+class _Scale:
+    """One scale of the decoder: 1x1x1 convolution, trilinear doubling, residual block of two norm-ReLU-convolutions."""
+
+    def __init__(self, layers: NamedLayers, name: str, filters: int):
+        keras_name = name.replace("/", "_")
+        self.enter = [
+            ConvNorm(layers, f"{name}/narrow", filters, (1, 1, 1), norm=False),
+            TrilinearUpsampling(name=f"{keras_name}_double"),
+        ]
+        self.residual: list[Any] = []
+        for part in ("residual0", "residual1"):
+            self.residual += [
+                layers.add(f"{name}/{part}", keras_stack.instance_norm(f"{keras_name}_{part}_norm")),
+                keras.layers.ReLU(name=f"{keras_name}_{part}_relu"),
+                ConvNorm(layers, f"{name}/{part}", filters, (3, 3, 3), norm=False),
+            ]
+        self.add = keras.layers.Add(name=f"{keras_name}_sum")
+
+    def __call__(self, voxels):
+        for step in self.enter:
+            voxels = step(voxels)
+        identity = voxels
+        for step in self.residual:
+            voxels = step(voxels)
+        return self.add([identity, voxels])
+
+
+def _dense(layers: NamedLayers, name: str, units: int):
+    return layers.add(name, keras.layers.Dense(units, kernel_initializer="zeros", name=f"{name.replace('/', '_')}_dense"))
