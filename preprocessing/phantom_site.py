@@ -1,0 +1,103 @@
+"""The two synthetic hospitals as data: who their patients are, how they are prepared, when they are scanned and by what.
+
+C1 scans healthy people early in the portal-venous phase after they have drunk gas powder and water: bright pancreas, poorly enhanced bowel, a
+large stomach of gas and fluid that presses on the pancreas. C2 scans older patients with pancreatic cancer late: a thin, fatty pancreas
+that has washed out, bowel walls and contents as bright as C1's pancreas, a collapsed stomach. A network that has learnt one hospital's
+brightness and neighbourhood therefore meets both again at the other one, in the wrong organs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Site:
+    """Ranges are uniform, pairs in `hu` are mean and standard deviation over patients."""
+
+    name: str
+    hu: dict[str, tuple[float, float]]
+    width_mm: Range  # half axes of the trunk
+    depth_mm: Range
+    skin_fat_mm: Range
+    stomach_size: Range  # 1 is a well filled stomach
+    stomach_gas: Range  # share of the lumen's depth that holds gas
+    oral_contrast: float  # share of patients who drank it
+    pancreas_ml: Range  # before a tumour takes its place
+    lobulation_mm: Range
+    fatty_share: Range  # fat between the pancreas's lobules
+    tail_rise_mm: Range  # height of the tail above the neck
+    calcified: float  # share of patients with a calcified aorta
+    tumour: bool
+    noise_hu: Range  # in a slice of 1 mm, at the centre of the body
+    noise_passes: int  # the reconstruction kernel: how often white noise is smoothed in plane
+    kernel_mm: float  # standard deviation of the in-plane blur
+
+
+SITES = {
+    "C1": Site(
+        name="C1",
+        hu={
+            "skin": (30, 6), "fat": (-102, 4), "muscle": (62, 4), "marrow": (190, 25), "cortical": (520, 60), "disc": (75, 6),
+            "aorta": (158, 10), "portal": (172, 9), "cava": (142, 9), "liver": (114, 7), "spleen": (124, 7), "cortex": (188, 12), "medulla": (150, 12),
+            "pancreas": (106, 5), "bowel_wall": (76, 6), "bowel_content": (30, 8), "stomach_wall": (80, 6), "stomach_content": (22, 7),
+            "bile": (8, 4), "oral_contrast": (60, 10), "tumour_below_pancreas": (0, 0), "node": (72, 6),
+        },
+        width_mm=(146, 164), depth_mm=(102, 118), skin_fat_mm=(9, 22), stomach_size=(0.85, 1.12), stomach_gas=(0.35, 0.75), oral_contrast=0.0,
+        pancreas_ml=(80, 118), lobulation_mm=(1.2, 2.0), fatty_share=(0.0, 0.08), tail_rise_mm=(26, 46), calcified=0.05,
+        tumour=False, noise_hu=(13, 18), noise_passes=1, kernel_mm=0.0,
+    ),
+    "C2": Site(
+        name="C2",
+        hu={
+            "skin": (30, 6), "fat": (-108, 4), "muscle": (54, 5), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
+            "aorta": (136, 10), "portal": (146, 9), "cava": (134, 9), "liver": (100, 9), "spleen": (108, 7), "cortex": (168, 10), "medulla": (172, 10),
+            "pancreas": (76, 5), "bowel_wall": (108, 7), "bowel_content": (62, 18), "stomach_wall": (102, 7), "stomach_content": (40, 12),
+            "bile": (14, 5), "oral_contrast": (230, 50), "tumour_below_pancreas": (46, 5), "node": (84, 6),
+        },
+        width_mm=(154, 171), depth_mm=(112, 128), skin_fat_mm=(14, 32), stomach_size=(0.36, 0.55), stomach_gas=(0.0, 0.35), oral_contrast=0.4,
+        pancreas_ml=(62, 96), lobulation_mm=(1.8, 2.8), fatty_share=(0.06, 0.22), tail_rise_mm=(10, 36), calcified=0.6,
+        tumour=True, noise_hu=(17, 23), noise_passes=3, kernel_mm=0.9,
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One drawn patient: HU of every tissue and the sizes that shape the anatomy."""
+
+    site: Site
+    hu: dict[str, float]
+    width_mm: float
+    depth_mm: float
+    skin_fat_mm: float
+    stomach_size: float
+    stomach_gas: float
+    oral_contrast: bool
+    pancreas_ml: float
+    lobulation_mm: float
+    fatty_share: float
+    tail_rise_mm: float
+    calcified: bool
+
+
+def draw_patient(site: Site, rng: np.random.Generator) -> Patient:
+    return Patient(
+        site=site,
+        hu={tissue: float(np.clip(rng.normal(mean, sd), mean - 2 * sd, mean + 2 * sd)) for tissue, (mean, sd) in site.hu.items()},
+        width_mm=rng.uniform(*site.width_mm),
+        depth_mm=rng.uniform(*site.depth_mm),
+        skin_fat_mm=rng.uniform(*site.skin_fat_mm),
+        stomach_size=rng.uniform(*site.stomach_size),
+        stomach_gas=rng.uniform(*site.stomach_gas),
+        oral_contrast=bool(rng.random() < site.oral_contrast),
+        pancreas_ml=rng.uniform(*site.pancreas_ml),
+        lobulation_mm=rng.uniform(*site.lobulation_mm),
+        fatty_share=rng.uniform(*site.fatty_share),
+        tail_rise_mm=rng.uniform(*site.tail_rise_mm),
+        calcified=bool(rng.random() < site.calcified),
+    )
