@@ -1,0 +1,94 @@
+"""The weighted mean of updates, in one order and one precision: the same bits for any arrival order, chunk size or restart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from federated.weights import DTYPES, NamedArrays, TensorSpec, check_same, specs_of
+
+SLAB = 2**18  # elements averaged at a time: 2 MiB of float64 accumulator, whatever the tensor
+
+
+def mean_of(slabs: Sequence[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
+    """Returns sum(n_i * x_i) / sum(n_i), accumulated in float64 in the order given, in the dtype of the inputs.
+
+    An integer n times a float32 is exact in float64 while n < 2**29, so the mean of one site is that site, bit for bit.
+    """
+    total = np.zeros(slabs[0].shape, dtype=np.float64)
+    for slab, examples in zip(slabs, num_examples, strict=True):
+        total += slab.astype(np.float64) * float(examples)
+    return (total / float(sum(num_examples))).astype(slabs[0].dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contribution:
+    """A site's arrays in memory and the number of examples that weights them."""
+
+    site: str
+    arrays: Mapping[str, np.ndarray]
+    num_examples: int
+
+
+def weighted_mean(contributions: Iterable[Contribution]) -> NamedArrays:
+    """Returns the mean of the contributions weighted by `num_examples`, summed in the order of site names.
+
+    Raises:
+      ValueError: for no contribution, or one without examples.
+      IncompatibleWeights: where two contributions differ in a name, shape or dtype.
+    """
+    ordered = sorted(contributions, key=lambda c: c.site)
+    _check_weights([(c.site, c.num_examples) for c in ordered])
+    for other in ordered[1:]:
+        check_same(specs_of(ordered[0].arrays), specs_of(other.arrays), what=f"update of site {other.site!r}")
+    return {name: mean_of([c.arrays[name] for c in ordered], [c.num_examples for c in ordered]) for name in ordered[0].arrays}
+
+
+class Source(Protocol):
+    """Anything that hands out a model's bytes piece by piece, e.g. `tensor_files.TensorFile`."""
+
+    specs: tuple[TensorSpec, ...]
+
+    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes: ...
+
+
+class Sink(Protocol):
+    """Takes a model's bytes in canonical order, e.g. `tensor_files.TensorFileWriter`."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+
+def weighted_mean_of_sources(sources: Mapping[str, tuple[Source, int]], sink: Sink) -> None:
+    """Averages spooled updates into `sink`, slab by slab: memory grows with neither model nor number of sites.
+
+    Args:
+      sources: site name to (source, num_examples); equal specs are checked.
+      sink: takes the mean.
+    Raises:
+      ValueError, IncompatibleWeights: as `weighted_mean`.
+    """
+    ordered = [(site, *sources[site]) for site in sorted(sources)]
+    _check_weights([(site, examples) for site, _, examples in ordered])
+    first = ordered[0][1]
+    for site, source, _ in ordered[1:]:
+        check_same(first.specs, source.specs, what=f"update of site {site!r}")
+    for spec in first.specs:
+        dtype = DTYPES[spec.dtype]
+        for start in range(0, spec.size, SLAB):
+            count = min(SLAB, spec.size - start)
+            slabs = [
+                np.frombuffer(source.read_bytes(spec, start * dtype.itemsize, count * dtype.itemsize), dtype=dtype)
+                for _, source, _ in ordered
+            ]
+            sink.write(mean_of(slabs, [examples for _, _, examples in ordered]).tobytes())
+
+
+def _check_weights(weights: Sequence[tuple[str, int]]) -> None:
+    if not weights:
+        raise ValueError("no update to average; a round closes with at least one")
+    for site, examples in weights:
+        if examples <= 0:
+            raise ValueError(f"site {site!r} has num_examples {examples}; expected at least 1")

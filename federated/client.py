@@ -1,0 +1,194 @@
+"""The transport over gRPC with mutual TLS: one deadline a call, errors raised as the server raised them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grpc
+from absl import logging
+
+from federated import codec, errors, tls, wire
+from federated import weight_exchange_pb2 as pb
+from federated import weight_exchange_pb2_grpc as pb_grpc
+from federated.agenda import Task
+from federated.exchange import PROTOCOL, Offer, Pulled, Receipt, Session
+from federated.tensor_files import TensorFile
+from runkit import atomic
+
+_SHORT_S = 60.0  # calls without weights
+_SILENCE_S = 120.0  # a transfer may take hours on a slow link, but not this long without a chunk
+_OPTIONS = (
+    *wire.CHANNEL_OPTIONS,
+    # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def connect(kit_folder: str | os.PathLike, *, host: str | None = None, port: int | None = None) -> GrpcTransport:
+    """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No connection is made yet.
+
+    Args:
+      host, port: in place of those in the kit's `site.json`.
+    Raises:
+      ValueError: for a kit that is not whole, or without a port.
+    """
+    folder = pathlib.Path(kit_folder)
+    for name in ("site.json", "credential"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: no such file; use the site's folder as `provision` made it")
+    about = atomic.read_json(folder / "site.json")
+    try:
+        site, host, port = str(about["site"]), host or str(about["host"]), port or int(about["port"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{folder / "site.json"}: expected {{"site", "host", "port"}}; use the site\'s folder as `provision` made it'
+        ) from error
+    if not port:
+        raise ValueError(f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed")
+    credential = (folder / "credential").read_text(encoding="ascii").strip()
+    return GrpcTransport(site, credential, tls.Identity.of(folder, "site"), host, port)
+
+
+class GrpcTransport:
+    """See `transport.Transport`. Thread-safe: heart beats come from a thread of their own."""
+
+    def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int):
+        self.site = site
+        self._credential, self._identity, self._host, self._port = credential, identity, host, port
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._channel = grpc.secure_channel(address, identity.for_client(), options=_OPTIONS)
+        self._stub = pb_grpc.WeightExchangeStub(self._channel)
+        self._token, self._poll_s = "", 0.0
+
+    def login(self, plan: dict, num_examples: int) -> Session:
+        request = pb.LoginRequest(
+            site=self.site,
+            credential=self._credential,
+            plan_json=json.dumps(plan, allow_nan=False),
+            num_examples=num_examples,
+            protocol=PROTOCOL,
+        )
+        with self._calling():
+            session = wire.session_from_message(self._stub.Login(request, timeout=_SHORT_S))
+        self._token, self._poll_s = session.token, session.poll_s
+        return session
+
+    def next_task(self) -> Task:
+        with self._calling():
+            return wire.task_from_message(self._stub.NextTask(pb.TaskRequest(), timeout=self._poll_s + _SHORT_S, metadata=self._metadata()))
+
+    def heart_beat(self) -> None:
+        with self._calling():
+            self._stub.HeartBeat(pb.HeartBeatRequest(), timeout=_SHORT_S, metadata=self._metadata())
+
+    def pull(self, model: str) -> Pulled:
+        with self._calling():
+            call = self._stub.Pull(pb.PullRequest(model=model), metadata=self._metadata())
+            with _Watchdog(call) as watchdog:
+                offer, chunks = wire.model_from_messages(watchdog.following(call))
+                arrays = codec.receive_to_memory(offer.specs, offer.sha256, chunks)
+        return Pulled(arrays, offer.sha256, sum(spec.nbytes for spec in offer.specs))
+
+    def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
+        with self._calling():
+            self._stub.ReportScores(pb.Scores(model=model, values=dict(scores)), timeout=_SHORT_S, metadata=self._metadata())
+
+    def push(self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]) -> Receipt:
+        with TensorFile(path) as file:
+            return self._send(
+                self._stub.Push, file, Offer(file.specs, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
+            )
+
+    def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
+        with TensorFile(path) as file:
+            return self._send(self._stub.Publish, file, Offer(file.specs, sha256, model=model))
+
+    def declare_models(self, names: Sequence[str]) -> None:
+        with self._calling():
+            self._stub.DeclareModels(pb.Models(names=names), timeout=_SHORT_S, metadata=self._metadata())
+
+    def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self._calling():
+            self._stub.SubmitRows(map(wire.row_to_message, rows), timeout=_SHORT_S, metadata=self._metadata())
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _send(self, method: grpc.StreamUnaryMultiCallable, file: TensorFile, offer: Offer) -> Receipt:
+        with self._calling():
+            watchdog = _Watchdog()
+            call = method.future(watchdog.following(wire.model_to_messages(offer, codec.chunks(file))), metadata=self._metadata())
+            with watchdog.of(call):
+                receipt = wire.receipt_from_message(call.result())
+        if (receipt.site, receipt.sha256) != (self.site, offer.sha256):
+            raise errors.DamagedTransfer(f"the server's receipt is for another model than site {self.site!r} sent; send it again")
+        return receipt
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((wire.TOKEN_KEY, wire.TOKEN_PREFIX + self._token),)
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        try:
+            yield
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            raise self._error(error) from None  # gRPC's own text holds addresses and internals
+
+    def _error(self, error: Exception) -> errors.FederationError:
+        if not isinstance(error, grpc.Call):
+            return errors.ServerUnreachable(f"{self._host}:{self._port}: the call was cut")
+        for key, value in error.trailing_metadata() or ():
+            kind = errors.by_name(value) if key == wire.ERROR_KEY else None
+            if kind is not None:
+                return kind(error.details())
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            try:
+                tls.explain_failure(self._host, self._port, self._identity)
+            except errors.FederationError as reason:
+                return reason
+        logging.debug("event=call_failed code=%s", error.code())
+        return errors.ServerUnreachable(f"{self._host}:{self._port}: no answer ({error.code().name.lower().replace('_', ' ')})")
+
+
+class _Watchdog:
+    """Cancels a transfer that stands still. Its deadline moves with every message, so that a slow link is no failure."""
+
+    def __init__(self, call: Any = None):
+        self._call = call
+        self._moved, self._over = threading.Event(), threading.Event()
+
+    def following(self, messages: Iterator[pb.ModelPart]) -> Iterator[pb.ModelPart]:
+        for message in messages:
+            self._moved.set()
+            yield message
+        self._moved.set()
+
+    def of(self, call: Any) -> _Watchdog:
+        self._call = call
+        return self
+
+    def __enter__(self) -> _Watchdog:
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._moved.set()
+        self._thread.join()
+        self._call.cancel()  # no effect on a call that is over
+
+    def _watch(self) -> None:
+        while self._moved.wait(_SILENCE_S):
+            if self._over.is_set():
+                return
+            self._moved.clear()
+        self._call.cancel()

@@ -1,0 +1,92 @@
+"""What can go wrong in a federation, one class a cause; the class name travels, so both ends raise the same error."""
+
+from __future__ import annotations
+
+
+class FederationError(Exception):
+    """Base of every error of this package. The message names the thing, the value and the way out."""
+
+
+class ServerUnreachable(FederationError):
+    """The server is away, restarting or too busy. The only remedy is to try again, which the site loop does by itself."""
+
+
+class DamagedTransfer(FederationError):
+    """Bytes were lost, repeated or changed on the way; nothing was kept. Sending again is safe."""
+
+
+class StorageTrouble(FederationError):
+    """The server could not write what it received (disk full, folder read-only); nothing was acknowledged."""
+
+
+class CertificateRefused(FederationError):
+    """One end does not trust the certificate of the other, or it names somebody else."""
+
+
+class WrongCredential(FederationError):
+    """Login with a credential that the server did not issue to that site."""
+
+
+class SessionExpired(FederationError):
+    """The token is unknown or past its lifetime. The site logs in again by itself."""
+
+
+class PlanDiffers(FederationError):
+    """The site would train something else than the server's plan; the message lists every difference."""
+
+
+class FederationFull(FederationError):
+    """As many sites as `max_num_clients` take part already."""
+
+
+class VersionDiffers(FederationError):
+    """The two ends speak different versions of the weight exchange."""
+
+
+class StaleUpdate(FederationError):
+    """An update for a round that is not open. The site drops it and asks for its next task."""
+
+
+class UpdateRefused(FederationError):
+    """An update that must not be averaged: a value that is not finite, or no examples."""
+
+
+class IncompatibleWeights(FederationError):
+    """Arrays whose names, shapes or dtypes are not those of the federation's model: another genotype."""
+
+
+class UnknownModel(FederationError):
+    """A model that the server does not hold."""
+
+
+class ModelRefused(FederationError):
+    """A published model whose name is reserved, malformed or belongs to another site."""
+
+
+class PrivacyRefused(FederationError):
+    """A report holds something that may not leave a site; the message names the column or key, never its content."""
+
+
+class UnknownSite(FederationError):
+    """A site that has no part in what it asks for."""
+
+
+class DifferentRun(FederationError):
+    """A folder holds the state of another run than the one asked for."""
+
+
+class PortInUse(FederationError):
+    """Another program listens on the server's port."""
+
+
+class StoreInUse(FederationError):
+    """Another server process works on the same store folder."""
+
+
+RETRYABLE = (ServerUnreachable, DamagedTransfer, StorageTrouble)
+
+
+def by_name(name: str) -> type[FederationError] | None:
+    """Returns the class that the other end raised, or None for a name this version does not know."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, FederationError) else None

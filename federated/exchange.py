@@ -1,0 +1,54 @@
+"""What the two ends hand each other, whatever carries it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from federated.weights import NamedArrays, TensorSpec
+
+PROTOCOL = 1  # of the weight exchange; raised when the two ends would no longer understand each other
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a site gets at login."""
+
+    token: str
+    expires_at: float  # seconds since the epoch, by the server's clock
+    run: str
+    plan_fingerprint: str
+    num_rounds: int
+    local_epochs: int
+    poll_s: float
+    heart_beat_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """Says that `what` of `site` is checked, on disk and counted once. The same bytes give the same receipt."""
+
+    site: str
+    what: str  # "round_003" or the name of a published model
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """A model as it is announced before its bytes."""
+
+    specs: tuple[TensorSpec, ...]
+    sha256: str
+    round: int = 0  # of an update
+    num_examples: int = 0  # of an update
+    model: str = ""  # name of a published model
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pulled:
+    """A model as a site received it."""
+
+    arrays: NamedArrays
+    sha256: str
+    nbytes: int

@@ -1,0 +1,116 @@
+"""What a site remembers across restarts: which run it is in, what it has done, and the update it has not delivered yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from federated import tensor_files
+from federated.errors import DifferentRun
+from runkit import atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Spooled:
+    """An update on disk that the server has not confirmed yet."""
+
+    round: int
+    num_examples: int
+    metrics: Mapping[str, float]
+    sha256: str
+
+
+class Journal:
+    """A folder that is consistent after a kill at any moment: one JSON file, replaced atomically, and files it points to.
+
+    Raises:
+      ValueError: for a journal that is no JSON.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path = self.folder / "journal.json"
+        self._state: dict[str, Any] = {"run": None, "scores": {}, "update": None, "published": {}, "declared": False, "finished": False}
+        if self._path.exists():
+            self._state.update(atomic.read_json(self._path))
+
+    def enter(self, run: str) -> None:
+        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one."""
+        if self._state["run"] is None:
+            self._set(run=run)
+        elif self._state["run"] != run:
+            raise DifferentRun(
+                f"{self.folder} belongs to run {self._state['run']}, the server leads run {run}; "
+                "give this run a folder of its own, or start the server with the store of the earlier one"
+            )
+
+    @property
+    def finished(self) -> bool:
+        return self._state["finished"]
+
+    def finish(self) -> None:
+        self._set(finished=True)
+
+    def scores(self, model: int) -> dict[str, float] | None:
+        """Returns what this site scored on a global model, so that no model is scored twice."""
+        return self._state["scores"].get(str(model))
+
+    def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
+        self._set(scores={**self._state["scores"], str(model): dict(scores)})
+
+    @property
+    def update_path(self) -> pathlib.Path:
+        return self.folder / "update.safetensors"
+
+    @property
+    def update(self) -> Spooled | None:
+        state = self._state["update"]
+        return None if state is None else Spooled(**state)
+
+    def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
+        """Keeps a trained update until its receipt is there."""
+        self._set(update=None)  # the file is about to be replaced: until it is whole, there is no update
+        sha256 = tensor_files.save(self.update_path, arrays, {"round": str(round_number)})
+        spooled = Spooled(round_number, num_examples, dict(metrics), sha256)
+        self._set(update=dataclasses.asdict(spooled))
+        return spooled
+
+    def drop_update(self) -> None:
+        self._set(update=None)
+        self.update_path.unlink(missing_ok=True)
+
+    @property
+    def published(self) -> dict[str, str]:
+        """Returns name to digest of the models the server has confirmed."""
+        return dict(self._state["published"])
+
+    def keep_published(self, model: str, sha256: str) -> None:
+        self._set(published={**self._state["published"], model: sha256})
+
+    @property
+    def declared(self) -> bool:
+        return self._state["declared"]
+
+    def keep_declared(self) -> None:
+        self._set(declared=True)
+
+    def rows(self, model: str) -> list[dict[str, Any]] | None:
+        """Returns the rows of a model that has been evaluated already."""
+        path = self._rows_path(model)
+        return atomic.read_json(path) if path.exists() else None
+
+    def keep_rows(self, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        atomic.write_json(self._rows_path(model), [dict(row) for row in rows])
+
+    def _rows_path(self, model: str) -> pathlib.Path:
+        return self.folder / "rows" / f"{model}.json"
+
+    def _set(self, **changes: Any) -> None:
+        self._state.update(changes)
+        atomic.write_json(self._path, self._state)

@@ -1,0 +1,71 @@
+"""A transport that does not give up: waits while the server is away, logs in again when its token is no longer good."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import logging
+
+from federated import errors
+from federated.exchange import Session
+from federated.transport import Transport
+
+
+def backoff(first_s: float = 0.25, longest_s: float = 30.0, factor: float = 2.0) -> Iterator[float]:
+    """Yields the seconds to wait before each further try: growing, never longer than `longest_s`."""
+    wait_s = first_s
+    while True:
+        yield wait_s
+        wait_s = min(longest_s, wait_s * factor)
+
+
+class Persistent:
+    """Wraps a transport: the same methods, which return once the server has answered.
+
+    Args:
+      transport: what carries the calls.
+      plan, num_examples: for a login, whenever one is due.
+      pauses: a fresh sequence of pauses in seconds for each call.
+      pause: waits that many seconds; handed in so that tests need not.
+      on_retry: told the error each time a call has to be tried again.
+    Raises (any method): what the server refused; never ServerUnreachable, DamagedTransfer, StorageTrouble or SessionExpired.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        plan: dict,
+        num_examples: int,
+        *,
+        pauses: Callable[[], Iterator[float]] = backoff,
+        pause: Callable[[float], Any] = time.sleep,
+        on_retry: Callable[[errors.FederationError], None] = lambda error: None,
+    ):
+        self._transport, self._plan, self._num_examples = transport, plan, num_examples
+        self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
+
+    def login(self) -> Session:
+        return self._trying("login", lambda: self._transport.login(self._plan, self._num_examples), may_log_in=False)
+
+    def __getattr__(self, name: str) -> Callable:
+        method = getattr(self._transport, name)
+        return functools.wraps(method)(lambda *given, **named: self._trying(name, lambda: method(*given, **named)))
+
+    def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
+        pauses = self._pauses()
+        while True:
+            try:
+                return call()
+            except errors.SessionExpired as error:
+                if not may_log_in:
+                    raise
+                self._on_retry(error)
+                self.login()
+            except errors.RETRYABLE as error:
+                wait_s = next(pauses)
+                logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, error)
+                self._on_retry(error)
+                self._pause(wait_s)

@@ -1,0 +1,171 @@
+"""Serving a run: opens the store, listens, leads the run to its end, and leaves in good order when told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+import grpc
+from absl import logging
+
+from federated import weight_exchange_pb2_grpc as pb_grpc
+from federated import wire
+from federated.coordinator import Coordinator, ServerConfig
+from federated.credentials import CredentialBook
+from federated.errors import FederationFull, PortInUse
+from federated.servicer import TokenGate, WeightExchangeServicer
+from federated.storage import Store
+from federated.tls import Identity
+from runkit import atomic
+from runkit.events import EventLog
+
+_GRACE_S = 5.0  # calls under way when the server stops
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSummary:
+    """How a server ended. `finished` is False when it was stopped first; the same command goes on then."""
+
+    finished: bool
+    rounds: int  # aggregated
+    sites: tuple[str, ...]  # that took part
+    best_round: int | None
+    rows: int
+
+
+def serve(
+    config: ServerConfig,
+    store_folder: str | os.PathLike,
+    kit_folder: str | os.PathLike,
+    initial_weights: str | os.PathLike,
+    *,
+    clock: Callable[[], float] = time.time,
+    events: EventLog | None = None,
+    on_ready: Callable[[int], None] = lambda port: None,
+    stop: threading.Event | None = None,
+) -> ServerSummary:
+    """Serves one run until every round is aggregated and every site's rows are in, or until SIGTERM, SIGINT or `stop`.
+
+    Started again with the same store, it goes on where it was.
+
+    Args:
+      config: the operator's decisions.
+      store_folder: made if missing; holds the whole state (see `storage`).
+      kit_folder: the server's folder as `provision` made it.
+      initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
+      clock: seconds since the epoch.
+      events: by default `<store>/events.jsonl`.
+      on_ready: called with the bound port once sites may connect.
+      stop: set from another thread, ends serving.
+    Raises:
+      ValueError: for a kit or initial model that cannot be used.
+      PortInUse, StoreInUse, DifferentRun: naming what is in the way.
+      OSError: where the store cannot be written any more; what was confirmed is safe.
+    """
+    store_folder = pathlib.Path(store_folder)
+    identity = Identity.of(kit_folder, "server")
+    credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
+    if len(credentials.sites) < config.min_num_clients:
+        raise FederationFull(
+            f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows {len(credentials.sites)} sites "
+            f"({', '.join(credentials.sites)}); provision more sites or lower the minimum"
+        )
+    with contextlib.closing(Store(store_folder)) as store:
+        store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs)
+        coordinator = Coordinator(store, config, credentials, events or EventLog(store_folder / "events.jsonl", clock=clock), clock=clock)
+        server, port = _listen(coordinator, config, identity, store_folder)
+        endings: queue.SimpleQueue = queue.SimpleQueue()  # put() is safe inside a signal handler, an Event's set() is not
+        try:
+            with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")), _watching(stop, endings):
+                server.start()
+                atomic.write_json(store_folder / "address.json", {"host": config.host, "port": port})
+                logging.info("event=serving port=%d rounds=%d sites=%s", port, config.num_rounds, ",".join(credentials.sites))
+                on_ready(port)
+                driver = threading.Thread(target=_drive, args=(coordinator, endings), name="coordinator", daemon=True)
+                driver.start()
+                ending = endings.get()
+                coordinator.stop()
+                driver.join()
+        finally:
+            coordinator.stop()
+            server.stop(_GRACE_S).wait()
+        if isinstance(ending, BaseException):
+            raise ending
+        if isinstance(ending, str):
+            logging.info("event=stopped reason=%s", ending)
+        digests, rows = store.globals(), store.rows()
+        record = store_folder / "selection.json"
+        return ServerSummary(
+            finished=store.finished,
+            rounds=max(digests),
+            sites=tuple(sorted(store.participants())),
+            best_round=atomic.read_json(record)["best_round"] if record.exists() else None,
+            rows=sum(map(len, rows.values())),
+        )
+
+
+def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
+    try:
+        if coordinator.drive():
+            coordinator.wait_confirmed()
+        endings.put(None)
+    except BaseException as error:  # handed to the thread that serves, which raises it
+        endings.put(error)
+
+
+def _listen(coordinator: Coordinator, config: ServerConfig, identity: Identity, store_folder: pathlib.Path) -> tuple[grpc.Server, int]:
+    # Per site: one call that waits, one heart beat, one transfer, and as many again that a killed site left behind.
+    workers = 6 * config.max_num_clients + 4
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
+        interceptors=(TokenGate(coordinator),),
+        maximum_concurrent_rpcs=workers,
+        options=[
+            *wire.CHANNEL_OPTIONS,
+            ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
+            ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+            ("grpc.http2.max_ping_strikes", 0),
+        ],
+    )
+    pb_grpc.add_WeightExchangeServicer_to_server(WeightExchangeServicer(coordinator, poll_s=config.poll_s), server)
+    address = store_folder / "address.json"
+    port = config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
+    try:
+        bound = server.add_secure_port(f"{config.host}:{port}", identity.for_server())
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise PortInUse(
+            f"port {port} on {config.host} is in use, or this user may not listen there; stop the program that has it "
+            "(`ss -ltnp` names it), or choose another port and tell the sites"
+        )
+    return server, bound
+
+
+@contextlib.contextmanager
+def _signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `handle` inside the block; only the main thread can have handlers, elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda received, _: handle(received)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watching(stop: threading.Event | None, endings: queue.SimpleQueue) -> Iterator[None]:
+    if stop is not None:
+        threading.Thread(target=lambda: (stop.wait(), endings.put("stop")), name="stop", daemon=True).start()
+    yield

@@ -1,0 +1,169 @@
+"""gRPC in, coordinator, gRPC out: decodes, calls, encodes, and maps each error to one status code. Decides nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from absl import logging
+
+from federated import codec, errors, tls, wire
+from federated import weight_exchange_pb2 as pb
+from federated import weight_exchange_pb2_grpc as pb_grpc
+from federated.coordinator import Coordinator
+from federated.exchange import Offer
+
+_STATUS = {
+    errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
+    errors.SessionExpired: grpc.StatusCode.UNAUTHENTICATED,
+    errors.CertificateRefused: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnknownSite: grpc.StatusCode.PERMISSION_DENIED,
+    errors.PlanDiffers: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.VersionDiffers: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StaleUpdate: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.FederationFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StorageTrouble: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UpdateRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.IncompatibleWeights: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.PrivacyRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
+}
+_LOGIN = "/weight_exchange.WeightExchange/Login"
+_MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
+_MAX_ROWS = 200_000
+Reply = TypeVar("Reply")
+
+
+def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:
+    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__),))
+    text = str(error)
+    context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")
+
+
+def _token(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(wire.TOKEN_PREFIX):
+            return value[len(wire.TOKEN_PREFIX) :]
+    return ""
+
+
+class TokenGate(grpc.ServerInterceptor):
+    """Turns a call without a valid token away on its headers: no message of it is read, let alone decoded."""
+
+    def __init__(self, coordinator: Coordinator):
+        self._coordinator = coordinator
+
+    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if details.method == _LOGIN:
+            return continuation(details)
+        try:
+            self._coordinator.site_of(_token(details.invocation_metadata))
+        except errors.FederationError as error:
+            refusal = error  # the name `error` ends with this block
+            # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
+            return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, refusal))
+        return continuation(details)
+
+
+class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
+    """The service over a coordinator; a site with nothing to do is answered after `poll_s` seconds."""
+
+    def __init__(self, coordinator: Coordinator, *, poll_s: float):
+        self._coordinator, self._poll_s = coordinator, poll_s
+
+    def Login(self, request: pb.LoginRequest, context: grpc.ServicerContext) -> pb.LoginReply:
+        with _answering(context):
+            name, certificate = tls.caller(context)
+            if name != request.site:
+                raise errors.CertificateRefused(
+                    f"the certificate is that of {name!r}, not of site {request.site!r}; use the kit of one site, whole"
+                )
+            try:
+                plan = json.loads(request.plan_json)
+            except ValueError as error:
+                raise errors.PlanDiffers(f"the plan of site {request.site!r} is not JSON; install the same release at both ends") from error
+            if not isinstance(plan, dict):
+                raise errors.PlanDiffers(f"the plan of site {request.site!r} is no JSON object; install the same release at both ends")
+            session = self._coordinator.login(
+                request.site, request.credential, plan, request.num_examples, certificate=certificate, protocol=request.protocol
+            )
+            return wire.session_to_message(session)
+
+    def NextTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:
+        with _answering(context):
+            site = self._site(context)
+            context.add_callback(self._coordinator.wake)  # a site that hangs up frees its thread at once
+            return wire.task_to_message(self._coordinator.next_task(site, wait_s=self._poll_s, asking=context.is_active))
+
+    def HeartBeat(self, request: pb.HeartBeatRequest, context: grpc.ServicerContext) -> pb.Acknowledgement:
+        with _answering(context):
+            self._site(context)
+            return pb.Acknowledgement()
+
+    def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[pb.ModelPart]:
+        with _answering(context):
+            site, began = self._site(context), time.monotonic()
+            file, sha256 = self._coordinator.open_model(site, request.model)
+            with file:
+                yield from wire.model_to_messages(Offer(file.specs, sha256, model=request.model), codec.chunks(file))
+                self._coordinator.note_pulled(site, request.model, nbytes=file.nbytes, seconds=time.monotonic() - began)
+
+    def ReportScores(self, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
+        with _answering(context):
+            self._coordinator.report_scores(self._site(context), request.model, dict(request.values))
+            return pb.Acknowledgement()
+
+    def Push(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
+        with _answering(context):
+            site = self._site(context)
+            return wire.receipt_to_message(self._coordinator.push(site, *wire.model_from_messages(request_iterator)))
+
+    def Publish(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
+        with _answering(context):
+            site = self._site(context)
+            return wire.receipt_to_message(self._coordinator.publish(site, *wire.model_from_messages(request_iterator)))
+
+    def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
+        with _answering(context):
+            self._coordinator.declare_models(self._site(context), list(request.names))
+            return pb.Acknowledgement()
+
+    def SubmitRows(self, request_iterator: Iterator[pb.Row], context: grpc.ServicerContext) -> pb.Acknowledgement:
+        with _answering(context):
+            site, rows = self._site(context), []
+            for message in request_iterator:
+                rows.append(wire.row_from_message(message))
+                if len(rows) > _MAX_ROWS:
+                    raise errors.PrivacyRefused(
+                        f"site {site!r} sends more than {_MAX_ROWS} rows; a site reports one per model, case and grid"
+                    )
+            self._coordinator.submit_rows(site, rows)
+            return pb.Acknowledgement()
+
+    def _site(self, context: grpc.ServicerContext) -> str:
+        """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
+        _, certificate = tls.caller(context)
+        return self._coordinator.site_of(_token(context.invocation_metadata()), certificate)
+
+
+class _answering:
+    """Sends the errors of this package with their status; anything else is logged here and told to the caller in general terms."""
+
+    def __init__(self, context: grpc.ServicerContext):
+        self._context = context
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, errors.FederationError):
+            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            _abort(self._context, error)
+        if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
+            logging.exception("event=failed")
+            self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")

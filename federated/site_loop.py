@@ -1,0 +1,286 @@
+"""A site's part in a run: pull, score, train, push, and at the end evaluate; over any transport, killed and restarted at will.
+
+The server says what is next (`agenda`), so the loop owns no schedule. It owns the round journal and the unsent push,
+nothing else: optimiser, scans and pictures belong to the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from absl import logging
+
+from federated import errors, privacy, tensor_files
+from federated.agenda import Task
+from federated.exchange import Pulled
+from federated.journal import Journal
+from federated.retries import Persistent, backoff
+from federated.transport import Transport
+from federated.weights import NamedArrays
+from runkit.events import EventLog
+
+
+class SiteTrainer(Protocol):
+    """What the loop drives.
+
+    Attributes:
+      plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
+      num_examples: training cases; they weight the site's update.
+    """
+
+    plan: dict
+    num_examples: int
+
+    def score(self, weights: NamedArrays) -> Mapping[str, float]:
+        """Scores a received global model on the site's own validation cases; key "dice" is the mean that selects models."""
+
+    def train(self, weights: NamedArrays, round_number: int) -> tuple[NamedArrays, Mapping[str, float]]:
+        """Trains the local epochs of a round from `weights`; returns (weights, metrics).
+
+        After a kill it is called again with the same arguments, even when it had returned: it goes on, or does it again.
+        """
+
+    def local_models(self) -> Mapping[str, NamedArrays]:
+        """Returns the models this site contributes to cross-site evaluation, e.g. {"C1_baseline": ..., "C1_FL_local": ...}."""
+
+    def evaluate(self, model_name: str, weights: NamedArrays) -> list[dict[str, Any]]:
+        """Returns per-case rows on the own test cases; what a row may hold is written in `privacy.check_rows`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteSummary:
+    """How the loop ended. `finished` is False when it was stopped first; the same command goes on then."""
+
+    site: str
+    finished: bool
+    rounds: int  # updates confirmed by this process
+    models_evaluated: int
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised in the main thread; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def run(
+    trainer: SiteTrainer,
+    transport: Transport,
+    journal_folder: str | os.PathLike,
+    *,
+    events: EventLog | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], Any] = time.sleep,
+    pauses: Callable[[], Iterator[float]] = backoff,
+) -> SiteSummary:
+    """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
+
+    Started again with the same journal folder, it goes on: what was scored, trained, published or evaluated is not done
+    twice, and an update that was not confirmed is sent again. While the server is away it waits, for hours if need be.
+
+    Args:
+      trainer: the site's training and evaluation.
+      transport: the way to the server; closed at the end.
+      journal_folder: this site's memory of this run.
+      events: by default `<journal_folder>/events.jsonl`.
+      clock: seconds, for durations.
+      pause, pauses: how and how long to wait before a call is tried again.
+    Raises:
+      WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
+      UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+    """
+    journal = Journal(journal_folder)
+    log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
+    if journal.finished:
+        logging.info("event=finished site=%s note=it_was_before", transport.site)
+        return SiteSummary(transport.site, True, 0, 0)
+    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses)
+    try:
+        with _terminating():
+            loop.run()
+    except (KeyboardInterrupt, Terminated) as reason:
+        loop.note("stopped", reason=type(reason).__name__)
+        return SiteSummary(transport.site, False, loop.rounds, loop.models_evaluated)
+    except errors.FederationError as error:
+        loop.note("failed", error=type(error).__name__)
+        raise
+    finally:
+        transport.close()
+    return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated)
+
+
+class _Loop:
+    def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses):
+        self._trainer, self._transport, self._journal, self._events = trainer, transport, journal, events
+        self._clock = clock
+        self._server = Persistent(
+            transport,
+            trainer.plan,
+            trainer.num_examples,
+            pauses=pauses,
+            pause=pause,
+            on_retry=lambda error: self.note("retry", error=type(error).__name__),
+        )
+        self._pulled: tuple[str, Pulled] | None = None
+        self.rounds = self.models_evaluated = 0
+
+    def note(self, event: str, **fields: Any) -> None:
+        self._events.append(event, site=self._transport.site, **fields)
+        logging.info("event=%s site=%s %s", event, self._transport.site, " ".join(f"{key}={value}" for key, value in fields.items()))
+
+    def run(self) -> None:
+        session = self._server.login()
+        self._journal.enter(session.run)
+        self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
+        with _beating(self._transport, session.heart_beat_s):
+            while True:
+                began = self._clock()
+                task = self._server.next_task()
+                if task.kind == "finished":
+                    break
+                if task.kind == "wait":
+                    self.note("waited", seconds=self._since(began))
+                else:
+                    self._do(task)
+        self._journal.finish()
+        self.note("finished")
+
+    def _do(self, task: Task) -> None:
+        if task.kind == "train":
+            self._train(task)
+        elif task.kind == "score":
+            self._score(task.round, self._pull(task.model))
+        elif task.kind == "publish":
+            self._publish()
+        elif task.kind == "evaluate":
+            self._evaluate(task.models)
+        else:
+            raise errors.VersionDiffers(
+                f"the server asks for {task.kind!r}, which this release does not know; install the server's release"
+            )
+
+    def _train(self, task: Task) -> None:
+        spooled = self._journal.update
+        if spooled is None or spooled.round != task.round:
+            pulled = self._pull(task.model)
+            self._score(task.round - 1, pulled)
+            began = self._clock()
+            arrays, metrics = self._trainer.train(pulled.arrays, task.round)
+            checked = privacy.check_metrics(metrics, what=f"metrics of round {task.round}")
+            self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
+            spooled = self._journal.spool(task.round, arrays, self._trainer.num_examples, checked)
+        began = self._clock()
+        try:
+            self._server.push(
+                self._journal.update_path,
+                spooled.sha256,
+                round_number=spooled.round,
+                num_examples=spooled.num_examples,
+                metrics=spooled.metrics,
+            )
+        except errors.StaleUpdate as error:
+            self.note("dropped", round=spooled.round, error=type(error).__name__)
+        except errors.FederationError:
+            self._journal.drop_update()  # refused for what it is: sent again it would be refused again, trained again it may not be
+            raise
+        else:
+            self.rounds += 1
+            self.note("pushed", round=spooled.round, bytes=self._journal.update_path.stat().st_size, seconds=self._since(began))
+        self._journal.drop_update()
+
+    def _pull(self, model: str) -> Pulled:
+        if self._pulled is not None and self._pulled[0] == model:
+            return self._pulled[1]
+        began = self._clock()
+        self._pulled = None  # one model at a time in memory
+        pulled = self._server.pull(model)
+        self._pulled = (model, pulled)
+        self.note("pulled", model=model, bytes=pulled.nbytes, seconds=self._since(began))
+        return pulled
+
+    def _score(self, number: int, pulled: Pulled) -> None:
+        scores = self._journal.scores(number)
+        if scores is None:
+            began = self._clock()
+            scores = privacy.check_metrics(self._trainer.score(pulled.arrays), what=f"scores of global model {number}")
+            self._journal.keep_scores(number, scores)
+            self.note("scored", model=number, scores=scores, seconds=self._since(began))
+        self._server.report_scores(number, scores)
+
+    def _publish(self) -> None:
+        if not self._journal.declared:
+            path = self._journal.folder / "model.safetensors"
+            for name, arrays in self._trainer.local_models().items():
+                if name not in self._journal.published:
+                    began = self._clock()
+                    sha256 = tensor_files.save(path, arrays, {"model": name})
+                    self._server.publish(path, sha256, model=name)
+                    self._journal.keep_published(name, sha256)
+                    self.note("published", model=name, bytes=path.stat().st_size, seconds=self._since(began))
+            path.unlink(missing_ok=True)
+            self._journal.keep_declared()
+        self._server.declare_models(sorted(self._journal.published))
+
+    def _evaluate(self, models: tuple[str, ...]) -> None:
+        collected: list[dict[str, Any]] = []
+        for name in models:
+            rows = self._journal.rows(name)
+            if rows is None:
+                pulled = self._pull(name)
+                began = self._clock()
+                rows = privacy.check_rows(self._trainer.evaluate(name, pulled.arrays), site=self._transport.site, models=[name])
+                self._journal.keep_rows(name, rows)
+                self.models_evaluated += 1
+                self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))
+            collected.extend(rows)
+        self._pulled = None
+        self._server.submit_rows(collected)
+        self.note("rows_submitted", rows=len(collected))
+
+    def _since(self, began: float) -> float:
+        return round(self._clock() - began, 3)
+
+
+@contextlib.contextmanager
+def _beating(transport: Transport, every_s: float) -> Iterator[None]:
+    """Tells the server now and then that the site is alive, while the block trains or evaluates."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every_s):
+            try:
+                transport.heart_beat()
+            except errors.FederationError as error:
+                # The loop itself meets whatever is wrong at its next call, and knows what to do.
+                logging.debug("event=heart_beat_failed reason=%s", error)
+
+    thread = threading.Thread(target=beat, name="heart-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM raises Terminated inside the block; only the main thread can have handlers, elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,159 @@
+"""Weights on disk: safetensors files, read and written piece by piece.
+
+The safetensors package reads and writes whole models; a server that must not grow with model or site needs pieces. The
+format is a length (uint64), a JSON header and the bytes of all tensors without a gap, so both programs read each other's files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federated import errors
+from federated.weights import DTYPES, Digest, NamedArrays, TensorSpec, canonical, check_declaration, little_endian_bytes, specs_of
+from runkit import atomic
+
+MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
+MAX_BYTES = 64 * 2**30  # of one model file
+
+
+class TensorFile:
+    """A safetensors file open for reading; holds its header, never its values. A context manager.
+
+    Attributes:
+      specs: the tensors in canonical order.
+      metadata: the header's strings.
+    Raises:
+      ValueError: naming the file, for anything but a whole safetensors file of floating-point tensors.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        try:
+            self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be opened ({error.strerror}); expected a safetensors file") from error
+        try:
+            self._read_header()
+        except (ValueError, KeyError, TypeError, struct.error, errors.IncompatibleWeights) as error:
+            self._stream.close()
+            raise ValueError(f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again") from error
+
+    def _read_header(self) -> None:
+        size = os.fstat(self._stream.fileno()).st_size
+        (length,) = struct.unpack("<Q", self._stream.read(8))
+        if length > min(MAX_HEADER, size):
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(self._stream.read(length).decode("utf-8"))
+        self.metadata: dict[str, str] = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        specs, self._start = [], {}
+        for name, entry in header.items():
+            spec = TensorSpec(name, entry["dtype"], tuple(int(n) for n in entry["shape"]))
+            specs.append(spec)
+            begin, end = entry["data_offsets"]
+            self._start[name] = (8 + length + int(begin), int(end) - int(begin))
+        self.specs = tuple(specs)
+        if all(spec.dtype in DTYPES for spec in specs):
+            self.specs = canonical(specs)
+        check_declaration(self.specs, max_bytes=MAX_BYTES)
+        for spec in self.specs:
+            begin, length_of = self._start[spec.name]
+            if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
+                raise ValueError(f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it")
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.specs)
+
+    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
+        """Returns `size` bytes of a tensor from byte `offset` of it."""
+        begin, _ = self._start[spec.name]
+        data = os.pread(self._stream.fileno(), size, begin + offset)  # pread: several threads may serve one file
+        if len(data) != size:
+            raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+        return data
+
+    def read(self, spec: TensorSpec) -> np.ndarray:
+        return np.frombuffer(bytearray(self.read_bytes(spec, 0, spec.nbytes)), dtype=DTYPES[spec.dtype]).reshape(spec.shape)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TensorFileWriter:
+    """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be given any pieces.
+
+    Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context manager.
+    """
+
+    def __init__(self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]):
+        self.specs = canonical(specs)
+        header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+        offset = 0
+        for spec in self.specs:
+            header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
+            offset += spec.nbytes
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        text += b" " * (-len(text) % 8)
+        self._expected, self._written, self._digest = offset, 0, Digest(self.specs)
+        self._stream = open(path, "wb")  # noqa: SIM115 - closed by finish() or close()
+        self._stream.write(struct.pack("<Q", len(text)) + text)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._written += len(data)
+        if self._written > self._expected:
+            raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
+        self._digest.update(data)
+        self._stream.write(data)
+
+    def finish(self) -> str:
+        """Syncs the file to disk and returns the digest of its weights."""
+        if self._written != self._expected:
+            raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        return self._digest.hex()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> TensorFileWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+    """Writes `arrays` atomically and returns their digest."""
+    with atomic.replacing(path) as temporary, TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer:
+        for spec in writer.specs:
+            writer.write(little_endian_bytes(arrays[spec.name]))
+        return writer.finish()
+
+
+def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
+    """Returns (arrays, metadata). Raises ValueError naming the file where it is not a whole safetensors file."""
+    with TensorFile(path) as file:
+        return {spec.name: file.read(spec) for spec in file.specs}, file.metadata
+
+
+def file_digest(file: TensorFile, *, piece: int = 2**20) -> str:
+    """Returns the digest of an open file's weights, in memory of `piece` bytes."""
+    result = Digest(file.specs)
+    for spec in file.specs:
+        for offset in range(0, spec.nbytes, piece):
+            result.update(file.read_bytes(spec, offset, min(piece, spec.nbytes - offset)))
+    return result.hex()

@@ -1,0 +1,96 @@
+"""Certificates in use: what gRPC needs from the files of a kit, who is at the other end, and why a connection fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import socket
+import ssl
+
+import grpc
+
+from federated.errors import CertificateRefused, ServerUnreachable
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The authority both ends trust, and the own certificate with its key, in PEM files."""
+
+    authority: pathlib.Path
+    certificate: pathlib.Path
+    key: pathlib.Path
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike, name: str) -> Identity:
+        """Finds the files of a kit. Raises ValueError naming the one that is missing, unreadable or belongs to another key."""
+        folder = pathlib.Path(folder)
+        identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
+        identity.context(ssl.PROTOCOL_TLS_CLIENT)
+        return identity
+
+    def context(self, protocol: int) -> ssl.SSLContext:
+        for path in (self.authority, self.certificate, self.key):
+            if not path.is_file() or not os.access(path, os.R_OK):
+                raise ValueError(f"{path}: no such file, or it may not be read; use a whole folder as `provision` made it")
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_verify_locations(self.authority)
+            context.load_cert_chain(self.certificate, self.key)
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"{self.certificate.parent}: {self.authority.name}, {self.certificate.name} and {self.key.name} do not go together "
+                f"({error.reason}); use a whole folder as `provision` made it"
+            ) from error
+        return context
+
+    def for_server(self) -> grpc.ServerCredentials:
+        """Mutual TLS: a caller without a certificate of our authority is turned away in the handshake."""
+        return grpc.ssl_server_credentials(
+            [(self.key.read_bytes(), self.certificate.read_bytes())],
+            root_certificates=self.authority.read_bytes(),
+            require_client_auth=True,
+        )
+
+    def for_client(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes())
+
+
+def caller(context: grpc.ServicerContext) -> tuple[str, str]:
+    """Returns (common name, SHA-256 of the certificate) of who calls."""
+    facts = context.auth_context()
+    names, certificates = facts.get("x509_common_name") or [b""], facts.get("x509_pem_cert") or [b""]
+    return names[0].decode("utf-8", "replace"), hashlib.sha256(certificates[0]).hexdigest()
+
+
+def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: float = 5.0) -> None:
+    """Says why a server cannot be reached: gRPC calls every cause UNAVAILABLE, a refused certificate and a server that restarts alike.
+
+    Raises:
+      ServerUnreachable: nobody listens, the name is unknown, or the network is down: worth another try.
+      CertificateRefused: one end does not trust the other: trying again will not help.
+    """
+    where = f"{host}:{port}"
+    context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s) as plain, context.wrap_socket(plain, server_hostname=host) as secure:
+            # TLS 1.3 tells the client that its certificate was refused only after the handshake, at the first read.
+            secure.recv(1)
+    except ssl.SSLCertVerificationError as error:
+        raise CertificateRefused(
+            f"{where}: its certificate is not trusted ({error.verify_message}); check that host, port and ca.pem belong to the same federation"
+        ) from error
+    except ssl.SSLError as error:
+        reason = (error.reason or "TLS failed").replace("_", " ").lower()
+        if "alert" in reason:
+            raise CertificateRefused(
+                f"{where}: the server refused this site's certificate ({reason}); ask the server's operator for a kit of this federation"
+            ) from error
+        if "wrong version number" in reason:
+            raise CertificateRefused(f"{where}: whoever listens there does not speak TLS; check host and port") from error
+        raise ServerUnreachable(f"{where}: {reason}") from error
+    except OSError as error:
+        raise ServerUnreachable(f"{where}: {error.strerror or error}") from error

@@ -1,0 +1,146 @@
+import threading
+import types
+
+import pytest
+
+from federated import client, coordinator, credentials, provision, server, site_loop, storage, transport
+from runkit import events
+from tests.federated import toy
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory):
+    """A provisioned federation of C1, C2 and C3."""
+    return provision.provision(tmp_path_factory.mktemp("kits"), "localhost", ("C1", "C2", "C3"), port=0)
+
+
+@pytest.fixture(scope="session")
+def other_kits(tmp_path_factory):
+    """Another federation, whose authority nobody here trusts."""
+    return provision.provision(tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0)
+
+
+class Clock:
+    def __init__(self, now=1_000_000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def initial(tmp_path):
+    return toy.write_initial(tmp_path / "initial.safetensors")
+
+
+@pytest.fixture
+def opened(tmp_path, initial, clock):
+    """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
+    stores = []
+
+    def open_(*, folder="store", **settings):
+        while stores:
+            stores.pop().close()
+        config = coordinator.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
+        store = storage.Store(tmp_path / folder)
+        stores.append(store)
+        store.open_run(initial, policy=config.policy, local_epochs=config.local_epochs)
+        secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
+        book = credentials.CredentialBook({site: credentials.hashed(secret) for site, secret in secrets.items()})
+        log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
+        lead = coordinator.Coordinator(store, config, book, log, clock=clock)
+
+        def transport_of(site, secret=None):
+            return transport.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
+
+        return types.SimpleNamespace(lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder)
+
+    yield open_
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def serving(tmp_path, kits, initial):
+    """Serves over TLS in a thread; `connect(site)` gives transports. Stops what it started."""
+    running = []
+
+    def serve(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
+        config = coordinator.ServerConfig(**{"num_rounds": 3, "port": 0, "host": "127.0.0.1", "poll_s": 5.0, "linger_s": 5.0, **settings})
+        ready, stop, outcome = threading.Event(), threading.Event(), {}
+
+        def work():
+            try:
+                outcome["summary"] = server.serve(
+                    config,
+                    tmp_path / folder,
+                    server_kit or kits / "server",
+                    start,
+                    stop=stop,
+                    on_ready=lambda port: (outcome.update(port=port), ready.set()),
+                    **({"clock": clock} if clock else {}),
+                )
+            except BaseException as error:
+                outcome["error"] = error
+            finally:
+                ready.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        running.append((thread, stop))
+        assert ready.wait(30)
+        if "error" in outcome:
+            raise outcome["error"]
+
+        def connect(site, folder=kits, **named):
+            return client.connect(folder / site, **{"host": "localhost", "port": outcome["port"], **named})
+
+        def join():
+            thread.join(60)
+            assert not thread.is_alive(), "the server has not finished"
+            if "error" in outcome:
+                raise outcome["error"]
+            return outcome["summary"]
+
+        def halt():
+            stop.set()
+            return join()
+
+        return types.SimpleNamespace(port=outcome["port"], connect=connect, join=join, stop=halt, folder=tmp_path / folder)
+
+    yield serve
+    for thread, stop in running:
+        stop.set()
+        thread.join(60)
+
+
+@pytest.fixture
+def take_part(tmp_path):
+    """Runs site loops in threads; returns their summaries, or raises what one of them raised."""
+
+    def run(transports, trainers, **named):
+        results, failures = {}, []
+
+        def work(site):
+            try:
+                folder = tmp_path / f"journal_{site}"
+                results[site] = site_loop.run(trainers[site], transports[site], folder, pauses=lambda: iter(lambda: 0.05, None), **named)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(site,), daemon=True) for site in transports]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        if failures:
+            raise failures[0]
+        assert len(results) == len(transports), "a site loop has not finished"
+        return results
+
+    return run

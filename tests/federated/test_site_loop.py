@@ -1,0 +1,145 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from federated import errors, site_loop, tensor_files
+from tests.federated import toy
+
+
+def start_driving(lead):
+    thread = threading.Thread(target=lead.drive, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened, take_part):
+    run = opened()
+    driver = start_driving(run.lead)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    summaries = take_part({site: run.transport(site) for site in trainers}, trainers)
+    driver.join(30)
+    assert run.store.finished
+    assert {site: (s.finished, s.rounds, s.models_evaluated) for site, s in summaries.items()} == {"C1": (True, 3, 4), "C2": (True, 3, 4)}
+    expected = toy.expected_globals(("C1", "C2"), 3)
+    # By hand for the scalar: 2 -> (30*1.25 + 10*0.5)/40 = 1.0625.
+    assert expected[1]["scale"] == 1.0625
+    for number, model in enumerate(expected):
+        arrays, metadata = tensor_files.load(run.folder / "global" / f"round_{number:03d}.safetensors")
+        assert json.loads(metadata["plan"]) == toy.PLAN
+        for name, array in model.items():
+            np.testing.assert_array_equal(arrays[name], array.astype(np.float32))
+    assert trainers["C1"].calls[:7] == ["score", "train 1", "score", "train 2", "score", "train 3", "score"]  # the last one is scored too
+    rows = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    assert {(row["site"], row["model"], row["case"]) for row in rows} == {
+        (site, model, case)
+        for site in ("C1", "C2")
+        for model in ("C1_baseline", "C2_baseline", "FL_global", "FL_best_global")
+        for case in (1, 2)
+    }
+    by_model = {row["model"]: row["dice_pancreas"] for row in rows if row["case"] == 1 and row["site"] == "C2"}
+    assert by_model["C1_baseline"] == 32.0 and by_model["C2_baseline"] == 12.0  # 2 + the site's examples
+    assert by_model["FL_global"] == np.float32(expected[3]["scale"])
+
+
+def test_the_best_global_model_is_the_one_the_sites_scored_best(opened, take_part):
+    run = opened()
+    driver = start_driving(run.lead)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    take_part({site: run.transport(site) for site in trainers}, trainers)
+    driver.join(30)
+    scales = [float(model["scale"]) for model in toy.expected_globals(("C1", "C2"), 3)]
+    best = min(range(4), key=lambda number: abs(scales[number] - 0.75))  # the toy's score falls with the distance from 0.75
+    record = json.loads((run.folder / "selection.json").read_text())
+    assert record["best_round"] == best != 3
+    assert [model["round"] for model in record["models"]] == [0, 1, 2, 3]
+    assert set(record["models"][3]["sites"]) == {"C1", "C2"}
+    arrays, _ = tensor_files.load(run.folder / "best.safetensors")
+    assert float(arrays["scale"]) == np.float32(scales[best])
+
+
+def test_one_site_federated_is_that_site_trained_alone(opened, take_part):
+    run = opened(min_num_clients=1, max_num_clients=1)
+    driver = start_driving(run.lead)
+    take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    driver.join(30)
+    alone, weights = toy.ToyTrainer("C1"), toy.INITIAL
+    for number in (1, 2, 3):
+        weights, _ = alone.train(weights, number)
+    arrays, _ = tensor_files.load(run.folder / "global" / "round_003.safetensors")
+    for name, array in weights.items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, tmp_path):
+    run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
+    driver = start_driving(run.lead)
+    take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    driver.join(30)
+
+    class Unreachable:
+        site = "C1"
+
+        def close(self):
+            pass
+
+    assert site_loop.run(toy.ToyTrainer("C1"), Unreachable(), tmp_path / "journal_C1").finished
+
+
+def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
+    first = opened(min_num_clients=1, max_num_clients=1)
+    with pytest.raises(KeyboardInterrupt):
+        # Stopped in its first training: a journal is left that belongs to this run.
+        site_loop._Loop(
+            toy.ToyTrainer("C1", on_train=_interrupt),
+            first.transport("C1"),
+            site_loop.Journal(tmp_path / "journal_C1"),
+            _Silent(),
+            *_timing(),
+        ).run()
+    second = opened(folder="other_store", min_num_clients=1, max_num_clients=1)
+    with pytest.raises(errors.DifferentRun, match=r"belongs to run .* folder of its own"):
+        take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+
+
+def _interrupt(round_number):
+    raise KeyboardInterrupt
+
+
+class _Silent:
+    def append(self, event, **fields):
+        pass
+
+
+def _timing():
+    return (lambda: 0.0), (lambda seconds: None), (lambda: iter(lambda: 0.0, None))
+
+
+def test_what_may_not_leave_a_site_stops_it_before_anything_is_sent(opened, take_part):
+    class Leaky(toy.ToyTrainer):
+        def evaluate(self, model_name, weights):
+            return [{**row, "volume_pancreas_ml": "Doe, Jane"} for row in super().evaluate(model_name, weights)]
+
+    run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
+    start_driving(run.lead)
+    with pytest.raises(errors.PrivacyRefused, match=r"row 1: column 'volume_pancreas_ml' is not a number") as caught:
+        take_part({"C1": run.transport("C1")}, {"C1": Leaky("C1")})
+    assert "Doe" not in str(caught.value)
+    assert run.store.rows() == {}
+    run.lead.stop()
+
+
+def test_interrupted_it_says_so_and_goes_on_at_the_next_start(opened, take_part, tmp_path):
+    run = opened(min_num_clients=1, max_num_clients=1)
+    driver = start_driving(run.lead)
+    stopped = site_loop.run(
+        toy.ToyTrainer("C1", on_train=lambda number: _interrupt(number) if number == 2 else None),
+        run.transport("C1"),
+        tmp_path / "journal_C1",
+    )
+    assert (stopped.finished, stopped.rounds) == (False, 1)
+    again = toy.ToyTrainer("C1")
+    assert take_part({"C1": run.transport("C1")}, {"C1": again})["C1"].finished
+    driver.join(30)
+    assert again.calls[0] == "train 2"  # model 1 had been scored before the interruption
