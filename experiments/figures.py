@@ -8,6 +8,7 @@ colour vision.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, PathPatch, Polygon, Rectangle
+from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Patch, PathPatch
 from matplotlib.path import Path
 
 from experiments import results
@@ -39,7 +40,7 @@ _PART_TITLES = {
     "kl": "KL (VAE)",
     "reconstruction": "L2 (VAE)",
 }
-_ACTIVITY_COLOURS = {"trains": "#0072b2", "scores": "#56b4e9", "sends or receives": "#e69f00", "evaluates": "#cc79a7", "waits": "#d3dae1"}
+ACTIVITY_COLOURS = {"trains": "#0072b2", "scores": "#56b4e9", "sends or receives": "#e69f00", "evaluates": "#cc79a7", "waits": "#d3dae1"}
 _OTHER_COLOUR = "#7a7a7a"
 _INK, _MUTED, _RULE = "#1d2733", "#5d6b7a", "#d8dee5"
 _DPI = 160
@@ -110,9 +111,10 @@ def slice_case(
         where = np.argwhere(truth[:, :, z] > 0)
         centre = (where.min(axis=0) + where.max(axis=0)) / 2 if len(where) else (np.array(truth.shape[:2]) - 1) / 2
         window = tuple(_interval(c, width_mm / s, n) for c, s, n in zip(centre, spacing_mm, truth.shape, strict=False))
-    cut = lambda volume: np.asarray(volume[:, :, z][window])  # noqa: E731
-    masks = {model: cut(mask) for model, mask in predictions.items()}
-    return CaseSlice(title, cut(image).astype(np.float32), cut(truth), masks, (float(spacing_mm[0]), float(spacing_mm[1])), captions or {})
+    plane = (*window, z)
+    masks = {model: np.asarray(mask[plane]) for model, mask in predictions.items()}
+    image_plane, truth_plane = np.asarray(image[plane], np.float32), np.asarray(truth[plane])
+    return CaseSlice(title, image_plane, truth_plane, masks, (float(spacing_mm[0]), float(spacing_mm[1])), captions or {})
 
 
 def radiological(plane: np.ndarray) -> np.ndarray:
@@ -394,7 +396,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
                 (until - begin) / unit,
                 left=(begin - start) / unit,
                 height=0.58,
-                color=_ACTIVITY_COLOURS[activity],
+                color=ACTIVITY_COLOURS[activity],
                 linewidth=0,
                 zorder=2,
             )
@@ -405,7 +407,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(ylim=(min(lanes.values(), default=0.0) - 0.5, 1.0), xlim=(0, max((end - start) / unit, 1e-3)))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"{name} since the server started; numbers: rounds", fontsize=9.5, color=_MUTED)
-    handles = [Patch(facecolor=colour, label=activity) for activity, colour in _ACTIVITY_COLOURS.items()]
+    handles = [Patch(facecolor=colour, label=activity) for activity, colour in ACTIVITY_COLOURS.items()]
     handles.append(Line2D([], [], marker="D", markersize=5.5, linestyle="none", color=MODEL_COLOURS["FL_global"], label="aggregated"))
     _ink(figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9.5, handlelength=1.1))
     return figure
@@ -414,7 +416,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
 def _activities(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
     """Returns (activity, begin, end) of one site, by the server's clock."""
     spans: list[tuple[str, float, float]] = []
-    for earlier, later in zip(events, events[1:], strict=False):
+    for earlier, later in itertools.pairwise(events):
         begin, end, kind = earlier["time"], later["time"], later["event"]
         moved = min(float(later.get("seconds") or 0.0), end - begin)
         evaluating = earlier["event"] == "pulled" and not str(earlier.get("model", "")).startswith("round_")

@@ -180,7 +180,7 @@ def false_tumours(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> 
         if row["grid"] == grid and row["truth_ml_tumour"] == 0.0:
             marked, healthy = counts.get(row["model"], (0, 0))
             counts[row["model"]] = (marked + (row["volume_ml_tumour"] > 0.0), healthy + 1)
-    return {name: counts[name] for name in sorted(counts, key=_position)}
+    return {name: counts[name] for name in sorted(counts, key=position)}
 
 
 def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -189,7 +189,7 @@ def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
     A run without a row or a number does not count there; a cell that no run has is absent.
     """
     summary: dict[str, dict[str, dict[str, float]]] = {}
-    for name in sorted({name for run in tables for name in run["rows"]}, key=_position):
+    for name in sorted({name for run in tables for name in run["rows"]}, key=position):
         for column in COLUMNS:
             values = [run["rows"][name][column] for run in tables if run["rows"].get(name, {}).get(column) is not None]
             if values:
@@ -243,5 +243,6 @@ def _mean_row(rows: Sequence[TableRow]) -> TableRow:
     return TableRow(percent, dict.fromkeys(COLUMNS, 0))
 
 
-def _position(name: str) -> tuple[int, str]:
+def position(name: str) -> tuple[int, str]:
+    """Sort key that puts models in the order of the table, others after them by name."""
     return (ROWS.index(name) if name in ROWS else len(ROWS), name)
