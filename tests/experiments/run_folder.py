@@ -1,0 +1,64 @@
+"""A small finished run for the tests of what is made from one: rows, histories, the server's events, a site's picture."""
+
+import numpy as np
+
+from experiments import figures, results
+from runkit import atomic, events
+
+CONFIGURATION = {
+    "profile": "demo",
+    "seed": 2,
+    "filters": 8,
+    "spacing_mm": [3.0, 3.0, 3.0],
+    "patch_size": [48, 48, 48],
+    "patches_per_case": 4,
+    "learning_rate": 0.0001,
+    "num_rounds": 2,
+    "local_epochs": 10,
+    "class_prior": [0.985, 0.012, 0.003],
+}
+# model -> Dice of C1's two cases (pancreas), of C2's three cases (pancreas, tumour)
+DICE = {
+    "C1_baseline": ((0.8, 0.9), ((0.4, 0.0), (0.5, 0.0), (0.6, 0.0))),
+    "C2_baseline": ((0.5, 0.6), ((0.6, 0.5), (0.7, 0.4), (0.8, 0.6))),
+    "C1_FL_local": ((0.8, 0.8), ((0.6, 0.3), (0.7, 0.5), (0.8, 0.4))),
+    "C2_FL_local": ((0.7, 0.8), ((0.6, 0.5), (0.7, 0.4), (0.8, 0.6))),
+    "FL_global": ((0.8, 0.8), ((0.7, 0.4), (0.7, 0.3), (0.7, 0.5))),
+}
+
+
+def rows(models=tuple(DICE)):
+    """Rows on both grids; Dice on the native grid is half of that on the training grid, so that they cannot be mixed up."""
+    found = []
+    for model in models:
+        c1, c2 = DICE[model]
+        cases = [("C1", i + 1, p, None) for i, p in enumerate(c1)] + [("C2", i + 1, p, t) for i, (p, t) in enumerate(c2)]
+        for site, number, pancreas, tumour in cases:
+            for grid, factor in (("training", 1.0), ("native", 0.5)):
+                row = {"model": model, "site": site, "case": number, "grid": grid, "dice_pancreas": pancreas * factor}
+                row["dice_tumour"] = None if tumour is None else tumour * factor
+                row |= {"volume_ml_pancreas": 70.0, "volume_ml_tumour": 3.0 * (model == "C2_baseline")}
+                found.append(row | {"truth_ml_pancreas": 75.0, "truth_ml_tumour": 9.0 * (site == "C2")})
+    return found
+
+
+def leave_traces(folder):
+    """Writes what programs leave in a run's folder before its table is made."""
+    for model, part, steps in (("C1_baseline", "baseline", 3), ("C1_FL_local", "federated", 3), ("C2_baseline", "baseline", 4)):
+        log = events.EventLog(folder / "sites" / model[:2] / part / "history.jsonl", clock=lambda: 5.0)
+        for number in (1, 2):
+            log.append("epoch", model=model, round=number, step=number * steps, loss=1.0 / number)
+            log.append("validation", model=model, round=number, step=number * steps, dice=0.3 * number)
+    times = iter(range(100, 1000, 7))
+    log = events.EventLog(folder / "server" / "events.jsonl", clock=lambda: float(next(times)))
+    log.append("round_opened", round=1, received=[])
+    for site in results.SITES:
+        log.append("login", site=site)
+        log.append("pulled", site=site, model="round_000", seconds=1.0)
+        log.append("pushed", site=site, round=1, seconds=1.0)
+    log.append("aggregated", round=1)
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[2:5, 3:6, 1:3] = 1
+    case = figures.slice_case("C1, case 1", mask - 0.5, mask, {"FL_global": mask}, (3.0, 3.0, 3.0))
+    with atomic.replacing(folder / "sites" / "C1" / "figures" / "comparison.png") as path:
+        figures.comparison([case]).savefig(path, dpi=40)
