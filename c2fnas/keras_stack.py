@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from c2fnas.normalisation import instance_normalise
+
 keras = tf.keras
 IS_KERAS_3 = hasattr(keras, "ops")
 EPSILON = 1e-5  # of every norm
@@ -25,6 +27,9 @@ if IS_KERAS_3:
 
         def __init__(self, **kwargs):
             super().__init__(**{"groups": -1, "epsilon": EPSILON, **kwargs})
+
+        def call(self, inputs):
+            return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
 
         def get_config(self):
             # build() replaces groups=-1 by the number of channels; the argument it was given is what a copy needs.
@@ -39,6 +44,9 @@ else:
 
         def __init__(self, **kwargs):
             super().__init__(**{"epsilon": EPSILON, **kwargs})
+
+        def call(self, inputs):
+            return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
 
 
 def instance_norm(name: str) -> Any:
