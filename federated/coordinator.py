@@ -71,6 +71,17 @@ class ServerConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ServerSummary:
+    """How a server ended. `finished` is False when it was stopped first; the same command goes on then."""
+
+    finished: bool
+    rounds: int  # aggregated
+    sites: tuple[str, ...]  # that took part
+    best_round: int | None
+    rows: int
+
+
 class Coordinator:
     """Leads one run.
 
@@ -129,12 +140,13 @@ class Coordinator:
             self._store.enrol(site, num_examples)
             token, expires_at = self._sessions.open(site, certificate)
             self._last_seen[site] = self._clock()
+            run = self._store.run_id
             self._note_change()
         self._log("login", site=site, num_examples=num_examples)
         return Session(
             token=token,
             expires_at=expires_at,
-            run=self._store.run_id,
+            run=run,
             plan_fingerprint=plans.fingerprint(self._plan),
             num_rounds=self._config.num_rounds,
             local_epochs=self._config.local_epochs,
@@ -296,11 +308,11 @@ class Coordinator:
         """
         while True:
             with self._changed:
+                if self._stopping or self._store.finished:
+                    return self._store.finished
                 version = self._version
             wait_s = self.advance()
             with self._changed:
-                if self._stopping or self._store.finished:
-                    return self._store.finished
                 self._changed.wait_for(lambda seen=version: self._version != seen or self._stopping, wait_s)
 
     def advance(self) -> float | None:
@@ -329,6 +341,23 @@ class Coordinator:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops, and closes the store under the lock: SQLite must not be closed beneath a thread that still answers a site."""
+        with self._changed:
+            self.stop()
+            self._store.close()
+
+    def summary(self) -> ServerSummary:
+        with self._changed:
+            record = self._store.folder / "selection.json"
+            return ServerSummary(
+                finished=self._store.finished,
+                rounds=max(self._store.globals()),
+                sites=tuple(sorted(self._store.participants())),
+                best_round=atomic.read_json(record)["best_round"] if record.exists() else None,
+                rows=sum(map(len, self._store.rows().values())),
+            )
 
     def _close_round(self, closed: rounds.Round) -> None:
         """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late updates are refused."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import queue
@@ -18,7 +17,7 @@ from absl import logging
 
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated import wire
-from federated.coordinator import Coordinator, ServerConfig
+from federated.coordinator import Coordinator, ServerConfig, ServerSummary
 from federated.credentials import CredentialBook
 from federated.errors import FederationFull, PortInUse
 from federated.servicer import TokenGate, WeightExchangeServicer
@@ -28,17 +27,6 @@ from runkit import atomic
 from runkit.events import EventLog
 
 _GRACE_S = 5.0  # calls under way when the server stops
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerSummary:
-    """How a server ended. `finished` is False when it was stopped first; the same command goes on then."""
-
-    finished: bool
-    rounds: int  # aggregated
-    sites: tuple[str, ...]  # that took part
-    best_round: int | None
-    rows: int
 
 
 def serve(
@@ -78,13 +66,19 @@ def serve(
             f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows {len(credentials.sites)} sites "
             f"({', '.join(credentials.sites)}); provision more sites or lower the minimum"
         )
-    with contextlib.closing(Store(store_folder)) as store:
+    store = Store(store_folder)
+    try:
         store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs)
         coordinator = Coordinator(store, config, credentials, events or EventLog(store_folder / "events.jsonl", clock=clock), clock=clock)
+    except BaseException:
+        store.close()
+        raise
+    with contextlib.closing(coordinator):
         server, port = _listen(coordinator, config, identity, store_folder)
         endings: queue.SimpleQueue = queue.SimpleQueue()  # put() is safe inside a signal handler, an Event's set() is not
         try:
-            with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")), _watching(stop, endings):
+            with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
+                _watch(stop, endings)
                 server.start()
                 atomic.write_json(store_folder / "address.json", {"host": config.host, "port": port})
                 logging.info("event=serving port=%d rounds=%d sites=%s", port, config.num_rounds, ",".join(credentials.sites))
@@ -101,15 +95,7 @@ def serve(
             raise ending
         if isinstance(ending, str):
             logging.info("event=stopped reason=%s", ending)
-        digests, rows = store.globals(), store.rows()
-        record = store_folder / "selection.json"
-        return ServerSummary(
-            finished=store.finished,
-            rounds=max(digests),
-            sites=tuple(sorted(store.participants())),
-            best_round=atomic.read_json(record)["best_round"] if record.exists() else None,
-            rows=sum(map(len, rows.values())),
-        )
+        return coordinator.summary()
 
 
 def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
@@ -164,8 +150,6 @@ def _signals(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _watching(stop: threading.Event | None, endings: queue.SimpleQueue) -> Iterator[None]:
+def _watch(stop: threading.Event | None, endings: queue.SimpleQueue) -> None:
     if stop is not None:
         threading.Thread(target=lambda: (stop.wait(), endings.put("stop")), name="stop", daemon=True).start()
-    yield

@@ -41,19 +41,20 @@ def initial(tmp_path):
 @pytest.fixture
 def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
-    stores = []
+    leads = []
 
     def open_(*, folder="store", **settings):
-        while stores:
-            stores.pop().close()
+        while leads:
+            leads.pop().close()
         config = coordinator.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
         store = storage.Store(tmp_path / folder)
-        stores.append(store)
         store.open_run(initial, policy=config.policy, local_epochs=config.local_epochs)
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook({site: credentials.hashed(secret) for site, secret in secrets.items()})
         log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
         lead = coordinator.Coordinator(store, config, book, log, clock=clock)
+
+        leads.append(lead)
 
         def transport_of(site, secret=None):
             return transport.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
@@ -61,8 +62,8 @@ def opened(tmp_path, initial, clock):
         return types.SimpleNamespace(lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder)
 
     yield open_
-    for store in stores:
-        store.close()
+    for lead in leads:
+        lead.close()
 
 
 @pytest.fixture

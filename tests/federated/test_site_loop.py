@@ -122,12 +122,13 @@ def test_what_may_not_leave_a_site_stops_it_before_anything_is_sent(opened, take
             return [{**row, "volume_pancreas_ml": "Doe, Jane"} for row in super().evaluate(model_name, weights)]
 
     run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
-    start_driving(run.lead)
+    driver = start_driving(run.lead)
     with pytest.raises(errors.PrivacyRefused, match=r"row 1: column 'volume_pancreas_ml' is not a number") as caught:
         take_part({"C1": run.transport("C1")}, {"C1": Leaky("C1")})
     assert "Doe" not in str(caught.value)
     assert run.store.rows() == {}
     run.lead.stop()
+    driver.join(30)
 
 
 def test_interrupted_it_says_so_and_goes_on_at_the_next_start(opened, take_part, tmp_path):

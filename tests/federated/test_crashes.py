@@ -1,0 +1,130 @@
+"""Whole federations of separate programs over TLS, killed in mid-run: they end with the same bits as one left alone."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from federated import tensor_files
+from tests.federated import toy
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+SERVER_KILLS = [
+    "Store.keep_update:before:1",  # an update is received and synced, but not recorded
+    "event:pushed:1",  # recorded, its receipt not sent
+    "Store.close_round:before:1",  # the aggregate is in place, the round not closed
+    "Store.close_round:after:1",  # closed, its spool cleared, nothing selected
+    "codec.checksum:before:5",  # in the middle of a transfer
+    "Store.keep_model:before:1",
+    "Store.fix_models:after:1",
+    "Store.keep_rows:after:1",  # the rows of a site are in, the reply is lost
+    "Store.finish:before:1",
+]
+SITE_KILLS = {
+    "C1": ["ToyTrainer.train:before:1", "Journal.spool:after:1", "GrpcTransport.push:after:2", "Journal.keep_rows:after:1"],
+    "C2": ["Journal.keep_scores:after:1", "ToyTrainer.train:after:1", "codec.checksum:before:4", "event:published:1", "event:rows_submitted:1"],
+}
+
+
+class Program:
+    """A program that is started again whenever it was killed, each time with the next kill of its list."""
+
+    def __init__(self, log, *arguments, kills=()):
+        self._log, self._arguments, self._kills = log, arguments, list(kills)
+        self.deaths = 0
+        self._start()
+
+    def _start(self):
+        kill = self._kills[: 1 if self._kills else 0]
+        with open(self._log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.federated.toy_process", *map(str, self._arguments), *kill],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+            )
+
+    def watch(self):
+        """Returns whether the program has ended by itself; brings it back if it was killed."""
+        code = self.process.poll()
+        if code is None:
+            return False
+        if code == -signal.SIGKILL:
+            self.deaths += 1
+            self._kills = self._kills[1:]
+            self._start()
+            return False
+        assert code == 0, self._log.read_text()[-3000:]
+        return True
+
+
+def federate(folder, kits, *, server_kills=(), site_kills=None):
+    """Runs a server and two sites to their end; returns (store folder, number of deaths)."""
+    folder.mkdir()
+    store = folder / "store"
+    initial = toy.write_initial(folder / "initial.safetensors")
+    programs = {"server": Program(folder / "server.log", "server", store, kits / "server", initial, kills=server_kills)}
+    deadline = time.monotonic() + 120
+    try:
+        while not (store / "address.json").exists():
+            assert time.monotonic() < deadline and programs["server"].process.poll() is None, (folder / "server.log").read_text()[-3000:]
+            os.sched_yield()
+        port = json.loads((store / "address.json").read_text())["port"]
+        for site in ("C1", "C2"):
+            kills = (site_kills or {}).get(site, ())
+            programs[site] = Program(folder / f"{site}.log", "site", folder / site, kits / site, port, kills=kills)
+        running = set(programs)
+        while running:
+            running -= {name for name in running if programs[name].watch()}
+            assert time.monotonic() < deadline, "\n".join((folder / f"{name}.log").read_text()[-2000:] for name in running)
+            for name in running:
+                try:
+                    programs[name].process.wait(0.02)  # returns at once when it ends
+                except subprocess.TimeoutExpired:
+                    continue
+        for name, program in programs.items():
+            assert not program._kills, f"{name} never came to {program._kills[0]}"
+        return store, sum(program.deaths for program in programs.values())
+    finally:
+        for program in programs.values():
+            if program.process.poll() is None:
+                program.process.kill()
+                program.process.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, kits):
+    return federate(tmp_path_factory.mktemp("undisturbed") / "run", kits)[0]
+
+
+def results(store):
+    """Returns everything a run is for, byte by byte."""
+    names = [*(f"global/round_{number:03d}.safetensors" for number in range(4)), "best.safetensors", "selection.json", "rows.jsonl"]
+    return {name: (store / name).read_bytes() for name in [*names, "models/C1_baseline.safetensors", "models/C2_baseline.safetensors"]}
+
+
+def test_separate_programs_give_the_weights_worked_out_by_hand(undisturbed):
+    for number, model in enumerate(toy.expected_globals(("C1", "C2"), 3)):
+        arrays, _ = tensor_files.load(undisturbed / "global" / f"round_{number:03d}.safetensors")
+        assert {name: array.tolist() for name, array in arrays.items()} == {name: array.astype("f4").tolist() for name, array in model.items()}
+    assert len((undisturbed / "rows.jsonl").read_text().splitlines()) == 2 * 4 * 2  # sites, models, cases
+
+
+def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(tmp_path, kits, undisturbed):
+    store, deaths = federate(tmp_path / "run", kits, server_kills=SERVER_KILLS)
+    assert deaths == len(SERVER_KILLS)
+    assert results(store) == results(undisturbed)
+    assert list((store / "spool").iterdir()) == list((store / "incoming").iterdir()) == []
+
+
+def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, kits, undisturbed):
+    store, deaths = federate(tmp_path / "run", kits, site_kills=SITE_KILLS)
+    assert deaths == sum(map(len, SITE_KILLS.values()))
+    assert results(store) == results(undisturbed)

@@ -1,0 +1,82 @@
+"""A server or a toy site as a program of its own, which may be told to kill itself at a named point.
+
+    python -m tests.federated.toy_process server <store> <kit> <initial> [kill]
+    python -m tests.federated.toy_process site <journal> <kit> <port> [kill]
+
+A kill is "<where>:<before|after>:<n>": at the n-th call of a class's method or a module's function, e.g.
+"Store.close_round:before:1", or "event:<name>:<n>": once the n-th event of that name is in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from federated import client, codec, coordinator, journal, server, site_loop, storage, tensor_files
+from runkit import events
+from tests.federated import toy
+
+PLACES = {
+    "Store": storage.Store,
+    "Coordinator": coordinator.Coordinator,
+    "Journal": journal.Journal,
+    "GrpcTransport": client.GrpcTransport,
+    "ToyTrainer": toy.ToyTrainer,
+    "codec": codec,
+    "tensor_files": tensor_files,
+}
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arrange_kill(point):
+    where, when, count = point.split(":")
+    left = [int(count)]
+
+    def reached():
+        left[0] -= 1
+        if left[0] == 0:
+            _die()
+
+    if where == "event":
+        append = events.EventLog.append
+
+        def logging_append(self, event, **fields):
+            append(self, event, **fields)
+            if event == when:
+                reached()
+
+        events.EventLog.append = logging_append
+        return
+    place, name = where.split(".")
+    original = getattr(PLACES[place], name)
+
+    def replacement(*given, **named):
+        if when == "before":
+            reached()
+        result = original(*given, **named)
+        if when == "after":
+            reached()
+        return result
+
+    setattr(PLACES[place], name, replacement)
+
+
+def main(role, folder, kit, third, *kill):
+    if kill:
+        arrange_kill(kill[0])
+    if role == "server":
+        config = coordinator.ServerConfig(num_rounds=3, port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0)
+        summary = server.serve(config, folder, kit, third)
+    else:
+        transport = client.connect(kit, host="localhost", port=int(third))
+        summary = site_loop.run(toy.ToyTrainer(transport.site), transport, folder, pauses=lambda: iter(lambda: 0.1, None))
+    print(summary)
+    return 0 if summary.finished else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
