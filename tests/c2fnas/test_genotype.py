@@ -1,0 +1,130 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from c2fnas import genotype
+from c2fnas.genotype import CellGene, Genotype
+
+
+def test_default_cells_are_the_published_table():
+    cells = genotype.named("c2fnas").cells
+    assert [cell.level for cell in cells] == [1, 1, 2, 2, 3, 4, 3, 3, 2, 1, 1, 1]
+    assert [cell.inputs for cell in cells] == [(0,), (1, 0), (2,), (3,), (4,), (5,), (6, 5), (7,), (8, 4), (9, 2), (10,), (11, 10)]
+    assert " ".join(cell.op for cell in cells) == "conv2d p3d conv3d conv3d conv3d conv3d conv2d conv3d p3d conv3d conv2d conv3d"
+
+
+def test_weights_and_macs_of_both_ports():
+    default, summed = genotype.named("c2fnas"), genotype.named("c2fnas_sum")
+    assert (default.conv_weights(), default.macs((96, 96, 96))) == (19_559_360, 189_772_333_056)
+    assert (summed.conv_weights(), summed.macs((96, 96, 96))) == (15_307_712, 157_553_786_880)
+
+
+def test_counts_by_hand():
+    tiny = Genotype("tiny", (CellGene((0,), 1, "p3d"), CellGene((1, 0), 1, "conv2d", merge="before_op")), filters=1, classes=2)
+    cell_1 = 4 + (9 + 3) * 4 + 4  # 1x1x1, pseudo-3D, 1x1x1 of 2 channels
+    cell_2 = 2 * 4 + 9 * 4 + 4  # two 1x1x1, one operation on their sum, 1x1x1
+    half, full = 27 * 2 + cell_1 + cell_2 + 27 * 4 * 2, 27 * 1 + 27 * 2 * 1 + 2
+    assert tiny.conv_weights() == half + full
+    assert tiny.macs((4, 2, 2)) == half * 2 + full * 16
+
+
+def test_second_port_differs_as_documented():
+    default, summed = genotype.named("c2fnas"), genotype.named("c2fnas_sum")
+    changed = {i: b.op for i, (a, b) in enumerate(zip(default.cells, summed.cells, strict=True), start=1) if a.op != b.op}
+    assert changed == {6: "conv2d", 7: "conv3d"}
+    assert {(cell.merge, cell.outer, cell.down) for cell in summed.cells} == {("before_op", "conv", "before_first")}
+    assert {(cell.merge, cell.outer, cell.down) for cell in default.cells} == {("after_op", "block", "replaces_first")}
+
+
+@pytest.mark.parametrize("name", genotype.NAMES)
+def test_json_round_trip_through_a_file(name, tmp_path):
+    original = genotype.named(name).with_size(filters=8, classes=2)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(original.to_json()))
+    assert genotype.load(path) == original
+    assert genotype.load(path).fingerprint() == original.fingerprint()
+
+
+def test_a_user_can_replace_the_genotype_by_json(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(
+        json.dumps(
+            {
+                "name": "mine",
+                "filters": 4,
+                "cells": [
+                    {"inputs": [0], "level": 2, "op": "conv3d"},
+                    {"inputs": [1, 0], "level": 1, "op": "p3d"},
+                    {"inputs": [2], "level": 1, "op": "conv2d", "merge": "before_op"},
+                ],
+            }
+        )
+    )
+    mine = genotype.load(path)
+    assert (mine.depth, mine.encoder_end, mine.classes) == (2, 1, 3)
+    assert mine.cells[2] == CellGene((2,), 1, "conv2d", merge="before_op")
+
+
+def test_fingerprint_tells_any_difference():
+    default = genotype.named("c2fnas")
+    others = [default.with_size(filters=8), default.with_size(classes=2), genotype.named("c2fnas_sum")]
+    assert len({g.fingerprint() for g in [default, *others]}) == 4
+
+
+def test_encoder_end_is_the_last_cell_of_the_deepest_level():
+    assert (genotype.named("c2fnas").encoder_end, genotype.named("c2fnas").depth) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([CellGene((0,), 1, "conv3d"), CellGene((2,), 1, "conv3d")], "cell 2 reads cell 2.*0 .* to 1"),
+        ([CellGene((0,), 3, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 on level 3 reads cell 0 on level 1"),
+        ([CellGene((0,), 1, "conv3d")] * 3, "cell 1 is read by no later cell"),
+        ([CellGene((0,), 2, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 ends on level 2"),
+        ([CellGene((0,), 0, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 is on level 0"),
+        ([CellGene((0,), 1, "conv3d")], "1 cells"),
+    ],
+)
+def test_impossible_wirings_are_refused_by_name(cells, message):
+    with pytest.raises(ValueError, match=message):
+        Genotype("broken", tuple(cells))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"op": "conv4d"}, "op of a cell is 'conv4d'.*conv2d, conv3d, p3d"),
+        ({"merge": "never"}, "merge of a cell is 'never'"),
+        ({"inputs": [0, 0, 0]}, "one or two earlier cells"),
+        ({"kernel": 3}, "cell 1 has unknown entries kernel"),
+        ({"level": None}, "cell 1 has no level"),
+        ({"cell": 7}, "cell 7 stands at place 1"),
+    ],
+)
+def test_broken_json_names_file_and_entry(change, message, tmp_path):
+    value = genotype.named("c2fnas").to_json()
+    value["cells"][0].update(change)
+    value["cells"][0] = {key: entry for key, entry in value["cells"][0].items() if entry is not None}
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=message) as caught:
+        genotype.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'nas'.*c2fnas, c2fnas_sum"):
+        genotype.load("nas")
+
+
+def test_size_that_cannot_be_halved_often_enough():
+    with pytest.raises(ValueError, match=r"\(96, 90, 96\).*multiples of 16"):
+        genotype.named("c2fnas").macs((96, 90, 96))
+
+
+def test_importing_it_loads_no_tensorflow():
+    code = "import sys, c2fnas.genotype; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

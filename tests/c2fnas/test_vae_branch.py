@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from c2fnas import network
+from c2fnas.genotype import CellGene, Genotype
+from c2fnas.vae_branch import PositiveDeviation
+from tests.c2fnas import reference
+
+SMALL = Genotype("small", (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")), filters=1)
+
+
+def _weights(built, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = {name: rng.normal(scale=0.3, size=tuple(variable.shape)).astype(np.float32) for name, variable in built.variables.items()}
+    for name, variable in built.variables.items():
+        variable.assign(arrays[name])
+    return arrays
+
+
+def _outputs(built, patches, noise):
+    return {name: value.numpy() for name, value in built.train_outputs(patches, noise).items()}
+
+
+def _encoder_end(patch, weights):
+    voxels = reference.normalise(
+        reference.convolve(patch, weights["stem/first/kernel"]), weights["stem/first/gamma"], weights["stem/first/beta"]
+    )
+    voxels = reference.block(voxels, weights, "stem/second", stride=2)
+    voxels = reference.block(voxels, weights, "cell01/input0/down", stride=2)
+    return reference.block(reference.block(voxels, weights, "cell01/input0/op"), weights, "cell01/last")
+
+
+def _softplus(x):
+    return np.log1p(np.exp(x))
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (12, 8, 4)])
+@pytest.mark.parametrize("kind", ["reduced", "direct"])
+def test_against_the_definition(kind, size):
+    """Patches of 12 have an encoder end of 3 voxels, which halves to 2; a patch of 4 has one of 1."""
+    built = network.build(SMALL, patch_size=size, vae=kind, latent_size=5)
+    w = _weights(built)
+    rng = np.random.default_rng(1)
+    patch, noise = rng.normal(size=(1, *size, 1)).astype(np.float32), rng.normal(size=(1, 5)).astype(np.float32)
+    found = _outputs(built, patch, noise)
+
+    end = _encoder_end(patch[0], w)
+    features = end
+    if kind == "reduced":
+        features = reference.relu(reference.normalise(end, w["vae/reduce/gamma"], w["vae/reduce/beta"]))
+        features = reference.convolve(features, w["vae/reduce/kernel"], stride=2)
+    mean = features.reshape(-1) @ w["vae/mean/kernel"] + w["vae/mean/bias"]
+    std = _softplus(features.reshape(-1) @ w["vae/std/kernel"] + w["vae/std/bias"]) + 1e-6
+    latent = mean + std * noise[0]
+    voxels = reference.relu(latent @ w["vae/recover/kernel"] + w["vae/recover/bias"]).reshape(features.shape)
+    if kind == "reduced":
+        voxels = reference.double(voxels)[: end.shape[0], : end.shape[1], : end.shape[2]]
+    voxels = reference.double(reference.convolve(voxels, w["vae/level1/narrow/kernel"]))
+    residual = voxels
+    for part in ("vae/level1/residual0", "vae/level1/residual1"):
+        residual = reference.relu(reference.normalise(residual, w[f"{part}/gamma"], w[f"{part}/beta"]))
+        residual = reference.convolve(residual, w[f"{part}/kernel"])
+    expected = reference.convolve(reference.double(voxels + residual), w["vae/end/kernel"]) + w["vae/end/bias"]
+
+    np.testing.assert_allclose(found["mean"][0], mean, atol=1e-4)
+    np.testing.assert_allclose(found["std"][0], std, atol=1e-4)
+    np.testing.assert_allclose(found["reconstruction"][0], expected, atol=2e-4)
+
+
+def test_without_noise_the_latent_is_the_mean():
+    built = network.build(SMALL, patch_size=(8, 8, 8), latent_size=4)
+    _weights(built)
+    patch = np.random.default_rng(2).normal(size=(2, 8, 8, 8, 1)).astype(np.float32)
+    silent, zeros = _outputs(built, patch, None), _outputs(built, patch, np.zeros((2, 4), np.float32))
+    noisy = _outputs(built, patch, np.ones((2, 4), np.float32))
+    np.testing.assert_array_equal(silent["reconstruction"], zeros["reconstruction"])
+    assert np.abs(noisy["reconstruction"] - zeros["reconstruction"]).max() > 1e-3
+    np.testing.assert_array_equal(silent["mean"], noisy["mean"])
+
+
+def test_noise_of_one_patch_does_not_reach_another():
+    built = network.build(SMALL, patch_size=(8, 8, 8), latent_size=4)
+    _weights(built)
+    patch = np.random.default_rng(3).normal(size=(2, 8, 8, 8, 1)).astype(np.float32)
+    noise = np.zeros((2, 4), np.float32)
+    before = _outputs(built, patch, noise)["reconstruction"]
+    noise[1] = 1.0
+    after = _outputs(built, patch, noise)["reconstruction"]
+    np.testing.assert_allclose(after[0], before[0], atol=1e-6)
+    assert np.abs(after[1] - before[1]).max() > 1e-3
+
+
+def test_sizes_at_full_width_by_hand():
+    """Myronenko's reduction keeps the dense layers at 0.4 million values where flattening the encoder's end takes 42.6."""
+    full, grid = Genotype("c2fnas depth", _chain(), filters=32), 6**3
+    shapes = {kind: _dense_sizes(full, kind) for kind in ("reduced", "direct")}
+    assert shapes["direct"] == 3 * 512 * grid * 128
+    assert shapes["reduced"] == 3 * 16 * 27 * 128
+
+
+def _chain():
+    return tuple(CellGene((i,), level, "conv2d") for i, level in enumerate([2, 3, 4, 3, 2, 1, 1]))
+
+
+def _dense_sizes(genotype, kind):
+    built = network.Network(genotype.with_size(filters=1), patch_size=(96, 96, 96), vae=kind, latent_size=128, class_prior=None)
+    sizes = {name: np.prod(variable.shape) for name, variable in built.variables.items()}
+    narrow = sum(sizes[f"vae/{head}/kernel"] for head in ("mean", "std", "recover"))
+    return narrow * 32 if kind == "direct" else narrow
+
+
+def test_deviation_stays_positive():
+    found = PositiveDeviation()(np.array([[-200.0, 0.0, 3.0]], np.float32)).numpy()[0]
+    np.testing.assert_allclose(found, [1e-6, np.log(2) + 1e-6, np.log1p(np.exp(3.0))], rtol=1e-5)
+
+
+def test_unknown_kind_and_size_are_refused():
+    with pytest.raises(ValueError, match="'wide'.*reduced, direct"):
+        network.build(SMALL, patch_size=(8, 8, 8), vae="wide")
+    with pytest.raises(ValueError, match="latent_size is 0"):
+        network.build(SMALL, patch_size=(8, 8, 8), latent_size=0)
