@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy import ndimage
 
 from preprocessing.phantom_site import Patient
 from preprocessing.phantom_space import Box, Canvas, ellipsoid, spline, tube
@@ -46,7 +47,7 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
     centreline[:, 3] = np.clip(centreline[:, 3], 7.5, 19.0)
     tumour_at = _draw_tumour_place(rng) if patient.site.tumour else None
     if tumour_at is not None:  # what lies upstream of a tumour withers
-        centreline[tumour_at:, 3] *= rng.uniform(0.80, 0.95)
+        centreline[tumour_at:, 3] *= rng.uniform(0.84, 0.96)
     flat = (1.0, 0.92 - 0.10 * max(0.0, patient.stomach_size - 0.7), 1.05)
     box, distance = tube(space, centreline, stretch=flat)
     distance = distance + patient.lobulation_mm * (0.75 * space.fine[0][box] + 0.45 * space.medium[1][box])
@@ -70,7 +71,7 @@ def _draw_tumour_place(rng: np.random.Generator) -> int:
 
 def _paint_tumour(canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
     space, hu = canvas.space, patient.hu
-    diameter = float(np.clip(rng.normal(33.0, 6.0), 18.0, 50.0))
+    diameter = float(np.clip(rng.normal(34.0, 5.5), 16.0, 50.0))
     direction = rng.normal(0, 1, 3) * (1.0, 1.0, 0.7)
     offset = direction / np.linalg.norm(direction) * centreline[at, 3] * rng.uniform(0.1, 1.0)
     radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)
@@ -92,8 +93,13 @@ def _paint_tumour(canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarr
 
 
 def _of_volume(distance: np.ndarray, room: np.ndarray, volume_ml: float, spacing_mm: float, *, limit_mm: float) -> np.ndarray:
-    """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0) has `volume_ml`."""
+    """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0) has `volume_ml`; one piece."""
     inside = np.sort(distance[room > 0], axis=None)
     count = min(int(volume_ml * 1000.0 / spacing_mm**3), len(inside) - 1)
     growth = float(np.clip(inside[count], -limit_mm, limit_mm))
-    return np.maximum(distance - np.float32(growth), -room)
+    shape = np.maximum(distance - np.float32(growth), -room)
+    parts, count = ndimage.label(shape < 0)
+    if count > 1:  # what its neighbours have cut off goes
+        largest = np.bincount(parts.ravel())[1:].argmax() + 1
+        shape = np.where((parts > 0) & (parts != largest), np.float32(spacing_mm), shape)
+    return shape

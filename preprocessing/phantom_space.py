@@ -55,7 +55,7 @@ class Space:
             for o, n, s in zip(self.lower_mm, self.shape, pose.shift_mm, strict=True)
         )
         x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
-        offsets = [np.clip(self.lumps(48.0, rng), -2.5, 2.5) * np.float32(deformation_mm) for _ in range(3)]
+        offsets = [np.clip(self.lumps(80.0, rng), -2.5, 2.5) * np.float32(deformation_mm) for _ in range(3)]
         self.x = offsets[0] + np.float32(cos) * x + np.float32(sin) * y
         self.y = offsets[1] + np.float32(cos) * y - np.float32(sin) * x
         self.z = offsets[2] + z

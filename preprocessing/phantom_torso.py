@@ -43,7 +43,7 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     skin = np.abs(body + 1.2) - 1.2
     canvas.paint(whole, skin, hu["skin"], occupy=False)
 
-    fat = patient.skin_fat_mm * (1.0 - 0.45 * flank**2 - 0.25 * np.clip(-front, 0, 1) + 0.10 * space.medium[1])
+    fat = patient.skin_fat_mm * (1.0 - 0.45 * flank**2 - 0.25 * np.clip(-front, 0, 1) + 0.04 * space.medium[1])
     wall = body + fat + 3.0
     muscle = hu["muscle"] + 7.0 * space.fine[0]
     canvas.paint(whole, wall, muscle, occupy=False)
@@ -54,7 +54,8 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     canvas.paint(whole, np.maximum(alba, np.maximum(wall, -depth)), -60.0, occupy=False)
     canvas.paint(whole, depth, hu["fat"] + 6.0 * space.fine[1] + 4.0 * space.medium[1], occupy=False)
 
-    _, dome = ellipsoid(space, (4.0, 66.0, -70.0), (patient.width_mm - 12.0, patient.depth_mm + 16.0, 196.0 + rng.normal(0, 8)), within=whole)
+    dome_mm = (patient.width_mm + 6.0, patient.depth_mm + 18.0, 160.0 + rng.normal(0, 6))
+    _, dome = ellipsoid(space, (3.0, 50.0, -40.0), dome_mm, within=whole)
     lung = np.maximum(np.maximum(depth + 1.5, 2.0 - dome), np.float32(34.0) - np.hypot(x, space.y - 12.0))
     canvas.paint(whole, lung, -840.0 + 25.0 * space.fine[0] + 12.0 * np.clip(40.0 - z, 0, 20), occupy=False)
     _paint_muscles(canvas, patient, muscle, rng)
@@ -69,7 +70,7 @@ def _paint_table(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> 
     sag = (22.0 if patient.site.name == "C1" else 34.0) + rng.normal(0, 2)
     x = space.x[:, :1, :1] * 0 + (space.lower_mm[0] + space.spacing_mm * np.arange(space.shape[0], dtype=np.float32))[:, None, None]
     surface = np.float32(top) + np.float32(sag) * (x / 170.0) ** 2 - (space.y * 0 + space.y)
-    for depth, thickness, level in ((0.0, 1.6, -180.0), (11.0, 5.0, -960.0)):
+    for depth, thickness, level in ((0.0, 1.5, 20.0), (9.0, 6.5, -955.0)):
         canvas.paint(space.whole(), np.abs(surface - depth) - thickness, level, occupy=False)
 
 
@@ -138,13 +139,13 @@ def _paint_ribs(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> N
                 [
                     side * wide * np.sin(angle) ** 0.86,
                     _FRONT_MM - deep * np.cos(angle) * np.where(np.cos(angle) > 0, 0.82, 0.97),
-                    origin - 62.0 * (1 - np.cos(np.minimum(angle, 2.1))) / 1.5 + 18.0 * np.clip(angle - 2.1, 0, 1),
+                    origin - 34.0 * np.minimum(angle, 2.1) + 18.0 * np.clip(angle - 2.1, 0, 1),
                     np.full_like(angle, 5.4),
                 ],
                 axis=1,
             )
             if path[:, 2].min() > space.lower_mm[2] + space.spacing_mm * space.shape[2] + 20:
                 continue
-            box, distance = tube(space, path, stretch=(0.72, 0.72, 1.25))
+            box, distance = tube(space, path, stretch=(0.8, 0.8, 1.2))
             canvas.paint(box, distance, hu["cortical"] * 0.95, occupy=False)
             canvas.paint(box, distance + 2.3, hu["marrow"] * 0.8, occupy=False)

@@ -63,6 +63,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         _, sinus = ellipsoid(space, centre + (-side * 5, 4, 0), (10, 9, 29), turn_deg=side * 35.0, within=box)
         canvas.paint(box, outer, hu["fat"], gap_mm=4.0, gap_hu=hu["fat"], occupy=False)
         canvas.paint(box, kidney, hu["cortex"])
+        np.minimum(canvas.occupied[box], outer - 3.5, out=canvas.occupied[box])  # other organs keep out of the fat around the kidney
         pyramids = np.maximum(outer + 7.5, 3.0 * (space.fine[0][box] - 0.35))
         canvas.paint(box, np.maximum(pyramids, -(sinus - 1.0)), hu["medulla"], edge_mm=4.0, occupy=False)
         canvas.paint(box, sinus, hu["fat"] + 20.0, edge_mm=4.0, occupy=False)
@@ -87,10 +88,10 @@ def paint_liver_and_spleen(canvas: Canvas, patient: Patient, torso: Torso, rng: 
     _, middle = ellipsoid(space, np.array([48, 76, 66]) + shift, np.array([76, 76, 56]) * grow, within=box)
     _, left = ellipsoid(space, np.array([-6, 112, 62]) + shift, np.array([78, 42, 50]) * grow, turn_deg=-8, within=box)
     liver = smooth_union(smooth_union(right, middle, 22.0), left, 18.0) + 1.2 * space.medium[0][box]
-    fissure = np.maximum(np.abs(space.x[box] - 10 - 0.15 * (space.y[box] - 90)) - 1.5, 92.0 - space.y[box])  # falciform ligament
-    liver = np.maximum(liver, 1.5 - np.maximum(fissure, space.z[box] - 50))
-    liver = np.maximum(np.maximum(liver, torso.cavity[box] + 2.5), torso.dome[box] + 2.5)
-    liver = canvas.free(box, liver, 2.0)
+    fissure = np.maximum(np.abs(space.x[box] - 10 - 0.15 * (space.y[box] - 90)) - 0.6, 104.0 - space.y[box])  # falciform ligament
+    liver = np.maximum(liver, 0.8 - np.maximum(fissure, space.z[box] - 55))
+    liver = np.maximum(np.maximum(liver, torso.cavity[box] + 0.8), torso.dome[box] + 1.5)
+    liver = canvas.free(box, liver, -0.8)  # no fat between the liver and what it touches
     canvas.paint(box, liver, hu["liver"] + 3.0 * space.fine[0][box])
     _paint_liver_vessels(canvas, box, liver, hu["portal"], rng)
     for _ in range(rng.poisson(0.6)):
@@ -99,11 +100,11 @@ def paint_liver_and_spleen(canvas: Canvas, patient: Patient, torso: Torso, rng: 
         canvas.paint(spot, np.maximum(cyst, liver_within(liver, box, spot) + 2.0), 10.0, occupy=False)
 
     box = space.box((-175, -70, -70), (-50, 90, 120))
-    centre = np.array([-112, -4, 40]) + rng.normal(0, 4, 3)
-    _, spleen = ellipsoid(space, centre, np.array([34, 52, 54]) * rng.normal(1.0, 0.07), turn_deg=-24, tilt_deg=14, within=box)
-    _, hilum = ellipsoid(space, centre + (40, 22, 2), (30, 40, 60), turn_deg=-24, within=box)
-    spleen = np.maximum(np.maximum(spleen + 1.0 * space.medium[1][box], -hilum), np.maximum(torso.cavity[box], torso.dome[box]) + 3.0)
-    canvas.paint(box, canvas.free(box, spleen, 2.0), hu["spleen"] + 2.5 * space.fine[1][box])
+    centre = np.array([-110, -6, 38]) + rng.normal(0, 4, 3)
+    _, spleen = ellipsoid(space, centre, np.array([40, 62, 60]) * rng.normal(1.0, 0.07), turn_deg=-24, tilt_deg=14, within=box)
+    _, hilum = ellipsoid(space, centre + (44, 24, 2), (30, 42, 64), turn_deg=-24, within=box)
+    spleen = np.maximum(np.maximum(spleen + 1.0 * space.medium[1][box], -hilum), np.maximum(torso.cavity[box] + 1.2, torso.dome[box] + 1.8))
+    canvas.paint(box, canvas.free(box, spleen, 0.5), hu["spleen"] + 2.5 * space.fine[1][box])
 
 
 def liver_within(liver: np.ndarray, box: Box, spot: Box) -> np.ndarray:
@@ -147,11 +148,11 @@ def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random
     drop = 6.0 * (1.0 - size)
     path = jittered(
         [
-            [-62, 34, 84, 36 * size],
-            [-74, 52, 56, 44 * size],
-            [-72, 84 + drop, 22, 41 * size],
-            [-44, 108 + drop, -2, 33 * size],
-            [-8, 106 + drop, -14, 22 * size + 4],
+            [-62, 36, 86, 35 * size],
+            [-74, 58, 60, 41 * size],
+            [-72, 92 + drop, 26, 39 * size],
+            [-44, 113 + drop, 0, 32 * size],
+            [-8, 110 + drop, -14, 20 * size + 4],
             [18, 98, -10, 10 * size + 7],
             [34, 88, -6, 6 * size + 4],
         ],
@@ -233,15 +234,23 @@ def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.G
 def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
     """Jejunal loops packed into what is left of the lower and left abdomen, and the vessels of their mesentery."""
     space, hu = canvas.space, patient.hu
-    for _ in range(13):
-        start = np.array([rng.uniform(-95, 45), rng.uniform(62, 128), rng.uniform(-95, -8)])
+    for number in range(24):
+        start = np.array([rng.uniform(-105, 45), rng.uniform(52, 128), rng.uniform(-95, -8)])
         if start[0] > -20 and start[2] > -40:
             start[2] -= 35.0
+        if number < 4:  # jejunum high on the left, beside and before the pancreas's body
+            start = np.array([rng.uniform(-100, -45), rng.uniform(60, 115), rng.uniform(-10, 35)])
         heading, points = rng.normal(0, 1, 3) * (1, 0.8, 0.5), [start]
         for _ in range(7):
             heading = heading / np.linalg.norm(heading) + rng.normal(0, 0.6, 3) * (1, 1, 0.6)
             step = points[-1] + 17.0 * heading / np.linalg.norm(heading)
-            points.append(np.clip(step, (-112, 46, -130), (70, 138, 2 if step[0] < -25 else -38)))
+            step = np.clip(step, (-112, 46, -130), (70, 138, 48 if step[0] < -35 else -38))
+            if np.linalg.norm(step - points[-1]) < 5.0:  # at the end of the room: turn back
+                heading = -heading
+            else:
+                points.append(step)
+        if len(points) < 3:
+            continue
         radius = rng.uniform(9.0, 13.5)
         path = spline(np.column_stack([points, np.full(len(points), radius)]), 22)
         box, distance = tube(space, path)
@@ -253,8 +262,8 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
         feathers = rng.uniform(1.6, 5.5) + 1.6 * space.fine[1][box]
         gas = start[1] + rng.normal(4, 6) if rng.random() < 0.25 else None
         paint_hollow(canvas, box, distance, wall_mm=feathers, wall_hu=hu["bowel_wall"], content_hu=content, gas_from_y=gas, gap_hu=hu["fat"])
-    for _ in range(26):  # mesenteric vessels fan out from the root and vanish among the loops
-        end = np.array([rng.uniform(-90, 60), rng.uniform(70, 120), rng.uniform(-90, -10)])
+    for _ in range(44):  # mesenteric vessels fan out from the root and vanish among the loops
+        end = np.array([rng.uniform(-100, 60), rng.uniform(60, 125), rng.uniform(-90, 20)])
         root = np.array([4.0, 56.0, rng.uniform(-70, -25)])
         middle = (root + end) / 2 + rng.normal(0, 8, 3)
         box, distance = tube(space, spline([[*root, 2.2], [*middle, 1.8], [*end, 1.1]], 7))
