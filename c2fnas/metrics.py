@@ -1,0 +1,111 @@
+"""Scores and volumes of masks, in NumPy.
+
+One rule for absent classes, everywhere: a class that neither the truth nor the prediction holds has no score (None) and does
+not count in a mean; a class that only the prediction holds scores 0, and so does one that only the truth holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+_BLOCK_VOXELS = 1 << 20
+
+
+def dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1, 2)) -> dict[int, float | None]:
+    """Returns class -> 2 |P and T| / (|P| + |T|), or None for a class that neither mask holds.
+
+    Args:
+      prediction, truth: integer [x, y, z], on one grid; values 0 to max(classes).
+      classes: whose score is wanted.
+    Raises:
+      ValueError: if the shapes differ or a value is not a class; the message carries both.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid")
+    values = max(classes) + 1
+    joint = _joint_counts(prediction, truth, values)
+    predicted, true = joint.sum(axis=1), joint.sum(axis=0)
+    scores: dict[int, float | None] = {}
+    for value in classes:
+        voxels = int(predicted[value] + true[value])
+        scores[value] = 2.0 * int(joint[value, value]) / voxels if voxels else None
+    return scores
+
+
+def volume_ml(mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = (1, 2)) -> dict[int, float]:
+    """Returns class -> its volume in millilitres.
+
+    Args:
+      mask: integer [x, y, z], values 0 to max(classes).
+      spacing_mm: of the mask's grid, per axis.
+    Raises:
+      ValueError: if a value is not a class.
+    """
+    counts = _counts(mask, max(classes) + 1, "mask")
+    return {value: float(counts[value]) * math.prod(spacing_mm) / 1000.0 for value in classes}
+
+
+def summary(pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = CLASS_NAMES) -> dict[str, float]:
+    """Returns the mean Dice of many cases over the classes that these cases have.
+
+    Args:
+      pairs: (prediction, truth) of each case, integer [x, y, z].
+      class_names: class -> its name in the result.
+    Returns:
+      `dice_<name>` and `cases_<name>`, the number of cases behind it, for every class that at least one truth holds;
+      `dice`, the mean of those class means; `cases`, the number of cases. A class that no truth holds has no entry, even
+      where it is predicted: a site without tumours cannot say how well tumours are found.
+    Raises:
+      ValueError: if there is no case, or none of the classes in any truth.
+    """
+    scores: dict[int, list[float]] = {value: [] for value in class_names}
+    present: set[int] = set()
+    cases = 0
+    for prediction, truth in pairs:
+        cases += 1
+        for value, score in dice(prediction, truth, tuple(class_names)).items():
+            if score is not None:
+                scores[value].append(score)
+        present.update(value for value in class_names if np.any(truth == value))
+    if not present:
+        raise ValueError(f"none of {cases} cases holds one of the classes {dict(class_names)}; give cases with labels")
+    result: dict[str, float] = {}
+    for value, name in class_names.items():
+        if value in present:
+            result[f"dice_{name}"] = float(np.mean(scores[value]))
+            result[f"cases_{name}"] = len(scores[value])
+    result["dice"] = float(np.mean([result[f"dice_{class_names[value]}"] for value in sorted(present)]))
+    result["cases"] = cases
+    return result
+
+
+def _joint_counts(prediction: np.ndarray, truth: np.ndarray, values: int) -> np.ndarray:
+    """Returns int64 [values, values]: how many voxels have prediction p and truth t."""
+    counts = np.zeros(values * values, dtype=np.int64)
+    # In blocks: bincount makes an int64 copy of what it counts, eight times the size of a mask.
+    flat_prediction, flat_truth = np.ravel(prediction), np.ravel(truth)
+    for start in range(0, flat_truth.size, _BLOCK_VOXELS):
+        block = slice(start, start + _BLOCK_VOXELS)
+        code = _classes(flat_prediction[block], values, "prediction") * values + _classes(flat_truth[block], values, "truth")
+        counts += np.bincount(code, minlength=values * values)
+    return counts.reshape(values, values)
+
+
+def _counts(mask: np.ndarray, values: int, what: str) -> np.ndarray:
+    counts = np.zeros(values, dtype=np.int64)
+    flat = np.ravel(mask)
+    for start in range(0, flat.size, _BLOCK_VOXELS):
+        counts += np.bincount(_classes(flat[start : start + _BLOCK_VOXELS], values, what), minlength=values)
+    return counts
+
+
+def _classes(block: np.ndarray, values: int, what: str) -> np.ndarray:
+    if not np.issubdtype(block.dtype, np.integer):
+        raise ValueError(f"{what} is {block.dtype}; expected integer classes 0 to {values - 1}")
+    if block.size and (block.min() < 0 or block.max() >= values):
+        raise ValueError(f"{what} holds the values {block.min()} to {block.max()}; expected classes 0 to {values - 1}")
+    return block.astype(np.intp)

@@ -1,0 +1,74 @@
+"""A network of four small cells and a data set that is a function of the step: seconds instead of minutes."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import network, training
+from c2fnas.genotype import CellGene, Genotype
+from runkit import randomness
+
+PATCH = (16, 16, 8)
+GENOTYPE = Genotype(
+    name="tiny",
+    cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 2, "conv3d"), CellGene((2, 1), 1, "p3d"), CellGene((3,), 1, "conv2d")),
+    filters=4,
+)
+
+
+def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:
+    return network.build(genotype, **{"patch_size": PATCH, "latent_size": 8, "seed": 3, **changes})
+
+
+def config(**changes) -> training.TrainingConfig:
+    return training.TrainingConfig(
+        **{"batch_size": 4, "total_steps": 6, "learning_rate": 1e-2, "final_learning_rate": 1e-3, "seed": 0, **changes}
+    )
+
+
+def trainer(**changes) -> training.Trainer:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        built = build()
+    return training.Trainer(built, config(**changes), strategy)
+
+
+def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
+    """Patches of noise with a bright box (class 1) and a dark one (class 2) at places that depend on step and slot."""
+    images, labels, seeds = [], [], []
+    for slot in range(size):
+        random = randomness.generator(11, step, slot)
+        image, label = random.normal(0.0, 0.1, PATCH), np.zeros(PATCH, np.uint8)
+        for value, shift in ((1, 0.7), (2, -0.7)):
+            corner = [random.integers(0, n - 4) for n in PATCH]
+            box = tuple(slice(c, c + 4) for c in corner)
+            image[box], label[box] = image[box] + shift, value
+        images.append(image[..., np.newaxis])
+        labels.append(label)
+        seeds.append(randomness.seed_pair(11, "sample", step, slot))
+    return {
+        "image": np.clip(np.stack(images), -1, 1).astype(np.float16),
+        "label": np.stack(labels),
+        "sample_seed": np.stack(seeds),
+    }
+
+
+def datasets(start: int, stop: int) -> tf.data.Dataset:
+    steps = [batch(step) for step in range(start, stop)]
+    dataset = tf.data.Dataset.from_tensor_slices({name: np.stack([one[name] for one in steps]) for name in steps[0]})
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)
+
+
+def case(step: int) -> types.SimpleNamespace:
+    one = batch(step, size=1)
+    return types.SimpleNamespace(image=one["image"][0, ..., 0], label=one["label"][0])
+
+
+def make_deterministic() -> None:
+    tf.keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
