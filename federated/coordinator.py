@@ -23,8 +23,8 @@ from federated.aggregation import weighted_mean_of_sources
 from federated.credentials import CredentialBook, Sessions
 from federated.exchange import PROTOCOL, Offer, Receipt, Session
 from federated.storage import Store
-from federated.tensor_files import TensorFile, TensorFileWriter
-from federated.weights import check_same
+from federated.tensor_files import MAX_BYTES, TensorFile, TensorFileWriter
+from federated.weights import check_declaration, check_same
 from runkit import atomic
 from runkit.events import EventLog
 
@@ -487,6 +487,7 @@ class Coordinator:
         )
 
     def _receiving(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk], what: str) -> _Incoming:
+        check_declaration(offer.specs, max_bytes=MAX_BYTES)
         check_same(self._specs, offer.specs, what=what)
         return _Incoming(self._store.incoming_path(), offer, chunks, site, self._metadata)
 

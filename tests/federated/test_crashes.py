@@ -28,7 +28,13 @@ SERVER_KILLS = [
 ]
 SITE_KILLS = {
     "C1": ["ToyTrainer.train:before:1", "Journal.spool:after:1", "GrpcTransport.push:after:2", "Journal.keep_rows:after:1"],
-    "C2": ["Journal.keep_scores:after:1", "ToyTrainer.train:after:1", "codec.checksum:before:4", "event:published:1", "event:rows_submitted:1"],
+    "C2": [
+        "Journal.keep_scores:after:1",
+        "ToyTrainer.train:after:1",
+        "codec.checksum:before:4",
+        "event:published:1",
+        "event:rows_submitted:1",
+    ],
 }
 
 
@@ -113,7 +119,9 @@ def results(store):
 def test_separate_programs_give_the_weights_worked_out_by_hand(undisturbed):
     for number, model in enumerate(toy.expected_globals(("C1", "C2"), 3)):
         arrays, _ = tensor_files.load(undisturbed / "global" / f"round_{number:03d}.safetensors")
-        assert {name: array.tolist() for name, array in arrays.items()} == {name: array.astype("f4").tolist() for name, array in model.items()}
+        assert {name: array.tolist() for name, array in arrays.items()} == {
+            name: array.astype("f4").tolist() for name, array in model.items()
+        }
     assert len((undisturbed / "rows.jsonl").read_text().splitlines()) == 2 * 4 * 2  # sites, models, cases
 
 

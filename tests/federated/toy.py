@@ -12,7 +12,7 @@ PLAN = {"genotype": {"name": "toy", "filters": 2}, "patch": {"size": [4, 4, 4]},
 INITIAL = {
     "stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
     "head/bias": np.array([1.0, -1.0], dtype=np.float32),
-    "scale": np.float32(2.0).reshape(()),
+    "scale": np.array(2.0, np.float32),
 }
 EXAMPLES = {"C1": 30, "C2": 10, "C3": 5}
 STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}

@@ -1,0 +1,88 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from federated import aggregation, errors, tensor_files
+from federated.aggregation import Contribution
+from federated.tensor_files import TensorFile, TensorFileWriter
+
+
+def test_weighted_mean_by_hand():
+    mean = aggregation.weighted_mean(
+        [Contribution("site_a", {"w": np.array([1.0, 5.0])}, 30), Contribution("site_b", {"w": np.array([5.0, 1.0])}, 10)]
+    )
+    np.testing.assert_array_equal(mean["w"], [2.0, 4.0])  # (30*1 + 10*5)/40, (30*5 + 10*1)/40
+
+
+def make(seed, site, examples):
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "kernel": rng.normal(size=(3, 50)).astype(np.float32),
+        "half": rng.normal(size=9).astype(np.float16),
+        "wide": rng.normal(size=4),
+    }
+    return Contribution(site, arrays, examples)
+
+
+CONTRIBUTIONS = [make(1, "C1", 252), make(2, "C2", 286), make(3, "C3", 7), make(4, "C4", 91)]
+
+
+def test_the_mean_agrees_with_numpys_average():
+    mean = aggregation.weighted_mean(CONTRIBUTIONS)
+    for name, tolerance in (("kernel", 1e-6), ("half", 1e-3), ("wide", 1e-14)):
+        stacked = np.stack([c.arrays[name].astype(np.float64) for c in CONTRIBUTIONS])
+        expected = np.average(stacked, axis=0, weights=[c.num_examples for c in CONTRIBUTIONS])
+        assert mean[name].dtype == CONTRIBUTIONS[0].arrays[name].dtype
+        np.testing.assert_allclose(mean[name], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_same_bits_for_every_order_of_arrival():
+    results = {
+        b"".join(array.tobytes() for array in aggregation.weighted_mean(order).values()) for order in itertools.permutations(CONTRIBUTIONS)
+    }
+    assert len(results) == 1
+
+
+def test_one_site_alone_is_its_own_mean_bit_for_bit():
+    alone = make(9, "C1", 2**28 - 1)
+    for name, array in aggregation.weighted_mean([alone]).items():
+        np.testing.assert_array_equal(array, alone.arrays[name])
+
+
+def test_accumulation_does_not_lose_a_small_site_beside_a_large_one():
+    # In float32, 16777216 + 1 is 16777216.
+    mean = aggregation.weighted_mean(
+        [Contribution("a", {"w": np.float32([16777216.0])}, 1), Contribution("b", {"w": np.float32([2.0])}, 1)]
+    )
+    assert mean["w"] == np.float32(8388609.0)
+
+
+@pytest.mark.parametrize("order", [("C1", "C2", "C3", "C4"), ("C4", "C2", "C1", "C3")])
+def test_spooled_updates_give_the_bits_of_the_mean_in_memory(tmp_path, monkeypatch, order):
+    monkeypatch.setattr(aggregation, "SLAB", 7)  # so that tensors take several slabs, the last one short
+    by_site = {c.site: c for c in CONTRIBUTIONS}
+    for contribution in CONTRIBUTIONS:
+        tensor_files.save(tmp_path / f"{contribution.site}.safetensors", contribution.arrays)
+    sources = {site: (TensorFile(tmp_path / f"{site}.safetensors"), by_site[site].num_examples) for site in order}
+    with TensorFileWriter(tmp_path / "mean.safetensors", sources["C1"][0].specs, {}) as writer:
+        aggregation.weighted_mean_of_sources(sources, writer)
+        writer.finish()
+    for source, _ in sources.values():
+        source.close()
+    arrays, _ = tensor_files.load(tmp_path / "mean.safetensors")
+    for name, array in aggregation.weighted_mean(CONTRIBUTIONS).items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_updates_that_do_not_fit_each_other_are_not_broadcast():
+    with pytest.raises(errors.IncompatibleWeights, match=r"'b' .* w: expected F64\[2\], received F64\[1\]"):
+        aggregation.weighted_mean([Contribution("a", {"w": np.zeros(2)}, 1), Contribution("b", {"w": np.zeros(1)}, 1)])
+
+
+@pytest.mark.parametrize(
+    ("contributions", "message"), [([], "no update"), ([Contribution("a", {"w": np.zeros(1)}, 0)], "'a' has num_examples 0")]
+)
+def test_without_examples_there_is_no_mean(contributions, message):
+    with pytest.raises(ValueError, match=message):
+        aggregation.weighted_mean(contributions)

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from federated import errors, tensor_files, weights
+from federated.journal import Journal, Spooled
+
+ARRAYS = {"w": np.array([1.0, 2.0], np.float32)}
+
+
+def test_everything_is_there_again_after_a_restart(tmp_path):
+    journal = Journal(tmp_path)
+    journal.enter("run 1")
+    journal.keep_scores(0, {"dice": 0.5})
+    journal.spool(1, ARRAYS, 30, {"loss": 0.25})
+    journal.keep_published("C1_baseline", "ab")
+    journal.keep_rows("FL_global", [{"case": 1}])
+    again = Journal(tmp_path)
+    again.enter("run 1")
+    assert again.scores(0) == {"dice": 0.5} and again.scores(1) is None
+    assert again.update == Spooled(1, 30, {"loss": 0.25}, weights.digest(ARRAYS))
+    np.testing.assert_array_equal(tensor_files.load(again.update_path)[0]["w"], ARRAYS["w"])
+    assert again.published == {"C1_baseline": "ab"} and not again.declared and not again.finished
+    assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
+
+
+def test_a_delivered_update_leaves_nothing(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.drop_update()
+    assert Journal(tmp_path).update is None and not journal.update_path.exists()
+
+
+def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensor_files, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        journal.spool(2, ARRAYS, 30, {})
+    assert Journal(tmp_path).update is None
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    Journal(tmp_path).enter("run 1")
+    with pytest.raises(errors.DifferentRun, match="belongs to run run 1, the server leads run run 2"):
+        Journal(tmp_path).enter("run 2")
+
+
+def test_a_journal_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "journal.json").write_text("{")
+    with pytest.raises(ValueError, match=r"journal\.json: not valid JSON"):
+        Journal(tmp_path)

@@ -1,0 +1,71 @@
+import json
+import stat
+
+import pytest
+from cryptography import x509
+
+from federated import credentials, provision
+
+
+def certificate(path):
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_every_kit_is_whole_and_private(kits):
+    assert sorted(path.name for path in kits.iterdir()) == ["C1", "C2", "C3", "authority", "server"]
+    assert sorted(path.name for path in (kits / "server").iterdir()) == ["ca.pem", "credentials.json", "server.key", "server.pem"]
+    assert sorted(path.name for path in (kits / "C1").iterdir()) == ["ca.pem", "credential", "site.json", "site.key", "site.pem"]
+    for private in ("authority/ca.key", "server/server.key", "C1/site.key", "C1/credential", "C2/site.key"):
+        assert stat.S_IMODE((kits / private).stat().st_mode) == 0o600, private
+
+
+def test_the_server_knows_credentials_by_their_hashes_only(kits):
+    book = (kits / "server" / "credentials.json").read_text()
+    for site in ("C1", "C2", "C3"):
+        credential = (kits / site / "credential").read_text().strip()
+        assert credential not in book
+        credentials.CredentialBook.read(kits / "server" / "credentials.json").check(site, credential)
+
+
+def test_the_servers_certificate_names_its_hosts(tmp_path):
+    folder = provision.provision(tmp_path / "kits", ["hospital.example", "10.1.2.3"], ("C1",), port=8500)
+    names = certificate(folder / "server" / "server.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["hospital.example", "localhost"]
+    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3", "127.0.0.1", "::1"]
+    assert json.loads((folder / "C1" / "site.json").read_text()) == {"site": "C1", "host": "hospital.example", "port": 8500}
+
+
+def test_certificates_are_issued_by_the_authority_for_one_purpose(kits):
+    authority = certificate(kits / "server" / "ca.pem")
+    for path, purpose in ((kits / "server" / "server.pem", "serverAuth"), (kits / "C2" / "site.pem", "clientAuth")):
+        one = certificate(path)
+        one.verify_directly_issued_by(authority)
+        assert [usage._name for usage in one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [purpose]
+        assert not one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert certificate(kits / "C2" / "site.pem").subject.rfc4514_string() == "CN=C2"
+
+
+def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
+    folder = provision.provision(tmp_path / "kits", "localhost", ("C1",))
+    before = (folder / "C1" / "credential").read_text()
+    with pytest.raises(ValueError, match=r"kits holds authority, server, C1 already; .*overwrite"):
+        provision.provision(folder, "localhost", ("C1",))
+    assert (folder / "C1" / "credential").read_text() == before
+    provision.provision(folder, "localhost", ("C1",), overwrite=True)
+    assert (folder / "C1" / "credential").read_text() != before
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sites", "message"),
+    [
+        ([], ("C1",), "server_hosts is empty"),
+        ("localhost", (), "sites is empty"),
+        ("localhost", ("../C1",), "'../C1' cannot be used"),
+        ("localhost", ("server",), "'server' cannot be used"),
+        ("localhost", ("C1", "c1"), "given twice"),
+    ],
+)
+def test_names_that_cannot_work_are_refused_before_anything_is_written(tmp_path, hosts, sites, message):
+    with pytest.raises(ValueError, match=message):
+        provision.provision(tmp_path / "kits", hosts, sites)
+    assert not (tmp_path / "kits").exists()

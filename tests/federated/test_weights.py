@@ -1,0 +1,71 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from federated import errors, weights
+from federated.weights import TensorSpec
+
+ARRAYS = {"b": np.array([1.0, 2.0], np.float32), "a": np.arange(6, dtype=np.float32).reshape(2, 3), "wide": np.array(3.0, np.float64)}
+
+
+def test_canonical_order_is_widest_first_then_by_name():
+    assert [spec.name for spec in weights.specs_of(ARRAYS)] == ["wide", "a", "b"]
+
+
+def test_digest_is_sha256_of_declaration_and_bytes():
+    declaration = b'[["wide","F64",[]],["a","F32",[2,3]],["b","F32",[2]]]'
+    content = np.float64(3.0).tobytes() + np.arange(6, dtype="<f4").tobytes() + np.array([1, 2], "<f4").tobytes()
+    assert weights.digest(ARRAYS) == hashlib.sha256(declaration + content).hexdigest()
+
+
+def test_digest_does_not_depend_on_memory_layout_or_byte_order():
+    turned = {name: np.array(array, order="F") for name, array in ARRAYS.items()}
+    swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in ARRAYS.items()}
+    assert weights.digest(turned) == weights.digest(swapped) == weights.digest(ARRAYS)
+
+
+def test_digest_tells_two_shapes_of_the_same_bytes_apart():
+    assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest({"a": np.zeros((3, 2), np.float32)})
+
+
+def test_differences_name_what_is_missing_extra_and_changed():
+    expected = [TensorSpec("a", "F32", (2, 3)), TensorSpec("b", "F32", (2,)), TensorSpec("c", "F32", ())]
+    received = [TensorSpec("a", "F32", (3, 2)), TensorSpec("c", "F64", ()), TensorSpec("d", "F32", (1,))]
+    assert weights.differences(expected, received) == [
+        "a: expected F32[2, 3], received F32[3, 2]",
+        "b: missing, expected F32[2]",
+        "c: expected F32[], received F64[]",
+        "d: F32[1] is not part of the model",
+    ]
+    with pytest.raises(errors.IncompatibleWeights, match=r"update of site 'C1' .* 4 tensors differ: a: expected .*genotype"):
+        weights.check_same(expected, received, what="update of site 'C1'")
+
+
+def test_a_long_list_of_differences_is_cut_and_counted():
+    expected = [TensorSpec(f"t{i:03d}", "F32", (1,)) for i in range(200)]
+    with pytest.raises(errors.IncompatibleWeights, match="200 tensors differ.*and 170 more"):
+        weights.check_same(expected, [], what="model")
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([], "0 tensors declared"),
+        ([TensorSpec("a", "F32", (2**40,))], "bytes declared, at most 1000000"),
+        ([TensorSpec("a", "F32", (2**40, 2**40, 0))] * 2, "declared twice"),
+        ([TensorSpec("a", "I64", (2,))], "dtype 'I64'"),
+        ([TensorSpec("a", "F32", (-1,))], "is not a shape"),
+        ([TensorSpec("", "F32", (1,))], "tensor name ''"),
+        ([TensorSpec("a\n", "F32", (1,))], "not printable"),
+        ([TensorSpec("b", "F32", (1,)), TensorSpec("a", "F32", (1,))], "canonical order"),
+    ],
+)
+def test_a_declaration_is_checked_before_anything_is_allocated_for_it(specs, message):
+    with pytest.raises(errors.IncompatibleWeights, match=message):
+        weights.check_declaration(specs, max_bytes=1_000_000)
+
+
+def test_integers_are_no_weights():
+    with pytest.raises(errors.IncompatibleWeights, match=r"step: dtype int64 cannot be averaged"):
+        weights.specs_of({"step": np.zeros(2, np.int64)})
