@@ -70,11 +70,12 @@ class Network:
           image: float32 [b, *patch_size, 1].
           noise: float32 [b, latent_size], standard normal; ignored where there is no VAE branch.
         """
+        image = tf.convert_to_tensor(image, tf.float32)
         if self.vae is None:
             return self.trainer(image, training=True)
         if noise is None:
             noise = tf.zeros((tf.shape(image)[0], self.latent_size), tf.float32)
-        return self.trainer([image, noise], training=True)
+        return self.trainer([image, tf.convert_to_tensor(noise, tf.float32)], training=True)
 
 
 class _Body:

@@ -15,7 +15,8 @@ def evaluate(make, *shapes, seed=0):
     layers = NamedLayers()
     module = make(layers)
     symbols = [keras.Input(shape) for shape in shapes]
-    model = keras.Model(symbols, module(symbols if len(shapes) > 1 else symbols[0]))
+    inputs = symbols if len(shapes) > 1 else symbols[0]
+    model = keras.Model(inputs, module(inputs))
     weights = {}
     for name, variable in layers.variables().items():
         weights[name] = rng.normal(scale=0.5, size=tuple(variable.shape)).astype(np.float32)

@@ -1,0 +1,148 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas import genotype, named_weights, network
+from c2fnas.genotype import CellGene, Genotype
+from tests.c2fnas.fixtures import make_fixture
+
+SMALL = Genotype("small", (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")), filters=2)
+
+
+def _image(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=(*shape, 1)).astype(np.float32)
+
+
+def count_macs(model, size):
+    """Traces `model` for one volume, computes nothing, and counts output voxels times kernel of each convolution layer."""
+    counted = collections.Counter()
+
+    def watch(layer):
+        compute = layer.call
+
+        def call(inputs):
+            outputs = compute(inputs)
+            counted[layer.name] += int(np.prod(outputs.shape[1:4])) * int(np.prod(layer.kernel.shape))
+            return outputs
+
+        layer.call = call
+
+    for layer in model.layers:
+        if hasattr(layer, "kernel") and len(layer.kernel.shape) == 5:
+            watch(layer)
+    tf.function(lambda image: model(image)).get_concrete_function(tf.TensorSpec((1, *size, 1), tf.float32))
+    return sum(counted.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "conv_weights", "macs"),
+    [("c2fnas", 19_559_360, 189_772_333_056), ("c2fnas_sum", 15_307_712, 157_553_786_880)],
+)
+def test_full_size_counts(name, conv_weights, macs):
+    built = network.build(genotype.named(name), patch_size=(96, 96, 96), vae=None)
+    kernels = {weight: variable for weight, variable in built.variables.items() if weight.endswith("kernel")}
+    assert sum(int(np.prod(variable.shape)) for variable in kernels.values()) == conv_weights
+    assert count_macs(built.segmenter, (96, 96, 96)) == macs
+    expected = {conv.name: (*conv.kernel, conv.channels_in, conv.channels_out) for conv in built.genotype.convolutions()}
+    assert {weight: tuple(variable.shape) for weight, variable in kernels.items()} == expected
+
+
+@pytest.fixture(scope="module")
+def small():
+    return network.build(SMALL, patch_size=(8, 12, 4), latent_size=3, seed=2)
+
+
+def test_vae_branch_changes_no_logit(small):
+    without = network.build(SMALL, patch_size=(8, 12, 4), vae=None, seed=2)
+    shared = named_weights.read(without)
+    for name, array in named_weights.read(small).items():
+        assert name.startswith("vae/") == (name not in shared)
+        if name in shared:
+            np.testing.assert_array_equal(array, shared[name])
+    image = _image(2, 8, 12, 4)
+    logits = without.train_outputs(image)["logits"]
+    for noise in (None, np.ones((2, 3), np.float32)):
+        np.testing.assert_allclose(small.train_outputs(image, noise)["logits"], logits, atol=1e-6)
+    np.testing.assert_allclose(small.segmenter(image), logits, atol=1e-6)
+
+
+def test_trainer_and_segmenter_share_their_weights(small):
+    before = named_weights.read(small)
+    image = _image(1, 8, 12, 4)
+    old = small.segmenter(image).numpy()
+    small.variables["end/classifier/bias"].assign([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(small.segmenter(image) - old, np.broadcast_to([1.0, 2.0, 3.0], old.shape), atol=1e-5)
+    np.testing.assert_allclose(small.train_outputs(image)["logits"], small.segmenter(image), atol=1e-6)
+    named_weights.assign(small, before)
+
+
+def test_every_weight_is_named_once_and_trained(small):
+    named = {id(variable) for variable in small.variables.values()}
+    assert len(named) == len(small.variables) == len(small.trainer.trainable_variables)
+    values = [
+        variable.value if hasattr(variable, "value") and not callable(variable.value) else variable for variable in small.variables.values()
+    ]
+    with tf.GradientTape() as tape:
+        outputs = small.train_outputs(_image(1, 8, 12, 4), np.ones((1, 3), np.float32))
+        total = sum(tf.reduce_sum(output * _image(*output.shape[:-1])) for output in (outputs["logits"], outputs["reconstruction"]))
+    gradients = tape.gradient(total, values)
+    assert [name for name, gradient in zip(small.variables, gradients, strict=True) if gradient is None] == []
+
+
+def test_volumes_of_other_sizes_and_batches(small):
+    assert tuple(small.segmenter(_image(3, 12, 4, 8)).shape) == (3, 12, 4, 8, 3)
+
+
+def test_one_sample_does_not_see_another(small):
+    image = _image(2, 8, 8, 8)
+    alone = small.segmenter(image[1:]).numpy()
+    np.testing.assert_allclose(small.segmenter(image)[1:], alone, atol=1e-5)
+
+
+def test_outputs_have_the_documented_shapes(small):
+    outputs = small.train_outputs(_image(2, 8, 12, 4), np.zeros((2, 3), np.float32))
+    shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+    assert shapes == {"logits": (2, 8, 12, 4, 3), "reconstruction": (2, 8, 12, 4, 1), "mean": (2, 3), "std": (2, 3)}
+    assert {value.dtype for value in outputs.values()} == {tf.float32}
+
+
+def test_log_prior_is_what_an_untrained_network_answers():
+    built = network.build(SMALL, patch_size=(8, 8, 8), vae=None, class_prior=(0.9, 0.08, 0.02))
+    built.variables["end/classifier/kernel"].assign(np.zeros((1, 1, 1, 2, 3), np.float32))
+    probabilities = tf.nn.softmax(built.segmenter(_image(1, 8, 8, 8)))
+    np.testing.assert_allclose(probabilities, np.broadcast_to([0.9, 0.08, 0.02], probabilities.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", genotype.NAMES)
+def test_committed_weights_give_the_committed_logits(name):
+    """Recorded on one stack and read by both, so the stacks agree with each other."""
+    built = make_fixture.build(name)
+    arrays, _ = named_weights.load(make_fixture.FOLDER / f"{name}.safetensors")
+    expected = {key.removeprefix("expected/"): arrays.pop(key) for key in list(arrays) if key.startswith("expected/")}
+    named_weights.assign(built, arrays)
+    image, noise = make_fixture.patch()
+    found = make_fixture.recorded(built.train_outputs(image, noise))
+    assert found.keys() == expected.keys()
+    assert np.ptp(expected["logits"]) > 1
+    for key, array in expected.items():
+        np.testing.assert_allclose(found[key], array, atol=1e-4, err_msg=key)
+    stride = make_fixture.STRIDE
+    np.testing.assert_allclose(built.segmenter(image)[:, ::stride, ::stride, ::stride], expected["logits"], atol=1e-4)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"\(8, 10, 8\).*multiples of 4"):
+        network.build(SMALL, patch_size=(8, 10, 8))
+    with pytest.raises(ValueError, match=r"class_prior is \(0.5, 0.5\); expected 3 shares"):
+        network.build(SMALL, patch_size=(8, 8, 8), class_prior=(0.5, 0.5))
+    with pytest.raises(ValueError, match="class_prior"):
+        network.build(SMALL, patch_size=(8, 8, 8), class_prior=(1.0, 0.0, 0.0))
+
+
+def test_parameter_count_by_hand():
+    tiny = Genotype("tiny", (CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1, classes=2)
+    built = network.build(tiny, patch_size=(2, 2, 2), vae=None)
+    norms = 2 * (1 + 2 + 6 * 2 + 2 + 1)  # gamma and beta: stem, two cells of three blocks, end
+    assert network.parameter_count(built) == tiny.conv_weights() + norms + 2  # and the classifier's bias
