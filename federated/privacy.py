@@ -26,7 +26,7 @@ _MAX_METRICS = 64
 
 
 def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
-    """Returns `metrics` as plain floats.
+    """Returns `metrics` as plain floats in the order of their names, since a protobuf map keeps none.
 
     Raises:
       PrivacyRefused: for more than 64 of them, a key that is no short metric name, or a value that is no finite number.
@@ -38,7 +38,7 @@ def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
         if not isinstance(key, str) or not _METRIC.fullmatch(key) or _LONG_NUMBER.search(key):
             raise PrivacyRefused(f"{what}: the name of value {number} is not a metric name (letters, digits, '_', '/'; no long numbers)")
         checked[key] = _finite(value, f"{what}: {key}")
-    return checked
+    return dict(sorted(checked.items()))
 
 
 def check_rows(rows: Iterable[Mapping[str, Any]], *, site: str, models: Iterable[str]) -> list[dict[str, Any]]:

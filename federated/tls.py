@@ -68,29 +68,47 @@ def caller(context: grpc.ServicerContext) -> tuple[str, str]:
 def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: float = 5.0) -> None:
     """Says why a server cannot be reached: gRPC calls every cause UNAVAILABLE, a refused certificate and a server that restarts alike.
 
+    Returns when nothing is wrong any more.
+
     Raises:
       ServerUnreachable: nobody listens, the name is unknown, or the network is down: worth another try.
       CertificateRefused: one end does not trust the other: trying again will not help.
     """
+    # A server that refuses a client's certificate hangs up after a handshake that, to the client, went well. So does one that
+    # is killed in that moment, but not three times running.
+    if all(_hangs_up(host, port, identity, timeout_s) for _ in range(3)):
+        raise CertificateRefused(
+            f"{host}:{port}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
+            "and see that the clocks agree"
+        )
+
+
+def _hangs_up(host: str, port: int, identity: Identity, timeout_s: float) -> bool:
+    """Returns whether the other end closes the connection right after a successful handshake; raises as `explain_failure`."""
     where = f"{host}:{port}"
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
+    shaken = False
     try:
         with socket.create_connection((host, port), timeout=timeout_s) as plain, context.wrap_socket(plain, server_hostname=host) as secure:
-            # TLS 1.3 tells the client that its certificate was refused only after the handshake, at the first read.
-            secure.recv(1)
+            shaken = True
+            return not secure.recv(1)  # an HTTP/2 server speaks first
     except ssl.SSLCertVerificationError as error:
         raise CertificateRefused(
             f"{where}: its certificate is not trusted ({error.verify_message}); check that host, port and ca.pem belong to the same federation"
         ) from error
     except ssl.SSLError as error:
         reason = (error.reason or "TLS failed").replace("_", " ").lower()
-        if "alert" in reason:
-            raise CertificateRefused(
-                f"{where}: the server refused this site's certificate ({reason}); ask the server's operator for a kit of this federation"
-            ) from error
         if "wrong version number" in reason:
             raise CertificateRefused(f"{where}: whoever listens there does not speak TLS; check host and port") from error
+        if "alert" in reason:
+            return True
         raise ServerUnreachable(f"{where}: {reason}") from error
+    except TimeoutError as error:
+        raise ServerUnreachable(f"{where}: no answer within {timeout_s:g} s") from error
+    except ConnectionError as error:
+        if shaken:
+            return True
+        raise ServerUnreachable(f"{where}: {error.strerror or error}") from error
     except OSError as error:
         raise ServerUnreachable(f"{where}: {error.strerror or error}") from error

@@ -44,7 +44,7 @@ def test_differences_name_what_is_missing_extra_and_changed():
 
 def test_a_long_list_of_differences_is_cut_and_counted():
     expected = [TensorSpec(f"t{i:03d}", "F32", (1,)) for i in range(200)]
-    with pytest.raises(errors.IncompatibleWeights, match="200 tensors differ.*and 170 more"):
+    with pytest.raises(errors.IncompatibleWeights, match=r"200 tensors differ.*and 170 more"):
         weights.check_same(expected, [], what="model")
 
 
