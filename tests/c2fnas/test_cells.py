@@ -12,7 +12,12 @@ PORT = {"merge": "before_op", "outer": "conv", "down": "before_first"}
 def _cell(gene_1, gene_2, gene_3, number):
     """Cell `number` of a small network; level l has 2**l channels."""
     genotype = Genotype("small", (gene_1, gene_2, gene_3, CellGene((3, 0), 1, "conv2d")), filters=1)
-    return lambda layers: lambda inputs, cell=Cell(layers, genotype, number): cell(inputs if isinstance(inputs, list) else [inputs])
+
+    def make(layers):
+        cell = Cell(layers, genotype, number)
+        return lambda inputs: cell(inputs if isinstance(inputs, list) else [inputs])
+
+    return make
 
 
 def _plain(voxels, weights, name):

@@ -116,7 +116,7 @@ def test_broken_json_names_file_and_entry(change, message, tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'nas'.*c2fnas, c2fnas_sum"):
+    with pytest.raises(ValueError, match=r"'nas'.*c2fnas, c2fnas_sum"):
         genotype.load("nas")
 
 

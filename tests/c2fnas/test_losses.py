@@ -135,7 +135,7 @@ def test_errors_carry_the_shapes_and_values():
         losses.cross_entropy(tf.zeros((1, 2, 2, 2, 3)), tf.zeros((1, 2, 2, 3), tf.uint8))
     with pytest.raises(ValueError, match=r"\(2, 2, 2, 1\), image \(2, 2, 3, 1\)"):
         losses.reconstruction_loss(tf.zeros((1, 2, 2, 2, 1)), tf.zeros((1, 2, 2, 3, 1)))
-    with pytest.raises(ValueError, match="'bits'.*voxels, latent"):
+    with pytest.raises(ValueError, match=r"'bits'.*voxels, latent"):
         losses.kl_divergence(tf.zeros((1, 2)), tf.ones((1, 2)), voxels=8, kind="bits")
     with pytest.raises(ValueError, match="kl is -1"):
         losses.LossConfig(kl=-1.0)

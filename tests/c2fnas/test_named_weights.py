@@ -48,7 +48,7 @@ def test_refusals_list_the_names_and_change_nothing(built):
 
 
 def test_many_missing_names_are_shortened(built):
-    with pytest.raises(ValueError, match="and [0-9]+ more"):
+    with pytest.raises(ValueError, match=r"and [0-9]+ more"):
         named_weights.assign(built, {})
 
 
@@ -107,7 +107,7 @@ def test_unreadable_files_are_named(content, tmp_path):
     path = tmp_path / "broken.safetensors"
     if content is not None:
         path.write_bytes(content[:9])
-    with pytest.raises(ValueError, match="broken.safetensors"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors"):
         named_weights.load(path)
 
 

@@ -115,7 +115,7 @@ def test_deviation_stays_positive():
 
 
 def test_unknown_kind_and_size_are_refused():
-    with pytest.raises(ValueError, match="'wide'.*reduced, direct"):
+    with pytest.raises(ValueError, match=r"'wide'.*reduced, direct"):
         network.build(SMALL, patch_size=(8, 8, 8), vae="wide")
     with pytest.raises(ValueError, match="latent_size is 0"):
         network.build(SMALL, patch_size=(8, 8, 8), latent_size=0)
