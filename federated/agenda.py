@@ -36,6 +36,7 @@ class Progress:
 
     Attributes:
       open_round: None after the last aggregation.
+      closing: the open round is over and being aggregated.
       participants: sites with an update in any round.
       scored: sites that scored the last global model.
       declared: sites that published all their models, or declared none.
@@ -45,6 +46,7 @@ class Progress:
 
     open_round: Round | None
     num_rounds: int
+    closing: bool = False
     participants: frozenset[str] = frozenset()
     scored: frozenset[str] = frozenset()
     declared: frozenset[str] = frozenset()
@@ -57,7 +59,7 @@ def next_task(progress: Progress, site: str) -> Task:
     """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart does no harm."""
     if progress.open_round is not None:
         number = progress.open_round.number
-        if site in progress.open_round.received:
+        if progress.closing or site in progress.open_round.received:
             return Task("wait")
         return Task("train", round=number, model=global_name(number - 1))
     if progress.finished or site in progress.reported or site not in progress.participants:

@@ -166,9 +166,13 @@ class _Watchdog:
         self._moved, self._over = threading.Event(), threading.Event()
 
     def following(self, messages: Iterator[pb.ModelPart]) -> Iterator[pb.ModelPart]:
-        for message in messages:
-            self._moved.set()
-            yield message
+        try:
+            for message in messages:
+                self._moved.set()
+                yield message
+        except ValueError:
+            if not self._over.is_set():  # else the server had heard enough, and the file was closed while gRPC looked ahead
+                raise
         self._moved.set()
 
     def of(self, call: Any) -> _Watchdog:

@@ -6,6 +6,7 @@ selects and decides that a phase is over.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -24,7 +25,7 @@ from federated.credentials import CredentialBook, Sessions
 from federated.exchange import PROTOCOL, Offer, Receipt, Session
 from federated.storage import Store
 from federated.tensor_files import MAX_BYTES, TensorFile, TensorFileWriter
-from federated.weights import check_declaration, check_same
+from federated.weights import Digest, TensorSpec, check_declaration, check_same
 from runkit import atomic
 from runkit.events import EventLog
 
@@ -158,6 +159,8 @@ class Coordinator:
         """Returns whose token it is. Raises SessionExpired, CertificateRefused."""
         with self._changed:
             site = self._sessions.site_of(token, certificate)
+            if site not in self._credentials.sites:
+                raise errors.SessionExpired(f"site {site!r} has no part in this federation any more; ask the server's operator for a kit")
             self._last_seen[site] = self._clock()
             return site
 
@@ -362,18 +365,24 @@ class Coordinator:
     def _close_round(self, closed: rounds.Round) -> None:
         """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late updates are refused."""
         began = time.monotonic()
-        path = self._store.global_path(closed.number)
         metadata = {**self._metadata, "round": str(closed.number)}
-        sources: dict[str, tuple[TensorFile, int]] = {}
-        try:
-            for site, update in closed.received.items():
-                sources[site] = (TensorFile(self._store.update_path(update)), update.num_examples)
-            with atomic.replacing(path) as temporary, TensorFileWriter(temporary, self._specs, metadata) as writer:
-                weighted_mean_of_sources(sources, writer)
-                sha256 = writer.finish()
-        finally:
-            for file, _ in sources.values():
-                file.close()
+        with contextlib.ExitStack() as opened:
+            sources: dict[str, tuple[_Verified, int]] = {}
+            try:
+                for site, update in closed.received.items():
+                    source = opened.enter_context(_Verified(self._store.update_path(update), update))
+                    sources[site] = (source, update.num_examples)
+                with (
+                    atomic.replacing(self._store.global_path(closed.number)) as temporary,
+                    TensorFileWriter(temporary, self._specs, metadata) as writer,
+                ):
+                    weighted_mean_of_sources(sources, writer)
+                    for source, _ in sources.values():
+                        source.check()
+                    sha256 = writer.finish()
+            except _Spoilt as spoilt:
+                self._give_back(spoilt.update)
+                return
         with self._changed:
             self._store.close_round(closed, sha256)
             self._round = self._store.open_round(self._policy)
@@ -390,6 +399,15 @@ class Coordinator:
             self._select()
             if self._round is not None:
                 self._log("round_opened", round=self._round.number, received=[])
+
+    def _give_back(self, update: rounds.Update) -> None:
+        """Takes a spooled update that the disk has spoilt out of its round, so that the site makes it again."""
+        with self._changed:
+            self._store.forget_update(update)
+            self._round = self._store.open_round(self._policy)
+            self._aggregating = False
+            self._note_change()
+        self._log("update_lost", site=update.site, round=update.round)
 
     def _advance_closing(self, now: float) -> float | None:
         """Moves on after the last round: selection, fixing the models to evaluate, the end."""
@@ -459,16 +477,16 @@ class Coordinator:
 
     def _progress(self) -> agenda.Progress:
         last = self._policy.num_rounds
-        finished = self._store.finished
         return agenda.Progress(
             open_round=self._round,
             num_rounds=last,
+            closing=self._aggregating,
             participants=self._store.participants(),
-            scored=frozenset(self._store.scores().get(last, {})),
-            declared=frozenset(self._store.declared()) if self._config.cross_site_evaluation else self._store.participants(),
+            scored=self._store.scored(last),
+            declared=self._store.declared() if self._config.cross_site_evaluation else self._store.participants(),
             models=self._store.fixed_models(),
-            reported=frozenset(self._store.rows()),
-            finished=finished,
+            reported=self._store.reported(),
+            finished=self._store.finished,
         )
 
     def _locate(self, name: str) -> tuple[pathlib.Path, str]:
@@ -501,6 +519,45 @@ class Coordinator:
     def _log(self, event: str, **fields: Any) -> None:
         self._events.append(event, **fields)
         logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+
+
+class _Spoilt(Exception):
+    """A spooled update is no longer what was received."""
+
+    def __init__(self, update: rounds.Update):
+        super().__init__(update)
+        self.update = update
+
+
+class _Verified:
+    """A spooled update that is read once from beginning to end, and told afterwards whether it was what had been received."""
+
+    def __init__(self, path: pathlib.Path, update: rounds.Update):
+        self._update = update
+        try:
+            self._file = TensorFile(path)
+        except ValueError as error:
+            raise _Spoilt(update) from error
+        self.specs = self._file.specs
+        self._digest = Digest(self.specs)
+
+    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
+        try:
+            data = self._file.read_bytes(spec, offset, size)
+        except ValueError as error:
+            raise _Spoilt(self._update) from error
+        self._digest.update(data)
+        return data
+
+    def check(self) -> None:
+        if self._digest.hex() != self._update.sha256:
+            raise _Spoilt(self._update)
+
+    def __enter__(self) -> _Verified:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 class _Incoming:

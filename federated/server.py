@@ -7,6 +7,7 @@ import os
 import pathlib
 import queue
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated import wire
 from federated.coordinator import Coordinator, ServerConfig, ServerSummary
 from federated.credentials import CredentialBook
-from federated.errors import FederationFull, PortInUse
+from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.servicer import TokenGate, WeightExchangeServicer
 from federated.storage import Store
 from federated.tls import Identity
@@ -56,7 +57,7 @@ def serve(
     Raises:
       ValueError: for a kit or initial model that cannot be used.
       PortInUse, StoreInUse, DifferentRun: naming what is in the way.
-      OSError: where the store cannot be written any more; what was confirmed is safe.
+      StorageTrouble: where the store cannot be written any more; what was confirmed is safe.
     """
     store_folder = pathlib.Path(store_folder)
     identity = Identity.of(kit_folder, "server")
@@ -103,6 +104,13 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
         if coordinator.drive():
             coordinator.wait_confirmed()
         endings.put(None)
+    except (OSError, sqlite3.Error) as error:
+        endings.put(
+            StorageTrouble(
+                f"the store cannot be read or written any more ({getattr(error, 'strerror', None) or error}); "
+                "free space or mend the folder and start again: what was confirmed to sites is safe"
+            )
+        )
     except BaseException as error:  # handed to the thread that serves, which raises it
         endings.put(error)
 

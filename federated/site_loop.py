@@ -107,7 +107,7 @@ def run(
     except (KeyboardInterrupt, Terminated) as reason:
         loop.note("stopped", reason=type(reason).__name__)
         return SiteSummary(transport.site, False, loop.rounds, loop.models_evaluated)
-    except errors.FederationError as error:
+    except Exception as error:
         loop.note("failed", error=type(error).__name__)
         raise
     finally:
@@ -139,17 +139,18 @@ class _Loop:
         self._journal.enter(session.run)
         self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
         with _beating(self._transport, session.heart_beat_s):
-            while True:
-                began = self._clock()
-                task = self._server.next_task()
-                if task.kind == "finished":
-                    break
-                if task.kind == "wait":
-                    self.note("waited", seconds=self._since(began))
-                else:
-                    self._do(task)
+            while (task := self._next_task()).kind != "finished":
+                self._do(task)
         self._journal.finish()
         self.note("finished")
+
+    def _next_task(self) -> Task:
+        began, waited = self._clock(), False
+        while (task := self._server.next_task()).kind == "wait":
+            waited = True
+        if waited:
+            self.note("waited", seconds=self._since(began))
+        return task
 
     def _do(self, task: Task) -> None:
         if task.kind == "train":
@@ -171,6 +172,7 @@ class _Loop:
             pulled = self._pull(task.model)
             self._score(task.round - 1, pulled)
             began = self._clock()
+            self._pulled = None  # the trainer may work in place
             arrays, metrics = self._trainer.train(pulled.arrays, task.round)
             checked = privacy.check_metrics(metrics, what=f"metrics of round {task.round}")
             self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
@@ -256,7 +258,7 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
         while not over.wait(every_s):
             try:
                 transport.heart_beat()
-            except errors.FederationError as error:
+            except (errors.FederationError, ValueError) as error:  # ValueError: gRPC's word for a channel that was closed
                 # The loop itself meets whatever is wrong at its next call, and knows what to do.
                 logging.debug("event=heart_beat_failed reason=%s", error)
 
@@ -266,7 +268,7 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(5.0)  # a beat under way ends with the transport, if not before
 
 
 @contextlib.contextmanager

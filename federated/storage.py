@@ -219,6 +219,12 @@ class Store:
         if replaced is not None and self.update_path(replaced) != path:
             self.update_path(replaced).unlink(missing_ok=True)
 
+    def forget_update(self, update: Update) -> None:
+        """Drops an update of the open round, as if it had never come."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM updates WHERE round = ? AND site = ?", (update.round, update.site))
+        self.update_path(update).unlink(missing_ok=True)
+
     def update(self, site: str, number: int) -> Update | None:
         """Returns what was received from a site in a round, closed rounds included."""
         row = self._one("SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ?", number, site)
@@ -271,6 +277,10 @@ class Store:
             result.setdefault(model, {})[site] = json.loads(scores)
         return result
 
+    def scored(self, model: int) -> frozenset[str]:
+        """Returns the sites that scored a model."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model))
+
     def keep_selection(self, best: int, table: Mapping[str, Any]) -> None:
         """Makes global model `best` the best one: `best.safetensors` first, then `selection.json`, each whole or as before."""
         record = self.folder / "selection.json"
@@ -299,8 +309,9 @@ class Store:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names))))
 
-    def declared(self) -> dict[str, list[str]]:
-        return {site: json.loads(names) for site, names in self._all("SELECT site, names FROM declared ORDER BY site")}
+    def declared(self) -> frozenset[str]:
+        """Returns the sites that published all they will."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
 
     def fix_models(self, names: Sequence[str], best: int) -> None:
         """Fixes which models every site evaluates, and which global model is the best one from now on."""
@@ -327,6 +338,10 @@ class Store:
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         return {site: json.loads(rows) for site, rows in self._all("SELECT site, rows FROM reports ORDER BY site")}
+
+    def reported(self) -> frozenset[str]:
+        """Returns the sites whose rows are in."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM reports"))
 
     def finish(self) -> None:
         self._set_value("finished", True)

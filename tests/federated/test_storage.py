@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from federated import errors, storage, tensor_files
@@ -30,7 +31,7 @@ def reopen(tmp_path, initial):
 
 def arrive(store, site, number=1, value=1.0, now=100.0):
     path = store.incoming_path()
-    sha256 = tensor_files.save(path, {name: array * 0 + array.dtype.type(value) for name, array in toy.INITIAL.items()})
+    sha256 = tensor_files.save(path, {name: np.full_like(array, value) for name, array in toy.INITIAL.items()})
     update = Update(site, number, toy.EXAMPLES[site], sha256)
     store.keep_update(path, update, {"loss": 0.5}, now=now)
     return update
@@ -142,7 +143,7 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     assert {name: record.num_examples for name, record in store.sites().items()} == {"C1": 31}
     assert store.scores() == {0: {"C1": {"dice": 0.5}}}
     assert store.models() == {"C1_baseline": ("C1", sha256)} and store.model_path("C1_baseline").exists()
-    assert store.declared() == {"C1": ["C1_baseline"]}
+    assert store.declared() == {"C1"} == store.reported() == store.scored(0) and store.scored(1) == set()
     assert store.fixed_models() == ("C1_baseline", "FL_global") and store.fixed_best() == 1
     assert store.rows() == {"C1": rows}
     assert [json.loads(line) for line in (store.folder / "rows.jsonl").read_text().splitlines()] == rows
