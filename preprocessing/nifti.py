@@ -102,7 +102,7 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = _image_class(path, content).from_bytes(content)
         header = image.header
-        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
+        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(image.dataobj.offset)  # the header says 0 once read
     except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: its NIfTI header cannot be read ({error}); convert the scan again") from error
     while len(shape) > 3 and shape[-1] == 1:  # some tools write one volume as a series of one
@@ -120,8 +120,8 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ValueError(f"{path}: its affine does not place the voxels in space; convert the scan again")
     array = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
-    slope, intercept = header.get_slope_inter()
-    if slope is not None and (slope, intercept) != (1.0, 0.0):
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    if (slope, intercept) != (1.0, 0.0):
         array = array * np.float32(slope) + np.float32(intercept)
     return array, affine
 
