@@ -26,7 +26,7 @@ _MAX_METRICS = 64
 
 
 def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
-    """Returns `metrics` as plain floats in the order of their names, since a protobuf map keeps none.
+    """Returns `metrics` as plain floats in the order of their names, since a protobuf map keeps none; None means no value and is left out.
 
     Raises:
       PrivacyRefused: for more than 64 of them, a key that is no short metric name, or a value that is no finite number.
@@ -37,7 +37,8 @@ def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
     for number, (key, value) in enumerate(metrics.items(), start=1):
         if not isinstance(key, str) or not _METRIC.fullmatch(key) or _LONG_NUMBER.search(key):
             raise PrivacyRefused(f"{what}: the name of value {number} is not a metric name (letters, digits, '_', '/'; no long numbers)")
-        checked[key] = _finite(value, f"{what}: {key}")
+        if value is not None:
+            checked[key] = _finite(value, f"{what}: {key}")
     return dict(sorted(checked.items()))
 
 

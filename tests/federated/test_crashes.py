@@ -67,21 +67,38 @@ class Program:
             self._kills = self._kills[1:]
             self._start()
             return False
-        assert code == 0, self._log.read_text()[-3000:]
+        assert code == 0, self.log_text()
         return True
+
+    def log_text(self):
+        return self._log.read_text()[-3000:]
+
+    def terminate(self):
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+def until(condition, *programs, seconds=60):
+    """Waits for a condition that one of the programs is to bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for program in programs:
+            assert program.process.poll() is None and time.monotonic() < deadline, program.log_text()
+            try:
+                program.process.wait(0.02)  # returns at once when it ends
+            except subprocess.TimeoutExpired:
+                continue
 
 
 def federate(folder, kits, *, server_kills=(), site_kills=None):
     """Runs a server and two sites to their end; returns (store folder, number of deaths)."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     store = folder / "store"
     initial = toy.write_initial(folder / "initial.safetensors")
     programs = {"server": Program(folder / "server.log", "server", store, kits / "server", initial, kills=server_kills)}
     deadline = time.monotonic() + 120
     try:
-        while not (store / "address.json").exists():
-            assert time.monotonic() < deadline and programs["server"].process.poll() is None, (folder / "server.log").read_text()[-3000:]
-            os.sched_yield()
+        until((store / "address.json").exists, programs["server"])
         port = json.loads((store / "address.json").read_text())["port"]
         for site in ("C1", "C2"):
             kills = (site_kills or {}).get(site, ())
@@ -89,7 +106,7 @@ def federate(folder, kits, *, server_kills=(), site_kills=None):
         running = set(programs)
         while running:
             running -= {name for name in running if programs[name].watch()}
-            assert time.monotonic() < deadline, "\n".join((folder / f"{name}.log").read_text()[-2000:] for name in running)
+            assert time.monotonic() < deadline, "\n".join(programs[name].log_text() for name in running)
             for name in running:
                 try:
                     programs[name].process.wait(0.02)  # returns at once when it ends
@@ -136,3 +153,19 @@ def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, ki
     store, deaths = federate(tmp_path / "run", kits, site_kills=SITE_KILLS)
     assert deaths == sum(map(len, SITE_KILLS.values()))
     assert results(store) == results(undisturbed)
+
+
+def test_told_to_terminate_both_ends_leave_in_good_order_and_go_on_later(tmp_path, kits, undisturbed):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    initial = toy.write_initial(folder / "initial.safetensors")
+    server = Program(folder / "server.log", "server", folder / "store", kits / "server", initial)
+    until((folder / "store" / "address.json").exists, server)
+    port = json.loads((folder / "store" / "address.json").read_text())["port"]
+    site = Program(folder / "C1.log", "site", folder / "C1", kits / "C1", port)
+    log = folder / "C1" / "events.jsonl"
+    until(lambda: log.exists() and '"pushed"' in log.read_text(), site, server)  # now it waits for the other site
+    assert (site.terminate(), server.terminate()) == (3, 3)
+    assert '"stopped"' in log.read_text() and "finished=False" in server.log_text()
+    assert federate(folder, kits) == (folder / "store", 0)
+    assert results(folder / "store") == results(undisturbed)

@@ -54,7 +54,10 @@ def test_a_row_needs_its_keys():
 
 
 def test_metrics_are_short_names_and_finite_numbers():
-    assert privacy.check_metrics({"loss/dice": np.float32(0.5), "dice_1": 1}, what="scores") == {"loss/dice": 0.5, "dice_1": 1.0}
+    assert privacy.check_metrics({"loss/dice": np.float32(0.5), "dice_1": 1, "dice_tumour": None}, what="scores") == {
+        "loss/dice": 0.5,
+        "dice_1": 1.0,
+    }
     for bad, message in (
         ({"Doe, Jane": 1.0}, "name of value 1"),
         ({"mrn_20231": 1.0}, "name of value 1"),
