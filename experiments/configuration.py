@@ -45,15 +45,27 @@ class ExperimentConfig:
         _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
         _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
         _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
-        _require(0 < self.final_learning_rate <= self.learning_rate, "final_learning_rate", self.final_learning_rate, "above 0, at most learning_rate")
+        _require(
+            0 < self.final_learning_rate <= self.learning_rate,
+            "final_learning_rate",
+            self.final_learning_rate,
+            "above 0, at most learning_rate",
+        )
         _require(self.window_hu[0] < self.window_hu[1], "window_hu", self.window_hu, "low,high with low below high")
-        _require(len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0")
+        _require(
+            len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
+        )
         for name in ("filters", "latent_size", "patches_per_case", "batch_size", "num_rounds", "local_epochs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):
             sizes = getattr(self, name)
-            _require(len(sizes) == 3 and all(s >= 16 and s % 16 == 0 for s in sizes), name, sizes, "three multiples of 16 (the network halves four times)")
+            _require(
+                len(sizes) == 3 and all(s >= 16 and s % 16 == 0 for s in sizes),
+                name,
+                sizes,
+                "three multiples of 16 (the network halves four times)",
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}

@@ -5,7 +5,7 @@ A module that defines `main` calls the `define_*` functions it needs; nothing el
 
 from __future__ import annotations
 
-import pathlib
+import os
 import sys
 
 from absl import app, flags, logging
@@ -14,7 +14,6 @@ from experiments.configuration import ExperimentConfig
 
 FLAGS = flags.FLAGS
 
-_FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
 _EXPERIMENT_FLAGS: list[str] = []
 
 
@@ -25,17 +24,26 @@ def define_experiment() -> None:
         _EXPERIMENT_FLAGS.append(name)
         return name
 
-    flags.DEFINE_string(keep("profile"), "paper", "Name of the profile, kept with every result. Choose it by --flagfile, e.g. "
-                        "--flagfile=experiments/flagfiles/demo.flags.")
+    flags.DEFINE_string(
+        keep("profile"),
+        "paper",
+        "Name of the profile, kept with every result. Choose it by --flagfile, e.g. --flagfile=experiments/flagfiles/demo.flags.",
+    )
     flags.DEFINE_integer(keep("seed"), 1, "Seed of initial weights, patches, latent noise, splits and the synthetic cohort.")
     flags.DEFINE_string(keep("genotype"), "c2fnas", "Named genotype, or the path of a genotype's JSON file.")
     flags.DEFINE_integer(keep("filters"), 32, "Filters at full resolution; each level doubles them.")
-    flags.DEFINE_enum(keep("vae"), "reduced", ["reduced", "direct", "none"],
-                      "VAE branch at the encoder's end: 'reduced' has a stride-2 convolution to 16 channels before the dense layers "
-                      "(Myronenko 2018), 'direct' flattens the encoder's end itself, 'none' leaves the branch out.")
+    flags.DEFINE_enum(
+        keep("vae"),
+        "reduced",
+        ["reduced", "direct", "none"],
+        "VAE branch at the encoder's end: 'reduced' has a stride-2 convolution to 16 channels before the dense layers "
+        "(Myronenko 2018), 'direct' flattens the encoder's end itself, 'none' leaves the branch out.",
+    )
     flags.DEFINE_integer(keep("latent_size"), 128, "Size of the VAE's latent vector.")
     flags.DEFINE_enum(keep("classifier_bias"), "zero", ["zero", "log_prior"], "Start of the classifier's bias.")
-    flags.DEFINE_list(keep("class_prior"), ["0.985", "0.012", "0.003"], "Shares of background, pancreas and tumour, for --classifier_bias=log_prior.")
+    flags.DEFINE_list(
+        keep("class_prior"), ["0.985", "0.012", "0.003"], "Shares of background, pancreas and tumour, for --classifier_bias=log_prior."
+    )
     flags.DEFINE_list(keep("spacing_mm"), ["1.0", "1.0", "1.0"], "Spacing of the training grid along x,y,z in mm.")
     flags.DEFINE_list(keep("window_hu"), ["-200", "250"], "Intensity window in HU, mapped to [-1, 1].")
     flags.DEFINE_list(keep("patch_size"), ["96", "96", "96"], "Training patch in voxels.")
@@ -44,8 +52,9 @@ def define_experiment() -> None:
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
-    flags.DEFINE_enum(keep("kl"), "voxels", ["voxels", "latent"],
-                      "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size.")
+    flags.DEFINE_enum(
+        keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
+    )
     flags.DEFINE_integer(keep("num_rounds"), 60, "Federated rounds; a baseline trains num_rounds * local_epochs epochs.")
     flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
@@ -69,11 +78,11 @@ def experiment_config() -> ExperimentConfig:
     try:
         return ExperimentConfig(
             **{name: getattr(FLAGS, name) for name in _EXPERIMENT_FLAGS if not isinstance(getattr(FLAGS, name), list)},
-            class_prior=_numbers("class_prior", float, 3),
-            spacing_mm=_numbers("spacing_mm", float, 3),
-            window_hu=_numbers("window_hu", float, 2),
-            patch_size=_numbers("patch_size", int, 3),
-            inference_window=_numbers("inference_window", int, 3),
+            class_prior=numbers("class_prior", float, 3),
+            spacing_mm=numbers("spacing_mm", float, 3),
+            window_hu=numbers("window_hu", float, 2),
+            patch_size=numbers("patch_size", int, 3),
+            inference_window=numbers("inference_window", int, 3),
         )
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
@@ -105,7 +114,7 @@ def run(main, *, needs_tensorflow: bool = False) -> None:
         if needs_tensorflow:
             from c2fnas import keras_stack
 
-            keras_stack.set_up(FLAGS.seed, FLAGS.threads, deterministic=FLAGS.deterministic)
+            keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), deterministic=FLAGS.deterministic)
         try:
             main(argv)
         except (ValueError, OSError) as error:
@@ -118,7 +127,8 @@ def run(main, *, needs_tensorflow: bool = False) -> None:
     app.run(guarded)
 
 
-def _numbers(name: str, kind: type, count: int) -> tuple:
+def numbers(name: str, kind: type, count: int) -> tuple:
+    """Returns a list flag as `count` numbers of one kind. Raises ValueError naming the flag, its value and what is expected."""
     values = getattr(FLAGS, name)
     try:
         numbers = tuple(kind(value) for value in values)

@@ -1,0 +1,46 @@
+"""Writes the initial model, round 0 of a federation and the start of every baseline.
+
+    python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags --output=initial.safetensors
+
+The weights are a function of the seed and of each weight's name, so every stack and machine writes the same numbers. The file
+carries the plan that the server compares with each site's.
+"""
+
+from __future__ import annotations
+
+import json
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments.configuration import plan
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+flags.DEFINE_string("output", None, "The file to write (.safetensors).")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas import keras_stack, named_weights
+    from experiments import site_trainer
+
+    output = experiment_flags.required("output", "the file to write the initial weights to")
+    config = experiment_flags.experiment_config()
+    network = site_trainer.build_network(config)
+    weights = named_weights.initial(network, config.seed)
+    genotype = site_trainer.load_genotype(config)
+    metadata = {
+        "model": "initial",
+        "plan": json.dumps(plan(config, genotype.to_json())),
+        "configuration": json.dumps(config.to_json()),
+        "stack": keras_stack.stack_name(),
+    }
+    named_weights.save(output, weights, metadata)
+    count = sum(array.size for array in weights.values())
+    print(f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the segmentation network's convolutions)")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True)

@@ -1,0 +1,78 @@
+"""Takes a site into a federation: pulls, scores, trains, pushes; at the end scores every model on its own test cases.
+
+    python -m experiments.join --flagfile=experiments/flagfiles/demo.flags --kit=federation/C1 --site_folder=sites/C1
+
+Only weights, scores and rows of numbers leave the site. Stopped or killed, it goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+experiment_flags.define_site()
+flags.DEFINE_string("kit", None, "The site's folder, made by experiments.provision.")
+flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
+flags.DEFINE_list("lend", [], "name:file of earlier models to evaluate at all sites, e.g. C1_baseline:sites/C1/baseline/best.safetensors.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    import tensorflow as tf
+
+    from experiments import report, site_trainer
+    from federated import client, site_loop
+    from preprocessing.case_store import CaseStore
+    from runkit import atomic
+
+    config = experiment_flags.experiment_config()
+    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
+    kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
+    host, port = _address(FLAGS.server) if FLAGS.server else (None, None)
+    transport = client.connect(kit, host=host, port=port)
+    store = CaseStore(folder / "cases")
+    if transport.site != store.site:
+        raise ValueError(
+            f"kit {kit} is of site {transport.site}, the prepared cases in {folder} of site {store.site}; use the kit of this site"
+        )
+    trainer = site_trainer.SiteTrainer(
+        config,
+        store,
+        folder / "federated",
+        label=f"{store.site}_FL_local",
+        strategy=tf.distribute.MirroredStrategy(),
+        extra_models=dict(_lent(entry) for entry in FLAGS.lend),
+    )
+    summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
+    if not summary.finished:
+        print("stopped; the same command goes on")
+        return
+    cases = [store.open(case_id) for case_id in store.case_ids("test")]
+    figure = report.comparison(cases, folder / "federated" / "examples", store.site)
+    with atomic.replacing(folder / "figures" / "comparison.png") as path:
+        figure.savefig(path)
+    print(f"finished; figure {folder / 'figures' / 'comparison.png'}")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise app.UsageError(f"--server is {text!r}; expected host:port, e.g. fl.example.org:8443")
+    return host, int(port)
+
+
+def _lent(entry: str) -> tuple[str, pathlib.Path]:
+    name, separator, file = entry.partition(":")
+    if not separator or not pathlib.Path(file).is_file():
+        raise app.UsageError(f"--lend has {entry!r}; expected name:file with an existing file")
+    return name, pathlib.Path(file)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True)

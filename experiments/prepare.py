@@ -1,0 +1,50 @@
+"""Prepares a site's scans: manifest -> RAS+ -> isotropic -> HU window -> case store, with a seeded 60/20/20 split.
+
+python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags --manifest=cohort/C2/manifest.json --site_folder=sites/C2
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from preprocessing import manifest as manifests
+from preprocessing import pipeline, splits
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_site()
+flags.DEFINE_string("manifest", None, "The site's manifest.json, or an MSD dataset.json.")
+flags.DEFINE_list(
+    "split", None, "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20."
+)
+flags.DEFINE_integer("workers", 1, "Cases prepared at the same time.")
+flags.DEFINE_bool("strict", True, "End with an error when a case is refused. The other cases are prepared either way.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = experiment_flags.experiment_config()
+    manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"))
+    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
+    site = FLAGS.site or manifest.site
+    counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
+    store = pipeline.prepare(
+        manifest,
+        folder / "cases",
+        target_mm=config.spacing_mm,
+        window_hu=config.window_hu,
+        split_seed=config.seed,
+        split_counts=counts,
+        split_ratio=splits.PAPER_COUNTS.get(site, (0.6, 0.2, 0.2)),
+        workers=FLAGS.workers,
+        strict=FLAGS.strict,
+    )
+    shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))
+    print(f"site {store.site}: {shares}; case store {store.root}")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

@@ -1,0 +1,58 @@
+"""Serves a federation: holds no data, knows no network, leads the rounds.
+
+    python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags --kit=federation/server --store=server --initial_model=initial.safetensors
+
+Stopped or killed, it goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+flags.DEFINE_string("kit", None, "The server's folder, made by experiments.provision.")
+flags.DEFINE_string("store", None, "Folder of the run's state: global models, updates, scores, rows, events.")
+flags.DEFINE_string("initial_model", None, "Round 0, written by experiments.init_model; carries the plan that sites must share.")
+flags.DEFINE_string("host", "0.0.0.0", "Address to listen on.")
+flags.DEFINE_integer("port", 8443, "Port to listen on; 0 takes any free one and writes it to <store>/address.json.")
+flags.DEFINE_integer("min_num_clients", 2, "Sites whose updates close a round.")
+flags.DEFINE_integer("max_num_clients", 2, "Sites admitted at most.")
+flags.DEFINE_float("wait_after_min_clients", 10.0, "Seconds to wait for further sites once the minimum has pushed.")
+flags.DEFINE_float("heart_beat_timeout", 600.0, "Seconds of silence after which a site is no longer waited for while enough others remain.")
+flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from federated.coordinator import ServerConfig
+    from federated.server import serve
+
+    config = ServerConfig(
+        num_rounds=FLAGS.num_rounds,
+        local_epochs=FLAGS.local_epochs,
+        min_num_clients=FLAGS.min_num_clients,
+        max_num_clients=FLAGS.max_num_clients,
+        wait_after_min_clients_s=FLAGS.wait_after_min_clients,
+        heart_beat_timeout_s=FLAGS.heart_beat_timeout,
+        token_lifetime_s=FLAGS.token_lifetime,
+        host=FLAGS.host,
+        port=FLAGS.port,
+    )
+    summary = serve(
+        config,
+        experiment_flags.required("store", "the folder of the run's state"),
+        experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
+        experiment_flags.required("initial_model", "round 0, written by experiments.init_model"),
+        on_ready=lambda port: print(f"serving on port {port}", flush=True),
+    )
+    ending = "finished" if summary.finished else "stopped; the same command goes on"
+    print(
+        f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best round {summary.best_round}, {summary.rows} rows"
+    )
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

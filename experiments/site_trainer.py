@@ -1,0 +1,252 @@
+"""One site's training: case store -> patches -> steps -> named weights. Both the baseline and the federation drive it.
+
+A round is the unit of both: `train` runs its local epochs, validates on whole volumes, keeps the best model by the site's own
+validation and checkpoints after every epoch. A baseline is the same rounds without an exchange in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import checkpoints, genotype, inference, metrics, named_weights, network, sliding_window, training
+from c2fnas.losses import LossConfig
+from c2fnas.tensorboard_log import TensorBoardLog
+from experiments.configuration import ExperimentConfig, plan
+from preprocessing import dataset, resampling
+from preprocessing.case_store import CaseStore
+from preprocessing.patches import PatchConfig, PatchSampler
+from runkit import atomic, events, progress
+
+CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+Weights = dict[str, np.ndarray]
+
+
+def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
+    return genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+
+
+def build_network(config: ExperimentConfig) -> network.Network:
+    """Builds the network of a configuration. Call it inside the strategy's scope."""
+    return network.build(
+        load_genotype(config),
+        patch_size=config.patch_size,
+        vae=None if config.vae == "none" else config.vae,
+        latent_size=config.latent_size,
+        class_prior=config.class_prior if config.classifier_bias == "log_prior" else None,
+    )
+
+
+def window_config(config: ExperimentConfig) -> sliding_window.WindowConfig:
+    return sliding_window.WindowConfig(size=config.inference_window, overlap=config.inference_overlap, blending=config.inference_blending)
+
+
+class SiteTrainer:
+    """Trains and scores one model at one site.
+
+    Args:
+      config: the experiment; equal at every site of a federation.
+      store: the site's prepared cases.
+      folder: this model's checkpoints, best weights and logs; stays at the site.
+      label: what the progress bars call the model, e.g. "C1_baseline".
+      extra_models: models of earlier runs that the site lends to the cross-site evaluation, name -> weights file.
+      example_cases: how many test cases keep their predicted masks, for the site's own figures.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: CaseStore,
+        folder: pathlib.Path,
+        *,
+        label: str,
+        strategy: tf.distribute.Strategy,
+        extra_models: Mapping[str, pathlib.Path] | None = None,
+        example_cases: int = 4,
+    ):
+        self._config, self._store, self._folder, self._label, self._strategy = config, store, pathlib.Path(folder), label, strategy
+        self._extra_models = dict(extra_models or {})
+        self._example_cases = example_cases
+        self._window = window_config(config)
+        self._cases = {split: [store.open(case_id) for case_id in store.case_ids(split)] for split in ("training", "validation", "test")}
+        for split, cases in self._cases.items():
+            if not cases:
+                raise ValueError(f"site {store.site}: no {split} case in the case store; prepare it with at least five cases")
+        self._sampler = PatchSampler(
+            self._cases["training"],
+            PatchConfig(
+                size=config.patch_size,
+                foreground_fraction=config.foreground_fraction,
+                patches_per_case=config.patches_per_case,
+                batch_size=config.batch_size,
+                seed=config.seed,
+            ),
+        )
+        self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
+        with strategy.scope():
+            self._network = build_network(config)
+        self._trainer = training.Trainer(
+            self._network,
+            training.TrainingConfig(
+                batch_size=config.batch_size,
+                total_steps=self._steps_per_round * config.num_rounds,
+                learning_rate=config.learning_rate,
+                final_learning_rate=config.final_learning_rate,
+                loss=LossConfig(kl_kind=config.kl),
+                seed=config.seed,
+            ),
+            strategy,
+        )
+        self._logits = self._trainer.logits_fn()
+        self._history = events.EventLog(self._folder / "history.jsonl")
+        self._board = TensorBoardLog(self._folder / "tensorboard")
+        self._state: dict[str, Any] = checkpoints.load(self._checkpoint, self._trainer) or {
+            "round": 0,
+            "start": None,
+            "complete": True,
+            "best": None,
+        }
+        self.plan = plan(config, load_genotype(config).to_json())
+        self.num_examples = len(self._cases["training"])
+
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
+        """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
+
+        Interrupted, it goes on at the last finished epoch when it is called again with the same weights; a round that was
+        finished before is not trained again.
+        """
+        start = _fingerprint(weights)
+        if self._state["round"] != round_number or self._state["start"] != start:
+            self._trainer.set_weights(weights)
+            self._board.federated_round(self._trainer.step, round_number)
+            self._open_round(round_number, start)
+        if not self._state["complete"]:
+            self._run_round()
+        return self._trainer.weights(), self._state["metrics"]
+
+    def train_alone(self, initial: Weights) -> Iterator[tuple[int, dict[str, float]]]:
+        """Trains all rounds from `initial` without an exchange, going on where an interrupted run stopped.
+
+        Yields:
+          The number of each round it finished, and its metrics.
+        """
+        if self._state["round"] == 0:
+            self._trainer.set_weights(initial)
+            self._open_round(1, None)
+        while True:
+            if not self._state["complete"]:
+                self._run_round()
+                yield self._state["round"], self._state["metrics"]
+            if self._state["round"] == self._config.num_rounds:
+                return
+            self._open_round(self._state["round"] + 1, None)
+
+    def _open_round(self, round_number: int, start: str | None) -> None:
+        self._state = {**self._state, "round": round_number, "start": start, "complete": False}
+
+    def _run_round(self) -> None:
+        round_number = self._state["round"]
+        end = round_number * self._steps_per_round
+        epoch = self._sampler.steps_per_epoch
+        parts: dict[str, float] = {}
+        while self._trainer.step < end:
+            until = min(end, (self._trainer.step // epoch + 1) * epoch)
+            parts = self._trainer.train(
+                self._patches, until, on_step=self._board.training_step, label=f"{self._label} round {round_number}"
+            )
+            self._history.append("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
+            if until < end:
+                self._save()
+        score = self.validate(f"{self._label} validation")
+        self._history.append("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
+        self._board.validation(self._trainer.step, score)
+        best = self._state["best"]
+        if best is None or score["dice"] > best["dice"]:
+            best = {"dice": score["dice"], "round": round_number}
+            named_weights.save(self._best_file, self._trainer.weights(), {"model": self._label, "round": str(round_number)})
+        values = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
+        self._state = {**self._state, "complete": True, "metrics": values, "best": best}
+        self._save()
+
+    def score(self, weights: Weights) -> dict[str, float]:
+        """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
+        kept = self._trainer.weights()
+        self._trainer.set_weights(weights)
+        try:
+            score = self.validate(f"{self._label} scores the global model")
+        finally:
+            self._trainer.set_weights(kept)
+        self._history.append("global_score", model=self._label, step=self._trainer.step, **score)
+        return score
+
+    def validate(self, what: str) -> dict[str, float]:
+        cases = progress.bar(self._cases["validation"], what=what, unit="case")
+        return inference.validate(cases, self._logits, self._window)
+
+    def best_model(self) -> Weights:
+        return named_weights.load(self._best_file)[0]
+
+    def local_models(self) -> dict[str, Weights]:
+        """Returns what this site lends to the cross-site evaluation: its earlier models and its best federated one."""
+        models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
+        models[self._label] = self.best_model()
+        return models
+
+    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
+        """Scores a model on the site's own test cases, on the training grid and on each scan's own grid.
+
+        Returns:
+          Rows of running number, Dice and volumes: no identifier, path or picture. Masks of the first few cases stay in the
+          site's folder, for its own figures.
+        """
+        self._trainer.set_weights(weights)
+        rows = []
+        examples = self._folder / "examples"
+        for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
+            mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
+            native = resampling.restore_labels(mask, case.native, case.target_mm)
+            label = np.asarray(case.label)
+            rows.append(_row(model_name, self._store.site, case.number, "training", mask, label, float(np.prod(case.target_mm))))
+            voxel_mm3 = float(abs(np.linalg.det(case.native.affine[:3, :3])))
+            rows.append(_row(model_name, self._store.site, case.number, "native", native, case.native_label(), voxel_mm3))
+            if index < self._example_cases:
+                with atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path, open(path, "wb") as stream:
+                    np.save(stream, mask, allow_pickle=False)
+        return rows
+
+    def _patches(self, start: int, stop: int) -> tf.data.Dataset:
+        return dataset.training_dataset(self._sampler, start, stop)
+
+    @property
+    def _checkpoint(self) -> pathlib.Path:
+        return self._folder / "checkpoint"
+
+    @property
+    def _best_file(self) -> pathlib.Path:
+        return self._folder / "best.safetensors"
+
+    def _save(self) -> None:
+        checkpoints.save(self._checkpoint, self._trainer, {**self._state, "configuration": self._config.to_json()})
+
+
+def _row(model: str, site: str, number: int, grid: str, mask: np.ndarray, truth: np.ndarray, voxel_mm3: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": model, "site": site, "case": number, "grid": grid}
+    scores = metrics.dice(mask, truth)
+    for value, name in CLASS_NAMES.items():
+        row[f"dice_{name}"] = scores[value]
+        row[f"volume_ml_{name}"] = int(np.count_nonzero(mask == value)) * voxel_mm3 / 1000.0
+        row[f"truth_ml_{name}"] = int(np.count_nonzero(truth == value)) * voxel_mm3 / 1000.0
+    return row
+
+
+def _fingerprint(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode("utf-8"))
+        digest.update(np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments import configuration
+
+FLAGFILES = pathlib.Path(__file__).parents[2] / "experiments" / "flagfiles"
+VALUES = {
+    "profile": "test", "seed": 1, "genotype": "c2fnas", "filters": 4, "vae": "reduced", "latent_size": 8, "classifier_bias": "zero",
+    "class_prior": (0.9, 0.08, 0.02), "spacing_mm": (3.0, 3.0, 3.0), "window_hu": (-200.0, 250.0), "patch_size": (48, 48, 48),
+    "patches_per_case": 1, "foreground_fraction": 0.5, "batch_size": 4, "learning_rate": 1e-3, "final_learning_rate": 1e-4,
+    "kl": "voxels", "num_rounds": 2, "local_epochs": 3, "inference_window": (48, 48, 48), "inference_overlap": 0.25,
+    "inference_blending": "constant",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("vae", "big", r"vae is 'big'; expected 'reduced'"),
+        ("patch_size", (48, 48, 40), r"patch_size is \(48, 48, 40\); expected three multiples of 16"),
+        ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
+        ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
+        ("window_hu", (250.0, -200.0), "low below high"),
+        ("class_prior", (1.0, 0.0, 0.0), "three shares above 0"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(name, value, words):
+    with pytest.raises(ValueError, match=words):
+        configuration.ExperimentConfig(**{**VALUES, name: value})
+
+
+def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
+    config = configuration.ExperimentConfig(**VALUES)
+    same = configuration.plan(dataclasses.replace(config, seed=2, profile="other"), {"cells": [1]})
+    assert configuration.plan(config, {"cells": [1]}) == same
+    shared = {
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "patch_size": (96, 96, 96),
+        "num_rounds": 9,
+        "local_epochs": 1,
+        "batch_size": 8,
+        "kl": "latent",
+    }
+    for name, value in shared.items():
+        assert configuration.plan(dataclasses.replace(config, **{name: value}), {"cells": [1]}) != same, name
+    assert configuration.plan(config, {"cells": [2]}) != same
+
+
+def _resolved(*arguments):
+    """The configuration as an entry point sees it: absl's flags are global, so each look has a process of its own."""
+    program = (
+        "import json, sys\nfrom absl import flags\nfrom experiments import flags as f\nf.define_experiment()\nflags.FLAGS(sys.argv)\n"
+        "print(json.dumps(f.experiment_config().to_json()))\nprint(f.experiment_flags_text(), file=sys.stderr)"
+    )
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+
+
+def test_paper_profile_is_the_papers_setting_and_also_the_default():
+    import json
+
+    from_file = json.loads(_resolved(f"--flagfile={FLAGFILES / 'paper.flags'}").stdout)
+    assert from_file == json.loads(_resolved().stdout)
+    assert from_file["patch_size"] == [96, 96, 96] and from_file["batch_size"] == 8 and from_file["spacing_mm"] == [1.0, 1.0, 1.0]
+    assert (from_file["learning_rate"], from_file["final_learning_rate"]) == (1e-4, 1e-5)
+    assert from_file["num_rounds"] * from_file["local_epochs"] == 600 and from_file["local_epochs"] == 10
+    assert from_file["window_hu"] == [-200.0, 250.0] and from_file["latent_size"] == 128
+
+
+def test_flag_text_repeats_the_configuration(tmp_path):
+    first = _resolved(f"--flagfile={FLAGFILES / 'demo.flags'}", "--seed=3", "--class_prior=0.9,0.09,0.01")
+    again = tmp_path / "again.flags"
+    again.write_text(first.stderr)
+    assert _resolved(f"--flagfile={again}").stdout == first.stdout
+
+
+def test_a_wrong_flag_is_a_usage_error_that_names_it():
+    result = _resolved("--patch_size=48,48")
+    assert result.returncode != 0 and "--patch_size is '48,48'; expected 3 numbers" in result.stderr
