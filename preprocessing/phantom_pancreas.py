@@ -71,7 +71,7 @@ def _draw_tumour_place(rng: np.random.Generator) -> int:
 
 def _paint_tumour(canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
     space, hu = canvas.space, patient.hu
-    diameter = float(np.clip(rng.normal(34.0, 5.5), 16.0, 50.0))
+    diameter = float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0))
     direction = rng.normal(0, 1, 3) * (1.0, 1.0, 0.7)
     offset = direction / np.linalg.norm(direction) * centreline[at, 3] * rng.uniform(0.1, 1.0)
     radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)

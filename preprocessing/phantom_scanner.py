@@ -14,7 +14,7 @@ from scipy import ndimage, sparse
 from preprocessing.phantom_pancreas import Target
 from preprocessing.phantom_space import Space
 
-_NOISE_STEPS = 256  # white noise is drawn as bytes: smoothing makes it all but Gaussian, at a tenth of the cost
+_BYTE_VARIANCE = (256**2 - 1) / 12.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,10 @@ def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray)
 
 
 class _Noise:
-    """Slices of correlated noise of unit variance [y, x]."""
+    """Slices of correlated noise of unit variance [y, x].
+
+    White noise is the sum of two random bytes, which the smoothing makes all but Gaussian, at a tenth of the cost of normals.
+    """
 
     def __init__(self, acquisition: Acquisition, rng: np.random.Generator):
         self._size = acquisition.shape[1::-1]
@@ -120,13 +123,13 @@ class _Noise:
         gain = np.array([1.0])
         for _ in range(self._passes):
             gain = np.convolve(gain, [1.0, 1.0])
-        white = np.sqrt((_NOISE_STEPS**2 - 1) / 12.0)
-        self._scale = np.float32(1.0 / (white * np.sum(gain**2)))
-        self._mean = np.float32((_NOISE_STEPS - 1) / 2.0 * np.sum(gain) ** 2)
+        self._scale = np.float32(1.0 / (np.sqrt(2 * _BYTE_VARIANCE) * np.sum(gain**2)))
+        self._mean = np.float32(255.0 * np.sum(gain) ** 2)
 
     def slice(self) -> np.ndarray:
         ny, nx = self._size[0] + self._passes, self._size[1] + self._passes
-        field = self._bits.random_raw((ny * nx + 7) // 8).view(np.uint8)[: ny * nx].reshape(ny, nx).astype(np.int32)
+        draws = self._bits.random_raw((2 * ny * nx + 7) // 8).view(np.uint8)
+        field = np.add(draws[: ny * nx], draws[ny * nx : 2 * ny * nx], dtype=np.int16).reshape(ny, nx)  # int16: at most 510 * 4**3 after three passes
         for _ in range(self._passes):
             field = field[1:] + field[:-1]
             field = field[:, 1:] + field[:, :-1]

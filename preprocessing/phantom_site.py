@@ -43,25 +43,25 @@ SITES = {
         name="C1",
         hu={
             "skin": (30, 6), "fat": (-102, 4), "muscle": (62, 4), "marrow": (190, 25), "cortical": (520, 60), "disc": (75, 6),
-            "aorta": (158, 10), "portal": (172, 9), "cava": (142, 9), "liver": (100, 6), "spleen": (132, 7), "cortex": (180, 12), "medulla": (132, 12),
-            "pancreas": (120, 5), "bowel_wall": (76, 5), "bowel_content": (30, 8), "stomach_wall": (78, 5), "stomach_content": (22, 7),
+            "aorta": (158, 10), "portal": (172, 9), "cava": (142, 9), "liver": (98, 5), "spleen": (140, 6), "cortex": (180, 12), "medulla": (132, 12),
+            "pancreas": (120, 5), "bowel_wall": (74, 4), "bowel_content": (28, 7), "stomach_wall": (76, 4), "stomach_content": (22, 7),
             "bile": (8, 4), "oral_contrast": (60, 10), "tumour_below_pancreas": (0, 0), "node": (72, 6),
         },
         width_mm=(146, 164), depth_mm=(102, 118), skin_fat_mm=(9, 22), stomach_size=(0.85, 1.12), stomach_gas=(0.4, 0.85), oral_contrast=0.0,
         pancreas_ml=(86, 120), lobulation_mm=(1.0, 1.8), fatty_share=(0.0, 0.06), tail_rise_mm=(26, 46), calcified=0.05,
-        tumour=False, noise_hu=(11, 15), noise_passes=1, kernel_mm=0.0,
+        tumour=False, noise_hu=(10, 13), noise_passes=1, kernel_mm=0.0,
     ),
     "C2": Site(
         name="C2",
         hu={
             "skin": (30, 6), "fat": (-108, 4), "muscle": (54, 5), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
-            "aorta": (136, 10), "portal": (146, 9), "cava": (134, 9), "liver": (100, 9), "spleen": (108, 7), "cortex": (168, 10), "medulla": (172, 10),
-            "pancreas": (84, 4), "bowel_wall": (118, 7), "bowel_content": (88, 12), "stomach_wall": (110, 7), "stomach_content": (84, 12),
-            "bile": (14, 5), "oral_contrast": (230, 50), "tumour_below_pancreas": (50, 4), "node": (84, 6),
+            "aorta": (136, 10), "portal": (146, 9), "cava": (134, 9), "liver": (112, 5), "spleen": (122, 6), "cortex": (168, 10), "medulla": (172, 10),
+            "pancreas": (88, 4), "bowel_wall": (126, 6), "bowel_content": (138, 10), "stomach_wall": (122, 6), "stomach_content": (132, 10),
+            "bile": (14, 5), "oral_contrast": (230, 50), "tumour_below_pancreas": (58, 4), "node": (70, 6),
         },
         width_mm=(154, 171), depth_mm=(112, 128), skin_fat_mm=(14, 32), stomach_size=(0.38, 0.6), stomach_gas=(0.0, 0.35), oral_contrast=0.4,
-        pancreas_ml=(76, 108), lobulation_mm=(1.5, 2.3), fatty_share=(0.02, 0.12), tail_rise_mm=(10, 36), calcified=0.6,
-        tumour=True, noise_hu=(16, 21), noise_passes=3, kernel_mm=0.8,
+        pancreas_ml=(88, 116), lobulation_mm=(1.3, 2.0), fatty_share=(0.02, 0.10), tail_rise_mm=(10, 36), calcified=0.6,
+        tumour=True, noise_hu=(14, 18), noise_passes=3, kernel_mm=0.7,
     ),
 }  # fmt: skip
 

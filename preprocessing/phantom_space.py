@@ -9,12 +9,13 @@ between them, with a smooth random deformation, so that no organ of any patient 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 
 Box = tuple[slice, slice, slice]
-REACH_MM = 12.0  # how far outside a tube its distance is computed; farther away it stays at this value
+REACH_MM = 12.0  # how far outside a tube its distance is computed by default; farther away it stays at this value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,6 @@ class Pose:
     rotation_deg: float = 0.0
     size: float = 1.0
     shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def to_scanner(self, points: np.ndarray) -> np.ndarray:
-        """Patient mm [n, 3] -> scanner mm [n, 3]."""
-        cos, sin = np.cos(np.deg2rad(self.rotation_deg)), np.sin(np.deg2rad(self.rotation_deg))
-        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        return self.size * np.asarray(points) @ turn.T + np.asarray(self.shift_mm)
 
 
 class Space:
@@ -44,18 +39,20 @@ class Space:
     """
 
     def __init__(self, lower_mm, upper_mm, spacing_mm: float, pose: Pose, deformation_mm: float, rng: np.random.Generator):
-        self.lower_mm = np.asarray(lower_mm, float)
+        self.lower_mm = tuple(float(o) for o in lower_mm)
         self.spacing_mm = float(spacing_mm)
         self.shape = tuple(int(np.ceil((u - o) / spacing_mm)) + 1 for o, u in zip(lower_mm, upper_mm, strict=True))
         self._pose = pose
-        self._margin = 2.5 * deformation_mm + spacing_mm
-        cos, sin = np.cos(np.deg2rad(pose.rotation_deg)), np.sin(np.deg2rad(pose.rotation_deg))
+        self._deformation_mm = deformation_mm
+        cos, sin = math.cos(math.radians(pose.rotation_deg)), math.sin(math.radians(pose.rotation_deg))
+        self._cos, self._sin = cos, sin
         x, y, z = (
             ((o + spacing_mm * np.arange(n) - s) / pose.size).astype(np.float32)
             for o, n, s in zip(self.lower_mm, self.shape, pose.shift_mm, strict=True)
         )
         x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
         offsets = [np.clip(self.lumps(80.0, rng), -2.5, 2.5) * np.float32(deformation_mm) for _ in range(3)]
+        self._offsets = offsets
         self.x = offsets[0] + np.float32(cos) * x + np.float32(sin) * y
         self.y = offsets[1] + np.float32(cos) * y - np.float32(sin) * x
         self.z = offsets[2] + z
@@ -73,11 +70,25 @@ class Space:
 
     def box(self, lower, upper) -> Box:
         """Returns the slices that hold every voxel whose place in the patient may lie between the corners `lower` and `upper`."""
-        corners = np.array([[(lower, upper)[i][0], (lower, upper)[j][1], (lower, upper)[k][2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        corners = self._pose.to_scanner(corners)
-        first = np.floor((corners.min(0) - self._margin - self.lower_mm) / self.spacing_mm).astype(int)
-        last = np.ceil((corners.max(0) + self._margin - self.lower_mm) / self.spacing_mm).astype(int) + 1
+        # Plain numbers: this is called a thousand times a patient, and small arrays cost ten times as much.
+        size, cos, sin = self._pose.size, self._cos, self._sin
+        middle = [(float(a) + float(b)) / 2.0 for a, b in zip(lower, upper, strict=True)]
+        half = [(float(b) - float(a)) / 2.0 * size for a, b in zip(lower, upper, strict=True)]
+        half = [abs(cos) * half[0] + abs(sin) * half[1], abs(sin) * half[0] + abs(cos) * half[1], half[2]]
+        # The deformation is followed in the middle of the box; away from it, it differs by no more than the margin.
+        centre = self._place_on_grid(middle)
+        index = tuple(min(max(round(c), 0), n - 1) for c, n in zip(centre, self.shape, strict=True))
+        centre = self._place_on_grid([m - float(field[index]) for m, field in zip(middle, self._offsets, strict=True)])
+        margin = self.spacing_mm + min(5.0, 1.0 + 0.12 * max(half)) * self._deformation_mm
+        first = [math.floor(c - (h + margin) / self.spacing_mm) for c, h in zip(centre, half, strict=True)]
+        last = [math.ceil(c + (h + margin) / self.spacing_mm) + 1 for c, h in zip(centre, half, strict=True)]
         return tuple(slice(max(0, min(f, n)), max(0, min(e, n))) for f, e, n in zip(first, last, self.shape, strict=True))
+
+    def _place_on_grid(self, point) -> list[float]:
+        """Patient mm -> voxel coordinates of the grid, without the deformation."""
+        x, y, z = point
+        turned = (self._cos * x - self._sin * y, self._sin * x + self._cos * y, z)
+        return [(self._pose.size * t + s - o) / self.spacing_mm for t, s, o in zip(turned, self._pose.shift_mm, self.lower_mm, strict=True)]
 
     def whole(self) -> Box:
         return tuple(slice(0, n) for n in self.shape)
@@ -141,21 +152,22 @@ def spline(points, samples: int) -> np.ndarray:
     return CubicSpline(along, points, bc_type="natural")(np.linspace(0.0, along[-1], samples))
 
 
-def tube(space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box | None = None) -> tuple[Box, np.ndarray]:
+def tube(space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box | None = None, reach_mm: float = REACH_MM) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of a tube of varying radius.
 
     Args:
       path: [n, 4] centre x, y, z and radius in mm; straight cones between.
       stretch: divides the distance along x, y, z: (1, 0.7, 1) is a tube flattened to 0.7 from front to back.
       within: box to fill instead of the tube's own.
+      reach_mm: how far outside the distance is needed; it stays at this value farther away.
     """
     path = np.asarray(path, float)
     stretch = np.asarray(stretch, float)
-    reach = (path[:, 3].max() + REACH_MM) * np.maximum(stretch, 1.0)
+    reach = (path[:, 3].max() + reach_mm) * np.maximum(stretch, 1.0)
     box = within or space.box(path[:, :3].min(0) - reach, path[:, :3].max(0) + reach)
-    distance = np.full([s.stop - s.start for s in box], REACH_MM, np.float32)
+    distance = np.full([s.stop - s.start for s in box], reach_mm, np.float32)
     for start, end in zip(path[:-1], path[1:], strict=True):
-        reach = (max(start[3], end[3]) + REACH_MM) * np.maximum(stretch, 1.0)
+        reach = (max(start[3], end[3]) + reach_mm) * np.maximum(stretch, 1.0)
         part = space.box(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
         part = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in zip(part, box, strict=True))
         if any(p.stop <= p.start for p in part):

@@ -23,13 +23,14 @@ def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generat
     """Aorta, vena cava and their branches; the splenic, mesenteric and portal veins run where the pancreas will lie on them."""
     space, hu = canvas.space, patient.hu
     aorta = spline(jittered([[-6, 31, -110, 8.5], [-9, 31, -40, 9.5], [-11, 30, 20, 10.5], [-13, 27, 110, 11.5]], 1.5, rng), 12)
-    box, distance = tube(space, aorta)
+    box, distance = tube(space, aorta, reach_mm=6.0)
     canvas.paint(box, distance, hu["aorta"], gap_mm=1.5, gap_hu=hu["fat"])
     if patient.calcified:
         plaque = np.maximum(np.abs(distance + 0.5) - 1.1, 4.0 * (1.1 - space.fine[0][box]))
         canvas.paint(box, plaque, 650.0, occupy=False)
     cava = spline(jittered([[21, 27, -110, 10], [21, 29, -40, 10.5], [22, 32, 10, 11], [27, 40, 100, 12]], 1.5, rng), 12)
-    canvas.paint(*tube(space, cava, stretch=(1.12, 0.8, 1)), hu["cava"] + 8 * space.medium[0][tube_box(space, cava)], gap_mm=1.0, gap_hu=hu["fat"])
+    box, distance = tube(space, cava, stretch=(1.12, 0.8, 1), reach_mm=6.0)
+    canvas.paint(box, distance, hu["cava"] + 8 * space.medium[0][box], gap_mm=1.0, gap_hu=hu["fat"])
     arteries = [
         [[-11, 38, 4, 4.5], [-8, 47, -6, 4.2], [-5, 48, -40, 3.8], [-4, 52, -100, 3.2]],  # superior mesenteric
         [[-11, 38, 17, 4.5], [-8, 47, 20, 4.0], [6, 50, 24, 3.0], [26, 52, 24, 2.8]],  # coeliac trunk to the hepatic artery
@@ -45,11 +46,7 @@ def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generat
     ]
     for paths, level in ((arteries, hu["aorta"]), (veins, hu["portal"])):
         for path in paths:
-            canvas.paint(*tube(space, spline(jittered(path, 0.8, rng), 9)), level)
-
-
-def tube_box(space, path: np.ndarray) -> Box:
-    return tube(space, path, stretch=(1.12, 0.8, 1))[0]
+            canvas.paint(*tube(space, spline(jittered(path, 0.8, rng), 9), reach_mm=6.0), level)
 
 
 def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
@@ -76,7 +73,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         gland = [[side * 34, 18, height + 62, 2.6], [side * 40, 8, height + 54, 2.6], [side * 50, -4, height + 50, 2.2]]
         limb = [[side * 34, 18, height + 62, 2.6], [side * 35, 6, height + 54, 2.4], [side * 38, -8, height + 50, 2.0]]
         for path in (gland, limb):
-            canvas.paint(*tube(space, spline(path, 6), stretch=(1, 1, 2)), hu["muscle"] + 22.0)
+            canvas.paint(*tube(space, spline(path, 6), stretch=(1, 1, 2), reach_mm=4.0), hu["muscle"] + 22.0)
 
 
 def paint_liver_and_spleen(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
@@ -129,7 +126,7 @@ def _paint_liver_vessels(canvas: Canvas, box: Box, liver: np.ndarray, level: flo
         [[28, 48, 90, 4.6], [18, 78, 80, 3.8], [-2, 106, 74, 2.8]],
     ]
     for path in trees:
-        place, distance = tube(canvas.space, spline(jittered(path, 3.0, rng), 8))
+        place, distance = tube(canvas.space, spline(jittered(path, 3.0, rng), 8), reach_mm=4.0)
         canvas.paint(place, np.maximum(distance, liver_within(liver, box, place) + 2.0), level, edge_mm=3.0, occupy=False)
 
 
@@ -221,7 +218,7 @@ def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.G
     for points in paths:
         path = spline(jittered(points, 4.0, rng), 96)
         path[:, 3] *= 1.0 + 0.13 * np.sin(np.arange(96) * 1.35)
-        box, distance = tube(space, path)
+        box, distance = tube(space, path, reach_mm=6.0)
         distance = canvas.free(box, np.maximum(distance + 1.0 * space.fine[1][box], torso.cavity[box] + 2.0), 1.5)
         stool = 20.0 + 30.0 * space.fine[0][box] - 380.0 * np.clip(space.fine[1][box] * space.medium[0][box] - 0.5, 0.0, 1.0)
         canvas.paint(box, distance, hu["bowel_wall"] - 5.0, gap_mm=1.0, gap_hu=hu["fat"])
@@ -253,7 +250,7 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
             continue
         radius = rng.uniform(9.0, 13.5)
         path = spline(np.column_stack([points, np.full(len(points), radius)]), 22)
-        box, distance = tube(space, path)
+        box, distance = tube(space, path, reach_mm=6.0)
         distance = canvas.free(box, np.maximum(distance + 0.7 * space.fine[0][box], torso.cavity[box] + 3.0), 1.4)
         if patient.oral_contrast and rng.random() < 0.5:
             content = hu["oral_contrast"]
@@ -266,7 +263,7 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
         end = np.array([rng.uniform(-100, 60), rng.uniform(60, 125), rng.uniform(-90, 20)])
         root = np.array([4.0, 56.0, rng.uniform(-70, -25)])
         middle = (root + end) / 2 + rng.normal(0, 8, 3)
-        box, distance = tube(space, spline([[*root, 2.2], [*middle, 1.8], [*end, 1.1]], 7))
+        box, distance = tube(space, spline([[*root, 2.2], [*middle, 1.8], [*end, 1.1]], 7), reach_mm=4.0)
         canvas.paint(box, canvas.free(box, distance, 0.5), hu["portal"] * 0.8, edge_mm=3.0, occupy=False)
     for _ in range(5):  # lymph nodes beside the aorta and in the mesentery
         place = np.array([rng.uniform(-35, 40), rng.uniform(34, 70), rng.uniform(-70, 40)])
