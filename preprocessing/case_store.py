@@ -1,11 +1,24 @@
-"""Prepared cases on disk: memory-mapped, one folder a case, nothing pickled, no path and no patient's name inside."""
+"""Prepared cases on disk: one folder a case, memory-mapped, without a path or a name in it.
+
+<root>/index.json            site, settings, split, running numbers
+<root>/cases/<case_id>/      image.npy       float16 [x, y, z] in [-1, 1], C order
+                             label.npy       uint8 [x, y, z]
+                             foreground.npy  int32, flat C-order indices of label > 0
+                             native_label.npz  the label on the scan's own grid, cropped to its foreground
+                             case.json       fingerprint of sources and settings, native grid
+
+A folder appears whole or not at all. It carries the fingerprint of the files and the settings that made it, so a case of other
+files or settings is never taken for the current one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
-import zipfile
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,112 +26,192 @@ import numpy as np
 from preprocessing.volume import Grid
 from runkit import atomic
 
-INDEX = "index.json"
+FORMAT = 1  # raise it when the same files and settings give another store
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StoredCase:
     """One prepared case.
 
+    The arrays are opened at each access and not held: a cohort of hundreds of cases would otherwise use up the process's file
+    handles. Keep what you read in a variable for as long as you need it.
+
     Attributes:
-      case_id: the site's own name of it.
-      number: 1-based running number in the cohort; the only name of the case that leaves the site.
-      image: float16 [x, y, z] on the training grid, RAS+, in [-1, 1]; a memory map.
-      label: uint8 [x, y, z], 0 background, 1 pancreas, 2 tumour; a memory map.
-      foreground: int32 [n], flat C-order indices of label > 0.
-      native: grid of the scan's own file.
+      number: running number in the cohort, from 1; the only name of a case that leaves the site.
+      native: the scan's own grid.
       target_mm: spacing of the training grid.
     """
 
     case_id: str
     number: int
-    image: np.ndarray
-    label: np.ndarray
-    foreground: np.ndarray
+    folder: pathlib.Path
     native: Grid
     target_mm: tuple[float, float, float]
-    folder: pathlib.Path
+
+    @property
+    def image(self) -> np.ndarray:
+        """float16 memory map [x, y, z] in [-1, 1]."""
+        return self._map("image.npy")
+
+    @property
+    def label(self) -> np.ndarray:
+        """uint8 memory map [x, y, z]."""
+        return self._map("label.npy")
+
+    @property
+    def foreground(self) -> np.ndarray:
+        """int32 memory map: flat C-order indices of the voxels above 0, ascending."""
+        return self._map("foreground.npy")
 
     def native_label(self) -> np.ndarray:
-        """Returns the label uint8 on the scan's own grid and in its axis order."""
-        with np.load(self.folder / "native_label.npz", allow_pickle=False) as file:
-            return file["label"]
+        """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
+        with np.load(self.folder / "native_label.npz", allow_pickle=False) as stored:
+            label = np.zeros(self.native.shape, dtype=np.uint8, order="F")
+            box = stored["box"]
+            label[tuple(slice(start, start + n) for start, n in zip(stored["start"], box.shape, strict=True))] = box
+        return label
+
+    def _map(self, name: str) -> np.ndarray:
+        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
 
 
 class CaseStore:
     """The prepared cases of a site.
 
     Raises:
-      ValueError: naming the folder, if no preparation was finished there.
+      ValueError: if `root` holds no finished store.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = pathlib.Path(root)
-        if not (self.root / INDEX).is_file():
-            raise ValueError(f"{self.root}: no prepared cases there; run experiments.prepare first")
-        index = atomic.read_json(self.root / INDEX)
+        try:
+            index = atomic.read_json(self.root / "index.json")
+        except FileNotFoundError:
+            raise ValueError(f"{self.root}: holds no prepared cases (no index.json); run the preparation to its end first") from None
         self.site: str = index["site"]
         self.settings: dict[str, Any] = index["settings"]
+        self.seed: int = index["seed"]
+        self.splits: dict[str, tuple[str, ...]] = {name: tuple(ids) for name, ids in index["splits"].items()}
         self._numbers: dict[str, int] = index["numbers"]
-        self._splits: dict[str, list[str]] = index["splits"]
+        self._sources: dict[str, str] = index["sources"]
 
     def case_ids(self, split: str | None = None) -> tuple[str, ...]:
-        """Returns the ids of one split ("training", "validation", "test"), or of all cases."""
+        """Returns the cases of a split, or without one all cases, by running number.
+
+        Raises:
+          ValueError: for a split that does not exist.
+        """
         if split is None:
-            return tuple(self._numbers)
-        if split not in self._splits:
-            raise ValueError(f"split is {split!r}; expected one of {sorted(self._splits)}")
-        return tuple(self._splits[split])
+            return tuple(sorted(self._numbers, key=self._numbers.__getitem__))
+        if split not in self.splits:
+            raise ValueError(f"no split {split!r}; expected one of {', '.join(self.splits)}")
+        return self.splits[split]
 
     def open(self, case_id: str) -> StoredCase:
+        """Returns a case.
+
+        Raises:
+          ValueError: if it is not in this store, or its folder holds another version of it than the index.
+        """
         if case_id not in self._numbers:
-            raise ValueError(f"{self.root}: no case {case_id!r} among its {len(self._numbers)}")
+            raise ValueError(f"{self.root}: no case {case_id!r}; it is not in the manifest that was prepared")
         folder = case_folder(self.root, case_id)
-        try:
-            facts = atomic.read_json(folder / "case.json")
-            return StoredCase(
-                case_id=case_id,
-                number=self._numbers[case_id],
-                image=np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
-                label=np.load(folder / "label.npy", mmap_mode="r", allow_pickle=False),
-                foreground=np.load(folder / "foreground.npy", allow_pickle=False),
-                native=Grid(tuple(facts["native_shape"]), np.array(facts["native_affine"])),
-                target_mm=tuple(facts["target_mm"]),
-                folder=folder,
-            )
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{folder}: the prepared case is incomplete ({error}); delete it and run experiments.prepare again") from error
+        found = read_case(folder)
+        if found is None or fingerprint(found.get("sources", {}), found.get("settings", {})) != self._sources[case_id]:
+            raise ValueError(f"{folder}: is missing or of other files or settings than the index; run the preparation again")
+        native = Grid(tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64))
+        return StoredCase(case_id, self._numbers[case_id], folder, native, tuple(self.settings["target_mm"]))
 
 
 def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
-    return root / "case" / case_id
+    return pathlib.Path(root) / "cases" / case_id
+
+
+def fingerprint(sources: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """Returns a hex digest of what a prepared case depends on: the content of its files and the settings."""
+    text = json.dumps([FORMAT, dict(sources), dict(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what case.json says, or None where there is no (whole) case."""
+    try:
+        return atomic.read_json(pathlib.Path(folder) / "case.json")
+    except (OSError, ValueError):
+        return None
 
 
 def write_case(
-    root: pathlib.Path, case_id: str, image: np.ndarray, label: np.ndarray, native_label: np.ndarray, facts: dict[str, Any]
+    root: pathlib.Path,
+    case_id: str,
+    *,
+    image: np.ndarray,
+    label: np.ndarray,
+    native_label: np.ndarray,
+    native: Grid,
+    sources: Mapping[str, str],
+    settings: Mapping[str, Any],
 ) -> None:
-    """Writes one prepared case as a whole: a reader, or a run after a kill, finds all of it or nothing.
+    """Writes one case folder, in the place of an earlier version of it.
 
     Args:
-      image: float [x, y, z] in [-1, 1]; kept as float16, whose steps there are at most 0.11 HU.
-      label: uint8 [x, y, z].
+      image: float16 [x, y, z] in [-1, 1] on the training grid.
+      label: uint8 [x, y, z] there.
       native_label: uint8 on the scan's own grid.
-      facts: JSON-able; native_shape, native_affine, target_mm and what identifies source and settings.
+      sources: what -> sha256 of the file.
+    Raises:
+      ValueError: if the volume has too many voxels for a 32-bit index.
     """
+    if image.size > np.iinfo(np.int32).max:
+        raise ValueError(f"case {case_id} has {image.size} voxels at this spacing; choose a coarser spacing or crop the scan")
+    label = np.ascontiguousarray(label, dtype=np.uint8)
+    start, box = _crop(native_label)
     with atomic.replacing_folder(case_folder(root, case_id)) as folder:
-        np.save(folder / "image.npy", np.ascontiguousarray(image, dtype=np.float16), allow_pickle=False)
-        label = np.ascontiguousarray(label, dtype=np.uint8)
-        np.save(folder / "label.npy", label, allow_pickle=False)
-        np.save(folder / "foreground.npy", np.flatnonzero(label).astype(np.int32), allow_pickle=False)
-        np.savez_compressed(folder / "native_label.npz", label=native_label)
-        atomic.write_json(folder / "case.json", facts)
+        _save(folder / "image.npy", np.ascontiguousarray(image, dtype=np.float16))
+        _save(folder / "label.npy", label)
+        _save(folder / "foreground.npy", np.flatnonzero(label).astype(np.int32))
+        np.savez_compressed(folder / "native_label.npz", start=start, box=box)
+        value = {
+            "case_id": case_id,
+            "sources": dict(sources),
+            "settings": dict(settings),
+            "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},
+        }
+        atomic.write_json(folder / "case.json", value)
 
 
-def stored_facts(root: pathlib.Path, case_id: str) -> dict[str, Any] | None:
-    """Returns the facts of a case that was written before, or None."""
-    path = case_folder(root, case_id) / "case.json"
-    return atomic.read_json(path) if path.is_file() else None
+def write_index(
+    root: pathlib.Path,
+    *,
+    site: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    splits: Mapping[str, Iterable[str]],
+    sources: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Writes index.json, which makes the cases a store. `sources` gives for each case, in the order of the running numbers, its files' hashes."""
+    atomic.write_json(
+        pathlib.Path(root) / "index.json",
+        {
+            "site": site,
+            "seed": seed,
+            "settings": dict(settings),
+            "splits": {name: list(ids) for name, ids in splits.items()},
+            "numbers": {case_id: number for number, case_id in enumerate(sources, start=1)},
+            "sources": {case_id: fingerprint(hashes, settings) for case_id, hashes in sources.items()},
+        },
+    )
 
 
-def write_index(root: pathlib.Path, *, site: str, settings: dict[str, Any], numbers: dict[str, int], splits: dict[str, Any]) -> None:
-    atomic.write_json(root / INDEX, {"site": site, "settings": settings, "numbers": numbers, "splits": splits})
+def _save(path: pathlib.Path, array: np.ndarray) -> None:
+    with open(path, "wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def _crop(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    start, stop = [], []
+    for axis in range(3):
+        hit = np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis)))
+        start.append(int(hit[0]) if len(hit) else 0)
+        stop.append(int(hit[-1]) + 1 if len(hit) else 0)
+    return np.array(start, dtype=np.int32), label[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]

@@ -1,38 +1,41 @@
-"""The tf.data edge: batches of the sampler as a dataset."""
+"""The tf.data edge: batches of patches as a dataset. The patches themselves are NumPy (`patches.py`)."""
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from preprocessing.patches import PatchSampler
 
+_PARALLEL_BATCHES = 2  # batches cut at a time; copying releases the interpreter lock
+
 
 def training_dataset(sampler: PatchSampler, start_step: int, stop_step: int, *, prefetch: int = 2) -> tf.data.Dataset:
-    """Returns the batches of steps start_step to stop_step - 1 in order, drawn ahead while the network computes.
+    """Returns the batches of steps start_step ... stop_step - 1, in this order on every run.
 
-    Elements are dicts as `PatchSampler.batch` returns them, with static shapes. Images stay float16: the step casts them.
+    Each element is a dict of image float16 [batch, x, y, z, 1], label uint8 [batch, x, y, z] and sample_seed int32 [batch, 2], with
+    static shapes. Images stay in the stored float16; cast them in the compiled step. Distributed over replicas, a batch is divided
+    among them.
+
+    Args:
+      prefetch: batches made ahead of the training step.
     """
     config = sampler.config
-    shapes = {
-        "image": ((config.batch_size, *config.size, 1), tf.float16),
-        "label": ((config.batch_size, *config.size), tf.uint8),
-        "sample_seed": ((config.batch_size, 2), tf.int32),
-    }
+    batch, size = config.batch_size, tuple(config.size)
+    shapes = {"image": (batch, *size, 1), "label": (batch, *size), "sample_seed": (batch, 2)}
+    types = {"image": tf.float16, "label": tf.uint8, "sample_seed": tf.int32}
 
-    def draw(step):
-        batch = sampler.batch(int(step))
-        return tuple(batch[name] for name in shapes)
+    def cut(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        patches = sampler.batch(int(step))
+        return tuple(patches[name] for name in shapes)
 
-    def load(step):
-        arrays = tf.numpy_function(draw, [step], [dtype for _, dtype in shapes.values()], stateful=False)
-        return {name: tf.ensure_shape(array, shape) for array, (name, (shape, _)) in zip(arrays, shapes.items(), strict=True)}
+    def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.numpy_function(cut, [step], [types[name] for name in shapes])
+        return {name: tf.ensure_shape(value, shape) for (name, shape), value in zip(shapes.items(), values, strict=True)}
 
+    dataset = tf.data.Dataset.range(start_step, stop_step).map(load, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
     options = tf.data.Options()
-    # One process reads one list of cases: splitting batches among replicas is all the sharding there is.
+    options.deterministic = True
+    # Steps are no files to be shared out: every worker gets the whole sequence and takes its part of each batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return (
-        tf.data.Dataset.range(start_step, stop_step)
-        .map(load, num_parallel_calls=1, deterministic=True)
-        .prefetch(prefetch)
-        .with_options(options)
-    )
+    return dataset.prefetch(prefetch).with_options(options)

@@ -1,4 +1,8 @@
-"""NIfTI files in and out: the only importer of nibabel."""
+"""NIfTI files in and out. The only file that imports nibabel, and that for headers only.
+
+Reading is one decompression of the whole file and one pass over the voxels: the array keeps the file's order (x fastest), so
+nothing is transposed, and a value is converted once.
+"""
 
 from __future__ import annotations
 
@@ -14,136 +18,267 @@ from isal import igzip, isal_zlib
 from preprocessing.volume import Volume
 from runkit import atomic
 
-LABEL_VALUES = (0, 1, 2)  # background, pancreas, tumour
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+_CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}
+_SMALLEST_VOXEL_MM3 = 1e-9  # below it the header has an axis without extent
+_UNITS = ("mm", "unknown")  # many writers leave "unknown"; everyone reads it as mm
+_BROKEN_FILE = (OSError, EOFError, zlib.error, isal_zlib.error)
 
 
 def read_ct(path: str | os.PathLike) -> Volume:
-    """Reads a CT: float32 HU [x, y, z] in file order, slope and intercept applied.
+    """Reads a CT.
 
+    Args:
+      path: a .nii or .nii.gz file, recognised by its content.
+    Returns:
+      HU as float32 [x, y, z] in the file's axis order, slope and intercept applied.
     Raises:
-      ValueError: naming the file, if it is missing, cut short, not NIfTI, not three-dimensional, or holds NaN or infinity.
+      ValueError: one message with the file and the way out, if it is missing, truncated or corrupt, not three-dimensional, has
+        NaN or infinite voxels, or a header that places no voxel.
     """
-    array, affine = _read(path)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.count_nonzero(~np.isfinite(array)))
-        raise ValueError(f"{path}: {bad} voxels are NaN or infinite; export the scan again, or exclude the case")
-    return Volume(array.astype(np.float32, copy=False), affine)
+    header, stored = _read(path)
+    affine, (slope, intercept) = _affine(path, header), _scaling(path, header)
+    hu = stored.astype(np.float32, order="K")
+    if slope != 1.0:
+        hu *= np.float32(slope)
+    if intercept != 0.0:
+        hu += np.float32(intercept)
+    if stored.dtype.kind == "f" or slope != 1.0:  # whole numbers as they are cannot be NaN
+        _require_finite(path, hu)
+    return Volume(hu, affine)
 
 
 def read_labels(path: str | os.PathLike, values: Mapping[int, int] | None = None) -> Volume:
-    """Reads a label map: uint8 [x, y, z] with 0 background, 1 pancreas, 2 tumour.
+    """Reads a label map: 0 background, 1 pancreas, 2 tumour.
 
     Args:
-      path: the file.
-      values: file value -> label for organ maps, e.g. {7: 1}; every other value becomes background.
+      path: a .nii or .nii.gz file of any real data type.
+      values: for a map with other values, which of them is which class, e.g. `{7: 1}`; every other value becomes background.
+    Returns:
+      uint8 [x, y, z] in the file's axis order; read-only where the file holds uint8.
     Raises:
-      ValueError: naming the file, as `read_ct`, and for values that are no labels.
+      ValueError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0, 1 or 2.
     """
-    array, affine = _read(path)
+    header, stored = _read(path)
+    affine, (slope, intercept) = _affine(path, header), _scaling(path, header)
+    if slope != 1.0 or intercept != 0.0:
+        stored = stored.astype(np.float32, order="K") * np.float32(slope) + np.float32(intercept)
+    if stored.dtype.kind == "f":
+        _require_finite(path, stored)
+        broken = stored != np.rint(stored)
+        if broken.any():
+            raise ValueError(
+                f"{path}: {np.count_nonzero(broken)} label voxels are no whole number (e.g. {float(stored[broken][0]):g}); "
+                "the map was interpolated or holds probabilities: export it with nearest-neighbour interpolation"
+            )
     if values is not None:
-        labels = np.zeros(array.shape, dtype=np.uint8, order="F")
-        for value, label in values.items():
-            labels[array == value] = label
-        return Volume(labels, affine)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{path}: the label holds NaN or infinity; export it again as whole numbers")
-    low, high = array.min(), array.max()
-    labels = array.astype(np.uint8) if low >= 0 and high <= max(LABEL_VALUES) else None
-    if labels is None or (array.dtype.kind == "f" and not np.array_equal(labels, array)):
-        found = np.unique(array)
-        shown = ", ".join(f"{value:g}" for value in found[~np.isin(found, LABEL_VALUES)][:6])
+        return Volume(_mapped(stored, values), affine)
+    if stored.min() < 0 or stored.max() > max(_CLASSES):
+        others = [int(v) for v in np.unique(stored) if v not in _CLASSES]
+        listed = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
         raise ValueError(
-            f"{path}: label values {shown} are none of 0 background, 1 pancreas, 2 tumour; map them with `label_values` in the manifest"
+            f"{path}: label values {listed} are none of "
+            + ", ".join(f"{v} {name}" for v, name in _CLASSES.items())
+            + '; correct the map, or say in the manifest which value is which class, e.g. "label_values": {"7": 1}'
         )
-    return Volume(labels, affine)
+    return Volume(stored.astype(np.uint8, order="K", copy=False), affine)
 
 
 def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int = 1) -> None:
-    """Writes .nii.gz (or .nii) atomically, in the array's dtype; the same volume gives the same bytes.
+    """Writes a volume as NIfTI-1: labels from uint8, CT from int16 or float32, as the array is.
+
+    The same volume gives the same bytes. The file is there whole or not at all.
 
     Args:
-      compress_level: of igzip, 0 (fastest) to 3 (smallest).
-    """
-    image = nibabel.Nifti1Image(volume.array, volume.affine, dtype=volume.array.dtype)
-    image.header.set_xyzt_units("mm")
-    _write(path, image, compress_level)
-
-
-def write_labels_like(path: str | os.PathLike, mask: np.ndarray, reference: str | os.PathLike) -> None:
-    """Writes a mask uint8 [x, y, z] on the grid of a reference scan, with its affine bit for bit and its header's space.
-
+      compress_level: 0 to 3 (ISA-L's levels); ignored for a path without .gz.
     Raises:
-      ValueError: if the mask has another shape than the reference.
+      ValueError: for another dtype, a path that is no .nii or .nii.gz, or an axis of more than 32767 voxels.
     """
-    content = _content(reference)
-    source = _image_class(reference, content).from_bytes(content)
-    if tuple(source.shape[:3]) != mask.shape:
-        raise ValueError(f"{reference}: has {source.shape[:3]} voxels, the mask {mask.shape}; restore the mask to the scan's grid first")
-    header = source.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_data_shape(mask.shape)
-    header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
-    # affine None: nibabel keeps the header's sform, qform and their codes as they are.
-    image = type(source)(np.asfortranarray(mask.astype(np.uint8, copy=False)), None, header)
-    _write(path, image, compress_level=1)
-
-
-def _write(path: str | os.PathLike, image: nibabel.Nifti1Image, compress_level: int) -> None:
-    content = image.to_bytes()
-    if str(path).endswith(".gz"):
-        content = igzip.compress(content, compress_level, mtime=0)
-    with atomic.replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the stored voxels in file order, scaled where the header says so, and the affine."""
-    content = _content(path)
+    if volume.array.dtype not in (np.uint8, np.int16, np.float32):
+        raise ValueError(f"{path}: voxels are {volume.array.dtype}; convert them to uint8 (labels), int16 or float32 (HU)")
+    header = nibabel.Nifti1Header()
     try:
-        image = _image_class(path, content).from_bytes(content)
-        header = image.header
-        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(image.dataobj.offset)  # the header says 0 once read
-    except (nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: its NIfTI header cannot be read ({error}); convert the scan again") from error
-    while len(shape) > 3 and shape[-1] == 1:  # some tools write one volume as a series of one
-        shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 2:
+        header.set_data_shape(volume.shape)
+    except nibabel.spatialimages.HeaderDataError as error:
+        raise ValueError(f"{path}: shape {volume.shape} does not fit into NIfTI-1 ({error}); crop the volume") from error
+    header.set_data_dtype(volume.array.dtype)
+    header.set_sform(volume.affine, code=1)
+    header.set_qform(volume.affine, code=1)
+    header.set_xyzt_units("mm", "unknown")
+    _write(path, header, volume.array, compress_level)
+
+
+def write_labels_like(path: str | os.PathLike, mask: np.ndarray, reference_path: str | os.PathLike, *, compress_level: int = 1) -> None:
+    """Writes a mask on the grid of a scan: sform, qform, pixdim and units stay bit for bit those of the scan.
+
+    Free text and header extensions of the scan, which may name a patient, are left out.
+
+    Args:
+      mask: uint8 [x, y, z] in the scan's own axis order.
+      reference_path: the scan.
+    Raises:
+      ValueError: if the mask is no uint8 or has another shape than the scan, or the scan's header cannot be read.
+    """
+    reference = read_header(reference_path)
+    shape = _shape(reference_path, reference)
+    if mask.dtype != np.uint8 or mask.shape != shape:
         raise ValueError(
-            f"{path}: has {len(shape)} dimensions {tuple(shape)}; expected one three-dimensional volume of at least 2 voxels an axis"
+            f"{path}: mask is {mask.dtype} {mask.shape}, the scan {reference_path} is a grid of {shape}; "
+            "bring the mask back to the scan's own grid, as uint8, before writing it"
         )
+    header = reference.copy()
+    header.set_data_dtype(np.uint8)
+    for name in ("cal_min", "cal_max", "intent_p1", "intent_p2", "intent_p3", "intent_code"):
+        header[name] = 0
+    for name in ("descrip", "aux_file", "intent_name", "db_name"):
+        if name in header.keys():  # noqa: SIM118 - a header is no mapping; db_name exists in NIfTI-1 only
+            header[name] = b""
+    _write(path, header, mask, compress_level)
+
+
+def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
+    """Reads only the header of a file. Raises ValueError as `read_ct`."""
+    try:
+        with open(path, "rb") as stream:
+            compressed = stream.read(2) == _GZIP_MAGIC
+        with (igzip.open if compressed else open)(path, "rb") as stream:
+            start = stream.read(max(_HEADERS))
+    except _BROKEN_FILE as error:
+        raise _unreadable(path, error) from error
+    return _parse_header(path, start)
+
+
+def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
+    """Returns header and voxels as stored, a read-only Fortran-ordered view of the decompressed file."""
+    try:
+        content = pathlib.Path(path).read_bytes()
+        if content[:2] == _GZIP_MAGIC:
+            content = _decompressed(content)
+    except _BROKEN_FILE as error:
+        raise _unreadable(path, error) from error
+    header = _parse_header(path, content)
+    shape = _shape(path, header)
+    try:
+        dtype = header.get_data_dtype()
+    except nibabel.spatialimages.HeaderDataError as error:
+        raise ValueError(f"{path}: {error}; export the volume again with a standard data type") from error
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{path}: voxels are {dtype}; expected one real number a voxel, so export it without colour or complex values")
+    offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     count = int(np.prod(shape, dtype=np.int64))
     if len(content) < offset + count * dtype.itemsize:
-        raise ValueError(f"{path}: cut short, {len(content)} of {offset + count * dtype.itemsize} bytes; copy the file again")
-    if dtype.kind not in "iuf":
-        raise ValueError(f"{path}: holds voxels of type {dtype}; expected one number a voxel")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ValueError(f"{path}: its affine does not place the voxels in space; convert the scan again")
-    array = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
-    if (slope, intercept) != (1.0, 0.0):
-        array = array * np.float32(slope) + np.float32(intercept)
-    return array, affine
+        raise ValueError(
+            f"{path}: holds {max(0, len(content) - offset)} of the {count * dtype.itemsize} bytes of {shape} voxels; "
+            "the file was cut short: copy or export it again"
+        )
+    return header, np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
 
 
-def _content(path: str | os.PathLike) -> bytes:
-    """Returns the uncompressed bytes of a file."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; correct its path in the manifest")
-    content = path.read_bytes()
-    if content[:2] != b"\x1f\x8b":
-        return content
+def _decompressed(content: bytes) -> bytes:
+    # A gzip file ends with its size modulo 2**32: one allocation instead of growing steps. Several members say only the last one's.
+    size = int.from_bytes(content[-4:], "little")
+    if 0 < size <= 1032 * len(content):  # deflate packs no denser: beyond it the number is no size
+        member = isal_zlib.decompressobj(wbits=31)
+        first = member.decompress(content, size)
+        if member.eof and not member.unused_data:
+            return first
+    return igzip.decompress(content)
+
+
+def _parse_header(path: str | os.PathLike, start: bytes) -> nibabel.Nifti1Header:
+    for order, mark in (("little", "<"), ("big", ">")):
+        size = int.from_bytes(start[:4], order)
+        if size in _HEADERS and len(start) >= size:
+            header = _HEADERS[size](start[:size], endianness=mark, check=False)
+            kind = bytes(np.asarray(header["magic"]).tobytes())[:2]
+            if kind == b"n+":
+                return header
+            if kind == b"ni":
+                raise ValueError(f"{path}: is one half of a .hdr/.img pair; convert the pair to one .nii.gz file")
+    raise ValueError(f"{path}: is no NIfTI file, or cut short in its header; convert the scan to .nii.gz")
+
+
+def _shape(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[int, int, int]:
+    dimensions = int(header["dim"][0])
+    sizes = tuple(int(n) for n in header["dim"][1 : 1 + max(dimensions, 0)])
+    if dimensions != 3 or min(sizes) < 1:
+        raise ValueError(
+            f"{path}: has {dimensions} dimensions {sizes}; expected one volume with the three axes x, y, z: "
+            "export a single 3D series, or split the file into its volumes"
+        )
+    return sizes
+
+
+def _scaling(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[float, float]:
     try:
-        return igzip.decompress(content)
-    except (EOFError, OSError, isal_zlib.error, zlib.error) as error:
-        raise ValueError(f"{path}: the compressed file is cut short or damaged ({error}); copy the file again") from error
+        slope, intercept = header.get_slope_inter()
+    except nibabel.spatialimages.HeaderDataError as error:
+        raise ValueError(f"{path}: slope and intercept are invalid ({error}); export the volume again") from error
+    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
 
 
-def _image_class(path: str | os.PathLike, content: bytes) -> type[nibabel.Nifti1Image]:
-    size = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    if len(content) >= 352 and 348 in size:
-        return nibabel.Nifti1Image
-    if len(content) >= 544 and 540 in size:
-        return nibabel.Nifti2Image
-    raise ValueError(f"{path}: not a NIfTI file, or cut short in its header; convert the scan to .nii.gz")
+def _affine(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.ndarray:
+    try:
+        unit = header.get_xyzt_units()[0]
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (KeyError, ValueError, nibabel.spatialimages.HeaderDataError) as error:
+        raise ValueError(f"{path}: its header does not say where the voxels lie ({error}); export the volume again") from error
+    if unit not in _UNITS:
+        raise ValueError(f"{path}: its header gives lengths in {unit}; write them in mm")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _SMALLEST_VOXEL_MM3:
+        raise ValueError(f"{path}: affine {affine[:3].tolist()} places no voxel; write a valid sform or qform into the header")
+    return affine
+
+
+def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
+    unknown = sorted(set(values.values()) - set(_CLASSES))
+    if unknown:
+        raise ValueError(f"label values are mapped to {unknown}; expected the classes {sorted(_CLASSES)}")
+    if stored.dtype == np.uint8:  # what organ maps are: one pass through a table, however many values
+        table = np.zeros(256, dtype=np.uint8)
+        for value, class_ in values.items():
+            if 0 <= value < 256:
+                table[value] = class_
+        return table[stored.ravel(order="F")].reshape(stored.shape, order="F")
+    mapped = np.zeros(stored.shape, dtype=np.uint8, order="F")
+    for value, class_ in values.items():
+        mapped[stored == value] = class_
+    return mapped
+
+
+def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
+    # the extremes first: they need no mask of the whole volume, and NaN passes through both
+    if np.isfinite(array.min()) and np.isfinite(array.max()):
+        return
+    bad = ~np.isfinite(array)
+    first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
+    raise ValueError(
+        f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at {first}; "
+        "export it again, or, where they pad the scan, write air (-1024 HU) in their place"
+    )
+
+
+def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
+    if isinstance(error, FileNotFoundError):
+        return ValueError(f"{path}: no such file; correct the path or restore the file")
+    if isinstance(error, EOFError):
+        return ValueError(f"{path}: its compressed data end too early, the file was cut short; copy or export it again")
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a readable .nii or .nii.gz file")
+    return ValueError(f"{path}: its compressed data are corrupt ({error}); copy or export it again")
+
+
+def _write(path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndarray, compress_level: int) -> None:
+    name = os.fspath(path)
+    if not name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path}: a NIfTI file is named .nii or .nii.gz; choose such a name")
+    if compress_level not in range(4):
+        raise ValueError(f"compress_level is {compress_level}; expected 0 to 3")
+    header["vox_offset"], header["scl_slope"], header["scl_inter"] = int(header["sizeof_hdr"]) + 4, 1, 0
+    header["magic"] = header.single_magic
+    voxels = array.astype(header.get_data_dtype(), copy=False)  # in the header's byte order
+    content = header.binaryblock + bytes(4) + voxels.tobytes("F")
+    if name.endswith(".gz"):
+        content = igzip.compress(content, compress_level, mtime=0)
+    atomic.write_bytes(path, content)

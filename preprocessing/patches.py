@@ -1,37 +1,45 @@
-"""Which patch a training step sees: every choice a function of (seed, step, slot), so a resumed run sees the same."""
+"""Which patch is step s, slot i: a function of (seed, step, slot) and nothing that was drawn before.
+
+A resumed run, a prefetching pipeline and another machine see the same patches, and a checkpoint has to keep only the step.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import fractions
+import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from preprocessing.case_store import StoredCase
-from runkit import randomness
+from runkit.randomness import generator, seed_pair
 
-OUTSIDE = -1.0  # scaled intensity beyond the volume: air
+_AIR = -1.0  # what lies outside the volume: the lower end of the window
+
+
+class PatchSource(Protocol):
+    """What a patch is cut from; `case_store.StoredCase` is one."""
+
+    case_id: str
+    image: np.ndarray  # float16 [x, y, z] in [-1, 1]
+    label: np.ndarray  # uint8 [x, y, z]
+    foreground: np.ndarray  # int, flat C-order indices of label > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchConfig:
-    """How patches are drawn.
+    """How patches are drawn."""
 
-    Attributes:
-      size: voxels along x, y, z.
-      foreground_fraction: share of patches centred on a voxel with label > 0; the others on one with label 0.
-      patches_per_case: in an epoch.
-      batch_size: patches a step.
-      seed: of every choice.
-    """
-
-    size: tuple[int, int, int]
-    foreground_fraction: float = 0.5
-    patches_per_case: int
+    size: tuple[int, int, int]  # voxels
+    foreground_fraction: float = 0.5  # share of patches centred on pancreas or tumour
+    patches_per_case: int = 1  # in an epoch
     batch_size: int
     seed: int
 
     def __post_init__(self):
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise ValueError(f"size is {self.size}; expected three numbers of voxels, at least 1 each")
         if not 0.0 <= self.foreground_fraction <= 1.0:
             raise ValueError(f"foreground_fraction is {self.foreground_fraction}; expected a share between 0 and 1")
         for name in ("patches_per_case", "batch_size"):
@@ -41,7 +49,7 @@ class PatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One patch: the case's index among the sampler's, its centre voxel, and whether that is foreground."""
+    """One patch: which case, which voxel is its centre, and whether that is a foreground voxel."""
 
     case: int
     centre: tuple[int, int, int]
@@ -49,75 +57,102 @@ class Choice:
 
 
 class PatchSampler:
-    """Draws the batches of a training.
+    """Draws patches from cases.
 
-    Position p = step * batch_size + slot walks through epochs; each epoch holds every case `patches_per_case` times, in an order
-    of its own. Foreground and background positions alternate so that their share is exact, not only expected.
+    The patches of all steps form one sequence, position = step * batch_size + slot. Each run of cases * patches_per_case positions
+    is an epoch: a seeded permutation in which every case comes exactly patches_per_case times. Foreground and background centres
+    alternate along the sequence, so their ratio is exact, not expected. Every voxel can be a centre: a foreground centre is
+    uniform over the voxels above 0, a background centre over the voxels that are 0, and what hangs over the border is filled.
+    A case without foreground gives background patches only.
+
+    Raises:
+      ValueError: without a case, or for a case without any background voxel.
     """
 
-    def __init__(self, cases: Sequence[StoredCase], config: PatchConfig):
+    def __init__(self, cases: Sequence[PatchSource], config: PatchConfig):
         if not cases:
-            raise ValueError("no training case to draw patches from")
-        self.cases, self.config = tuple(cases), config
-        self._epoch_patches = len(self.cases) * config.patches_per_case
+            raise ValueError("no case to draw patches from; the training split is empty")
+        self._cases, self._config = tuple(cases), config
+        self._shapes = [tuple(case.image.shape) for case in self._cases]
+        self._foreground_counts = [len(case.foreground) for case in self._cases]
+        for case, shape, count in zip(self._cases, self._shapes, self._foreground_counts, strict=True):
+            if count >= int(np.prod(shape)):
+                raise ValueError(f"case {case.case_id}: every voxel is labelled, there is no background to draw; check its label")
+        self._share = fractions.Fraction(config.foreground_fraction).limit_denominator(10**6)
+        self._epoch_order = functools.lru_cache(maxsize=2)(self._draw_epoch_order)
+
+    @property
+    def config(self) -> PatchConfig:
+        return self._config
+
+    @property
+    def patches_per_epoch(self) -> int:
+        return len(self._cases) * self._config.patches_per_case
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that draw at least every case's patches once."""
-        return -(-self._epoch_patches // self.config.batch_size)
+        """Steps that show every case at least patches_per_case times; exactly so where the batch size divides an epoch."""
+        return -(-self.patches_per_epoch // self._config.batch_size)
 
     def choose(self, step: int, slot: int) -> Choice:
-        position = step * self.config.batch_size + slot
-        epoch, place = divmod(position, self._epoch_patches)
-        order = randomness.generator(self.config.seed, "case order", epoch).permutation(self._epoch_patches)
-        index = int(order[place]) % len(self.cases)
-        case, share = self.cases[index], self.config.foreground_fraction
-        foreground = int((position + 1) * share) > int(position * share) and len(case.foreground) > 0
-        rng = randomness.generator(self.config.seed, "centre", step, slot)
-        if foreground:
-            flat = int(case.foreground[rng.integers(len(case.foreground))])
-        else:
-            flat = _background_voxel(case, rng)
-        return Choice(index, tuple(int(i) for i in np.unravel_index(flat, case.label.shape)), foreground)
+        """Returns which patch is (step, slot)."""
+        position = step * self._config.batch_size + slot
+        epoch, place = divmod(position, self.patches_per_epoch)
+        case = int(self._epoch_order(epoch)[place])
+        share = self._share
+        wanted = (position + 1) * share.numerator // share.denominator > position * share.numerator // share.denominator
+        foreground = wanted and self._foreground_counts[case] > 0
+        rng = generator(self._config.seed, "patch", step, slot)
+        flat = self._foreground_centre(case, rng) if foreground else self._background_centre(case, rng)
+        return Choice(case, tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])), foreground)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the batch of a step.
+        """Returns the patches of a step.
 
         Returns:
-          image float16 [b, x, y, z, 1] in [-1, 1]; label uint8 [b, x, y, z]; sample_seed int32 [b, 2], the seed of all that is
-          random about a sample later on (its latent noise).
+          image float16 [batch, x, y, z, 1], -1 outside the volume; label uint8 [batch, x, y, z], 0 there; sample_seed
+          int32 [batch, 2], for whatever else is random about a sample.
         """
-        config = self.config
-        image = np.full((config.batch_size, *config.size, 1), OUTSIDE, dtype=np.float16)
-        label = np.zeros((config.batch_size, *config.size), dtype=np.uint8)
-        for slot in range(config.batch_size):
+        size, batch_size = self._config.size, self._config.batch_size
+        image = np.empty((batch_size, *size, 1), dtype=np.float16)
+        label = np.empty((batch_size, *size), dtype=np.uint8)
+        seeds = np.empty((batch_size, 2), dtype=np.int32)
+        for slot in range(batch_size):
             choice = self.choose(step, slot)
-            case = self.cases[choice.case]
-            source, target = _overlap(choice.centre, config.size, case.label.shape)
-            image[slot, ..., 0][target] = case.image[source]
-            label[slot][target] = case.label[source]
-        seeds = np.stack([randomness.seed_pair(config.seed, "sample", step, slot) for slot in range(config.batch_size)])
+            case = self._cases[choice.case]
+            cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
+            cut(case.label, choice.centre, label[slot], fill=0)
+            seeds[slot] = seed_pair(self._config.seed, "sample", step, slot)
         return {"image": image, "label": label, "sample_seed": seeds}
 
+    def _draw_epoch_order(self, epoch: int) -> np.ndarray:
+        return generator(self._config.seed, "order", epoch).permutation(self.patches_per_epoch) % len(self._cases)
 
-def _background_voxel(case: StoredCase, rng: np.random.Generator) -> int:
-    """Returns a flat index uniform over label == 0, by drawing until one is hit: almost every voxel is background."""
-    size = case.label.size
-    if len(case.foreground) >= size:
-        raise ValueError(f"case {case.case_id}: every voxel is foreground; correct its label")
-    flat = case.label.reshape(-1)
-    while True:
-        index = int(rng.integers(size))
-        if flat[index] == 0:
-            return index
+    def _foreground_centre(self, case: int, rng: np.random.Generator) -> int:
+        return int(self._cases[case].foreground[rng.integers(self._foreground_counts[case])])
+
+    def _background_centre(self, case: int, rng: np.random.Generator) -> int:
+        # Rejection: uniform over the voxels that are 0 without a list of them, which would be as large as the volume.
+        # Foreground is about one voxel in a hundred, so one draw nearly always does.
+        label, shape = self._cases[case].label, self._shapes[case]
+        voxels = int(np.prod(shape))
+        while True:
+            flat = int(rng.integers(voxels))
+            if label[np.unravel_index(flat, shape)] == 0:
+                return flat
 
 
-def _overlap(centre: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Returns where a patch around `centre` lies in the volume, and where that part lies in the patch."""
-    source, target = [], []
-    for c, s, n in zip(centre, size, shape, strict=True):
-        begin = c - s // 2
-        low, high = max(begin, 0), min(begin + s, n)
-        source.append(slice(low, high))
-        target.append(slice(low - begin, high - begin))
-    return tuple(source), tuple(target)
+def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: float) -> None:
+    """Copies the patch around `centre` into `out`; what lies outside the volume becomes `fill`.
+
+    The centre is voxel `size // 2` of the patch along each axis.
+    """
+    inside, outside = [], []
+    for middle, size, length in zip(centre, out.shape, volume.shape, strict=True):
+        start = middle - size // 2
+        low, high = max(start, 0), min(start + size, length)
+        inside.append(slice(low, high))
+        outside.append(slice(low - start, high - start))
+    if any(o.stop - o.start < size for o, size in zip(outside, out.shape, strict=True)):
+        out.fill(fill)
+    out[tuple(outside)] = volume[tuple(inside)]

@@ -1,4 +1,8 @@
-"""From a manifest to a case store: every case checked, oriented, resampled and windowed; resumable, one bad case stops no other."""
+"""The preparation of a cohort: manifest -> RAS+ -> isotropic -> HU window -> case store.
+
+Can be stopped anywhere and run again: a case that is done with the same files and settings is not done again. A bad case never
+stops the others.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,19 @@ import hashlib
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from preprocessing import case_store, geometry, integrity, intensity, nifti, resampling, splits
+import numpy as np
+from absl import logging
+
+from preprocessing import case_store, geometry, integrity, intensity, nifti, resampling
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
+from preprocessing.splits import split_cases
+from preprocessing.volume import Volume
 from runkit import atomic, progress
-
-REJECTED = "rejected.json"
 
 
 def prepare(
@@ -30,96 +38,165 @@ def prepare(
     workers: int = 1,
     strict: bool = True,
 ) -> CaseStore:
-    """Prepares every labelled case of a manifest and splits those that passed.
-
-    A case whose files and settings are those of an earlier run is not prepared again. What is wrong with refused cases goes to
-    `rejected.json` in `root`, with file names: it is for the site's own eyes.
+    """Prepares every labelled case of a manifest and returns the store.
 
     Args:
-      manifest: the site's cases.
-      root: the case store's folder.
-      target_mm: spacing of the training grid along x, y, z.
-      window_hu: lowest and highest HU, mapped to -1 and 1.
-      split_seed, split_counts, split_ratio: as for `splits.split_cases`.
-      workers: processes.
-      strict: raise at the end if any case was refused; the store then has no index and cannot be opened.
+      root: folder of the store; made if it is missing, continued if it is there.
+      target_mm: spacing of the training grid, x, y, z.
+      window_hu: HU that become -1 and 1.
+      split_seed, split_counts, split_ratio: see `splits.split_cases`; the split is over the cases that pass.
+      workers: cases at the same time, each in its own process. Calling scripts need the usual `if __name__ == "__main__"`.
+      strict: end with an error when a case is refused. The others are prepared either way, so a second run finds them done.
     Raises:
-      ValueError: for a split that does not fit, no usable case, or, where strict, any refused case.
+      ValueError: if no case is left, the split does not fit, or, when strict, a case was refused: all of them are named, and
+        listed in `<root>/rejected.json`. No index is written then, so the store cannot be opened half made.
     """
     root = pathlib.Path(root)
-    settings = {"target_mm": [float(mm) for mm in target_mm], "window_hu": [float(hu) for hu in window_hu]}
-    labelled = [case for case in manifest.cases if case.label is not None]
-    if not labelled:
-        raise ValueError(f"the manifest of site {manifest.site} has no case with a label; training and evaluation need labels")
-    if split_counts is not None:  # before the work, not after it
-        splits.split_cases([case.case_id for case in labelled], seed=split_seed, counts=split_counts)
-    (root / case_store.INDEX).unlink(missing_ok=True)
-    rejected: dict[str, str] = {}
-    jobs = [(case, root, settings, manifest.label_values) for case in labelled]
-    with progress.bar(total=len(jobs), what=f"prepare {manifest.site}", unit="case") as bar:
-        for case_id, reason in _results(jobs, workers):
-            if reason is not None:
-                rejected[case_id] = reason
+    settings = _settings(target_mm, window_hu, manifest.label_values)
+    cases = [case for case in manifest.included if case.label is not None]
+    unlabelled = len(manifest.included) - len(cases)
+    if unlabelled:
+        logging.info("site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled)
+    # an impossible split is refused before the work, not after it
+    split_cases([case.case_id for case in cases], seed=split_seed, counts=split_counts, ratio=split_ratio)
+    _clean(root)
+    sources: dict[str, dict[str, str]] = {}
+    refused: dict[str, dict[str, str]] = {}
+    with progress.bar(total=len(cases), what=f"prepare {manifest.site}", unit="case") as bar:
+        for case, outcome in _outcomes(cases, root, settings, workers):
+            if "sources" in outcome:
+                sources[case.case_id] = outcome["sources"]
+            else:
+                refused[case.case_id] = outcome
+                logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
+            bar.set_postfix_str(f"{len(refused)} refused")
             bar.update()
-    if rejected:
-        atomic.write_json(root / REJECTED, {case.case_id: rejected[case.case_id] for case in labelled if case.case_id in rejected})
-    else:
-        (root / REJECTED).unlink(missing_ok=True)
-    if rejected and (strict or len(rejected) == len(labelled)):
-        listed = "\n  ".join(rejected.values())
-        raise ValueError(
-            f"{len(rejected)} of {len(labelled)} cases were refused (list: {root / REJECTED}); mend them, or go on without them by --nostrict:\n  {listed}"
-        )
-    ready = [case.case_id for case in labelled if case.case_id not in rejected]
-    chosen = splits.split_cases(ready, seed=split_seed, counts=split_counts, ratio=split_ratio)
-    numbers = {case_id: number for number, case_id in enumerate(sorted(ready), start=1)}
-    settings = {**settings, "split_seed": split_seed}
-    case_store.write_index(root, site=manifest.site, settings=settings, numbers=numbers, splits=chosen)
+    in_order = [case.case_id for case in cases]
+    rejected = [{"case_id": i, **refused[i]} for i in in_order if i in refused]
+    _report(root, rejected)
+    if rejected and strict:
+        raise ValueError(_summary(rejected, len(cases), root))
+    accepted = {i: sources[i] for i in sorted(sources)}
+    if not accepted:
+        raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
+    splits = split_cases(accepted, seed=split_seed, counts=split_counts, ratio=split_ratio)
+    case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
     return CaseStore(root)
 
 
-def _results(jobs: list[tuple], workers: int):
-    if workers <= 1:
-        yield from (_prepare_case(*job) for job in jobs)
+def prepare_volumes(image: Volume, label: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a case on the training grid.
+
+    Args:
+      image: CT in HU; `label`: its classes. Both in RAS+, on one grid.
+      settings: `target_mm` and `window_hu`.
+    Returns:
+      Image float16 [x, y, z] in [-1, 1] and label uint8 [x, y, z], C-ordered: x slowest, as patches are cut.
+    """
+    spacing_mm, target_mm = image.spacing_mm, tuple(settings["target_mm"])
+    hu = resampling.resample_linear(image.array, spacing_mm, target_mm)
+    labels = resampling.resample_nearest(label.array, spacing_mm, target_mm)
+    return _windowed(hu, tuple(settings["window_hu"])), np.ascontiguousarray(labels)
+
+
+def _windowed(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    # Windowed and turned in slabs of 32 slices: the turn from file order (x fastest) to C order then writes whole cache lines.
+    result = np.empty(hu.shape, dtype=np.float16)
+    for start in range(0, hu.shape[2], 32):
+        part = slice(start, start + 32)
+        result[:, :, part] = intensity.window(hu[:, :, part], *window_hu).astype(np.float16)
+    return result
+
+
+def _settings(target_mm: Sequence[float], window_hu: Sequence[float], label_values: Mapping[int, int] | None) -> dict[str, Any]:
+    spacing, window = [float(v) for v in target_mm], [float(v) for v in window_hu]
+    if len(spacing) != 3 or not all(v > 0 for v in spacing):
+        raise ValueError(f"target_mm is {tuple(target_mm)}; expected three lengths above 0")
+    if len(window) != 2 or not window[0] < window[1]:
+        raise ValueError(f"window_hu is {tuple(window_hu)}; expected (low, high) with low below high")
+    values = None if label_values is None else {str(k): int(v) for k, v in sorted(label_values.items())}
+    return {"target_mm": spacing, "window_hu": window, "label_values": values}
+
+
+def _outcomes(
+    cases: Sequence[Case], root: pathlib.Path, settings: Mapping[str, Any], workers: int
+) -> Iterator[tuple[Case, dict[str, Any]]]:
+    if workers <= 1 or len(cases) <= 1:
+        for case in cases:
+            yield case, _prepare_case(case, root, settings)
         return
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(_prepare_case, *job) for job in jobs]):
-            yield future.result()
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
+        futures = {pool.submit(_prepare_case, case, root, settings): case for case in cases}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result()
 
 
-def _prepare_case(case: Case, root: pathlib.Path, settings: dict[str, Any], label_values: dict[int, int] | None) -> tuple[str, str | None]:
-    """Prepares one case; returns its id and, where it is refused, the reason."""
+def _prepare_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Prepares one case unless it is done. Returns its `sources`, or why it is refused: `rule`, `file`, `problem`."""
     try:
-        identity = {
-            "source": _fingerprint(case),
-            "settings": settings,
-            "label_values": label_values and {str(k): v for k, v in label_values.items()},
-        }
-        known = case_store.stored_facts(root, case.case_id)
-        if known is None or any(known.get(key) != value for key, value in identity.items()):
-            image, label = nifti.read_ct(case.image), nifti.read_labels(case.label, label_values)
-            integrity.check_case(image, label, integrity.Names(str(case.image), str(case.label)))
-            upright, spacing = geometry.to_ras(image), geometry.ras_grid(image.grid).spacing_mm
-            resampled = resampling.resample_linear(upright.array, spacing, settings["target_mm"])
-            mask = resampling.resample_nearest(geometry.to_ras(label).array, spacing, settings["target_mm"])
-            facts = {
-                **identity,
-                "target_mm": settings["target_mm"],
-                "native_shape": [int(n) for n in image.shape],
-                "native_affine": image.affine.tolist(),
-            }
-            case_store.write_case(root, case.case_id, intensity.window(resampled, *settings["window_hu"]), mask, label.array, facts)
+        sources = {"image": _sha256(case.image), "label": _sha256(case.label)}
+        done = case_store.read_case(case_store.case_folder(root, case.case_id))
+        if done is None or (done.get("sources"), done.get("settings")) != (sources, dict(settings)):
+            _make_case(case, root, settings, sources)
+    except integrity.IntegrityError as error:
+        return {"rule": error.rule, "file": error.file, "problem": str(error)}
     except ValueError as error:
-        return case.case_id, str(error)
-    return case.case_id, None
+        return {"rule": integrity.UNREADABLE.id, "file": _file_in(error, case), "problem": str(error)}
+    return {"sources": sources}
 
 
-def _fingerprint(case: Case) -> str:
-    """Returns a digest of both files' bytes. Raises ValueError where one is missing."""
+def _make_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    values = settings["label_values"]
+    label = nifti.read_labels(case.label, None if values is None else {int(k): v for k, v in values.items()})
+    image = nifti.read_ct(case.image)
+    integrity.check_case(image, label, (str(case.image), str(case.label)))
+    upright_image, upright_label = geometry.to_ras(image), geometry.to_ras(label)
+    prepared_image, prepared_label = prepare_volumes(upright_image, upright_label, settings)
+    case_store.write_case(
+        root,
+        case.case_id,
+        image=prepared_image,
+        label=prepared_label,
+        # the label may be stored in another axis order than the scan; the scan's is the native one
+        native_label=geometry.from_ras(upright_label.array, image.grid),
+        native=image.grid,
+        sources=sources,
+        settings=settings,
+    )
+
+
+def _sha256(path: pathlib.Path) -> str:
     digest = hashlib.sha256()
-    for path in (case.image, case.label):
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; correct its path in the manifest")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    try:
+        with open(path, "rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); correct the path in the manifest or restore the file") from error
     return digest.hexdigest()
+
+
+def _file_in(error: ValueError, case: Case) -> str:
+    return str(case.label) if str(error).startswith(f"{case.label}:") else str(case.image)
+
+
+def _clean(root: pathlib.Path) -> None:
+    """Makes the folder and removes the old index and what a killed run left half written."""
+    (root / "cases").mkdir(parents=True, exist_ok=True)
+    (root / "index.json").unlink(missing_ok=True)
+    for leftover in (root / "cases").glob(".partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _report(root: pathlib.Path, rejected: list[dict[str, str]]) -> None:
+    if rejected:
+        atomic.write_json(root / "rejected.json", rejected)
+    else:
+        (root / "rejected.json").unlink(missing_ok=True)
+
+
+def _summary(rejected: list[dict[str, str]], cases: int, root: pathlib.Path) -> str:
+    listed = "\n".join(f"  {r['case_id']}: {r['problem']}" for r in rejected)
+    return f"{len(rejected)} of {cases} cases refused (also in {root / 'rejected.json'}):\n{listed}"

@@ -1,6 +1,7 @@
-"""To the training grid and back: linear along each axis for CT, nearest for labels, per-class linear for predictions.
+"""Between a scan's own grid and the training grid: CT linear, labels nearest, and the exact way back.
 
-The grid keeps the first voxel centre and has round((n - 1) * s / t) + 1 voxels an axis (MONAI's convention).
+The first voxel centre stays where it is; the last lies within half a target voxel of where it was (MONAI's convention: its
+`Spacing` with align_corners False and border padding). Positions beyond the last voxel centre take its value.
 """
 
 from __future__ import annotations
@@ -9,108 +10,115 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preprocessing import geometry
+from preprocessing import geometry, separable
 from preprocessing.volume import Grid
 
-_SLAB_VOXELS = 4_000_000  # of the native grid, interpolated at a time on the way back
+_RESTORED_VOXELS = 2**22  # interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan
 
 
-def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, ...]:
-    """Returns voxels per axis after resampling; the last centre stays to within half a target voxel."""
-    return tuple(round((n - 1) * s / t) + 1 for n, s, t in zip(shape, spacing_mm, target_mm, strict=True))
+def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, int, int]:
+    """Returns the voxels per axis [x, y, z] after resampling.
+
+    Raises:
+      ValueError: if a spacing is not above 0.
+    Source: MONAI, monai/data/utils.py, compute_shape_offset. As there the 1 is added before rounding, and halves go to the even
+      number: 512 voxels of 0.5 mm become 256 of 1 mm.
+    """
+    for name, values in (("spacing_mm", spacing_mm), ("target_mm", target_mm)):
+        if len(values) != 3 or not all(v > 0 for v in values):
+            raise ValueError(f"{name} is {tuple(values)}; expected three lengths above 0")
+    return tuple(round((n - 1) * s / t + 1) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True))
 
 
 def resample_linear(array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> np.ndarray:
-    """Returns float32 [x', y', z']: each voxel the linear interpolation along x, y and z, edges held.
+    """Resamples a CT linearly in all three axes.
 
-    Separable: three one-dimensional passes, the one that shrinks the volume most first, and no coordinate grid.
+    Args:
+      array: [x, y, z], any real dtype and memory order, finite.
+      spacing_mm, target_mm: voxel spacing per axis before and after.
+    Returns:
+      float32 [x, y, z] of `resampled_shape`, in the memory order of `array`.
     """
-    shape = resampled_shape(array.shape, spacing_mm, target_mm)
-    if array.strides[0] < array.strides[-1] or array.strides[0] < 0:
-        # NIfTI files hold x fastest. NumPy gathers fastest along the slowest axis of what it takes for C order.
-        ordered = np.abs(array.strides)
-        if ordered[0] < ordered[-1]:
-            return resample_linear(array.T, spacing_mm[::-1], target_mm[::-1]).T
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
-        array = _interpolate_axis(array, axis, np.arange(shape[axis]) * (target_mm[axis] / spacing_mm[axis]))
-    return np.asarray(array, dtype=np.float32)
+    return separable.interpolate(array, _positions(array.shape, spacing_mm, target_mm))
 
 
 def resample_nearest(array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> np.ndarray:
-    """Returns [x', y', z'] of the same dtype: each voxel the value of the nearest old one, the lower of two as near."""
-    shape = resampled_shape(array.shape, spacing_mm, target_mm)
-    for axis in range(3):
-        places = np.arange(shape[axis]) * (target_mm[axis] / spacing_mm[axis])
-        # 1e-6: a place that is midway but for rounding is midway
-        array = np.take(array, np.clip(np.ceil(places - 0.5 - 1e-6), 0, array.shape[axis] - 1).astype(np.intp), axis=axis)
-    return np.ascontiguousarray(array)
+    """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the even index (as MONAI).
+
+    Args:
+      array: [x, y, z], any dtype and memory order.
+    Returns:
+      [x, y, z] of `resampled_shape`, dtype and memory order of `array`.
+    """
+    order = separable.memory_order(array)
+    source = array.transpose(order)
+    positions = _positions(array.shape, spacing_mm, target_mm)
+    # rounded first: half-way but for the last bits is half-way
+    slow, middle, fast = (np.clip(np.rint(positions[a].round(6)), 0, array.shape[a] - 1).astype(np.intp) for a in order)
+    result = np.zeros((len(slow), len(middle), len(fast)), dtype=array.dtype)
+    for k, index in enumerate(slow):
+        slab = source[index]
+        if slab.any():  # most slabs of a label map are empty
+            result[k] = slab[middle].take(fast, axis=1)
+    return result.transpose(np.argsort(order))
 
 
 def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
-    """Returns a mask of the training grid on the native grid: uint8 of exactly `native.shape`, in its axis order.
+    """Brings a mask from the training grid back to a scan's own grid.
 
-    Each native voxel takes the class whose linearly interpolated membership is largest there, so contours are smooth and no
-    class is favoured. Only the box around the foreground is interpolated, slab by slab.
+    Each class is interpolated linearly and the largest share wins, the lower class where shares are equal; the surface is
+    smoother than nearest voxels would give, and a native voxel that coincides with a training voxel keeps its class. Only the
+    box around the foreground is interpolated, a few slabs at a time.
 
     Args:
-      mask: uint8 [x', y', z'] on the training grid, RAS+ order.
-      native: the scan's own grid, any orientation.
-      target_mm: spacing of the training grid.
+      mask: uint8 [x, y, z] in RAS+, on the grid that `to_ras` and resampling to `target_mm` give for this scan.
+      native: the scan's grid, in any of the 48 axis orders, oblique or not.
+    Returns:
+      uint8 of shape `native.shape`, in the scan's own axis order (Fortran-ordered, as files are).
     Raises:
-      ValueError: if the mask is not on the training grid of `native`.
+      ValueError: if the mask has another shape than this scan's training grid.
     """
     upright = geometry.ras_grid(native)
     expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
     if mask.shape != expected:
         raise ValueError(
-            f"mask has {mask.shape} voxels, a scan of {native.shape} voxels has {expected} at {tuple(target_mm)} mm; predict on that grid"
+            f"mask has {mask.shape} voxels, a scan of {native.shape} voxels has {expected} at {tuple(target_mm)} mm; "
+            "pass the mask that was predicted for this scan"
         )
-    restored = np.zeros(upright.shape, dtype=np.uint8)
-    classes = [int(value) for value in np.unique(mask)]
-    occupied = [np.flatnonzero((mask > 0).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if len(occupied[0]):
-        places = [np.arange(n) * (s / t) for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
-        box = [
-            slice(*np.searchsorted(place, (used[0] - 1, used[-1] + 1), side="left")) for place, used in zip(places, occupied, strict=True)
-        ]
-        y, z = places[1][box[1]], places[2][box[2]]
-        slab = max(1, _SLAB_VOXELS // max(1, len(y) * len(z)))
-        for start in range(box[0].start, box[0].stop, slab):
-            stop = min(start + slab, box[0].stop)
-            restored[start:stop, box[1], box[2]] = _most_likely(mask, classes, (places[0][start:stop], y, z))
-    return np.ascontiguousarray(geometry.from_ras(restored, native))
+    restored = np.zeros(native.shape, dtype=np.uint8, order="F")
+    crop, outputs, positions = [], [], []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(hit):
+            return restored
+        last = mask.shape[axis] - 1
+        low, high = max(int(hit[0]) - 1, 0), min(int(hit[-1]) + 1, last)  # a margin of background, where there is any
+        places = np.arange(upright.shape[axis]) * (upright.spacing_mm[axis] / target_mm[axis])
+        inside = np.flatnonzero((places >= low) & ((places <= high) | (high == last)))
+        if not len(inside):  # the foreground lies between two native voxels
+            return restored
+        crop.append(slice(low, high + 1))
+        outputs.append(slice(int(inside[0]), int(inside[-1]) + 1))
+        positions.append(places[inside] - low)
+    target = geometry.to_ras_order(restored, native)  # a view: what is written into it is in the scan's order
+    _write_likeliest(mask[tuple(crop)], positions, target[tuple(outputs)])
+    return restored
 
 
-def _most_likely(mask: np.ndarray, classes: Sequence[int], places: Sequence[np.ndarray]) -> np.ndarray:
-    best = np.zeros([len(place) for place in places], dtype=np.uint8)
-    score: np.ndarray | None = None
-    for value in classes:
-        member: np.ndarray = mask == value
-        for axis in range(3):
-            member = _interpolate_axis(member, axis, places[axis])
-        if score is None:
-            score, best[:] = member, value
-        else:
-            better = member > score
-            best[better] = value
-            np.maximum(score, member, out=score)
-    return best
+def _write_likeliest(labels: np.ndarray, positions: list[np.ndarray], target: np.ndarray) -> None:
+    classes = np.unique(labels)
+    rows = max(1, _RESTORED_VOXELS // (target.shape[1] * target.shape[2]))
+    for start in range(0, target.shape[0], rows):
+        places = [positions[0][start : start + rows], *positions[1:]]
+        best = separable.interpolate(labels == classes[0], places)
+        winner = np.full(best.shape, classes[0], dtype=np.uint8)
+        for value in classes[1:]:
+            share = separable.interpolate(labels == value, places)
+            winner[share > best + np.float32(1e-5)] = value  # more than rounding: equal shares stay with the lower class
+            np.maximum(best, share, out=best)
+        target[start : start + rows] = winner
 
 
-def _interpolate_axis(array: np.ndarray, axis: int, places: np.ndarray) -> np.ndarray:
-    """Returns float32, `array` linearly interpolated at fractional indices along one axis, edges held."""
-    last = array.shape[axis] - 1
-    places = np.clip(places, 0.0, last)
-    lower = np.floor(places).astype(np.intp)
-    share = (places - lower).astype(np.float32)
-    if not share.any():
-        if len(places) == last + 1 and np.array_equal(lower, np.arange(last + 1)):
-            return array.astype(np.float32, copy=False)
-        return np.take(array, lower, axis=axis).astype(np.float32, copy=False)
-    share = share.reshape([-1 if a == axis else 1 for a in range(3)])
-    result = np.take(array, lower, axis=axis).astype(np.float32, copy=False)
-    difference = np.take(array, np.minimum(lower + 1, last), axis=axis).astype(np.float32, copy=False)
-    difference -= result
-    difference *= share
-    difference += result
-    return difference
+def _positions(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:
+    counts = resampled_shape(shape, spacing_mm, target_mm)
+    return [np.arange(m) * (t / s) for m, s, t in zip(counts, spacing_mm, target_mm, strict=True)]

@@ -1,48 +1,68 @@
-"""Which case is for training, which for validation, which for test: seeded, and the same whatever the order of the files."""
+"""Which case trains, which validates, which tests: seeded, and never a matter of the order of files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 from runkit.randomness import generator
 
 SPLITS = ("training", "validation", "test")
-PAPER_COUNTS = {"C1": (252, 84, 84), "C2": (286, 100, 100)}  # Wang et al. 2020, section 2.2
-
-
-def split_counts(cases: int, ratio: Sequence[float] = (0.6, 0.2, 0.2)) -> tuple[int, int, int]:
-    """Returns cases per split: validation and test rounded from their shares, training the rest.
-
-    Args:
-      cases: size of the cohort.
-      ratio: shares or counts of training, validation and test; only their proportion matters.
-    """
-    total = float(sum(ratio))
-    validation, test = (int(cases * share / total + 0.5) for share in ratio[1:])
-    return cases - validation - test, validation, test
+PAPER_COUNTS = {"C1": (252, 84, 84), "C2": (286, 100, 100)}  # Wang et al. 2020, section 3
 
 
 def split_cases(
-    case_ids: Sequence[str], *, seed: int, counts: Sequence[int] | None = None, ratio: Sequence[float] = (0.6, 0.2, 0.2)
+    case_ids: Iterable[str],
+    *,
+    seed: int,
+    counts: Sequence[int] | None = None,
+    ratio: Sequence[float] = (0.6, 0.2, 0.2),
 ) -> dict[str, tuple[str, ...]]:
-    """Returns split -> case ids, drawn without replacement; cases beyond `counts` are in no split.
+    """Splits cases into training, validation and test, at random but the same for the same cases and seed.
+
+    Args:
+      case_ids: in any order; the split does not depend on it.
+      counts: cases in each split; any further cases are in none.
+      ratio: without `counts`, the shares, in any unit: the paper's counts scale to the cohort.
+    Returns:
+      Split name -> sorted case ids.
+    Raises:
+      ValueError: for a case listed twice, or counts or a ratio that cannot be met.
+    """
+    ids = sorted(case_ids)
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"case {next(a for a, b in itertools.pairwise(ids) if a == b)!r} is listed twice; give each scan its own id")
+    sizes = scaled_counts(len(ids), ratio) if counts is None else tuple(int(c) for c in counts)
+    if len(sizes) != 3 or min(sizes) < 0 or sizes[0] < 1:
+        raise ValueError(f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, at least one for training")
+    if sum(sizes) > len(ids):
+        raise ValueError(
+            f"a split into {' + '.join(map(str, sizes))} needs {sum(sizes)} cases, the cohort has {len(ids)}; lower the counts"
+        )
+    order = [ids[i] for i in generator(seed, "split").permutation(len(ids))]
+    result, start = {}, 0
+    for name, size in zip(SPLITS, sizes, strict=True):
+        result[name] = tuple(sorted(order[start : start + size]))
+        start += size
+    return result
+
+
+def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
+    """Returns `cases` shared out by `ratio`, largest remainders first; from three cases on no share is empty.
 
     Raises:
-      ValueError: if the counts ask for more cases than there are, or leave a split empty.
+      ValueError: without a case, or for a ratio that is not three shares above 0.
     """
-    counts = split_counts(len(case_ids), ratio) if counts is None else tuple(counts)
-    if sum(counts) > len(case_ids):
-        raise ValueError(
-            f"split {','.join(map(str, counts))} takes {sum(counts)} cases, the cohort has {len(case_ids)}; take fewer or add cases"
-        )
-    if len(counts) != 3 or min(counts) < 1:
-        raise ValueError(
-            f"split {','.join(map(str, counts))} of {len(case_ids)} cases leaves training, validation or test empty; at least 5 cases are needed"
-        )
-    ordered = sorted(case_ids)
-    shuffled = [ordered[i] for i in generator(seed, "split").permutation(len(ordered))]
-    result, start = {}, 0
-    for split, count in zip(SPLITS, counts, strict=True):
-        result[split] = tuple(sorted(shuffled[start : start + count]))
-        start += count
-    return result
+    if cases < 1:
+        raise ValueError("the cohort has no case to split; list at least one usable case")
+    if len(ratio) != 3 or not all(r > 0 for r in ratio):
+        raise ValueError(f"ratio is {tuple(ratio)}; expected three shares above 0, e.g. (0.6, 0.2, 0.2)")
+    exact = [cases * r / sum(ratio) for r in ratio]
+    counts = [int(e + 1e-9) for e in exact]  # 0.6 * 5 must not lose a case to rounding
+    for i in sorted(range(3), key=lambda i: counts[i] - exact[i])[: cases - sum(counts)]:
+        counts[i] += 1
+    for i in range(3):
+        if counts[i] == 0 and cases >= 3:
+            counts[counts.index(max(counts))] -= 1
+            counts[i] = 1
+    return tuple(counts)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
     """Where the voxels of a volume lie.
 
@@ -21,16 +21,26 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxel centres along each array axis."""
+        """Distance of neighbouring voxel centres along each array axis: the column norms of the affine."""
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxel values [x, y, z] and their affine, float64 [4, 4], voxel index -> mm in RAS+."""
+    """Voxel values with their place.
+
+    Attributes:
+      array: [x, y, z]; HU for a CT (float32 or int16), classes for labels (uint8). Axis i is column i of `affine`.
+      affine: float64 [4, 4], voxel index -> mm in RAS+.
+    """
 
     array: np.ndarray
     affine: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
+        if self.array.ndim != 3 or self.affine.shape != (4, 4):
+            raise ValueError(f"array {self.array.shape} with affine {self.affine.shape}; a volume has three axes and a 4 x 4 affine")
 
     @property
     def shape(self) -> tuple[int, int, int]:
