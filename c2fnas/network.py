@@ -12,7 +12,7 @@ from c2fnas import named_weights
 from c2fnas.cells import Cell
 from c2fnas.genotype import Genotype
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import ConvNorm, TrilinearUpsampling, relu
+from c2fnas.operations import ConvNorm, relu
 from c2fnas.vae_branch import VaeBranch
 
 keras = tf.keras
@@ -95,8 +95,7 @@ class _Body:
             relu("end/first"),
             ConvNorm(layers, "end/first", half, (3, 3, 3)),
             *([relu("end/double")] if genotype.end_relu else []),
-            TrilinearUpsampling(name="end_double"),
-            ConvNorm(layers, "end/second", full, (3, 3, 3)),
+            ConvNorm(layers, "end/second", full, (3, 3, 3), double=True),
             relu("end/classifier"),
             ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True),
         ]

@@ -77,10 +77,7 @@ class VaeBranch:
         self.recover = _dense(layers, "vae/recover", math.prod(grid) * channels)
         self.unflatten = [keras.layers.ReLU(name="vae_recover_relu"), keras.layers.Reshape((*grid, channels), name="vae_recover_grid")]
         self.scales = [_Scale(layers, f"vae/level{level}", architecture.filters_at(level)) for level in range(depth - 1, 0, -1)]
-        self.end = [
-            TrilinearUpsampling(name="vae_end_double"),
-            ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True),
-        ]
+        self.end = ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True, double=True)
 
     def __call__(self, encoder_end, noise):
         voxels = encoder_end
@@ -90,7 +87,7 @@ class VaeBranch:
         mean = self.mean(features)
         deviation = self.positive(self.deviation(features))
         voxels = self.recover(self.sample([mean, self.scale_noise([deviation, noise])]))
-        for step in (*self.unflatten, *self.after, *self.scales, *self.end):
+        for step in (*self.unflatten, *self.after, *self.scales, self.end):
             voxels = step(voxels)
         return voxels, mean, deviation
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import Block, ConvNorm, OperationBlock, TrilinearUpsampling, UpBlock
+from c2fnas.operations import Block, ConvNorm, OperationBlock, TrilinearUpsampling, UpBlock, UpsampledConv3D
 from tests.c2fnas import reference
 
 keras = tf.keras
@@ -69,25 +69,23 @@ def test_convolution_with_bias_and_without_norm():
     np.testing.assert_allclose(found, reference.convolve(voxels, weights["c/kernel"]) + weights["c/bias"], atol=1e-5)
 
 
-def test_doubling_agrees_with_positions():
-    voxels = np.random.default_rng(1).normal(size=(1, 3, 4, 2, 2)).astype(np.float32)
-    np.testing.assert_allclose(TrilinearUpsampling()(voxels)[0], reference.double(voxels[0]), atol=1e-6)
+def test_doubling_convolution():
+    (voxels,), weights, found = evaluate(
+        lambda layers: ConvNorm(layers, "c", 2, (3, 3, 3), double=True, bias=True, norm=False), (2, 3, 4, 3)
+    )
+    assert {name: array.shape for name, array in weights.items()} == {"c/kernel": (3, 3, 3, 3, 2), "c/bias": (2,)}
+    expected = reference.convolve(reference.double(voxels), weights["c/kernel"]) + weights["c/bias"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_doubling_by_hand_along_one_axis():
-    voxels = np.broadcast_to(np.array([0.0, 4.0, 8.0], np.float32)[None, :, None, None, None], (1, 3, 2, 2, 1))
-    np.testing.assert_allclose(TrilinearUpsampling()(voxels)[0, :, 0, 0, 0], [0, 1, 3, 5, 7, 8], atol=1e-6)
-
-
-def test_doubling_of_unknown_sizes_and_one_voxel():
-    double = tf.function(TrilinearUpsampling(), input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32)])
-    assert double(np.full((2, 1, 1, 1, 1), 3.0, np.float32)).numpy().tolist() == np.full((2, 2, 2, 2, 1), 3.0).tolist()
-    voxels = np.random.default_rng(2).normal(size=(1, 2, 3, 2, 1)).astype(np.float32)
-    np.testing.assert_allclose(double(voxels)[0], reference.double(voxels[0]), atol=1e-6)
-
-
-def test_layer_is_copied_from_its_config():
-    layer = TrilinearUpsampling(name="mine")
-    copy = TrilinearUpsampling.from_config(layer.get_config())
-    assert copy.name == "mine"
-    assert tuple(copy.compute_output_shape((None, None, 4, 5, 3))) == (None, None, 8, 10, 3)
+def test_layers_are_copied_from_their_config():
+    double = TrilinearUpsampling.from_config(TrilinearUpsampling(name="mine").get_config())
+    assert double.name == "mine"
+    assert tuple(double.compute_output_shape((None, None, 4, 5, 3))) == (None, None, 8, 10, 3)
+    layer = UpsampledConv3D(5, use_bias=False)
+    before = layer.get_config()
+    layer(np.zeros((1, 2, 2, 2, 3), np.float32))
+    assert layer.get_config() == before
+    copy = UpsampledConv3D.from_config(before)
+    assert (copy.filters, copy.use_bias) == (5, False)
+    assert tuple(copy.compute_output_shape((None, None, 4, 5, 3))) == (None, None, 8, 10, 5)

@@ -1,0 +1,108 @@
+"""Trilinear doubling of a volume, alone and joined with the convolution that follows it.
+
+Half-pixel centres and clamped edges: along each axis a new voxel is 0.75 of the nearest old one and 0.25 of the next, as
+PyTorch's trilinear interpolation with align_corners=False.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+
+def double(voxels: tf.Tensor) -> tf.Tensor:
+    """Returns float [b, 2x, 2y, 2z, c] for float [b, x, y, z, c]."""
+    for axis in (3, 2, 1):  # z first: the tensor is smallest then
+        voxels = double_axis(voxels, axis)
+    return voxels
+
+
+def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns `voxels` with one axis doubled.
+
+    As a product with a small matrix: on a CPU 2 to 3 times faster, forward and backward, than stacking shifted slices.
+    """
+    dynamic = tf.shape(voxels)
+    shape = [dynamic[i] if n is None else n for i, n in enumerate(voxels.shape)]
+    size = shape[axis]
+    row = tf.range(2 * size)
+    near = row // 2
+    other = tf.clip_by_value(near + 2 * (row % 2) - 1, 0, size - 1)
+    matrix = 0.75 * tf.one_hot(near, size) + 0.25 * tf.one_hot(other, size)
+    doubled = tf.matmul(matrix, tf.reshape(voxels, [math.prod(shape[:axis]), size, math.prod(shape[axis + 1 :])]))
+    shape[axis] = 2 * size
+    return tf.reshape(doubled, shape)
+
+
+def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Returns conv3d(double(voxels), kernel) with zeros beyond the border of the doubled volume.
+
+    Args:
+      voxels: float [b, x, y, z, c].
+      kernel: float [3, 3, 3, c, o].
+    Returns:
+      float [b, 2x, 2y, 2z, o].
+
+    Where the sizes are known, the doubled volume is never made. Of its 8 voxels over one old voxel each is a fixed mixture
+    of the 3x3x3 old ones around, so one convolution of the old volume gives the 8 * o new channels, with as many
+    multiplications as before; 2 times faster at 24x24x24x16 to 8 channels, 5 times to 1 channel, because few channels are
+    what vector units do worst. It continues the doubled volume beyond its border instead of zeros, so what one layer of
+    such voxels adds to the outermost outputs is taken off again.
+    """
+    if not voxels.shape.is_fully_defined():
+        return tf.nn.conv3d(double(voxels), kernel, strides=[1] * 5, padding="SAME")
+    batch, x, y, z, channels = voxels.shape
+    outputs = kernel.shape[-1]
+    mixed = tf.reshape(tf.matmul(_MIXTURES, tf.reshape(kernel, [27, channels * outputs])), [27, 8, channels, outputs])
+    mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [3, 3, 3, channels, 8 * outputs])
+    extended = tf.pad(voxels, [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    eighths = tf.reshape(tf.nn.conv3d(extended, mixed, strides=[1] * 5, padding="VALID"), [batch, x, y, z, 2, 2, 2 * outputs])
+    result = tf.reshape(tf.transpose(eighths, [0, 1, 4, 2, 5, 3, 6]), [batch, 2 * x, 2 * y, 2 * z, outputs])
+    for axis in (1, 2, 3):
+        result = _add_to_faces(result, _beyond_faces(voxels, -kernel, axis), axis)
+    return result
+
+
+def _axis_mixture() -> np.ndarray:
+    """Returns float32 [3, 2, 3]: by how much tap t of a new voxel p of an old one reads the old ones before, at, after it."""
+    mixture = np.zeros((3, 2, 3), np.float32)
+    for parity, tap in itertools.product(range(2), range(3)):
+        near, half = divmod(parity + tap - 1, 2)
+        mixture[near + 1, parity, tap] += 0.75
+        mixture[near + (2 if half else 0), parity, tap] += 0.25
+    return mixture
+
+
+# [27 old neighbours * 8 new voxels, 27 taps]
+_MIXTURES = np.einsum("apx,bqy,crz->abcpqrxyz", *[_axis_mixture()] * 3).reshape(27 * 8, 27)
+
+
+def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns what `kernel` makes of the layers of voxels just beyond the two faces across `axis`, at the outputs there.
+
+    Edges and corners beyond the border belong to the first axis they lie beyond, so later axes see zeros there.
+    """
+    last = voxels.shape[axis] - 1
+    zeros = [[int(other < axis and other > 0)] * 2 for other in range(5)]
+    clamped = [[int(axis < other < 4)] * 2 for other in range(5)]
+    faces = []
+    for position, tap in ((0, 0), (last, 2)):
+        face = tf.gather(voxels, [position], axis=axis)
+        for other in (3, 2, 1):
+            if other != axis:
+                face = double_axis(face, other)
+        face = tf.pad(tf.pad(face, clamped, "SYMMETRIC"), zeros)
+        faces.append(tf.nn.conv3d(face, tf.gather(kernel, [tap], axis=axis - 1), strides=[1] * 5, padding="VALID"))
+    return tf.concat(faces, axis)
+
+
+def _add_to_faces(voxels: tf.Tensor, faces: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns `voxels` plus `faces` (size 2 along `axis`) at its first and last position along `axis`."""
+    lead, size = math.prod(voxels.shape[:axis]), voxels.shape[axis]
+    rows = (np.arange(lead)[:, None] * size + np.array([0, size - 1])).reshape(-1, 1)
+    # Adding, not subtracting: the gradient of a scattered subtraction negates the whole volume.
+    flat = tf.tensor_scatter_nd_add(tf.reshape(voxels, [lead * size, -1]), rows, tf.reshape(faces, [lead * 2, -1]))
+    return tf.reshape(flat, voxels.shape)
