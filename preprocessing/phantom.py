@@ -133,7 +133,7 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
     site, spacing = SITES[config.site], spacing_mm(config, index)
     extent = np.array(config.field_of_view_mm) * (1.0, 1.0, rng.uniform(0.95, 1.06))
     shape = tuple(round(e / s) for e, s in zip(extent, spacing, strict=True))
-    middle = (0.0, 42.0, 6.0)  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
+    middle = (0.0, 42.0, 0.0)  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
     first = tuple(round(m - (n - 1) * s / 2, 4) for m, n, s in zip(middle, shape, spacing, strict=True))
     noise = rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4  # thick slices average; the dose is lower for them
     return Acquisition(shape, spacing, first, noise, site.noise_passes, site.kernel_mm)

@@ -53,7 +53,7 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
     distance = distance + patient.lobulation_mm * (0.75 * space.fine[0][box] + 0.45 * space.medium[1][box])
     pancreas = _of_volume(np.maximum(distance, -40.0), canvas.occupied[box] - 0.8, patient.pancreas_ml, space.spacing_mm, limit_mm=3.5)
     clefts = np.clip(space.fine[1][box] - 0.9, 0.0, 1.0) * min(1.0, patient.fatty_share * 5.0)
-    tissue = hu["pancreas"] + 5.0 * space.fine[1][box] - 70.0 * clefts
+    tissue = hu["pancreas"] + 4.0 * space.fine[1][box] - 70.0 * clefts
     canvas.paint(box, pancreas, tissue, gap_mm=1.0, gap_hu=hu["fat"], occupy=False)
     if tumour_at is None:
         np.minimum(canvas.occupied[box], pancreas, out=canvas.occupied[box])

@@ -42,9 +42,9 @@ SITES = {
     "C1": Site(
         name="C1",
         hu={
-            "skin": (30, 6), "fat": (-102, 4), "muscle": (62, 4), "marrow": (190, 25), "cortical": (520, 60), "disc": (75, 6),
-            "aorta": (158, 10), "portal": (172, 9), "cava": (142, 9), "liver": (98, 5), "spleen": (140, 6), "cortex": (180, 12), "medulla": (132, 12),
-            "pancreas": (120, 5), "bowel_wall": (74, 4), "bowel_content": (28, 7), "stomach_wall": (76, 4), "stomach_content": (22, 7),
+            "skin": (30, 6), "fat": (-102, 4), "muscle": (60, 3), "marrow": (190, 25), "cortical": (520, 60), "disc": (75, 6),
+            "aorta": (158, 10), "portal": (172, 9), "cava": (142, 9), "liver": (94, 4), "spleen": (146, 5), "cortex": (180, 12), "medulla": (132, 12),
+            "pancreas": (124, 4), "bowel_wall": (74, 4), "bowel_content": (28, 7), "stomach_wall": (76, 4), "stomach_content": (22, 7),
             "bile": (8, 4), "oral_contrast": (60, 10), "tumour_below_pancreas": (0, 0), "node": (72, 6),
         },
         width_mm=(146, 164), depth_mm=(102, 118), skin_fat_mm=(9, 22), stomach_size=(0.85, 1.12), stomach_gas=(0.4, 0.85), oral_contrast=0.0,
@@ -54,14 +54,14 @@ SITES = {
     "C2": Site(
         name="C2",
         hu={
-            "skin": (30, 6), "fat": (-108, 4), "muscle": (54, 5), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
-            "aorta": (136, 10), "portal": (146, 9), "cava": (134, 9), "liver": (112, 5), "spleen": (122, 6), "cortex": (168, 10), "medulla": (172, 10),
-            "pancreas": (88, 4), "bowel_wall": (126, 6), "bowel_content": (138, 10), "stomach_wall": (122, 6), "stomach_content": (132, 10),
-            "bile": (14, 5), "oral_contrast": (230, 50), "tumour_below_pancreas": (58, 4), "node": (70, 6),
+            "skin": (30, 6), "fat": (-108, 4), "muscle": (68, 3), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
+            "aorta": (168, 10), "portal": (176, 9), "cava": (164, 9), "liver": (130, 5), "spleen": (138, 6), "cortex": (168, 10), "medulla": (172, 10),
+            "pancreas": (102, 4), "bowel_wall": (138, 6), "bowel_content": (150, 10), "stomach_wall": (136, 6), "stomach_content": (146, 10),
+            "bile": (8, 3), "oral_contrast": (230, 50), "tumour_below_pancreas": (60, 4), "node": (72, 6),
         },
         width_mm=(154, 171), depth_mm=(112, 128), skin_fat_mm=(14, 32), stomach_size=(0.38, 0.6), stomach_gas=(0.0, 0.35), oral_contrast=0.4,
         pancreas_ml=(88, 116), lobulation_mm=(1.3, 2.0), fatty_share=(0.02, 0.10), tail_rise_mm=(10, 36), calcified=0.6,
-        tumour=True, noise_hu=(14, 18), noise_passes=3, kernel_mm=0.7,
+        tumour=True, noise_hu=(13, 17), noise_passes=3, kernel_mm=0.7,
     ),
 }  # fmt: skip
 
