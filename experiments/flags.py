@@ -105,8 +105,14 @@ def required(name: str, why: str) -> str:
     return value
 
 
-def run(main, *, needs_tensorflow: bool = False) -> None:
-    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace."""
+def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:
+    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace.
+
+    Args:
+      main: called with the arguments that are no flags; what it returns is the exit code.
+      needs_tensorflow: sets threads, seed and determinism first.
+      expected: errors of the program's own that speak for themselves, beside ValueError and OSError.
+    """
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -116,8 +122,8 @@ def run(main, *, needs_tensorflow: bool = False) -> None:
 
             keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), deterministic=FLAGS.deterministic)
         try:
-            main(argv)
-        except (ValueError, OSError) as error:
+            sys.exit(main(argv))
+        except (ValueError, OSError, *expected) as error:
             logging.debug("stack trace of the error below", exc_info=True)
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

@@ -12,6 +12,8 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from federated import client, site_loop
+from federated.errors import FederationError
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -22,12 +24,11 @@ flags.DEFINE_string("server", None, "host:port of the server, in place of the ki
 flags.DEFINE_list("lend", [], "name:file of earlier models to evaluate at all sites, e.g. C1_baseline:sites/C1/baseline/best.safetensors.")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     del argv
     import tensorflow as tf
 
     from experiments import report, site_trainer
-    from federated import client, site_loop
     from preprocessing.case_store import CaseStore
     from runkit import atomic
 
@@ -52,12 +53,13 @@ def main(argv: list[str]) -> None:
     summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
     if not summary.finished:
         print("stopped; the same command goes on")
-        return
+        return 1
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
     figure = report.comparison(cases, folder / "federated" / "examples", store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:
         figure.savefig(path)
     print(f"finished; figure {folder / 'figures' / 'comparison.png'}")
+    return 0
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -75,4 +77,4 @@ def _lent(entry: str) -> tuple[str, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, needs_tensorflow=True, expected=(FederationError,))

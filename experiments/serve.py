@@ -7,9 +7,19 @@ Stopped or killed, it goes on where it was when the same command is given again.
 
 from __future__ import annotations
 
+import json
+
 from absl import flags
 
+from c2fnas import genotype
+from experiments import configuration
 from experiments import flags as experiment_flags
+from experiments.configuration import ExperimentConfig
+from federated import plan as plans
+from federated import tensor_files
+from federated.coordinator import ServerConfig
+from federated.errors import FederationError
+from federated.server import serve
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -25,11 +35,10 @@ flags.DEFINE_float("heart_beat_timeout", 600.0, "Seconds of silence after which 
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     del argv
-    from federated.coordinator import ServerConfig
-    from federated.server import serve
-
+    initial_model = experiment_flags.required("initial_model", "round 0, written by experiments.init_model")
+    _check_plan(experiment_flags.experiment_config(), initial_model)
     config = ServerConfig(
         num_rounds=FLAGS.num_rounds,
         local_epochs=FLAGS.local_epochs,
@@ -45,14 +54,26 @@ def main(argv: list[str]) -> None:
         config,
         experiment_flags.required("store", "the folder of the run's state"),
         experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
-        experiment_flags.required("initial_model", "round 0, written by experiments.init_model"),
+        initial_model,
         on_ready=lambda port: print(f"serving on port {port}", flush=True),
     )
     ending = "finished" if summary.finished else "stopped; the same command goes on"
     print(
         f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best round {summary.best_round}, {summary.rows} rows"
     )
+    return 0 if summary.finished else 1
+
+
+def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
+    """Raises ValueError where the flags are not those that the initial model was made with: sites would all be refused."""
+    _, metadata = tensor_files.load(initial_model)
+    if "plan" not in metadata:
+        raise ValueError(f"{initial_model}: carries no plan; write the initial model with experiments.init_model")
+    genotype_json = genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+    differing = plans.differences(json.loads(metadata["plan"]), configuration.plan(config, genotype_json))
+    if differing:
+        raise ValueError(f"{initial_model}: was made with other settings: {'; '.join(differing)}; give its flag file, or make it again")
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, expected=(FederationError,))

@@ -25,15 +25,20 @@ class EventLog:
     def append(self, event: str, **fields: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": round(self._clock(), 3), "event": event, **fields}, allow_nan=False)
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        with open(self.path, "a+b") as stream:
+            if stream.tell() > 0:
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # a power cut left half a line; it must not swallow this one
+                    line = "\n" + line
+            stream.write((line + "\n").encode("utf-8"))
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the events in order; a last line cut short by a kill is passed over."""
+        """Yields the events in order; a line cut short by a kill or a power cut is passed over."""
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8") as stream:
+        with open(self.path, encoding="utf-8", errors="replace") as stream:
             for line in stream:
-                if not line.endswith("\n"):
-                    return
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue

@@ -46,4 +46,7 @@ def test_event_log_skips_a_line_cut_short(tmp_path):
     log.append("round_opened", round=1)
     with open(log.path, "a") as stream:
         stream.write('{"time": 13, "ev')
-    assert list(log.read()) == [{"time": 12.0, "event": "round_opened", "round": 1}]
+    opened = {"time": 12.0, "event": "round_opened", "round": 1}
+    assert list(log.read()) == [opened]
+    log.append("round_opened", round=1)
+    assert list(log.read()) == [opened, opened]
