@@ -1,0 +1,142 @@
+import json
+import resource
+
+import numpy as np
+import pytest
+
+from preprocessing import case_store
+from preprocessing.case_store import CaseStore
+from preprocessing.volume import Grid
+
+SETTINGS = {"target_mm": [1.0, 1.5, 2.0], "window_hu": [-200.0, 250.0], "label_values": None}
+NATIVE = Grid((6, 5, 4), np.array([[-0.1, 0, 0, 1 / 3], [0, 0.7, 0, 2], [0, 0, 5, 3], [0, 0, 0, 1]]))
+
+
+def case_arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    native = np.zeros(NATIVE.shape, dtype=np.uint8)
+    native[1:4, 2:4, 1:3] = rng.integers(1, 3, (3, 2, 2))
+    image = rng.uniform(-1, 1, (7, 8, 9)).astype(np.float16)
+    return image, rng.integers(0, 3, (7, 8, 9)).astype(np.uint8), native
+
+
+def write(root, case_id, seed=0, settings=SETTINGS):
+    image, label, native = case_arrays(seed)
+    sources = {"image": f"{seed}", "label": f"{seed}"}
+    case_store.write_case(root, case_id, image=image, label=label, native_label=native, native=NATIVE, sources=sources, settings=settings)
+    return sources
+
+
+def store_of(root, count=3):
+    sources = {f"case_{i}": write(root, f"case_{i}", seed=i) for i in range(count)}
+    splits = {"training": ["case_1"], "validation": ["case_2"], "test": ["case_0"]}
+    case_store.write_index(root, site="C2", seed=5, settings=SETTINGS, splits=splits, sources=sources)
+    return CaseStore(root)
+
+
+def test_what_is_written_is_read(tmp_path):
+    store = store_of(tmp_path)
+    assert (store.site, store.seed, store.settings) == ("C2", 5, SETTINGS)
+    assert store.case_ids() == ("case_0", "case_1", "case_2") and store.case_ids("validation") == ("case_2",)
+    case = store.open("case_1")
+    image, label, native = case_arrays(1)
+    assert (case.case_id, case.number, case.target_mm) == ("case_1", 2, (1.0, 1.5, 2.0))
+    assert isinstance(case.image, np.memmap) and case.image.dtype == np.float16 and case.image.flags.c_contiguous
+    np.testing.assert_array_equal(case.image, image)
+    np.testing.assert_array_equal(case.label, label)
+    assert case.foreground.dtype == np.int32
+    assert case.foreground.tolist() == [i for i, v in enumerate(label.ravel()) if v > 0]
+    np.testing.assert_array_equal(case.native_label(), native)
+    assert case.native.shape == NATIVE.shape
+    assert case.native.affine.tobytes() == NATIVE.affine.tobytes()  # through JSON with the same bits
+
+
+def test_a_scan_without_foreground_keeps_an_empty_native_label(tmp_path):
+    image, label, native = case_arrays()
+    case_store.write_case(
+        tmp_path, "a", image=image, label=label * 0, native_label=native * 0, native=NATIVE, sources={}, settings=SETTINGS
+    )
+    case_store.write_index(tmp_path, site="C1", seed=0, settings=SETTINGS, splits={}, sources={"a": {}})
+    case = CaseStore(tmp_path).open("a")
+    assert len(case.foreground) == 0
+    np.testing.assert_array_equal(case.native_label(), np.zeros(NATIVE.shape))
+
+
+def test_nothing_on_disk_is_pickled_or_says_where_it_came_from(tmp_path):
+    store_of(tmp_path)
+    for path in tmp_path.rglob("*.json"):
+        assert str(tmp_path) not in path.read_text() and ".nii" not in path.read_text()
+    for path in tmp_path.rglob("*.np[yz]"):
+        np.load(path, allow_pickle=False)
+
+
+def test_more_cases_than_file_handles_can_be_held(tmp_path):
+    store = store_of(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        cases = [store.open("case_0") for _ in range(300)]
+        assert {case.image.shape + case.label.shape for case in cases} == {(7, 8, 9, 7, 8, 9)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_folder_without_an_index_is_no_store(tmp_path):
+    write(tmp_path, "case_0")
+    with pytest.raises(ValueError, match=rf"{tmp_path.name}.*index\.json"):
+        CaseStore(tmp_path)
+
+
+def test_unknown_names_are_refused(tmp_path):
+    store = store_of(tmp_path)
+    with pytest.raises(ValueError, match="'case_9'"):
+        store.open("case_9")
+    with pytest.raises(ValueError, match=r"'tests'.*training, validation, test"):
+        store.case_ids("tests")
+
+
+@pytest.mark.parametrize("change", ["settings", "sources", "gone", "cut short"])
+def test_a_case_that_is_not_the_indexed_one_is_refused(tmp_path, change):
+    store = store_of(tmp_path)
+    folder = case_store.case_folder(tmp_path, "case_1")
+    if change == "settings":
+        write(tmp_path, "case_1", seed=1, settings={**SETTINGS, "target_mm": [2.0, 2.0, 2.0]})
+    elif change == "sources":
+        write(tmp_path, "case_1", seed=8)
+    elif change == "gone":
+        (folder / "case.json").unlink()
+    else:
+        (folder / "case.json").write_text('{"case_id"')
+    with pytest.raises(ValueError, match=r"case_1.*run the preparation again"):
+        store.open("case_1")
+    store.open("case_0")
+
+
+def test_a_kill_while_writing_leaves_the_earlier_case(tmp_path, monkeypatch):
+    store = store_of(tmp_path)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(case_store.np, "savez_compressed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, "case_1", seed=9)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(store.open("case_1").image, case_arrays(1)[0])
+    assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == ["case_0", "case_1", "case_2"]
+
+
+def test_the_same_case_gives_the_same_bytes(tmp_path):
+    for root in (tmp_path / "a", tmp_path / "b"):
+        write(root, "case_0")
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len(files) == 5
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_fingerprint_depends_on_sources_and_settings_only():
+    one = case_store.fingerprint({"image": "1", "label": "2"}, SETTINGS)
+    assert one == case_store.fingerprint({"label": "2", "image": "1"}, json.loads(json.dumps(SETTINGS)))
+    assert one != case_store.fingerprint({"image": "2", "label": "1"}, SETTINGS)
+    assert one != case_store.fingerprint({"image": "1", "label": "2"}, {**SETTINGS, "window_hu": [-200.0, 251.0]})

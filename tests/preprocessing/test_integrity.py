@@ -1,0 +1,100 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from preprocessing import integrity
+from preprocessing.volume import Volume
+
+SPACING = np.diag([0.7, 0.7, 5.0, 1.0])
+
+
+def pair(shape=(12, 10, 8), image_affine=SPACING, label_affine=SPACING):
+    hu = np.full(shape, -1000.0, dtype=np.float32)
+    hu[2:-2, 2:-2] = 50.0
+    label = np.zeros(shape, dtype=np.uint8)
+    label[4:6, 4:6, 3:5] = 1
+    return Volume(hu, image_affine), Volume(label, label_affine)
+
+
+def shifted(millimetres):
+    affine = SPACING.copy()
+    affine[0, 3] += millimetres
+    return affine
+
+
+def broken_rule(image, label):
+    with pytest.raises(integrity.IntegrityError) as caught:
+        integrity.check_case(image, label, ("ct_9.nii.gz", "label_9.nii.gz"))
+    assert caught.value.rule in {rule.id for rule in integrity.RULES}
+    assert caught.value.file in str(caught.value) and caught.value.fix in str(caught.value)
+    return caught.value
+
+
+def test_a_good_case_passes():
+    integrity.check_case(*pair())
+
+
+@pytest.mark.parametrize("noise_mm", [1e-8, 1e-4, 0.1])
+def test_header_rounding_passes(noise_mm):
+    integrity.check_case(*pair(label_affine=shifted(noise_mm)))
+
+
+@pytest.mark.parametrize("shift_mm", [0.35, 0.7, 300.0])
+def test_half_a_voxel_of_shift_fails_with_its_size(shift_mm):
+    error = broken_rule(*pair(label_affine=shifted(shift_mm)))
+    assert error.rule == "grid-position" and error.file == "label_9.nii.gz"
+    assert f"{shift_mm:.3g} mm" in error.problem and "ct_9.nii.gz" in error.problem
+
+
+def test_a_spacing_that_differs_a_little_adds_up_over_the_volume():
+    affine = np.diag([0.7 * 1.05, 0.7, 5.0, 1.0])
+    assert broken_rule(*pair(label_affine=affine)).rule == "grid-position"  # 11 voxels of 0.035 mm
+
+
+def test_another_number_of_slices_fails_with_both_shapes():
+    image, label = pair()
+    error = broken_rule(image, Volume(label.array[:, :, :-1], label.affine))
+    assert error.rule == "grid-shape"
+    assert "12 x 10 x 7" in error.problem and "12 x 10 x 8" in error.problem
+
+
+def test_the_same_place_stored_in_another_axis_order_passes():
+    image, label = pair()
+    turned = SPACING[:, [2, 0, 1, 3]].copy()
+    turned[:, 1] *= -1
+    turned[0, 3] = 0.7 * 11
+    integrity.check_case(image, Volume(label.array.transpose(2, 0, 1)[:, ::-1], turned))
+
+
+@pytest.mark.parametrize("spacing", [0.001, 50.0])
+def test_absurd_spacing_fails(spacing):
+    affine = np.diag([0.7, 0.7, spacing, 1.0])
+    error = broken_rule(*pair(image_affine=affine, label_affine=affine))
+    assert error.rule == "spacing" and f"{spacing:.4g} mm" in error.problem
+
+
+def test_a_single_slice_fails():
+    assert broken_rule(*pair(shape=(12, 10, 1))).rule == "one-slice"
+
+
+def test_an_empty_label_fails():
+    image, label = pair()
+    assert broken_rule(image, Volume(np.zeros_like(label.array), label.affine)).rule == "label-empty"
+
+
+@pytest.mark.parametrize("change", [lambda hu: hu + 1024, lambda hu: np.full_like(hu, -1024), lambda hu: (hu > 0) * 1.0])
+def test_values_that_are_no_hounsfield_units_fail(change):
+    image, label = pair()
+    error = broken_rule(Volume(change(image.array), image.affine), label)
+    assert error.rule == "ct-range" and error.file == "ct_9.nii.gz"
+
+
+def test_rules_are_told_apart_by_their_ids():
+    assert len({rule.id for rule in integrity.RULES}) == len(integrity.RULES)
+
+
+def test_the_error_survives_the_way_from_a_worker_process():
+    error = integrity.IntegrityError("label-empty", "a.nii.gz", "no voxel", "add the label")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.rule, copy.file, copy.problem, copy.fix, str(copy)) == (error.rule, error.file, error.problem, error.fix, str(error))

@@ -1,0 +1,110 @@
+import json
+import pathlib
+
+import pytest
+
+from preprocessing import manifest
+from preprocessing.manifest import Case, Manifest
+
+
+def saved(folder, value, name="manifest.json"):
+    path = folder / name
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def entry(case_id="a", **changes):
+    return {"case_id": case_id, "image": f"images/{case_id}.nii.gz", "label": f"labels/{case_id}.nii.gz", **changes}
+
+
+def test_own_manifest(tmp_path):
+    path = saved(
+        tmp_path, {"site": "C2", "description": "tumours", "cases": [entry("a"), entry("b", label=None)], "label_values": {"7": 1}}
+    )
+    found = manifest.read(path)
+    assert (found.site, found.description, found.label_values) == ("C2", "tumours", {7: 1})
+    assert found.cases == (
+        Case("a", tmp_path / "images/a.nii.gz", tmp_path / "labels/a.nii.gz"),
+        Case("b", tmp_path / "images/b.nii.gz", None),
+    )
+
+
+def test_written_and_read_again_after_a_move(tmp_path):
+    folder = tmp_path / "cohort"
+    original = Manifest(
+        "C1",
+        (Case("a", folder / "images/a.nii.gz", folder / "labels/a.nii.gz"), Case("b", tmp_path / "elsewhere/b.nii.gz", None)),
+        "healthy",
+        {7: 1, 8: 2},
+        ("b",),
+    )
+    manifest.write(folder / "manifest.json", original)
+    assert manifest.read(folder / "manifest.json").included == original.included[:1]
+    document = json.loads((folder / "manifest.json").read_text())
+    assert document["cases"][0]["image"] == "images/a.nii.gz"  # relative: folder and manifest move together
+    folder.rename(tmp_path / "moved")
+    moved = manifest.read(tmp_path / "moved/manifest.json")
+    assert moved.cases[0].image == tmp_path / "moved/images/a.nii.gz"
+    assert moved.cases[1].image.resolve() == tmp_path / "elsewhere/b.nii.gz"
+    assert (moved.label_values, moved.description, moved.excluded) == ({7: 1, 8: 2}, "healthy", ("b",))
+
+
+def test_a_decathlon_dataset_as_it_is(tmp_path):
+    path = saved(
+        tmp_path,
+        {
+            "name": "PANCREAS",
+            "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
+            "training": [
+                {"image": "./imagesTr/pancreas_290.nii.gz", "label": "./labelsTr/pancreas_290.nii.gz"},
+                {"image": "./imagesTr/._pancreas_290.nii.gz", "label": "./labelsTr/._pancreas_290.nii.gz"},
+                {"image": "./imagesTr/pancreas_421.nii.gz", "label": "./labelsTr/pancreas_421.nii.gz"},
+            ],
+            "test": ["./imagesTs/pancreas_095.nii.gz", "./imagesTs/._pancreas_095.nii.gz"],
+        },
+        "dataset.json",
+    )
+    found = manifest.read(path, site="C2")
+    assert found.site == "C2" and manifest.read(path).site == "PANCREAS"
+    assert [case.case_id for case in found.cases] == ["pancreas_290", "pancreas_421", "pancreas_095"]
+    assert found.cases[1].label == tmp_path / "labelsTr/pancreas_421.nii.gz"
+    assert found.cases[2].label is None
+
+
+def test_excluded_cases_are_listed_but_not_used(tmp_path):
+    found = manifest.read(saved(tmp_path, {"site": "C1", "cases": [entry("a"), entry("b")], "excluded": ["a"]}))
+    assert [case.case_id for case in found.cases] == ["a", "b"]
+    assert [case.case_id for case in found.included] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{half", "not valid JSON"),
+        ([], "JSON object"),
+        ({"site": "C1"}, "neither `cases`"),
+        ({"site": "C1", "cases": []}, "no case is listed"),
+        ({"site": "C1", "cases": {}}, "expected a list"),
+        ({"cases": [entry()]}, "no `site`"),
+        ({"site": "", "cases": [entry()]}, "site"),
+        ({"site": "C1", "cases": [entry("a"), entry("b"), entry("a")]}, "case_id a listed more than once"),
+        ({"site": "C1", "cases": [entry("../a")]}, r"case_id '\.\./a'"),
+        ({"site": "C1", "cases": [entry(), {"image": "x.nii.gz"}]}, "entry 2"),
+        ({"site": "C1", "cases": [entry(label=3)]}, "label of case a is 3"),
+        ({"site": "C1", "cases": [entry()], "excluded": ["z"]}, "excluded names z"),
+        ({"site": "C1", "cases": [entry()], "label_values": {"7": 4}}, "label_values"),
+        ({"site": "C1", "cases": [entry()], "label_values": {"liver": 1}}, "label_values.*liver"),
+        ({"name": "PANCREAS", "training": [{"label": "x"}]}, "entry .* of `training`"),
+        ({"name": "PANCREAS", "training": []}, "no case is listed"),
+    ],
+)  # fmt: skip
+def test_a_bad_manifest_gives_one_error_with_its_name(tmp_path, value, message):
+    path = saved(tmp_path, value)
+    with pytest.raises(ValueError, match=message) as caught:
+        manifest.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_manifest_is_named():
+    with pytest.raises(ValueError, match=r"nowhere[/\\]manifest\.json"):
+        manifest.read(pathlib.Path("nowhere/manifest.json"))

@@ -1,0 +1,234 @@
+import dataclasses
+import json
+import os
+import pathlib
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from preprocessing import case_store, geometry, nifti, pipeline, resampling
+from preprocessing.manifest import Case, Manifest
+from preprocessing.volume import Volume
+
+TARGET_MM = (2.0, 2.0, 2.0)
+AFFINE = np.array([[-1.5, 0, 0, 30.0], [0, 0, 3.0, -20.0], [0, 1.5, 0, 7.0], [0, 0, 0, 1]])  # x reversed, y and z exchanged
+
+
+def scan(seed, shape=(20, 16, 10)):
+    rng = np.random.default_rng(seed)
+    hu = np.full(shape, -1000, dtype=np.int16)
+    hu[3:-3, 3:-3, 2:-2] = rng.integers(-100, 200, (shape[0] - 6, shape[1] - 6, shape[2] - 4))
+    label = np.zeros(shape, dtype=np.uint8)
+    label[6:12, 5:9, 3:7] = 1
+    label[7:9, 6:8, 4:6] = 2
+    return hu, label
+
+
+def cohort(folder, count=5):
+    cases = []
+    for i in range(count):
+        case = Case(f"case_{i}", folder / f"images/{i}.nii.gz", folder / f"labels/{i}.nii.gz")
+        hu, label = scan(i)
+        nifti.write_volume(case.image, Volume(hu, AFFINE))
+        nifti.write_volume(case.label, Volume(label, AFFINE))
+        cases.append(case)
+    return Manifest("C2", tuple(cases))
+
+
+def prepare(manifest, root, **changes):
+    return pipeline.prepare(manifest, root, **{"target_mm": TARGET_MM, "split_seed": 1, **changes})
+
+
+def contents(root):
+    return {p.relative_to(root): p.read_bytes() for p in sorted(pathlib.Path(root).rglob("*")) if p.is_file()}
+
+
+def stamps(root):
+    return {p.relative_to(root): p.stat().st_mtime_ns for p in sorted((root / "cases").rglob("*")) if p.is_file()}
+
+
+def test_prepared_voxels_against_slow_references(tmp_path):
+    manifest = cohort(tmp_path, 5)
+    store = prepare(manifest, tmp_path / "store", window_hu=(-160, 240))
+    assert store.site == "C2" and store.settings["target_mm"] == [2.0, 2.0, 2.0]
+    assert [len(store.case_ids(s)) for s in ("training", "validation", "test")] == [3, 1, 1]
+    case = store.open("case_3")
+    hu, label = scan(3)
+    upright, upright_label = hu[::-1].transpose(0, 2, 1), label[::-1].transpose(0, 2, 1)  # by hand, for this affine
+    spacing_mm = (1.5, 3.0, 1.5)
+    grid = np.meshgrid(*(np.arange(m) * 2.0 / s for m, s in zip(case.image.shape, spacing_mm, strict=True)), indexing="ij")
+    linear = scipy.ndimage.map_coordinates(upright.astype(np.float64), grid, order=1, mode="nearest")
+    np.testing.assert_allclose(case.image, np.clip((linear - 40) / 200, -1, 1), atol=1e-3)  # float16
+    nearest = upright_label[tuple(np.rint(g).astype(int).clip(0, n - 1) for g, n in zip(grid, upright.shape, strict=True))]
+    np.testing.assert_array_equal(case.label, nearest)
+    assert {0, 1, 2} == set(np.unique(case.label))
+    np.testing.assert_array_equal(case.foreground, np.flatnonzero(nearest))
+    np.testing.assert_array_equal(case.native_label(), label)
+    np.testing.assert_array_equal(case.native.affine, AFFINE)
+    assert not (tmp_path / "store/rejected.json").exists()
+
+
+def test_numbers_run_over_the_cohort(tmp_path):
+    store = prepare(cohort(tmp_path, 5), tmp_path / "store")
+    assert sorted(store.open(case_id).number for split in store.splits for case_id in store.case_ids(split)) == [1, 2, 3, 4, 5]
+
+
+def test_two_processes_give_the_same_store(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    prepare(manifest, tmp_path / "one")
+    prepare(manifest, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_finished_case_is_not_made_again(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    root = tmp_path / "store"
+    prepare(manifest, root)
+    before = stamps(root)
+    prepare(manifest, root)
+    assert stamps(root) == before
+    hu, _ = scan(7)
+    nifti.write_volume(manifest.cases[1].image, Volume(hu, AFFINE))  # another scan under the same name
+    prepare(manifest, root)
+    changed = {path.parent.name for path, stamp in stamps(root).items() if stamp != before[path]}
+    assert changed == {"case_1"}
+
+
+def test_other_settings_make_every_case_again(tmp_path):
+    manifest, root = cohort(tmp_path, 3), tmp_path / "store"
+    old = prepare(manifest, root)
+    new = prepare(manifest, root, target_mm=(3.0, 3.0, 3.0))
+    assert new.open("case_0").image.shape != (0,) and new.settings["target_mm"] == [3.0, 3.0, 3.0]
+    with pytest.raises(ValueError, match="case_0"):
+        old.open("case_0")  # whoever still holds the old index is told, not served other voxels
+
+
+def test_a_stopped_run_goes_on_to_the_same_store(tmp_path, monkeypatch):
+    manifest = cohort(tmp_path, 4)
+    prepare(manifest, tmp_path / "whole")
+    root, write, written = tmp_path / "stopped", case_store.write_case, []
+
+    def stop_at_third(*arguments, **keywords):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        write(*arguments, **keywords)
+
+    monkeypatch.setattr(case_store, "write_case", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(manifest, root)
+    monkeypatch.undo()
+    (root / "cases" / ".partial-killed").mkdir()  # what a kill -9 would leave
+    with pytest.raises(ValueError, match=r"index\.json"):
+        case_store.CaseStore(root)
+    before = stamps(root)
+    prepare(manifest, root)
+    after = stamps(root)
+    assert all(after[path] == stamp for path, stamp in before.items()) and len(before) == 2 * 5
+    assert contents(root) == contents(tmp_path / "whole")
+
+
+def spoil(manifest):
+    """Case 0: another grid; 1: NaN; 2: truncated; 3: unknown label; 4: missing. Case 5 stays good."""
+    hu, label = scan(0)
+    nifti.write_volume(manifest.cases[0].label, Volume(label[:, :, 1:], AFFINE))
+    broken = hu.astype(np.float32)
+    broken[1, 2, 3] = np.nan
+    nifti.write_volume(manifest.cases[1].image, Volume(broken, AFFINE))
+    content = manifest.cases[2].image.read_bytes()
+    manifest.cases[2].image.write_bytes(content[: len(content) // 2])
+    nifti.write_volume(manifest.cases[3].label, Volume(label * 3, AFFINE))
+    manifest.cases[4].label.unlink()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
+    manifest, root = cohort(tmp_path, 6), tmp_path / "store"
+    spoil(manifest)
+    with pytest.raises(ValueError, match="5 of 6 cases refused") as caught:
+        prepare(manifest, root, workers=workers)
+    with pytest.raises(ValueError, match=r"index\.json"):
+        case_store.CaseStore(root)
+    rejected = json.loads((root / "rejected.json").read_text())
+    assert [r["case_id"] for r in rejected] == ["case_0", "case_1", "case_2", "case_3", "case_4"]
+    assert [r["rule"] for r in rejected] == ["grid-shape", *["unreadable"] * 4]
+    for case, found, bad in zip(manifest.cases, rejected, ("label", "image", "image", "label", "label"), strict=True):
+        assert found["file"] == str(getattr(case, bad))
+        assert found["file"] in found["problem"] and found["problem"] in str(caught.value)
+    assert sorted(p.name for p in (root / "cases").iterdir()) == ["case_5"]
+
+
+def test_not_strict_the_good_cases_make_the_store(tmp_path):
+    manifest, root = cohort(tmp_path, 6), tmp_path / "store"
+    spoil(manifest)
+    store = prepare(manifest, root, strict=False)
+    assert store.case_ids() == ("case_5",) and store.open("case_5").number == 1
+    assert len(json.loads((root / "rejected.json").read_text())) == 5
+    prepare(dataclasses.replace(manifest, excluded=tuple(f"case_{i}" for i in range(5))), root)  # the way out that the messages name
+    assert not (root / "rejected.json").exists()
+
+
+def test_with_every_case_refused_there_is_no_store(tmp_path):
+    manifest = cohort(tmp_path, 1)
+    manifest.cases[0].image.write_bytes(b"")
+    with pytest.raises(ValueError, match="every case was refused"):
+        prepare(manifest, tmp_path / "store", strict=False)
+
+
+def test_an_impossible_split_is_refused_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match="needs 420 cases, the cohort has 2"):
+        prepare(cohort(tmp_path, 2), tmp_path / "store", split_counts=(252, 84, 84))
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("target_mm", (1, 1)), ("target_mm", (1, 0, 1)), ("window_hu", (250, -200))])
+def test_impossible_settings_are_refused_before_the_work(tmp_path, name, value):
+    with pytest.raises(ValueError, match=name):
+        prepare(cohort(tmp_path, 1), tmp_path / "store", **{name: value})
+    assert not (tmp_path / "store").exists()
+
+
+def test_scans_without_a_label_are_left_out(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    unlabelled = dataclasses.replace(manifest, cases=(dataclasses.replace(manifest.cases[0], label=None), *manifest.cases[1:]))
+    assert prepare(unlabelled, tmp_path / "store").case_ids() == ("case_1", "case_2")
+
+
+def test_organ_values_of_the_manifest_are_honoured(tmp_path):
+    manifest = cohort(tmp_path, 1)
+    _, label = scan(0)
+    organs = np.where(label == 1, 7, np.where(label == 2, 9, 4)).astype(np.uint8)
+    nifti.write_volume(manifest.cases[0].label, Volume(organs, AFFINE))
+    store = prepare(dataclasses.replace(manifest, label_values={7: 1, 9: 2}), tmp_path / "store")
+    np.testing.assert_array_equal(store.open("case_0").native_label(), label)
+
+
+def test_a_label_in_another_axis_order_comes_to_the_scans(tmp_path):
+    manifest = cohort(tmp_path, 1)
+    plain = prepare(manifest, tmp_path / "plain").open("case_0")
+    _, label = scan(0)
+    upright = geometry.to_ras(Volume(label, AFFINE))
+    nifti.write_volume(manifest.cases[0].label, Volume(np.ascontiguousarray(upright.array), upright.affine))
+    turned = prepare(manifest, tmp_path / "turned").open("case_0")
+    np.testing.assert_array_equal(turned.native_label(), label)
+    np.testing.assert_array_equal(turned.label, plain.label)
+
+
+def test_a_real_abdominal_ct(tmp_path):
+    folder = os.environ.get("REAL_CT_FOLDER")
+    if not folder or not pathlib.Path(folder).is_dir():
+        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+    ct, organs = pathlib.Path(folder) / "ct.nii.gz", pathlib.Path(folder) / "organs.nii.gz"
+    store = prepare(Manifest("C1", (Case("real", ct, organs),), label_values={7: 1}), tmp_path / "store", target_mm=(1.5, 1.5, 1.5))
+    case = store.open("real")
+    inside = 25 + 225 * np.asarray(case.image, np.float32)[np.asarray(case.label) == 1]
+    hu, values = (np.asarray(nibabel.load(path).dataobj) for path in (ct, organs))
+    assert abs(np.median(inside) - np.median(hu[values == 7])) < 15  # interpolation at the edges apart, the organ kept its HU
+    native = case.native_label()
+    restored = resampling.restore_labels(np.asarray(case.label), case.native, case.target_mm)
+    assert 2 * np.sum(native & restored) / (native.sum() + restored.sum()) > 0.97
+    nifti.write_labels_like(tmp_path / "mask.nii.gz", restored, ct)
+    written, scan_itself = nifti.read_labels(tmp_path / "mask.nii.gz"), nifti.read_ct(ct)
+    assert written.shape == scan_itself.shape and written.affine.tobytes() == scan_itself.affine.tobytes()

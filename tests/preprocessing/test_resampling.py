@@ -1,0 +1,142 @@
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from preprocessing import geometry, resampling
+from preprocessing.volume import Grid, Volume
+from tests.preprocessing.test_geometry import ORIENTATIONS, stored_affine
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "target_mm", "expected"),
+    [
+        ((512, 512, 200), (0.7, 0.7, 1.0), (1, 1, 1), (359, 359, 200)),  # 511 * 0.7 = 357.7 -> 358 steps
+        ((512, 512, 50), (0.68, 0.68, 5.0), (1, 1, 1), (348, 348, 246)),  # 347.48 -> 347 steps; 49 * 5 = 245 steps
+        ((512, 2, 4), (0.5, 0.5, 0.5), (1, 1, 1), (256, 2, 2)),  # 256.5, 1.5 and 2.5: halves to the even number, after adding the 1
+        ((1, 3, 3), (1, 1, 1), (3, 3, 3), (1, 2, 2)),
+    ],
+)
+def test_shape_by_hand(shape, spacing_mm, target_mm, expected):
+    assert resampling.resampled_shape(shape, spacing_mm, target_mm) == expected
+
+
+def test_a_spacing_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"target_mm is \(1, 0, 1\)"):
+        resampling.resampled_shape((3, 3, 3), (1, 1, 1), (1, 0, 1))
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.7, 0.8, 5.0), (2.0, 1.3, 0.4)])
+def test_a_ramp_stays_that_ramp(spacing_mm):
+    def ramp(shape, spacing):
+        x, y, z = (np.arange(n) * s for n, s in zip(shape, spacing, strict=True))
+        return 3.0 * x[:, None, None] - 2.0 * y[:, None] + 0.5 * z - 40.0
+
+    shape, target_mm = (25, 31, 19), (1.0, 1.0, 1.0)
+    result = resampling.resample_linear(ramp(shape, spacing_mm).astype(np.float32), spacing_mm, target_mm)
+    expected = ramp(result.shape, target_mm)
+    inside = tuple(
+        slice(0, int((n - 1) * s) + 1) for n, s in zip(shape, spacing_mm, strict=True)
+    )  # beyond the last centre the edge is held
+    np.testing.assert_allclose(result[inside], expected[inside], atol=1e-4)
+
+
+def test_beyond_the_last_centre_its_value_is_held():
+    result = resampling.resample_linear(np.array([0.0, 10.0, 20.0]).reshape(3, 1, 1), (0.9, 1, 1), (1, 1, 1))
+    np.testing.assert_allclose(result.ravel(), [0.0, 100 / 9, 20.0], rtol=1e-6)  # 2 mm lies 0.2 mm beyond the last centre
+
+
+def test_agrees_with_the_slow_general_interpolation():
+    rng = np.random.default_rng(1)
+    array = np.asfortranarray(rng.integers(-1000, 1500, (30, 28, 12)).astype(np.int16))
+    spacing_mm, target_mm = (0.68, 0.77, 2.5), (1.0, 1.2, 0.9)
+    result = resampling.resample_linear(array, spacing_mm, target_mm)
+    grid = np.meshgrid(*(np.arange(m) * t / s for m, t, s in zip(result.shape, target_mm, spacing_mm, strict=True)), indexing="ij")
+    expected = scipy.ndimage.map_coordinates(array.astype(np.float64), grid, order=1, mode="nearest")
+    np.testing.assert_allclose(result, expected, atol=0.01)  # HU
+
+
+def test_nearest_against_a_loop():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 3, (9, 8, 7)).astype(np.uint8)
+    spacing_mm, target_mm = (0.7, 1.3, 3.0), (1.0, 1.0, 1.0)
+    for array in (labels, np.asfortranarray(labels)):
+        result = resampling.resample_nearest(array, spacing_mm, target_mm)
+        assert result.dtype == np.uint8
+        for index in np.ndindex(*result.shape):
+            source = tuple(min(round(i * t / s), n - 1) for i, t, s, n in zip(index, target_mm, spacing_mm, labels.shape, strict=True))
+            assert result[index] == labels[source]
+
+
+def test_half_way_takes_the_even_neighbour_even_with_rounding_noise():
+    labels = np.arange(4, dtype=np.uint8).reshape(4, 1, 1)
+    for spacing in (2.0, 2.0 * (1 + 1e-9), 2.0 * (1 - 1e-9)):
+        result = resampling.resample_nearest(labels, (spacing, 1, 1), (1, 1, 1)).ravel()
+        assert result.tolist() == [0, 0, 1, 2, 2, 2, 3]
+
+
+def ball(shape, centre, radius):
+    return sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(0, n) for n in shape)], centre, strict=True)) <= radius**2
+
+
+def test_restored_in_shape_axes_and_place_for_all_48_orientations():
+    """The stored mask is known in patient coordinates, so where it comes back tells whether every axis came back."""
+    for (axes, signs), degrees in itertools.product(ORIENTATIONS, [(0, 0, 0), (9, -6, 14)]):
+        affine = stored_affine(axes, signs, spacing_mm=(1.0, 1.5, 2.0), degrees=degrees)
+        native = np.zeros((14, 12, 10), dtype=np.uint8)
+        native[3:8, 2:7, 4:8] = 1
+        native[5:7, 3:6, 5:7] = 2
+        upright = geometry.to_ras(Volume(native, affine))
+        mask = resampling.resample_nearest(upright.array, upright.spacing_mm, (0.5, 0.5, 0.5))  # every native centre is a training centre
+        restored = resampling.restore_labels(mask, Grid(native.shape, affine), (0.5, 0.5, 0.5))
+        assert restored.dtype == np.uint8
+        np.testing.assert_array_equal(restored, native)
+
+
+@pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (3.0, 3.0, 3.0), (0.6, 1.1, 2.2)])
+def test_restored_against_the_general_interpolation_of_each_class(target_mm):
+    native = Grid((33, 29, 21), np.diag([0.8, 0.9, 2.0, 1.0]))
+    shape = resampling.resampled_shape(native.shape, native.spacing_mm, target_mm)
+    middle = [n / 2 for n in shape]
+    mask = ball(shape, middle, min(shape) / 2.5).astype(np.uint8)
+    mask[ball(shape, [middle[0] + 1, *middle[1:]], min(shape) / 5)] = 2
+    restored = resampling.restore_labels(mask, native, target_mm)
+    grid = np.meshgrid(*(np.arange(n) * s / t for n, s, t in zip(native.shape, native.spacing_mm, target_mm, strict=True)), indexing="ij")
+    shares = np.stack([scipy.ndimage.map_coordinates((mask == c).astype(np.float64), grid, order=1, mode="nearest") for c in range(3)])
+    ordered = np.sort(shares, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-4  # equal shares are a matter of convention
+    np.testing.assert_array_equal(restored[clear], shares.argmax(axis=0)[clear])
+    assert clear.mean() > 0.9 and {1, 2} <= set(np.unique(restored))
+
+
+def test_equal_shares_stay_with_the_lower_class():
+    mask = np.array([0, 1, 1, 0], dtype=np.uint8).reshape(4, 1, 1)
+    restored = resampling.restore_labels(mask, Grid((7, 1, 1), np.diag([1.0, 1.0, 1.0, 1.0])), (2.0, 1.0, 1.0))
+    assert restored.ravel().tolist() == [0, 0, 1, 1, 1, 0, 0]  # voxels 1 and 5 lie half-way between the classes
+
+
+def test_a_mask_that_touches_every_border_is_restored_to_the_borders():
+    native = Grid((11, 9, 6), np.diag([0.9, 1.1, 3.0, 1.0]))
+    mask = np.ones(resampling.resampled_shape(native.shape, native.spacing_mm, (1, 1, 1)), dtype=np.uint8)
+    assert (resampling.restore_labels(mask, native, (1, 1, 1)) == 1).all()
+
+
+def test_an_empty_mask_comes_back_empty():
+    native = Grid((5, 6, 7), np.eye(4))
+    assert not resampling.restore_labels(np.zeros((5, 6, 7), dtype=np.uint8), native, (1, 1, 1)).any()
+
+
+def test_a_mask_of_another_scan_is_refused():
+    with pytest.raises(ValueError, match=r"\(5, 6, 8\).*\(5, 6, 7\)"):
+        resampling.restore_labels(np.zeros((5, 6, 8), dtype=np.uint8), Grid((5, 6, 7), np.eye(4)), (1, 1, 1))
+
+
+def test_resampling_needs_little_more_memory_than_its_result():
+    array = np.zeros((160, 160, 60), dtype=np.float32, order="F")
+    tracemalloc.start()
+    result = resampling.resample_linear(array, (0.8, 0.8, 2.0), (1, 1, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result.nbytes + 0.1 * array.nbytes
