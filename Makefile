@@ -9,10 +9,11 @@ VENV := .venv/$(TAG)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help table1 test install lint clean
+.PHONY: help table1 dryrun test install lint clean
 
 help:
 	@echo "make table1   environment, install, and Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
+	@echo "make dryrun   the paper's full-size profile: built, one training step, one federated round, memory estimate"
 	@echo "make test     environment, install, lint and the tests"
 	@echo "make install  only the environment, in $(VENV)"
 	@echo "PYTHON=python3.12 make ... uses another Python and so another stack; each has an environment of its own."
@@ -28,6 +29,9 @@ $(READY): setup.py pyproject.toml
 
 table1: $(READY)
 	$(BIN)/python -m experiments.table1 --flagfile=experiments/flagfiles/$(PROFILE).flags --seed=$(SEED) --runs=$(RUNS)
+
+dryrun: $(READY)
+	$(BIN)/python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
 
 lint: $(READY)
 	$(BIN)/ruff check .

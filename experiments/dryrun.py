@@ -1,0 +1,174 @@
+"""Walks the full-size profile for a few steps: builds it, trains one step, federates its weights for one round.
+
+    python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
+
+Shows that the profile works at its real size on a machine that could not train it, and what it would need where it can be trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import queue
+import resource
+import tempfile
+import threading
+import time
+
+import numpy as np
+from absl import flags, logging
+
+from experiments import configuration
+from experiments import flags as experiment_flags
+from federated.errors import FederationError
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+flags.DEFINE_integer("devices", 4, "Devices of a site, for the memory estimate of the profile's batch.")
+
+EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
+
+
+class OneStepSite:
+    """A federated site whose training is the one step that was taken already, or none: what is walked here is the exchange."""
+
+    def __init__(self, plan: dict, num_examples: int, after: dict[str, np.ndarray]):
+        self.plan, self.num_examples, self._after = plan, num_examples, after
+
+    def score(self, weights):
+        return {"dice": 0.0}
+
+    def train(self, weights, round_number):
+        return self._after, {}
+
+    def local_models(self):
+        return {}
+
+    def evaluate(self, model_name, weights):
+        return []
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    import tensorflow as tf
+
+    from c2fnas import memory, named_weights, training
+    from experiments import site_trainer
+
+    config = experiment_flags.experiment_config()
+    one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
+    strategy = tf.distribute.MirroredStrategy()
+    start = time.monotonic()
+    with strategy.scope():
+        network = site_trainer.build_network(one)
+    genotype = site_trainer.load_genotype(one)
+    print(
+        f"built: {genotype.conv_weights():,} convolution weights and {genotype.macs(one.patch_size) / 1e9:.1f} GMAC a patch in the segmentation "
+        f"network; {sum(int(np.prod(v.shape)) for v in network.variables.values()):,} weights with the VAE branch ({time.monotonic() - start:.0f} s)"
+    )
+    before = named_weights.read(network)
+    trainer = training.Trainer(network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy)
+    start = time.monotonic()
+    parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")
+    after = trainer.weights()
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if name not in ("learning_rate", "patches_per_second"))
+    print(f"one step, batch 1: {shown} ({time.monotonic() - start:.0f} s, graph included)")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    per_device = -(-config.batch_size // FLAGS.devices)
+    estimates = {batch: memory.training_step(network, batch) for batch in (1, per_device)}
+    print(
+        f"memory of a step, float32: estimated {_gib(estimates[1].total)} at batch 1, the whole process had {_gib(peak)} here; "
+        f"batch {config.batch_size} over {FLAGS.devices} devices is {per_device} each: {_gib(estimates[per_device].total)} a device, "
+        f"{_gib(1.25 * estimates[per_device].total)} with a quarter for workspaces"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, error = _federate(one, pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json()))
+    size = sum(array.nbytes for array in before.values())
+    print(
+        f"one federated round of {size / 1e6:.0f} MB, two sites over mutual TLS: {seconds:.1f} s; largest difference from the weighted mean {error:.2g}"
+    )
+    if error > 1e-6:
+        raise ValueError(f"the aggregate differs from the weighted mean by {error:.3g}; expected at most 1e-6")
+
+
+def _phantom_patch(config: configuration.ExperimentConfig):
+    """Returns a dataset of one patch of a synthetic scan's middle, on the profile's grid."""
+    import tensorflow as tf
+
+    from preprocessing import geometry, intensity, phantom, resampling
+
+    ct, label = phantom.render_case(phantom.CohortConfig(site="C2", cases=1, seed=config.seed), 0)
+    upright = geometry.to_ras(ct)
+    image = intensity.window(resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm), *config.window_hu)
+    truth = resampling.resample_nearest(geometry.to_ras(label).array, upright.spacing_mm, config.spacing_mm)
+    centre = np.round(np.argwhere(truth > 0).mean(axis=0)).astype(int)
+    begin = [int(np.clip(c - size // 2, 0, n - size)) for c, size, n in zip(centre, config.patch_size, truth.shape, strict=True)]
+    box = tuple(slice(b, b + size) for b, size in zip(begin, config.patch_size, strict=True))
+    batch = {
+        "image": image[box].astype(np.float16)[None, ..., None],
+        "label": truth[box].astype(np.uint8)[None],
+        "sample_seed": np.array([[config.seed, 0]], dtype=np.int32),
+    }
+    return tf.data.Dataset.from_tensors(batch)
+
+
+def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float, float]:
+    """Runs one round over gRPC; returns its seconds and the largest difference of the result from the mean computed here."""
+    from c2fnas import named_weights
+    from federated import client, site_loop
+    from federated.coordinator import ServerConfig
+    from federated.provision import provision
+    from federated.server import serve
+
+    provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
+    initial = folder / "initial.safetensors"
+    named_weights.save(initial, before, {"plan": json.dumps(plan)})
+    server_config = ServerConfig(num_rounds=1, local_epochs=1, cross_site_evaluation=False, host="127.0.0.1", port=0, linger_s=5.0)
+    ports: queue.SimpleQueue = queue.SimpleQueue()
+    failures: queue.SimpleQueue = queue.SimpleQueue()
+
+    def guarded(work, *arguments, **keywords):
+        def run():
+            try:
+                work(*arguments, **keywords)
+            except Exception as error:
+                failures.put(error)
+                ports.put(None)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    server = guarded(serve, server_config, folder / "store", folder / "kits" / "server", initial, on_ready=ports.put)
+    port = ports.get()
+    start = time.monotonic()
+    sites = []
+    if port is not None:
+        for site, examples in EXAMPLES.items():
+            trainer = OneStepSite(plan, examples, after if site == "C1" else before)
+            transport = client.connect(folder / "kits" / site, host="localhost", port=port)
+            sites.append(guarded(site_loop.run, trainer, transport, folder / site))
+    for thread in sites:
+        thread.join()
+    seconds = time.monotonic() - start
+    server.join()
+    if not failures.empty():
+        raise failures.get()
+    aggregate, _ = named_weights.load(folder / "store" / "global" / "round_001.safetensors")
+    total = sum(EXAMPLES.values())
+    error = max(
+        float(np.abs(aggregate[name] - (EXAMPLES["C1"] * after[name].astype(np.float64) + EXAMPLES["C2"] * before[name]) / total).max())
+        for name in before
+    )
+    logging.info("event=dry_run_round seconds=%.1f", seconds)
+    return seconds, error
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True, expected=(FederationError,))
