@@ -123,7 +123,7 @@ def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
     affine = np.diag([*acquisition.spacing_mm, 1.0])
     affine[:3, 3] = acquisition.first_mm
     if config.site == "C1":
-        ct, labels = ct[::-1], labels[::-1]
+        ct, labels = np.asfortranarray(ct[::-1]), np.asfortranarray(labels[::-1])
         affine[0, 3] = acquisition.centres(0)[-1]
         affine[0, 0] = -affine[0, 0]
     return Volume(ct, affine), Volume(labels, affine)
@@ -187,7 +187,11 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
     path = folder / "cohort.json"
     if path.exists():
         found = atomic.read_json(path)
-        differing = [f"{k} {found.get(k)!r} there, {wanted.get(k)!r} asked for" for k in sorted({*found, *wanted} - {"cases"}) if found.get(k) != wanted.get(k)]
+        differing = [
+            f"{k} {found.get(k)!r} there, {wanted.get(k)!r} asked for"
+            for k in sorted({*found, *wanted} - {"cases"})
+            if found.get(k) != wanted.get(k)
+        ]
         if differing:
             raise ValueError(f"{path}: holds another cohort ({'; '.join(differing)}); choose another folder or delete {folder}")
     atomic.write_json(path, wanted)

@@ -69,7 +69,9 @@ def _draw_tumour_place(rng: np.random.Generator) -> int:
     return int(rng.integers(first, last))
 
 
-def _paint_tumour(canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+def _paint_tumour(
+    canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
     space, hu = canvas.space, patient.hu
     diameter = float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0))
     direction = rng.normal(0, 1, 3) * (1.0, 1.0, 0.7)

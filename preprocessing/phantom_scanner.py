@@ -32,7 +32,9 @@ class Acquisition:
         return self.first_mm[axis] + self.spacing_mm[axis] * np.arange(self.shape[axis])
 
 
-def linear_weights(positions_mm: np.ndarray, lower_mm: float, spacing_mm: float, count: int, thickness_mm: float = 0.0) -> sparse.csr_matrix:
+def linear_weights(
+    positions_mm: np.ndarray, lower_mm: float, spacing_mm: float, count: int, thickness_mm: float = 0.0
+) -> sparse.csr_matrix:
     """Returns float32 [positions, count]: linear interpolation on a grid, averaged over `thickness_mm` around each position."""
     samples = max(1, int(np.ceil(thickness_mm / 0.5)))
     shifts = (np.arange(samples) + 0.5) / samples * thickness_mm - thickness_mm / 2
@@ -45,7 +47,9 @@ def linear_weights(positions_mm: np.ndarray, lower_mm: float, spacing_mm: float,
     return sparse.coo_matrix((values.astype(np.float32), (rows, columns)), shape=(len(positions_mm), count)).tocsr()
 
 
-def scan(space: Space, hu: np.ndarray, body: np.ndarray, target: Target, acquisition: Acquisition, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def scan(
+    space: Space, hu: np.ndarray, body: np.ndarray, target: Target, acquisition: Acquisition, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns CT int16 [x, y, z] and labels uint8 [x, y, z], both in Fortran order, as NIfTI stores them.
 
     Args:
@@ -129,7 +133,9 @@ class _Noise:
     def slice(self) -> np.ndarray:
         ny, nx = self._size[0] + self._passes, self._size[1] + self._passes
         draws = self._bits.random_raw((2 * ny * nx + 7) // 8).view(np.uint8)
-        field = np.add(draws[: ny * nx], draws[ny * nx : 2 * ny * nx], dtype=np.int16).reshape(ny, nx)  # int16: at most 510 * 4**3 after three passes
+        field = np.add(draws[: ny * nx], draws[ny * nx : 2 * ny * nx], dtype=np.int16).reshape(
+            ny, nx
+        )  # int16: at most 510 * 4**3 after three passes
         for _ in range(self._passes):
             field = field[1:] + field[:-1]
             field = field[:, 1:] + field[:, :-1]

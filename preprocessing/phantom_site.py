@@ -1,9 +1,10 @@
 """The two synthetic hospitals as data: who their patients are, how they are prepared, when they are scanned and by what.
 
-C1 scans healthy people early in the portal-venous phase after they have drunk gas powder and water: bright pancreas, poorly enhanced bowel, a
-large stomach of gas and fluid that presses on the pancreas. C2 scans older patients with pancreatic cancer late: a thin, fatty pancreas
-that has washed out, bowel walls and contents as bright as C1's pancreas, a collapsed stomach. A network that has learnt one hospital's
-brightness and neighbourhood therefore meets both again at the other one, in the wrong organs.
+C1 scans healthy people early in the portal-venous phase, after they have drunk gas powder and water: a pancreas brighter than the liver,
+poorly enhanced bowel full of fluid, a large stomach of gas and fluid that presses on the pancreas, thin slices. C2 scans older patients with
+pancreatic cancer later, after dilute oral contrast: a thinner, lobulated pancreas that has washed out below the liver, bright bowel, a collapsed
+stomach, thick slices. Liver and bowel of one hospital are thus about as bright as the pancreas of the other, and C1's fluid is about as dark as
+C2's tumours: a network that has learnt one hospital meets what it looks for at the other one, in the wrong organs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Site:
     pancreas_ml: Range  # before a tumour takes its place
     lobulation_mm: Range
     fatty_share: Range  # fat between the pancreas's lobules
+    gallbladder: float  # share of patients who still have theirs
     tail_rise_mm: Range  # height of the tail above the neck
     calcified: float  # share of patients with a calcified aorta
     tumour: bool
@@ -48,19 +50,19 @@ SITES = {
             "bile": (8, 4), "oral_contrast": (60, 10), "tumour_below_pancreas": (0, 0), "node": (72, 6),
         },
         width_mm=(146, 164), depth_mm=(102, 118), skin_fat_mm=(9, 22), stomach_size=(0.85, 1.12), stomach_gas=(0.4, 0.85), oral_contrast=0.0,
-        pancreas_ml=(86, 120), lobulation_mm=(1.0, 1.8), fatty_share=(0.0, 0.06), tail_rise_mm=(26, 46), calcified=0.05,
+        pancreas_ml=(86, 120), lobulation_mm=(1.0, 1.8), fatty_share=(0.0, 0.06), gallbladder=0.95, tail_rise_mm=(26, 46), calcified=0.05,
         tumour=False, noise_hu=(10, 13), noise_passes=1, kernel_mm=0.0,
     ),
     "C2": Site(
         name="C2",
         hu={
-            "skin": (30, 6), "fat": (-108, 4), "muscle": (68, 3), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
+            "skin": (30, 6), "fat": (-108, 4), "muscle": (66, 3), "marrow": (150, 25), "cortical": (470, 60), "disc": (70, 6),
             "aorta": (168, 10), "portal": (176, 9), "cava": (164, 9), "liver": (130, 5), "spleen": (138, 6), "cortex": (168, 10), "medulla": (172, 10),
-            "pancreas": (102, 4), "bowel_wall": (138, 6), "bowel_content": (150, 10), "stomach_wall": (136, 6), "stomach_content": (146, 10),
-            "bile": (8, 3), "oral_contrast": (230, 50), "tumour_below_pancreas": (60, 4), "node": (72, 6),
+            "pancreas": (104, 4), "bowel_wall": (138, 6), "bowel_content": (150, 10), "stomach_wall": (136, 6), "stomach_content": (146, 10),
+            "bile": (3, 3), "oral_contrast": (230, 50), "tumour_below_pancreas": (62, 4), "node": (72, 6),
         },
         width_mm=(154, 171), depth_mm=(112, 128), skin_fat_mm=(14, 32), stomach_size=(0.38, 0.6), stomach_gas=(0.0, 0.35), oral_contrast=0.4,
-        pancreas_ml=(88, 116), lobulation_mm=(1.3, 2.0), fatty_share=(0.02, 0.10), tail_rise_mm=(10, 36), calcified=0.6,
+        pancreas_ml=(90, 118), lobulation_mm=(1.1, 1.8), fatty_share=(0.02, 0.10), gallbladder=0.65, tail_rise_mm=(10, 36), calcified=0.6,
         tumour=True, noise_hu=(13, 17), noise_passes=3, kernel_mm=0.7,
     ),
 }  # fmt: skip
@@ -81,6 +83,7 @@ class Patient:
     pancreas_ml: float
     lobulation_mm: float
     fatty_share: float
+    gallbladder: bool
     tail_rise_mm: float
     calcified: bool
 
@@ -98,6 +101,7 @@ def draw_patient(site: Site, rng: np.random.Generator) -> Patient:
         pancreas_ml=rng.uniform(*site.pancreas_ml),
         lobulation_mm=rng.uniform(*site.lobulation_mm),
         fatty_share=rng.uniform(*site.fatty_share),
+        gallbladder=bool(rng.random() < site.gallbladder),
         tail_rise_mm=rng.uniform(*site.tail_rise_mm),
         calcified=bool(rng.random() < site.calcified),
     )

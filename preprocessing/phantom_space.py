@@ -9,6 +9,7 @@ between them, with a smooth random deformation, so that no organ of any patient 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -106,7 +107,9 @@ class Canvas:
         self.hu = np.full(space.shape, background_hu, np.float32)
         self.occupied = np.full(space.shape, 60.0, np.float32)
 
-    def paint(self, box: Box, distance: np.ndarray, hu, *, edge_mm: float | None = None, occupy: bool = True, gap_mm: float = 0.0, gap_hu=None):
+    def paint(
+        self, box: Box, distance: np.ndarray, hu, *, edge_mm: float | None = None, occupy: bool = True, gap_mm: float = 0.0, gap_hu=None
+    ):
         """Mixes `hu` (number or array of the box) into the picture where `distance` is negative.
 
         Args:
@@ -127,7 +130,9 @@ class Canvas:
         return np.maximum(distance, gap_mm - self.occupied[box])
 
 
-def ellipsoid(space: Space, centre, radii, *, turn_deg: float = 0.0, tilt_deg: float = 0.0, within: Box | None = None) -> tuple[Box, np.ndarray]:
+def ellipsoid(
+    space: Space, centre, radii, *, turn_deg: float = 0.0, tilt_deg: float = 0.0, within: Box | None = None
+) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of an ellipsoid turned by `turn_deg` about z and then tilted by `tilt_deg` about x."""
     longest = max(radii) if turn_deg or tilt_deg else np.asarray(radii)
     box = within or space.box(np.asarray(centre) - longest - REACH_MM / 2, np.asarray(centre) + longest + REACH_MM / 2)
@@ -152,7 +157,9 @@ def spline(points, samples: int) -> np.ndarray:
     return CubicSpline(along, points, bc_type="natural")(np.linspace(0.0, along[-1], samples))
 
 
-def tube(space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box | None = None, reach_mm: float = REACH_MM) -> tuple[Box, np.ndarray]:
+def tube(
+    space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box | None = None, reach_mm: float = REACH_MM
+) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of a tube of varying radius.
 
     Args:
@@ -166,7 +173,7 @@ def tube(space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box
     reach = (path[:, 3].max() + reach_mm) * np.maximum(stretch, 1.0)
     box = within or space.box(path[:, :3].min(0) - reach, path[:, :3].max(0) + reach)
     distance = np.full([s.stop - s.start for s in box], reach_mm, np.float32)
-    for start, end in zip(path[:-1], path[1:], strict=True):
+    for start, end in itertools.pairwise(path):
         reach = (max(start[3], end[3]) + reach_mm) * np.maximum(stretch, 1.0)
         part = space.box(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
         part = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in zip(part, box, strict=True))

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from preprocessing.phantom_site import Patient
-from preprocessing.phantom_space import Canvas, Space, ellipsoid, spline, tube
+from preprocessing.phantom_space import Canvas, ellipsoid, spline, tube
 
 _FRONT_MM = 48.0  # the trunk's middle lies this far in front of the vertebral body's
 _VERTEBRA_PITCH_MM = 35.0  # one vertebral body and its disc

@@ -55,16 +55,16 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         centre = np.array([side * 68.0, 0.0, height]) + rng.normal(0, 4, 3)
         radii = np.array([27.0, 29.0, 54.0]) * rng.normal(1.0, 0.05)
         box, outer = ellipsoid(space, centre, radii, turn_deg=side * 35.0, tilt_deg=-8.0)
-        _, hilum = ellipsoid(space, centre + (-side * 21, 13, 0), (19, 15, 21), turn_deg=side * 35.0, within=box)
+        _, hilum = ellipsoid(space, centre + np.array([-side * 21, 13, 0]), (19, 15, 21), turn_deg=side * 35.0, within=box)
         kidney = np.maximum(outer + 0.8 * space.medium[1][box], -hilum)
-        _, sinus = ellipsoid(space, centre + (-side * 5, 4, 0), (10, 9, 29), turn_deg=side * 35.0, within=box)
+        _, sinus = ellipsoid(space, centre + np.array([-side * 5, 4, 0]), (10, 9, 29), turn_deg=side * 35.0, within=box)
         canvas.paint(box, outer, hu["fat"], gap_mm=4.0, gap_hu=hu["fat"], occupy=False)
         canvas.paint(box, kidney, hu["cortex"])
         np.minimum(canvas.occupied[box], outer - 3.5, out=canvas.occupied[box])  # other organs keep out of the fat around the kidney
         pyramids = np.maximum(outer + 7.5, 3.0 * (space.fine[0][box] - 0.35))
         canvas.paint(box, np.maximum(pyramids, -(sinus - 1.0)), hu["medulla"], edge_mm=4.0, occupy=False)
         canvas.paint(box, sinus, hu["fat"] + 20.0, edge_mm=4.0, occupy=False)
-        _, pelvis = ellipsoid(space, centre + (-side * 9, 6, -4), (7, 5, 11), within=box)
+        _, pelvis = ellipsoid(space, centre + np.array([-side * 9, 6, -4]), (7, 5, 11), within=box)
         canvas.paint(box, pelvis, 12.0, edge_mm=3.0, occupy=False)
         if rng.random() < 0.35:  # a simple cyst: as dark as fluid, and no tumour
             reach = rng.uniform(5.0, 13.0)
@@ -99,7 +99,7 @@ def paint_liver_and_spleen(canvas: Canvas, patient: Patient, torso: Torso, rng: 
     box = space.box((-175, -70, -70), (-50, 90, 120))
     centre = np.array([-110, -6, 38]) + rng.normal(0, 4, 3)
     _, spleen = ellipsoid(space, centre, np.array([40, 62, 60]) * rng.normal(1.0, 0.07), turn_deg=-24, tilt_deg=14, within=box)
-    _, hilum = ellipsoid(space, centre + (44, 24, 2), (30, 42, 64), turn_deg=-24, within=box)
+    _, hilum = ellipsoid(space, centre + np.array([44, 24, 2]), (30, 42, 64), turn_deg=-24, within=box)
     spleen = np.maximum(np.maximum(spleen + 1.0 * space.medium[1][box], -hilum), np.maximum(torso.cavity[box] + 1.2, torso.dome[box] + 1.8))
     canvas.paint(box, canvas.free(box, spleen, 0.5), hu["spleen"] + 2.5 * space.fine[1][box])
 
@@ -130,7 +130,9 @@ def _paint_liver_vessels(canvas: Canvas, box: Box, liver: np.ndarray, level: flo
         canvas.paint(place, np.maximum(distance, liver_within(liver, box, place) + 2.0), level, edge_mm=3.0, occupy=False)
 
 
-def paint_hollow(canvas: Canvas, box: Box, distance: np.ndarray, *, wall_mm: float, wall_hu, content_hu, gas_from_y: float | None, gap_hu: float) -> None:
+def paint_hollow(
+    canvas: Canvas, box: Box, distance: np.ndarray, *, wall_mm: float, wall_hu, content_hu, gas_from_y: float | None, gap_hu: float
+) -> None:
     """Paints a hollow organ: wall, content, and gas above (in front of) the fluid level of a patient who lies on the back."""
     canvas.paint(box, distance, wall_hu, gap_mm=1.2, gap_hu=gap_hu)
     lumen = distance + wall_mm
@@ -199,12 +201,22 @@ def paint_duodenum_and_gallbladder(canvas: Canvas, patient: Patient, rng: np.ran
     gas = 70.0 + rng.normal(0, 4) if rng.random() < 0.4 else None
     folds = 2.4 + (0.5 if filled else 2.0) * np.clip(space.fine[1][box], -1, 2)
     paint_hollow(
-        canvas, box, distance, wall_mm=folds, wall_hu=hu["bowel_wall"], content_hu=content + 5 * space.medium[1][box], gas_from_y=gas, gap_hu=hu["fat"]
+        canvas,
+        box,
+        distance,
+        wall_mm=folds,
+        wall_hu=hu["bowel_wall"],
+        content_hu=content + 5 * space.medium[1][box],
+        gas_from_y=gas,
+        gap_hu=hu["fat"],
     )
-    bladder = np.array([20.0, 23.0, 31.0]) * rng.uniform(0.72, 1.05)
+    if not patient.gallbladder:
+        return
+    bladder = np.array([19.0, 22.0, 30.0]) * rng.uniform(0.65, 1.0)
     box, distance = ellipsoid(space, np.array([66, 92, -14]) + rng.normal(0, 4, 3), bladder, turn_deg=-20, tilt_deg=20)
-    canvas.paint(box, canvas.free(box, distance, 0.5 - 0.5), hu["bowel_wall"] - 10)
-    canvas.paint(box, np.maximum(distance + 1.8, 0.0 - canvas.occupied[box] - 60.0), hu["bile"], occupy=False)
+    distance = canvas.free(box, distance)
+    canvas.paint(box, distance, hu["bowel_wall"] - 10)
+    canvas.paint(box, distance + 1.8, hu["bile"], occupy=False)
 
 
 def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
@@ -258,7 +270,9 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
             content = hu["bowel_content"] + rng.uniform(-6, 26)
         feathers = rng.uniform(1.6, 5.5) + 1.6 * space.fine[1][box]
         gas = start[1] + rng.normal(4, 6) if rng.random() < 0.25 else None
-        paint_hollow(canvas, box, distance, wall_mm=feathers, wall_hu=hu["bowel_wall"], content_hu=content, gas_from_y=gas, gap_hu=hu["fat"])
+        paint_hollow(
+            canvas, box, distance, wall_mm=feathers, wall_hu=hu["bowel_wall"], content_hu=content, gas_from_y=gas, gap_hu=hu["fat"]
+        )
     for _ in range(44):  # mesenteric vessels fan out from the root and vanish among the loops
         end = np.array([rng.uniform(-100, 60), rng.uniform(60, 125), rng.uniform(-90, 20)])
         root = np.array([4.0, 56.0, rng.uniform(-70, -25)])

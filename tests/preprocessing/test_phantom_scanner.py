@@ -30,7 +30,14 @@ def test_a_thick_slice_equals_the_mean_of_thin_slices():
 
 
 def acquisition(**changes):
-    values = {"shape": (70, 60, 12), "spacing_mm": (1.0, 1.0, 5.0), "first_mm": (-34.5, -29.5, -27.5), "noise_hu": 0.0, "noise_passes": 1, "kernel_mm": 0.0}
+    values = {
+        "shape": (70, 60, 12),
+        "spacing_mm": (1.0, 1.0, 5.0),
+        "first_mm": (-34.5, -29.5, -27.5),
+        "noise_hu": 0.0,
+        "noise_passes": 1,
+        "kernel_mm": 0.0,
+    }
     return Acquisition(**{**values, **changes})
 
 

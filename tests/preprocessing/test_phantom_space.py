@@ -42,7 +42,7 @@ def test_the_distance_to_a_sphere_is_exact():
 
 def test_a_turned_ellipsoid_has_its_long_axis_there():
     grid = space()
-    box, distance = ellipsoid(grid, (0.0, 0.0, 0.0), (30.0, 8.0, 8.0), turn_deg=90.0, within=grid.whole())
+    _, distance = ellipsoid(grid, (0.0, 0.0, 0.0), (30.0, 8.0, 8.0), turn_deg=90.0, within=grid.whole())
     front = distance[30, 25 + 14, 20]  # 28 mm to the front
     side = distance[30 + 14, 25, 20]  # 28 mm to the right
     assert front < 0 < side
@@ -70,7 +70,7 @@ def test_a_flattened_tube_is_thinner_from_front_to_back():
 def test_the_box_of_a_tube_holds_all_of_it_in_a_deformed_patient():
     grid = space(deformation_mm=3.0, pose=Pose(rotation_deg=15.0))
     path = np.array([[-20.0, 5, 3, 6.0], [18.0, -9, -8, 8.0]])
-    box, distance = tube(grid, path)
+    _, distance = tube(grid, path)
     _, everywhere = tube(grid, path, within=grid.whole())
     assert np.count_nonzero(everywhere < 0) == np.count_nonzero(distance < 0) > 500
 
@@ -90,6 +90,7 @@ def test_lumps_have_zero_mean_unit_variance_and_their_width():
         assert field.dtype == np.float32
         assert field.mean() == pytest.approx(0.0, abs=1e-4)
         assert field.std() == pytest.approx(1.0, abs=1e-4)
+
     def roughness(field):
         return np.abs(np.diff(field, axis=0)).mean()
 
