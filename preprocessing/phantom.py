@@ -142,7 +142,8 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
 def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathlib.Path:
     """Writes images/, labels/, manifest.json and cohort.json and returns the manifest's path.
 
-    A case that is there already is not made again; a stopped run goes on where it was. The same configuration gives the same bytes.
+    A case that is there already is not made again; a stopped run goes on where it was. The same configuration gives the same bytes on
+    the same machine and NumPy; another NumPy may round single voxels of the CT differently, by 1 HU.
 
     Raises:
       ValueError: if `folder` holds a cohort of another configuration.

@@ -26,7 +26,6 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     """Paints the trunk on an empty canvas and returns the surfaces that bound the organs."""
     space, hu = canvas.space, patient.hu
     whole = space.whole()
-    _paint_table(canvas, patient, rng)
     x, z = space.x, space.z
     y = space.y - np.float32(_FRONT_MM)
     waist = 1.0 + np.float32(0.045) * np.tanh((z - 10.0) / 60.0)  # the chest is wider than the waist
@@ -40,6 +39,7 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     groove = np.exp(-((x / 20.0) ** 2)) * np.clip(-front, 0.0, 1.0)  # the furrow over the spinous processes
     body += 5.0 * groove
     flank = np.clip(np.abs(side) / unit, 0.0, 1.0)
+    _paint_table(canvas, patient, body, rng)
     canvas.paint(whole, body, hu["fat"] + 4.0 * space.medium[0], occupy=False)
     skin = np.abs(body + 1.2) - 1.2
     canvas.paint(whole, skin, hu["skin"], occupy=False)
@@ -51,28 +51,34 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     depth = wall + (9.0 + 5.0 * flank**3)
     planes = np.abs(wall + 4.0 + 0.5 * space.medium[0]) - 0.5  # fat between the layers of the flank's muscles
     canvas.paint(whole, np.maximum(planes, 40.0 * (0.6 - flank)), -30.0, edge_mm=3.0, occupy=False)
-    alba = np.maximum(np.abs(x) - 2.5, -front * 60.0)
-    canvas.paint(whole, np.maximum(alba, np.maximum(wall, -depth)), -60.0, occupy=False)
+    box = space.box((-8, _FRONT_MM, -300), (8, 300, 300))
+    alba = np.maximum(np.abs(x[box]) - 2.5, np.maximum(wall, -depth)[box])  # the fibrous line between the recti
+    canvas.paint(box, alba, -60.0, occupy=False)
     canvas.paint(whole, depth, hu["fat"] + 6.0 * space.fine[1] + 4.0 * space.medium[1], occupy=False)
 
     dome_mm = (patient.width_mm + 6.0, patient.depth_mm + 18.0, 160.0 + rng.normal(0, 6))
     _, dome = ellipsoid(space, (3.0, 50.0, -40.0), dome_mm, within=whole)
-    lung = np.maximum(np.maximum(depth + 1.5, 2.0 - dome), np.float32(34.0) - np.hypot(x, space.y - 12.0))
-    canvas.paint(whole, lung, -840.0 + 25.0 * space.fine[0] + 12.0 * np.clip(40.0 - z, 0, 20), occupy=False)
+    box = space.box((-300, -200, 0), (300, 300, 300))
+    lung = np.maximum(np.maximum(depth[box] + 1.5, 2.0 - dome[box]), np.float32(34.0) - np.hypot(x[box], space.y[box] - 12.0))
+    canvas.paint(box, lung, -840.0 + 25.0 * space.fine[0][box] + 12.0 * np.clip(40.0 - z[box], 0, 20), occupy=False)
     _paint_muscles(canvas, patient, muscle, rng)
     _paint_spine(canvas, patient, rng)
     _paint_ribs(canvas, patient, rng)
     return Torso(body=body, cavity=depth, dome=dome)
 
 
-def _paint_table(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
+def _paint_table(canvas: Canvas, patient: Patient, body: np.ndarray, rng: np.random.Generator) -> None:
+    """A curved shell of carbon fibre around foam, under the back. It belongs to the scanner: no pose and no deformation moves it."""
     space = canvas.space
-    top = _FRONT_MM - patient.depth_mm - 5.0
+    back = int(np.flatnonzero((body < 0).any(axis=(0, 2)))[0])  # the row that the patient lies on
+    below = (slice(None), slice(0, min(space.shape[1], back + 20)), slice(None))
     sag = (22.0 if patient.site.name == "C1" else 34.0) + rng.normal(0, 2)
-    x = space.x[:, :1, :1] * 0 + (space.lower_mm[0] + space.spacing_mm * np.arange(space.shape[0], dtype=np.float32))[:, None, None]
-    surface = np.float32(top) + np.float32(sag) * (x / 170.0) ** 2 - (space.y * 0 + space.y)
+    x, y = (space.lower_mm[a] + space.spacing_mm * np.arange(space.shape[a], dtype=np.float32) for a in (0, 1))
+    top = float(y[back]) - 3.0
+    surface = (top + sag * (x / 170.0) ** 2)[:, None, None] - y[None, below[1], None]
+    surface = np.broadcast_to(surface.astype(np.float32), canvas.hu[below].shape)
     for depth, thickness, level in ((0.0, 1.5, 20.0), (9.0, 6.5, -955.0)):
-        canvas.paint(space.whole(), np.abs(surface - depth) - thickness, level, occupy=False)
+        canvas.paint(below, np.abs(surface - depth) - thickness, level, occupy=False)
 
 
 def _paint_muscles(canvas: Canvas, patient: Patient, muscle: np.ndarray, rng: np.random.Generator) -> None:
