@@ -15,33 +15,22 @@ experiment_flags.define_runtime()
 flags.DEFINE_string("model", None, "Weights (.safetensors) of the flags' network.")
 flags.DEFINE_string("image", None, "CT to segment (.nii or .nii.gz).")
 flags.DEFINE_string("output", None, "Mask to write (.nii.gz), on the CT's own grid with its header.")
-flags.DEFINE_string("overlay", None, "Picture to write (.png) of the slice with the most foreground.")
+flags.DEFINE_string("overlay", None, "Picture to write (.png): axial and coronal slices with the mask.")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from c2fnas import inference, metrics, named_weights
-    from experiments import figures, site_trainer
-    from preprocessing import geometry, intensity, nifti, resampling
-    from runkit import atomic
+    from c2fnas import inference, named_weights
+    from experiments import scan_prediction, site_trainer
 
     config = experiment_flags.experiment_config()
     image = experiment_flags.required("image", "the CT to segment")
     output = experiment_flags.required("output", "the mask to write")
     weights, _ = named_weights.load(experiment_flags.required("model", "the weights to segment with"))
-    ct = nifti.read_ct(image)
     network = site_trainer.build_network(config)
     named_weights.assign(network, weights)
-    upright = geometry.to_ras(ct)
-    scaled = intensity.window(resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm), *config.window_hu)
-    mask = inference.segment(scaled, inference.logits_fn(network), site_trainer.window_config(config))
-    native = resampling.restore_labels(mask, geometry.Grid(ct.shape, ct.affine), config.spacing_mm)
-    nifti.write_labels_like(output, native, image)
-    volumes = metrics.volume_ml(mask, config.spacing_mm)
-    print(f"{output}: " + ", ".join(f"{name} {volumes[value]:.1f} ml" for value, name in site_trainer.CLASS_NAMES.items()))
-    if FLAGS.overlay:
-        with atomic.replacing(FLAGS.overlay) as path:
-            figures.overlay(scaled, mask, config.spacing_mm).savefig(path)
+    volumes = scan_prediction.predict_scan(image, output, inference.logits_fn(network), config, overlay=FLAGS.overlay)
+    print(f"{output}: " + ", ".join(f"{name} {volume:.1f} ml" for name, volume in volumes.items()))
 
 
 if __name__ == "__main__":

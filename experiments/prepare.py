@@ -27,9 +27,8 @@ flags.DEFINE_bool("strict", True, "End with an error when a case is refused. The
 def main(argv: list[str]) -> None:
     del argv
     config = experiment_flags.experiment_config()
-    manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"))
+    manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
-    site = FLAGS.site or manifest.site
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     store = pipeline.prepare(
         manifest,
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> None:
         window_hu=config.window_hu,
         split_seed=config.seed,
         split_counts=counts,
-        split_ratio=splits.PAPER_COUNTS.get(site, (0.6, 0.2, 0.2)),
+        split_ratio=splits.PAPER_COUNTS.get(manifest.site, (0.6, 0.2, 0.2)),
         workers=FLAGS.workers,
         strict=FLAGS.strict,
     )

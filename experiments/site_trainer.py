@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from c2fnas.losses import LossConfig
 from c2fnas.tensorboard_log import TensorBoardLog
 from experiments.configuration import ExperimentConfig, plan
 from preprocessing import dataset, resampling
-from preprocessing.case_store import CaseStore
+from preprocessing.case_store import CaseStore, StoredCase
 from preprocessing.patches import PatchConfig, PatchSampler
 from runkit import atomic, events, progress
 
@@ -46,6 +46,37 @@ def window_config(config: ExperimentConfig) -> sliding_window.WindowConfig:
     return sliding_window.WindowConfig(size=config.inference_window, overlap=config.inference_overlap, blending=config.inference_blending)
 
 
+def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> PatchSampler:
+    return PatchSampler(
+        cases,
+        PatchConfig(
+            size=config.patch_size,
+            foreground_fraction=config.foreground_fraction,
+            patches_per_case=config.patches_per_case,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        ),
+    )
+
+
+def build_trainer(config: ExperimentConfig, strategy: tf.distribute.Strategy, *, total_steps: int) -> training.Trainer:
+    """Builds network and optimizer of a configuration over a strategy's devices."""
+    with strategy.scope():
+        network = build_network(config)
+    return training.Trainer(
+        network,
+        training.TrainingConfig(
+            batch_size=config.batch_size,
+            total_steps=total_steps,
+            learning_rate=config.learning_rate,
+            final_learning_rate=config.final_learning_rate,
+            loss=LossConfig(kl_kind=config.kl),
+            seed=config.seed,
+        ),
+        strategy,
+    )
+
+
 class SiteTrainer:
     """Trains and scores one model at one site.
 
@@ -69,7 +100,7 @@ class SiteTrainer:
         extra_models: Mapping[str, pathlib.Path] | None = None,
         example_cases: int = 4,
     ):
-        self._config, self._store, self._folder, self._label, self._strategy = config, store, pathlib.Path(folder), label, strategy
+        self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
         self._extra_models = dict(extra_models or {})
         self._example_cases = example_cases
         self._window = window_config(config)
@@ -77,31 +108,9 @@ class SiteTrainer:
         for split, cases in self._cases.items():
             if not cases:
                 raise ValueError(f"site {store.site}: no {split} case in the case store; prepare it with at least five cases")
-        self._sampler = PatchSampler(
-            self._cases["training"],
-            PatchConfig(
-                size=config.patch_size,
-                foreground_fraction=config.foreground_fraction,
-                patches_per_case=config.patches_per_case,
-                batch_size=config.batch_size,
-                seed=config.seed,
-            ),
-        )
+        self._sampler = patch_sampler(config, self._cases["training"])
         self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
-        with strategy.scope():
-            self._network = build_network(config)
-        self._trainer = training.Trainer(
-            self._network,
-            training.TrainingConfig(
-                batch_size=config.batch_size,
-                total_steps=self._steps_per_round * config.num_rounds,
-                learning_rate=config.learning_rate,
-                final_learning_rate=config.final_learning_rate,
-                loss=LossConfig(kl_kind=config.kl),
-                seed=config.seed,
-            ),
-            strategy,
-        )
+        self._trainer = build_trainer(config, strategy, total_steps=self._steps_per_round * config.num_rounds)
         self._logits = self._trainer.logits_fn()
         self._history = events.EventLog(self._folder / "history.jsonl")
         self._board = TensorBoardLog(self._folder / "tensorboard")

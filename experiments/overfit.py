@@ -1,0 +1,85 @@
+"""Trains on one scan until the network has learnt it: shows that the whole path works on that scan, not that it generalises.
+
+    python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz --label=organs.nii.gz \\
+        --label_values=7:1 --output=overfit
+
+Writes the prediction on the scan's own grid, an overlay to look at, and result.json. A new kind of data that cannot be learnt by
+heart has something wrong with it: this is the first thing to try on it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from absl import app, flags
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+flags.DEFINE_string("image", None, "The CT (.nii or .nii.gz).")
+flags.DEFINE_string("label", None, "Its label map.")
+flags.DEFINE_list("label_values", [], "value:class pairs for an organ map, e.g. 7:1; every other value is background.")
+flags.DEFINE_string("output", None, "Folder of the result.")
+flags.DEFINE_float("until_dice", 0.8, "Stop once the mean Dice on the scan is above this.")
+flags.DEFINE_integer("max_steps", 400, "Stop at the latest after this many steps; the learning rate's cosine spans them.")
+flags.DEFINE_integer("score_every", 40, "Steps between two looks at the Dice.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    import tensorflow as tf
+
+    from c2fnas import inference, keras_stack, named_weights
+    from experiments import scan_prediction, site_trainer
+    from preprocessing import dataset, manifest, pipeline
+    from runkit import atomic
+
+    config = experiment_flags.experiment_config()
+    output = pathlib.Path(experiment_flags.required("output", "the folder of the result"))
+    image = pathlib.Path(experiment_flags.required("image", "the CT"))
+    label = pathlib.Path(experiment_flags.required("label", "its label map"))
+    listed = manifest.Manifest("overfit", (manifest.Case("scan", image, label),), "one scan", label_values=_label_values())
+    store = pipeline.prepare(
+        listed, output / "cases", target_mm=config.spacing_mm, window_hu=config.window_hu, split_seed=config.seed, split_counts=(1, 0, 0)
+    )
+    case = store.open("scan")
+    sampler = site_trainer.patch_sampler(config, [case])
+    trainer = site_trainer.build_trainer(config, tf.distribute.MirroredStrategy(), total_steps=FLAGS.max_steps)
+    trainer.set_weights(named_weights.initial(trainer.network, config.seed))
+    window = site_trainer.window_config(config)
+    score: dict[str, float] = {}
+    while trainer.step < FLAGS.max_steps and score.get("dice", 0.0) <= FLAGS.until_dice:
+        until = min(FLAGS.max_steps, trainer.step + FLAGS.score_every)
+        trainer.train(lambda start, stop: dataset.training_dataset(sampler, start, stop), until, label="overfit")
+        score = inference.validate([case], trainer.logits_fn(), window)
+        print(f"step {trainer.step}: Dice {score['dice']:.3f}", flush=True)
+    named_weights.save(output / "model.safetensors", trainer.weights(), {"model": "overfit"})
+    volumes = scan_prediction.predict_scan(image, output / "prediction.nii.gz", trainer.logits_fn(), config, overlay=output / "overlay.png")
+    truth = {name: int(np.count_nonzero(case.label == value)) for value, name in site_trainer.CLASS_NAMES.items()}
+    atomic.write_json(
+        output / "result.json",
+        {
+            "dice": score["dice"],
+            "steps": trainer.step,
+            "predicted_ml": volumes,
+            "truth_voxels": truth,
+            "stack": keras_stack.stack_name(),
+            "configuration": config.to_json(),
+        },
+    )
+    print(f"{output}: Dice {score['dice']:.3f} after {trainer.step} steps")
+    return 0 if score["dice"] > FLAGS.until_dice else 1
+
+
+def _label_values() -> dict[int, int] | None:
+    try:
+        return {int(value): int(label) for value, label in (pair.split(":") for pair in FLAGS.label_values)} or None
+    except ValueError as error:
+        raise app.UsageError(f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1") from error
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True)
