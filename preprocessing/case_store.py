@@ -14,6 +14,7 @@ files or settings is never taken for the current one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -27,16 +28,19 @@ from preprocessing.volume import Grid
 from runkit import atomic
 
 FORMAT = 1  # raise it when the same files and settings give another store
+_OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
+_MAPPED = ("image.npy", "label.npy", "foreground.npy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredCase:
     """One prepared case.
 
-    The arrays are opened at each access and not held: a cohort of hundreds of cases would otherwise use up the process's file
-    handles. Keep what you read in a variable for as long as you need it.
+    The arrays are mapped when they are read and a bounded number of maps stays open: a cohort of hundreds of cases would
+    otherwise use up the process's file handles.
 
     Attributes:
+      fingerprint: of the files and settings that made the case.
       number: running number in the cohort, from 1; the only name of a case that leaves the site.
       native: the scan's own grid.
       target_mm: spacing of the training grid.
@@ -45,6 +49,7 @@ class StoredCase:
     case_id: str
     number: int
     folder: pathlib.Path
+    fingerprint: str
     native: Grid
     target_mm: tuple[float, float, float]
 
@@ -72,7 +77,20 @@ class StoredCase:
         return label
 
     def _map(self, name: str) -> np.ndarray:
-        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        return _opened(self.fingerprint, self.folder / name, *self._layouts[name])
+
+    @functools.cached_property
+    def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+        # read once: parsing the file's header takes four times as long as mapping it
+        maps = {name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED}
+        return {name: (array.dtype, array.shape, array.offset) for name, array in maps.items()}
+
+
+@functools.lru_cache(maxsize=_OPEN_MAPS)
+def _opened(fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    # Kept open, since each new map of a file pays for its pages again. The fingerprint keeps a map of an earlier version apart.
+    del fingerprint
+    return np.memmap(path, dtype, "r", offset, shape)
 
 
 class CaseStore:
@@ -120,7 +138,7 @@ class CaseStore:
         if found is None or fingerprint(found.get("sources", {}), found.get("settings", {})) != self._sources[case_id]:
             raise ValueError(f"{folder}: is missing or of other files or settings than the index; run the preparation again")
         native = Grid(tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64))
-        return StoredCase(case_id, self._numbers[case_id], folder, native, tuple(self.settings["target_mm"]))
+        return StoredCase(case_id, self._numbers[case_id], folder, self._sources[case_id], native, tuple(self.settings["target_mm"]))
 
 
 def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:

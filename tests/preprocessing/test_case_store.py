@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import resource
 
@@ -72,13 +73,20 @@ def test_nothing_on_disk_is_pickled_or_says_where_it_came_from(tmp_path):
 
 def test_more_cases_than_file_handles_can_be_held(tmp_path):
     store = store_of(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    case, (soft, hard) = store.open("case_0"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
     try:
-        cases = [store.open("case_0") for _ in range(300)]
-        assert {case.image.shape + case.label.shape for case in cases} == {(7, 8, 9, 7, 8, 9)}
+        cases = [dataclasses.replace(case, fingerprint=f"{i}") for i in range(400)]  # as if 400 cases were written, in less time
+        assert {c.image.shape + c.label.shape for c in cases} == {(7, 8, 9, 7, 8, 9)}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_new_version_of_a_case_is_read_and_not_the_map_of_the_old_one(tmp_path):
+    np.testing.assert_array_equal(store_of(tmp_path).open("case_0").image, case_arrays(0)[0])
+    sources = write(tmp_path, "case_0", seed=6)
+    case_store.write_index(tmp_path, site="C2", seed=5, settings=SETTINGS, splits={}, sources={"case_0": sources})
+    np.testing.assert_array_equal(CaseStore(tmp_path).open("case_0").image, case_arrays(6)[0])
 
 
 def test_a_folder_without_an_index_is_no_store(tmp_path):
