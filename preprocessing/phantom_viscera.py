@@ -261,7 +261,7 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
         if len(points) < 3:
             continue
         radius = rng.uniform(9.0, 13.5)
-        path = spline(np.column_stack([points, np.full(len(points), radius)]), 22)
+        path = spline(np.column_stack([points, np.full(len(points), radius)]), 15)
         box, distance = tube(space, path, reach_mm=6.0)
         distance = canvas.free(box, np.maximum(distance + 0.7 * space.fine[0][box], torso.cavity[box] + 3.0), 1.4)
         if patient.oral_contrast and rng.random() < 0.5:
@@ -277,7 +277,7 @@ def paint_small_bowel(canvas: Canvas, patient: Patient, torso: Torso, rng: np.ra
         end = np.array([rng.uniform(-100, 60), rng.uniform(60, 125), rng.uniform(-90, 20)])
         root = np.array([4.0, 56.0, rng.uniform(-70, -25)])
         middle = (root + end) / 2 + rng.normal(0, 8, 3)
-        box, distance = tube(space, spline([[*root, 2.2], [*middle, 1.8], [*end, 1.1]], 7), reach_mm=4.0)
+        box, distance = tube(space, spline([[*root, 2.2], [*middle, 1.8], [*end, 1.1]], 5), reach_mm=4.0)
         canvas.paint(box, canvas.free(box, distance, 0.5), hu["portal"] * 0.8, edge_mm=3.0, occupy=False)
     for _ in range(5):  # lymph nodes beside the aorta and in the mesentery
         place = np.array([rng.uniform(-35, 40), rng.uniform(34, 70), rng.uniform(-70, 40)])
