@@ -60,12 +60,7 @@ class ExperimentConfig:
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):
             sizes = getattr(self, name)
-            _require(
-                len(sizes) == 3 and all(s >= 16 and s % 16 == 0 for s in sizes),
-                name,
-                sizes,
-                "three multiples of 16 (the network halves four times)",
-            )
+            _require(len(sizes) == 3 and min(sizes) >= 8, name, sizes, "three numbers of voxels, at least 8")
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}

@@ -34,7 +34,6 @@ def main(argv: list[str]) -> None:
     metadata = {
         "model": "initial",
         "plan": json.dumps(plan(config, genotype.to_json())),
-        "configuration": json.dumps(config.to_json()),
         "stack": keras_stack.stack_name(),
     }
     named_weights.save(output, weights, metadata)

@@ -83,12 +83,12 @@ class ProgramGroup:
                 program.process.kill()
                 program.process.wait()
 
-    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None) -> Program:
+    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str = sys.executable) -> Program:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -21,7 +21,7 @@ VALUES = {
     ("name", "value", "words"),
     [
         ("vae", "big", r"vae is 'big'; expected 'reduced'"),
-        ("patch_size", (48, 48, 40), r"patch_size is \(48, 48, 40\); expected three multiples of 16"),
+        ("patch_size", (48, 48, 4), r"patch_size is \(48, 48, 4\); expected three numbers of voxels, at least 8"),
         ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
         ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
         ("window_hu", (250.0, -200.0), "low below high"),

@@ -1,0 +1,224 @@
+"""The programs as a user starts them: files, processes, TLS; killed, mixed and given wrong input."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from c2fnas import named_weights
+from experiments import results
+from experiments.processes import ProgramFailed, ProgramGroup
+from preprocessing import nifti
+from tests.experiments.study import CASES, Study, scan
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    made = Study(tmp_path_factory.mktemp("study"))
+    made.prepare()
+    made.train_baselines()
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(study):
+    """The store of a run that nothing disturbed; the sites' folders are kept as they were before it."""
+    shutil.copytree(study.folder / "sites", study.folder / "sites before")
+    store = study.folder / "store"
+    with ProgramGroup(study.folder / "logs") as group:
+        server, port = study.serve(group, store)
+        sites = [study.join(group, site, port) for site in CASES]
+        group.wait([*sites, server], "federation")
+    return store
+
+
+def _restore_sites(study):
+    shutil.rmtree(study.folder / "sites")
+    shutil.copytree(study.folder / "sites before", study.folder / "sites")
+
+
+def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
+    rows = results.read_rows(finished / "rows.jsonl")
+    models = {"C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global", "FL_best_global"}
+    assert {(row["model"], row["site"], row["grid"]) for row in rows} == {
+        (model, site, grid) for model in models for site in CASES for grid in ("training", "native")
+    }
+    table = results.table(rows)
+    assert set(table) == {*models, "Average"}
+    mean = np.mean([table[model].percent["C1_pancreas"] for model in models - {"FL_best_global"}])
+    assert table["Average"].percent["C1_pancreas"] == pytest.approx(mean)
+
+
+def test_nothing_that_was_sent_or_kept_names_a_case_or_a_path(study, finished):
+    words = [str(study.folder), "nii.gz", *(f"{site}_{number}" for site in CASES for number in range(CASES[site]))]
+    for path in finished.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [word for word in words if word.encode() in content], path
+
+
+def test_site_keeps_its_picture_and_the_best_of_its_own_models(study, finished):
+    for site in CASES:
+        assert (study.site_folder(site) / "figures" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+        best, _ = named_weights.load(study.site_folder(site) / "federated" / "best.safetensors")
+        lent, _ = named_weights.load(finished / "models" / f"{site}_FL_local.safetensors")
+        assert all(np.array_equal(best[name], lent[name]) for name in best)
+
+
+def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, finished):
+    _restore_sites(study)
+    store = study.folder / "store killed"
+    history = study.site_folder("C2") / "federated" / "history.jsonl"
+    with ProgramGroup(study.folder / "logs") as group:
+        server, port = study.serve(group, store)
+        one, other = (study.join(group, site, port) for site in CASES)
+        group.wait_for(history.exists, other, "first epoch", timeout_s=300)  # C2 is inside round 1
+        for program in (other, server):
+            program.process.send_signal(signal.SIGKILL)
+            program.process.wait()
+        server, again = study.serve(group, store, port=port)
+        assert again == port
+        group.wait([one, study.join(group, "C2", port), server], "federation")
+    for name in ("global/round_001.safetensors", "global/round_002.safetensors", "models/C2_FL_local.safetensors"):
+        expected, _ = named_weights.load(finished / name)
+        found, _ = named_weights.load(store / name)
+        assert all(np.array_equal(expected[key], found[key]) for key in expected), name
+    assert results.table(results.read_rows(store / "rows.jsonl")) == results.table(results.read_rows(finished / "rows.jsonl"))
+
+
+def test_one_site_of_each_stack_federate(study, finished):
+    other = _other_stack()
+    _restore_sites(study)
+    store = study.folder / "store mixed"
+    with ProgramGroup(study.folder / "logs") as group:
+        server, port = study.serve(group, store)
+        sites = [study.join(group, "C1", port, python=other), study.join(group, "C2", port)]
+        group.wait([*sites, server], "federation")
+    expected, _ = named_weights.load(finished / "global" / "round_001.safetensors")
+    found, _ = named_weights.load(store / "global" / "round_001.safetensors")
+    # The same patches and noise reach both stacks; their kernels round differently, and Adam's first steps are the size of the
+    # rate whatever the gradient, so single weights may differ by a few of them.
+    differences = np.concatenate([np.abs(expected[name] - found[name]).ravel() for name in expected])
+    assert np.median(differences) < 1e-3 and differences.max() < 0.2
+    assert (store / "global" / "round_002.safetensors").exists() and len(results.read_rows(store / "rows.jsonl")) == 24
+
+
+def _other_stack() -> str:
+    """Returns the Python of an environment of the other stack, as `make` names them, or skips."""
+    addons = sys.version_info < (3, 12)
+    for python in sorted((ROOT / ".venv").glob("py3.*/bin/python")):
+        minor = int(python.parts[-3].split(".")[1])
+        if (minor >= 12) == addons and (python.parents[1] / ".ready").exists():
+            return str(python)
+    pytest.skip(
+        f"no environment of the other stack below {ROOT / '.venv'}: make one with PYTHON=python3.{12 if addons else 11} make install"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 4}, "training.batch_size: server 2, site 4"),
+        ({"filters": 8}, "genotype.filters: server 4, site 8"),
+    ],
+)
+def test_a_site_with_another_plan_is_refused_with_what_differs(study, changes, words):
+    with ProgramGroup(study.folder / "logs") as group:
+        _, port = study.serve(group, study.folder / f"store {words[:8]}")
+        site = study.join(group, "C1", port, lend=False, **{"site_folder": _copy_of_cases(study, "C1"), **changes})
+        with pytest.raises(ProgramFailed, match=words):
+            group.wait([site], "joining")
+
+
+def _copy_of_cases(study, site):
+    target = study.folder / "other" / site
+    if not target.exists():
+        shutil.copytree(study.folder / "sites" / site / "cases", target / "cases")
+    shutil.rmtree(target / "federated", ignore_errors=True)
+    return target
+
+
+def test_a_wrong_credential_and_a_port_in_use_are_named(study):
+    kit = study.folder / "forged"
+    shutil.copytree(study.kits / "C1", kit, dirs_exist_ok=True)
+    (kit / "credential").write_text("0" * 43 + "\n")
+    with ProgramGroup(study.folder / "logs") as group:
+        _, port = study.serve(group, study.folder / "store forged")
+        site = study.join(group, "C1", port, lend=False, kit=kit, site_folder=_copy_of_cases(study, "C1"))
+        with pytest.raises(ProgramFailed, match=r"error: .*credential"):
+            group.wait([site], "joining")
+        with pytest.raises(ProgramFailed, match=f"port {port} .*in use"):
+            study.serve(group, study.folder / "store second", port=port)
+
+
+def test_a_server_whose_flags_are_not_the_models_says_what_differs(study):
+    with ProgramGroup(study.folder / "logs") as group, pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"):
+        study.serve(group, study.folder / "store other rounds", num_rounds=3)
+
+
+def test_prediction_is_written_on_the_scans_own_grid(study):
+    image = study.folder / "scans" / "C2" / "image0.nii.gz"
+    output = study.folder / "mask.nii.gz"
+    flags = study.flags(model=study.site_folder("C2") / "baseline" / "best.safetensors", image=image, output=output, threads=1)
+    done = _run("experiments.predict", *flags, f"--overlay={study.folder / 'mask.png'}")
+    assert done.returncode == 0, done.stderr
+    mask, ct = nifti.read_labels(output), nifti.read_ct(image)
+    assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
+    assert (study.folder / "mask.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiments.prepare", "--site_folder=x"], "--manifest is missing: the site's list of scans"),
+        (["experiments.prepare", "--manifest=none.json", "--site_folder=x"], r"none\.json: "),
+        (["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none.safetensors"], r"none\.safetensors"),
+        (["experiments.init_model", "--output=x.safetensors", "--genotype=nothing"], "genotype 'nothing' is neither a known name"),
+        (["experiments.init_model", "--output=x.safetensors", "--filters=2", "--patch_size=40,48,48"], "40"),
+        (["experiments.join", "--server=nowhere", "--kit=k", "--site_folder=x"], "--server is 'nowhere'; expected host:port"),
+        (["experiments.synthesize", "--output=x", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_an_exit_code(tmp_path, arguments, words):
+    done = _run(*arguments, folder=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+    assert re.search(words, done.stdout + done.stderr), done.stderr
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
+    folder = tmp_path / "scans"
+    shutil.copytree(study.folder / "scans" / "C1", folder)
+    whole = (folder / "image3.nii.gz").read_bytes()
+    (folder / "image3.nii.gz").write_bytes(whole[: len(whole) // 2])
+    _ct, mask = scan("C1", 1)
+    nifti.write_volume(folder / "label1.nii.gz", type(mask)(mask.array[:-1], mask.affine))
+    flags = study.flags(manifest=folder / "manifest.json", site_folder=tmp_path / "site", split="1,1,1")
+    done = _run("experiments.prepare", *flags)
+    assert done.returncode != 0 and "image3.nii.gz" in done.stderr and "label1.nii.gz" in done.stderr and "Traceback" not in done.stderr
+    done = _run("experiments.prepare", *flags, "--nostrict")
+    assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
+
+
+def test_server_starts_without_tensorflow(study):
+    program = (
+        "import sys\nsys.modules['tensorflow'] = None\nfrom experiments import serve\nfrom absl import flags\n"
+        "print('loaded', 'tensorflow_addons' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "loaded False", done.stderr
+
+
+def _run(module, *arguments, folder=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=folder, env=environment)
