@@ -21,7 +21,7 @@ def logits_fn(network: Network) -> LogitsFn:
     It is traced once for every shape it meets and always uses the network's current weights.
     """
 
-    @tf.function(reduce_retracing=False)
+    @tf.function(autograph=False)
     def forward(image):
         return network.segmenter(image, training=False)
 

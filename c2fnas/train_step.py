@@ -30,8 +30,7 @@ def make_train_step(
       loss_config: weights of the parts.
       global_batch: samples over all replicas.
     Returns:
-      batch (distributed, dict of image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2]) ->
-      dict of scalar float32 over the global batch: dice and cross_entropy, with a VAE branch kl and reconstruction, each
+      distributed batch (see `share`) -> dict of scalar float32 over the global batch: dice and cross_entropy, with a VAE branch kl and reconstruction, each
       before its weight, and total, their weighted sum.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas.
@@ -47,11 +46,10 @@ def make_train_step(
         weights.update(kl=loss_config.kl, reconstruction=loss_config.reconstruction)
 
     def loss_parts(batch) -> dict[str, tf.Tensor]:
-        # Patches travel as float16, half the bytes from the case store to the device. Sharing a batch among replicas may
-        # lose its static size, by which kernels are chosen.
+        # Patches travel as float16, half the bytes from the case store to the device. Another size than planned is an error.
         image = tf.cast(tf.ensure_shape(batch["image"], (*patches, 1)), tf.float32)
         label = tf.ensure_shape(batch["label"], patches)
-        noise = None if network.vae is None else latent_noise(tf.ensure_shape(batch["sample_seed"], (patches[0], 2)), network.latent_size)
+        noise = None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
         outputs = network.train_outputs(image, noise)
         per_sample = {
             "dice": losses.soft_dice_loss(outputs["logits"], label, include_background=loss_config.include_background),
@@ -70,12 +68,29 @@ def make_train_step(
         optimizer.apply_gradients(zip(gradients, variables, strict=True))  # sums them over the replicas first
         return parts
 
-    @tf.function(reduce_retracing=False)
+    @tf.function(autograph=False)
     def step(batch):
         per_replica = strategy.run(replica_step, args=(batch,))
         return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for name, part in per_replica.items()}
 
     return step
+
+
+def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
+    """Returns a global batch as a distributed one: the n-th replica gets the n-th equal share of the samples.
+
+    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica meets a sample is plain.
+
+    Args:
+      batch: image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2].
+      strategy: b is a multiple of its replicas.
+    """
+
+    def of_replica(context: tf.distribute.ValueContext) -> dict[str, tf.Tensor]:
+        number, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+        return {name: part[number * len(part) // replicas : (number + 1) * len(part) // replicas] for name, part in batch.items()}
+
+    return strategy.experimental_distribute_values_from_function(of_replica)
 
 
 def latent_noise(sample_seed: tf.Tensor, latent_size: int) -> tf.Tensor:

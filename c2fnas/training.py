@@ -15,7 +15,7 @@ import tensorflow as tf
 from c2fnas import checkpoints, inference, keras_stack, named_weights
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import make_train_step
+from c2fnas.train_step import make_train_step, share
 from runkit import progress
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Trainer:
             return {}
         sums: dict[str, float] = {}
         rate = learning_rate_at(first, self.config)
-        batches = iter(self.strategy.experimental_distribute_dataset(datasets(first, until_step)))
+        batches = iter(datasets(first, until_step))
         begin = before = time.perf_counter()
         with progress.bar(total=until_step - first, what=label, unit="step") as bar:
             while self.step < until_step:
@@ -176,7 +176,7 @@ class Trainer:
             batch = next(batches)
         except StopIteration:
             raise ValueError(f"the datasets ended before step {self.step}; give a batch for each step up to {until_step}") from None
-        parts = {name: float(value) for name, value in self._train_step(batch).items()}
+        parts = {name: float(value) for name, value in self._train_step(share(batch, self.strategy)).items()}
         spoilt = [name for name, value in parts.items() if not math.isfinite(value) and name != "total"]
         if spoilt or not math.isfinite(parts["total"]):
             raise NonFiniteLoss(

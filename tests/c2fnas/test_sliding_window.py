@@ -79,7 +79,9 @@ def test_normalised_weights_add_up_to_one(blending):
 
 @pytest.mark.parametrize("blending", ["constant", "gaussian"])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("shape", "size", "overlap"), [((13, 9, 11), (6, 4, 5), 0.5), ((8, 8, 8), (8, 3, 4), 0.25), ((20, 5, 6), (4, 5, 6), 0.7)])
+@pytest.mark.parametrize(
+    ("shape", "size", "overlap"), [((13, 9, 11), (6, 4, 5), 0.5), ((8, 8, 8), (8, 3, 4), 0.25), ((20, 5, 6), (4, 5, 6), 0.7)]
+)
 def test_equals_brute_force(shape, size, overlap, blending, batch):
     image = np.random.default_rng(5).uniform(-1, 1, shape).astype(np.float32)
     config = WindowConfig(size, overlap, blending, batch)

@@ -58,10 +58,7 @@ def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
 
 def datasets(start: int, stop: int) -> tf.data.Dataset:
     steps = [batch(step) for step in range(start, stop)]
-    dataset = tf.data.Dataset.from_tensor_slices({name: np.stack([one[name] for one in steps]) for name in steps[0]})
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options)
+    return tf.data.Dataset.from_tensor_slices({name: np.stack([one[name] for one in steps]) for name in steps[0]})
 
 
 def case(step: int) -> types.SimpleNamespace:

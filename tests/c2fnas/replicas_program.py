@@ -1,0 +1,61 @@
+"""Prints, as JSON, what three SGD steps of one global batch do on 1, 2 and 4 logical CPU devices.
+
+A program of its own, since logical devices must be made before TensorFlow computes anything.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import training
+from c2fnas.genotype import CellGene, Genotype
+from c2fnas.losses import LossConfig
+from tests.c2fnas import tiny
+
+STEPS = 3
+
+
+GENOTYPE = Genotype(name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2)
+
+
+def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    # One process can run TensorFlow's collective reduction, the default, over one number of devices only: that is four.
+    reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction)
+    with strategy.scope():
+        network = tiny.build(GENOTYPE)
+        optimizer = tf.keras.optimizers.SGD(0.0)
+        optimizer.build(list(network.variables.values()))
+    # A strong KL part, so that noise which followed the replica would show.
+    trainer = training.Trainer(network, tiny.config(loss=LossConfig(kl=500.0)), strategy, optimizer=optimizer)
+    parts = []
+    trainer.train(tiny.datasets, STEPS, on_step=lambda step, values: parts.append(dict(values)))
+    for values in parts:
+        values.pop("patches_per_second")
+    return parts, trainer.weights()
+
+
+def main() -> None:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(4)]
+    )
+    result = {}
+    reference: dict[str, np.ndarray] = {}
+    for replicas in (1, 2, 4):
+        parts, weights = run(replicas)
+        reference = reference or weights
+        # Relative to the largest weight of each array; single weights near 0 differ by rounding alone.
+        difference = max(np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3) for name in weights)
+        result[str(replicas)] = {"parts": parts, "difference": float(difference)}
+    try:
+        run(3)  # refused before a step
+    except ValueError as error:
+        result["refused"] = str(error)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

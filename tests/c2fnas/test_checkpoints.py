@@ -1,0 +1,101 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas import checkpoints, named_weights, training
+from c2fnas.genotype import CellGene
+from c2fnas.losses import LossConfig
+from tests.c2fnas import tiny
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """Never takes a step: a state with moments other than zero is set by hand."""
+    return tiny.trainer()
+
+
+@pytest.fixture
+def filled(trainer):
+    random = np.random.default_rng(4)
+    state = {name: random.uniform(0, 1, array.shape).astype(array.dtype) for name, array in trainer.state().items()}
+    state["step"], state["optimizer/iterations"] = np.array(5), np.array(7)
+    trainer.restore(state)
+    return state
+
+
+def _other(genotype=tiny.GENOTYPE, config=None, **changes):
+    return training.Trainer(tiny.build(genotype, **changes), config or tiny.config(), tf.distribute.get_strategy())
+
+
+def test_what_was_saved_comes_back(trainer, filled, tmp_path):
+    extra = {"best": {"dice": 0.1 + 0.2, "step": 4}, "configuration": {"profile": "demo"}}
+    path = checkpoints.save(tmp_path / "run", trainer, extra)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["checkpoint.safetensors"]
+    other = _other()
+    assert checkpoints.load(tmp_path / "run", other) == extra
+    assert other.step == 5
+    restored = other.state()
+    assert restored.keys() == filled.keys()
+    for name, array in filled.items():
+        np.testing.assert_array_equal(restored[name], array, err_msg=name)
+
+
+def test_no_checkpoint_is_none(trainer, tmp_path):
+    assert checkpoints.load(tmp_path / "nothing", trainer) is None
+
+
+def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp_path):
+    arrays, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
+    np.testing.assert_array_equal(arrays["weights/stem/first/kernel"], filled["weights/stem/first/kernel"])
+    assert '"name": "tiny"' in metadata["genotype"] and "tensorflow" in metadata["stack"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _other(tiny.GENOTYPE.with_size(classes=2)), "genotype.classes is 3 in the checkpoint, 2 here"),
+        (
+            lambda: _other(
+                dataclasses.replace(tiny.GENOTYPE, cells=(*tiny.GENOTYPE.cells[:3], CellGene((3,), 1, "conv3d"))),
+                config=tiny.config(total_steps=8, loss=LossConfig(kl=0.5)),
+            ),
+            r"genotype.cells\[4\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
+            r"training.total_steps is 6 .*, 8 here",
+        ),
+        (lambda: _other(vae=None), "network.vae is 'reduced' in the checkpoint, None here"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_difference_by_difference(trainer, filled, tmp_path, make, message):
+    path = checkpoints.save(tmp_path, trainer, {})
+    other = make()
+    before = other.weights()
+    with pytest.raises(ValueError, match=message) as caught:
+        checkpoints.load(tmp_path, other)
+    assert str(path) in str(caught.value)
+    assert other.step == 0
+    for name, array in other.weights().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
+def test_a_truncated_checkpoint_is_one_error_that_names_it(trainer, filled, tmp_path, keep):
+    path = checkpoints.save(tmp_path, trainer, {})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: the checkpoint cannot be read \(.+\); remove it"):
+        checkpoints.load(tmp_path, trainer)
+
+
+def test_weights_alone_are_no_checkpoint(trainer, tmp_path):
+    named_weights.save(tmp_path / checkpoints.FILE_NAME, trainer.weights())
+    with pytest.raises(ValueError, match="not a checkpoint of a training"):
+        checkpoints.load(tmp_path, trainer)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(trainer, filled, tmp_path):
+    path = checkpoints.save(tmp_path, trainer, {"kept": True})
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        checkpoints.save(tmp_path, trainer, {"dice": float("nan")})
+    assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,100 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas.losses import LossConfig
+from c2fnas.train_step import latent_noise, make_train_step, share
+from tests.c2fnas import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """A network with plain SGD, its outputs before a step, the step's parts, and the weights before and after."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        network = tiny.build()
+        optimizer = tf.keras.optimizers.SGD(0.1)
+        optimizer.build(list(network.variables.values()))
+    config = LossConfig(dice=0.7, cross_entropy=1.1, kl=20.0, reconstruction=0.3)
+    batch = tiny.batch(0)
+    noise = np.stack([tf.random.stateless_normal((8,), seed).numpy() for seed in batch["sample_seed"]])
+    image = batch["image"].astype(np.float32)
+    outputs = {name: np.asarray(value, np.float64) for name, value in network.train_outputs(image, noise).items()}
+    before = {name: np.array(v.numpy()) for name, v in network.variables.items()}
+    step = make_train_step(network, optimizer, strategy, config, 4)
+    parts = step(share(batch, strategy))
+    after = {name: np.array(v.numpy()) for name, v in network.variables.items()}
+    return network, batch, outputs, {name: float(value) for name, value in parts.items()}, before, after
+
+
+def test_loss_parts_are_those_of_numpy(stepped):
+    _, batch, outputs, parts, _, _ = stepped
+    exponent = np.exp(outputs["logits"])
+    probabilities = exponent / exponent.sum(-1, keepdims=True)
+    truth = np.eye(3)[batch["label"]]
+    dice = 2 * (probabilities * truth).sum((1, 2, 3)) / (probabilities + truth).sum((1, 2, 3))
+    mean, std = outputs["mean"], outputs["std"]
+    expected = {
+        "dice": 1 - dice.mean(),
+        "cross_entropy": -np.log((probabilities * truth).sum(-1)).mean(),
+        "kl": (mean**2 + std**2 - np.log(std**2) - 1).sum(-1).mean() / np.prod(tiny.PATCH),
+        "reconstruction": np.square(outputs["reconstruction"] - batch["image"].astype(np.float64)).mean(),
+    }
+    expected["total"] = 0.7 * expected["dice"] + 1.1 * expected["cross_entropy"] + 20.0 * expected["kl"] + 0.3 * expected["reconstruction"]
+    assert parts == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_sgd_step_is_minus_rate_times_the_gradient_of_the_mean_loss(stepped):
+    network, batch, outputs, _, before, after = stepped
+    # The classifier's bias adds to the logits directly: its gradient from cross entropy alone is mean(p - t), by hand; the
+    # Dice part by a difference quotient.
+    truth = np.eye(3)[batch["label"]]
+
+    def loss(bias):
+        exponent = np.exp(outputs["logits"] + bias)
+        probabilities = exponent / exponent.sum(-1, keepdims=True)
+        dice = (2 * (probabilities * truth).sum((1, 2, 3)) + 1e-5) / ((probabilities + truth).sum((1, 2, 3)) + 1e-5)
+        return 0.7 * (1 - dice.mean()) - 1.1 * np.log((probabilities * truth).sum(-1)).mean()
+
+    gradient = [(loss(1e-4 * axis) - loss(-1e-4 * axis)) / 2e-4 for axis in np.eye(3)]
+    name = "end/classifier/bias"
+    np.testing.assert_allclose(after[name] - before[name], -0.1 * np.array(gradient), rtol=1e-3, atol=1e-6)
+    assert all(np.any(after[name] != before[name]) for name in network.variables)
+
+
+def test_latent_noise_belongs_to_the_sample():
+    seeds = tf.constant([[1, 2], [3, 4], [1, 2]], tf.int32)
+    noise = latent_noise(seeds, 1000).numpy()
+    np.testing.assert_array_equal(noise[0], noise[2])
+    np.testing.assert_array_equal(noise[1], latent_noise(seeds[1:2], 1000).numpy()[0])
+    assert abs(noise[0].mean()) < 0.1 and abs(noise[0].std() - 1) < 0.1 and abs(np.mean(noise[0] * noise[1])) < 0.1
+
+
+def test_without_a_vae_branch_two_parts_remain():
+    strategy = tf.distribute.get_strategy()
+    network = tiny.build(vae=None)
+    optimizer = tf.keras.optimizers.SGD(0.1)
+    optimizer.build(list(network.variables.values()))
+    parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(share(tiny.batch(0), strategy))
+    assert set(parts) == {"total", "dice", "cross_entropy"}
+
+
+def test_one_two_and_four_replicas_take_the_same_steps():
+    program = ROOT / "tests" / "c2fnas" / "replicas_program.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(program)], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    for replicas in ("2", "4"):
+        for one, other in zip(result["1"]["parts"], result[replicas]["parts"], strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
+        assert result[replicas]["difference"] < 1e-4
+    assert "batch_size is 4 over 3 replicas; give a multiple of 3" in result["refused"]

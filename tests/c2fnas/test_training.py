@@ -1,0 +1,199 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas import named_weights, training
+from tests.c2fnas import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _deterministic():
+    tiny.make_deterministic()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One trainer for all tests (tracing its step is what takes time), and its state before the first step."""
+    trainer = tiny.trainer()
+    return trainer, trainer.state()
+
+
+@pytest.fixture
+def trainer(shared):
+    trainer, start = shared
+    trainer.restore(start)
+    return trainer
+
+
+def _assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_learning_rate_by_hand():
+    config = tiny.config(total_steps=100, learning_rate=1e-4, final_learning_rate=1e-5)
+    # A quarter of the way: cos(pi / 4) = sqrt(1/2)
+    expected = [1e-4, 1e-5 + 9e-5 * (1 + math.sqrt(0.5)) / 2, 5.5e-5, 1e-5]
+    assert [training.learning_rate_at(step, config) for step in (0, 25, 50, 100)] == pytest.approx(expected)
+    assert training.learning_rate_at(101, config) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"total_steps": 0}, "total_steps is 0"),
+        ({"final_learning_rate": 1.0}, "final_learning_rate is 1.0"),
+    ],
+)
+def test_settings_that_make_no_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.config(**changes)
+
+
+def test_training_learns_and_reports(trainer):
+    seen = {}
+    first = trainer.train(tiny.datasets, 2, on_step=lambda step, values: seen.update({step: dict(values)}))
+    last = trainer.train(tiny.datasets, 6, on_step=lambda step, values: seen.update({step: dict(values)}))
+    assert trainer.step == 6 and list(seen) == [1, 2, 3, 4, 5, 6]
+    assert last["total"] < 0.8 * first["total"]
+    assert first["dice"] == pytest.approx((seen[1]["dice"] + seen[2]["dice"]) / 2)
+    assert [seen[step]["learning_rate"] for step in seen] == [training.learning_rate_at(step, trainer.config) for step in range(6)]
+    assert set(last) == {"total", "dice", "cross_entropy", "kl", "reconstruction", "learning_rate", "patches_per_second"}
+    assert trainer.train(tiny.datasets, 6) == {}
+
+
+def test_the_first_adam_step_moves_every_weight_by_the_learning_rate(trainer):
+    before = trainer.weights()
+    trainer.train(tiny.datasets, 1)
+    # m / sqrt(v) is the gradient's sign after one step, whatever its size: a closed form that shows the assigned rate.
+    moved = np.abs(trainer.weights()["end/classifier/bias"] - before["end/classifier/bias"])
+    np.testing.assert_allclose(moved, 1e-2, rtol=1e-3)
+
+
+def test_a_stopped_and_restored_run_ends_with_the_same_bits(trainer):
+    start = trainer.state()
+    trainer.train(tiny.datasets, 6)
+    straight = trainer.state()
+    trainer.restore(start)
+    trainer.train(tiny.datasets, 2)
+    stopped = trainer.state()
+    other = tiny.trainer()
+    other.set_weights({name: array + 1 for name, array in other.weights().items()})
+    other.restore(stopped)
+    other.train(tiny.datasets, 6)
+    _assert_equal(other.state(), straight)
+
+
+def test_new_weights_keep_the_moments_unless_asked(trainer):
+    trainer.train(tiny.datasets, 2)
+    state, weights = trainer.state(), {name: array * 2 for name, array in trainer.weights().items()}
+    trainer.set_weights(weights)
+    _assert_equal(trainer.weights(), weights)
+    assert trainer.step == 2
+    _assert_equal(*({k: v for k, v in s.items() if k.startswith("optimizer/")} for s in (trainer.state(), state)))
+    trainer.set_weights(weights, reset_optimizer=True)
+    assert trainer.step == 2
+    assert all(not array.any() for name, array in trainer.state().items() if name.startswith("optimizer/"))
+
+
+def test_a_state_that_does_not_fit_changes_nothing(trainer):
+    before = trainer.state()
+    for name, message in (("weights/stem/first/kernel", "stem/first/kernel"), ("optimizer/iterations", "iterations"), ("step", "`step`")):
+        with pytest.raises(ValueError, match=message):
+            trainer.restore({key: array + 1 for key, array in before.items() if key != name})
+    _assert_equal(trainer.state(), before)
+
+
+def test_logits_fn_follows_the_weights(trainer):
+    image = tiny.batch(0)["image"].astype(np.float32)
+    logits = trainer.logits_fn()
+    before = logits(image)
+    weights = trainer.weights()
+    weights["end/classifier/bias"] += np.array([1.0, 2.0, 3.0], np.float32)
+    trainer.set_weights(weights)
+    np.testing.assert_allclose(logits(image) - before, np.broadcast_to([1.0, 2.0, 3.0], before.shape), atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_part(trainer):
+    def spoilt(start, stop):
+        def spoil(batch):
+            return {**batch, "image": batch["image"] * tf.constant(np.nan, tf.float16)}
+
+        return tiny.datasets(start, stop).map(spoil)
+
+    trainer.train(tiny.datasets, 1)
+    with pytest.raises(training.NonFiniteLoss, match=r"step 1: loss part dice is nan, cross_entropy is nan.*last checkpoint"):
+        trainer.train(spoilt, 2)
+
+
+def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):
+    with pytest.raises(ValueError, match=r"ended before step 1; give a batch for each step up to 3"):
+        trainer.train(lambda start, stop: tiny.datasets(start, stop).take(1), 3)
+    with pytest.raises(ValueError, match="until_step is 7, the run has 6 steps"):
+        trainer.train(tiny.datasets, 7)
+
+
+class _Killed(Exception):
+    pass
+
+
+def _fit(trainer, folder, *, scores=None, stop_after=None, **settings):
+    validations = []
+
+    def validate():
+        validations.append(trainer.step)
+        return {"dice": scores[trainer.step] if scores else float(trainer.weights()["end/classifier/bias"][0]), "cases": 3}
+
+    def on_step(step, values):
+        if step == stop_after:
+            raise _Killed
+
+    result = training.fit(trainer, tiny.datasets, validate, folder, validate_every=2, on_step=on_step, **settings)
+    return result, validations
+
+
+def test_fit_keeps_the_best_model_strictly(trainer, tmp_path):
+    start = trainer.state()
+    trainer.train(tiny.datasets, 4)
+    weights_at_4 = trainer.weights()
+    trainer.restore(start)
+    written = {}
+    result, validations = _fit(
+        trainer, tmp_path, scores={2: 0.25, 4: 0.5, 6: 0.5}, on_validation=lambda step, values: written.update({step: values["dice"]})
+    )
+    assert validations == [2, 4, 6] and written == {2: 0.25, 4: 0.5, 6: 0.5}
+    assert result["best"] == {"step": 4, "dice": 0.5}  # the earlier of two equals
+    _assert_equal(named_weights.load(training.best_model(tmp_path))[0], weights_at_4)
+    assert [entry["validation"]["dice"] for entry in result["history"]] == [0.25, 0.5, 0.5]
+    assert result["history"][0]["total"] > result["history"][2]["total"]
+
+
+def test_fit_goes_on_where_it_was_stopped_and_trains_a_finished_run_no_more(trainer, tmp_path):
+    start = trainer.state()
+    straight, _ = _fit(trainer, tmp_path / "straight", save_every=1)
+    final = trainer.state()
+    for stop_after in (1, 4):
+        trainer.restore(start)
+        with pytest.raises(_Killed):
+            _fit(trainer, tmp_path / "stopped", stop_after=stop_after, save_every=1)
+    trainer.restore(start)
+    resumed, validations = _fit(trainer, tmp_path / "stopped", save_every=1)
+    assert validations == [4, 6]
+    assert resumed == straight
+    _assert_equal(trainer.state(), final)
+    best = [named_weights.load(training.best_model(tmp_path / name))[0] for name in ("straight", "stopped")]
+    _assert_equal(*best)
+
+    trainer.restore(start)
+    again, validations = _fit(trainer, tmp_path / "stopped", save_every=1, stop_after=1)
+    assert again == straight and validations == []
+    _assert_equal(trainer.state(), final)
+
+
+def test_fit_refuses_intervals_below_one(trainer, tmp_path):
+    with pytest.raises(ValueError, match="save_every is 0"):
+        _fit(trainer, tmp_path, save_every=0)
