@@ -125,7 +125,7 @@ def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named arrays as one safetensors file, whole or not at all."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would give a scalar an axis
     with atomic.replacing(path) as temporary:
         safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
 
