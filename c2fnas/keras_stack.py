@@ -7,6 +7,7 @@ order of the variables, so weights and optimizer states of one stack work with t
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,10 @@ if IS_KERAS_3:
             return {**super().get_config(), "groups": -1}
 
 else:
-    import tensorflow_addons as tfa
+    with warnings.catch_warnings():
+        # At every import it says that its development has ended: known, and the reason why it is on this stack only.
+        warnings.simplefilter("ignore", UserWarning)
+        import tensorflow_addons as tfa
 
     @keras.utils.register_keras_serializable(package="c2fnas")
     class InstanceNormalization(tfa.layers.InstanceNormalization):

@@ -28,7 +28,7 @@ from preprocessing.volume import Volume
 from runkit import atomic, progress
 from runkit.randomness import generator
 
-_VERSION = 2  # raise it when the same configuration gives other voxels
+_VERSION = 3  # of the anatomy; part of every key, so that patients of one version were never looked at while another was made
 _GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
 _C2_THIN, _C2_ALL = 40, 486  # volumes with slices of 1 mm, and all of them
 _SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
@@ -75,7 +75,7 @@ def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
     C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm and 1 mm at 446:40, spread evenly: of the
     first n cases, round(40 n / 486) are thin.
     """
-    rng = generator(config.seed, "phantom", config.site, index, "spacing")
+    rng = generator(config.seed, "phantom", _VERSION, config.site, index, "spacing")
     in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
     if config.site == "C2":
         thin = _thin_until(index + 1) > _thin_until(index)
@@ -98,7 +98,7 @@ def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
     """
 
     def rng(what: str) -> np.random.Generator:
-        return generator(config.seed, "phantom", config.site, index, what)
+        return generator(config.seed, "phantom", _VERSION, config.site, index, what)
 
     site = SITES[config.site]
     patient = draw_patient(site, rng("patient"))

@@ -94,6 +94,21 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
     assert results.table(results.read_rows(store / "rows.jsonl")) == results.table(results.read_rows(finished / "rows.jsonl"))
 
 
+def test_a_baseline_killed_in_mid_round_ends_with_the_same_bits(study):
+    folder = _copy_of_cases(study, "C2")
+    arguments = study.flags(site_folder=folder, initial_model=study.initial, threads=1)
+    with ProgramGroup(study.folder / "logs") as group:
+        program = group.start("killed", "experiments.train_local", arguments)
+        group.wait_for((folder / "baseline" / "checkpoint" / "checkpoint.safetensors").exists, program, "first epoch", timeout_s=300)
+        program.process.send_signal(signal.SIGKILL)
+        program.process.wait()
+        group.wait([group.start("again", "experiments.train_local", arguments)], "baseline")
+    for name in ("checkpoint/checkpoint.safetensors", "best.safetensors"):
+        expected, _ = named_weights.load(study.site_folder("C2", "baseline") / name)
+        found, _ = named_weights.load(folder / "baseline" / name)
+        assert all(np.array_equal(expected[key], found[key]) for key in expected), name
+
+
 def test_one_site_of_each_stack_federate(study, finished):
     other = _other_stack()
     _restore_sites(study)
@@ -139,10 +154,10 @@ def test_a_site_with_another_plan_is_refused_with_what_differs(study, changes, w
 
 
 def _copy_of_cases(study, site):
+    """Returns a site's folder with nothing but its prepared cases."""
     target = study.folder / "other" / site
-    if not target.exists():
-        shutil.copytree(study.folder / "sites" / site / "cases", target / "cases")
-    shutil.rmtree(target / "federated", ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(study.folder / "sites" / site / "cases", target / "cases")
     return target
 
 
@@ -208,6 +223,20 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
     assert done.returncode != 0 and "image3.nii.gz" in done.stderr and "label1.nii.gz" in done.stderr and "Traceback" not in done.stderr
     done = _run("experiments.prepare", *flags, "--nostrict")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
+
+
+def test_a_real_scan_is_learnt_and_its_prediction_lies_on_its_own_grid(tmp_path):
+    folder = os.environ.get("REAL_CT_FOLDER")
+    if not folder:
+        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+    image = pathlib.Path(folder) / "ct.nii.gz"
+    flags = [f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'demo.flags'}", f"--image={image}", "--label_values=7:1"]
+    done = _run("experiments.overfit", *flags, f"--label={pathlib.Path(folder) / 'organs.nii.gz'}", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    mask, ct = nifti.read_labels(tmp_path / "prediction.nii.gz"), nifti.read_ct(image)
+    assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
+    truth = nifti.read_labels(pathlib.Path(folder) / "organs.nii.gz", {7: 1})
+    assert 2 * np.sum((mask.array == 1) & (truth.array == 1)) / (np.sum(mask.array == 1) + np.sum(truth.array == 1)) > 0.8
 
 
 def test_server_starts_without_tensorflow(study):
