@@ -58,10 +58,10 @@ def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp
         (lambda: _other(tiny.GENOTYPE.with_size(classes=2)), "genotype.classes is 3 in the checkpoint, 2 here"),
         (
             lambda: _other(
-                dataclasses.replace(tiny.GENOTYPE, cells=(*tiny.GENOTYPE.cells[:3], CellGene((3,), 1, "conv3d"))),
+                dataclasses.replace(tiny.GENOTYPE, cells=(*tiny.GENOTYPE.cells[:2], CellGene((2,), 1, "conv3d"))),
                 config=tiny.config(total_steps=8, loss=LossConfig(kl=0.5)),
             ),
-            r"genotype.cells\[4\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
+            r"genotype.cells\[3\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
             r"training.total_steps is 6 .*, 8 here",
         ),
         (lambda: _other(vae=None), "network.vae is 'reduced' in the checkpoint, None here"),

@@ -1,4 +1,4 @@
-"""A network of four small cells and a data set that is a function of the step: seconds instead of minutes."""
+"""A network of three small cells, one down and one up, and a data set that is a function of the step: seconds instead of minutes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runkit import randomness
 PATCH = (16, 16, 8)
 GENOTYPE = Genotype(
     name="tiny",
-    cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 2, "conv3d"), CellGene((2, 1), 1, "p3d"), CellGene((3,), 1, "conv2d")),
+    cells=(CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
     filters=4,
 )
 
