@@ -1,10 +1,9 @@
-"""The training loop: steps over a strategy, and whole runs that survive being stopped."""
+"""The training loop: steps over a strategy, and the state that an exact continuation needs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import checkpoints, inference, keras_stack, named_weights
+from c2fnas import inference, keras_stack, named_weights
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
 from c2fnas.train_step import make_train_step, share
@@ -184,70 +183,6 @@ class Trainer:
                 f"at learning rate {learning_rate_at(self.step, self.config):.3g}; start again from the last checkpoint with a lower rate"
             )
         return parts
-
-
-def fit(
-    trainer: Trainer,
-    datasets: Datasets,
-    validate: Callable[[], Mapping[str, float]],
-    folder: str | pathlib.Path,
-    *,
-    validate_every: int,
-    save_every: int | None = None,
-    configuration: Mapping[str, Any] | None = None,
-    on_step: OnStep | None = None,
-    on_validation: OnStep | None = None,
-    label: str = "training",
-) -> dict[str, Any]:
-    """Trains to the end of the run, keeping the best model by validation, and goes on where an earlier call was stopped.
-
-    The folder gets `checkpoint.safetensors` and `best.safetensors`, each replaced as a whole: whenever the process is killed,
-    the same call ends with the same weights, and after the end it trains nothing.
-
-    Args:
-      trainer: new, with its start weights set.
-      datasets: as for `Trainer.train`; must be functions of the steps alone.
-      validate: scores the trainer's present weights; the mean `dice` among its values is what chooses the best model.
-      validate_every: steps between two validations; the end of the run is validated too.
-      save_every: steps between two checkpoints; by default as often as validation.
-      configuration: JSON-able; kept in the checkpoint for the reader.
-      on_step, on_validation: called with the step and its values, e.g. the writers of a TensorBoard log.
-      label: what the progress bars say.
-    Returns:
-      `best`: {"step", "dice"} of the best model, the earlier one of two equals; `history`: a dict for each checkpoint with the
-      step, the mean loss parts since the one before and, where there was one, `validation`.
-    Raises:
-      ValueError: for intervals below 1, and as `Trainer.train` and `checkpoints.load`.
-    """
-    save_every = validate_every if save_every is None else save_every
-    for name, value in (("validate_every", validate_every), ("save_every", save_every)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1 step")
-    total = trainer.config.total_steps
-    state = checkpoints.load(folder, trainer) or {"best": None, "history": []}
-    while trainer.step < total:
-        until = min(total, *((trainer.step // every + 1) * every for every in (validate_every, save_every)))
-        parts = trainer.train(datasets, until, on_step=on_step, label=f"{label} to step {until} of {total}")
-        parts.pop("patches_per_second")  # the clock's, not the run's: the history of a resumed run is that of a straight one
-        entry: dict[str, Any] = {"step": until, **parts}
-        best = state["best"]
-        if until % validate_every == 0 or until == total:
-            scores = dict(validate())
-            entry["validation"] = scores
-            if on_validation is not None:
-                on_validation(until, scores)
-            if best is None or scores["dice"] > best["dice"]:
-                best = {"step": until, "dice": scores["dice"]}
-                # Before the checkpoint: killed in between, the run comes here again with the same weights.
-                named_weights.save(best_model(folder), trainer.weights(), {"step": str(until), "dice": repr(scores["dice"])})
-        state = {"best": best, "history": [*state["history"], entry], "configuration": dict(configuration or {})}
-        checkpoints.save(folder, trainer, state)
-    return {"best": state["best"], "history": state["history"]}
-
-
-def best_model(folder: str | pathlib.Path) -> pathlib.Path:
-    """Returns where `fit` keeps the weights of the best model."""
-    return pathlib.Path(folder) / "best.safetensors"
 
 
 def _below(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from c2fnas import named_weights, training
+from c2fnas import training
 from tests.c2fnas import tiny
 
 
@@ -139,61 +139,3 @@ def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):
 
 class _Killed(Exception):
     pass
-
-
-def _fit(trainer, folder, *, scores=None, stop_after=None, **settings):
-    validations = []
-
-    def validate():
-        validations.append(trainer.step)
-        return {"dice": scores[trainer.step] if scores else float(trainer.weights()["end/classifier/bias"][0]), "cases": 3}
-
-    def on_step(step, values):
-        if step == stop_after:
-            raise _Killed
-
-    result = training.fit(trainer, tiny.datasets, validate, folder, validate_every=2, on_step=on_step, **settings)
-    return result, validations
-
-
-def test_fit_keeps_the_best_model_strictly(trainer, tmp_path):
-    start = trainer.state()
-    trainer.train(tiny.datasets, 4)
-    weights_at_4 = trainer.weights()
-    trainer.restore(start)
-    written = {}
-    result, validations = _fit(
-        trainer, tmp_path, scores={2: 0.25, 4: 0.5, 6: 0.5}, on_validation=lambda step, values: written.update({step: values["dice"]})
-    )
-    assert validations == [2, 4, 6] and written == {2: 0.25, 4: 0.5, 6: 0.5}
-    assert result["best"] == {"step": 4, "dice": 0.5}  # the earlier of two equals
-    _assert_equal(named_weights.load(training.best_model(tmp_path))[0], weights_at_4)
-    assert [entry["validation"]["dice"] for entry in result["history"]] == [0.25, 0.5, 0.5]
-    assert result["history"][0]["total"] > result["history"][2]["total"]
-
-
-def test_fit_goes_on_where_it_was_stopped_and_trains_a_finished_run_no_more(trainer, tmp_path):
-    start = trainer.state()
-    straight, _ = _fit(trainer, tmp_path / "straight", save_every=1)
-    final = trainer.state()
-    for stop_after in (1, 4):
-        trainer.restore(start)
-        with pytest.raises(_Killed):
-            _fit(trainer, tmp_path / "stopped", stop_after=stop_after, save_every=1)
-    trainer.restore(start)
-    resumed, validations = _fit(trainer, tmp_path / "stopped", save_every=1)
-    assert validations == [4, 6]
-    assert resumed == straight
-    _assert_equal(trainer.state(), final)
-    best = [named_weights.load(training.best_model(tmp_path / name))[0] for name in ("straight", "stopped")]
-    _assert_equal(*best)
-
-    trainer.restore(start)
-    again, validations = _fit(trainer, tmp_path / "stopped", save_every=1, stop_after=1)
-    assert again == straight and validations == []
-    _assert_equal(trainer.state(), final)
-
-
-def test_fit_refuses_intervals_below_one(trainer, tmp_path):
-    with pytest.raises(ValueError, match="save_every is 0"):
-        _fit(trainer, tmp_path, save_every=0)
