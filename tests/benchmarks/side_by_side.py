@@ -1,0 +1,114 @@
+"""Measures candidates in turn (A B C A B C ...), each repetition in a process of its own, and prints medians and ratios.
+
+A benchmark is a module `tests.benchmarks.<name>` whose functions each measure one candidate once and return figures, e.g.
+`{"seconds": 0.41}`. Peers live in an environment of their own (`requirements-segmentation.txt`, `requirements-federation.txt`):
+
+    python3.11 -m venv .venv/peers && .venv/peers/bin/pip install -r tests/benchmarks/requirements-segmentation.txt
+    .venv/py3.11/bin/python -m tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
+
+A measuring function runs in the environment of its candidate, so it imports what it measures inside itself, and a module of
+benchmarks imports nothing at the top that one of the environments lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """What is measured.
+
+    Attributes:
+      name: in the table.
+      function: "tests.benchmarks.module:function"; called with `arguments`, returns name -> figure.
+      python: interpreter of its environment.
+      arguments: keyword arguments, JSON values.
+      environment: variables set for it alone.
+    """
+
+    name: str
+    function: str
+    python: str = sys.executable
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def measure(candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: int = 1) -> dict[str, dict[str, list[float]]]:
+    """Returns candidate -> figure -> one value a counted repetition.
+
+    The candidates take turns, so a machine that slows down slows all of them. To what a function returns, `peak_mib`, the highest
+    resident memory of its process, is added unless it measures that itself.
+
+    Raises:
+      RuntimeError: naming the candidate whose process failed, with the end of what it said.
+    """
+    figures: dict[str, dict[str, list[float]]] = {candidate.name: {} for candidate in candidates}
+    for repetition in range(-warm_up, repetitions):
+        for candidate in candidates:
+            once = _once(candidate)
+            if repetition >= 0:
+                for figure, value in once.items():
+                    figures[candidate.name].setdefault(figure, []).append(value)
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return figures
+
+
+def table(figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, reference: str) -> str:
+    """Returns a Markdown table of one figure: median, range, and the median's ratio to that of `reference`."""
+    base = statistics.median(figures[reference][figure])
+    lines = [f"| {figure} | median | range | / {reference} |", "|---|---|---|---|"]
+    for name, measured in figures.items():
+        values = measured.get(figure)
+        if values:
+            middle = statistics.median(values)
+            lines.append(f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | {middle / base:.3g} |")
+    return "\n".join(lines)
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Returns the flags that every benchmark has: --peers_python (may be left out: peers are then skipped, and it says so), --repetitions."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers_python", help="interpreter of the environment that holds the peers; without it only our own side runs")
+    parser.add_argument("--repetitions", type=int, default=5, help="counted repetitions of each candidate")
+    flags = parser.parse_args()
+    if not flags.peers_python:
+        print("no --peers_python: the peers are left out", file=sys.stderr)
+    return flags
+
+
+def _once(candidate: Candidate) -> dict[str, float]:
+    request = json.dumps({"function": candidate.function, "arguments": dict(candidate.arguments)})
+    done = subprocess.run(
+        [candidate.python, "-m", "tests.benchmarks.side_by_side", request],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **candidate.environment},
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{candidate.name} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _main(request: str) -> None:
+    wanted = json.loads(request)
+    module, function = wanted["function"].split(":")
+    figures = dict(getattr(importlib.import_module(module), function)(**wanted["arguments"]))
+    figures.setdefault("peak_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
