@@ -1,23 +1,32 @@
-"""Makes what a federation needs to trust each other: an authority, the server's kit and one kit folder a site.
+"""Makes what a federation needs to trust each other, and renews and revokes it: one kit folder for the server, operator and each site.
 
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites=C1,C2
+    python -m experiments.provision --output=federation --server_host=fl.example.org --sites= --requests=C1.csr,C2.csr
+    python -m experiments.provision --output=federation --add=C3        (or --renew=server,C1, --revoke=C2, --list)
 
-Send each site its own folder over a channel you trust; keep `authority` to yourself.
+With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent. Keep `authority` offline.
 """
 
 from __future__ import annotations
 
-from absl import flags
+from absl import app, flags
 
 from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "Folder of the kits.")
 flags.DEFINE_list("server_host", ["localhost"], "Names or addresses under which sites reach the server; the first goes into their kits.")
-flags.DEFINE_list("sites", ["C1", "C2"], "Names of the sites.")
+flags.DEFINE_list("sites", ["C1", "C2"], "Names of the sites whose keys are made here.")
+flags.DEFINE_list(
+    "requests", [], "Certificate requests of sites that made their own keys; in a federation that is there, of new or renewing ones."
+)
 flags.DEFINE_integer("port", 8443, "The server's port, written into the sites' kits.")
 flags.DEFINE_integer("valid_days", 365, "Lifetime of the certificates.")
 flags.DEFINE_bool("overwrite", False, "Replace kits that are there; the old ones stop working.")
+flags.DEFINE_list("add", [], "Take these sites in: keys made here, the others' kits stay.")
+flags.DEFINE_list("renew", [], "New keys and certificates for these kits made here: site names, server, operator.")
+flags.DEFINE_list("revoke", [], "Shut these out: site names, or operator.")
+flags.DEFINE_bool("list", False, "Change nothing: show the fingerprints of --requests, and every certificate, its end and state.")
 
 
 def main(argv: list[str]) -> None:
@@ -25,10 +34,63 @@ def main(argv: list[str]) -> None:
     from federated import provision
 
     output = experiment_flags.required("output", "the folder to write the kits to")
-    folder = provision.provision(
-        output, FLAGS.server_host, FLAGS.sites, port=FLAGS.port, valid_days=FLAGS.valid_days, overwrite=FLAGS.overwrite
-    )
-    print(f"{folder}: authority, server, {', '.join(FLAGS.sites)}")
+    changes = [name for name in ("add", "renew", "revoke", "list") if getattr(FLAGS, name)]
+    if len(changes) > 1:
+        raise app.UsageError(f"--{changes[0]} and --{changes[1]} are two steps; take one after the other")
+    asked = [(path, provision.read_request_file(path)) for path in FLAGS.requests]
+    for path, request in asked:
+        _show_request(path, request)
+    if FLAGS.list:
+        if not asked or _is_there(output):
+            _list(output)
+        return
+    if FLAGS.revoke:
+        provision.revoke(output, FLAGS.revoke)
+        print(f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY}")
+    elif FLAGS.renew:
+        provision.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
+        print(
+            f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used and start its program again (the server reads it by itself)"
+        )
+    elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
+        added = provision.add(output, sites=FLAGS.add, requests=FLAGS.requests, valid_days=FLAGS.valid_days)
+        print(f"{output}: {', '.join(added)}. {_CARRY}")
+    else:
+        sites = [site for site in FLAGS.sites if site]
+        provision.provision(
+            output,
+            FLAGS.server_host,
+            sites,
+            port=FLAGS.port,
+            valid_days=FLAGS.valid_days,
+            requests=FLAGS.requests,
+            overwrite=FLAGS.overwrite,
+        )
+        print(f"{output}: authority, server, operator, {', '.join([*sites, *(request.name for _, request in asked)])}")
+    _list(output)
+
+
+_CARRY = "The server's credentials.json has changed; where the server uses a copy, carry it there"
+
+
+def _is_there(output: str) -> bool:
+    import pathlib
+
+    return (pathlib.Path(output) / "authority").is_dir()
+
+
+def _show_request(path: str, request) -> None:
+    from federated import certificates
+
+    print(f"{path}: site {request.name}, fingerprint {certificates.spoken(request.fingerprint)}; compare it with the site's by telephone")
+
+
+def _list(output: str) -> None:
+    from federated import certificates, provision
+
+    print(f"{'name':<34}{'ends':<13}{'state':<11}fingerprint (SHA-256, first half)")
+    for entry in provision.issued(output):
+        print(f"{entry.name:<34}{entry.ends:%Y-%m-%d}   {entry.state:<11}{certificates.spoken(entry.sha256)}")
 
 
 if __name__ == "__main__":

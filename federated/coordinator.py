@@ -103,7 +103,7 @@ class Coordinator:
         self._version = 0
         self._stopping = False
         self._aggregating = False
-        self._sessions = Sessions(store, lifetime_s=config.token_lifetime_s, clock=clock)
+        self._sessions = Sessions(store, lifetime_s=config.token_lifetime_s, clock=clock, run=store.run_id)
         self._plan = store.plan
         self._round = store.open_round(config.policy)
         self._last_seen = dict.fromkeys(store.sites(), clock())
@@ -123,6 +123,7 @@ class Coordinator:
           WrongCredential, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
         self._credentials.check(site, credential)
+        self._credentials.check_certificate(certificate)
         if protocol != PROTOCOL:
             raise errors.VersionDiffers(
                 f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"
@@ -159,6 +160,7 @@ class Coordinator:
         """Returns whose token it is. Raises SessionExpired, CertificateRefused."""
         with self._changed:
             site = self._sessions.site_of(token, certificate)
+            self._credentials.check_certificate(certificate or "")
             if site not in self._credentials.sites:
                 raise errors.SessionExpired(f"site {site!r} has no part in this federation any more; ask the server's operator for a kit")
             self._last_seen[site] = self._clock()

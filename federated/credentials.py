@@ -8,8 +8,10 @@ import hmac
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
+
+from absl import logging
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from runkit import atomic
@@ -26,33 +28,79 @@ def hashed(secret: str) -> str:
 
 
 class CredentialBook:
-    """Which sites there are and the hashes of their credentials, as `provision` wrote them."""
+    """Which sites there are, the hashes of their credentials and the operator's, and which certificates are refused."""
 
-    def __init__(self, hashes: Mapping[str, str]):
-        self._hashes = dict(hashes)
+    def __init__(self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()):
+        self._hashes, self._operator, self._revoked = dict(hashes), operator, frozenset(revoked)
+        self._path: pathlib.Path | None = None
+        self._seen: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> CredentialBook:
-        """Reads `credentials.json`. Raises ValueError naming a file that is missing or malformed."""
-        if not pathlib.Path(path).is_file():
+        """Reads `credentials.json`, and again whenever it changes, so that a revocation holds at the next call.
+
+        Raises:
+          ValueError: naming a file that is missing or malformed. Once it was read, a bad file is logged and the last good one holds.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
             raise ValueError(f"{path}: no such file; run `provision` and give its folder for the server")
-        book = atomic.read_json(path)
+        book = cls({})
+        book._path = path
+        book._seen = book._version()
+        book._load()
+        return book
+
+    def _version(self) -> tuple[int, ...]:
+        about = os.stat(self._path)
+        return (about.st_mtime_ns, about.st_size, about.st_ino)
+
+    def _load(self) -> None:
+        book = atomic.read_json(self._path)
         sites = book.get("sites") if isinstance(book, dict) else None
-        if not isinstance(sites, dict) or not sites or not all(isinstance(h, str) and len(h) == 64 for h in sites.values()):
-            raise ValueError(f'{path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again')
-        return cls(sites)
+        if not isinstance(sites, dict) or not all(isinstance(h, str) and len(h) == 64 for h in sites.values()):
+            raise ValueError(f'{self._path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again')
+        self._hashes, self._operator, self._revoked = dict(sites), str(book.get("operator", "")), frozenset(book.get("revoked", ()))
+
+    def _refresh(self) -> None:
+        if self._path is None:
+            return
+        try:
+            version = self._version()
+            if version != self._seen:
+                self._load()
+                self._seen = version
+                logging.info("event=credentials_read sites=%s revoked=%d", ",".join(self._hashes), len(self._revoked))
+        except (OSError, ValueError) as error:
+            logging.error("event=credentials_unreadable note=the_last_good_ones_hold reason=%s", error)
 
     @property
     def sites(self) -> tuple[str, ...]:
+        self._refresh()
         return tuple(sorted(self._hashes))
 
     def check(self, site: str, credential: str) -> None:
         """Raises WrongCredential unless `credential` was issued to `site`; the message tells not which of the two is wrong."""
+        self._refresh()
         expected = self._hashes.get(site, "0" * 64)
         if not hmac.compare_digest(expected, hashed(credential)) or site not in self._hashes:
             raise WrongCredential(
                 f"site {site!r} and its credential do not go together here; use the kit that this federation's operator sent, unchanged"
             )
+
+    def check_certificate(self, certificate: str) -> None:
+        """Raises CertificateRefused for a certificate (SHA-256 of its DER form) that was revoked."""
+        self._refresh()
+        if certificate in self._revoked:
+            raise CertificateRefused(
+                f"the certificate {certificate[:16]}… was revoked; have the federation's operator certify a new key of this site"
+            )
+
+    def check_operator(self, credential: str) -> None:
+        """Raises WrongCredential unless this is the operator's credential."""
+        self._refresh()
+        if not hmac.compare_digest(self._operator or "0" * 64, hashed(credential)) or not self._operator:
+            raise WrongCredential("this is not the operator's credential here; use the operator's kit of this federation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +108,7 @@ class Session:
     """What a token stands for."""
 
     site: str
-    certificate: str  # SHA-256 of the certificate it was issued to
+    certificate: str  # fingerprint of the certificate it was issued to
     expires_at: float  # seconds since the epoch
 
 
@@ -79,15 +127,16 @@ class Sessions:
       store: keeps hashes of tokens across restarts.
       lifetime_s: seconds until a token expires.
       clock: seconds since the epoch.
+      run: the tokens hold in this run only, even where the table of hashes was copied from another.
     """
 
-    def __init__(self, store: SessionStore, *, lifetime_s: float, clock: Callable[[], float]):
-        self._store, self._lifetime_s, self._clock = store, lifetime_s, clock
+    def __init__(self, store: SessionStore, *, lifetime_s: float, clock: Callable[[], float], run: str = ""):
+        self._store, self._lifetime_s, self._clock, self._run = store, lifetime_s, clock, run
 
     def open(self, site: str, certificate: str) -> tuple[str, float]:
         """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with."""
         token, now = new_secret(), self._clock()
-        self._store.add_session(hashed(token), Session(site, certificate, now + self._lifetime_s), now=now)
+        self._store.add_session(self._key(token), Session(site, certificate, now + self._lifetime_s), now=now)
         return token, now + self._lifetime_s
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
@@ -99,7 +148,7 @@ class Sessions:
           SessionExpired: for an unknown token or one past its lifetime.
           CertificateRefused: where another certificate presents it.
         """
-        session = self._store.session(hashed(token))
+        session = self._store.session(self._key(token))
         if session is None:
             raise SessionExpired("the token is not known here; log in again")
         if self._clock() >= session.expires_at:
@@ -109,3 +158,6 @@ class Sessions:
                 f"the token of site {session.site!r} came with another certificate than at login; log in again from that site"
             )
         return session.site
+
+    def _key(self, token: str) -> str:
+        return hashed(f"{self._run} {token}")

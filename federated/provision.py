@@ -1,30 +1,35 @@
-"""Makes everything a federation needs to trust each other: an authority, the server's kit and one kit per site, ready to send.
+"""Makes what a federation needs to trust each other: an authority, the server's kit, the operator's and one per site.
 
-<folder>/authority/{ca.pem, ca.key}     stays with the operator; needed only to provision again
+<folder>/authority/{ca.pem, ca.key, federation.json}   stays offline; needed only to provision, renew and revoke
          server/{ca.pem, server.pem, server.key, credentials.json}
+         operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
          <site>/{ca.pem, site.pem, site.key, credential, site.json}
+
+A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in them is secret.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import ipaddress
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from federated import certificates
 from federated.credentials import hashed, new_secret
 from runkit import atomic
 
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_RESERVED = ("server", "authority")
+RESERVED = ("server", "operator", "authority")
 DEFAULT_PORT = 8443
+_FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
 
 
 def provision(
@@ -34,145 +39,257 @@ def provision(
     *,
     port: int = DEFAULT_PORT,
     valid_days: int = 365,
+    authority_days: int = 3650,
+    requests: Sequence[str | os.PathLike] = (),
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes an authority of its own, the server's kit and a kit for each site; returns the folder.
+    """Writes an authority of its own and all kits; returns the folder.
 
     Args:
       server_hosts: names or addresses under which sites reach the server, the first being the one written into their kits;
         localhost, 127.0.0.1 and ::1 are added to the certificate.
-      sites: their names; they name folders, certificates and rows.
+      sites: those whose keys are made here; their names name folders, certificates and rows.
       port: the server's port, for the sites' kits.
-      valid_days: lifetime of the certificates.
+      valid_days: lifetime of the certificates, which can be renewed while the authority lives.
+      authority_days: lifetime of the authority; after it, everything is provisioned again.
+      requests: certificate requests of sites that made their own keys.
       overwrite: replaces kits that are there; the old ones stop working.
     Raises:
-      ValueError: for a name that cannot be used, or a folder that holds kits already.
+      ValueError: for a name that cannot be used, a request that is none, or a folder that holds kits already.
     """
     hosts = [server_hosts] if isinstance(server_hosts, str) else list(server_hosts)
     folder = pathlib.Path(folder)
     if not hosts or not all(hosts):
         raise ValueError("server_hosts is empty; give the name or address under which sites reach the server")
-    if not sites:
+    if not sites and not requests:
         raise ValueError("sites is empty; give the name of every site")
-    for site in sites:
-        if not SITE_NAME.fullmatch(site) or site.lower() in _RESERVED:
-            raise ValueError(
-                f"site name {site!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {' or '.join(_RESERVED)}"
-            )
-    if len({site.lower() for site in sites}) != len(sites):
-        raise ValueError(f"sites {', '.join(sites)}: a name is given twice; file systems may not tell upper from lower case")
+    asked = [read_request_file(path) for path in requests]
+    names = [*sites, *(request.name for request in asked)]
+    _check_names(names)
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one")
-    there = [name for name in ("authority", "server", *sites) if (folder / name).exists()]
+    if not 1 <= valid_days <= authority_days:
+        raise ValueError(f"valid_days is {valid_days}; expected 1 to the {authority_days} days of the authority")
+    there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
     if there and not overwrite:
         raise ValueError(
             f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: choose another folder, or ask to overwrite"
         )
 
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = _authority(authority_key, valid_days)
-    credentials = {site: new_secret() for site in sites}
+    key = certificates.new_key()
     with atomic.replacing_folder(folder / "authority") as kit:
-        _write_certificate(kit / "ca.pem", authority)
-        _write_key(kit / "ca.key", authority_key)
-    with atomic.replacing_folder(folder / "server") as kit:
-        _write_identity(kit, "server", "server", authority, authority_key, valid_days, hosts=[*hosts, "localhost", "127.0.0.1", "::1"])
-        atomic.write_json(kit / "credentials.json", {"sites": {site: hashed(secret) for site, secret in credentials.items()}})
+        (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
+        write_private(kit / "ca.key", certificates.key_to_pem(key))
+        atomic.write_json(kit / "federation.json", {"hosts": hosts, "port": port, "issued": []})
+    authority = _Authority.of(folder)
+    secrets = {name: new_secret() for name in ("operator", *sites)}
+    authority.write_kit("server", valid_days)
+    authority.write_kit("operator", valid_days, credential=secrets["operator"])
     for site in sites:
-        with atomic.replacing_folder(folder / site) as kit:
-            _write_identity(kit, "site", site, authority, authority_key, valid_days)
-            _write_private(kit / "credential", credentials[site].encode("ascii") + b"\n")
-            atomic.write_json(kit / "site.json", {"site": site, "host": hosts[0], "port": port})
+        authority.write_kit(site, valid_days, credential=secrets[site])
+    for request in asked:
+        authority.write_answer(request, valid_days)
+    digests = {site: hashed(secrets[site]) for site in sites} | {request.name: request.credential_sha256 for request in asked}
+    authority.write_book({"sites": dict(sorted(digests.items())), "operator": hashed(secrets["operator"]), "revoked": []})
     return folder
 
 
-def _authority(key: ec.EllipticCurvePrivateKey, valid_days: int) -> x509.Certificate:
-    name = _name("federation authority")
-    return (
-        _builder(name, name, key, valid_days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+def add(
+    folder: str | os.PathLike, *, sites: Sequence[str] = (), requests: Sequence[str | os.PathLike] = (), valid_days: int = 365
+) -> list[str]:
+    """Takes further sites in, and renews those that send a request; returns their names.
+
+    The server's `credentials.json` changes with it: where the server is another machine, copy that file there.
+
+    Raises:
+      ValueError: for names that cannot be used or are there already, or a request that is none.
+    """
+    authority = _Authority.of(folder)
+    asked = [read_request_file(path) for path in requests]
+    _check_names([*sites, *(request.name for request in asked)])
+    book = authority.book()
+    there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
+    if there:
+        raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
+    for site in sites:
+        credential = new_secret()
+        authority.write_kit(site, valid_days, credential=credential)
+        book["sites"][site] = hashed(credential)
+    for request in asked:
+        authority.write_answer(request, valid_days)
+        book["sites"][request.name] = request.credential_sha256
+    authority.write_book(book)
+    return [*sites, *(request.name for request in asked)]
 
 
-def _write_identity(
-    kit: pathlib.Path,
-    file_name: str,
-    common_name: str,
-    authority: x509.Certificate,
-    authority_key: ec.EllipticCurvePrivateKey,
-    valid_days: int,
-    *,
-    hosts: Sequence[str] = (),
-) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-    builder = (
-        _builder(_name(common_name), authority.subject, key, valid_days)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
-    )
-    if hosts:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in dict.fromkeys(hosts)]), critical=False)
-    _write_certificate(kit / "ca.pem", authority)
-    _write_certificate(kit / f"{file_name}.pem", builder.sign(authority_key, hashes.SHA256()))
-    _write_key(kit / f"{file_name}.key", key)
+def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
+    """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do running sessions.
+
+    Raises:
+      ValueError: for a name that has no kit here; a site that made its own key sends a new request instead (see `add`).
+    """
+    authority = _Authority.of(folder)
+    for name in names:
+        if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
+            raise ValueError(f"{folder}: the key of {name!r} was not made here; renew the certificate by a new request of that site")
+    for name in names:
+        authority.write_kit(name, valid_days)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_days: int) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # a site whose clock is a little behind can begin at once
-        .not_valid_after(now + datetime.timedelta(days=valid_days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
+def revoke(folder: str | os.PathLike, names: Sequence[str]) -> None:
+    """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued to them is refused.
+
+    A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that file, and until it is
+    there let the operator evict the site.
+
+    Raises:
+      ValueError: for a name that has no part in the federation.
+    """
+    authority = _Authority.of(folder)
+    book = authority.book()
+    unknown = [name for name in names if name not in book["sites"] and not (name == "operator" and book["operator"])]
+    if unknown:
+        raise ValueError(f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}")
+    for name in names:
+        book["sites"].pop(name, None)
+        book["operator"] = "" if name == "operator" else book["operator"]
+        held = {entry["sha256"] for entry in authority.about["issued"] if entry["name"] == name}
+        book["revoked"] = sorted({*book["revoked"], *held})
+    authority.write_book(book)
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+@dataclasses.dataclass(frozen=True)
+class Issued:
+    """A certificate as the authority's book has it."""
+
+    name: str
+    sha256: str
+    ends: datetime.datetime
+    state: str  # "valid", "ends soon", "ended" or "revoked"
 
 
-def _alternative(host: str) -> x509.GeneralName:
+def issued(folder: str | os.PathLike) -> list[Issued]:
+    """Returns every certificate that was issued, oldest first, the authority's own before them."""
+    authority, now = _Authority.of(folder), _now()
+    revoked = set(authority.book()["revoked"])
+
+    def entry(name: str, sha256: str, ends: datetime.datetime) -> Issued:
+        days = (ends - now).total_seconds() / 86400
+        state = "revoked" if sha256 in revoked else "ended" if days <= 0 else "ends soon" if days < certificates.WARN_DAYS else "valid"
+        return Issued(name, sha256, ends, state)
+
+    own = authority.certificate
+    return [
+        entry("authority", certificates.fingerprint(own), own.not_valid_after_utc),
+        *(entry(e["name"], e["sha256"], datetime.datetime.fromisoformat(e["ends"])) for e in authority.about["issued"]),
+    ]
+
+
+def expiry_warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> list[str]:
+    """Returns a line for every certificate in a kit that ends within 30 days or has ended."""
+    lines = []
+    for path in sorted(pathlib.Path(kit).glob("*.pem")):
+        days = certificates.days_left(x509.load_pem_x509_certificate(path.read_bytes()), now or _now())
+        if days < certificates.WARN_DAYS:
+            when = f"ends in {days:.0f} days" if days > 0 else f"ended {-days:.0f} days ago"
+            way_out = "provision the federation again" if path.name == "ca.pem" else "have it renewed"
+            lines.append(f"{path.name}: the certificate {when}; {way_out}")
+    return lines
+
+
+def read_request_file(path: str | os.PathLike) -> certificates.Request:
+    """Reads a site's request. Raises ValueError naming the file that is none."""
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+        return certificates.read_request(pathlib.Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give the request that the site made") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; have the site make it again") from error
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _write_certificate(path: pathlib.Path, certificate: x509.Certificate) -> None:
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _write_key(path: pathlib.Path, key: ec.EllipticCurvePrivateKey) -> None:
-    _write_private(
-        path,
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-    )
-
-
-def _write_private(path: pathlib.Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # private from the first byte on, not after a chmod
+def write_private(path: pathlib.Path, content: bytes) -> None:
+    """Writes a new file that only its owner may read, private from the first byte on rather than after a chmod."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
+
+
+class _Authority:
+    """The authority's folder, open: issues certificates and keeps account of them."""
+
+    def __init__(self, folder: pathlib.Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, about: dict):
+        self.folder, self.certificate, self._key, self.about = folder, certificate, key, about
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike) -> _Authority:
+        """Opens the authority of a provisioned folder. Raises ValueError where there is none."""
+        folder = pathlib.Path(folder)
+        kit = folder / "authority"
+        for name in ("ca.pem", "ca.key", "federation.json"):
+            if not (kit / name).is_file():
+                raise ValueError(f"{kit / name}: no such file; give the folder in which the federation was provisioned")
+        key = serialization.load_pem_private_key((kit / "ca.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
+        return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
+
+    def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
+        """Writes a kit with a fresh key; a kit that is there keeps its credential where none is given."""
+        there, file = self.folder / name, _FILE.get(name, "site")
+        key = certificates.new_key()
+        hosts = [*self.about["hosts"], "localhost", "127.0.0.1", "::1"] if name == "server" else ()
+        certificate = self._issue(name, key.public_key(), valid_days, hosts)
+        with atomic.replacing_folder(there) as kit:
+            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
+            (kit / f"{file}.pem").write_bytes(certificates.to_pem(certificate))
+            write_private(kit / f"{file}.key", certificates.key_to_pem(key))
+            if name == "server":
+                if (there / "credentials.json").is_file():
+                    shutil.copy(there / "credentials.json", kit)
+                return
+            secret = (there / "credential").read_bytes() if credential is None else credential.encode("ascii") + b"\n"
+            write_private(kit / "credential", secret)
+            self._write_address(kit, name)
+
+    def write_answer(self, request: certificates.Request, valid_days: int) -> None:
+        """Writes what a site that keeps its own key gets back."""
+        certificate = self._issue(request.name, request.public_key, valid_days, ())
+        with atomic.replacing_folder(self.folder / request.name) as kit:
+            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
+            (kit / "site.pem").write_bytes(certificates.to_pem(certificate))
+            self._write_address(kit, request.name)
+
+    def book(self) -> dict:
+        book = atomic.read_json(self.folder / "server" / "credentials.json")
+        return {"sites": {}, "operator": "", "revoked": [], **book}
+
+    def write_book(self, book: dict) -> None:
+        atomic.write_json(self.folder / "server" / "credentials.json", book)
+
+    def _write_address(self, kit: pathlib.Path, name: str) -> None:
+        file = _FILE.get(name, "site")
+        atomic.write_json(kit / f"{file}.json", {file: name, "host": self.about["hosts"][0], "port": self.about["port"]})
+
+    def _issue(self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]) -> x509.Certificate:
+        certificate = certificates.issue(name, key, self.certificate, self._key, valid_days, _now(), hosts=hosts)
+        entry = {
+            "name": name,
+            "sha256": certificates.fingerprint(certificate),
+            "ends": certificate.not_valid_after_utc.isoformat(),
+        }
+        self.about["issued"].append(entry)
+        atomic.write_json(self.folder / "authority" / "federation.json", self.about)  # before the kit: what exists can be revoked
+        return certificate
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
+            raise ValueError(
+                f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+            )
+    if len({name.lower() for name in names}) != len(names):
+        raise ValueError(f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)

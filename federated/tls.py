@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import socket
 import ssl
 
 import grpc
+from absl import logging
 
+from federated.certificates import fingerprint_of_pem
 from federated.errors import CertificateRefused, ServerUnreachable
 
 
@@ -47,22 +48,47 @@ class Identity:
         return context
 
     def for_server(self) -> grpc.ServerCredentials:
-        """Mutual TLS: a caller without a certificate of our authority is turned away in the handshake."""
-        return grpc.ssl_server_credentials(
-            [(self.key.read_bytes(), self.certificate.read_bytes())],
-            root_certificates=self.authority.read_bytes(),
-            require_client_auth=True,
-        )
+        """Mutual TLS: a caller without a certificate of our authority is turned away in the handshake.
+
+        A renewed certificate is served from the next handshake on, without a restart.
+        """
+        seen = [self._version()]
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            version = self._version()
+            if version == seen[0] or not version:
+                return None
+            try:
+                self.context(ssl.PROTOCOL_TLS_CLIENT)  # certificate and key are two files: between their renewals they do not fit
+                configuration = self._configuration()
+            except (OSError, ValueError) as error:
+                logging.warning("event=certificate_unusable note=the_last_good_one_is_served reason=%s", error)
+                return None
+            seen[0] = version
+            logging.info("event=certificate_read")
+            return configuration
+
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), renewed, require_client_authentication=True)
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=self.authority.read_bytes())
+
+    def _version(self) -> tuple[tuple[int, int], ...]:
+        try:
+            return tuple((path.stat().st_mtime_ns, path.stat().st_ino) for path in (self.authority, self.certificate, self.key))
+        except OSError:  # the folder is being replaced
+            return ()
 
     def for_client(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes())
 
 
 def caller(context: grpc.ServicerContext) -> tuple[str, str]:
-    """Returns (common name, SHA-256 of the certificate) of who calls."""
+    """Returns (common name, fingerprint of the certificate) of who calls."""
     facts = context.auth_context()
     names, certificates = facts.get("x509_common_name") or [b""], facts.get("x509_pem_cert") or [b""]
-    return names[0].decode("utf-8", "replace"), hashlib.sha256(certificates[0]).hexdigest()
+    return names[0].decode("utf-8", "replace"), fingerprint_of_pem(certificates[0])
 
 
 def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: float = 5.0) -> None:

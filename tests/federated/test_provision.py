@@ -12,7 +12,7 @@ def certificate(path):
 
 
 def test_every_kit_is_whole_and_private(kits):
-    assert sorted(path.name for path in kits.iterdir()) == ["C1", "C2", "C3", "authority", "server"]
+    assert sorted(path.name for path in kits.iterdir()) == ["C1", "C2", "C3", "authority", "operator", "server"]
     assert sorted(path.name for path in (kits / "server").iterdir()) == ["ca.pem", "credentials.json", "server.key", "server.pem"]
     assert sorted(path.name for path in (kits / "C1").iterdir()) == ["ca.pem", "credential", "site.json", "site.key", "site.pem"]
     for private in ("authority/ca.key", "server/server.key", "C1/site.key", "C1/credential", "C2/site.key"):
@@ -48,7 +48,7 @@ def test_certificates_are_issued_by_the_authority_for_one_purpose(kits):
 def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
     folder = provision.provision(tmp_path / "kits", "localhost", ("C1",))
     before = (folder / "C1" / "credential").read_text()
-    with pytest.raises(ValueError, match=r"kits holds authority, server, C1 already; .*overwrite"):
+    with pytest.raises(ValueError, match=r"kits holds authority, operator, server, C1 already; .*overwrite"):
         provision.provision(folder, "localhost", ("C1",))
     assert (folder / "C1" / "credential").read_text() == before
     provision.provision(folder, "localhost", ("C1",), overwrite=True)
