@@ -118,9 +118,9 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
     """Runs one round over gRPC; returns its seconds and the largest difference of the result from the mean computed here."""
     from c2fnas import named_weights
     from federated import client, site_loop
-    from federated.coordinator import ServerConfig
     from federated.provision import provision
     from federated.server import serve
+    from federated.server_config import ServerConfig
 
     provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
     initial = folder / "initial.safetensors"

@@ -17,9 +17,9 @@ from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
 from federated import plan as plans
 from federated import tensor_files
-from federated.coordinator import ServerConfig
 from federated.errors import FederationError
 from federated.server import serve
+from federated.server_config import ServerConfig
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from federated.rounds import Round
@@ -15,6 +16,17 @@ BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
 def global_name(number: int) -> str:
     """Returns the name under which global model `number` is pulled; 0 is the initial model."""
     return f"round_{number:03d}"
+
+
+def global_number(name: str) -> int | None:
+    """Returns the number of the global model of that name, None where it is not the name of a numbered one."""
+    match = re.fullmatch(r"round_(\d{3,9})", name)
+    return int(match[1]) if match else None
+
+
+def is_global(name: str) -> bool:
+    """Returns whether a name is reserved for global models."""
+    return name in (LAST_GLOBAL, BEST_GLOBAL) or re.fullmatch(r"round_\d{3,}", name) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,10 @@ from absl import logging
 
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated import wire
-from federated.coordinator import Coordinator, ServerConfig, ServerSummary
+from federated.coordinator import Coordinator
 from federated.credentials import CredentialBook
 from federated.errors import FederationFull, PortInUse, StorageTrouble
+from federated.server_config import ServerConfig, ServerSummary
 from federated.servicer import TokenGate, WeightExchangeServicer
 from federated.storage import Store
 from federated.tls import Identity

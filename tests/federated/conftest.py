@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from federated import client, coordinator, credentials, provision, server, site_loop, storage, transport
+from federated import client, coordinator, credentials, provision, server, server_config, site_loop, storage, transport
 from runkit import events
 from tests.federated import toy
 
@@ -46,7 +46,7 @@ def opened(tmp_path, initial, clock):
     def open_(*, folder="store", **settings):
         while leads:
             leads.pop().close()
-        config = coordinator.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
+        config = server_config.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
         store = storage.Store(tmp_path / folder)
         store.open_run(initial, policy=config.policy, local_epochs=config.local_epochs)
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
@@ -72,7 +72,7 @@ def serving(tmp_path, kits, initial):
     running = []
 
     def serve(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
-        config = coordinator.ServerConfig(**{"num_rounds": 3, "port": 0, "host": "127.0.0.1", "poll_s": 5.0, "linger_s": 5.0, **settings})
+        config = server_config.ServerConfig(**{"num_rounds": 3, "port": 0, "host": "127.0.0.1", "poll_s": 5.0, "linger_s": 5.0, **settings})
         ready, stop, outcome = threading.Event(), threading.Event(), {}
 
         def work():

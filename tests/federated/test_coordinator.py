@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from federated import agenda, codec, coordinator, errors, tensor_files, weights
+from federated import agenda, averaging, codec, credentials, errors, intake, server_config, tensor_files, weights
 from federated.exchange import Offer, Receipt
 from federated.tensor_files import TensorFile
 from tests.federated import toy
@@ -94,7 +94,7 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
     first, second = Site(run, "C1"), Site(run, "C2")
     first.push(1)
     seen = []
-    average = coordinator.weighted_mean_of_sources
+    average = averaging.weighted_mean_of_sources
 
     def meanwhile(*given):
         seen.append(second.task().kind)
@@ -102,7 +102,7 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
             second.push(1)
         average(*given)
 
-    monkeypatch.setattr(coordinator, "weighted_mean_of_sources", meanwhile)
+    monkeypatch.setattr(averaging, "weighted_mean_of_sources", meanwhile)
     run.lead.advance()
     assert seen == ["wait"] and second.task().round == 2
 
@@ -168,7 +168,7 @@ def test_closing_phases_wait_for_every_site_when_minimum_is_maximum(opened, cloc
         run.lead.submit_rows(site.name, [site.row()])
         assert site.task().kind == "finished"
     run.lead.advance()
-    assert run.store.finished and run.lead.summary() == coordinator.ServerSummary(True, 3, ("C1", "C2"), 2, 2)
+    assert run.store.finished and run.lead.summary() == server_config.ServerSummary(True, 3, ("C1", "C2"), 2, 2)
 
 
 def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clock):
@@ -259,7 +259,7 @@ def test_a_plan_that_differs_is_refused_and_nobody_is_enrolled(opened):
 def test_a_site_that_is_no_longer_provisioned_is_out_at_once(opened):
     run = opened()
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
-    run.lead._credentials = coordinator.CredentialBook({"C2": "0" * 64})
+    run.lead._admission._credentials = credentials.CredentialBook({"C2": "0" * 64})
     with pytest.raises(errors.SessionExpired, match="'C1' has no part"):
         run.lead.site_of(token)
 
@@ -272,7 +272,7 @@ def test_a_full_disk_refuses_and_changes_nothing(opened, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(coordinator.codec, "receive_to_file", full)
+        broken.setattr(intake.codec, "receive_to_file", full)
         with pytest.raises(errors.StorageTrouble, match="No space left on device"):
             site.push(1)
         broken.undo()
@@ -296,7 +296,7 @@ def test_a_full_disk_refuses_and_changes_nothing(opened, monkeypatch):
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        coordinator.ServerConfig(**{"num_rounds": 1, **settings})
+        server_config.ServerConfig(**{"num_rounds": 1, **settings})
 
 
 def test_the_order_of_arrival_and_restarts_leave_the_bits_as_they_are(opened):

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import agenda, client, coordinator, errors, provision, server, site_loop, tensor_files, wire
+from federated import agenda, client, errors, provision, server, server_config, site_loop, tensor_files, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.tls import Identity
@@ -217,7 +217,7 @@ def test_a_server_that_is_away_is_unreachable_not_refused(kits):
 
 def test_a_port_in_use_is_one_error_with_its_number(serving, kits, initial, tmp_path):
     running = serving()
-    config = coordinator.ServerConfig(num_rounds=3, port=running.port, host="127.0.0.1")
+    config = server_config.ServerConfig(num_rounds=3, port=running.port, host="127.0.0.1")
     with pytest.raises(errors.PortInUse, match=f"port {running.port} on 127.0.0.1 is in use.*choose another port"):
         server.serve(config, tmp_path / "second", kits / "server", initial)
     assert not (tmp_path / "second" / "address.json").exists()
@@ -226,13 +226,13 @@ def test_a_port_in_use_is_one_error_with_its_number(serving, kits, initial, tmp_
 def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
     running = serving()
     with pytest.raises(errors.StoreInUse):
-        server.serve(coordinator.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
+        server.serve(server_config.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
 
 
 def test_a_minimum_that_the_kit_cannot_reach_is_refused(kits, initial, tmp_path):
     with pytest.raises(errors.FederationFull, match=r"min_num_clients is 4, but .* knows 3 sites"):
         server.serve(
-            coordinator.ServerConfig(num_rounds=1, min_num_clients=4, max_num_clients=4, port=0), tmp_path / "s", kits / "server", initial
+            server_config.ServerConfig(num_rounds=1, min_num_clients=4, max_num_clients=4, port=0), tmp_path / "s", kits / "server", initial
         )
 
 

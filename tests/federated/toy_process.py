@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from federated import client, codec, coordinator, journal, server, site_loop, storage, tensor_files
+from federated import client, codec, coordinator, journal, server, server_config, site_loop, storage, tensor_files
 from runkit import events
 from tests.federated import toy
 
@@ -69,7 +69,7 @@ def main(role, folder, kit, third, *kill):
     if kill:
         arrange_kill(kill[0])
     if role == "server":
-        config = coordinator.ServerConfig(num_rounds=3, port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0)
+        config = server_config.ServerConfig(num_rounds=3, port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0)
         summary = server.serve(config, folder, kit, third)
     else:
         transport = client.connect(kit, host="localhost", port=int(third))

@@ -1,0 +1,71 @@
+"""Who takes part: a credential and the server's plan let a site in, a token says afterwards which site calls."""
+
+from __future__ import annotations
+
+from federated import errors
+from federated import plan as plans
+from federated.credentials import CredentialBook, Sessions
+from federated.exchange import PROTOCOL, Session
+from federated.run_state import RunState
+
+MAX_EXAMPLES = 2**28  # times a float32, still exact in float64
+
+
+class Admission:
+    """Logins and tokens of one run."""
+
+    def __init__(self, run: RunState, credentials: CredentialBook):
+        self._run, self._credentials = run, credentials
+        self._plan = run.store.plan
+        self._sessions = Sessions(run.store, lifetime_s=run.config.token_lifetime_s, clock=run.clock, run=run.store.run_id)
+
+    def login(self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, protocol: int) -> Session:
+        """Admits a site whose plan is the server's.
+
+        Raises:
+          WrongCredential, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
+        """
+        self._credentials.check(site, credential)
+        self._credentials.check_certificate(certificate)
+        if protocol != PROTOCOL:
+            raise errors.VersionDiffers(
+                f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"
+            )
+        differing = plans.differences(self._plan, plan)
+        if differing:
+            raise errors.PlanDiffers(f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server")
+        if not 1 <= num_examples <= MAX_EXAMPLES:
+            raise errors.UpdateRefused(f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}")
+        run, config = self._run, self._run.config
+        with run.changed:
+            sites = run.store.sites()
+            if site not in sites and len(sites) >= run.policy.max_num_clients:
+                raise errors.FederationFull(
+                    f"site {site!r} is one too many: {', '.join(sites)} take part and max_num_clients is {run.policy.max_num_clients}"
+                )
+            run.store.enrol(site, num_examples)
+            token, expires_at = self._sessions.open(site, certificate)
+            run.last_seen[site] = run.clock()
+            run.note_change()
+        run.log("login", site=site, num_examples=num_examples)
+        return Session(
+            token=token,
+            expires_at=expires_at,
+            run=run.store.run_id,
+            plan_fingerprint=plans.fingerprint(self._plan),
+            num_rounds=config.num_rounds,
+            local_epochs=config.local_epochs,
+            poll_s=config.poll_s,
+            heart_beat_s=min(60.0, config.heart_beat_timeout_s / 4),
+        )
+
+    def site_of(self, token: str, certificate: str | None = None) -> str:
+        """Returns whose token it is. Raises SessionExpired, CertificateRefused."""
+        run = self._run
+        with run.changed:
+            site = self._sessions.site_of(token, certificate)
+            self._credentials.check_certificate(certificate or "")
+            if site not in self._credentials.sites:
+                raise errors.SessionExpired(f"site {site!r} has no part in this federation any more; ask the server's operator for a kit")
+            run.last_seen[site] = run.clock()
+            return site

@@ -1,0 +1,67 @@
+"""The average of a round's spooled updates, each read once and checked to be what was received."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Mapping
+
+from federated.aggregation import weighted_mean_of_sources
+from federated.rounds import Update
+from federated.tensor_files import TensorFile, TensorFileWriter
+from federated.weights import Digest, TensorSpec
+from runkit import atomic
+
+
+class Spoilt(Exception):
+    """A spooled update is no longer what was received."""
+
+    def __init__(self, update: Update):
+        super().__init__(update)
+        self.update = update
+
+
+def average(updates: Mapping[pathlib.Path, Update], target: pathlib.Path, specs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> str:
+    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its digest.
+
+    Raises:
+      Spoilt: naming an update that the disk has changed; `target` is then as it was.
+    """
+    with contextlib.ExitStack() as opened:
+        sources = {update.site: (opened.enter_context(_Verified(path, update)), update.num_examples) for path, update in updates.items()}
+        with atomic.replacing(target) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
+            weighted_mean_of_sources(sources, writer)
+            for source, _ in sources.values():
+                source.check()
+            return writer.finish()
+
+
+class _Verified:
+    """A spooled update that is read once from beginning to end, and told afterwards whether it was what had been received."""
+
+    def __init__(self, path: pathlib.Path, update: Update):
+        self._update = update
+        try:
+            self._file = TensorFile(path)
+        except ValueError as error:
+            raise Spoilt(update) from error
+        self.specs = self._file.specs
+        self._digest = Digest(self.specs)
+
+    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
+        try:
+            data = self._file.read_bytes(spec, offset, size)
+        except ValueError as error:
+            raise Spoilt(self._update) from error
+        self._digest.update(data)
+        return data
+
+    def check(self) -> None:
+        if self._digest.hex() != self._update.sha256:
+            raise Spoilt(self._update)
+
+    def __enter__(self) -> _Verified:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,73 @@
+"""What the parts of a coordinator share: one store, one lock, one clock, the open round, and the log of what happened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+
+from federated import agenda
+from federated.server_config import ServerConfig
+from federated.storage import Store
+from federated.tensor_files import TensorFile
+from runkit.events import EventLog
+
+
+class RunState:
+    """One run of a federation while a server leads it. Everything but `log` is touched only with `changed` held.
+
+    Attributes:
+      changed: the lock, and the condition that is notified when a site's next task or the driving thread's may have changed.
+      round: the open round, None after the last one.
+      closing: the open round is over and being aggregated, without the lock.
+      specs, metadata: of the initial model, and so of every model of the run.
+    """
+
+    def __init__(self, store: Store, config: ServerConfig, events: EventLog, clock: Callable[[], float]):
+        self.store, self.config, self.policy, self.clock = store, config, config.policy, clock
+        self._events = events
+        self.changed = threading.Condition(threading.RLock())
+        self.version = 0
+        self.stopping = False
+        self.closing = False
+        self.round = store.open_round(self.policy)
+        self.last_seen = dict.fromkeys(store.sites(), clock())
+        with TensorFile(store.global_path(0)) as initial:
+            self.specs, self.metadata = initial.specs, initial.metadata
+
+    def note_change(self) -> None:
+        self.version += 1
+        self.changed.notify_all()
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Appends an event; no field may hold a secret or a path."""
+        self._events.append(event, **fields)
+        logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+
+    def progress(self) -> agenda.Progress:
+        last, store = self.policy.num_rounds, self.store
+        return agenda.Progress(
+            open_round=self.round,
+            num_rounds=last,
+            closing=self.closing,
+            participants=store.participants(),
+            scored=store.scored(last),
+            declared=store.declared() if self.config.cross_site_evaluation else store.participants(),
+            models=store.fixed_models(),
+            reported=store.reported(),
+            finished=store.finished,
+        )
+
+    def expected(self, participants: frozenset[str], now: float) -> tuple[frozenset[str], float | None]:
+        """Returns (whom a closing phase waits for, seconds until that may change).
+
+        A silent site is no longer waited for, but never so that fewer than the minimum remain: with minimum = maximum no
+        clock decides.
+        """
+        silent_at = {site: self.last_seen.get(site, now) + self.config.heart_beat_timeout_s for site in participants}
+        heard = frozenset(site for site in participants if silent_at[site] > now)
+        if len(heard) < self.policy.min_num_clients:
+            return participants, None
+        return heard, min(silent_at[site] for site in heard) - now

@@ -1,0 +1,55 @@
+"""What the operator of a server decides, and how a server says that it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from federated import rounds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Names as in Clara Train, whose users read them at sight."""
+
+    num_rounds: int
+    local_epochs: int = 10
+    min_num_clients: int = 2
+    max_num_clients: int = 2
+    wait_after_min_clients_s: float = 10.0
+    heart_beat_timeout_s: float = 600.0  # silent for longer, a site is no longer waited for while enough others remain
+    cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
+    token_lifetime_s: float = 24 * 3600.0
+    poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
+    host: str = "0.0.0.0"
+    port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
+
+    def __post_init__(self):
+        _ = self.policy
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
+        if self.local_epochs < 1:
+            raise ValueError(f"local_epochs is {self.local_epochs}; expected at least 1")
+        for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
+
+    @property
+    def policy(self) -> rounds.Policy:
+        return rounds.Policy(
+            min_num_clients=self.min_num_clients,
+            max_num_clients=self.max_num_clients,
+            num_rounds=self.num_rounds,
+            wait_after_min_clients_s=self.wait_after_min_clients_s,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSummary:
+    """How a server ended. `finished` is False when it was stopped first; the same command goes on then."""
+
+    finished: bool
+    rounds: int  # aggregated
+    sites: tuple[str, ...]  # that took part
+    best_round: int | None
+    rows: int
