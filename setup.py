@@ -4,6 +4,8 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+_DICOM = ["pydicom>=3.0", "pylibjpeg[all]>=2.0"]
+
 setup(
     name="c2fnas-federated-pancreas",
     version="0.1.0",
@@ -40,9 +42,18 @@ setup(
             "tensorflow[and-cuda]>=2.15,<2.16; python_version < '3.12'",
             "tensorflow[and-cuda]>=2.20; python_version >= '3.12'",
         ],
-        "dicom": ["pydicom>=3.0", "pylibjpeg[all]>=2.0"],
+        "dicom": _DICOM,
         "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
-        "test": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.9", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6"],
+        "test": [
+            *_DICOM,
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.9",
+            "pyjpegls>=1.4",  # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -6,25 +6,58 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from preprocessing import rules
+from preprocessing.rules import Rule, broken
 from runkit import atomic
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_TURN = re.compile(r"(?=.*x)(?=.*y)(?=.*z)([+-][xyz]){3}\Z")
+
+
+class _Problem(ValueError):
+    """What is wrong in a manifest, before its file is known."""
+
+    def __init__(self, rule: Rule, problem: str, fix: str | None = None):
+        super().__init__(f"{problem} [{rule.id} {rule.name}]; {fix or rule.fix}")
+        self.rule, self.problem, self.fix = rule, problem, fix
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One scan. `case_id` names its folder in the case store; `label` is None for a scan that nobody has drawn."""
+    """One scan.
+
+    Attributes:
+      case_id: names its folder in the case store.
+      image: a NIfTI file, or the folder of a DICOM series.
+      label: a NIfTI file; None for a scan that nobody has drawn.
+      series: SeriesInstanceUID, where the folder holds several.
+      label_turn: how the label's voxels are turned onto the image's, whatever the label's header says, e.g. "+x-y+z"; None: as
+        the headers say.
+      accept: ids of rules that this case may break, since somebody has looked.
+    """
 
     case_id: str
     image: pathlib.Path
     label: pathlib.Path | None
+    series: str | None = None
+    label_turn: str | None = None
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not _CASE_ID.match(self.case_id):
-            raise ValueError(f"case_id {self.case_id!r}: use letters, digits, '.', '_' and '-' only, beginning with a letter or digit")
+            raise _Problem(rules.CASE_ID, f"case_id {self.case_id!r}", "use letters, digits, '.', '_' and '-' only, letter or digit first")
+        if self.label_turn is not None and not _TURN.match(self.label_turn):
+            problem = f"label_turn of case {self.case_id} is {self.label_turn!r}"
+            raise _Problem(rules.MANIFEST_REFERENCE, problem, 'name each axis once with its sign, e.g. "+x-y+z"')
+        unknown = [i for i in self.accept if i not in rules.BY_ID or not rules.BY_ID[i].acceptable]
+        if unknown:
+            possible = ", ".join(rule.id for rule in rules.RULES if rule.acceptable)
+            problem = f"case {self.case_id} accepts {', '.join(unknown)}"
+            raise _Problem(rules.MANIFEST_REFERENCE, problem, f"the rules that can be accepted are {possible}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +80,24 @@ class Manifest:
 
     def __post_init__(self):
         if not self.site:
-            raise ValueError("site is empty; name the site")
+            raise _Problem(rules.MANIFEST_KEYS, "site is empty", "name the site")
         if not self.cases:
-            raise ValueError("no case is listed; add the site's scans under `cases`")
-        ids = [case.case_id for case in self.cases]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-        if twice:
-            raise ValueError(f"case_id {', '.join(twice)} listed more than once; give each scan its own")
-        unknown = sorted(set(self.excluded) - set(ids))
+            raise _Problem(rules.MANIFEST_KEYS, "no case is listed", "add the site's scans under `cases`")
+        for what, names in (
+            ("case_id", [case.case_id for case in self.cases]),
+            # one folder may hold the series of several cases
+            ("image", [str(case.image) + (case.series or "") for case in self.cases]),
+            ("label", [str(case.label) for case in self.cases if case.label is not None]),
+        ):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise _Problem(rules.CASE_TWICE, f"{what} {', '.join(sorted(twice))} listed more than once")
+        unknown = sorted(set(self.excluded) - {case.case_id for case in self.cases})
         if unknown:
-            raise ValueError(f"excluded names {', '.join(unknown)}, which is no case here; correct or remove it")
+            raise _Problem(rules.MANIFEST_REFERENCE, f"excluded names {', '.join(unknown)}, which is no case here")
         if self.label_values is not None and not set(self.label_values.values()) <= {0, 1, 2}:
-            raise ValueError(f"label_values is {dict(self.label_values)}; expected file value -> class 0, 1 or 2")
+            problem = f"label_values is {dict(self.label_values)}"
+            raise _Problem(rules.MANIFEST_REFERENCE, problem, "expected file value -> class 0, 1 or 2")
 
     @property
     def included(self) -> tuple[Case, ...]:
@@ -71,26 +110,30 @@ def read(path: str | os.PathLike, *, site: str | None = None) -> Manifest:
 
     Args:
       path: our own JSON, `{"site", "description", "cases": [{"case_id", "image", "label"}]}` with optional `label_values`
-        (`{"7": 1}`) and `excluded` (`["case_0007"]`), or an MSD dataset.json. Relative paths start at the file's folder.
+        (`{"7": 1}`) and `excluded` (`["case_0007"]`), and for a case `series`, `label_turn` and `accept`; or an MSD dataset.json.
+        Relative paths start at the file's folder.
       site: takes the place of the site's name in the file; an MSD file gives the dataset's name otherwise.
     Raises:
-      ValueError: naming the file, if it is missing, no JSON, lacks a key, lists no case or one twice.
+      IntegrityError: naming the file and a rule of group M, if it is missing, no JSON, lacks a key, lists no case or one twice.
     """
     path = pathlib.Path(path)
     try:
         value = atomic.read_json(path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a manifest.json or dataset.json") from error
+        raise broken(rules.MANIFEST, path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise broken(rules.MANIFEST, path, str(error).removeprefix(f"{path}: "), "correct the JSON") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object with `site` and `cases`")
+        raise broken(rules.MANIFEST, path, f"is a JSON {type(value).__name__}, not a JSON object with `site` and `cases`")
     try:
         if "cases" in value:
             return _own(value, path.parent, site)
         if "training" in value:
             return _msd(value, path.parent, site)
-        raise ValueError("has neither `cases` (our manifest) nor `training` (an MSD dataset.json); list the scans under `cases`")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        problem = "has neither `cases` (our manifest) nor `training` (an MSD dataset.json)"
+        raise _Problem(rules.MANIFEST_KEYS, problem, "list the scans under `cases`")
+    except _Problem as error:
+        raise broken(error.rule, path, error.problem, error.fix) from error
 
 
 def write(path: str | os.PathLike, manifest: Manifest) -> None:
@@ -105,22 +148,37 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
         value["label_values"] = {str(k): v for k, v in manifest.label_values.items()}
     if manifest.excluded:
         value["excluded"] = list(manifest.excluded)
-    value["cases"] = [{"case_id": c.case_id, "image": relative(c.image), "label": relative(c.label)} for c in manifest.cases]
+    value["cases"] = []
+    for case in manifest.cases:
+        entry: dict[str, Any] = {"case_id": case.case_id, "image": relative(case.image), "label": relative(case.label)}
+        optional = {"series": case.series, "label_turn": case.label_turn, "accept": list(case.accept)}
+        value["cases"].append(entry | {name: given for name, given in optional.items() if given})
     atomic.write_json(path, value)
 
 
 def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
     cases = []
     for position, entry in enumerate(_list(value, "cases")):
-        if not isinstance(entry, dict) or not isinstance(entry.get("case_id"), str) or not isinstance(entry.get("image"), str):
-            raise ValueError(f"entry {position + 1} of `cases` is {entry!r}; expected an object with `case_id`, `image` and `label`")
+        if not isinstance(entry, dict) or not isinstance(entry.get("case_id"), str) or not _is_path(entry.get("image")):
+            problem = f"entry {position + 1} of `cases` is {entry!r}"
+            raise _Problem(rules.MANIFEST_KEYS, problem, "expected an object with `case_id`, `image` and `label`")
         label = entry.get("label")
-        if label is not None and not isinstance(label, str):
-            raise ValueError(f"label of case {entry['case_id']} is {label!r}; expected a path, or null for a scan without label")
-        cases.append(Case(entry["case_id"], folder / entry["image"], None if label is None else folder / label))
+        if label is not None and not _is_path(label):
+            problem = f"label of case {entry['case_id']} is {label!r}"
+            raise _Problem(rules.MANIFEST_KEYS, problem, "expected a path, or null for a scan without label")
+        cases.append(
+            Case(
+                entry["case_id"],
+                folder / entry["image"],
+                None if label is None else folder / label,
+                _text(entry, "series"),
+                _text(entry, "label_turn"),
+                tuple(map(str, _list(entry, "accept"))) if "accept" in entry else (),
+            )
+        )
     name = site or value.get("site")
     if not isinstance(name, str):
-        raise ValueError("has no `site`; name the site there")
+        raise _Problem(rules.MANIFEST_KEYS, "has no `site`", "name the site there")
     excluded = _list(value, "excluded") if "excluded" in value else []
     return Manifest(
         name, tuple(cases), str(value.get("description", "")), _label_values(value.get("label_values")), tuple(map(str, excluded))
@@ -128,13 +186,16 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
 
 
 def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+    _require_pancreas(value.get("labels"))
     cases = []
     for key in ("training", "test"):
         for entry in _list(value, key) if key in value else []:
-            pair = entry if isinstance(entry, dict) else {"image": entry}  # scans without label are plain strings there
-            image, label = pair.get("image"), pair.get("label")
-            if not isinstance(image, str) or not isinstance(label, str | None):
-                raise ValueError(f"entry {entry!r} of `{key}` is neither a path nor an object with `image` and `label`")
+            # scans without label are plain strings there; a training entry without one is a misspelt key
+            pair = {"image": entry, "label": None} if key == "test" and isinstance(entry, str) else entry
+            image, label = (pair.get("image"), pair.get("label")) if isinstance(pair, dict) else (None, None)
+            if not _is_path(image) or not (_is_path(label) or (key == "test" and label is None)):
+                problem = f"entry {entry!r} of `{key}` is neither a path nor an object with `image` and `label`"
+                raise _Problem(rules.MANIFEST_KEYS, problem)
             name = pathlib.PurePosixPath(image).name
             if name.startswith("._"):  # macOS writes one beside each file of the archive; it holds no scan
                 continue
@@ -143,10 +204,31 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     return Manifest(site or str(value.get("name") or "MSD"), tuple(cases), str(value.get("description", "")))
 
 
+def _require_pancreas(labels: Any) -> None:
+    """Refuses the dataset.json of another organ: its 1 and 2 would be taken for pancreas and tumour."""
+    if not isinstance(labels, dict):
+        return
+    # {"1": "pancreas"} at the decathlon, {"pancreas": 1} at nnU-Net
+    name = labels.get("1", next((name for name, number in labels.items() if number == 1), None))
+    if name is not None and "pancrea" not in str(name).lower():
+        raise _Problem(rules.MANIFEST_REFERENCE, f"label 1 is {name!r} there, not pancreas", "give the dataset.json of a pancreas task")
+
+
 def _list(value: dict[str, Any], key: str) -> list[Any]:
     if not isinstance(value[key], list):
-        raise ValueError(f"`{key}` is {type(value[key]).__name__}; expected a list")
+        raise _Problem(rules.MANIFEST_KEYS, f"`{key}` is {type(value[key]).__name__}", "expected a list")
     return value[key]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _text(entry: dict[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _Problem(rules.MANIFEST_KEYS, f"`{key}` of case {entry['case_id']} is {value!r}", "expected a text")
+    return value
 
 
 def _label_values(value: Any) -> dict[int, int] | None:
@@ -155,4 +237,5 @@ def _label_values(value: Any) -> dict[int, int] | None:
     try:
         return {int(k): int(v) for k, v in value.items()}
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(f'label_values is {value!r}; expected file value -> class, e.g. {{"7": 1}}') from None
+        problem = f"label_values is {value!r}"
+        raise _Problem(rules.MANIFEST_REFERENCE, problem, 'expected file value -> class, e.g. {"7": 1}') from None

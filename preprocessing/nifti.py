@@ -15,14 +15,20 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
-from preprocessing.volume import Volume
+from preprocessing import geometry, rules
+from preprocessing.rules import broken
+from preprocessing.volume import Grid, Volume
 from runkit import atomic
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}
 _SMALLEST_VOXEL_MM3 = 1e-9  # below it the header has an axis without extent
 _UNITS = ("mm", "unknown")  # many writers leave "unknown"; everyone reads it as mm
+_CT_RANGE = (-200, 100)  # no label map spans it, every CT does
+_FRACTION = 1e-4  # of a class: what a slope in float32 leaves
+_UNSET_PIXDIM = (0.0, 1.0)  # in all three places: a writer that set the sform only
 _BROKEN_FILE = (OSError, EOFError, zlib.error, isal_zlib.error)
 
 
@@ -32,13 +38,16 @@ def read_ct(path: str | os.PathLike) -> Volume:
     Args:
       path: a .nii or .nii.gz file, recognised by its content.
     Returns:
-      HU as float32 [x, y, z] in the file's axis order, slope and intercept applied.
+      HU [x, y, z] in the file's axis order, slope and intercept applied: int16, a read-only view of the decompressed file, where
+      the file holds HU as int16, else float32.
     Raises:
-      ValueError: one message with the file and the way out, if it is missing, truncated or corrupt, not three-dimensional, has
-        NaN or infinite voxels, or a header that places no voxel.
+      IntegrityError: one message with the file and the way out, if it is missing, truncated or corrupt, not three-dimensional, has
+        NaN or infinite voxels, or a header that places no voxel or each at two places.
     """
     header, stored = _read(path)
     affine, (slope, intercept) = _affine(path, header), _scaling(path, header)
+    if stored.dtype == np.int16 and (slope, intercept) == (1.0, 0.0):
+        return Volume(stored, affine)
     hu = stored.astype(np.float32, order="K")
     if slope != 1.0:
         hu *= np.float32(slope)
@@ -58,7 +67,7 @@ def read_labels(path: str | os.PathLike, values: Mapping[int, int] | None = None
     Returns:
       uint8 [x, y, z] in the file's axis order; read-only where the file holds uint8.
     Raises:
-      ValueError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0, 1 or 2.
+      IntegrityError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0, 1 or 2, or if the file holds a CT.
     """
     header, stored = _read(path)
     affine, (slope, intercept) = _affine(path, header), _scaling(path, header)
@@ -66,22 +75,26 @@ def read_labels(path: str | os.PathLike, values: Mapping[int, int] | None = None
         stored = stored.astype(np.float32, order="K") * np.float32(slope) + np.float32(intercept)
     if stored.dtype.kind == "f":
         _require_finite(path, stored)
-        broken = stored != np.rint(stored)
-        if broken.any():
-            raise ValueError(
-                f"{path}: {np.count_nonzero(broken)} label voxels are no whole number (e.g. {float(stored[broken][0]):g}); "
-                "the map was interpolated or holds probabilities: export it with nearest-neighbour interpolation"
+    lowest, highest = stored.min(), stored.max()
+    if lowest <= _CT_RANGE[0] and highest >= _CT_RANGE[1]:
+        raise broken(rules.LABEL_IS_CT, path, f"values from {lowest:g} to {highest:g} are those of a CT, not of a label map")
+    if stored.dtype.kind == "f":
+        whole = np.rint(stored)
+        fractional = np.abs(stored - whole) > _FRACTION
+        if fractional.any():
+            raise broken(
+                rules.FRACTIONAL,
+                path,
+                f"{np.count_nonzero(fractional)} label voxels are no whole number (e.g. {float(stored[fractional][0]):g})",
             )
+        stored = whole
     if values is not None:
         return Volume(_mapped(stored, values), affine)
-    if stored.min() < 0 or stored.max() > max(_CLASSES):
+    if lowest < -_FRACTION or highest > max(_CLASSES) + _FRACTION:
         others = [int(v) for v in np.unique(stored) if v not in _CLASSES]
         listed = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
-        raise ValueError(
-            f"{path}: label values {listed} are none of "
-            + ", ".join(f"{v} {name}" for v, name in _CLASSES.items())
-            + '; correct the map, or say in the manifest which value is which class, e.g. "label_values": {"7": 1}'
-        )
+        known = ", ".join(f"{v} {name}" for v, name in _CLASSES.items())
+        raise broken(rules.UNKNOWN_VALUES, path, f"label values {listed} are none of {known}")
     return Volume(stored.astype(np.uint8, order="K", copy=False), affine)
 
 
@@ -138,7 +151,7 @@ def write_labels_like(path: str | os.PathLike, mask: np.ndarray, reference_path:
 
 
 def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
-    """Reads only the header of a file. Raises ValueError as `read_ct`."""
+    """Reads only the header of a file. Raises IntegrityError as `read_ct`."""
     try:
         with open(path, "rb") as stream:
             compressed = stream.read(2) == _GZIP_MAGIC
@@ -162,16 +175,14 @@ def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
     try:
         dtype = header.get_data_dtype()
     except nibabel.spatialimages.HeaderDataError as error:
-        raise ValueError(f"{path}: {error}; export the volume again with a standard data type") from error
+        raise broken(rules.DATA_TYPE, path, str(error), "export the volume again with a standard data type") from error
     if dtype.kind not in "iuf":
-        raise ValueError(f"{path}: voxels are {dtype}; expected one real number a voxel, so export it without colour or complex values")
+        raise broken(rules.DATA_TYPE, path, f"voxels are {dtype}; expected one real number a voxel")
     offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     count = int(np.prod(shape, dtype=np.int64))
     if len(content) < offset + count * dtype.itemsize:
-        raise ValueError(
-            f"{path}: holds {max(0, len(content) - offset)} of the {count * dtype.itemsize} bytes of {shape} voxels; "
-            "the file was cut short: copy or export it again"
-        )
+        held = max(0, len(content) - offset)
+        raise broken(rules.TRUNCATED, path, f"holds {held} of the {count * dtype.itemsize} bytes of {shape} voxels")
     return header, np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
 
 
@@ -195,26 +206,26 @@ def _parse_header(path: str | os.PathLike, start: bytes) -> nibabel.Nifti1Header
             if kind == b"n+":
                 return header
             if kind == b"ni":
-                raise ValueError(f"{path}: is one half of a .hdr/.img pair; convert the pair to one .nii.gz file")
-    raise ValueError(f"{path}: is no NIfTI file, or cut short in its header; convert the scan to .nii.gz")
+                raise broken(rules.NOT_NIFTI, path, "is one half of a .hdr/.img pair", "convert the pair to one .nii.gz file")
+    if start[:4] == _APPLE_DOUBLE:
+        raise broken(rules.NOT_NIFTI, path, "is what macOS writes beside a file, no scan", "name the file without ._")
+    raise broken(rules.NOT_NIFTI, path, "is no NIfTI file, or cut short in its header")
 
 
 def _shape(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[int, int, int]:
     dimensions = int(header["dim"][0])
     sizes = tuple(int(n) for n in header["dim"][1 : 1 + max(dimensions, 0)])
-    if dimensions != 3 or min(sizes) < 1:
-        raise ValueError(
-            f"{path}: has {dimensions} dimensions {sizes}; expected one volume with the three axes x, y, z: "
-            "export a single 3D series, or split the file into its volumes"
-        )
-    return sizes
+    # many exporters append axes of length 1
+    if not 3 <= dimensions <= 7 or min(sizes) < 1 or set(sizes[3:]) - {1}:
+        raise broken(rules.DIMENSIONS, path, f"has {dimensions} dimensions {sizes}; expected one volume with the three axes x, y, z")
+    return sizes[:3]
 
 
 def _scaling(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[float, float]:
     try:
         slope, intercept = header.get_slope_inter()
     except nibabel.spatialimages.HeaderDataError as error:
-        raise ValueError(f"{path}: slope and intercept are invalid ({error}); export the volume again") from error
+        raise broken(rules.SCALING, path, f"slope and intercept are invalid ({error})") from error
     return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
 
 
@@ -223,12 +234,33 @@ def _affine(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.ndarray
         unit = header.get_xyzt_units()[0]
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (KeyError, ValueError, nibabel.spatialimages.HeaderDataError) as error:
-        raise ValueError(f"{path}: its header does not say where the voxels lie ({error}); export the volume again") from error
+        raise broken(rules.NO_PLACE, path, f"its header does not say where the voxels lie ({error})") from error
     if unit not in _UNITS:
-        raise ValueError(f"{path}: its header gives lengths in {unit}; write them in mm")
+        raise broken(rules.UNITS, path, f"its header gives lengths in {unit}")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _SMALLEST_VOXEL_MM3:
-        raise ValueError(f"{path}: affine {affine[:3].tolist()} places no voxel; write a valid sform or qform into the header")
+        raise broken(rules.NO_PLACE, path, f"affine {affine[:3].tolist()} places no voxel")
+    _require_one_place(path, header, Grid(_shape(path, header), affine))
     return affine
+
+
+def _require_one_place(path: str | os.PathLike, header: nibabel.Nifti1Header, grid: Grid) -> None:
+    """Compares the sform, which counts, with what other software may read instead: the qform, or else pixdim."""
+    if int(header["sform_code"]) <= 0:
+        return
+    tolerance = rules.MISPLACED_VOXELS * min(grid.spacing_mm)
+    pixdim = [float(length) for length in header["pixdim"][1:4]]
+    if int(header["qform_code"]) > 0:
+        try:
+            other = Grid(grid.shape, np.asarray(header.get_qform(), dtype=np.float64))
+        except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
+            raise broken(rules.NO_PLACE, path, f"its qform is invalid ({error})") from error
+        distance = geometry.corner_displacement_mm(grid, other)
+        if not distance <= tolerance:
+            raise broken(rules.TWO_PLACES, path, f"its sform and qform place a corner {distance:.3g} mm apart")
+    elif not set(pixdim) <= set(_UNSET_PIXDIM):
+        distance = max((n - 1) * abs(s - p) for n, s, p in zip(grid.shape, grid.spacing_mm, pixdim, strict=True))
+        if not distance <= tolerance:
+            raise broken(rules.TWO_PLACES, path, f"pixdim {pixdim} differs from the sform by {distance:.3g} mm over the volume")
 
 
 def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
@@ -253,20 +285,17 @@ def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
         return
     bad = ~np.isfinite(array)
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
-    raise ValueError(
-        f"{path}: {int(bad.sum())} voxels are NaN or infinite, the first at {first}; "
-        "export it again, or, where they pad the scan, write air (-1024 HU) in their place"
-    )
+    raise broken(rules.NOT_FINITE, path, f"{int(bad.sum())} voxels are NaN or infinite, the first at {first}")
 
 
-def _unreadable(path: str | os.PathLike, error: Exception) -> ValueError:
+def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityError:
     if isinstance(error, FileNotFoundError):
-        return ValueError(f"{path}: no such file; correct the path or restore the file")
+        return broken(rules.MISSING, path, "no such file")
     if isinstance(error, EOFError):
-        return ValueError(f"{path}: its compressed data end too early, the file was cut short; copy or export it again")
+        return broken(rules.TRUNCATED, path, "its compressed data end too early")
     if isinstance(error, PermissionError | IsADirectoryError):
-        return ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a readable .nii or .nii.gz file")
-    return ValueError(f"{path}: its compressed data are corrupt ({error}); copy or export it again")
+        return broken(rules.MISSING, path, f"cannot be read ({error.strerror})", "give the path of a readable .nii or .nii.gz file")
+    return broken(rules.CORRUPT, path, f"its compressed data are corrupt ({error})")
 
 
 def _write(path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndarray, compress_level: int) -> None:

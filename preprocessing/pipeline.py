@@ -7,7 +7,6 @@ stops the others.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from preprocessing import case_store, geometry, integrity, intensity, nifti, resampling
+from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, sources
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
 from preprocessing.splits import split_cases
@@ -57,15 +56,16 @@ def prepare(
     unlabelled = len(manifest.included) - len(cases)
     if unlabelled:
         logging.info("site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled)
+    sources.require_readers(manifest)
     # an impossible split is refused before the work, not after it
     split_cases([case.case_id for case in cases], seed=split_seed, counts=split_counts, ratio=split_ratio)
     _clean(root)
-    sources: dict[str, dict[str, str]] = {}
+    made_of: dict[str, dict[str, str]] = {}
     refused: dict[str, dict[str, str]] = {}
     with progress.bar(total=len(cases), what=f"prepare {manifest.site}", unit="case") as bar:
         for case, outcome in _outcomes(cases, root, settings, workers):
             if "sources" in outcome:
-                sources[case.case_id] = outcome["sources"]
+                made_of[case.case_id] = outcome["sources"]
             else:
                 refused[case.case_id] = outcome
                 logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
@@ -76,7 +76,7 @@ def prepare(
     _report(root, rejected)
     if rejected and strict:
         raise ValueError(_summary(rejected, len(cases), root))
-    accepted = {i: sources[i] for i in sorted(sources)}
+    accepted = {i: made_of[i] for i in sorted(made_of)}
     if not accepted:
         raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
     splits = split_cases(accepted, seed=split_seed, counts=split_counts, ratio=split_ratio)
@@ -136,22 +136,21 @@ def _outcomes(
 def _prepare_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Prepares one case unless it is done. Returns its `sources`, or why it is refused: `rule`, `file`, `problem`."""
     try:
-        sources = {"image": _sha256(case.image), "label": _sha256(case.label)}
+        made_of = sources.digests(case)
         done = case_store.read_case(case_store.case_folder(root, case.case_id))
-        if done is None or (done.get("sources"), done.get("settings")) != (sources, dict(settings)):
-            _make_case(case, root, settings, sources)
-    except integrity.IntegrityError as error:
+        if done is None or (done.get("sources"), done.get("settings")) != (made_of, dict(settings)):
+            _make_case(case, root, settings, made_of)
+    except rules.IntegrityError as error:
         return {"rule": error.rule, "file": error.file, "problem": str(error)}
-    except ValueError as error:
-        return {"rule": integrity.UNREADABLE.id, "file": _file_in(error, case), "problem": str(error)}
-    return {"sources": sources}
+    except (ValueError, MemoryError) as error:
+        return {"rule": rules.UNUSABLE.id, "file": str(case.image), "problem": f"{case.image}: {error or 'does not fit into memory'}"}
+    return {"sources": made_of}
 
 
-def _make_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def _make_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
     values = settings["label_values"]
-    label = nifti.read_labels(case.label, None if values is None else {int(k): v for k, v in values.items()})
-    image = nifti.read_ct(case.image)
-    integrity.check_case(image, label, (str(case.image), str(case.label)))
+    image, label = sources.read_case(case, None if values is None else {int(k): v for k, v in values.items()})
+    integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
     upright_image, upright_label = geometry.to_ras(image), geometry.to_ras(label)
     prepared_image, prepared_label = prepare_volumes(upright_image, upright_label, settings)
     case_store.write_case(
@@ -162,24 +161,9 @@ def _make_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any], sour
         # the label may be stored in another axis order than the scan; the scan's is the native one
         native_label=geometry.from_ras(upright_label.array, image.grid),
         native=image.grid,
-        sources=sources,
+        sources=made_of,
         settings=settings,
     )
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); correct the path in the manifest or restore the file") from error
-    return digest.hexdigest()
-
-
-def _file_in(error: ValueError, case: Case) -> str:
-    return str(case.label) if str(error).startswith(f"{case.label}:") else str(case.image)
 
 
 def _clean(root: pathlib.Path) -> None:

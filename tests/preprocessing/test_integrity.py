@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from preprocessing import integrity
+from preprocessing import integrity, rules
 from preprocessing.volume import Volume
 
 SPACING = np.diag([0.7, 0.7, 5.0, 1.0])
@@ -24,9 +24,9 @@ def shifted(millimetres):
 
 
 def broken_rule(image, label):
-    with pytest.raises(integrity.IntegrityError) as caught:
+    with pytest.raises(rules.IntegrityError) as caught:
         integrity.check_case(image, label, ("ct_9.nii.gz", "label_9.nii.gz"))
-    assert caught.value.rule in {rule.id for rule in integrity.RULES}
+    assert caught.value.rule in {rule.id for rule in rules.RULES}
     assert caught.value.file in str(caught.value) and caught.value.fix in str(caught.value)
     return caught.value
 
@@ -43,19 +43,19 @@ def test_header_rounding_passes(noise_mm):
 @pytest.mark.parametrize("shift_mm", [0.35, 0.7, 300.0])
 def test_half_a_voxel_of_shift_fails_with_its_size(shift_mm):
     error = broken_rule(*pair(label_affine=shifted(shift_mm)))
-    assert error.rule == "grid-position" and error.file == "label_9.nii.gz"
+    assert error.rule == "G06" and error.file == "label_9.nii.gz"
     assert f"{shift_mm:.3g} mm" in error.problem and "ct_9.nii.gz" in error.problem
 
 
 def test_a_spacing_that_differs_a_little_adds_up_over_the_volume():
     affine = np.diag([0.7 * 1.05, 0.7, 5.0, 1.0])
-    assert broken_rule(*pair(label_affine=affine)).rule == "grid-position"  # 11 voxels of 0.035 mm
+    assert broken_rule(*pair(label_affine=affine)).rule == "G06"  # 11 voxels of 0.035 mm
 
 
 def test_another_number_of_slices_fails_with_both_shapes():
     image, label = pair()
     error = broken_rule(image, Volume(label.array[:, :, :-1], label.affine))
-    assert error.rule == "grid-shape"
+    assert error.rule == "G05"
     assert "12 x 10 x 7" in error.problem and "12 x 10 x 8" in error.problem
 
 
@@ -71,30 +71,30 @@ def test_the_same_place_stored_in_another_axis_order_passes():
 def test_absurd_spacing_fails(spacing):
     affine = np.diag([0.7, 0.7, spacing, 1.0])
     error = broken_rule(*pair(image_affine=affine, label_affine=affine))
-    assert error.rule == "spacing" and f"{spacing:.4g} mm" in error.problem
+    assert error.rule == "G03" and f"{spacing:.4g} mm" in error.problem
 
 
 def test_a_single_slice_fails():
-    assert broken_rule(*pair(shape=(12, 10, 1))).rule == "one-slice"
+    assert broken_rule(*pair(shape=(12, 10, 1))).rule == "G04"
 
 
 def test_an_empty_label_fails():
     image, label = pair()
-    assert broken_rule(image, Volume(np.zeros_like(label.array), label.affine)).rule == "label-empty"
+    assert broken_rule(image, Volume(np.zeros_like(label.array), label.affine)).rule == "L03"
 
 
 @pytest.mark.parametrize("change", [lambda hu: hu + 1024, lambda hu: np.full_like(hu, -1024), lambda hu: (hu > 0) * 1.0])
 def test_values_that_are_no_hounsfield_units_fail(change):
     image, label = pair()
     error = broken_rule(Volume(change(image.array), image.affine), label)
-    assert error.rule == "ct-range" and error.file == "ct_9.nii.gz"
+    assert error.rule == "C01" and error.file == "ct_9.nii.gz"
 
 
 def test_rules_are_told_apart_by_their_ids():
-    assert len({rule.id for rule in integrity.RULES}) == len(integrity.RULES)
+    assert len({rule.id for rule in rules.RULES}) == len(rules.RULES)
 
 
 def test_the_error_survives_the_way_from_a_worker_process():
-    error = integrity.IntegrityError("label-empty", "a.nii.gz", "no voxel", "add the label")
+    error = rules.IntegrityError("L03", "a.nii.gz", "no voxel", "add the label")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.rule, copy.file, copy.problem, copy.fix, str(copy)) == (error.rule, error.file, error.problem, error.fix, str(error))

@@ -153,7 +153,7 @@ def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
         case_store.CaseStore(root)
     rejected = json.loads((root / "rejected.json").read_text())
     assert [r["case_id"] for r in rejected] == ["case_0", "case_1", "case_2", "case_3", "case_4"]
-    assert [r["rule"] for r in rejected] == ["grid-shape", *["unreadable"] * 4]
+    assert [r["rule"] for r in rejected] == ["G05", "F07", "F03", "L02", "F01"]
     for case, found, bad in zip(manifest.cases[:5], rejected, ("label", "image", "image", "label", "label"), strict=True):
         assert found["file"] == str(getattr(case, bad))
         assert found["file"] in found["problem"] and found["problem"] in str(caught.value)
