@@ -39,10 +39,13 @@ class Admission:
         run, config = self._run, self._run.config
         with run.changed:
             sites = run.store.sites()
-            if site not in sites and len(sites) >= run.policy.max_num_clients:
+            taking_part = [name for name, record in sites.items() if not record.evicted]
+            if site not in sites and len(taking_part) >= run.policy.max_num_clients:
                 raise errors.FederationFull(
-                    f"site {site!r} is one too many: {', '.join(sites)} take part and max_num_clients is {run.policy.max_num_clients}"
+                    f"site {site!r} is one too many: {', '.join(taking_part)} take part and max_num_clients is {run.policy.max_num_clients}"
                 )
+            if site in sites and sites[site].evicted:
+                raise errors.UnknownSite(f"site {site!r} was sent away from this run; ask the server's operator")
             run.store.enrol(site, num_examples)
             token, expires_at = self._sessions.open(site, certificate)
             run.last_seen[site] = run.clock()

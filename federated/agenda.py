@@ -48,6 +48,8 @@ class Progress:
 
     Attributes:
       open_round: None after the last aggregation.
+      num_rounds: fewer than planned where the run was told to end early.
+      paused: the operator holds the run; who comes waits.
       closing: the open round is over and being aggregated.
       participants: sites with an update in any round.
       scored: sites that scored the last global model.
@@ -58,6 +60,7 @@ class Progress:
 
     open_round: Round | None
     num_rounds: int
+    paused: bool = False
     closing: bool = False
     participants: frozenset[str] = frozenset()
     scored: frozenset[str] = frozenset()
@@ -69,6 +72,8 @@ class Progress:
 
 def next_task(progress: Progress, site: str) -> Task:
     """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart does no harm."""
+    if progress.paused and not progress.finished:
+        return Task("wait")
     if progress.open_round is not None:
         number = progress.open_round.number
         if progress.closing or site in progress.open_round.received:

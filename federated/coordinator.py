@@ -2,7 +2,7 @@
 
 Any number of threads call the methods that stand for a site's request; one thread drives (`drive`), and it alone aggregates,
 selects and decides that a phase is over. The parts: `admission` (who), `intake` (updates and models), `evaluation` (scores and
-rows), `averaging` (the mean), `rounds` and `agenda` (the rules, pure), over one `run_state`.
+rows), `averaging` (the mean), `steering` (the operator), `rounds` and `agenda` (the rules, pure), over one `run_state`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from federated.exchange import PROTOCOL, Offer, Receipt, Session
 from federated.intake import Intake
 from federated.run_state import RunState
 from federated.server_config import ServerConfig, ServerSummary
+from federated.steering import Steering
 from federated.storage import Store
 from federated.tensor_files import TensorFile
-from runkit import atomic
 from runkit.events import EventLog
 
 
@@ -35,6 +35,8 @@ class Coordinator:
       credentials: which sites there are.
       events: log of what happened.
       clock: seconds since the epoch; decides deadlines and expiry.
+    Attributes:
+      steering: requests of the operator.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Coordinator:
         self._admission = Admission(self._run, credentials)
         self._intake = Intake(self._run)
         self._evaluation = Evaluation(self._run)
+        self.steering = Steering(self._run)
         if self._run.round is not None:
             self._run.log("round_opened", round=self._run.round.number, received=sorted(self._run.round.received))
 
@@ -127,11 +130,16 @@ class Coordinator:
         while True:
             with run.changed:
                 now = run.clock()
+                if run.store.paused:
+                    return None
                 if run.round is None:
                     return self._evaluation.advance(now)
+                run.round = rounds.without(run.round, run.absent(now))
+                if rounds.is_expired(run.round, run.policy, now=now):
+                    self._try_again(now)
+                    continue
                 if not rounds.is_over(run.round, run.policy, now=now):
-                    moment = rounds.closes_at(run.round, run.policy)
-                    return None if moment is None else max(0.0, moment - now)
+                    return self._seconds_until_due(now)
                 run.closing, closed = True, run.round
             try:
                 self._close_round(closed)
@@ -158,12 +166,11 @@ class Coordinator:
     def summary(self) -> ServerSummary:
         store = self._run.store
         with self._run.changed:
-            record = store.folder / "selection.json"
             return ServerSummary(
                 finished=store.finished,
                 rounds=max(store.globals()),
                 sites=tuple(sorted(store.participants())),
-                best_round=atomic.read_json(record)["best_round"] if record.exists() else None,
+                best_round=store.best_round(),
                 rows=sum(map(len, store.rows().values())),
             )
 
@@ -180,7 +187,11 @@ class Coordinator:
             return
         with run.changed:
             run.store.close_round(closed, sha256)
-            run.round = run.store.open_round(run.policy)
+            self._evaluation.select()
+            if closed.number < run.last_round and self._evaluation.has_plateaued():
+                run.store.end_after(closed.number, "plateau")
+                run.log("ending", after_round=closed.number, reason="plateau")
+            run.reopen()
             run.closing = False
             run.note_change()
             run.log(
@@ -191,16 +202,32 @@ class Coordinator:
                 seconds=round(time.monotonic() - began, 3),
                 sha256=sha256,
             )
-            self._evaluation.select()
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])
+
+    def _try_again(self, now: float) -> None:
+        """Starts another attempt at a round whose deadline passed below the minimum."""
+        run = self._run
+        run.round = rounds.reopened(run.round, now=now)
+        run.store.keep_attempt(run.round.number, run.round.attempt, now)
+        run.note_change()
+        run.log("round_expired", round=run.round.number, attempt=run.round.attempt, received=sorted(run.round.received))
+
+    def _seconds_until_due(self, now: float) -> float | None:
+        run = self._run
+        moments = [rounds.next_moment(run.round, run.policy)]
+        if run.round.min_reached_at is not None:  # then a site that falls silent may end the wait
+            timeout_s = run.config.heart_beat_timeout_s
+            moments += [seen + timeout_s for site, seen in run.last_seen.items() if site not in run.round.absent and seen + timeout_s > now]
+        known = [moment for moment in moments if moment is not None]
+        return max(0.0, min(known) - now) if known else None
 
     def _give_back(self, update: rounds.Update) -> None:
         """Takes a spooled update that the disk has spoilt out of its round, so that the site makes it again."""
         run = self._run
         with run.changed:
             run.store.forget_update(update)
-            run.round = run.store.open_round(run.policy)
+            run.reopen()
             run.closing = False
             run.note_change()
         run.log("update_lost", site=update.site, round=update.round)

@@ -79,17 +79,27 @@ class Evaluation:
             return None
         return next_silent
 
-    def select(self) -> int:
-        """Compares what has been scored so far, keeps the best model, and returns its number."""
-        run = self._run
-        scores, records = run.store.scores(), run.store.sites()
-        chosen = selection.select(
+    def has_plateaued(self) -> bool:
+        """Returns whether the mean score has not improved for as many global models as the operator has patience."""
+        config = self._run.config
+        chosen = self._chosen()
+        return chosen is not None and selection.has_plateaued(
+            chosen.mean, patience=config.patience_rounds, min_improvement=config.min_improvement
+        )
+
+    def _chosen(self) -> selection.Selection | None:
+        scores, records = self._run.store.scores(), self._run.store.sites()
+        return selection.select(
             {model: {site: values[SCORE] for site, values in by_site.items() if SCORE in values} for model, by_site in scores.items()},
             {site: record.num_examples for site, record in records.items()},
         )
-        last = max(run.store.globals())
+
+    def select(self) -> int:
+        """Compares what has been scored so far, keeps the best model, and returns its number."""
+        run = self._run
+        scores, chosen, last = run.store.scores(), self._chosen(), max(run.store.globals())
         if chosen is None:
-            run.store.keep_selection(last, {"score": None, "reason": "no site scored a model; the last one stands in", "models": []})
+            run.store.keep_selection(last, last, {"score": None, "reason": "no site scored a model; the last one stands in", "models": []})
             return last
         table = [
             {"round": model, "mean": chosen.mean.get(model), "worst": chosen.worst.get(model), "sites": by_site}
@@ -97,6 +107,7 @@ class Evaluation:
         ]
         run.store.keep_selection(
             chosen.best,
+            chosen.best_worst_site,
             {
                 "score": SCORE,
                 "mean": chosen.mean[chosen.best],

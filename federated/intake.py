@@ -46,7 +46,7 @@ class Intake:
             self._check_round_takes(update)
             now = run.clock()
             state = rounds.accept(run.round, update, policy=run.policy, now=now)
-            run.store.keep_update(received, update, metrics, now=now)
+            run.store.keep_update(received, update, metrics, now=now, counts_in=state.number)
             run.round = state
             run.note_change()
         nbytes, seconds = sum(spec.nbytes for spec in offer.specs), round(time.monotonic() - began, 3)
@@ -80,6 +80,8 @@ class Intake:
         run = self._run
         if run.round is None:
             raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, the last round is over; ask for the next task")
+        while run.closing and run.policy.late_updates == "keep" and not run.stopping:
+            run.changed.wait(1.0)  # it may count in the next round
         if run.closing and update.round == run.round.number:
             raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, which has just closed; ask for the next task")
         rounds.accept(run.round, update, policy=run.policy, now=run.clock())

@@ -8,7 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from federated import agenda
+from federated import agenda, rounds
+from federated.rounds import Round
 from federated.server_config import ServerConfig
 from federated.storage import Store
 from federated.tensor_files import TensorFile
@@ -32,10 +33,32 @@ class RunState:
         self.version = 0
         self.stopping = False
         self.closing = False
-        self.round = store.open_round(self.policy)
-        self.last_seen = dict.fromkeys(store.sites(), clock())
+        self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
+        self.round: Round | None = None
+        self.last_seen = dict.fromkeys(store.sites(), clock())  # nobody is silent because the server was
+        self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
+
+    @property
+    def last_round(self) -> int:
+        return self.store.num_rounds(self.policy)
+
+    def reopen(self) -> None:
+        """Takes the open round from the store, with the sites that are away."""
+        state = self.store.open_round(self.policy, now=self.clock())
+        self.round = None if state is None else rounds.without(state, self.absent(self.clock()))
+
+    def absent(self, now: float) -> frozenset[str]:
+        """Returns the sites that were sent away or have been silent for too long."""
+        timeout_s = self.config.heart_beat_timeout_s
+        return frozenset(
+            site for site, record in self.store.sites().items() if record.evicted or self.last_seen.get(site, now) + timeout_s <= now
+        )
+
+    def note_traffic(self, site: str, *, sent: int = 0, received: int = 0) -> None:
+        before = self.traffic.get(site, (0, 0))
+        self.traffic[site] = (before[0] + sent, before[1] + received)
 
     def note_change(self) -> None:
         self.version += 1
@@ -47,10 +70,11 @@ class RunState:
         logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
 
     def progress(self) -> agenda.Progress:
-        last, store = self.policy.num_rounds, self.store
+        last, store = self.last_round, self.store
         return agenda.Progress(
             open_round=self.round,
             num_rounds=last,
+            paused=store.paused,
             closing=self.closing,
             participants=store.participants(),
             scored=store.scored(last),
@@ -66,6 +90,8 @@ class RunState:
         A silent site is no longer waited for, but never so that fewer than the minimum remain: with minimum = maximum no
         clock decides.
         """
+        sites = self.store.sites()
+        participants = frozenset(site for site in participants if not sites[site].evicted)
         silent_at = {site: self.last_seen.get(site, now) + self.config.heart_beat_timeout_s for site in participants}
         heard = frozenset(site for site in participants if silent_at[site] > now)
         if len(heard) < self.policy.min_num_clients:

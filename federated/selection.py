@@ -14,6 +14,7 @@ class Selection:
     mean: Mapping[int, float]
     worst: Mapping[int, float]
     sites: tuple[str, ...]  # on whose scores the models are compared
+    best_worst_site: int = 0  # the model whose worst site is best off
 
 
 def select(scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str, int]) -> Selection | None:
@@ -34,4 +35,19 @@ def select(scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str,
     total = sum(num_examples[site] for site in sites)
     mean = {number: sum(num_examples[s] * by_site[s] for s in sites) / total for number, by_site in sorted(candidates.items())}
     worst = {number: min(by_site[s] for s in sites) for number, by_site in sorted(candidates.items())}
-    return Selection(max(mean, key=lambda number: (mean[number], number)), mean, worst, sites)
+    best, fairest = (max(by, key=lambda number, by=by: (by[number], number)) for by in (mean, worst))
+    return Selection(best, mean, worst, sites, fairest)
+
+
+def has_plateaued(mean: Mapping[int, float], *, patience: int, min_improvement: float = 0.0) -> bool:
+    """Returns whether none of the last `patience` models is better, by more than `min_improvement`, than the best one before them.
+
+    Args:
+      mean: model number to mean score.
+      patience: 0 means for ever.
+    """
+    numbers = sorted(mean)
+    if not patience or len(numbers) <= patience:
+        return False
+    earlier, recent = numbers[:-patience], numbers[-patience:]
+    return max(mean[number] for number in recent) <= max(mean[number] for number in earlier) + min_improvement

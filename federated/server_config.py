@@ -16,6 +16,13 @@ class ServerConfig:
     min_num_clients: int = 2
     max_num_clients: int = 2
     wait_after_min_clients_s: float = 10.0
+    round_deadline_s: float | None = None  # of a round, from its opening; moves on while updates arrive
+    progress_grace_s: float = 60.0  # how long a transfer that has begun may stand still before it is no longer waited for
+    max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
+    late_updates: str = "discard"  # or "keep": what comes after its round was averaged counts in the next one
+    max_change_ratio: float = 10.0  # an update that changes the model so many times more than the median of others is refused; 0: never
+    patience_rounds: int = 0  # so many global models without a better mean score end the run; 0: never
+    min_improvement: float = 0.0  # of the mean score, to count as better
     heart_beat_timeout_s: float = 600.0  # silent for longer, a site is no longer waited for while enough others remain
     cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
     token_lifetime_s: float = 24 * 3600.0
@@ -30,6 +37,12 @@ class ServerConfig:
             raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
         if self.local_epochs < 1:
             raise ValueError(f"local_epochs is {self.local_epochs}; expected at least 1")
+        if self.max_change_ratio and not self.max_change_ratio > 1:
+            raise ValueError(f"max_change_ratio is {self.max_change_ratio}; expected more than 1, or 0 for no such check")
+        if self.patience_rounds < 0 or self.min_improvement < 0:
+            raise ValueError(
+                f"patience_rounds is {self.patience_rounds}, min_improvement {self.min_improvement}; expected 0 or more of both"
+            )
         for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
@@ -41,6 +54,10 @@ class ServerConfig:
             max_num_clients=self.max_num_clients,
             num_rounds=self.num_rounds,
             wait_after_min_clients_s=self.wait_after_min_clients_s,
+            round_deadline_s=self.round_deadline_s,
+            progress_grace_s=self.progress_grace_s,
+            max_extension_s=self.max_extension_s,
+            late_updates=self.late_updates,
         )
 
 

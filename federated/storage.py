@@ -15,8 +15,6 @@ in between is removed at the next start.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import fcntl
 import itertools
 import json
@@ -24,41 +22,21 @@ import os
 import pathlib
 import secrets
 import shutil
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from federated import agenda
 from federated import plan as plans
-from federated.credentials import Session
 from federated.errors import DifferentRun, StoreInUse
+from federated.records import Records
 from federated.rounds import Policy, Round, Update, accept
 from federated.tensor_files import TensorFile, file_digest
 from runkit import atomic
 
 FORMAT = "1"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sites (name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS sessions (token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL, expires_at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS globals (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS updates (
-    round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL, metrics TEXT NOT NULL,
-    received_at REAL NOT NULL, PRIMARY KEY (round, site));
-CREATE TABLE IF NOT EXISTS scores (model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
-CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS declared (site TEXT PRIMARY KEY, names TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
-"""
 
 
-@dataclasses.dataclass(frozen=True)
-class SiteRecord:
-    num_examples: int
-    confirmed: bool  # the site was told that it is finished
-
-
-class Store:
+class Store(Records):
     """The durable state of one run. Every method that changes it returns after the change is on disk.
 
     Not thread-safe: the coordinator's lock protects it.
@@ -77,36 +55,17 @@ class Store:
         except OSError:
             self._lock.close()
             raise StoreInUse(f"{self.folder}: another server works on this store; stop it or give this one a folder of its own") from None
-        self._database = sqlite3.connect(self.folder / "state.sqlite", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
-        self._database.executescript(_SCHEMA)
+        super().__init__(self.folder / "state.sqlite")
         self._remove_leftovers()
 
     def close(self) -> None:
-        self._database.close()
+        super().close()
         self._lock.close()
-
-    def _all(self, statement: str, *values: Any) -> list[tuple]:
-        return self._database.execute(statement, values).fetchall()
-
-    def _one(self, statement: str, *values: Any) -> tuple | None:
-        return self._database.execute(statement, values).fetchone()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     def _remove_leftovers(self) -> None:
         shutil.rmtree(self.folder / "incoming")
         (self.folder / "incoming").mkdir()
-        known = {self.update_path(update).name for update in self._updates()} | {f"{name}.safetensors" for name in self.models()}
+        known = {self.update_path(update).name for update in self._spooled()} | {f"{name}.safetensors" for name in self.models()}
         spooled = itertools.chain((self.folder / "spool").iterdir(), (self.folder / "models").iterdir())
         partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
         for path in [*(path for path in spooled if path.name not in known), *partial]:
@@ -151,50 +110,6 @@ class Store:
         if lines:
             raise DifferentRun(f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder")
 
-    def _value(self, key: str) -> Any:
-        row = self._one("SELECT value FROM run WHERE key = ?", key)
-        return None if row is None else json.loads(row[0])
-
-    def _set_value(self, key: str, value: Any) -> None:
-        with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
-
-    @property
-    def run_id(self) -> str:
-        return self._value("id")
-
-    @property
-    def plan(self) -> dict:
-        return self._value("plan")
-
-    # Sites and their sessions.
-
-    def enrol(self, site: str, num_examples: int) -> None:
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
-                (site, num_examples),
-            )
-
-    def sites(self) -> dict[str, SiteRecord]:
-        return {name: SiteRecord(n, bool(c)) for name, n, c in self._all("SELECT name, num_examples, confirmed FROM sites ORDER BY name")}
-
-    def confirm(self, site: str) -> None:
-        with self._transaction() as database:
-            database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
-
-    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None:
-        """Adds a session and drops those that have expired."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
-            database.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?)", (token_sha256, session.site, session.certificate, session.expires_at)
-            )
-
-    def session(self, token_sha256: str) -> Session | None:
-        row = self._one("SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?", token_sha256)
-        return None if row is None else Session(*row)
-
     # Rounds.
 
     def incoming_path(self) -> pathlib.Path:
@@ -205,47 +120,68 @@ class Store:
         # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
         return self.folder / "spool" / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
 
-    def keep_update(self, received: pathlib.Path, update: Update, metrics: Mapping[str, float], *, now: float) -> None:
-        """Moves a whole and synced file into the spool and records it; replaces an earlier update of the same site and round."""
-        replaced = self.update(update.site, update.round)
+    def keep_update(
+        self,
+        received: pathlib.Path,
+        update: Update,
+        metrics: Mapping[str, float],
+        *,
+        now: float,
+        counts_in: int | None = None,
+        change: float = 0.0,
+    ) -> None:
+        """Moves a whole and synced file into the spool and records it; replaces what the site sent for that round before.
+
+        Args:
+          counts_in: round in which it is averaged, if not the one it was trained for.
+          change: norm of the change that it makes to the global model.
+        """
+        counts_in = update.round if counts_in is None else counts_in
+        replaced = self._one(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in = ? AND site = ?", counts_in, update.site
+        )
         path = self.update_path(update)
         os.replace(received, path)
         atomic.sync_directory(path.parent)
         with self._transaction() as database:
             database.execute(
-                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?)",
-                (update.round, update.site, update.num_examples, update.sha256, json.dumps(dict(metrics)), now),
+                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (update.round, update.site, update.num_examples, update.sha256, json.dumps(dict(metrics)), now, counts_in, change),
             )
-        if replaced is not None and self.update_path(replaced) != path:
-            self.update_path(replaced).unlink(missing_ok=True)
+        if replaced is not None and (before := self.update_path(Update(*replaced))) != path:
+            before.unlink(missing_ok=True)
 
     def forget_update(self, update: Update) -> None:
         """Drops an update of the open round, as if it had never come."""
         with self._transaction() as database:
-            database.execute("DELETE FROM updates WHERE round = ? AND site = ?", (update.round, update.site))
+            database.execute(
+                "DELETE FROM updates WHERE site = ? AND sha256 = ? AND counts_in > (SELECT MAX(number) FROM globals)",
+                (update.site, update.sha256),
+            )
         self.update_path(update).unlink(missing_ok=True)
 
-    def update(self, site: str, number: int) -> Update | None:
-        """Returns what was received from a site in a round, closed rounds included."""
-        row = self._one("SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ?", number, site)
-        return None if row is None else Update(*row)
+    def _spooled(self) -> list[Update]:
+        rows = self._all(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in > (SELECT COALESCE(MAX(number), 0) FROM globals)"
+        )
+        return [Update(*row) for row in rows]
 
-    def _updates(self) -> list[Update]:
-        return [
-            Update(*row) for row in self._all("SELECT site, round, num_examples, sha256 FROM updates ORDER BY round, received_at, site")
-        ]
+    def num_rounds(self, policy: Policy) -> int:
+        """Returns how many rounds the run has: the policy's, unless it was told to end early."""
+        return policy.num_rounds if self.last_round is None else min(policy.num_rounds, self.last_round)
 
-    def participants(self) -> frozenset[str]:
-        return frozenset(site for (site,) in self._all("SELECT DISTINCT site FROM updates"))
-
-    def open_round(self, policy: Policy) -> Round | None:
-        """Returns the open round as it was before a restart, or None after the last one."""
+    def open_round(self, policy: Policy, *, now: float) -> Round | None:
+        """Returns the open round, as it was before a restart, or None after the last one."""
         (closed,) = self._one("SELECT MAX(number) FROM globals")
-        if closed >= policy.num_rounds:
+        if closed >= self.num_rounds(policy):
             return None
-        state = Round(closed + 1)
+        attempt = self.attempt(closed + 1)
+        if attempt is None:
+            attempt = (1, now)
+            self.keep_attempt(closed + 1, *attempt)
+        state = Round(closed + 1, attempt=attempt[0], opened_at=attempt[1], counted_before=self.counted(closed))
         for site, number, examples, sha256, received_at in self._all(
-            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE round = ? ORDER BY received_at, site", closed + 1
+            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site", closed + 1
         ):
             state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
         return state
@@ -260,36 +196,27 @@ class Store:
     def global_path(self, number: int) -> pathlib.Path:
         return self.folder / "global" / f"{agenda.global_name(number)}.safetensors"
 
-    def globals(self) -> dict[int, str]:
-        """Returns number to digest of every global model, 0 being the initial one."""
-        return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
+    # Selection and cross-site evaluation.
 
-    # Scores and selection.
+    def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
+        """Makes global model `best` the best one, and `worst_site` that of the best worst site: each file whole or as before.
 
-    def record_scores(self, model: int, site: str, scores: Mapping[str, float]) -> None:
-        with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", (model, site, json.dumps(dict(scores))))
-
-    def scores(self) -> dict[int, dict[str, dict[str, float]]]:
-        """Returns model number to site to scores."""
-        result: dict[int, dict[str, dict[str, float]]] = {}
-        for model, site, scores in self._all("SELECT model, site, scores FROM scores ORDER BY model, site"):
-            result.setdefault(model, {})[site] = json.loads(scores)
-        return result
-
-    def scored(self, model: int) -> frozenset[str]:
-        """Returns the sites that scored a model."""
-        return frozenset(site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model))
-
-    def keep_selection(self, best: int, table: Mapping[str, Any]) -> None:
-        """Makes global model `best` the best one: `best.safetensors` first, then `selection.json`, each whole or as before."""
+        The models come first, then `selection.json`; each model names its round in its metadata. A kill in between is mended
+        by the same call, which every start makes again.
+        """
         record = self.folder / "selection.json"
-        if not record.exists() or atomic.read_json(record)["best_round"] != best:
-            with atomic.replacing(self.folder / "best.safetensors") as temporary:
-                shutil.copyfile(self.global_path(best), temporary)
-        atomic.write_json(record, {"best_round": best, **table})
+        before = atomic.read_json(record) if record.exists() else {}
+        for name, key, number in (("best", "best_round", best), ("best_worst_site", "best_worst_site_round", worst_site)):
+            if before.get(key) != number:
+                with atomic.replacing(self.folder / f"{name}.safetensors") as temporary:
+                    shutil.copyfile(self.global_path(number), temporary)
+        content = {"best_round": best, "best_worst_site_round": worst_site, **table}
+        if content != before:
+            atomic.write_json(record, content)
 
-    # Cross-site evaluation.
+    def best_round(self) -> int | None:
+        record = self.folder / "selection.json"
+        return atomic.read_json(record)["best_round"] if record.exists() else None
 
     def model_path(self, name: str) -> pathlib.Path:
         return self.folder / "models" / f"{name}.safetensors"
@@ -300,29 +227,6 @@ class Store:
         atomic.sync_directory(self.model_path(name).parent)
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, sha256))
-
-    def models(self) -> dict[str, tuple[str, str]]:
-        """Returns name to (site, digest) of the published models."""
-        return {name: (site, sha256) for name, site, sha256 in self._all("SELECT name, site, sha256 FROM models ORDER BY name")}
-
-    def declare(self, site: str, names: Sequence[str]) -> None:
-        with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names))))
-
-    def declared(self) -> frozenset[str]:
-        """Returns the sites that published all they will."""
-        return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
-
-    def fix_models(self, names: Sequence[str], best: int) -> None:
-        """Fixes which models every site evaluates, and which global model is the best one from now on."""
-        self._set_value("evaluation", {"models": list(names), "best": best})
-
-    def fixed_models(self) -> tuple[str, ...]:
-        value = self._value("evaluation")
-        return () if value is None else tuple(value["models"])
-
-    def fixed_best(self) -> int:
-        return self._value("evaluation")["best"]
 
     def keep_rows(self, site: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Records the rows of a site, in place of those it sent before, and writes `rows.jsonl` anew."""
@@ -335,17 +239,3 @@ class Store:
     def write_rows(self) -> None:
         lines = [json.dumps(row, allow_nan=False) + "\n" for rows in self.rows().values() for row in rows]
         atomic.write_text(self.folder / "rows.jsonl", "".join(lines))
-
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        return {site: json.loads(rows) for site, rows in self._all("SELECT site, rows FROM reports ORDER BY site")}
-
-    def reported(self) -> frozenset[str]:
-        """Returns the sites whose rows are in."""
-        return frozenset(site for (site,) in self._all("SELECT site FROM reports"))
-
-    def finish(self) -> None:
-        self._set_value("finished", True)
-
-    @property
-    def finished(self) -> bool:
-        return bool(self._value("finished"))

@@ -44,7 +44,7 @@ def scale(run, number):
 
 
 def test_a_round_closes_after_the_wait_when_the_minimum_is_there(opened, clock):
-    run = opened(min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=10.0)
+    run = opened(min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=10.0, heart_beat_timeout_s=1e9)
     first, second, third = (Site(run, name) for name in ("C1", "C2", "C3"))
     first.push(1, 1.0)
     assert run.lead.advance() is None  # below the minimum nothing happens, however long

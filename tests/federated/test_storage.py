@@ -81,7 +81,7 @@ def test_two_servers_cannot_share_a_store(reopen, tmp_path):
 def test_an_open_round_is_as_it_was_after_a_restart(reopen):
     store = reopen()
     first, second = arrive(store, "C2", now=100.0), arrive(store, "C1", now=160.0)
-    assert reopen().open_round(POLICY) == Round(1, {"C2": first, "C1": second}, min_reached_at=160.0)
+    assert reopen().open_round(POLICY, now=90.0) == Round(1, {"C2": first, "C1": second}, min_reached_at=160.0, opened_at=90.0)
 
 
 def test_a_replaced_update_leaves_one_file_and_one_record(reopen):
@@ -95,16 +95,16 @@ def test_a_replaced_update_leaves_one_file_and_one_record(reopen):
 def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     store = reopen()
     updates = [arrive(store, "C1"), arrive(store, "C2")]
-    closed = store.open_round(POLICY)
+    closed = store.open_round(POLICY, now=90.0)
     tensor_files.save(store.global_path(1), toy.INITIAL)
     store.close_round(closed, "ab" * 32)
     store = reopen()
-    assert store.open_round(POLICY) == Round(2)
+    assert store.open_round(POLICY, now=90.0) == Round(2, opened_at=90.0, counted_before=frozenset({"C1", "C2"}))
     assert [store.update(site, 1) for site in ("C1", "C2")] == updates  # a push again gets its receipt still
     assert list((store.folder / "spool").iterdir()) == []
     assert store.participants() == {"C1", "C2"}
     store.close_round(Round(2), "cd" * 32)
-    assert store.open_round(POLICY) is None
+    assert store.open_round(POLICY, now=90.0) is None
 
 
 def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
@@ -161,6 +161,10 @@ def test_the_best_model_is_a_file_of_its_own(reopen):
     store = reopen()
     tensor_files.save(store.global_path(1), {name: array + 1 for name, array in toy.INITIAL.items()})
     for best in (1, 0):
-        store.keep_selection(best, {"score": "dice"})
+        store.keep_selection(best, 0, {"score": "dice"})
         assert (store.folder / "best.safetensors").read_bytes() == store.global_path(best).read_bytes()
-        assert json.loads((store.folder / "selection.json").read_text()) == {"best_round": best, "score": "dice"}
+        assert json.loads((store.folder / "selection.json").read_text()) == {
+            "best_round": best,
+            "best_worst_site_round": 0,
+            "score": "dice",
+        }

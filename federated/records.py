@@ -1,0 +1,224 @@
+"""The facts of a run in SQLite (write-ahead log): settings, sites, sessions, scores, what was published and reported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from federated.credentials import Session
+from federated.rounds import Update
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sites (
+    name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0, evicted INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sessions (token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL, expires_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS globals (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS updates (
+    round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL, metrics TEXT NOT NULL,
+    received_at REAL NOT NULL, counts_in INTEGER NOT NULL, change REAL NOT NULL, PRIMARY KEY (counts_in, site));
+CREATE TABLE IF NOT EXISTS attempts (round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, opened_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS addresses (sha256 TEXT PRIMARY KEY, chunks BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS scores (model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS declared (site TEXT PRIMARY KEY, names TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteRecord:
+    num_examples: int
+    confirmed: bool  # the site was told that it is finished
+    evicted: bool = False
+
+
+class Records:
+    """Facts that survive a crash. Every method that changes one returns after the change is on disk. Not thread-safe."""
+
+    def __init__(self, path: str | os.PathLike):
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
+        self._database.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _all(self, statement: str, *values: Any) -> list[tuple]:
+        return self._database.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> tuple | None:
+        return self._database.execute(statement, values).fetchone()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    # The run.
+
+    def _value(self, key: str) -> Any:
+        row = self._one("SELECT value FROM run WHERE key = ?", key)
+        return None if row is None else json.loads(row[0])
+
+    def _set_value(self, key: str, value: Any) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    @property
+    def run_id(self) -> str:
+        return self._value("id")
+
+    @property
+    def plan(self) -> dict:
+        return self._value("plan")
+
+    def finish(self) -> None:
+        self._set_value("finished", True)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._value("finished"))
+
+    @property
+    def paused(self) -> bool:
+        return bool(self._value("paused"))
+
+    def pause(self, paused: bool) -> None:
+        self._set_value("paused", paused)
+
+    @property
+    def last_round(self) -> int | None:
+        """Returns after which round the run was told to end early, None where it was not."""
+        value = self._value("last_round")
+        return None if value is None else value["round"]
+
+    def end_after(self, number: int, reason: str) -> None:
+        self._set_value("last_round", {"round": number, "reason": reason})
+
+    # Sites and their sessions.
+
+    def enrol(self, site: str, num_examples: int) -> None:
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
+                (site, num_examples),
+            )
+
+    def sites(self) -> dict[str, SiteRecord]:
+        rows = self._all("SELECT name, num_examples, confirmed, evicted FROM sites ORDER BY name")
+        return {name: SiteRecord(examples, bool(confirmed), bool(evicted)) for name, examples, confirmed, evicted in rows}
+
+    def confirm(self, site: str) -> None:
+        with self._transaction() as database:
+            database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
+
+    def evict(self, site: str, evicted: bool) -> None:
+        """Sends a site away, with all its sessions, or lets it come again."""
+        with self._transaction() as database:
+            database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
+            database.execute("DELETE FROM sessions WHERE site = ?", (site,))
+
+    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None:
+        """Adds a session and drops those that have expired."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
+            database.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?)", (token_sha256, session.site, session.certificate, session.expires_at)
+            )
+
+    def session(self, token_sha256: str) -> Session | None:
+        row = self._one("SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?", token_sha256)
+        return None if row is None else Session(*row)
+
+    # Rounds.
+
+    def attempt(self, number: int) -> tuple[int, float] | None:
+        """Returns (which attempt at a round is under way, since when), None before the first."""
+        return self._one("SELECT attempt, opened_at FROM attempts WHERE round = ?", number)
+
+    def keep_attempt(self, number: int, attempt: int, opened_at: float) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)", (number, attempt, opened_at))
+
+    def globals(self) -> dict[int, str]:
+        """Returns number to digest of every global model, 0 being the initial one."""
+        return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
+
+    def update(self, site: str, number: int) -> Update | None:
+        """Returns what was received from a site for a round, closed rounds included."""
+        row = self._one(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ? ORDER BY counts_in DESC", number, site
+        )
+        return None if row is None else Update(*row)
+
+    def counted(self, number: int) -> frozenset[str]:
+        """Returns the sites whose updates count in a round."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number))
+
+    def changes(self, number: int) -> dict[str, float]:
+        """Returns site to the norm of the change that its update of a round makes to the global model."""
+        return dict(self._all("SELECT site, change FROM updates WHERE counts_in = ? ORDER BY site", number))
+
+    def participants(self) -> frozenset[str]:
+        return frozenset(site for (site,) in self._all("SELECT DISTINCT site FROM updates"))
+
+    # Scores.
+
+    def record_scores(self, model: int, site: str, scores: Mapping[str, float]) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", (model, site, json.dumps(dict(scores))))
+
+    def scores(self) -> dict[int, dict[str, dict[str, float]]]:
+        """Returns model number to site to scores."""
+        result: dict[int, dict[str, dict[str, float]]] = {}
+        for model, site, scores in self._all("SELECT model, site, scores FROM scores ORDER BY model, site"):
+            result.setdefault(model, {})[site] = json.loads(scores)
+        return result
+
+    def scored(self, model: int) -> frozenset[str]:
+        """Returns the sites that scored a model."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model))
+
+    # Cross-site evaluation.
+
+    def models(self) -> dict[str, tuple[str, str]]:
+        """Returns name to (site, digest) of the published models."""
+        return {name: (site, sha256) for name, site, sha256 in self._all("SELECT name, site, sha256 FROM models ORDER BY name")}
+
+    def declare(self, site: str, names: Sequence[str]) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names))))
+
+    def declared(self) -> frozenset[str]:
+        """Returns the sites that published all they will."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
+
+    def fix_models(self, names: Sequence[str], best: int) -> None:
+        """Fixes which models every site evaluates, and which global model is the best one from now on."""
+        self._set_value("evaluation", {"models": list(names), "best": best})
+
+    def fixed_models(self) -> tuple[str, ...]:
+        value = self._value("evaluation")
+        return () if value is None else tuple(value["models"])
+
+    def fixed_best(self) -> int:
+        return self._value("evaluation")["best"]
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        return {site: json.loads(rows) for site, rows in self._all("SELECT site, rows FROM reports ORDER BY site")}
+
+    def reported(self) -> frozenset[str]:
+        """Returns the sites whose rows are in."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM reports"))

@@ -1,0 +1,130 @@
+"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it come again, end early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federated import errors, rounds
+from federated.run_state import RunState
+
+
+class Steering:
+    """Requests of the operator; each holds across restarts, and asking twice does no harm."""
+
+    def __init__(self, run: RunState):
+        self._run = run
+
+    def pause(self) -> None:
+        """Gives out no more work and closes no round; what sites still send is taken."""
+        run = self._run
+        with run.changed:
+            if not run.store.paused:
+                run.store.pause(True)
+                run.note_change()
+                run.log("paused", round=run.round.number if run.round else None)
+
+    def resume(self) -> None:
+        """Goes on; deadlines count from now."""
+        run = self._run
+        with run.changed:
+            if run.store.paused:
+                run.store.pause(False)
+                now = run.clock()
+                if run.round is not None:
+                    run.round = rounds.resumed(run.round, now=now)
+                    run.store.keep_attempt(run.round.number, run.round.attempt, now)
+                run.note_change()
+                run.log("resumed", round=run.round.number if run.round else None)
+
+    def evict(self, site: str) -> None:
+        """Sends a site away: its sessions end, its update of the open round does not count. Raises UnknownSite, StaleUpdate."""
+        run = self._run
+        with run.changed:
+            self._check_known(site)
+            if run.closing and site in run.round.received:
+                raise errors.StaleUpdate(
+                    f"round {run.round.number} is being averaged with the update of site {site!r}; ask again in a moment"
+                )
+            run.store.evict(site, True)
+            update = run.round.received.get(site) if run.round else None
+            if update is not None:
+                run.store.forget_update(update)
+            if not run.closing:
+                run.reopen()
+            run.note_change()
+        run.log("evicted", site=site, dropped=update.sha256 if update else None)
+
+    def readmit(self, site: str) -> None:
+        """Lets a site that was sent away log in again. Raises UnknownSite."""
+        run = self._run
+        with run.changed:
+            self._check_known(site)
+            run.store.evict(site, False)
+            run.note_change()
+        run.log("readmitted", site=site)
+
+    def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
+        """Makes the open round the last one, or the one before it; returns its number. The evaluation follows as usual."""
+        run = self._run
+        with run.changed:
+            if run.round is None:
+                return max(run.store.globals())
+            number = run.round.number - (1 if immediately and not run.closing else 0)
+            run.store.end_after(number, reason)
+            if not run.closing:
+                run.reopen()
+            run.note_change()
+        run.log("ending", after_round=number, reason=reason)
+        return number
+
+    def status(self) -> dict[str, Any]:
+        """Returns where the run is, as plain values: for a table or JSON. Ages are in seconds."""
+        run = self._run
+        with run.changed:
+            store, state, now = run.store, run.round, run.clock()
+            last, scores, traffic = max(store.globals()), store.scores(), dict(run.traffic)
+            sites = {}
+            for site, record in store.sites().items():
+                sent, received = traffic.get(site, (0, 0))
+                sites[site] = {
+                    "state": self._state_of(site, record, now),
+                    "num_examples": record.num_examples,
+                    "seconds_since_heard": round(now - run.last_seen.get(site, now), 1),
+                    "bytes_received": received,
+                    "bytes_sent": sent,
+                    "scores": {str(model): by_site[site] for model, by_site in scores.items() if site in by_site},
+                }
+            return {
+                "run": store.run_id,
+                "phase": "finished" if store.finished else "paused" if store.paused else "evaluation" if state is None else "rounds",
+                "paused": store.paused,
+                "finished": store.finished,
+                "rounds_done": last,
+                "num_rounds": run.last_round,
+                "open_round": None if state is None else state.number,
+                "attempt": None if state is None else state.attempt,
+                "updates": [] if state is None else sorted(state.received),
+                "min_num_clients": run.policy.min_num_clients,
+                "max_num_clients": run.policy.max_num_clients,
+                "best_round": store.best_round(),
+                "sites": sites,
+            }
+
+    def _state_of(self, site: str, record: Any, now: float) -> str:
+        run = self._run
+        if record.evicted:
+            return "evicted"
+        if site in run.absent(now):
+            return "silent"
+        if record.confirmed:
+            return "finished"
+        if run.round is None:
+            return "reported" if site in run.store.reported() else "evaluating"
+        if site in run.round.received:
+            return "pushed"
+        return "sending" if site in run.round.arriving else "training"
+
+    def _check_known(self, site: str) -> None:
+        known = self._run.store.sites()
+        if site not in known:
+            raise errors.UnknownSite(f"site {site[:80]!r} never logged in; there are {', '.join(known) or 'none'}")

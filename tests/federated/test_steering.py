@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from federated import agenda, errors
+from tests.federated import toy
+from tests.federated.test_coordinator import Site, scale
+
+
+@pytest.fixture
+def pair(opened):
+    run = opened()
+    return run, Site(run, "C1"), Site(run, "C2")
+
+
+def test_a_paused_run_gives_out_no_work_and_closes_no_round_but_takes_what_comes(opened, pair):
+    run, first, second = pair
+    first.push(1, 1.0)
+    run.lead.steering.pause()
+    run.lead.steering.pause()
+    assert first.task().kind == second.task().kind == "wait"
+    second.push(1, 5.0)
+    assert run.lead.advance() is None and list(run.store.globals()) == [0]
+    run = opened()  # a pause outlives the server
+    assert run.store.paused and run.lead.advance() is None
+    run.lead.steering.resume()
+    run.lead.advance()
+    assert scale(run, 1) == 2.0
+
+
+def test_a_pause_counts_for_no_deadline(opened, clock):
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0)
+    Site(run, "C1").push(1)
+    run.lead.steering.pause()
+    clock.now += 1000.0
+    run.lead.steering.resume()
+    assert run.lead.advance() == 10.0
+
+
+def test_an_evicted_site_is_out_at_once_and_its_update_does_not_count(opened):
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=5.0)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
+    first.push(1, 1.0)
+    second.push(1, 5.0)
+    run.lead.steering.evict("C2")
+    with pytest.raises(errors.SessionExpired):
+        run.lead.site_of(token)
+    with pytest.raises(errors.UnknownSite, match="'C2' was sent away"):
+        run.lead.login("C2", "secret of C2", toy.PLAN, 10)
+    run.lead.advance()
+    assert scale(run, 1) == 1.0  # at once: nobody else is expected
+    run.lead.steering.readmit("C2")
+    second = Site(run, "C2")
+    assert second.task() == agenda.Task("train", round=2, model="round_001")
+    with pytest.raises(errors.UnknownSite, match="'C9' never logged in; there are C1, C2"):
+        run.lead.steering.evict("C9")
+
+
+def test_another_site_may_take_the_place_of_an_evicted_one(pair):
+    run, _, _ = pair
+    with pytest.raises(errors.FederationFull):
+        Site(run, "C3")
+    run.lead.steering.evict("C2")
+    Site(run, "C3")
+
+
+def test_finish_makes_the_open_round_the_last(opened, pair):
+    run, first, second = pair
+    assert run.lead.steering.finish() == 1
+    for site in (first, second):
+        site.push(1, 3.0)
+    run.lead.advance()
+    assert first.task() == agenda.Task("score", round=1, model="round_001")
+    run = opened()  # for good
+    assert run.lead.next_task("C1") == agenda.Task("score", round=1, model="round_001")
+
+
+def test_finish_immediately_leaves_the_open_round(pair):
+    run, first, second = pair
+    for site in (first, second):
+        site.push(1, 3.0)
+    run.lead.advance()
+    first.push(2, 9.0)
+    assert run.lead.steering.finish(immediately=True) == 1
+    assert second.task() == agenda.Task("score", round=1, model="round_001")
+    with pytest.raises(errors.StaleUpdate, match="the last round is over"):
+        second.push(2, 9.0)
+
+
+def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
+    run, first, _ = pair
+    first.push(1)
+    run.lead.report_scores("C1", 0, {"dice": 0.25})
+    clock.now += 5.0
+    status = json.loads(json.dumps(run.lead.steering.status()))
+    assert (status["phase"], status["open_round"], status["updates"], status["num_rounds"]) == ("rounds", 1, ["C1"], 3)
+    assert status["sites"]["C1"]["state"] == "pushed" and status["sites"]["C2"]["state"] == "training"
+    assert status["sites"]["C1"]["scores"] == {"0": {"dice": 0.25}} and status["sites"]["C2"]["seconds_since_heard"] == 5.0
+    clock.now += 1e6
+    assert run.lead.steering.status()["sites"]["C2"]["state"] == "silent"
