@@ -17,14 +17,30 @@ class Admission:
     def __init__(self, run: RunState, credentials: CredentialBook):
         self._run, self._credentials = run, credentials
         self._plan = run.store.plan
+        self._refusals: dict[tuple[str, str], int] = {}
         self._sessions = Sessions(run.store, lifetime_s=run.config.token_lifetime_s, clock=run.clock, run=run.store.run_id)
 
     def login(self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, protocol: int) -> Session:
         """Admits a site whose plan is the server's.
 
         Raises:
-          WrongCredential, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
+          WrongCredential, CertificateRefused, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
+        try:
+            return self._login(site, credential, plan, num_examples, certificate, protocol)
+        except errors.FederationError as error:
+            self._note_refusal(site, error)
+            raise
+
+    def _note_refusal(self, site: str, error: errors.FederationError) -> None:
+        """Logs the 1st, 10th, 100th, ... refusal of a kind: a caller that keeps trying must not fill the disk."""
+        key = (site if site in self._credentials.sites else "", type(error).__name__)
+        with self._run.changed:
+            self._refusals[key] = times = self._refusals.get(key, 0) + 1
+        if str(times).strip("0") == "1":
+            self._run.log("login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {}))
+
+    def _login(self, site: str, credential: str, plan: dict, num_examples: int, certificate: str, protocol: int) -> Session:
         self._credentials.check(site, credential)
         self._credentials.check_certificate(certificate)
         if protocol != PROTOCOL:

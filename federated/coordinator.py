@@ -186,7 +186,7 @@ class Coordinator:
             self._give_back(spoilt.update)
             return
         with run.changed:
-            run.store.close_round(closed, sha256)
+            run.store.close_round(closed, sha256, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
             self._evaluation.select()
             if closed.number < run.last_round and self._evaluation.has_plateaued():
                 run.store.end_after(closed.number, "plateau")
@@ -198,6 +198,7 @@ class Coordinator:
                 "aggregated",
                 round=closed.number,
                 sites={site: update.num_examples for site, update in sorted(closed.received.items())},
+                updates={site: update.sha256 for site, update in sorted(closed.received.items())},
                 bytes=sum(spec.nbytes for spec in run.specs),
                 seconds=round(time.monotonic() - began, 3),
                 sha256=sha256,

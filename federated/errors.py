@@ -71,6 +71,10 @@ class UnknownSite(FederationError):
     """A site that has no part in what it asks for."""
 
 
+class OrderRefused(FederationError):
+    """An order of the operator that cannot be carried out as things stand."""
+
+
 class DifferentRun(FederationError):
     """A folder holds the state of another run than the one asked for."""
 

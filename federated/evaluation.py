@@ -87,22 +87,27 @@ class Evaluation:
             chosen.mean, patience=config.patience_rounds, min_improvement=config.min_improvement
         )
 
-    def _chosen(self) -> selection.Selection | None:
+    def _chosen(self, *, held_only: bool = False) -> selection.Selection | None:
         scores, records = self._run.store.scores(), self._run.store.sites()
         return selection.select(
-            {model: {site: values[SCORE] for site, values in by_site.items() if SCORE in values} for model, by_site in scores.items()},
+            {
+                model: {site: values[SCORE] for site, values in by_site.items() if SCORE in values}
+                for model, by_site in scores.items()
+                if not held_only or self._run.store.global_path(model).exists()
+            },
             {site: record.num_examples for site, record in records.items()},
         )
 
     def select(self) -> int:
         """Compares what has been scored so far, keeps the best model, and returns its number."""
         run = self._run
-        scores, chosen, last = run.store.scores(), self._chosen(), max(run.store.globals())
+        scores, last = run.store.scores(), max(run.store.globals())
+        every, chosen = self._chosen(), self._chosen(held_only=True)  # an old model may have been removed
         if chosen is None:
             run.store.keep_selection(last, last, {"score": None, "reason": "no site scored a model; the last one stands in", "models": []})
             return last
         table = [
-            {"round": model, "mean": chosen.mean.get(model), "worst": chosen.worst.get(model), "sites": by_site}
+            {"round": model, "mean": every.mean.get(model), "worst": every.worst.get(model), "sites": by_site}
             for model, by_site in scores.items()
         ]
         run.store.keep_selection(

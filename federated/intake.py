@@ -49,8 +49,17 @@ class Intake:
             run.store.keep_update(received, update, metrics, now=now, counts_in=state.number)
             run.round = state
             run.note_change()
-        nbytes, seconds = sum(spec.nbytes for spec in offer.specs), round(time.monotonic() - began, 3)
-        run.log("pushed", site=site, round=offer.round, num_examples=offer.num_examples, bytes=nbytes, seconds=seconds, metrics=metrics)
+            run.log(  # with the lock held: the log must have the update before the round that counts it
+                "pushed",
+                site=site,
+                round=offer.round,
+                counts_in=state.number,
+                num_examples=offer.num_examples,
+                sha256=offer.sha256,
+                bytes=sum(spec.nbytes for spec in offer.specs),
+                seconds=round(time.monotonic() - began, 3),
+                metrics=metrics,
+            )
         return receipt
 
     def publish(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:

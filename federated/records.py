@@ -163,6 +163,13 @@ class Records:
         )
         return None if row is None else Update(*row)
 
+    def counted_updates(self) -> dict[int, list[Update]]:
+        """Returns round to the updates that count in it, by site; their files are there for the newest rounds only."""
+        result: dict[int, list[Update]] = {}
+        for counts_in, *update in self._all("SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"):
+            result.setdefault(counts_in, []).append(Update(*update))
+        return result
+
     def counted(self, number: int) -> frozenset[str]:
         """Returns the sites whose updates count in a round."""
         return frozenset(site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number))

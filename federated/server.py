@@ -10,23 +10,28 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from typing import Any
 
 import grpc
 from absl import logging
 
+from federated import audit, wire
 from federated import weight_exchange_pb2_grpc as pb_grpc
-from federated import wire
+from federated.audit import AuditLog
+from federated.control_desk import ControlDesk
 from federated.coordinator import Coordinator
 from federated.credentials import CredentialBook
 from federated.errors import FederationFull, PortInUse, StorageTrouble
+from federated.operation import OperationGate
+from federated.provision import expiry_warnings
 from federated.server_config import ServerConfig, ServerSummary
 from federated.servicer import TokenGate, WeightExchangeServicer
 from federated.storage import Store
+from federated.tally import Tally
 from federated.tls import Identity
-from runkit import atomic
-from runkit.events import EventLog
+from runkit import atomic, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
 
@@ -38,7 +43,7 @@ def serve(
     initial_weights: str | os.PathLike,
     *,
     clock: Callable[[], float] = time.time,
-    events: EventLog | None = None,
+    listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:
@@ -52,7 +57,7 @@ def serve(
       kit_folder: the server's folder as `provision` made it.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
       clock: seconds since the epoch.
-      events: by default `<store>/events.jsonl`.
+      listeners: told every event as it is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
       stop: set from another thread, ends serving.
     Raises:
@@ -68,15 +73,24 @@ def serve(
             f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows {len(credentials.sites)} sites "
             f"({', '.join(credentials.sites)}); provision more sites or lower the minimum"
         )
+    for line in expiry_warnings(kit_folder):
+        logging.warning("event=certificate_ends %s", line)
     store = Store(store_folder)
     try:
         store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs)
-        coordinator = Coordinator(store, config, credentials, events or EventLog(store_folder / "events.jsonl", clock=clock), clock=clock)
+        tally = Tally()
+        events = AuditLog(store_folder / "events.jsonl", clock=clock, key=identity.key, listeners=[tally.note, *listeners])
+        for record in events.read():
+            tally.note(record)
+        audit.make_good(events, store)
+        coordinator = Coordinator(store, config, credentials, events, clock=clock)
+        events.append("started", release=release.version(), certificate=identity.fingerprint())
+        desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry_warnings(kit_folder))
     except BaseException:
         store.close()
         raise
     with contextlib.closing(coordinator):
-        server, port = _listen(coordinator, config, identity, store_folder)
+        server, port = _listen(coordinator, OperationGate(desk, credentials, clock=clock), config, identity, store_folder)
         endings: queue.SimpleQueue = queue.SimpleQueue()  # put() is safe inside a signal handler, an Event's set() is not
         try:
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
@@ -93,6 +107,8 @@ def serve(
         finally:
             coordinator.stop()
             server.stop(_GRACE_S).wait()
+            with contextlib.suppress(OSError):  # the reason to stop may be a full disk
+                events.append("stopped")
         if isinstance(ending, BaseException):
             raise ending
         if isinstance(ending, str):
@@ -116,12 +132,14 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
         endings.put(error)
 
 
-def _listen(coordinator: Coordinator, config: ServerConfig, identity: Identity, store_folder: pathlib.Path) -> tuple[grpc.Server, int]:
+def _listen(
+    coordinator: Coordinator, operation: OperationGate, config: ServerConfig, identity: Identity, store_folder: pathlib.Path
+) -> tuple[grpc.Server, int]:
     # Per site: one call that waits, one heart beat, one transfer, and as many again that a killed site left behind.
     workers = 6 * config.max_num_clients + 4
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
-        interceptors=(TokenGate(coordinator),),
+        interceptors=(operation, TokenGate(coordinator)),
         maximum_concurrent_rpcs=workers,
         options=[
             *wire.CHANNEL_OPTIONS,

@@ -27,6 +27,8 @@ class ServerConfig:
     cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
     token_lifetime_s: float = 24 * 3600.0
     poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    keep_updates: int = 1  # rounds whose updates stay on disk, so that an audit can average them again
+    keep_globals: int = 0  # newest global models that stay beside the initial and the best ones, 0 for all
     linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
     host: str = "0.0.0.0"
     port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
@@ -42,6 +44,11 @@ class ServerConfig:
         if self.patience_rounds < 0 or self.min_improvement < 0:
             raise ValueError(
                 f"patience_rounds is {self.patience_rounds}, min_improvement {self.min_improvement}; expected 0 or more of both"
+            )
+        if self.keep_updates < 0 or self.keep_globals < 0 or self.keep_globals == 1:
+            # The newest but one is scored while the newest is made, and may turn out the best.
+            raise ValueError(
+                f"keep_updates is {self.keep_updates}, keep_globals {self.keep_globals}; expected 0 or more rounds, and 0 or at least 2 models"
             )
         for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
             if not getattr(self, name) > 0:

@@ -77,6 +77,21 @@ class Steering:
         run.log("ending", after_round=number, reason=reason)
         return number
 
+    def standing(self, site: str) -> str:
+        """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
+        run = self._run
+        with run.changed:
+            sites = run.store.sites()
+            if site in sites:
+                return "evicted" if sites[site].evicted else "admitted"
+            taking_part = sum(not record.evicted for record in sites.values())
+            return "full" if taking_part >= run.policy.max_num_clients else "welcome"
+
+    def model_facts(self) -> tuple[int, dict[str, Any]]:
+        """Returns (bytes of the model, the plan)."""
+        with self._run.changed:
+            return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
+
     def status(self) -> dict[str, Any]:
         """Returns where the run is, as plain values: for a table or JSON. Ages are in seconds."""
         run = self._run

@@ -7,6 +7,7 @@
             rows.jsonl                per-case rows of every site
             events.jsonl address.json
             spool/                    updates of the open round
+            kept/round_003/           updates of the newest closed rounds, for an audit
             incoming/                 transfers under way
 
 A file gets its final name only when it is whole and synced, and counts only when the database says so; what a kill leaves
@@ -186,12 +187,31 @@ class Store(Records):
             state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
         return state
 
-    def close_round(self, closed: Round, sha256: str) -> None:
-        """Records the aggregate of `closed`, whose file is in place, and clears the round's spool."""
+    def close_round(self, closed: Round, sha256: str, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Records the aggregate of `closed`, whose file is in place, and clears the round's spool and what has become old.
+
+        Args:
+          keep_updates: newest rounds whose updates stay, in `kept`.
+          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
+        """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, sha256))
-        for update in closed.received.values():
-            self.update_path(update).unlink(missing_ok=True)
+        for path in map(self.update_path, closed.received.values()):
+            if keep_updates:
+                kept = self.kept_folder(closed.number) / path.name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, kept)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in (self.folder / "kept").glob("round_*"):
+            if agenda.global_number(folder.name) <= closed.number - keep_updates:
+                shutil.rmtree(folder)
+        for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
+            if number not in self._best_rounds():
+                self.global_path(number).unlink(missing_ok=True)
+
+    def kept_folder(self, number: int) -> pathlib.Path:
+        return self.folder / "kept" / agenda.global_name(number)
 
     def global_path(self, number: int) -> pathlib.Path:
         return self.folder / "global" / f"{agenda.global_name(number)}.safetensors"
@@ -217,6 +237,11 @@ class Store(Records):
     def best_round(self) -> int | None:
         record = self.folder / "selection.json"
         return atomic.read_json(record)["best_round"] if record.exists() else None
+
+    def _best_rounds(self) -> set[int]:
+        record = self.folder / "selection.json"
+        content = atomic.read_json(record) if record.exists() else {}
+        return {content.get("best_round", 0), content.get("best_worst_site_round", 0)}
 
     def model_path(self, name: str) -> pathlib.Path:
         return self.folder / "models" / f"{name}.safetensors"

@@ -24,13 +24,16 @@ class EventLog:
 
     def append(self, event: str, **fields: Any) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": round(self._clock(), 3), "event": event, **fields}, allow_nan=False)
+        line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
         with open(self.path, "a+b") as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":  # a power cut left half a line; it must not swallow this one
                     line = "\n" + line
             stream.write((line + "\n").encode("utf-8"))
+
+    def _line(self, record: dict[str, Any]) -> str:
+        return json.dumps(record, allow_nan=False)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yields the events in order; a line cut short by a kill or a power cut is passed over."""

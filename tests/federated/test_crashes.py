@@ -9,8 +9,9 @@ import sys
 import time
 
 import pytest
+from cryptography import x509
 
-from federated import tensor_files
+from federated import audit, tensor_files
 from tests.federated import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -147,6 +148,10 @@ def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(tmp_path
     assert deaths == len(SERVER_KILLS)
     assert results(store) == results(undisturbed)
     assert list((store / "spool").iterdir()) == list((store / "incoming").iterdir()) == []
+    assert [path.name for path in (store / "kept").iterdir()] == ["round_003"]
+    certificate = x509.load_pem_x509_certificate((kits / "server" / "server.pem").read_bytes())
+    verified = audit.verify(store, [certificate])
+    assert (verified.rounds, verified.recomputed) == ((1, 2, 3), (3,))
 
 
 def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, kits, undisturbed):

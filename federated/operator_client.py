@@ -1,0 +1,100 @@
+"""What the operator and the doctor use to ask a server: one short call each, over mutual TLS with the kit at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import grpc
+
+from federated import errors, operation, tls, wire
+from federated import operation_pb2 as pb
+from runkit import atomic
+
+_KINDS = ("site", "operator")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kit:
+    """A kit of a site or of the operator, read."""
+
+    name: str
+    host: str
+    port: int
+    credential: str = dataclasses.field(repr=False)  # never in a log
+    identity: tls.Identity
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike, *, host: str | None = None, port: int | None = None) -> Kit:
+        """Reads a kit as `provision` made it. Raises ValueError naming what is missing or malformed."""
+        folder = pathlib.Path(folder)
+        kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
+        if kind is None:
+            raise ValueError(f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it")
+        path = folder / f"{kind}.json"
+        if not (folder / "credential").is_file():
+            raise ValueError(f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it")
+        about = atomic.read_json(path)
+        try:
+            name, host, port = str(about[kind]), host or str(about["host"]), port or int(about["port"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
+        credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
+        return cls(name, host, port, credential, tls.Identity.of(folder, kind))
+
+
+class Operator:
+    """Calls of the `Operation` service. A context manager.
+
+    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason.
+    """
+
+    def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
+        self._kit, self._timeout_s = kit, timeout_s
+        address = f"[{kit.host}]:{kit.port}" if ":" in kit.host else f"{kit.host}:{kit.port}"
+        self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=wire.CHANNEL_OPTIONS)
+
+    def probe(self) -> pb.ProbeReply:
+        return self._call("Probe", pb.ProbeRequest(), pb.ProbeReply)
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self._call("Status", pb.StatusRequest(), pb.StatusReply).status_json)
+
+    def order(self, kind: str, site: str = "") -> str:
+        return self._call("Order", pb.OrderRequest(kind=kind, site=site), pb.OrderReply).answer
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, request: Any, reply: Any) -> Any:
+        call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, reply.FromString)
+        try:
+            return call(request, timeout=self._timeout_s, metadata=operation.header(self._kit.name, self._kit.credential))
+        except grpc.RpcError as error:
+            raise self._error(error) from None  # gRPC's own text holds addresses and internals
+
+    def _error(self, error: grpc.RpcError) -> errors.FederationError:
+        where = f"{self._kit.host}:{self._kit.port}"
+        for key, value in error.trailing_metadata() or ():
+            kind = errors.by_name(value) if key == wire.ERROR_KEY else None
+            if kind is not None:
+                return kind(error.details())
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            return errors.VersionDiffers(
+                f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"
+            )
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            try:
+                tls.explain_failure(self._kit.host, self._kit.port, self._kit.identity)
+            except errors.FederationError as reason:
+                return reason
+        return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")

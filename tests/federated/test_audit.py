@@ -1,0 +1,209 @@
+import json
+import pathlib
+import random
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from cryptography import x509
+
+from federated import audit, tensor_files
+from federated.aggregation import Contribution, weighted_mean
+from tests.federated import toy
+
+
+def keep_round(store, log, number, *, keep_updates=True):
+    """Writes what a server leaves of a round: two updates, their mean, and the log of it."""
+    arrays = {
+        site: {name: array * np.float32(number) + np.float32(toy.STEP[site]) for name, array in toy.INITIAL.items()}
+        for site in ("C1", "C2")
+    }
+    digests, folder = {}, store / "kept" / f"round_{number:03d}"
+    for site, values in arrays.items():
+        path = folder / "update.safetensors"
+        digests[site] = tensor_files.save(path, values)
+        path.rename(folder / f"round_{number:03d}.{site}.{digests[site][:16]}.safetensors")
+        log.append("pushed", site=site, round=number, counts_in=number, num_examples=toy.EXAMPLES[site], sha256=digests[site])
+    mean = weighted_mean([Contribution(site, values, toy.EXAMPLES[site]) for site, values in arrays.items()])
+    sha256 = tensor_files.save(store / "global" / f"round_{number:03d}.safetensors", mean)
+    if not keep_updates:
+        shutil.rmtree(folder)
+    log.append("aggregated", round=number, sites={site: toy.EXAMPLES[site] for site in arrays}, updates=digests, sha256=sha256)
+
+
+@pytest.fixture
+def certificate(kits):
+    return x509.load_pem_x509_certificate((kits / "server" / "server.pem").read_bytes())
+
+
+@pytest.fixture
+def store(tmp_path, kits, clock):
+    """Three rounds, of which the updates of the last two are kept."""
+    folder = tmp_path / "store"
+    for name in ("kept", "global"):
+        (folder / name).mkdir(parents=True)
+    log = audit.AuditLog(folder / "events.jsonl", clock=clock, key=kits / "server" / "server.key")
+    for number in (1, 2, 3):
+        keep_round(folder, log, number, keep_updates=number > 1)
+    return folder
+
+
+def test_an_honest_store_verifies_and_is_recomputed(store, certificate):
+    found = audit.verify(store, [certificate])
+    assert (found.lines, found.rounds, found.recomputed, found.pruned) == (9, (1, 2, 3), (2, 3), ())
+    assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
+
+
+def test_the_chain_is_plain_sha256_of_what_stands_before_it(store):
+    import hashlib
+
+    previous = "0" * 64
+    for line in (store / "events.jsonl").read_text().splitlines():
+        text = line[: line.index(', "hash"')]
+        assert json.loads(line)["previous"] == previous
+        previous = hashlib.sha256(text.encode()).hexdigest()
+        assert json.loads(line)["hash"] == previous
+
+
+def test_any_flipped_bit_is_found_at_its_line(store, certificate):
+    path = store / "events.jsonl"
+    content = path.read_bytes()
+    draw = random.Random(5)
+    positions = draw.sample(range(len(content) - 1), 300)
+    for position in positions:
+        changed = bytearray(content)
+        changed[position] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        line = content[:position].count(b"\n") + 1
+        with pytest.raises(audit.BrokenChain) as caught:
+            list(audit.read_chain(path, [certificate]))
+        # A flipped line end joins two lines, or splits one: the first of them is named, or the next.
+        assert caught.value.line in (line, line + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda lines: lines[:3] + lines[4:], 4),
+        (lambda lines: [*lines[:3], lines[4], lines[3], *lines[5:]], 4),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4),
+        (lambda lines: lines[1:], 1),
+    ],
+    ids=["removed", "swapped", "repeated", "first removed"],
+)
+def test_lines_removed_moved_or_repeated_are_found(store, change, line):
+    path = store / "events.jsonl"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(audit.BrokenChain) as caught:
+        audit.verify(store)
+    assert caught.value.line == line
+
+
+def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store, certificate, tmp_path):
+    noted = audit.verify(store).head
+    path = store / "events.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    forged = audit.AuditLog(path)
+    for record in records:
+        fields = {key: value for key, value in record.items() if key not in ("time", "line", "previous", "hash", "signature", "event")}
+        forged.append(record["event"], **fields)
+    audit.verify(store)  # consistent in itself
+    with pytest.raises(audit.BrokenChain, match="not signed by the server's key"):
+        audit.verify(store, [certificate])
+    with pytest.raises(audit.BrokenChain, match="no line with the noted hash"):
+        audit.verify(store, head=noted)
+
+
+def spoil(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_model_or_an_update_that_is_another_is_found(store):
+    spoil(store / "global" / "round_002.safetensors")
+    with pytest.raises(audit.BrokenChain, match=r"line 6: round_002\.safetensors is not the model"):
+        audit.verify(store)
+    spoil(store / "global" / "round_002.safetensors")
+    spoil(next((store / "kept" / "round_003").glob("round_003.C2.*")))
+    with pytest.raises(audit.BrokenChain, match=r"line 9: round_003\.C2\..* is not the update of site 'C2'"):
+        audit.verify(store)
+
+
+def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(store, tmp_path):
+    log = audit.AuditLog(store / "events.jsonl")
+    keep_round(store, log, 4)
+    other = audit.AuditLog(tmp_path / "other.jsonl")
+    lines = [json.loads(line) for line in (store / "events.jsonl").read_text().splitlines()]
+    lines[-1]["sha256"] = tensor_files.save(store / "global" / "round_004.safetensors", toy.INITIAL)
+    for record in lines:
+        other.append(
+            record["event"], **{k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
+        )
+    (tmp_path / "other.jsonl").rename(store / "events.jsonl")
+    with pytest.raises(audit.BrokenChain, match="line 12: the updates of round 4 do not average"):
+        audit.verify(store)
+
+
+def test_an_aggregation_of_an_update_that_never_came_is_found(store):
+    log = audit.AuditLog(store / "events.jsonl")
+    log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
+    with pytest.raises(audit.BrokenChain, match="line 10: round 4 counts an update of site 'C1' that the log did not take in"):
+        audit.verify(store)
+
+
+def test_a_round_that_was_skipped_is_found(store):
+    log = audit.AuditLog(store / "events.jsonl")
+    log.append("aggregated", round=5, sites={}, updates={}, sha256="0" * 64)
+    with pytest.raises(audit.BrokenChain, match="aggregates round 5 where round 4 is due"):
+        audit.verify(store)
+
+
+def test_models_the_server_did_not_keep_are_said_to_be_so(store):
+    (store / "global" / "round_001.safetensors").unlink()
+    assert audit.verify(store).pruned == (1,)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 250])
+def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_goes_on(store, cut):
+    path = store / "events.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert len(list(audit.read_chain(path))) == 8  # beside a running server
+    log = audit.AuditLog(path)
+    assert log.head[0] == 8
+    log.append("started")
+    assert [record["event"] for record in audit.read_chain(path)][-2:] == ["pushed", "started"]
+
+
+def test_a_full_disk_in_mid_line_does_not_break_the_chain(store, monkeypatch):
+    path = store / "events.jsonl"
+    log = audit.AuditLog(path)
+    with open(path, "ab") as stream:
+        stream.write(b'{"time": 1.0, "event": "hal')  # what a write that failed left
+    log.append("scored", site="C1")
+    assert [record["event"] for record in audit.read_chain(path)][-1] == "scored"
+
+
+def test_a_log_of_another_kind_is_not_continued(tmp_path):
+    (tmp_path / "events.jsonl").write_text('{"time": 1, "event": "login"}\n')
+    with pytest.raises(ValueError, match="line 1 is not chained"):
+        audit.AuditLog(tmp_path / "events.jsonl")
+
+
+def test_threads_share_one_chain_and_listeners_hear_every_record(tmp_path):
+    heard = []
+    log = audit.AuditLog(tmp_path / "events.jsonl", listeners=[heard.append])
+    threads = [threading.Thread(target=lambda i=i: [log.append("scored", site=f"C{i}") for _ in range(50)]) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(audit.read_chain(tmp_path / "events.jsonl"))) == len(heard) == 200
+    assert sorted(record["line"] for record in heard) == list(range(1, 201))
+
+
+def test_a_folder_that_is_no_store_is_named(tmp_path):
+    with pytest.raises(ValueError, match="the folder that the server calls its store"):
+        audit.verify(pathlib.Path(tmp_path))

@@ -1,0 +1,216 @@
+"""The operator's calls over mutual TLS to a real server."""
+
+import json
+import shutil
+
+import grpc
+import numpy as np
+import pytest
+
+from federated import audit, errors, operation, operator_client, provision, tensor_files, tls
+from federated import operation_pb2 as pb
+from federated.exchange import PROTOCOL
+from tests.federated import toy
+
+
+@pytest.fixture
+def asking(kits):
+    """Opens the operation service with a kit; closes what it opened."""
+    opened = []
+
+    def ask(running, name="operator", folder=kits):
+        kit = operator_client.Kit.read(folder / name, host="localhost", port=running.port)
+        opened.append(operator_client.Operator(kit))
+        return opened[-1]
+
+    yield ask
+    for operator in opened:
+        operator.close()
+
+
+@pytest.fixture
+def training(serving):
+    """A server with C1 logged in."""
+    running = serving()
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    yield running, transport
+    transport.close()
+
+
+def push(transport, path, number):
+    sha256 = toy_update(path, number)
+    return transport.push(path, sha256, round_number=number, num_examples=toy.EXAMPLES[transport.site], metrics={})
+
+
+def toy_update(path, number):
+    return tensor_files.save(path, {name: (array + number).astype(np.float32) for name, array in toy.INITIAL.items()})
+
+
+def test_status_is_the_whole_picture_as_json(training, asking, tmp_path):
+    running, transport = training
+    transport.pull("round_000")
+    transport.report_scores(0, {"dice": 0.25})
+    push(transport, tmp_path / "update.safetensors", 1)
+    status = asking(running).status()
+    assert (status["phase"], status["open_round"], status["updates"]) == ("rounds", 1, ["C1"])
+    site = status["sites"]["C1"]
+    assert (site["state"], site["num_examples"], site["updates"], site["doing"]) == ("pushed", 30, 1, "sent round 1")
+    nbytes = sum(array.nbytes for array in toy.INITIAL.values())
+    assert site["bytes_received"] == site["bytes_sent"] == status["model_bytes"] == nbytes
+    assert site["scores"] == {"0": {"dice": 0.25}}
+    lines, head = status["audit"]["lines"], status["audit"]["head"]
+    assert head in {record["hash"] for record in audit.read_chain(running.folder / "events.jsonl")} and lines > 3
+    assert json.loads(json.dumps(status, allow_nan=False)) == status
+
+
+def test_what_was_counted_before_a_restart_is_still_shown(serving, asking, tmp_path):
+    running = serving()
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    push(transport, tmp_path / "update.safetensors", 1)
+    transport.close()
+    before = asking(running).status()["sites"]["C1"]
+    running.stop()
+    after = asking(serving()).status()["sites"]["C1"]
+    assert {key: after[key] for key in ("bytes_received", "updates", "doing")} == {
+        key: before[key] for key in ("bytes_received", "updates", "doing")
+    }
+
+
+def test_orders_hold_at_once_and_are_in_the_audit_log(training, asking, tmp_path):
+    running, transport = training
+    operator = asking(running)
+    assert operator.order("pause").startswith("paused")
+    assert operator.status()["phase"] == "paused"
+    operator.order("resume")
+    assert transport.next_task().kind == "train"
+    assert "C1 is sent away" in operator.order("evict", "C1")
+    with pytest.raises(errors.SessionExpired):
+        transport.next_task()
+    with pytest.raises(errors.UnknownSite, match="was sent away"):
+        transport.login(toy.PLAN, 30)
+    assert operator.probe().standing == "operator"
+    assert asking(running, "C1").probe().standing == "evicted"
+    operator.order("admit", "C1")
+    transport.login(toy.PLAN, 30)
+    logged = [record["event"] for record in audit.read_chain(running.folder / "events.jsonl")]
+    assert [event for event in logged if event in ("paused", "resumed", "evicted", "login_refused", "readmitted")] == [
+        "paused",
+        "resumed",
+        "evicted",
+        "login_refused",
+        "readmitted",
+    ]
+
+
+def test_finish_ends_the_run_after_the_open_round(training, asking, tmp_path):
+    running, transport = training
+    other = running.connect("C2")
+    other.login(toy.PLAN, 10)
+    operator = asking(running)
+    with pytest.raises(errors.OrderRefused, match="no round has been averaged yet"):
+        operator.order("finish_now")
+    assert operator.order("finish").startswith("round 1 is the last one")
+    push(transport, tmp_path / "C1.safetensors", 1)
+    push(other, tmp_path / "C2.safetensors", 1)
+    assert transport.next_task().kind == "score"
+    assert (operator.status()["num_rounds"], operator.status()["open_round"]) == (1, None)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("order", "site", "kind", "message"),
+    [
+        ("dance", "", errors.OrderRefused, "there is no order 'dance'; there are pause, resume"),
+        ("evict", "C9", errors.UnknownSite, "'C9' never logged in; there are C1"),
+        ("admit", "", errors.UnknownSite, "never logged in"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused_with_what_would(training, asking, order, site, kind, message):
+    with pytest.raises(kind, match=message):
+        asking(training[0]).order(order, site)
+
+
+def test_a_site_may_probe_but_neither_look_nor_order(serving, asking):
+    running = serving()
+    site = asking(running, "C1")
+    reply = site.probe()
+    assert (reply.protocol, reply.standing, json.loads(reply.plan_json)) == (PROTOCOL, "welcome", toy.PLAN)
+    for call in (site.status, lambda: site.order("pause")):
+        with pytest.raises(errors.WrongCredential, match="'C1' is not the operator"):
+            call()
+
+
+def test_a_full_federation_says_so_to_who_asks(serving, asking):
+    running = serving(min_num_clients=1, max_num_clients=1)
+    transport = running.connect("C1")
+    transport.login(toy.PLAN, 30)
+    assert asking(running, "C2").probe().standing == "full"
+    assert asking(running, "C1").probe().standing == "admitted"
+    transport.close()
+
+
+def call(running, identity, metadata, method="Status", request=None):
+    with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
+        rpc = channel.unary_unary(operation.PREFIX + method, pb.StatusRequest.SerializeToString, pb.StatusReply.FromString)
+        return rpc(request or pb.StatusRequest(), timeout=30, metadata=metadata)
+
+
+def test_the_operators_credential_is_of_no_use_with_a_sites_certificate_nor_the_other_way_round(serving, kits):
+    running = serving()
+    secret = {name: (kits / name / "credential").read_text().strip() for name in ("operator", "C1")}
+    site, operator = tls.Identity.of(kits / "C1", "site"), tls.Identity.of(kits / "operator", "operator")
+    for identity, name, credential, code in (
+        (site, "operator", secret["operator"], grpc.StatusCode.FAILED_PRECONDITION),
+        (operator, "operator", secret["C1"], grpc.StatusCode.UNAUTHENTICATED),
+        (operator, "C1", secret["C1"], grpc.StatusCode.UNAUTHENTICATED),
+        (operator, "", "", grpc.StatusCode.UNAUTHENTICATED),
+        (site, "C1", secret["operator"], grpc.StatusCode.UNAUTHENTICATED),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(running, identity, operation.header(name, credential))
+        assert caught.value.code() == code, (name, code)
+    for metadata in ((), (("authorization", "Credential operator"),), (("authorization", f"Bearer {secret['operator']}"),)):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(running, operator, metadata)
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_an_unknown_method_is_no_way_in(serving, kits):
+    running = serving()
+    identity = tls.Identity.of(kits / "operator", "operator")
+    secret = (kits / "operator" / "credential").read_text().strip()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(running, identity, operation.header("operator", secret), method="Everything")
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_revoked_operator_is_out_at_once(serving, asking, tmp_path):
+    federation = provision.provision(tmp_path / "federation", "localhost", ("C1", "C2"), port=0)
+    running = serving(server_kit=federation / "server")
+    operator = asking(running, folder=federation)
+    operator.status()
+    provision.revoke(federation, ["operator"])
+    with pytest.raises(errors.WrongCredential, match="not the operator's credential"):
+        operator.status()
+
+
+def test_a_kit_that_ends_soon_is_in_the_status(serving, asking, tmp_path):
+    federation = provision.provision(tmp_path / "federation", "localhost", ("C1", "C2"), port=0)
+    provision.renew(federation, ["server"], valid_days=7)
+    running = serving(server_kit=federation / "server")
+    assert asking(running, folder=federation).status()["warnings"] == ["server.pem: the certificate ends in 7 days; have it renewed"]
+
+
+@pytest.mark.parametrize("missing", ["credential", "operator.json"])
+def test_a_kit_that_is_not_whole_names_what_is_missing(kits, tmp_path, missing):
+    shutil.copytree(kits / "operator", tmp_path / "kit")
+    (tmp_path / "kit" / missing).unlink()
+    with pytest.raises(ValueError, match=rf"{missing}.*provision"):
+        operator_client.Kit.read(tmp_path / "kit")
+
+
+def test_a_kit_never_shows_its_credential(kits):
+    kit = operator_client.Kit.read(kits / "operator")
+    assert kit.credential and kit.credential not in repr(kit)
