@@ -20,7 +20,9 @@ flags.DEFINE_string("manifest", None, "The site's manifest.json, or an MSD datas
 flags.DEFINE_list(
     "split", None, "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20."
 )
-flags.DEFINE_integer("workers", 1, "Cases prepared at the same time.")
+flags.DEFINE_integer("workers", 0, "Cases prepared at the same time, 0 for one a processor.")
+flags.DEFINE_float("memory_gb", None, "Memory of all processes together; cases wait for it. Default: four fifths of what is free.")
+flags.DEFINE_bool("dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing.")
 flags.DEFINE_bool("strict", True, "End with an error when a case is refused. The other cases are prepared either way.")
 
 
@@ -30,15 +32,23 @@ def main(argv: list[str]) -> None:
     manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
+    how = {
+        "target_mm": config.spacing_mm,
+        "window_hu": config.window_hu,
+        "workers": FLAGS.workers,
+        "memory_bytes": None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 1e9),
+    }
+    budget = pipeline.plan(manifest, folder / "cases", **how)
+    print(budget)
+    if FLAGS.dry_run:
+        return
     store = pipeline.prepare(
         manifest,
         folder / "cases",
-        target_mm=config.spacing_mm,
-        window_hu=config.window_hu,
+        **how,
         split_seed=config.seed,
         split_counts=counts,
         split_ratio=splits.PAPER_COUNTS.get(manifest.site, (0.6, 0.2, 0.2)),
-        workers=FLAGS.workers,
         strict=FLAGS.strict,
     )
     shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))

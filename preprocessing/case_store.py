@@ -1,11 +1,14 @@
 """Prepared cases on disk: one folder a case, memory-mapped, without a path or a name in it.
 
 <root>/index.json            site, settings, split, running numbers
-<root>/cases/<case_id>/      image.npy       float16 [x, y, z] in [-1, 1], C order
-                             label.npy       uint8 [x, y, z]
-                             foreground.npy  int32, flat C-order indices of label > 0
-                             native_label.npz  the label on the scan's own grid, cropped to its foreground
-                             case.json       fingerprint of sources and settings, native grid
+<root>/cases/<case_id>/      image.npy        float16 [x, y, z] in [-1, 1], C order
+                             label.npy        uint8 [x, y, z]; slabs of x without foreground are holes, which cost neither disk nor time
+                             runs.npy         int32 [n, 3], the label's foreground as runs (`foreground.LabelRuns`)
+                             native_runs.npy  the same of the label on the scan's own grid
+                             case.json        sources and settings, native grid
+
+C order is the layout for patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of 38 KB of the file, each read in one go, and
+twice its own bytes; blocks of 32 x 32 x 32 would read as much and would have to be put together.
 
 A folder appears whole or not at all. It carries the fingerprint of the files and the settings that made it, so a case of other
 files or settings is never taken for the current one.
@@ -17,19 +20,21 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 from runkit import atomic
 
-FORMAT = 1  # raise it when the same files and settings give another store
+FORMAT = 2  # raise it when the same files and settings give another store
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
-_MAPPED = ("image.npy", "label.npy", "foreground.npy")
+_MAPPED = ("image.npy", "label.npy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,18 +68,14 @@ class StoredCase:
         """uint8 memory map [x, y, z]."""
         return self._map("label.npy")
 
-    @property
-    def foreground(self) -> np.ndarray:
-        """int32 memory map: flat C-order indices of the voxels above 0, ascending."""
-        return self._map("foreground.npy")
+    @functools.cached_property
+    def runs(self) -> LabelRuns:
+        """Where the label's foreground is: a few kilobytes, kept in memory."""
+        return LabelRuns(self._layouts["label.npy"][1], np.load(self.folder / "runs.npy", allow_pickle=False))
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
-        with np.load(self.folder / "native_label.npz", allow_pickle=False) as stored:
-            label = np.zeros(self.native.shape, dtype=np.uint8, order="F")
-            box = stored["box"]
-            label[tuple(slice(start, start + n) for start, n in zip(stored["start"], box.shape, strict=True))] = box
-        return label
+        return LabelRuns(self.native.shape, np.load(self.folder / "native_runs.npy", allow_pickle=False)).array("F")
 
     def _map(self, name: str) -> np.ndarray:
         return _opened(self.fingerprint, self.folder / name, *self._layouts[name])
@@ -163,9 +164,9 @@ def write_case(
     root: pathlib.Path,
     case_id: str,
     *,
-    image: np.ndarray,
-    label: np.ndarray,
-    native_label: np.ndarray,
+    image: Iterable[np.ndarray],
+    label: LabelBox,
+    native_label: LabelBox,
     native: Grid,
     sources: Mapping[str, str],
     settings: Mapping[str, Any],
@@ -173,22 +174,23 @@ def write_case(
     """Writes one case folder, in the place of an earlier version of it.
 
     Args:
-      image: float16 [x, y, z] in [-1, 1] on the training grid.
-      label: uint8 [x, y, z] there.
-      native_label: uint8 on the scan's own grid.
+      image: float16 in [-1, 1] on the training grid: slabs [n, y, z] that together are x = 0, 1, ...; none is kept.
+      label: classes there; its shape is the image's.
+      native_label: classes on the scan's own grid.
       sources: what -> sha256 of the file.
     Raises:
-      ValueError: if the volume has too many voxels for a 32-bit index.
+      ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many voxels as the label.
     """
-    if image.size > np.iinfo(np.int32).max:
-        raise ValueError(f"case {case_id} has {image.size} voxels at this spacing; choose a coarser spacing or crop the scan")
-    label = np.ascontiguousarray(label, dtype=np.uint8)
-    start, box = _crop(native_label)
+    voxels = math.prod(label.shape)
+    if voxels > np.iinfo(np.int32).max:
+        raise ValueError(f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan")
     with atomic.replacing_folder(case_folder(root, case_id)) as folder:
-        _save(folder / "image.npy", np.ascontiguousarray(image, dtype=np.float16))
-        _save(folder / "label.npy", label)
-        _save(folder / "foreground.npy", np.flatnonzero(label).astype(np.int32))
-        np.savez_compressed(folder / "native_label.npz", start=start, box=box)
+        _save(folder / "runs.npy", label.runs().runs)
+        _save(folder / "native_runs.npy", native_label.runs().runs)
+        _save_label(folder / "label.npy", label)
+        written = _save_image(folder / "image.npy", label.shape, image)
+        if written != voxels:
+            raise ValueError(f"case {case_id}: its image has {written} voxels, its label {voxels}; resample both to one grid")
         value = {
             "case_id": case_id,
             "sources": dict(sources),
@@ -226,10 +228,29 @@ def _save(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(stream, array, allow_pickle=False)
 
 
-def _crop(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    start, stop = [], []
-    for axis in range(3):
-        hit = np.flatnonzero(label.any(axis=tuple(a for a in range(3) if a != axis)))
-        start.append(int(hit[0]) if len(hit) else 0)
-        stop.append(int(hit[-1]) + 1 if len(hit) else 0)
-    return np.array(start, dtype=np.int32), label[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+def _save_image(path: pathlib.Path, shape: Sequence[int], slabs: Iterable[np.ndarray]) -> int:
+    """Writes the slabs one after the other and returns how many voxels they were."""
+    written = 0
+    with open(path, "wb") as stream:
+        _write_header(stream, np.float16, shape)
+        for slab in slabs:
+            stream.write(np.ascontiguousarray(slab, dtype=np.float16).data)
+            written += slab.size
+    return written
+
+
+def _save_label(path: pathlib.Path, label: LabelBox) -> None:
+    with open(path, "wb") as stream:
+        _write_header(stream, np.uint8, label.shape)
+        begin, (_, y, z) = stream.tell(), label.shape
+        stream.truncate(begin + math.prod(label.shape))
+        plane = np.zeros((y, z), dtype=np.uint8)
+        for x, part in enumerate(label.voxels, start=label.start[0]):
+            plane[label.slices[1:]] = part
+            stream.seek(begin + x * y * z)
+            stream.write(plane.data)
+
+
+def _write_header(stream: BinaryIO, dtype: type, shape: Sequence[int]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(int(n) for n in shape)}
+    np.lib.format.write_array_header_1_0(stream, header)

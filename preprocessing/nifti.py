@@ -162,6 +162,13 @@ def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
     return _parse_header(path, start)
 
 
+def stored_form(path: str | os.PathLike) -> tuple[Grid, np.dtype, bool]:
+    """Returns what the header alone says: the grid, the voxels' data type, and whether a slope or intercept applies. Raises as `read_ct`."""
+    header = read_header(path)
+    grid = Grid(_shape(path, header), _affine(path, header))
+    return grid, header.get_data_dtype(), _scaling(path, header) != (1.0, 0.0)
+
+
 def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
     """Returns header and voxels as stored, a read-only Fortran-ordered view of the decompressed file."""
     try:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import functools
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from preprocessing.foreground import LabelRuns
 from runkit.randomness import generator, seed_pair
 
+_TUMOUR = 2
 _AIR = -1.0  # what lies outside the volume: the lower end of the window
 
 
@@ -24,7 +27,7 @@ class PatchSource(Protocol):
     case_id: str
     image: np.ndarray  # float16 [x, y, z] in [-1, 1]
     label: np.ndarray  # uint8 [x, y, z]
-    foreground: np.ndarray  # int, flat C-order indices of label > 0
+    runs: LabelRuns  # where the label is above 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class PatchConfig:
 
     size: tuple[int, int, int]  # voxels
     foreground_fraction: float = 0.5  # share of patches centred on pancreas or tumour
+    tumour_fraction: float = 0.0  # share of those that is centred on tumour, the rest being anywhere on the foreground
     patches_per_case: int = 1  # in an epoch
     batch_size: int
     seed: int
@@ -40,8 +44,9 @@ class PatchConfig:
     def __post_init__(self):
         if len(self.size) != 3 or min(self.size) < 1:
             raise ValueError(f"size is {self.size}; expected three numbers of voxels, at least 1 each")
-        if not 0.0 <= self.foreground_fraction <= 1.0:
-            raise ValueError(f"foreground_fraction is {self.foreground_fraction}; expected a share between 0 and 1")
+        for name in ("foreground_fraction", "tumour_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         for name in ("patches_per_case", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -49,11 +54,12 @@ class PatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One patch: which case, which voxel is its centre, and whether that is a foreground voxel."""
+    """One patch: which case, which voxel is its centre, whether that is a foreground voxel, and whether it was drawn among the tumour's."""
 
     case: int
     centre: tuple[int, int, int]
     foreground: bool
+    tumour: bool = False
 
 
 class PatchSampler:
@@ -63,7 +69,7 @@ class PatchSampler:
     is an epoch: a seeded permutation in which every case comes exactly patches_per_case times. Foreground and background centres
     alternate along the sequence, so their ratio is exact, not expected. Every voxel can be a centre: a foreground centre is
     uniform over the voxels above 0, a background centre over the voxels that are 0, and what hangs over the border is filled.
-    A case without foreground gives background patches only.
+    A case without foreground gives background patches only, one without tumour foreground patches in the place of tumour ones.
 
     Raises:
       ValueError: without a case, or for a case without any background voxel.
@@ -74,11 +80,13 @@ class PatchSampler:
             raise ValueError("no case to draw patches from; the training split is empty")
         self._cases, self._config = tuple(cases), config
         self._shapes = [tuple(case.image.shape) for case in self._cases]
-        self._foreground_counts = [len(case.foreground) for case in self._cases]
-        for case, shape, count in zip(self._cases, self._shapes, self._foreground_counts, strict=True):
-            if count >= int(np.prod(shape)):
+        self._runs = [case.runs for case in self._cases]
+        for case, shape, runs in zip(self._cases, self._shapes, self._runs, strict=True):
+            if runs.count() >= math.prod(shape):
                 raise ValueError(f"case {case.case_id}: every voxel is labelled, there is no background to draw; check its label")
-        self._share = fractions.Fraction(config.foreground_fraction).limit_denominator(10**6)
+        self._share, self._tumour_share = (
+            fractions.Fraction(share).limit_denominator(10**6) for share in (config.foreground_fraction, config.tumour_fraction)
+        )
         self._epoch_order = functools.lru_cache(maxsize=2)(self._draw_epoch_order)
 
     @property
@@ -99,12 +107,18 @@ class PatchSampler:
         position = step * self._config.batch_size + slot
         epoch, place = divmod(position, self.patches_per_epoch)
         case = int(self._epoch_order(epoch)[place])
-        share = self._share
-        wanted = (position + 1) * share.numerator // share.denominator > position * share.numerator // share.denominator
-        foreground = wanted and self._foreground_counts[case] > 0
+        runs = self._runs[case]
+        before, after = (_share_of(count, self._share) for count in (position, position + 1))
+        foreground = after > before and runs.count() > 0
+        # `before` is how many foreground patches came earlier in the sequence
+        tumour = foreground and _share_of(after, self._tumour_share) > _share_of(before, self._tumour_share) and runs.count(_TUMOUR) > 0
         rng = generator(self._config.seed, "patch", step, slot)
-        flat = self._foreground_centre(case, rng) if foreground else self._background_centre(case, rng)
-        return Choice(case, tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])), foreground)
+        if foreground:
+            class_ = _TUMOUR if tumour else None
+            flat = runs.voxel(int(rng.integers(runs.count(class_))), class_)
+        else:
+            flat = self._background_centre(case, rng)
+        return Choice(case, tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])), foreground, tumour)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Returns the patches of a step.
@@ -128,18 +142,17 @@ class PatchSampler:
     def _draw_epoch_order(self, epoch: int) -> np.ndarray:
         return generator(self._config.seed, "order", epoch).permutation(self.patches_per_epoch) % len(self._cases)
 
-    def _foreground_centre(self, case: int, rng: np.random.Generator) -> int:
-        return int(self._cases[case].foreground[rng.integers(self._foreground_counts[case])])
-
     def _background_centre(self, case: int, rng: np.random.Generator) -> int:
         # Rejection: uniform over the voxels that are 0 without a list of them, which would be as large as the volume.
         # Foreground is about one voxel in a hundred, so one draw nearly always does.
-        label, shape = self._cases[case].label, self._shapes[case]
-        voxels = int(np.prod(shape))
-        while True:
-            flat = int(rng.integers(voxels))
-            if label[np.unravel_index(flat, shape)] == 0:
-                return flat
+        runs, voxels = self._runs[case], math.prod(self._shapes[case])
+        while (flat := int(rng.integers(voxels))) in runs:
+            pass
+        return flat
+
+
+def _share_of(count: int, share: fractions.Fraction) -> int:
+    return count * share.numerator // share.denominator
 
 
 def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: float) -> None:

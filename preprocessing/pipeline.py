@@ -7,6 +7,8 @@ stops the others.
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -14,15 +16,17 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 
-from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, sources
+from preprocessing import budget, case_store, sources
+from preprocessing.budget import Budget, CaseNeed
+from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
 from preprocessing.splits import split_cases
-from preprocessing.volume import Volume
 from runkit import atomic, progress
+
+_LISTEN_S = 0.5  # between two looks at what the workers are doing
 
 
 def prepare(
@@ -35,6 +39,7 @@ def prepare(
     split_counts: Sequence[int] | None = None,
     split_ratio: Sequence[float] = (0.6, 0.2, 0.2),
     workers: int = 1,
+    memory_bytes: int | None = None,
     strict: bool = True,
 ) -> CaseStore:
     """Prepares every labelled case of a manifest and returns the store.
@@ -44,7 +49,9 @@ def prepare(
       target_mm: spacing of the training grid, x, y, z.
       window_hu: HU that become -1 and 1.
       split_seed, split_counts, split_ratio: see `splits.split_cases`; the split is over the cases that pass.
-      workers: cases at the same time, each in its own process. Calling scripts need the usual `if __name__ == "__main__"`.
+      workers: cases at the same time, each in its own process; 0 for one a processor. Calling scripts need the usual
+        `if __name__ == "__main__"`.
+      memory_bytes: limit of all processes together, which cases wait for; by default four fifths of the memory that is free now.
       strict: end with an error when a case is refused. The others are prepared either way, so a second run finds them done.
     Raises:
       ValueError: if no case is left, the split does not fit, or, when strict, a case was refused: all of them are named, and
@@ -59,18 +66,21 @@ def prepare(
     sources.require_readers(manifest)
     # an impossible split is refused before the work, not after it
     split_cases([case.case_id for case in cases], seed=split_seed, counts=split_counts, ratio=split_ratio)
+    needs = {case.case_id: budget.case_need(case, settings["target_mm"]) for case in cases}
+    workers = budget.choose_workers(len(cases), workers)
+    limit = memory_bytes or budget.default_limit_bytes()
+    _require_room(needs, workers, limit)
     _clean(root)
     made_of: dict[str, dict[str, str]] = {}
     refused: dict[str, dict[str, str]] = {}
-    with progress.bar(total=len(cases), what=f"prepare {manifest.site}", unit="case") as bar:
-        for case, outcome in _outcomes(cases, root, settings, workers):
+    with _Progress(f"prepare {manifest.site}", cases, needs) as shown:
+        for case, outcome in _outcomes(cases, root, settings, workers, needs, limit, shown):
             if "sources" in outcome:
                 made_of[case.case_id] = outcome["sources"]
             else:
                 refused[case.case_id] = outcome
                 logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
-            bar.set_postfix_str(f"{len(refused)} refused")
-            bar.update()
+            shown.finished(case.case_id, refused="sources" not in outcome)
     in_order = [case.case_id for case in cases]
     rejected = [{"case_id": i, **refused[i]} for i in in_order if i in refused]
     _report(root, rejected)
@@ -84,28 +94,39 @@ def prepare(
     return CaseStore(root)
 
 
-def prepare_volumes(image: Volume, label: Volume, settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a case on the training grid.
+def plan(
+    manifest: Manifest,
+    root: str | os.PathLike,
+    *,
+    target_mm: Sequence[float],
+    window_hu: Sequence[float] = (-200.0, 250.0),
+    workers: int = 1,
+    memory_bytes: int | None = None,
+) -> Budget:
+    """Returns what `prepare` with the same arguments will need, from the files' headers and a short measurement; writes nothing.
 
-    Args:
-      image: CT in HU; `label`: its classes. Both in RAS+, on one grid.
-      settings: `target_mm` and `window_hu`.
-    Returns:
-      Image float16 [x, y, z] in [-1, 1] and label uint8 [x, y, z], C-ordered: x slowest, as patches are cut.
+    A case counts as done when an earlier run prepared it with these settings; whether its files changed since, `prepare` finds out.
+
+    Raises:
+      ValueError: as `prepare`, for settings or a limit of memory that make it impossible.
     """
-    spacing_mm, target_mm = image.spacing_mm, tuple(settings["target_mm"])
-    hu = resampling.resample_linear(image.array, spacing_mm, target_mm)
-    labels = resampling.resample_nearest(label.array, spacing_mm, target_mm)
-    return _windowed(hu, tuple(settings["window_hu"])), np.ascontiguousarray(labels)
+    settings = _settings(target_mm, window_hu, manifest.label_values)
+    cases = [case for case in manifest.included if case.label is not None]
+    sources.require_readers(manifest)
+    open_cases = [
+        case for case in cases if (case_store.read_case(case_store.case_folder(root, case.case_id)) or {}).get("settings") != settings
+    ]
+    return budget.cohort_budget(
+        [budget.case_need(case, settings["target_mm"]) for case in open_cases],
+        done=len(cases) - len(open_cases),
+        workers=budget.choose_workers(len(cases), workers),
+        limit_bytes=memory_bytes or budget.default_limit_bytes(),
+        speed=budget.measure_speed(),
+    )
 
 
-def _windowed(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
-    # Windowed and turned in slabs of 32 slices: the turn from file order (x fastest) to C order then writes whole cache lines.
-    result = np.empty(hu.shape, dtype=np.float16)
-    for start in range(0, hu.shape[2], 32):
-        part = slice(start, start + 32)
-        result[:, :, part] = intensity.window(hu[:, :, part], *window_hu).astype(np.float16)
-    return result
+def _require_room(needs: Mapping[str, CaseNeed | None], workers: int, limit: int) -> None:
+    budget.cohort_budget(needs.values(), done=0, workers=workers, limit_bytes=limit, speed=budget.Speed(0.0, 0.0))
 
 
 def _settings(target_mm: Sequence[float], window_hu: Sequence[float], label_values: Mapping[int, int] | None) -> dict[str, Any]:
@@ -118,52 +139,106 @@ def _settings(target_mm: Sequence[float], window_hu: Sequence[float], label_valu
     return {"target_mm": spacing, "window_hu": window, "label_values": values}
 
 
+class _Progress:
+    """The bar of a cohort: its length is in voxels, since cases differ tenfold; behind it stands what is being done.
+
+    Cases appear by their place in the manifest: a log that someone forwards names no patient.
+    """
+
+    def __init__(self, what: str, cases: Sequence[Case], needs: Mapping[str, CaseNeed | None], skipped: int = 0):
+        self._needs, self._cases, self._refused, self._finished = needs, len(cases), 0, skipped
+        self._number = {case.case_id: number for number, case in enumerate(cases, start=1)}
+        self._stages: dict[str, str] = {}
+        self._bar = progress.bar(total=round(sum(self._megavoxels(case.case_id) for case in cases)), what=what, unit="Mvoxel")
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def stage(self, case_id: str, stage: str) -> None:
+        self._stages[case_id] = stage
+        self._show()
+
+    def finished(self, case_id: str, *, refused: bool) -> None:
+        self._stages.pop(case_id, None)
+        self._finished, self._refused = self._finished + 1, self._refused + refused
+        self._show()
+        self._bar.update(round(self._megavoxels(case_id), 1))
+
+    def _show(self) -> None:
+        doing = "".join(f", {stage} no. {self._number[case_id]}" for case_id, stage in self._stages.items())
+        self._bar.set_postfix_str(f"{self._finished}/{self._cases} cases, {self._refused} refused{doing}", refresh=False)
+
+    def _megavoxels(self, case_id: str) -> float:
+        need = self._needs.get(case_id)
+        return 0.0 if need is None else need.native_voxels / 1e6
+
+
 def _outcomes(
-    cases: Sequence[Case], root: pathlib.Path, settings: Mapping[str, Any], workers: int
+    cases: Sequence[Case],
+    root: pathlib.Path,
+    settings: Mapping[str, Any],
+    workers: int,
+    needs: Mapping[str, CaseNeed | None],
+    limit_bytes: int,
+    shown: _Progress,
 ) -> Iterator[tuple[Case, dict[str, Any]]]:
-    if workers <= 1 or len(cases) <= 1:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    if workers == 1:
         for case in cases:
-            yield case, _prepare_case(case, root, settings)
+            report = functools.partial(shown.stage, case.case_id)
+            yield case, prepare_case(case, root, settings, threads=threads, report=report)
         return
+    free = limit_bytes - budget.idle_bytes(workers)
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
-        futures = {pool.submit(_prepare_case, case, root, settings): case for case in cases}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
+    stages = context.SimpleQueue()
+    waiting, running = list(cases), {}
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stages,)) as pool:
+        while waiting or running:
+            while len(running) < workers and (case := _next_fitting(waiting, needs, free, bool(running))) is not None:
+                waiting.remove(case)
+                free -= _memory(needs, case)
+                running[pool.submit(_in_worker, case, root, settings, threads)] = case
+            finished, _ = concurrent.futures.wait(running, timeout=_LISTEN_S, return_when=concurrent.futures.FIRST_COMPLETED)
+            while not stages.empty():
+                shown.stage(*stages.get())
+            for future in finished:
+                case = running.pop(future)
+                free += _memory(needs, case)
+                try:
+                    outcome = future.result()
+                except concurrent.futures.process.BrokenProcessPool:
+                    raise ValueError(
+                        f"a worker process was killed while {len(running) + 1} cases were prepared, most likely for want of memory; "
+                        "finished cases are kept: run again with fewer --workers or a smaller --memory_gb"
+                    ) from None
+                yield case, outcome
 
 
-def _prepare_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Prepares one case unless it is done. Returns its `sources`, or why it is refused: `rule`, `file`, `problem`."""
-    try:
-        made_of = sources.digests(case)
-        done = case_store.read_case(case_store.case_folder(root, case.case_id))
-        if done is None or (done.get("sources"), done.get("settings")) != (made_of, dict(settings)):
-            _make_case(case, root, settings, made_of)
-    except rules.IntegrityError as error:
-        return {"rule": error.rule, "file": error.file, "problem": str(error)}
-    except (ValueError, MemoryError) as error:
-        return {"rule": rules.UNUSABLE.id, "file": str(case.image), "problem": f"{case.image}: {error or 'does not fit into memory'}"}
-    return {"sources": made_of}
+def _next_fitting(waiting: Sequence[Case], needs: Mapping[str, CaseNeed | None], free: int, others_run: bool) -> Case | None:
+    """Returns the first waiting case that fits into the free memory; without others running, the first in any case."""
+    fitting = (case for case in waiting if _memory(needs, case) <= free)
+    return next(fitting, None if others_run or not waiting else waiting[0])
 
 
-def _make_case(case: Case, root: pathlib.Path, settings: Mapping[str, Any], made_of: Mapping[str, str]) -> None:
-    values = settings["label_values"]
-    image, label = sources.read_case(case, None if values is None else {int(k): v for k, v in values.items()})
-    integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
-    upright_image, upright_label = geometry.to_ras(image), geometry.to_ras(label)
-    prepared_image, prepared_label = prepare_volumes(upright_image, upright_label, settings)
-    case_store.write_case(
-        root,
-        case.case_id,
-        image=prepared_image,
-        label=prepared_label,
-        # the label may be stored in another axis order than the scan; the scan's is the native one
-        native_label=geometry.from_ras(upright_label.array, image.grid),
-        native=image.grid,
-        sources=made_of,
-        settings=settings,
-    )
+def _memory(needs: Mapping[str, CaseNeed | None], case: Case) -> int:
+    need = needs.get(case.case_id)
+    return 0 if need is None else need.memory_bytes
+
+
+_stages: Any = None  # in a worker process: where it tells what it is doing
+
+
+def _start_worker(stages: Any) -> None:
+    global _stages
+    _stages = stages
+
+
+def _in_worker(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    return prepare_case(case, root, settings, threads=threads, report=lambda stage: _stages.put((case.case_id, stage)))
 
 
 def _clean(root: pathlib.Path) -> None:

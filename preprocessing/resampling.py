@@ -6,11 +6,13 @@ The first voxel centre stays where it is; the last lies within half a target vox
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from preprocessing import geometry, separable
+from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
 _RESTORED_VOXELS = 2**22  # interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan
@@ -42,6 +44,18 @@ def resample_linear(array: np.ndarray, spacing_mm: Sequence[float], target_mm: S
     return separable.interpolate(array, _positions(array.shape, spacing_mm, target_mm))
 
 
+def linear_slabs(
+    array: np.ndarray,
+    spacing_mm: Sequence[float],
+    target_mm: Sequence[float],
+    *,
+    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    threads: int = 1,
+) -> Iterator[Any]:
+    """Yields `resample_linear` along x, slab after slab in C order, without ever holding the whole; see `separable.slabs`."""
+    return separable.slabs(array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads)
+
+
 def resample_nearest(array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> np.ndarray:
     """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the even index (as MONAI).
 
@@ -52,15 +66,34 @@ def resample_nearest(array: np.ndarray, spacing_mm: Sequence[float], target_mm: 
     """
     order = separable.memory_order(array)
     source = array.transpose(order)
-    positions = _positions(array.shape, spacing_mm, target_mm)
-    # rounded first: half-way but for the last bits is half-way
-    slow, middle, fast = (np.clip(np.rint(positions[a].round(6)), 0, array.shape[a] - 1).astype(np.intp) for a in order)
+    nearest = _nearest(array.shape, spacing_mm, target_mm)
+    slow, middle, fast = (nearest[a] for a in order)
     result = np.zeros((len(slow), len(middle), len(fast)), dtype=array.dtype)
     for k, index in enumerate(slow):
         slab = source[index]
         if slab.any():  # most slabs of a label map are empty
             result[k] = slab[middle].take(fast, axis=1)
     return result.transpose(np.argsort(order))
+
+
+def resample_box(label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> LabelBox:
+    """Returns `resample_nearest` of a label map of which only the foreground's box is at hand, as such a box."""
+    start, indices = [], []
+    for first, size, nearest in zip(label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True):
+        inside = np.flatnonzero((nearest >= first) & (nearest < first + size))
+        start.append(int(inside[0]) if len(inside) else 0)
+        indices.append(nearest[inside] - first)
+    box = LabelBox.of(label.voxels[np.ix_(*indices)])  # with fewer voxels the outermost layer may be background
+    return LabelBox(
+        resampled_shape(label.shape, spacing_mm, target_mm), tuple(a + b for a, b in zip(start, box.start, strict=True)), box.voxels
+    )
+
+
+def resampled_grid(grid: Grid, target_mm: Sequence[float]) -> Grid:
+    """Returns the training grid of a scan's grid in RAS+: the same first voxel centre and directions, `target_mm` apart."""
+    affine = grid.affine.copy()
+    affine[:3, :3] *= np.asarray(target_mm) / grid.spacing_mm
+    return Grid(resampled_shape(grid.shape, grid.spacing_mm, target_mm), affine)
 
 
 def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
@@ -122,3 +155,9 @@ def _write_likeliest(labels: np.ndarray, positions: list[np.ndarray], target: np
 def _positions(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:
     counts = resampled_shape(shape, spacing_mm, target_mm)
     return [np.arange(m) * (t / s) for m, s, t in zip(counts, spacing_mm, target_mm, strict=True)]
+
+
+def _nearest(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:
+    # rounded first: half-way but for the last bits is half-way
+    positions = _positions(shape, spacing_mm, target_mm)
+    return [np.clip(np.rint(p.round(6)), 0, n - 1).astype(np.intp) for p, n in zip(positions, shape, strict=True)]

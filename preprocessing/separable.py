@@ -1,19 +1,27 @@
 """Linear interpolation of a volume, one axis after the other.
 
 Trilinear interpolation on a grid parallel to the voxels is three one-dimensional operators, each with two weights a voxel. No
-coordinate grid and no eight-corner gather: a slab of the volume is taken through its in-plane operators while it is in the
-processor's cache, and neighbouring slabs are mixed before that (where slabs become fewer) or after it (where they become more).
-Besides input and output only a few slabs are in memory.
+coordinate grid and no eight-corner gather: a plane of the volume is taken through its in-plane operators while it is in the
+processor's cache, and neighbouring planes are mixed before that (where planes become fewer) or after it (where they become more).
+
+`interpolate` returns a whole volume in the memory order of its input; besides input and output only a few planes are in memory.
+`slabs` yields it piece by piece in C order, whatever order the input has: the turn from one order to the other rides on the matrix
+products, and a piece is still in cache when it is handed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 _BLOCK = 16  # outputs a band: measured fastest of 16, 32, 64, 128 at 512 -> 359
+_PLANES_BLOCK = 32  # the same across planes
+_SLAB_VOXELS = 2**18  # a slab of 1 MB of float32 stays in the second-level cache
 
 
 class Taps:
@@ -54,20 +62,29 @@ class _Columns:
     """Applies an operator along the last axis of a slab: narrow dense bands, since gathering single columns is three times slower."""
 
     def __init__(self, taps: Taps):
-        dense = taps.matrix()
         self._count = taps.count
-        self._bands = []
-        for start in range(0, taps.count, _BLOCK):
-            stop = min(start + _BLOCK, taps.count)
-            first, last = int(taps.lower[start]), int(taps.upper[stop - 1]) + 1
-            band = np.ascontiguousarray(dense[start:stop, first:last].toarray().T)
-            self._bands.append((slice(start, stop), slice(first, last), band))
+        self._bands = _bands(taps, _BLOCK)
 
     def __call__(self, slab: np.ndarray) -> np.ndarray:
         result = np.empty((len(slab), self._count), dtype=np.float32)
         for outputs, inputs, band in self._bands:
             np.matmul(slab[:, inputs], band, out=result[:, outputs])
         return result
+
+    def turned(self, slab: np.ndarray, result: np.ndarray) -> None:
+        """Writes the transpose of what a call returns into `result`."""
+        for outputs, inputs, band in self._bands:
+            np.matmul(band.T, slab[:, inputs].T, out=result[outputs])
+
+
+def _bands(taps: Taps, block: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """Returns (outputs, inputs, float32 [inputs, outputs]) for each run of `block` outputs."""
+    matrix, bands = taps.matrix(), []
+    for start in range(0, taps.count, block):
+        stop = min(start + block, taps.count)
+        first, last = int(taps.lower[start]), int(taps.upper[stop - 1]) + 1
+        bands.append((slice(start, stop), slice(first, last), np.ascontiguousarray(matrix[start:stop, first:last].toarray().T)))
+    return bands
 
 
 def memory_order(array: np.ndarray) -> tuple[int, ...]:
@@ -94,6 +111,132 @@ def interpolate(array: np.ndarray, coordinates: Sequence[np.ndarray]) -> np.ndar
     else:
         _resample_then_mix(source, slow, plane, result)
     return result.transpose(np.argsort(order))
+
+
+def slabs(
+    array: np.ndarray,
+    coordinates: Sequence[np.ndarray],
+    *,
+    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    threads: int = 1,
+) -> Iterator[Any]:
+    """Yields the volume of `interpolate` along its first axis, slab after slab.
+
+    In memory, besides input and slabs, are the planes across the axis that is slowest in memory, as many as that axis has voxels before
+    or after, whichever is less.
+
+    Args:
+      array, coordinates: as for `interpolate`.
+      finish: called with each slab, float32 [n, y, z], C-ordered and its to change; what it returns is yielded.
+      threads: slabs at the same time; the order stays.
+    """
+    slow_axis = memory_order(array)[0]
+    first, second = (axis for axis in range(3) if axis != slow_axis)
+    slow = Taps(coordinates[slow_axis], array.shape[slow_axis])
+    source = array.transpose(slow_axis, first, second)
+    in_plane = (Taps(coordinates[first], array.shape[first]), Taps(coordinates[second], array.shape[second]))
+    mixed_first = slow.count <= slow.size
+    planes = np.empty((slow.count if mixed_first else slow.size, in_plane[0].count, in_plane[1].count), dtype=np.float32)
+
+    def make_planes(wanted: range) -> None:
+        plane = _InPlane(*in_plane, turned=abs(source.strides[1]) < abs(source.strides[2]))
+        for k in wanted:
+            if mixed_first:
+                plane(source[slow.lower[k]], source[slow.upper[k]] if slow.weight[k] else None, slow.weight[k], planes[k])
+            else:
+                plane(source[k], None, 0.0, planes[k])
+
+    mix = _planes_to_slab(planes, None if mixed_first else slow, slow_axis)
+    length, area = len(coordinates[0]), len(coordinates[1]) * len(coordinates[2])
+    rows = max(1, _SLAB_VOXELS // area)
+    pieces = [range(start, min(start + rows, length)) for start in range(0, length, rows)]
+    if threads <= 1:
+        make_planes(range(len(planes)))
+        yield from (finish(mix(piece)) for piece in pieces)
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(make_planes, [range(t, len(planes), threads) for t in range(threads)]))
+        pending: collections.deque = collections.deque()
+        for piece in pieces:
+            pending.append(pool.submit(lambda piece: finish(mix(piece)), piece))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+class _InPlane:
+    """Takes one plane [first, second] through both in-plane operators. Holds buffers: one for each thread.
+
+    Args:
+      turned: whether the planes' first axis is the faster one in memory.
+    """
+
+    def __init__(self, first: Taps, second: Taps, *, turned: bool):
+        self._turned = turned
+        rows, columns = (second, first) if turned else (first, second)
+        self._rows = None if rows.identity else _Rows(rows)
+        self._columns = None if columns.identity else _Columns(columns)
+        self._below, self._above = (np.empty((rows.size, columns.size), dtype=np.float32) for _ in range(2))
+
+    def __call__(self, plane: np.ndarray, next_plane: np.ndarray | None, weight: float, result: np.ndarray) -> None:
+        """Writes the plane, mixed with `weight` of the next one, into `result`, float32 [first, second]."""
+        slab = self._below
+        slab[...] = plane.T if self._turned else plane
+        if next_plane is not None:
+            self._above[...] = next_plane.T if self._turned else next_plane
+            self._above -= slab
+            self._above *= weight
+            slab += self._above
+        if self._rows is not None:
+            slab = self._rows(slab)
+        if self._columns is None:
+            result[...] = slab.T if self._turned else slab
+        elif self._turned:
+            self._columns.turned(slab, result)
+        else:
+            result[...] = self._columns(slab)
+
+
+def _planes_to_slab(planes: np.ndarray, slow: Taps | None, slow_axis: int) -> Callable[[range], np.ndarray]:
+    """Returns a function: range of the first axis -> a new slab [n, y, z], `slow` applied where it was not yet."""
+    order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[slow_axis]  # planes [slow, first, second] -> [x, y, z]
+    if slow is None:
+
+        def turn(piece: range) -> np.ndarray:
+            return np.array(planes.transpose(order)[piece.start : piece.stop], order="C")
+
+        return turn
+    if slow_axis == 0:
+
+        def mix(piece: range) -> np.ndarray:
+            slab = np.empty((len(piece), *planes.shape[1:]), dtype=np.float32)
+            for result, k in zip(slab, piece, strict=True):
+                below = planes[slow.lower[k]]
+                if slow.weight[k]:
+                    np.subtract(planes[slow.upper[k]], below, out=result)
+                    result *= slow.weight[k]
+                    result += below
+                else:
+                    result[...] = below
+            return slab
+
+        return mix
+    bands = _bands(slow, _PLANES_BLOCK)
+
+    def spread(piece: range) -> np.ndarray:
+        part = planes[:, piece.start : piece.stop]
+        if slow_axis == 2:
+            slab = np.empty((len(piece), planes.shape[2], slow.count), dtype=np.float32)
+            for outputs, inputs, band in bands:
+                np.matmul(part[inputs].transpose(1, 2, 0), band, out=slab[:, :, outputs])
+        else:
+            slab = np.empty((len(piece), slow.count, planes.shape[2]), dtype=np.float32)
+            for outputs, inputs, band in bands:
+                np.matmul(band.T, part[inputs].transpose(1, 0, 2), out=slab[:, outputs])
+        return slab
+
+    return spread
 
 
 def _plane(middle: Taps, fast: Taps):

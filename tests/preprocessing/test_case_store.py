@@ -7,6 +7,7 @@ import pytest
 
 from preprocessing import case_store
 from preprocessing.case_store import CaseStore
+from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
 SETTINGS = {"target_mm": [1.0, 1.5, 2.0], "window_hu": [-200.0, 250.0], "label_values": None}
@@ -21,10 +22,19 @@ def case_arrays(seed=0):
     return image, rng.integers(0, 3, (7, 8, 9)).astype(np.uint8), native
 
 
-def write(root, case_id, seed=0, settings=SETTINGS):
+def write(root, case_id, seed=0, settings=SETTINGS, sources=None, empty=0):
     image, label, native = case_arrays(seed)
-    sources = {"image": f"{seed}", "label": f"{seed}"}
-    case_store.write_case(root, case_id, image=image, label=label, native_label=native, native=NATIVE, sources=sources, settings=settings)
+    sources = {"image": f"{seed}", "label": f"{seed}"} if sources is None else sources
+    case_store.write_case(
+        root,
+        case_id,
+        image=[image[:3], image[3:]],
+        label=LabelBox.of(label * (1 - empty)),
+        native_label=LabelBox.of(native * (1 - empty)),
+        native=NATIVE,
+        sources=sources,
+        settings=settings,
+    )
     return sources
 
 
@@ -45,21 +55,17 @@ def test_what_is_written_is_read(tmp_path):
     assert isinstance(case.image, np.memmap) and case.image.dtype == np.float16 and case.image.flags.c_contiguous
     np.testing.assert_array_equal(case.image, image)
     np.testing.assert_array_equal(case.label, label)
-    assert case.foreground.dtype == np.int32
-    assert case.foreground.tolist() == [i for i, v in enumerate(label.ravel()) if v > 0]
+    assert [case.runs.voxel(k) for k in range(case.runs.count())] == [i for i, v in enumerate(label.ravel()) if v > 0]
     np.testing.assert_array_equal(case.native_label(), native)
     assert case.native.shape == NATIVE.shape
     assert case.native.affine.tobytes() == NATIVE.affine.tobytes()  # through JSON with the same bits
 
 
 def test_a_scan_without_foreground_keeps_an_empty_native_label(tmp_path):
-    image, label, native = case_arrays()
-    case_store.write_case(
-        tmp_path, "a", image=image, label=label * 0, native_label=native * 0, native=NATIVE, sources={}, settings=SETTINGS
-    )
+    write(tmp_path, "a", sources={}, empty=1)
     case_store.write_index(tmp_path, site="C1", seed=0, settings=SETTINGS, splits={}, sources={"a": {}})
     case = CaseStore(tmp_path).open("a")
-    assert len(case.foreground) == 0
+    assert case.runs.count() == 0 and not case.label.any()
     np.testing.assert_array_equal(case.native_label(), np.zeros(NATIVE.shape))
 
 
@@ -126,12 +132,43 @@ def test_a_kill_while_writing_leaves_the_earlier_case(tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(case_store.np, "savez_compressed", killed)
+    monkeypatch.setattr(case_store, "_save_image", killed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, "case_1", seed=9)
     monkeypatch.undo()
     np.testing.assert_array_equal(store.open("case_1").image, case_arrays(1)[0])
     assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == ["case_0", "case_1", "case_2"]
+
+
+def test_an_image_of_another_size_than_its_label_is_refused(tmp_path):
+    image, label, native = case_arrays()
+    with pytest.raises(ValueError, match=r"case_7.*432 voxels.*504"):
+        case_store.write_case(
+            tmp_path,
+            "case_7",
+            image=[image[:6]],
+            label=LabelBox.of(label),
+            native_label=LabelBox.of(native),
+            native=NATIVE,
+            sources={},
+            settings=SETTINGS,
+        )
+    assert not list((tmp_path / "cases").iterdir())
+
+
+def test_label_slabs_without_foreground_are_holes(tmp_path):
+    label = np.zeros((64, 64, 64), dtype=np.uint8)
+    label[30:33, 10:20, 5:9] = 1
+    image = np.zeros(label.shape, dtype=np.float16)
+    native = LabelBox.of(case_arrays()[2])
+    case_store.write_case(
+        tmp_path, "a", image=[image], label=LabelBox.of(label), native_label=native, native=NATIVE, sources={}, settings=SETTINGS
+    )
+    file = tmp_path / "cases/a/label.npy"
+    np.testing.assert_array_equal(np.load(file), label)
+    if file.stat().st_blocks * 512 > file.stat().st_size:
+        pytest.skip("this file system has no holes")
+    assert file.stat().st_blocks * 512 < 64**3 / 4
 
 
 def test_the_same_case_gives_the_same_bytes(tmp_path):

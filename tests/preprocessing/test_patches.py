@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from preprocessing.foreground import LabelBox
 from preprocessing.patches import PatchConfig, PatchSampler, cut
 
 
@@ -11,7 +12,7 @@ def case(shape=(10, 12, 14), seed=0, foreground=0.1, case_id="a"):
     rng = np.random.default_rng(seed)
     label = ((rng.random(shape) < foreground) * rng.integers(1, 3, shape)).astype(np.uint8)
     image = rng.uniform(-1, 1, shape).astype(np.float16)
-    return types.SimpleNamespace(case_id=case_id, image=image, label=label, foreground=np.flatnonzero(label).astype(np.int32))
+    return types.SimpleNamespace(case_id=case_id, image=image, label=label, runs=LabelBox.of(label).runs())
 
 
 def sampler(cases=None, **changes):
@@ -97,6 +98,48 @@ def test_centres_are_uniform_over_each_kind():
         assert scipy.stats.chisquare(counts[voxels]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 50), (0.5, 100), (1.0, 200)])
+def test_the_tumour_share_of_foreground_patches_is_exact(share, expected):
+    cases = [case(seed=i) for i in range(3)]
+    drawn = sampler(cases, tumour_fraction=share)
+    found = choices(drawn, 100)
+    assert sum(choice.foreground for choice in found) == 200
+    assert sum(choice.tumour for choice in found) == expected
+    assert all(cases[choice.case].label[choice.centre] == 2 for choice in found if choice.tumour)
+
+
+def test_tumour_centres_are_uniform_over_the_tumour():
+    source = case((4, 5, 6), seed=4, foreground=0.3)
+    found = choices(sampler([source], batch_size=8, size=(2, 2, 2), tumour_fraction=1.0), 500)
+    centres = [np.ravel_multi_index(c.centre, (4, 5, 6)) for c in found if c.tumour]
+    voxels = np.flatnonzero(source.label == 2)
+    counts = np.bincount(centres, minlength=120)
+    assert counts.sum() == 2000 and set(np.flatnonzero(counts)) == set(voxels)
+    assert scipy.stats.chisquare(counts[voxels]).pvalue > 1e-3
+
+
+def test_a_tumour_share_changes_neither_cases_nor_background_patches():
+    plain, with_tumours = choices(sampler(), 20), choices(sampler(tumour_fraction=0.5), 20)
+    for one, other in zip(plain, with_tumours, strict=True):
+        assert (one.case, one.foreground) == (other.case, other.foreground)
+        assert other.tumour or one.centre == other.centre
+
+
+def test_without_a_tumour_the_centre_is_anywhere_on_the_foreground():
+    healthy = case(seed=3)
+    healthy.label[healthy.label == 2] = 1
+    healthy.runs = LabelBox.of(healthy.label).runs()
+    found = choices(sampler([healthy], tumour_fraction=1.0), 10)
+    assert sum(choice.foreground for choice in found) == 20 and not any(choice.tumour for choice in found)
+
+
+def test_the_choices_of_a_seed_stay_the_same():
+    """Frozen: a checkpoint of an earlier version goes on with the patches it would have seen."""
+    found = [(c.case, c.centre, c.foreground) for c in choices(sampler(), 2)]
+    assert found[::2] == [(1, (9, 5, 4), False), (0, (8, 0, 4), False), (1, (8, 6, 5), False), (2, (1, 5, 6), False)]
+    assert found[1::2] == [(0, (4, 11, 7), True), (2, (2, 10, 12), True), (2, (8, 9, 5), True), (1, (2, 10, 10), True)]
+
+
 def test_a_case_without_foreground_gives_background():
     drawn = sampler([case(foreground=0.0)])
     assert not any(choice.foreground for choice in choices(drawn, 5))
@@ -114,7 +157,15 @@ def test_without_a_case_there_is_nothing_to_draw():
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": (4, 4)}, {"size": (4, 0, 4)}, {"foreground_fraction": 1.5}, {"patches_per_case": 0}, {"batch_size": 0}]
+    "change",
+    [
+        {"size": (4, 4)},
+        {"size": (4, 0, 4)},
+        {"foreground_fraction": 1.5},
+        {"tumour_fraction": -0.1},
+        {"patches_per_case": 0},
+        {"batch_size": 0},
+    ],
 )
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -64,7 +64,7 @@ def test_prepared_voxels_against_slow_references(tmp_path):
     nearest = upright_label[tuple(np.rint(g).astype(int).clip(0, n - 1) for g, n in zip(grid, upright.shape, strict=True))]
     np.testing.assert_array_equal(case.label, nearest)
     assert {0, 1, 2} == set(np.unique(case.label))
-    np.testing.assert_array_equal(case.foreground, np.flatnonzero(nearest))
+    np.testing.assert_array_equal(case.runs.array(), nearest)
     np.testing.assert_array_equal(case.native_label(), label)
     np.testing.assert_array_equal(case.native.affine, AFFINE)
     assert not (tmp_path / "store/rejected.json").exists()

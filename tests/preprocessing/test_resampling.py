@@ -6,6 +6,7 @@ import pytest
 import scipy.ndimage
 
 from preprocessing import geometry, resampling
+from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid, Volume
 from tests.preprocessing.test_geometry import ORIENTATIONS, stored_affine
 
@@ -68,6 +69,25 @@ def test_nearest_against_a_loop():
         for index in np.ndindex(*result.shape):
             source = tuple(min(round(i * t / s), n - 1) for i, t, s, n in zip(index, target_mm, spacing_mm, labels.shape, strict=True))
             assert result[index] == labels[source]
+
+
+@pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (2.5, 3.0, 4.0), (0.4, 0.5, 0.9)])
+def test_a_box_is_resampled_as_the_whole_map_is(target_mm):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        labels = np.zeros((9, 12, 7), dtype=np.uint8)
+        labels[rng.integers(9) :, 2:9, : rng.integers(1, 7)] = rng.integers(0, 3, (1, 7, 1))
+        box = resampling.resample_box(LabelBox.of(labels), (0.7, 1.3, 3.0), target_mm)
+        expected = resampling.resample_nearest(labels, (0.7, 1.3, 3.0), target_mm)
+        np.testing.assert_array_equal(box.array(), expected)
+        assert box.voxels.shape == LabelBox.of(expected).voxels.shape
+
+
+def test_the_training_grid_by_hand():
+    affine = np.array([[0.0, 2.0, 0, 10], [1.5, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
+    grid = resampling.resampled_grid(Grid((11, 5, 4), affine), (1.0, 4.0, 2.0))
+    assert grid.shape == (16, 3, 6)  # 10 steps of 1.5 mm; 4 of 2 mm; 3 of 3 mm are 4.5 of 2: halves to the even number, after adding 1
+    np.testing.assert_allclose(grid.affine, [[0, 4, 0, 10], [1, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1]])
 
 
 def test_half_way_takes_the_even_neighbour_even_with_rounding_noise():

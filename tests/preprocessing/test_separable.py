@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -47,3 +49,37 @@ def test_one_voxel_along_an_axis_is_repeated():
     np.testing.assert_array_equal(
         separable.interpolate(np.full((1, 1, 2), 3.0), [np.arange(3), np.zeros(1), np.zeros(1)]), np.full((3, 1, 1), 3)
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("counts", [(5, 7, 9), (23, 31, 40), (23, 7, 40), (12, 17, 21)], ids=["fewer", "more", "mixed", "same"])
+@pytest.mark.parametrize("order", ["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"])
+def test_slabs_are_the_volume_in_c_order_whatever_order_it_is_stored_in(monkeypatch, order, counts, threads):
+    monkeypatch.setattr(separable, "_SLAB_VOXELS", 3 * counts[1] * counts[2])
+    rng = np.random.default_rng(5)
+    axes = ["xyz".index(letter) for letter in order]
+    stored = rng.integers(-1000, 1000, [(12, 17, 21)[a] for a in axes]).astype(np.int16)
+    array = stored.transpose(np.argsort(axes))[::-1, :, ::-1]
+    coordinates = [np.arange(m) if m == n else places(m, n, rng) for m, n in zip(counts, array.shape, strict=True)]
+    found = list(separable.slabs(array, coordinates, finish=lambda slab: slab * 2, threads=threads))
+    assert all(slab.flags.c_contiguous and slab.dtype == np.float32 and len(slab) <= 3 for slab in found)
+    np.testing.assert_allclose(np.concatenate(found), 2 * separable.interpolate(array, coordinates), atol=2e-3)
+
+
+def test_slabs_do_not_depend_on_the_number_of_threads():
+    array = np.asfortranarray(np.random.default_rng(0).normal(size=(40, 30, 20)).astype(np.float32))
+    coordinates = [np.arange(m) * n / m for m, n in zip((90, 25, 50), array.shape, strict=True)]
+    one, two = (np.concatenate(list(separable.slabs(array, coordinates, threads=threads))) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_slabs_hold_planes_and_not_the_volume():
+    array = np.zeros((100, 100, 20), dtype=np.int16, order="F")
+    coordinates = [np.arange(n) * (n / m) for n, m in zip((200, 200, 200), (200, 200, 2000), strict=True)]
+    planes = 4 * 20 * 200 * 200
+    tracemalloc.start()
+    voxels = sum(slab.size for slab in separable.slabs(array, coordinates))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert voxels == 200**3
+    assert peak < planes + 2**23

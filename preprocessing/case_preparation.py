@@ -1,0 +1,70 @@
+"""One case: files -> checked -> RAS+ -> isotropic -> HU window -> its folder in the case store."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, sources
+from preprocessing.foreground import LabelBox
+from preprocessing.manifest import Case
+
+Report = Callable[[str], None]  # told what is being done: "checking files", "reading", "resampling and writing"
+
+
+def prepare_case(
+    case: Case, root: pathlib.Path, settings: Mapping[str, Any], *, threads: int = 1, report: Report = lambda stage: None
+) -> dict[str, Any]:
+    """Prepares one case unless it is done with the same files and settings.
+
+    Args:
+      root: folder of the store.
+      settings: `target_mm`, `window_hu` and `label_values`.
+      threads: for resampling.
+    Returns:
+      Its `sources`, or, where it is refused, why: `rule`, `file`, `problem`.
+    """
+    try:
+        return {"sources": _prepare(case, root, settings, threads, report)}
+    except rules.IntegrityError as error:
+        return {"rule": error.rule, "file": error.file, "problem": str(error)}
+    except (ValueError, MemoryError) as error:
+        return {"rule": rules.UNUSABLE.id, "file": str(case.image), "problem": f"{case.image}: {error or 'does not fit into memory'}"}
+
+
+def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report) -> dict[str, str]:
+    done = case_store.read_case(case_store.case_folder(root, case.case_id))
+    with concurrent.futures.ThreadPoolExecutor(1) as helper:
+        digests = helper.submit(sources.digests, case)
+        if done is not None:
+            report("checking files")
+            if (done.get("sources"), done.get("settings")) == (digests.result(), dict(settings)):
+                return digests.result()
+        report("reading")
+        values = settings["label_values"]
+        image, label = sources.read_case(case, None if values is None else {int(k): v for k, v in values.items()})
+        integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
+        report("resampling and writing")
+        target_mm, upright = settings["target_mm"], geometry.to_ras(image)
+        box = LabelBox.of(label.array).to_ras(label.grid)
+        case_store.write_case(
+            root,
+            case.case_id,
+            image=resampling.linear_slabs(
+                upright.array,
+                upright.spacing_mm,
+                target_mm,
+                finish=functools.partial(intensity.window_float16, low=settings["window_hu"][0], high=settings["window_hu"][1]),
+                threads=threads,
+            ),
+            label=resampling.resample_box(box, upright.spacing_mm, target_mm),
+            # the label may be stored in another axis order than the scan; the scan's is the native one
+            native_label=box.from_ras(image.grid),
+            native=image.grid,
+            sources=digests.result(),
+            settings=settings,
+        )
+        return digests.result()
