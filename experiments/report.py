@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from c2fnas import metrics
-from experiments import figures, results
+from experiments import figures, fingerprints, results
 from runkit import atomic, events
 
 _HEADINGS = {
@@ -76,6 +76,7 @@ def write(
         "wall_seconds": dict(wall_seconds),
         "peak_memory_bytes": peak_memory_bytes,
         "notes": list(notes),
+        "fingerprints": fingerprints.of_run(folder),
     }
     run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
     _save(figures.table_figure(run.document["cases"], title=_title(run.document)), folder / "figures" / "table1.png")
@@ -91,7 +92,7 @@ def write_table(folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], me
 
     Args:
       metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds); optionally `peak_memory_bytes`
-        and `notes` (sentences about the data).
+        and `notes` (sentences about the data) and `fingerprints` (of models and data).
     """
     folder = pathlib.Path(folder)
     content = document(rows, metadata)
@@ -103,8 +104,7 @@ def write_table(folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], me
 
 def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the contents of `table1.json`: what decided the numbers, the table in per cent, and the rows it was computed from."""
-    latest = {(*results.position(row["model"]), row["site"], row["case"], results.GRIDS.index(row["grid"])): dict(row) for row in rows}
-    cases = [latest[key] for key in sorted(latest)]
+    cases = latest_rows(rows)
     lines = results.table(cases)
     return {
         "profile": metadata["profile"],
@@ -117,8 +117,15 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
         "wall_seconds": dict(metadata["wall_seconds"]),
         "peak_memory_bytes": metadata.get("peak_memory_bytes"),
         "notes": list(metadata.get("notes", ())),
+        "fingerprints": {"rows": fingerprints.of_rows(cases), **metadata.get("fingerprints", {})},
         "cases": cases,
     }
+
+
+def latest_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row a model, site, case and grid, the last that was reported, in the table's order."""
+    latest = {(*results.position(row["model"]), row["site"], row["case"], results.GRIDS.index(row["grid"])): dict(row) for row in rows}
+    return [latest[key] for key in sorted(latest)]
 
 
 def read(folder: str | os.PathLike) -> RunReport:

@@ -49,6 +49,7 @@ def test_the_json_holds_what_decided_the_numbers_and_the_numbers(finished):
         "wall_seconds",
         "peak_memory_bytes",
         "notes",
+        "fingerprints",
     }
     assert set(content) == keys
     assert set(content["rows"]) == {*results.MODELS, "Average"}

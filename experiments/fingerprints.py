@@ -1,0 +1,51 @@
+"""What a result was made from, as digests: rows, models, each site's prepared data. A digest names no case and holds no number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runkit import atomic
+
+
+def of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the digest of per-case rows; their order and that of their columns do not matter."""
+    lines = sorted(json.dumps(dict(row), sort_keys=True, allow_nan=False) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
+
+
+def of_file(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def of_prepared_data(case_store: str | os.PathLike) -> str:
+    """Returns one digest for a site's prepared cases: the content of its files, the settings and who is in which split."""
+    index = atomic.read_json(pathlib.Path(case_store) / "index.json")
+    kept = {key: index[key] for key in ("settings", "splits", "sources", "numbers") if key in index}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def of_run(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
+    """Returns the digests of what lies in a run's folder: `models` (name -> digest) and `data` (site -> digest).
+
+    What is not at hand, e.g. the sites' folders beside a real server, is left out.
+    """
+    folder = pathlib.Path(folder)
+    models = {"initial": folder / "initial.safetensors"}
+    models |= {file.stem: file for file in sorted(folder.glob("server/models/*.safetensors"))}
+    globals_ = sorted(folder.glob("server/global/round_*.safetensors"))
+    models |= {file.stem: file for file in globals_[-1:]}
+    stores = {file.parents[1].name: file.parent for file in sorted(folder.glob("sites/*/cases/index.json"))}
+    return {
+        "models": {name: of_file(file) for name, file in models.items() if file.exists()},
+        "data": {site: of_prepared_data(store) for site, store in stores.items()},
+    }

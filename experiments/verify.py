@@ -1,0 +1,40 @@
+"""Recomputes a finished run's table, or all of a study's, from per-case rows and checks the digests of what it was made from.
+
+python -m experiments.verify --run=runs/demo
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments import verification
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "Folder of a run or of a study.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    folder = experiment_flags.required("run", "the folder of a run or of a study")
+    failed = 0
+    for run in verification.runs_in(folder):
+        print(f"{run}:")
+        for check in verification.verify(run):
+            failed += _show(check)
+    study = verification.study_check(folder)
+    if study is not None:
+        print(f"{folder}:")
+        failed += _show(study)
+    print("verified" if not failed else f"{failed} checks failed")
+    return 1 if failed else 0
+
+
+def _show(check: verification.Check) -> bool:
+    word = {True: "ok", False: "WRONG", None: "-"}[check.holds]
+    print(f"  {word:6s}{check.what}: {check.detail}")
+    return check.holds is False
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
