@@ -4,15 +4,17 @@ PYTHON ?= python3
 PROFILE ?= demo
 SEED ?= 1
 RUNS ?= runs
+STUDY ?= demo
 TAG := $(shell $(PYTHON) -c 'import sys; print("py%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(TAG)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help table1 dryrun test install lint clean
+.PHONY: help table1 study dryrun test install lint clean
 
 help:
 	@echo "make table1   environment, install, and Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
+	@echo "make study    Table 1 over seeds 1, 2, 3, rows beyond the paper, verdicts (STUDY=demo; local_epochs, imbalance, sites, tumour_share)"
 	@echo "make dryrun   the paper's full-size profile: built, one training step, one federated round, memory estimate"
 	@echo "make test     environment, install, lint and the tests"
 	@echo "make install  only the environment, in $(VENV)"
@@ -29,6 +31,9 @@ $(READY): setup.py pyproject.toml
 
 table1: $(READY)
 	$(BIN)/python -m experiments.table1 --flagfile=experiments/flagfiles/$(PROFILE).flags --seed=$(SEED) --runs=$(RUNS)
+
+study: $(READY)
+	$(BIN)/python -m experiments.study --study=experiments/studies/$(STUDY).json --runs=$(RUNS)
 
 dryrun: $(READY)
 	$(BIN)/python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags

@@ -97,6 +97,14 @@ def experiment_flags_text() -> str:
     return "\n".join(lines) + "\n"
 
 
+def parse_experiment(arguments: list[str]) -> tuple[ExperimentConfig, str]:
+    """Returns the configuration that a program given these flags would have, and its flag file's text; a study has many."""
+    for name in _EXPERIMENT_FLAGS:
+        FLAGS[name].unparse()
+    FLAGS(["experiment", *arguments])
+    return experiment_config(), experiment_flags_text()
+
+
 def required(name: str, why: str) -> str:
     """Returns a flag's value; a missing one is a usage error that says what the flag is for."""
     value = getattr(FLAGS, name)

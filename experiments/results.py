@@ -71,8 +71,8 @@ class Finding:
     numbers: Mapping[str, float | None]
 
 
-def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads per-case rows from a JSON-lines file.
+def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[str, Any]]:
+    """Reads per-case rows from a JSON-lines file; with `any_site` also those of sites that Table 1 has no column for.
 
     Raises:
       ValueError: naming the file, the line and the key where a line is no JSON object or lacks a key of a row.
@@ -85,7 +85,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its models again") from error
-        _check_row(row, f"{path}, line {number}")
+        _check_row(row, f"{path}, line {number}", any_site)
         rows.append(row)
     return rows
 
@@ -198,7 +198,7 @@ def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
     return summary
 
 
-def _check_row(row: Any, where: str) -> None:
+def _check_row(row: Any, where: str, any_site: bool = False) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: {row!r} is no per-case row; have the site evaluate its models again")
     missing = [key for key in ROW_KEYS if key not in row]
@@ -206,7 +206,7 @@ def _check_row(row: Any, where: str) -> None:
         raise ValueError(
             f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing)}; have the site evaluate its models again"
         )
-    for key, known in (("site", SITES), ("grid", GRIDS)):
+    for key, known in (("grid", GRIDS),) if any_site else (("site", SITES), ("grid", GRIDS)):
         if row[key] not in known:
             raise ValueError(f"{where}: {key} is {row[key]!r}; Table 1 knows {', '.join(known)}")
 

@@ -17,7 +17,9 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
-flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model.")
+flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model; another site's model to fine-tune it here.")
+flags.DEFINE_string("model_folder", "baseline", "Folder of the model inside the site's.")
+flags.DEFINE_string("model_name", None, "Name of the model in logs and tables. Default: <site>_baseline.")
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +35,8 @@ def main(argv: list[str]) -> None:
     weights, _ = named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))
     store = CaseStore(folder / "cases")
     strategy = tf.distribute.MirroredStrategy()
-    site = site_trainer.SiteTrainer(config, store, folder / "baseline", label=f"{store.site}_baseline", strategy=strategy)
+    label = FLAGS.model_name or f"{store.site}_baseline"
+    site = site_trainer.SiteTrainer(config, store, folder / FLAGS.model_folder, label=label, strategy=strategy)
     logging.info(
         "site=%s replicas=%d training_cases=%d rounds=%d", store.site, strategy.num_replicas_in_sync, site.num_examples, config.num_rounds
     )

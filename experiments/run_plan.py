@@ -1,0 +1,117 @@
+"""One run of Table 1 as a value: its sites, where their scans come from, what is trained, what it will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+
+from c2fnas import genotype
+from experiments.configuration import ExperimentConfig
+
+POOLED, FINETUNED = "pooled", "finetuned"
+BEYOND = (POOLED, FINETUNED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SiteSpec:
+    """A site of a run.
+
+    Attributes:
+      name: "C1", "C2"; further sites, which Table 1 has no column for, "C3" and so on.
+      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty where `manifest` is given.
+      cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would share patients.
+      manifest: list of real scans.
+      split: cases for training, validation, test; None takes the default of experiments.prepare.
+      split_list: committed list of who is in which split, in place of a drawn one.
+    """
+
+    name: str
+    cohort: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    cohort_seed: int = 1
+    manifest: pathlib.Path | None = None
+    split: tuple[int, int, int] | None = None
+    split_list: pathlib.Path | None = None
+
+    def __post_init__(self):
+        if bool(self.cohort) == (self.manifest is not None):
+            raise ValueError(f"site {self.name}: give either a synthetic `cohort` or a `manifest`")
+        if self.cohort and self.split and sum(self.split) > sum(self.cohort.values()):
+            raise ValueError(
+                f"site {self.name}: a split of {sum(self.split)} cases, its cohort has {sum(self.cohort.values())}; enlarge it"
+            )
+
+    @property
+    def counts(self) -> tuple[int, int, int] | None:
+        if self.split:
+            return self.split
+        total = sum(self.cohort.values())
+        return None if not total else (total - 2 * (total // 5), total // 5, total // 5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What one run does. `flags_text` is the text of the flag file that every program of it is given."""
+
+    config: ExperimentConfig
+    flags_text: str
+    folder: pathlib.Path
+    cohorts: pathlib.Path
+    sites: tuple[SiteSpec, ...]
+    threads_per_site: int = 1
+    baselines: bool = True
+    beyond: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+# Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
+_STEP_S, _CASE_S, _COHORT_S, _PREPARE_S, _START_S = 0.42, 1.2, 1.6, 0.4, 8.0
+_DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
+_WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
+
+
+def cost(spec: RunSpec) -> dict[str, float]:
+    """Returns stage -> estimated seconds on two cores. Coarse: right to about a third for the demo profile, an order of magnitude elsewhere."""
+    config = spec.config
+    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
+    step = _STEP_S * work
+    case = _CASE_S * (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
+    counts = [site.counts or (200, 70, 70) for site in spec.sites]
+    together = max(1.0, len(spec.sites) / 2)  # two cores
+    epochs = config.num_rounds * config.local_epochs
+    longest = max(math.ceil(c[0] * config.patches_per_case / config.batch_size) for c in counts)
+    validation, test = max(c[1] for c in counts), max(c[2] for c in counts)
+    alone = epochs * longest * step + config.num_rounds * validation * case
+    models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
+    stages = {
+        "cohort": max((sum(site.cohort.values()) for site in spec.sites), default=0) * _COHORT_S * together,
+        "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
+        "initial model": _START_S,
+        "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
+        "federation and cross-site evaluation": (alone + (config.num_rounds * validation + models * test) * case) * together + 3 * _START_S,
+        "table and figures": _START_S / 2,
+    }
+    if POOLED in spec.beyond:
+        steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
+        stages["pooled training"] = (
+            epochs * steps * step / 1.5 + config.num_rounds * sum(c[1] for c in counts) * case / 1.5
+        )  # on both cores
+    if FINETUNED in spec.beyond:
+        stages["fine-tuning"] = alone * together + 2 * _START_S
+    if spec.beyond:
+        stages["scores of the models beyond the paper"] = 3 * test * case + 2 * _START_S
+        stages["table with them"] = _START_S / 2
+    return stages
+
+
+def disk_bytes(spec: RunSpec) -> float:
+    """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model of every round."""
+    gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
+    cases = sum(sum(site.cohort.values()) for site in spec.sites)
+    return cases * _CASE_BYTES + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

@@ -1,0 +1,61 @@
+"""Runs a study: all its seeds and points, each resumable at any point, into one table with intervals and verdicts.
+
+    python -m experiments.study --study=experiments/studies/demo.json --runs=runs
+
+The cost is printed first (`--dry_run` ends there). Started again, it goes on where it was; a run that fails leaves what there is in the
+table, and the others go on. <runs>/<name>/study.md, study.json and study.html are written anew after every run.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from experiments import study_file, study_results, study_runner
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+flags.DEFINE_string("study", None, "The study file.")
+flags.DEFINE_string("runs", "runs", "Folder of runs; the study goes to <runs>/<name>.")
+flags.DEFINE_list("seeds", [], "Only these of the study's seeds.")
+flags.DEFINE_list("points", [], "Only these of the study's points.")
+flags.DEFINE_bool("dry_run", False, "Print the cost and end.")
+flags.DEFINE_bool("report_only", False, "Start no run; write the report of what is there.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    study = study_file.read(experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json"))
+    folder = pathlib.Path(FLAGS.runs) / study.name
+    specs = {
+        (point.label, seed): study_file.run_spec(study, point, seed, folder, experiment_flags.parse_experiment)
+        for point in study.points
+        for seed in study.seeds
+    }
+    chosen = {key: spec for key, spec in specs.items() if _chosen(*key)}
+    if not chosen:
+        raise ValueError(f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run")
+    print(study_runner.cost_text(study, folder, chosen), flush=True)
+    if FLAGS.dry_run:
+        return 0
+    configs = {key: spec.config for key, spec in specs.items()}
+
+    def write() -> None:
+        study_results.write(folder, study_results.collect(study, folder, configs))
+
+    failures = [] if FLAGS.report_only else study_runner.run(study, chosen, after_each=write)
+    write()
+    print((folder / "study.md").read_text(encoding="utf-8"))
+    for failure in failures:
+        print(f"failed: {failure}")
+    return 1 if failures else 0
+
+
+def _chosen(label: str, seed: int) -> bool:
+    return (not FLAGS.points or label in FLAGS.points) and (not FLAGS.seeds or str(seed) in FLAGS.seeds)
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

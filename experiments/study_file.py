@@ -1,0 +1,202 @@
+"""A study as a file: which seeds, which points, which sites. Read once, checked, turned into frozen values.
+
+    {
+      "name": "demo",
+      "profile": "demo",                      a flag file of experiments/flagfiles, or the path of one
+      "seeds": [1, 2, 3],
+      "pictures": "synthetic",                or "public"; "private" keeps scans out of the joint page
+      "settings": {"num_rounds": 13},         flags that all points change, optional
+      "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}},
+      "points": [
+        {"label": "table1", "beyond": ["pooled", "finetuned"]},
+        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
+      ],
+      "axis": "local epochs per round"        for a sweep: what the points' labels are values of
+    }
+
+The first point is the study's table; `rows` of a later point enter that table under the names given. In a sweep, which has an `axis`,
+every point has a table of its own. A point may replace `sites`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import run_plan
+from experiments.configuration import ExperimentConfig
+from runkit import atomic
+
+_FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
+_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "threads_per_site", "notes"}
+_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows"}
+_SITE_KEYS = {"cohort", "manifest", "split", "split_list"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting of a study, run once with every seed."""
+
+    label: str
+    settings: Mapping[str, Any]
+    sites: Mapping[str, Mapping[str, Any]]
+    baselines: bool = True
+    beyond: tuple[str, ...] = ()
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """A checked study file."""
+
+    name: str
+    profile: str
+    seeds: tuple[int, ...]
+    points: tuple[Point, ...]
+    pictures: str
+    axis: str | None
+    threads_per_site: int
+    notes: tuple[str, ...]
+    home: pathlib.Path  # paths in the file start here
+
+    @property
+    def flag_file(self) -> pathlib.Path:
+        named = _FLAGFILES / f"{self.profile}.flags"
+        return named if named.exists() else self.home / self.profile
+
+
+def read(path: str | os.PathLike) -> Study:
+    """Reads a study file.
+
+    Raises:
+      ValueError: naming the file, the key, its value and what is expected.
+    """
+    path = pathlib.Path(path)
+    try:
+        value = atomic.read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
+    try:
+        return _study(value, path.resolve().parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse) -> run_plan.RunSpec:
+    """Returns one run of a study.
+
+    Args:
+      folder: of the study's runs.
+      parse: flags -> (configuration, flag file's text), `experiments.flags.parse_experiment`.
+    """
+    arguments = [f"--flagfile={study.flag_file}", f"--seed={seed}"]
+    arguments += [f"--{name}={_flag_text(value)}" for name, value in point.settings.items()]
+    config, text = parse(arguments)
+    return run_plan.RunSpec(
+        config=config,
+        flags_text=text,
+        folder=run_folder(folder, point, seed),
+        cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
+        sites=tuple(_site(name, value, position, seed, study.home) for position, (name, value) in enumerate(point.sites.items())),
+        threads_per_site=study.threads_per_site,
+        baselines=point.baselines,
+        beyond=point.beyond,
+        notes=(*study.notes, _data_note(point)),
+    )
+
+
+def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
+    return folder / point.label / f"seed{seed}"
+
+
+def cohort_key(study: Study, config: ExperimentConfig) -> str:
+    """Returns what tells two seeds' patients apart: synthetic patients are drawn anew with each seed, real ones are the same."""
+    synthetic = any("cohort" in site for site in study.points[0].sites.values())
+    return f"seed {config.seed}" if synthetic else "the cohort"
+
+
+def _study(value: Any, home: pathlib.Path) -> Study:
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object with `name`, `seeds`, `sites` and `points`")
+    _known(value, _KEYS, "the study")
+    for key in ("name", "profile", "seeds", "sites"):
+        if not value.get(key):
+            raise ValueError(f"`{key}` is missing")
+    seeds = value["seeds"]
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` is {seeds!r}; expected a list of different whole numbers")
+    pictures = value.get("pictures", "private")
+    if pictures not in ("synthetic", "public", "private"):
+        raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
+    common, sites = value.get("settings", {}), value["sites"]
+    points = tuple(_point(entry, common, sites) for entry in value.get("points", [{"label": "table1"}]))
+    labels = [point.label for point in points]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
+    return Study(
+        name=value["name"], profile=value["profile"], seeds=tuple(seeds), points=points, pictures=pictures, axis=value.get("axis"),
+        threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home,
+    )  # fmt: skip
+
+
+def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
+    _known(entry, _POINT_KEYS, "a point")
+    label = entry.get("label")
+    if not isinstance(label, str) or not label.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise ValueError(f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', as it names a folder")
+    own = entry.get("sites", sites)
+    for name, site in own.items():
+        _known(site, _SITE_KEYS, f"site {name}")
+    if not {"C1", "C2"} <= set(own):
+        raise ValueError(f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2 among them")
+    unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
+    if unknown:
+        raise ValueError(f"point {label}: `beyond` has {', '.join(unknown)}; expected some of {', '.join(run_plan.BEYOND)}")
+    baselines = entry.get("baselines", True)
+    if "finetuned" in entry.get("beyond", ()) and not baselines:
+        raise ValueError(f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true")
+    return Point(
+        label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
+        beyond=tuple(entry.get("beyond", ())), rows=dict(entry.get("rows", {})),
+    )  # fmt: skip
+
+
+def _site(name: str, value: Mapping[str, Any], position: int, seed: int, home: pathlib.Path) -> run_plan.SiteSpec:
+    split = tuple(value["split"]) if "split" in value else None
+    if split is not None and len(split) != 3:
+        raise ValueError(f"site {name}: `split` is {list(split)}; expected cases for training, validation, test")
+    return run_plan.SiteSpec(
+        name=name,
+        cohort=value.get("cohort", {}),
+        # C1 and C2 keep the seed of `make table1`; further sites have patients of their own
+        cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
+        manifest=home / value["manifest"] if "manifest" in value else None,
+        split=split,
+        split_list=home / value["split_list"] if "split_list" in value else None,
+    )
+
+
+def _data_note(point: Point) -> str:
+    parts = []
+    for name, site in point.sites.items():
+        counts = "/".join(map(str, site["split"])) if "split" in site else "default split"
+        if "cohort" in site:
+            patients = " and ".join(f"{n} of hospital {hospital}" for hospital, n in site["cohort"].items())
+            parts.append(f"{name} {counts} of {patients}" if list(site["cohort"]) != [name] else f"{name} {counts}")
+        else:
+            parts.append(f"{name} {counts if 'split' in site else 'by its list'}")
+    kind = "synthetic cohort" if any("cohort" in site for site in point.sites.values()) else "listed scans"
+    return f"Data: {kind}, training/validation/test {'; '.join(parts)} (paper: real CT, C1 252/84/84; C2 286/100/100)."
+
+
+def _flag_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _known(value: Mapping[str, Any], known: set[str], what: str) -> None:
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise ValueError(f"{what} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -1,0 +1,98 @@
+"""A study's runs one after the other: what is left of each, a failure kept beside its run, the cost before it starts."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+from experiments import processes, run_plan, run_stages
+from experiments.run_plan import RunSpec, minutes
+from experiments.study_file import Study
+from runkit import atomic
+
+Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
+Programs = Callable[[pathlib.Path], processes.ProgramGroup]
+
+
+def run(study: Study, specs: Specs, *, after_each: Callable[[], None], programs: Programs = processes.ProgramGroup) -> list[str]:
+    """Does what is left of every run and returns what failed; a run that fails stops no other.
+
+    Args:
+      after_each: called after every run, to write what there is.
+      programs: log folder -> group that starts programs.
+    """
+    failures = []
+    for (label, seed), spec, method in _order(study, specs):
+        print(f"== {label}, seed {seed}{' (beyond the paper)' if method == 'beyond' else ''}", flush=True)
+        message = _attempt(spec, method, programs)
+        if message:
+            failures.append(f"{label}, seed {seed}: {message}")
+            print(f"failed, the others go on: {message}", flush=True)
+        after_each()
+    return failures
+
+
+def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
+    """Returns what is left of the study and what it will cost; stages already timed here scale the estimate."""
+    costs = {key: run_plan.cost(spec) for key, spec in specs.items()}
+    done, expected, spent = {}, 0.0, 0.0
+    for key, spec in specs.items():
+        file = spec.folder / "stages.json"
+        done[key] = atomic.read_json(file)["wall_seconds"] if file.exists() else {}
+        for name, seconds in done[key].items():
+            if name in costs[key]:
+                expected, spent = expected + costs[key][name], spent + seconds
+    factor = spent / expected if expected > 60 else 1.0
+    lines = [f"Study {study.name}, profile {study.profile}, in {folder}: {len(specs)} runs"]
+    total = 0.0
+    for key, spec in specs.items():
+        rest = sum(seconds for name, seconds in costs[key].items() if name not in done[key]) * factor
+        total += rest
+        config = spec.config
+        sites = ", ".join(site.name for site in spec.sites)
+        lines.append(
+            f"  {key[0]}, seed {key[1]}: {minutes(rest) if rest else 'done'} ({config.num_rounds} rounds of {config.local_epochs} epochs; {sites})"
+        )
+    basis = f"scaled by the {minutes(spent)} measured here" if factor != 1.0 else "from measurements of the demo profile"
+    disk = sum(run_plan.disk_bytes(spec) for key, spec in specs.items() if not done[key]) / 2**30
+    lines.append(f"  left: about {minutes(total)} on two cores, {disk:.1f} GiB of disk at most ({basis})")
+    return "\n".join(lines)
+
+
+def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpec, str]]:
+    """The table of every seed first, then what goes beyond it: a study cut short has fewer extras, not fewer seeds."""
+    first = study.points[0].label
+    for key, spec in specs.items():
+        if key[0] == first:
+            yield key, spec, "table1"
+    for key, spec in specs.items():
+        if key[0] == first and spec.beyond:
+            yield key, spec, "beyond"
+    for seed in study.seeds:
+        for (label, own), spec in specs.items():
+            if own == seed and label != first:
+                yield (label, own), spec, "table1"
+                if spec.beyond:
+                    yield (label, own), spec, "beyond"
+
+
+def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
+    """Does what is left of a run; returns what went wrong, if anything did, and keeps it beside the run."""
+    failure = spec.folder / "failure.txt"
+    failure.unlink(missing_ok=True)
+    try:
+        run = run_stages.Run(spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", programs)
+        getattr(run_stages.Stages(spec, run), method)()
+    except processes.ProgramFailed as error:
+        atomic.write_text(failure, f"{error}\n")
+        return str(error)
+    return None
+
+
+def _sites_text(spec: RunSpec) -> str:
+    lines = []
+    for site in spec.sites:
+        source = dict(site.cohort) or os.fspath(site.manifest)
+        lines.append(f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(" ", ""))
+    return "".join(lines) + f"--threads_per_site={spec.threads_per_site}\n"

@@ -1,0 +1,44 @@
+"""Trains one model on all sites' data together: what the federation would be measured against if scans were allowed to move.
+
+    python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags --site_folders=sites/C1,sites/C2 \\
+        --initial_model=initial.safetensors --output=pooled
+
+Possible only where all data lie in one place: synthetic or public cohorts. Same initial weights, epochs and validation cadence as the rest.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags, logging
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+experiment_flags.define_runtime()
+flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one a site.")
+flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model.")
+flags.DEFINE_string("output", None, "Folder of the model.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    import tensorflow as tf
+
+    from c2fnas import named_weights
+    from experiments import site_trainer
+    from experiments.pooled import PooledStore
+    from preprocessing.case_store import CaseStore
+
+    config = experiment_flags.experiment_config()
+    output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
+    weights, _ = named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))
+    store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
+    site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
+    for round_number, metrics in site.train_alone(weights):
+        logging.info("model=pooled round=%d validation_dice=%.4f", round_number, metrics["validation_dice"])
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True)

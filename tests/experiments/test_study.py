@@ -1,0 +1,237 @@
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from experiments import report, results, run_plan, run_stages, study_file, study_results, study_runner
+from experiments.configuration import ExperimentConfig
+from experiments.processes import ProgramFailed
+from runkit import atomic
+from tests.experiments import run_folder
+
+CONFIG = ExperimentConfig(
+    profile="demo", seed=1, genotype="c2fnas", filters=8, vae="reduced", latent_size=128, classifier_bias="log_prior",
+    class_prior=(0.985, 0.012, 0.003), spacing_mm=(3.0, 3.0, 3.0), window_hu=(-200.0, 250.0), patch_size=(48, 48, 48), patches_per_case=1,
+    foreground_fraction=0.5, batch_size=4, learning_rate=5e-3, final_learning_rate=5e-5, kl="voxels", num_rounds=13, local_epochs=5,
+    inference_window=(80, 80, 64), inference_overlap=0.25, inference_blending="constant",
+)  # fmt: skip
+FILE = {
+    "name": "s", "profile": "demo", "seeds": [1, 2], "pictures": "synthetic",
+    "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"cohort": {"C2": 34}, "split": [20, 7, 7]}},
+    "points": [
+        {"label": "table1", "beyond": ["pooled", "finetuned"]},
+        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": False, "rows": {"FL_global": "FL_global_no_vae"}},
+    ],
+}  # fmt: skip
+
+
+def read(folder, **changes):
+    atomic.write_json(folder / "s.json", {**FILE, **changes})
+    return study_file.read(folder / "s.json")
+
+
+def parse(arguments):
+    return dataclasses.replace(CONFIG, seed=int(arguments[1].split("=")[1])), "\n".join(arguments)
+
+
+def test_a_file_gives_a_run_for_every_point_and_seed(tmp_path):
+    study = read(tmp_path)
+    spec = study_file.run_spec(study, study.points[1], 2, tmp_path / "runs" / "s", parse)
+    assert spec.flags_text.split("\n")[1:] == ["--seed=2", "--vae=none"] and not spec.baselines
+    assert spec.folder == tmp_path / "runs" / "s" / "no_vae" / "seed2" and spec.cohorts == tmp_path / "runs" / "cohorts"
+    assert [(site.name, site.split, site.cohort_seed) for site in spec.sites] == [("C1", (18, 6, 6), 2), ("C2", (20, 7, 7), 2)]
+    assert "C1 18/6/6; C2 20/7/7" in spec.notes[0]
+
+
+def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share_a_site(tmp_path):
+    sites = {**FILE["sites"], "C3": {"cohort": {"C1": 5, "C2": 7}}}
+    study = read(tmp_path, points=[{"label": "three", "sites": sites}])
+    third = study_file.run_spec(study, study.points[0], 1, tmp_path / "s", parse).sites[2]
+    assert third.cohort_seed not in (1, 2) and third.counts == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": [1, 1]}, r"s\.json: `seeds` is \[1, 1\]"),
+        ({"pictures": "yes"}, "`pictures` is 'yes'; expected 'synthetic', 'public' or 'private'"),
+        ({"seed": 3}, "the study has unknown keys seed"),
+        ({"points": [{"label": "a/b"}]}, "label of a point is 'a/b'"),
+        ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own"),
+        ({"points": [{"label": "a", "beyond": ["magic"]}]}, "`beyond` has magic"),
+        ({"points": [{"label": "a", "beyond": ["finetuned"], "baselines": False}]}, "fine-tuning starts from the baselines"),
+        ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
+        ({"name": ""}, "`name` is missing"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_key_value_and_way_out(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, **changes)
+
+
+def test_a_split_larger_than_its_cohort_is_refused():
+    with pytest.raises(ValueError, match="site C1: a split of 12 cases, its cohort has 10"):
+        run_plan.SiteSpec(name="C1", cohort={"C1": 10}, split=(8, 2, 2))
+    with pytest.raises(ValueError, match="either a synthetic `cohort` or a `manifest`"):
+        run_plan.SiteSpec(name="C1")
+
+
+def test_cost_follows_the_work(tmp_path):
+    study = read(tmp_path)
+    spec = study_file.run_spec(study, study.points[0], 1, tmp_path, parse)
+    one = run_plan.cost(spec)
+    assert 300 < sum(run_plan.cost(dataclasses.replace(spec, beyond=())).values()) < 2400  # the demo takes about a quarter of an hour
+    twice = run_plan.cost(dataclasses.replace(spec, config=dataclasses.replace(CONFIG, num_rounds=26)))
+    start = 16.0  # programs start once whatever they do
+    assert twice["baselines"] - start == pytest.approx(2 * (one["baselines"] - start))
+    assert run_plan.cost(dataclasses.replace(spec, baselines=False))["baselines"] == 0
+
+
+def test_a_stage_is_done_once_and_an_interrupted_one_again(tmp_path):
+    done = []
+    run = run_stages.Run(tmp_path, "--seed=1\n")
+    run.stage("one", 1.0, lambda group: done.append("one"))
+    with pytest.raises(ZeroDivisionError):
+        run.stage("two", 1.0, lambda group: 1 / 0)
+    again = run_stages.Run(tmp_path, "--seed=1\n")
+    for name in ("one", "two"):
+        again.stage(name, 1.0, lambda group, name=name: done.append(name))
+    assert done == ["one", "two"] and set(again.state["wall_seconds"]) == {"one", "two"}
+    assert run_stages.finished(tmp_path, ["one", "two"]) and not run_stages.finished(tmp_path, ["three"])
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        run_stages.Run(tmp_path, "--seed=2\n")
+
+
+def configs(study):
+    return {(point.label, seed): dataclasses.replace(CONFIG, seed=seed) for point in study.points for seed in study.seeds}
+
+
+def leave_run(folder, seed, rows, wall=60.0):
+    metadata = {"profile": "demo", "seed": seed, "stack": "s", "configuration": run_folder.CONFIGURATION, "wall_seconds": {"all": wall}}
+    report.write_table(folder, rows, metadata)
+    atomic.write_json(folder / "stages.json", {"wall_seconds": {"all": wall}, "peak_memory_bytes": 2**30})
+
+
+def test_seeds_come_together_as_mean_and_interval_and_points_under_their_names(tmp_path):
+    study = read(tmp_path)
+    runs = tmp_path / "runs"
+    for seed, shift in ((1, 0.0), (2, 0.1)):
+        rows = [{**row, "dice_pancreas": row["dice_pancreas"] - shift * (row["model"] == "FL_global")} for row in run_folder.rows()]
+        leave_run(runs / "table1" / f"seed{seed}", seed, rows)
+        leave_run(runs / "no_vae" / f"seed{seed}", seed, run_folder.rows(("FL_global", "C1_FL_local")))
+    content = study_results.collect(study, runs, configs(study))
+    cell = content["table"]["FL_global"]["C1_pancreas"]
+    # 80 and 70: mean 75, half width t(0.975, 1) * 10 / sqrt(2) / sqrt(2) = 12.7062 * 5
+    assert cell["by_seed"] == {"1": pytest.approx(80.0), "2": pytest.approx(70.0)} and cell["mean"] == pytest.approx(75.0)
+    assert cell["high"] - 75.0 == pytest.approx(12.7062 * 5, rel=1e-4) and cell["cases"] == 4
+    assert content["table"]["FL_global_no_vae"]["C1_pancreas"]["mean"] == pytest.approx(80.0)
+    assert [name for name in content["table"] if name.endswith("no_vae")] == ["FL_global_no_vae"]
+    assert {verdict["key"]: verdict["verdict"] for verdict in content["verdicts"]}["no_tumour_without_tumours"] == "supported"
+    study_results.write(runs, content)
+    text = (runs / "study.md").read_text()
+    assert "4 of 4 runs are finished." in text and "| FL_global | 75.0 ± 63.5 (82.3) |" in text and "together | 4.0 min" in text
+    assert json.loads((runs / "study.json").read_text())["runs"][0]["fingerprints"]["rows"]
+
+
+def test_a_missing_run_or_site_leaves_a_partial_table_that_says_so(tmp_path):
+    study = read(tmp_path)
+    runs = tmp_path / "runs"
+    empty = study_results.collect(study, runs, configs(study))
+    study_results.write(runs, empty)
+    assert "0 of 4 runs are finished. **This is a partial result.**" in (runs / "study.md").read_text()
+    rows = [row for row in run_folder.rows() if row["site"] == "C1"]  # C2 never answered
+    atomic.write_text(runs / "table1" / "seed2" / "server" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic.write_text(runs / "table1" / "seed2" / "failure.txt", "C2 ended with exit code 1\nmore\n")
+    study_results.write(runs, study_results.collect(study, runs, configs(study)))
+    text = (runs / "study.md").read_text()
+    assert "- table1, seed 2: failed: C2 ended with exit code 1\n" in text and "- no_vae, seed 1: not begun" in text
+    assert "| C1_baseline | 85.0 (81.5) | – | – | – | – |" in text and "not measured" in text
+
+
+def test_a_sweep_has_a_table_and_a_cost_of_every_point(tmp_path):
+    study = read(tmp_path, axis="local epochs per round", points=[{"label": "1"}, {"label": "2"}], seeds=[1])
+    leave_run(tmp_path / "1" / "seed1", 1, run_folder.rows())
+    content = study_results.collect(study, tmp_path, configs(study))
+    assert [(point["label"], point["runs"], point["wall_seconds"]) for point in content["sweep"]] == [("1", 1, 60.0), ("2", 0, None)]
+    assert "| 1 | 80.0 | 70.0 | 40.0 |" in study_results.markdown(content)
+
+
+def test_every_study_file_that_is_committed_is_valid(tmp_path):
+    files = sorted(study_file._FLAGFILES.parent.glob("studies/*.json"))
+    assert {"demo", "local_epochs", "imbalance", "sites", "tumour_share"} <= {file.stem for file in files}
+    for file in files:
+        study = study_file.read(file)
+        for point in study.points:
+            assert study_file.run_spec(study, point, 1, tmp_path, parse).sites
+
+
+class FakePrograms:
+    """Stands in for programs: each leaves at once what the real one leaves at its end; one of them may fail."""
+
+    def __init__(self):
+        self.started, self.failing = [], set()
+
+    def __call__(self, log_folder):
+        self._failed = []
+        return self
+
+    def __enter__(self):
+        self.peak_memory_bytes = 7
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def start(self, name, module, arguments, *, log=None):
+        values = dict(argument[2:].split("=", 1) for argument in arguments)
+        program, who = module.removeprefix("experiments."), values.get("model_name") or values.get("site") or name
+        self.started.append(f"{program} {who}")
+        if f"{program} {who}" in self.failing:
+            self._failed.append(name)
+        elif program == "serve":
+            atomic.write_json(pathlib.Path(values["store"]) / "address.json", {"port": 1})
+            rows = run_folder.rows()
+            atomic.write_text(pathlib.Path(values["store"]) / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        elif program == "score":
+            models = [entry.split(":")[0] for entry in values["models"].split(",")]
+            rows = [{**row, "model": model} for model in models for row in run_folder.rows(("FL_global",)) if row["site"] == name]
+            atomic.write_text(values["output"], "".join(json.dumps(row) + "\n" for row in rows))
+        return name
+
+    def wait(self, programs, what, *, also_alive=()):
+        for name in programs:
+            if name in self._failed:
+                raise ProgramFailed(f"{name} ended with exit code 1")
+
+    def wait_for(self, ready, program, what, timeout_s):
+        assert ready()
+
+
+def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twice(tmp_path):
+    study, runs = read(tmp_path), tmp_path / "runs" / "s"
+    specs = {(p.label, seed): study_file.run_spec(study, p, seed, runs, parse) for p in study.points for seed in study.seeds}
+    programs, counted = FakePrograms(), []
+
+    def go():
+        programs.started.clear()
+        return study_runner.run(study, specs, after_each=lambda: counted.append(1), programs=programs)
+
+    programs.failing = {"train_local C2_baseline"}
+    failures = go()
+    assert failures[0] == "table1, seed 1: C2 ended with exit code 1" and len(failures) == 4  # both seeds, twice asked
+    assert "serve server" in programs.started  # no_vae trains no baseline
+    content = study_results.collect(study, runs, configs(study))
+    assert [run["state"] for run in content["runs"]] == ["failed", "failed", "finished", "finished"]
+    assert list(content["table"]) == ["FL_global_no_vae"]
+    programs.failing = set()
+    assert go() == [] and "synthesize C1" not in programs.started and "train_local C1_baseline" in programs.started
+    # every seed's table comes before what goes beyond the paper
+    assert programs.started.index("train_pooled pooled") > max(i for i, s in enumerate(programs.started) if s == "join C2")
+    content = study_results.collect(study, runs, configs(study))
+    assert set(content["table"]) == {*results.ROWS, "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"} - {
+        "FL_best_global"
+    }
+    assert content["runs"][0]["peak_memory_bytes"] == 7
+    assert "table1, seed 2: done" in study_runner.cost_text(study, runs, specs)
+    assert go() == [] and programs.started == [] and len(counted) == 18
