@@ -1,0 +1,29 @@
+"""The pictures of a run: every function takes arrays, rows or events and returns a matplotlib `Figure`; none opens a file.
+
+Figures are made with matplotlib's object interface, so that no global state is touched and no display is needed.
+"""
+
+from experiments.figures.overview import overview
+from experiments.figures.slices import CaseSlice, choose_slice, comparison, overlay, radiological, slice_case
+from experiments.figures.style import CLASS_COLOURS, MODEL_COLOURS, PANCREAS, TUMOUR
+from experiments.figures.table import table_figure
+from experiments.figures.timeline import ACTIVITY_COLOURS, federation_timeline
+from experiments.figures.training import training_curves
+
+__all__ = [
+    "ACTIVITY_COLOURS",
+    "CLASS_COLOURS",
+    "MODEL_COLOURS",
+    "PANCREAS",
+    "TUMOUR",
+    "CaseSlice",
+    "choose_slice",
+    "comparison",
+    "federation_timeline",
+    "overlay",
+    "overview",
+    "radiological",
+    "slice_case",
+    "table_figure",
+    "training_curves",
+]

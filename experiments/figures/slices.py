@@ -1,0 +1,246 @@
+"""CT slices with truth and predictions over them, in the manner of the paper's Fig. 4 and 5."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from experiments import results
+from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseSlice:
+    """One axial slice of one case, with what every model made of it. All arrays are [x, y] in RAS+ order.
+
+    Attributes:
+      title: stands left of the row, e.g. "C2, case 7".
+      image: float in [-1, 1], the network's input.
+      truth: uint8, 1 = pancreas, 2 = tumour.
+      predictions: model -> uint8 mask.
+      spacing_mm: voxel spacing along x and y.
+      captions: model -> line beneath its picture, e.g. its Dice on the whole case.
+    """
+
+    title: str
+    image: np.ndarray
+    truth: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+    spacing_mm: tuple[float, float]
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, mask in {"truth": self.truth, **self.predictions}.items():
+            if mask.shape != self.image.shape or self.image.ndim != 2:
+                raise ValueError(
+                    f"{self.title}: {name} has shape {mask.shape}, the slice {self.image.shape}; give one axial slice of one grid [x, y]"
+                )
+
+
+def choose_slice(truth: np.ndarray) -> int:
+    """Returns the index along z of the slice with most tumour, or with most pancreas where there is no tumour.
+
+    Args:
+      truth: uint8 [x, y, z]. Without any foreground the middle slice is taken.
+    """
+    for foreground in (truth == 2, truth > 0):
+        voxels = np.count_nonzero(foreground, axis=(0, 1))
+        if voxels.any():
+            return int(np.argmax(voxels))
+    return truth.shape[2] // 2
+
+
+def slice_case(
+    title: str,
+    image: np.ndarray,
+    truth: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    spacing_mm: Sequence[float],
+    *,
+    captions: Mapping[str, str] | None = None,
+    width_mm: float | None = 180.0,
+) -> CaseSlice:
+    """Cuts the slice of `choose_slice` out of whole volumes [x, y, z], cropped to a square about the truth.
+
+    Args:
+      width_mm: side of the square; None keeps the whole slice.
+    """
+    z = choose_slice(truth)
+    window: tuple[slice, ...] = (slice(None), slice(None))
+    if width_mm is not None:
+        where = np.argwhere(truth[:, :, z] > 0)
+        centre = (where.min(axis=0) + where.max(axis=0)) / 2 if len(where) else (np.array(truth.shape[:2]) - 1) / 2
+        window = tuple(_interval(c, width_mm / s, n) for c, s, n in zip(centre, spacing_mm, truth.shape, strict=False))
+    plane = (*window, z)
+    masks = {model: np.asarray(mask[plane]) for model, mask in predictions.items()}
+    image_plane, truth_plane = np.asarray(image[plane], np.float32), np.asarray(truth[plane])
+    return CaseSlice(title, image_plane, truth_plane, masks, (float(spacing_mm[0]), float(spacing_mm[1])), captions or {})
+
+
+def radiological(plane: np.ndarray) -> np.ndarray:
+    """Turns [x, y] in RAS+ order into rows and columns as radiologists look at them: patient's right on the left, front on top."""
+    return plane[::-1, ::-1].T
+
+
+def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None) -> Figure:
+    """Draws one row per case: CT, truth and every model's prediction side by side, in the manner of the paper's Fig. 4 and 5.
+
+    Args:
+      slices: at least one.
+      models: columns after the truth; by default the table's models that any slice has, in the table's order.
+    """
+    if not slices:
+        raise ValueError("comparison has no slice to draw; give at least one case")
+    if models is None:
+        present = {model for case in slices for model in case.predictions}
+        models = [m for m in (*results.MODELS, results.BEST_GLOBAL) if m in present] + sorted(
+            present - {*results.MODELS, results.BEST_GLOBAL}
+        )
+    width, left, right, top, bottom, gap = 11.0, 0.32, 0.06, 0.36, 0.42, 0.05
+    caption = 0.24 if any(case.captions for case in slices) else 0.05
+    columns = 2 + len(models)
+    panel = (width - left - right - gap * (columns - 1)) / columns
+    extents = [(case.image.shape[0] * case.spacing_mm[0], case.image.shape[1] * case.spacing_mm[1]) for case in slices]
+    heights = [panel * y / x for x, y in extents]
+    height = top + sum(heights) + caption * len(slices) + gap * (len(slices) - 1) + bottom
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    edge = height - top
+    for row, (case, tall) in enumerate(zip(slices, heights, strict=True)):
+        edge -= tall
+        pictures = [("CT", None), ("truth", case.truth), *((model, case.predictions.get(model)) for model in models)]
+        for column, (name, mask) in enumerate(pictures):
+            x = left + column * (panel + gap)
+            axes = figure.add_axes((x / width, edge / height, panel / width, tall / height))
+            if row == 0:
+                figure.text(
+                    (x + panel / 2) / width, (height - top + 0.08) / height, name, ha="center", va="bottom", fontsize=10.5, color=INK
+                )
+            if mask is None and name != "CT":
+                _blank(axes, "not evaluated")
+                continue
+            _show(axes, case.image, mask, case.spacing_mm)
+            if column == 0:
+                _scale_bar(axes, extents[row])
+                _letter(axes, 0.035, 0.5, "R")
+            if name in case.captions:
+                figure.text(
+                    (x + panel / 2) / width, (edge - 0.05) / height, case.captions[name], ha="center", va="top", fontsize=8.2, color=MUTED
+                )
+        figure.text(0.13 / width, (edge + tall / 2) / height, case.title, rotation=90, ha="center", va="center", fontsize=9.5, color=INK)
+        edge -= caption + gap
+    _class_legend(figure, 0.5, 0.07 / height, dice=any(case.captions for case in slices))
+    return figure
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = "") -> Figure:
+    """Draws the slice with most foreground without and with its mask, and a coronal slice beside them.
+
+    Args:
+      image: float [x, y, z] in [-1, 1], RAS+.
+      mask: uint8 [x, y, z].
+    """
+    if image.shape != mask.shape:
+        raise ValueError(f"the image has {image.shape} voxels, its mask {mask.shape}; give both on one grid")
+    z = choose_slice(mask)
+    y = choose_slice(np.moveaxis(mask, 1, 2))
+    sx, sy, sz = (float(s) for s in spacing_mm)
+    planes = [
+        ("axial", image[:, :, z], None, (sx, sy)),
+        ("axial", image[:, :, z], mask[:, :, z], (sx, sy)),
+        ("coronal", image[:, y], mask[:, y], (sx, sz)),
+    ]
+    extents = [(plane.shape[0] * s[0], plane.shape[1] * s[1]) for _, plane, _, s in planes]
+    width, side, top, bottom, gap = 10.0, 0.08, 0.36, 0.42, 0.08
+    panel = (width - 2 * side - 2 * gap) / 3
+    tallest = max(panel * y_mm / x_mm for x_mm, y_mm in extents)
+    height = top + tallest + bottom
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    for column, ((name, plane, part, spacing), (x_mm, y_mm)) in enumerate(zip(planes, extents, strict=True)):
+        tall = panel * y_mm / x_mm
+        x = side + column * (panel + gap)
+        axes = figure.add_axes((x / width, (height - top - tall) / height, panel / width, tall / height))
+        _show(axes, plane, part, spacing)
+        _letter(axes, 0.03, 0.5, "R")
+        if column == 0:
+            _scale_bar(axes, (x_mm, y_mm))
+        label = f"{title}   {name}" if title and column == 0 else name
+        figure.text((x + panel / 2) / width, (height - top + 0.08) / height, label, ha="center", va="bottom", fontsize=9.5, color=INK)
+    _class_legend(figure, 0.5, 0.07 / height)
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, float]) -> None:
+    """Draws a slice in millimetres, so that its aspect is the patient's whatever the spacing is."""
+    x_mm, y_mm = image.shape[0] * spacing_mm[0], image.shape[1] * spacing_mm[1]
+    axes.imshow(
+        radiological(image.astype(np.float32)),
+        cmap="gray",
+        vmin=-1,
+        vmax=1,
+        extent=(0, x_mm, y_mm, 0),
+        interpolation="bicubic",
+        aspect="auto",
+    )
+    if mask is not None:
+        padded = np.pad(radiological(mask), 1)  # contours that reach the border are closed by the padding
+        columns = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[0]
+        rows = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[1]
+        for value, colour in CLASS_COLOURS.items():
+            part = (padded == value).astype(np.float32)
+            if part.any():
+                axes.contourf(columns, rows, part, levels=(0.5, 1.5), colors=[colour], alpha=0.45)
+                axes.contour(columns, rows, part, levels=(0.5,), colors=[colour], linewidths=0.9)
+    axes.set(xlim=(0, x_mm), ylim=(y_mm, 0), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _blank(axes: Axes, text: str) -> None:
+    axes.set(xticks=[], yticks=[], facecolor="#f1f4f7")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED)
+
+
+def _scale_bar(axes: Axes, extent_mm: tuple[float, float]) -> None:
+    x_mm, y_mm = extent_mm
+    length = 50.0 if x_mm >= 150 else 20.0
+    start, y = 0.05 * x_mm, 0.94 * y_mm
+    axes.plot((start, start + length), (y, y), color="white", linewidth=2.2, solid_capstyle="butt")
+    axes.text(start, y - 0.025 * y_mm, f"{length / 10:.0f} cm", color="white", fontsize=7.5, ha="left", va="bottom")
+
+
+def _letter(axes: Axes, x: float, y: float, letter: str) -> None:
+    axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=8, ha="left", va="center", alpha=0.9)
+
+
+def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> None:
+    handles = [Patch(facecolor=PANCREAS, edgecolor="none", label="pancreas"), Patch(facecolor=TUMOUR, edgecolor="none", label="tumour")]
+    if dice:
+        handles.append(Line2D([], [], linestyle="none", label="P, T: Dice of pancreas and tumour on the whole case"))
+    legend = figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(x, y),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handlelength=1.1,
+        borderaxespad=0,
+        borderpad=0,
+    )
+    for text in legend.get_texts():
+        text.set_color(INK)
+
+
+def _interval(centre: float, length: float, size: int) -> slice:
+    length = min(size, math.ceil(length))
+    start = min(max(0, round(centre - (length - 1) / 2)), size - length)
+    return slice(start, start + length)
