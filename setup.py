@@ -15,7 +15,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]),
-    package_data={"experiments": ["flagfiles/*.flags", "studies/*.json", "notebooks/*.ipynb"], "c2fnas": ["genotypes/*.json"], "federated": ["*.proto"]},
+    package_data={
+        "experiments": ["flagfiles/*.flags", "studies/*.json", "notebooks/*.ipynb"],
+        "c2fnas": ["genotypes/*.json"],
+        "federated": ["*.proto"],
+    },
     install_requires=[
         # tensorflow-addons 0.23 loads only beside TensorFlow 2.13-2.15, which ends at Python 3.11.
         "tensorflow>=2.15,<2.16; python_version < '3.12'",
