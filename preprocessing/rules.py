@@ -136,6 +136,7 @@ LABEL_SHIFTED = Rule(
     f"move the label's voxels back (its header does not show it), {_ACCEPT}",
     acceptable=True,
 )
+POOR_FIT = Rule("C08", "label-fit", "HU change across the label's surface", "look at the label", "warning")
 
 NO_SERIES = Rule("D01", "no-series", "the folder holds a DICOM series of CT slices", "give the folder that holds the series' files")
 SEVERAL_SERIES = Rule(
