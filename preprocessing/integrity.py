@@ -50,6 +50,12 @@ def check_case(
     return warnings
 
 
+def check_scan(image: Volume, name: str) -> None:
+    """Checks a scan that has no label. Raises as `check_case`."""
+    _check_grid(image, name)
+    content.check_hu(image.array, name)
+
+
 def _check_grid(volume: Volume, name: str) -> None:
     if not all(rules.SPACING_MM[0] <= s <= rules.SPACING_MM[1] for s in volume.spacing_mm):
         raise broken(rules.SPACING, name, f"spacing is {_lengths(volume.spacing_mm)}")

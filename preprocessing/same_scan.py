@@ -1,0 +1,54 @@
+"""Whether two cases are the same scan: under another name, in another file format or axis order, or cropped along the patient.
+
+Each axial slice leaves a mark, a hash of its thinned-out voxels; scans that share many marks are one. NIH Pancreas-CT once listed
+the same patient three times, cropped differently: between the parts of a split that is a leak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from preprocessing.volume import Volume
+
+_SAMPLES = 48  # along x and y
+_LEAST_SPREAD_HU = 20.0  # air above a patient looks the same in all of them
+_SHARE = 0.3  # of the shorter scan's marks
+_FEWEST = 4
+
+
+def slice_marks(image: Volume) -> tuple[str, ...]:
+    """Returns the distinct marks of the slices of a CT in RAS+, sorted."""
+    steps = [max(1, n // _SAMPLES) for n in image.shape[:2]]
+    # slices first and contiguous: each is hashed on its own
+    thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
+    whole = np.rint(thinned).astype("<i2") if thinned.dtype.kind == "f" else thinned.astype("<i2")
+    spread = whole.std(axis=(1, 2), dtype=np.float32)
+    size = repr(image.shape[:2]).encode()
+    marks = {hashlib.blake2b(size + whole[k].tobytes(), digest_size=6).hexdigest() for k in np.flatnonzero(spread >= _LEAST_SPREAD_HU)}
+    return tuple(sorted(marks))
+
+
+def same_scans(marks: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Returns for each case that is a scan listed before it the name of that one.
+
+    Args:
+      marks: case -> its marks, in the order of the manifest.
+    """
+    owner: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for case, own in marks.items():
+        shared: dict[str, int] = {}
+        for mark in own:
+            for earlier in owner.get(mark, ()):
+                shared[earlier] = shared.get(earlier, 0) + 1
+        for earlier, count in shared.items():
+            if count >= max(_FEWEST, _SHARE * min(len(own), len(marks[earlier]))):
+                found[case] = earlier
+                break
+        else:
+            for mark in own:
+                owner.setdefault(mark, []).append(case)
+    return found

@@ -1,0 +1,148 @@
+import dataclasses
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from preprocessing import dicom, geometry
+from preprocessing.rules import IntegrityError
+from preprocessing.volume import Volume
+from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, blank, enhanced, save, slices
+
+AFFINE = np.array([[-0.7, 0, 0, 90.5], [0, -0.7, 0, 120.25], [0, 0, 2.5, -30.0], [0, 0, 0, 1.0]])  # as scanners write: LPS
+
+
+def ct(shape=(10, 12, 7), affine=AFFINE):
+    return Volume(np.random.default_rng(3).integers(-1000, 1500, shape).astype(np.int16), affine)
+
+
+def oblique():
+    affine = AFFINE.copy()
+    turn = nibabel.eulerangles.euler2mat(0.1, 0.2, 0.3)
+    affine[:3, :3] = turn @ AFFINE[:3, :3]
+    return affine
+
+
+def sagittal():
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 3.0], [-0.8, 0, 0], [0, -0.8, 0]])
+    return affine
+
+
+def refused(folder, **changes):
+    with pytest.raises(IntegrityError) as caught:
+        dicom.read_series(folder, **changes)
+    assert str(folder) in caught.value.file
+    return caught.value
+
+
+@pytest.mark.parametrize("affine", [AFFINE, oblique(), sagittal()], ids=["axial", "oblique", "sagittal"])
+def test_a_series_is_the_volume_it_was_made_of(tmp_path, affine):
+    save(tmp_path, slices(ct(affine=affine)))
+    found = dicom.read_series(tmp_path)
+    assert found.array.dtype == np.int16 and found.array.flags.f_contiguous
+    # whichever end the slices' normal makes the first: in the patient the volumes are the same
+    one, other = geometry.to_ras(found), geometry.to_ras(ct(affine=affine))
+    np.testing.assert_array_equal(one.array, other.array)
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-4)
+
+
+def test_order_comes_from_positions_not_from_numbers_or_names(tmp_path):
+    made = slices(ct())
+    for number, ds in zip([4, 1, 7, 2, 6, 3, 5], made, strict=True):
+        ds.InstanceNumber = number
+    save(tmp_path, made, name=lambda i: f"{9 - i}")  # and no suffix
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, ct().array)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=["RLE", "JPEG2000", "JPEG-LS"])
+def test_compressed_pixels(tmp_path, syntax):
+    volume = ct((40, 36, 4))  # JPEG 2000 halves a picture five times
+    save(tmp_path, slices(volume), syntax=syntax)
+    assert pydicom.dcmread(next(tmp_path.iterdir())).file_meta.TransferSyntaxUID == syntax
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, volume.array)
+
+
+def test_each_slice_is_rescaled_by_itself(tmp_path):
+    made = slices(ct())
+    odd = slices(ct(), slope=0.5, intercept=-2000.0)[3]
+    save(tmp_path, [*made[:3], odd, *made[4:]])
+    found = dicom.read_series(tmp_path).array
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, ct().array, atol=0.25)
+
+
+def test_signed_pixels_and_padding_below_the_scale(tmp_path):
+    made = slices(ct(), intercept=0.0)
+    for k, ds in enumerate(made):
+        ds.PixelRepresentation = 1
+        plane = ct().array[:, :, k].T.copy()
+        plane[0, 0] = -2000
+        ds.PixelData = plane.astype("<i2").tobytes()
+    save(tmp_path, made)
+    found = dicom.read_series(tmp_path).array
+    assert (found[0, 0] == -2000).all()
+    np.testing.assert_array_equal(found[1:], ct().array[1:])
+
+
+def test_an_enhanced_multi_frame_file(tmp_path):
+    save(tmp_path, [enhanced(ct())])
+    found = dicom.read_series(tmp_path)
+    np.testing.assert_array_equal(found.array, ct().array)
+    np.testing.assert_allclose(found.affine, AFFINE, atol=1e-4)
+
+
+def test_localizers_screenshots_and_other_files_are_left_out(tmp_path):
+    save(tmp_path / "a" / "b", slices(ct()))
+    localizer, capture, other = (blank(f"1.2.3.{i}", number=1, rows=4, columns=4) for i in range(3))
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    capture.SOPClassUID, other.Modality = SECONDARY_CAPTURE, "SR"
+    save(tmp_path / "more", [localizer, capture, other])
+    (tmp_path / "LICENSE").write_text("terms")
+    (tmp_path / "._1-001.dcm").write_bytes(b"\x00\x05\x16\x07")
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, ct().array)
+
+
+def test_of_several_series_one_is_named(tmp_path):
+    other = dataclasses.replace(ct(), array=ct().array[::-1].copy())
+    save(tmp_path / "one", slices(ct(), series="1.2.3"))
+    save(tmp_path / "two", slices(other, series="1.2.4"))
+    error = refused(tmp_path)
+    assert error.rule == "D02" and "1.2.3 (7 files)" in str(error) and "1.2.4 (7 files)" in str(error)
+    np.testing.assert_array_equal(dicom.read_series(tmp_path, "1.2.4").array, other.array)
+    assert "no CT series 9.9" in str(refused(tmp_path, series="9.9"))
+
+
+def test_a_missing_slice_is_placed(tmp_path):
+    made = slices(ct())
+    save(tmp_path, made[:3] + made[5:])
+    error = refused(tmp_path)
+    assert error.rule == "D04" and "2 missing" in str(error) and "-25.00 mm" in str(error)  # after the third: -30 + 2 * 2.5
+
+
+def test_tilted_slices_are_refused_with_their_angle(tmp_path):
+    made = slices(ct())
+    for k, ds in enumerate(made):
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient = [x, f"{float(y) + k * 2.5 * np.tan(np.deg2rad(12)):.6f}", z]
+    save(tmp_path, made)
+    error = refused(tmp_path)
+    assert error.rule == "D06" and "12.0 degrees" in str(error)
+
+
+def test_positions_rounded_to_a_tenth_are_even_enough(tmp_path):
+    affine = AFFINE.copy()
+    affine[2, 2] = 0.625
+    made = slices(ct(affine=affine))
+    for ds in made:
+        ds.ImagePositionPatient = [f"{float(v):.1f}" for v in ds.ImagePositionPatient]
+    save(tmp_path, made)
+    assert dicom.read_series(tmp_path).spacing_mm[2] == pytest.approx(0.625, abs=0.02)
+
+
+def test_without_pydicom_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom, "pydicom", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
+        dicom.read_series(tmp_path)
