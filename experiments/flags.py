@@ -113,6 +113,14 @@ def required(name: str, why: str) -> str:
     return value
 
 
+def address(text: str) -> tuple[str, int]:
+    """Returns host and port of "host:port". Raises app.UsageError."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise app.UsageError(f"--server is {text!r}; expected host:port, e.g. fl.example.org:8443")
+    return host, int(port)
+
+
 def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:
     """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace.
 

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     config = experiment_flags.experiment_config()
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
-    host, port = _address(FLAGS.server) if FLAGS.server else (None, None)
+    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     transport = client.connect(kit, host=host, port=port)
     store = CaseStore(folder / "cases")
     if transport.site != store.site:
@@ -60,13 +60,6 @@ def main(argv: list[str]) -> int:
         figure.savefig(path)
     print(f"finished; figure {folder / 'figures' / 'comparison.png'}")
     return 0
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdigit():
-        raise app.UsageError(f"--server is {text!r}; expected host:port, e.g. fl.example.org:8443")
-    return host, int(port)
 
 
 def _lent(entry: str) -> tuple[str, pathlib.Path]:

@@ -204,7 +204,7 @@ def verify(store: str | os.PathLike, certificates: Sequence[x509.Certificate] = 
     Args:
       store: the server's folder, or a copy of it.
       certificates: as in `read_chain`.
-      head: a hash noted earlier; the log must still have that line.
+      head: a hash noted earlier, or its first digits; the log must still have that line.
     Raises:
       BrokenChain: naming the first line that is wrong, or that a model or an update contradicts.
     """
@@ -219,7 +219,7 @@ def verify(store: str | os.PathLike, certificates: Sequence[x509.Certificate] = 
     last, seen_head, lines, expected = FIRST, not head, 0, 1
     for record in read_chain(path, certificates):
         line, last = record["line"], record["hash"]
-        lines, seen_head = line, seen_head or last == head
+        lines, seen_head = line, seen_head or last.startswith(head)
         if record["event"] == "pushed":
             pushed[record["counts_in"], record["site"]] = (record["sha256"], record["num_examples"])
         if record["event"] != "aggregated":

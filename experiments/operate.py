@@ -1,0 +1,39 @@
+"""Gives a running server an order: pause, resume, evict, admit, finish, finish_now.
+
+    python -m experiments.operate --kit=federation/operator --order=pause
+    python -m experiments.operate --kit=federation/operator --order=evict --site=C2
+
+`pause` lets sites finish and send what they have begun, gives out nothing new and closes no round; it holds across restarts.
+`evict` voids a site's token at once and drops its update of the open round; `admit` takes that back. `finish` makes the open
+round the last one, `finish_now` the one before it; the sites' evaluation follows as usual.
+"""
+
+from __future__ import annotations
+
+from absl import app, flags
+
+from experiments import flags as experiment_flags
+from federated.errors import FederationError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("kit", None, "The operator's folder, made by experiments.provision.")
+flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
+flags.DEFINE_enum("order", None, ["pause", "resume", "evict", "admit", "finish", "finish_now"], "What the server is to do.")
+flags.DEFINE_string("site", None, "The site to evict or admit.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from federated import operator_client
+
+    order = experiment_flags.required("order", "what the server is to do")
+    if (order in ("evict", "admit")) != bool(FLAGS.site):
+        raise app.UsageError(f"--order={order} takes {'the name of a site: --site' if not FLAGS.site else 'no --site'}")
+    host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    kit = operator_client.Kit.read(experiment_flags.required("kit", "the operator's folder"), host=host, port=port)
+    with operator_client.Operator(kit) as operator:
+        print(operator.order(order, FLAGS.site or ""))
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, expected=(FederationError,))
