@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
-from federated import client, site_loop
+from federated import client, expiry, site_loop
 from federated.errors import FederationError
 
 FLAGS = flags.FLAGS
@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    for line in expiry.warnings(kit):
+        logging.warning("event=certificate_ends %s", line)
     transport = client.connect(kit, host=host, port=port)
     store = CaseStore(folder / "cases")
     if transport.site != store.site:

@@ -18,8 +18,11 @@ from experiments.configuration import ExperimentConfig
 from federated import plan as plans
 from federated import tensor_files
 from federated.errors import FederationError
+from federated.scalars import RunScalars
 from federated.server import serve
 from federated.server_config import ServerConfig
+from runkit import service_manager
+from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -32,7 +35,18 @@ flags.DEFINE_integer("min_num_clients", 2, "Sites whose updates close a round.")
 flags.DEFINE_integer("max_num_clients", 2, "Sites admitted at most.")
 flags.DEFINE_float("wait_after_min_clients", 10.0, "Seconds to wait for further sites once the minimum has pushed.")
 flags.DEFINE_float("heart_beat_timeout", 600.0, "Seconds of silence after which a site is no longer waited for while enough others remain.")
+flags.DEFINE_float("round_deadline", 0.0, "Seconds of a round, moved on while updates arrive; 0 waits for the minimum for ever.")
+flags.DEFINE_enum(
+    "late_updates", "discard", ["discard", "keep"], "What comes after its round was averaged: drop it, or count it in the next."
+)
+flags.DEFINE_float(
+    "max_change_ratio", 10.0, "Refuse an update that changes the model so many times more than the median of others; 0 never."
+)
+flags.DEFINE_integer("patience_rounds", 0, "End the run after so many global models without a better mean score; 0 never.")
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
+flags.DEFINE_integer("keep_updates", 1, "Newest rounds whose updates stay in the store, so that experiments.audit can average them again.")
+flags.DEFINE_integer("keep_globals", 0, "Newest global models that stay in the store beside the initial and the best ones; 0 keeps all.")
+flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard: scores, metrics, rounds.")
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +60,13 @@ def main(argv: list[str]) -> int:
         max_num_clients=FLAGS.max_num_clients,
         wait_after_min_clients_s=FLAGS.wait_after_min_clients,
         heart_beat_timeout_s=FLAGS.heart_beat_timeout,
+        round_deadline_s=FLAGS.round_deadline or None,
+        late_updates=FLAGS.late_updates,
+        max_change_ratio=FLAGS.max_change_ratio,
+        patience_rounds=FLAGS.patience_rounds,
         token_lifetime_s=FLAGS.token_lifetime,
+        keep_updates=FLAGS.keep_updates,
+        keep_globals=FLAGS.keep_globals,
         host=FLAGS.host,
         port=FLAGS.port,
     )
@@ -55,13 +75,19 @@ def main(argv: list[str]) -> int:
         experiment_flags.required("store", "the folder of the run's state"),
         experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
         initial_model,
-        on_ready=lambda port: print(f"serving on port {port}", flush=True),
+        listeners=[RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else [],
+        on_ready=_tell_ready,
     )
     ending = "finished" if summary.finished else "stopped; the same command goes on"
     print(
         f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best round {summary.best_round}, {summary.rows} rows"
     )
     return 0 if summary.finished else 1
+
+
+def _tell_ready(port: int) -> None:
+    print(f"serving on port {port}", flush=True)
+    service_manager.notify("READY=1")
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:

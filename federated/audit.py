@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from absl import logging
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -78,7 +79,10 @@ class AuditLog(EventLog):
             self._count, (self._head, record) = self._count + 1, self._pending
             self._size = self.path.stat().st_size
         for listener in self._listeners:
-            listener(record)
+            try:
+                listener(record)
+            except OSError as error:  # a picture of the run that cannot be drawn must not stop the run
+                logging.warning("event=listener_failed reason=%s", error.strerror)
 
     def _line(self, record: dict[str, Any]) -> str:
         record = {**record, "line": self._count + 1, "previous": self._head}

@@ -185,18 +185,6 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
     ]
 
 
-def expiry_warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> list[str]:
-    """Returns a line for every certificate in a kit that ends within 30 days or has ended."""
-    lines = []
-    for path in sorted(pathlib.Path(kit).glob("*.pem")):
-        days = certificates.days_left(x509.load_pem_x509_certificate(path.read_bytes()), now or _now())
-        if days < certificates.WARN_DAYS:
-            when = f"ends in {days:.0f} days" if days > 0 else f"ended {-days:.0f} days ago"
-            way_out = "provision the federation again" if path.name == "ca.pem" else "have it renewed"
-            lines.append(f"{path.name}: the certificate {when}; {way_out}")
-    return lines
-
-
 def read_request_file(path: str | os.PathLike) -> certificates.Request:
     """Reads a site's request. Raises ValueError naming the file that is none."""
     try:

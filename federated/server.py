@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from absl import logging
 
-from federated import audit, wire
+from federated import audit, expiry, wire
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.audit import AuditLog
 from federated.control_desk import ControlDesk
@@ -25,7 +25,6 @@ from federated.coordinator import Coordinator
 from federated.credentials import CredentialBook
 from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.operation import OperationGate
-from federated.provision import expiry_warnings
 from federated.server_config import ServerConfig, ServerSummary
 from federated.servicer import TokenGate, WeightExchangeServicer
 from federated.storage import Store
@@ -73,7 +72,7 @@ def serve(
             f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows {len(credentials.sites)} sites "
             f"({', '.join(credentials.sites)}); provision more sites or lower the minimum"
         )
-    for line in expiry_warnings(kit_folder):
+    for line in expiry.warnings(kit_folder):
         logging.warning("event=certificate_ends %s", line)
     store = Store(store_folder)
     try:
@@ -85,7 +84,7 @@ def serve(
         audit.make_good(events, store)
         coordinator = Coordinator(store, config, credentials, events, clock=clock)
         events.append("started", release=release.version(), certificate=identity.fingerprint())
-        desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry_warnings(kit_folder))
+        desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
     except BaseException:
         store.close()
         raise

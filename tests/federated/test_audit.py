@@ -204,6 +204,15 @@ def test_threads_share_one_chain_and_listeners_hear_every_record(tmp_path):
     assert sorted(record["line"] for record in heard) == list(range(1, 201))
 
 
+def test_a_listener_that_cannot_write_does_not_stop_the_log(tmp_path):
+    def full(record):
+        raise OSError(28, "No space left on device")
+
+    log = audit.AuditLog(tmp_path / "events.jsonl", listeners=[full])
+    log.append("scored", site="C1")
+    assert log.head[0] == 1
+
+
 def test_a_folder_that_is_no_store_is_named(tmp_path):
     with pytest.raises(ValueError, match="the folder that the server calls its store"):
         audit.verify(pathlib.Path(tmp_path))

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from federated import certificates, credentials, enrolment, provision, tls
+from federated import certificates, credentials, enrolment, expiry, provision, tls
 from federated.errors import CertificateRefused
 
 
@@ -163,8 +163,8 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
     assert secret(federation / "C1") == credential and (federation / "C1" / "site.pem").read_bytes() != old
     assert json.loads((federation / "server" / "credentials.json").read_text()) == before
     tls.Identity.of(federation / "server", "server")
-    assert provision.expiry_warnings(federation / "C1") == ["site.pem: the certificate ends in 10 days; have it renewed"]
-    assert provision.expiry_warnings(enrolled) == []
+    assert expiry.warnings(federation / "C1") == ["site.pem: the certificate ends in 10 days; have it renewed"]
+    assert expiry.warnings(enrolled) == []
     with pytest.raises(ValueError, match="key of 'C2' was not made here; renew the certificate by a new request"):
         provision.renew(federation, ["C2"])
 

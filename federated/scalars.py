@@ -1,0 +1,41 @@
+"""What of a run's events goes to TensorBoard: scores of every global model, metrics of every update, size and time of rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runkit.scalar_events import ScalarEvents
+
+
+class RunScalars:
+    """Fits `server.serve(listeners=[RunScalars(...).note])`.
+
+    Args:
+      events: where the scalars go.
+    """
+
+    def __init__(self, events: ScalarEvents):
+        self._events = events
+        self._opened: dict[int, float] = {}
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        event = record["event"]
+        if event == "scored":
+            self._events.write(record["model"], {f"score/{record['site']}/{key}": value for key, value in record["scores"].items()})
+        elif event == "pushed":
+            values = {f"update/{record['site']}/{key}": value for key, value in record.get("metrics", {}).items()}
+            if "seconds" in record:
+                values[f"transfer/{record['site']}/seconds"] = record["seconds"]
+            self._events.write(record["round"], values)
+        elif event == "round_opened":
+            self._opened[record["round"]] = record["time"]
+        elif event == "aggregated":
+            values = {"round/sites": len(record["sites"])}
+            opened = self._opened.pop(record["round"], None)
+            if opened is not None:
+                values["round/seconds"] = record["time"] - opened
+            self._events.write(record["round"], values)
+        elif event == "selected":
+            # The score is of the model before: that one is scored while the next is made.
+            self._events.write(record["best_round"], {"selected/mean": record["mean"], "selected/worst": record["worst"]})

@@ -1,0 +1,83 @@
+"""Scalars for TensorBoard, written with the standard library alone: a server needs neither TensorFlow nor TensorBoard for it.
+
+A file of events is a row of records: length (uint64), its checksum, the event, the event's checksum. An event is a protobuf
+message; of it the few fields that a scalar has are written here (tensorboard/compat/proto/event.proto).
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+
+class ScalarEvents:
+    """Appends scalars to a file of its own in `folder`. Thread-safe; nothing is made before the first value.
+
+    Args:
+      folder: that TensorBoard is shown; several files in it, e.g. of several starts, are one run.
+      clock: seconds since the epoch.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, clock: Callable[[], float] = time.time):
+        self._folder, self._clock = pathlib.Path(folder), clock
+        self._path: pathlib.Path | None = None
+        self._mutex = threading.Lock()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values of one step, whole or not at all as far as the operating system lets it."""
+        if not values:
+            return
+        with self._mutex:
+            records = b""
+            if self._path is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._path = self._folder / f"events.out.tfevents.{int(self._clock())}.{os.getpid()}"
+                records = _record(_double(1, self._clock()) + _bytes(3, b"brain.Event:2"))
+            for tag, value in values.items():
+                summary = _bytes(1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value))
+                records += _record(_double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary))
+            with open(self._path, "ab") as stream:
+                stream.write(records)
+
+
+def _record(event: bytes) -> bytes:
+    length = struct.pack("<Q", len(event))
+    return length + struct.pack("<I", _masked(length)) + event + struct.pack("<I", _masked(event))
+
+
+def _double(field: int, value: float) -> bytes:
+    return bytes([field << 3 | 1]) + struct.pack("<d", value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return bytes([field << 3 | 2]) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*result, value])
+
+
+def _masked(data: bytes) -> int:
+    """Returns the CRC-32C of `data`, rotated and shifted as the format asks."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _entry(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_TABLE = [_entry(byte) for byte in range(256)]
