@@ -1,7 +1,8 @@
-"""Scores and volumes of masks, in NumPy.
+"""Dice and volumes of masks, in NumPy.
 
 One rule for absent classes, everywhere: a class that neither the truth nor the prediction holds has no score (None) and does
-not count in a mean; a class that only the prediction holds scores 0, and so does one that only the truth holds.
+not count in a mean; a class that only one of them holds gets the worst score there is, which for Dice and surface Dice is 0 and
+for a distance the diagonal of the volume.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1,
     Raises:
       ValueError: if the shapes differ or a value is not a class; the message carries both.
     """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid")
+    _check_shapes(prediction, truth)
     values = max(classes) + 1
     joint = _joint_counts(prediction, truth, values)
     predicted, true = joint.sum(axis=1), joint.sum(axis=0)
@@ -34,6 +34,13 @@ def dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1,
         voxels = int(predicted[value] + true[value])
         scores[value] = 2.0 * int(joint[value, value]) / voxels if voxels else None
     return scores
+
+
+def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
+    """Raises ValueError unless both are integer masks on one grid whose values are 0 to `values` - 1."""
+    _check_shapes(prediction, truth)
+    for mask, what in ((prediction, "prediction"), (truth, "truth")):
+        _check_classes(mask, values, what)
 
 
 def volume_ml(mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = (1, 2)) -> dict[int, float]:
@@ -104,8 +111,17 @@ def _counts(mask: np.ndarray, values: int, what: str) -> np.ndarray:
 
 
 def _classes(block: np.ndarray, values: int, what: str) -> np.ndarray:
+    _check_classes(block, values, what)
+    return block.astype(np.intp)
+
+
+def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid")
+
+
+def _check_classes(block: np.ndarray, values: int, what: str) -> None:
     if not np.issubdtype(block.dtype, np.integer):
         raise ValueError(f"{what} is {block.dtype}; expected integer classes 0 to {values - 1}")
     if block.size and (block.min() < 0 or block.max() >= values):
         raise ValueError(f"{what} holds the values {block.min()} to {block.max()}; expected classes 0 to {values - 1}")
-    return block.astype(np.intp)

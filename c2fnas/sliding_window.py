@@ -7,9 +7,12 @@ probabilities (as in MONAI and nnU-Net); the softmax comes after.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
@@ -18,6 +21,7 @@ import numpy as np
 Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
 AIR = -1.0  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
+_BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they add up does not depend on their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,51 +76,122 @@ def normalised_weights(length: int, window: int, overlap: float, blending: Blend
 def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is covered.
 
-    Memory is one slab as thick as the window, whatever the length of the volume. A slab is valid until the next is asked for.
+    Memory is one slab as thick as the window and the logits of one row of windows along z, whatever the length of the volume. A
+    slab is valid until the next is asked for.
 
     Args:
-      image: float [x, y, z], scaled to [-1, 1]; smaller than the window along an axis, it is padded there with -1 on both
-        sides and cropped again.
-      logits_fn: called with float32 [config.batch, *config.size, 1], always this shape.
+      image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along an axis, it is padded there
+        with -1 on both sides and cropped again.
+      logits_fn: called with float32 [config.batch, *config.size, 1], always this shape, which it must not keep.
     Raises:
       ValueError: if the image has not three axes, or what logits_fn returns has another grid or is not finite.
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; expected voxels along x, y and z")
-    padded, begin = _pad(image, config.size)
-    crop_y, crop_z = (slice(begin[axis], begin[axis] + image.shape[axis]) for axis in (1, 2))
-    begins = [starts(n, size, config.overlap) for n, size in zip(padded.shape, config.size, strict=True)]
-    weights = [normalised_weights(n, size, config.overlap, config.blending) for n, size in zip(padded.shape, config.size, strict=True)]
-    in_plane = [
-        (y, z, weights_y[:, np.newaxis] * weights_z)
-        for (y, weights_y), (z, weights_z) in itertools.product(
-            zip(begins[1], weights[1], strict=True), zip(begins[2], weights[2], strict=True)
-        )
-    ]
+    covered = tuple(max(n, window) for n, window in zip(image.shape, config.size, strict=True))
+    before = tuple((n - own) // 2 for n, own in zip(covered, image.shape, strict=True))
+    inside = tuple(slice(first, first + n) for first, n in zip(before, image.shape, strict=True))
+    begins_x, begins_y, begins_z = (starts(n, window, config.overlap) for n, window in zip(covered, config.size, strict=True))
+    weights_x, weights_y, weights_z = (
+        normalised_weights(n, window, config.overlap, config.blending) for n, window in zip(covered, config.size, strict=True)
+    )
+    blend = None
+    for number, x in enumerate(begins_x):
+        voxels = _voxels(image, x, covered, inside, config.size[0])
+        rows = _rows(_windows(voxels, begins_y, begins_z, logits_fn, config), len(begins_z))
+        for y, planes, row in zip(begins_y, weights_y, rows, strict=True):
+            blend = blend or _Blend(config.size[0], covered[1:], row[0].shape[-1])
+            blend.add(x, weights_x[number], y, planes, list(zip(begins_z, weights_z, row, strict=True)))
+        first, end = (x, begins_x[number + 1]) if number + 1 < len(begins_x) else (x, covered[0])
+        for start, finished in blend.planes(max(first, inside[0].start), min(end, inside[0].stop)):
+            part = finished[:, inside[1], inside[2]]
+            if not np.isfinite(part.sum()):
+                raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
+            yield start - before[0], part
+            finished[...] = 0.0
+
+
+def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int) -> np.ndarray:
+    """Returns what the windows beginning at x see, float32 [thickness, y, z]: converted once, not once for every window."""
+    if tuple(image.shape) == tuple(covered):
+        return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
+    voxels = np.full((thickness, *covered[1:]), AIR, dtype=np.float32)
+    if image.shape[0] == covered[0]:
+        voxels[:, inside[1], inside[2]] = image[x : x + thickness]
+    else:
+        voxels[inside] = image
+    return voxels
+
+
+def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
+    """Yields the logits [x, y, z, classes] of each window, z fastest; the last call's spare places repeat earlier windows."""
+    corners = list(itertools.product(begins_y, begins_z))
     patches = np.empty((config.batch, *config.size, 1), dtype=np.float32)
-    slab = weighted = None
-    for number, (x, weights_x) in enumerate(zip(begins[0], weights[0], strict=True)):
-        for first in range(0, len(in_plane), config.batch):
-            batch = in_plane[first : first + config.batch]
-            for slot, (y, z, _) in enumerate(batch):
-                patches[slot, ..., 0] = padded[_box((x, y, z), config.size)]
-            logits = np.asarray(logits_fn(patches))
-            if logits.shape[:-1] != patches.shape[:-1]:
-                raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
-            if slab is None:
-                slab = np.zeros((config.size[0], *padded.shape[1:], logits.shape[-1]), dtype=np.float32)
-                weighted = np.empty(logits.shape[1:], dtype=np.float32)
-            for slot, (y, z, plane) in enumerate(batch):
-                np.multiply(logits[slot], (weights_x[:, np.newaxis, np.newaxis] * plane)[..., np.newaxis], out=weighted)
-                slab[:, y : y + config.size[1], z : z + config.size[2]] += weighted
-        done = (begins[0][number + 1] if number + 1 < len(begins[0]) else padded.shape[0]) - x
-        # The voxels before the next window's begin are finished; padding along x exists only where there is one window.
-        finished = slab[begin[0] : begin[0] + image.shape[0]] if padded.shape[0] != image.shape[0] else slab[:done]
-        if not np.isfinite(finished.sum()):
-            raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
-        yield x, finished[:, crop_y, crop_z]
-        slab[:-done] = slab[done:]
-        slab[-done:] = 0.0
+    patches[...] = AIR
+    for first in range(0, len(corners), config.batch):
+        batch = corners[first : first + config.batch]
+        for slot, (y, z) in enumerate(batch):
+            patches[slot, ..., 0] = voxels[:, y : y + config.size[1], z : z + config.size[2]]
+        logits = np.asarray(logits_fn(patches))
+        if logits.shape[:-1] != patches.shape[:-1]:
+            raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
+        yield from logits[: len(batch)]
+
+
+def _rows(windows: Iterator[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
+    while row := list(itertools.islice(windows, length)):
+        yield row
+
+
+class _Blend:
+    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness.
+
+    A whole row of windows along z is added at once: their sum is made in the processor's cache, plane by plane, and added to a
+    stretch of memory without gaps.
+    """
+
+    def __init__(self, thickness: int, plane: Sequence[int], classes: int):
+        self._sums = np.zeros((thickness, *plane, classes), dtype=np.float32)
+
+    def add(self, x: int, weights_x: np.ndarray, y: int, weights_y: np.ndarray, row: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Adds the windows that begin at x and y; `row` holds (z, its weights, logits [x, y, z, classes]) of each."""
+        classes = self._sums.shape[-1]
+        # the weights of y and z as one plane [y, z * classes], in which neighbours along z lie beside each other as in memory
+        parts = [
+            (slice(z * classes, (z + len(weights)) * classes), weights_y[:, np.newaxis] * np.repeat(weights, classes), logits)
+            for z, weights, logits in row
+        ]
+        edges = np.linspace(0, len(self._sums), _BLENDERS + 1).astype(int)
+        work = [_pool().submit(self._add_planes, range(*span), x, weights_x, y, parts) for span in itertools.pairwise(edges)]
+        for part in work:
+            part.result()
+
+    def _add_planes(self, indices: range, x: int, weights_x: np.ndarray, y: int, parts) -> None:
+        thickness, _, columns, classes = self._sums.shape
+        rows = self._sums.reshape(thickness, -1, columns * classes)
+        height = len(parts[0][1])
+        total = np.empty((height, columns * classes), dtype=np.float32)
+        weighted = np.empty_like(parts[0][1])
+        for index in indices:
+            total.fill(0.0)
+            for span, plane, logits in parts:
+                np.multiply(logits[index].reshape(height, -1), plane, out=weighted)
+                total[:, span] += weighted
+            total *= weights_x[index]
+            rows[(x + index) % thickness, y : y + height] += total
+
+    def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""
+        while begin < end:
+            place = begin % len(self._sums)
+            count = min(end - begin, len(self._sums) - place)
+            yield begin, self._sums[place : place + count]
+            begin += count
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_BLENDERS, thread_name_prefix="blend")
 
 
 def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> np.ndarray:
@@ -136,17 +211,3 @@ def predict_probabilities(image: np.ndarray, logits_fn: LogitsFn, config: Window
     np.exp(values, out=values)
     values /= values.sum(axis=-1, keepdims=True)
     return values
-
-
-def _pad(image: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Returns the image padded to at least `size`, and how many voxels stand before it on each axis."""
-    missing = [max(0, window - n) for n, window in zip(image.shape, size, strict=True)]
-    before = tuple(n // 2 for n in missing)
-    if not any(missing):
-        return image, before
-    widths = [(first, n - first) for first, n in zip(before, missing, strict=True)]
-    return np.pad(image, widths, constant_values=AIR), before
-
-
-def _box(begin: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(first, first + n) for first, n in zip(begin, size, strict=True))

@@ -48,3 +48,27 @@ def test_the_compiled_network_is_the_network():
     np.testing.assert_allclose(logits(image), np.asarray(network.segmenter(image)), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="multiples of 4"):
         logits(image[:, :7])
+
+
+def test_equal_logits_go_to_the_lower_class():
+    logits = np.array([[1, 1, 0, 1], [0, 2, 2, 1], [0, 0, 3, 3], [-5, -4, -6, -4]], np.float32).reshape(1, 1, 4, 4)
+    image = np.zeros((1, 1, 4), np.float32)
+    mask = inference.segment(image, lambda patches: np.broadcast_to(logits, (1, 1, 1, 4, 4)), WindowConfig((1, 1, 4)))
+    np.testing.assert_array_equal(mask.ravel(), [0, 1, 2, 1])
+
+
+def test_flips_average_over_every_mirrored_view():
+    def network(patches):  # depends on the place in the patch, so that mirroring shows
+        place = np.arange(patches.shape[1], dtype=np.float32)[:, None, None] + 10 * np.arange(patches.shape[3])
+        return (patches[..., 0] + place)[..., None]
+
+    image = np.random.default_rng(3).uniform(-1, 1, (2, 4, 3, 5, 1)).astype(np.float32)
+    # place averaged over both directions is the middle, along x (1.5) and along z (20)
+    np.testing.assert_allclose(inference.with_flips(network, (0, 2))(image), image + 1.5 + 20, atol=1e-5)
+    np.testing.assert_allclose(
+        inference.with_flips(network, (2,))(image), network(image * 0) - 10 * np.arange(5)[:, None] + 20 + image, atol=1e-5
+    )
+    assert inference.with_flips(network, ()) is network
+    for axes in ((3,), (0, 0)):
+        with pytest.raises(ValueError, match="flips are"):
+            inference.with_flips(network, axes)

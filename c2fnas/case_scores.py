@@ -1,0 +1,98 @@
+"""Everything that is measured on one prediction: overlap, surface distances, volumes, and the shape of what was segmented.
+
+Absent classes follow the rule in metrics.py. Public tools leave both sides of it open or drop it from their means: a tumour
+invented in a healthy patient must count, and an average must not rest on cases that were silently left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from c2fnas import boxes, components, metrics, surface
+
+TOLERANCE_MM = 2.0  # of the surface Dice, where nothing else is asked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """One class of one case; `truth_` is the same of the truth.
+
+    Attributes:
+      dice: 2 |P and T| / (|P| + |T|).
+      hd95_mm: Hausdorff distance at the 95th percentile between border voxels.
+      nsd: surface Dice at a tolerance, by area (also called normalised surface distance).
+      volume_ml: of the class.
+      volume_error_ml: volume_ml - truth_volume_ml.
+      components: connected parts, 26 neighbours; a tumour in many parts is not continuous.
+      surface_volume_ratio: area of the surface (marching cubes) through the volume, 1/mm; of two tumours of one size the
+        rougher has the larger. None where the class has no voxel.
+    """
+
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    volume_ml: float
+    truth_volume_ml: float
+    volume_error_ml: float | None
+    components: int
+    truth_components: int
+    surface_volume_ratio: float | None
+    truth_surface_volume_ratio: float | None
+
+
+def compare(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    *,
+    classes: Sequence[int] = (1, 2),
+    tolerance_mm: float = TOLERANCE_MM,
+) -> dict[int, ClassScores]:
+    """Returns class -> its scores.
+
+    Args:
+      prediction, truth: integer [x, y, z] on one grid; values 0 to max(classes).
+      spacing_mm: of that grid.
+      tolerance_mm: how far a surface may be off and still count as right in `nsd`.
+    Raises:
+      ValueError: if the shapes differ, a value is not a class, or the tolerance is below 0.
+    """
+    metrics.check_pair(prediction, truth, max(classes) + 1)
+    diagonal_mm = math.hypot(*((n - 1) * length for n, length in zip(truth.shape, spacing_mm, strict=True)))
+    box = boxes.around(prediction | truth) or (slice(0), slice(0), slice(0))
+    prediction, truth = prediction[box], truth[box]
+    return {value: _class_scores(prediction == value, truth == value, spacing_mm, tolerance_mm, diagonal_mm) for value in classes}
+
+
+def _class_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm, tolerance_mm: float, diagonal_mm: float) -> ClassScores:
+    voxels, true_voxels = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
+    voxel_mm3 = math.prod(spacing_mm)
+    areas = [surface.of_mask(mask, spacing_mm, "area") for mask in (prediction, truth)]
+    if voxels and true_voxels:
+        borders = [surface.of_mask(mask, spacing_mm, "border") for mask in (prediction, truth)]
+        hd95_mm = surface.hausdorff_mm(surface.distances(*borders), 95.0)
+        nsd = surface.surface_dice(surface.distances(*areas), tolerance_mm)
+    elif voxels or true_voxels:
+        hd95_mm, nsd = diagonal_mm, 0.0
+    else:
+        hd95_mm = nsd = None
+    present = voxels + true_voxels > 0
+    ratios = [
+        float(area.weights.sum()) / (count * voxel_mm3) if count else None for area, count in zip(areas, (voxels, true_voxels), strict=True)
+    ]
+    return ClassScores(
+        dice=2.0 * int(np.count_nonzero(prediction & truth)) / (voxels + true_voxels) if present else None,
+        hd95_mm=hd95_mm,
+        nsd=nsd,
+        volume_ml=voxels * voxel_mm3 / 1000.0,
+        truth_volume_ml=true_voxels * voxel_mm3 / 1000.0,
+        volume_error_ml=(voxels - true_voxels) * voxel_mm3 / 1000.0 if present else None,
+        components=components.count(prediction),
+        truth_components=components.count(truth),
+        surface_volume_ratio=ratios[0],
+        truth_surface_volume_ratio=ratios[1],
+    )

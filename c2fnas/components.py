@@ -1,0 +1,38 @@
+"""Connected components of masks. Voxels that share a face, an edge or a corner are connected (26 neighbours)."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+
+from c2fnas import boxes
+
+_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+
+
+def count(mask: np.ndarray) -> int:
+    """Returns how many components a mask, bool [x, y, z], has."""
+    box = boxes.around(mask)
+    return 0 if box is None else int(scipy.ndimage.label(mask[box], _NEIGHBOURS)[1])
+
+
+def keep_largest(mask: np.ndarray) -> np.ndarray:
+    """Returns a segmentation with everything but its largest component set to 0.
+
+    Pancreas and tumour count as one organ, since a tumour lies in or on the pancreas: a component is of any classes above 0.
+    Of two equally large ones the first in array order stays.
+
+    Args:
+      mask: uint8 [x, y, z].
+    Returns:
+      uint8 [x, y, z]; a copy.
+    """
+    box = boxes.around(mask)
+    if box is None:
+        return mask.copy()
+    labels, _ = scipy.ndimage.label(mask[box] > 0, _NEIGHBOURS)
+    sizes = np.bincount(labels.ravel())
+    largest = 1 + int(np.argmax(sizes[1:]))
+    kept = np.zeros_like(mask)
+    kept[box] = np.where(labels == largest, mask[box], 0)
+    return kept

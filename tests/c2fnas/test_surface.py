@@ -1,0 +1,121 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from c2fnas import surface, surface_elements
+
+SPACING = (0.7, 1.1, 2.5)
+
+
+def blobs(seed, shape=(8, 7, 6)):
+    """Two masks, smooth enough for surfaces and rough enough for every kind of neighbourhood; the first touches the border."""
+    noise = np.random.default_rng(seed).random((2, *shape))
+    smooth = noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2)
+    return smooth > np.quantile(smooth, 0.6)
+
+
+def border_by_loop(mask):
+    points = []
+    for place in np.argwhere(mask):
+        for axis, step in itertools.product(range(3), (-1, 1)):
+            other = place.copy()
+            other[axis] += step
+            if not (0 <= other[axis] < mask.shape[axis] and mask[tuple(other)]):
+                points.append(place * SPACING)
+                break
+    return np.array(points)
+
+
+def elements_by_loop(mask):
+    """Every 2x2x2 neighbourhood, beyond the volume included, whose voxels differ: place of its first voxel, area."""
+    area, padded, points, weights = surface_elements.areas(SPACING), np.pad(mask, 1), [], []
+    for place in np.ndindex(*(n - 1 for n in padded.shape)):
+        corners = [padded[tuple(np.add(place, offset))] for offset in itertools.product((0, 1), repeat=3)]
+        if 0 < sum(corners) < 8:
+            points.append((np.array(place) - 1) * SPACING)
+            weights.append(area[sum(1 << k for k, corner in enumerate(corners) if corner)])
+    return np.array(points), np.array(weights)
+
+
+def nearest_by_loop(points, others):
+    return np.array([np.sqrt(((point - others) ** 2).sum(axis=1)).min() for point in points])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_border_definition_equals_brute_force(seed):
+    prediction, truth = blobs(seed)
+    ours = surface.distances(*(surface.of_mask(mask, SPACING, "border") for mask in (prediction, truth)))
+    points = [border_by_loop(mask) for mask in (prediction, truth)]
+    there, back = nearest_by_loop(*points), nearest_by_loop(*points[::-1])
+    np.testing.assert_allclose(ours.to_truth_mm, there, atol=1e-9)
+    for percentile in (50, 95, 100):
+        expected = max(np.percentile(there, percentile), np.percentile(back, percentile))
+        assert surface.hausdorff_mm(ours, percentile) == pytest.approx(expected, abs=1e-9)
+    assert surface.surface_dice(ours, 1.0) == pytest.approx(((there <= 1).sum() + (back <= 1).sum()) / (len(there) + len(back)), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_area_definition_equals_brute_force(seed):
+    prediction, truth = blobs(seed)
+    ours = surface.distances(*(surface.of_mask(mask, SPACING, "area") for mask in (prediction, truth)))
+    (p, p_area), (t, t_area) = (elements_by_loop(mask) for mask in (prediction, truth))
+    there, back = nearest_by_loop(p, t), nearest_by_loop(t, p)
+    within = p_area[there <= 1].sum() + t_area[back <= 1].sum()
+    assert surface.surface_dice(ours, 1.0) == pytest.approx(within / (p_area.sum() + t_area.sum()), abs=1e-9)
+
+    def covered(distances, areas, share):  # the smallest distance within which that share of the area lies
+        return min(d for d in distances if areas[distances <= d].sum() >= share * areas.sum() * (1 - 1e-12))
+
+    expected = max(covered(there, p_area, 0.95), covered(back, t_area, 0.95))
+    assert surface.hausdorff_mm(ours, 95) == pytest.approx(expected, abs=1e-9)
+
+
+def test_areas_by_hand():
+    area = surface_elements.areas((1, 1, 1))
+    assert area[0] == area[255] == 0
+    assert area[1] == pytest.approx(np.sqrt(3) / 8)  # one corner: a triangle with sides of sqrt(1/2)
+    assert area[0b10000001] == pytest.approx(np.sqrt(3) / 4)  # two opposite corners: two such triangles
+    assert area[0b11] == pytest.approx(np.sqrt(0.5))  # two neighbours along z: a rectangle 1 x sqrt(1/2)
+    assert area[0b1111] == pytest.approx(1)  # four in a plane: a square
+    np.testing.assert_allclose(area, area[::-1])  # a mask and its complement have one surface
+    stretched = surface_elements.areas((2, 3, 5))
+    assert stretched[0b1111] == pytest.approx(15) and stretched[0b110011] == pytest.approx(10) and stretched[0b1010101] == pytest.approx(6)
+
+
+def test_area_of_a_box_is_its_faces_with_bevelled_edges():
+    mask = np.zeros((8, 9, 7), bool)
+    mask[1:6, 2:8, :4] = True  # touches the volume's border, which does not open the surface
+    # faces between outermost voxel centres, 12 bevels of sqrt(1/2), 8 corners of sqrt(3)/8
+    expected = 2 * (4 * 5 + 4 * 3 + 5 * 3) + np.sqrt(0.5) * 4 * (4 + 5 + 3) + 8 * np.sqrt(3) / 8
+    assert surface.area_mm2(mask, (1, 1, 1)) == pytest.approx(expected)
+
+
+def test_area_of_a_ball_comes_close_to_that_of_a_sphere():
+    x, y, z = np.indices((41, 41, 41)) - 20
+    ball = x**2 + y**2 + z**2 <= 16**2
+    assert surface.area_mm2(ball, (1, 1, 1)) == pytest.approx(4 * np.pi * 16**2, rel=0.12)  # marching cubes on a mask overestimate
+
+
+def test_a_shift_is_measured_in_millimetres_along_its_axis():
+    mask = np.zeros((12, 12, 12), bool)
+    mask[2:7, 2:7, 2:7] = True
+    for axis, shift in ((0, 2), (2, 1)):
+        for definition in ("border", "area"):
+            measured = surface.distances(*(surface.of_mask(m, SPACING, definition) for m in (np.roll(mask, shift, axis), mask)))
+            assert surface.hausdorff_mm(measured, 100) == pytest.approx(shift * SPACING[axis])
+            assert surface.surface_dice(measured, shift * SPACING[axis] + 1e-9) == 1
+
+
+def test_what_cannot_be_measured():
+    mask = np.ones((2, 2, 2), bool)
+    border, area, empty = (surface.of_mask(m, SPACING, d) for m, d in ((mask, "border"), (mask, "area"), (~mask, "border")))
+    assert len(empty.weights) == 0
+    with pytest.raises(ValueError, match="border and area"):
+        surface.distances(border, area)
+    with pytest.raises(ValueError, match="no points"):
+        surface.distances(border, empty)
+    with pytest.raises(ValueError, match="'mesh'"):
+        surface.of_mask(mask, SPACING, "mesh")
+    with pytest.raises(ValueError, match="tolerance_mm is -1"):
+        surface.surface_dice(surface.distances(border, border), -1)
