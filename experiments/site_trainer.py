@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import checkpoints, genotype, inference, metrics, named_weights, network, sliding_window, training
+from c2fnas import case_scores, checkpoints, genotype, inference, named_weights, network, sliding_window, training
 from c2fnas.losses import LossConfig
 from c2fnas.tensorboard_log import TensorBoardLog
+from experiments import case_rows
 from experiments.configuration import ExperimentConfig, plan
 from preprocessing import dataset, resampling
 from preprocessing.case_store import CaseStore, StoredCase
@@ -210,7 +211,7 @@ class SiteTrainer:
         """Scores a model on the site's own test cases, on the training grid and on each scan's own grid.
 
         Returns:
-          Rows of running number, Dice and volumes: no identifier, path or picture. Masks of the first few cases stay in the
+          Rows of running number and scores (see case_rows): no identifier, path or picture. Masks of the first few cases stay in the
           site's folder, for its own figures.
         """
         self._trainer.set_weights(weights)
@@ -220,9 +221,8 @@ class SiteTrainer:
             mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
             native = resampling.restore_labels(mask, case.native, case.target_mm)
             label = np.asarray(case.label)
-            rows.append(_row(model_name, self._store.site, case.number, "training", mask, label, float(np.prod(case.target_mm))))
-            voxel_mm3 = float(abs(np.linalg.det(case.native.affine[:3, :3])))
-            rows.append(_row(model_name, self._store.site, case.number, "native", native, case.native_label(), voxel_mm3))
+            rows.append(_row(model_name, self._store.site, case.number, "training", mask, label, case.target_mm))
+            rows.append(_row(model_name, self._store.site, case.number, "native", native, case.native_label(), case.native.spacing_mm))
             if index < self._example_cases:
                 with atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path, open(path, "wb") as stream:
                     np.save(stream, mask, allow_pickle=False)
@@ -243,13 +243,10 @@ class SiteTrainer:
         checkpoints.save(self._checkpoint, self._trainer, {**self._state, "configuration": self._config.to_json()})
 
 
-def _row(model: str, site: str, number: int, grid: str, mask: np.ndarray, truth: np.ndarray, voxel_mm3: float) -> dict[str, Any]:
+def _row(model: str, site: str, number: int, grid: str, mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "site": site, "case": number, "grid": grid}
-    scores = metrics.dice(mask, truth)
-    for value, name in CLASS_NAMES.items():
-        row[f"dice_{name}"] = scores[value]
-        row[f"volume_ml_{name}"] = int(np.count_nonzero(mask == value)) * voxel_mm3 / 1000.0
-        row[f"truth_ml_{name}"] = int(np.count_nonzero(truth == value)) * voxel_mm3 / 1000.0
+    for value, scores in case_scores.compare(mask, truth, spacing_mm).items():
+        row |= case_rows.columns(scores, CLASS_NAMES[value])
     return row
 
 

@@ -12,7 +12,7 @@ from federated.errors import PrivacyRefused
 GRIDS = ("training", "native")
 CLASSES = ("pancreas", "tumour")
 # Column names are words of this list joined by "_", so that no identifier can hide in a name.
-MEASURES = frozenset({"dice", "hd95", "nsd", "surface", "volume", "voxels", "sensitivity", "precision", "seconds"})
+MEASURES = frozenset({"dice", "hd95", "nsd", "surface", "volume", "voxels", "components", "ratio", "sensitivity", "precision", "seconds"})
 QUALIFIERS = frozenset(
     {"truth", "reference", "predicted", "difference", "error", "absolute", "relative", "ml", "mm", "percent", "foreground"}
 )

@@ -1,0 +1,140 @@
+"""A trained model as one folder: what a program needs to use it, and what a person needs to judge it.
+
+<folder>/weights.safetensors   every weight by canonical name, the VAE branch included where there is one
+<folder>/genotype.json         the network
+<folder>/plan.json             how scans are brought to it: spacing, HU window, sliding window, classes
+<folder>/model.json            format, name, training data and scores, as numbers
+<folder>/model_card.md         the same for people, see model_card
+
+Names no scan, patient or path. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2fnas import model_card, named_weights
+from c2fnas.genotype import Genotype
+from runkit import atomic
+
+if TYPE_CHECKING:
+    from c2fnas.network import Network
+
+FORMAT = 1  # raise it when a folder can no longer be read by what reads this one
+FILES = ("weights.safetensors", "genotype.json", "plan.json", "model.json", "model_card.md")
+VAE_PREFIX = "vae/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A model in memory.
+
+    Attributes:
+      name: e.g. "FL_global".
+      weights: canonical name -> float32 array.
+      genotype: of the network.
+      plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are what a prediction reads.
+      training_data: what it was trained on, e.g. sites, numbers of cases, ranges of spacing; {} where that is not known.
+      scores: what it scored and where, see model_card.
+    """
+
+    name: str
+    weights: Mapping[str, np.ndarray]
+    genotype: Genotype
+    plan: Mapping[str, Any]
+    training_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def save(folder: str | os.PathLike, model: Model) -> None:
+    """Writes a model's folder, in the place of an earlier one.
+
+    Raises:
+      ValueError: if `folder` is there and holds something else than a model.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES)):
+        raise ValueError(f"{folder} holds something else than a model; give a folder that is new or holds an earlier model")
+    with atomic.replacing_folder(folder) as temporary:
+        named_weights.save(temporary / "weights.safetensors", model.weights, {"model": model.name})
+        atomic.write_json(temporary / "genotype.json", model.genotype.to_json())
+        atomic.write_json(temporary / "plan.json", dict(model.plan))
+        about = {"format": FORMAT, "name": model.name, "training_data": dict(model.training_data), "scores": dict(model.scores)}
+        atomic.write_json(temporary / "model.json", about)
+        atomic.write_text(temporary / "model_card.md", card(model))
+
+
+def load(folder: str | os.PathLike) -> Model:
+    """Reads a model's folder.
+
+    Raises:
+      ValueError: naming folder or file, if it is no model, lacks a file, is of a newer format, or its weights are not those of
+        its genotype.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the folder of a model, with {', '.join(FILES)}")
+    missing = [name for name in FILES[:4] if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: is no model, it lacks {', '.join(missing)}; give the folder that the training or table1 wrote")
+    about = atomic.read_json(folder / "model.json")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise ValueError(f"{folder / 'model.json'}: format is {found!r}, this version reads {FORMAT}; use the version that wrote it")
+    try:
+        genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
+    except TypeError as error:
+        raise ValueError(f"{folder / 'genotype.json'}: {error}") from error
+    weights, _ = named_weights.load(folder / "weights.safetensors")
+    _check(weights, genotype, folder)
+    return Model(
+        name=str(about.get("name", folder.name)),
+        weights=weights,
+        genotype=genotype,
+        plan=atomic.read_json(folder / "plan.json"),
+        training_data=about.get("training_data", {}),
+        scores=about.get("scores", {}),
+    )
+
+
+def card(model: Model) -> str:
+    """Returns the model card, Markdown."""
+    return model_card.text(model.name, model.genotype, model.plan, model.training_data, model.scores)
+
+
+def segmenter_weights(model: Model) -> dict[str, np.ndarray]:
+    """Returns the weights without the VAE branch, which changes no logit."""
+    return {name: array for name, array in model.weights.items() if not name.startswith(VAE_PREFIX)}
+
+
+def build_segmenter(model: Model) -> Network:
+    """Returns the network of a model without its VAE branch, weights set. Call it inside the strategy's scope.
+
+    Raises:
+      ValueError: if the weights are not those of the genotype.
+    """
+    from c2fnas import network
+
+    smallest = (2**model.genotype.depth,) * 3
+    built = network.build(model.genotype, patch_size=smallest, vae=None)
+    named_weights.assign(built, segmenter_weights(model))
+    return built
+
+
+def _check(weights: Mapping[str, np.ndarray], genotype: Genotype, folder: pathlib.Path) -> None:
+    """Checks the convolutions, which the genotype knows without building a layer."""
+    for convolution in genotype.convolutions():
+        expected = (*convolution.kernel, convolution.channels_in, convolution.channels_out)
+        found = weights.get(convolution.name)
+        if found is None or found.shape != expected:
+            state = "is missing" if found is None else f"is {found.shape}"
+            raise ValueError(
+                f"{folder}: the weights are not those of genotype {genotype.name!r} with {genotype.filters} filters and {genotype.classes} "
+                f"classes: {convolution.name} {state}, expected {expected}; copy the folder again as a whole"
+            )
