@@ -1,0 +1,63 @@
+"""Writes the manifest of a folder of scans.
+
+python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=masks --output=C1/manifest.json
+
+Layouts: `nifti`, files of the same name in two folders; `dicom`, one folder of DICOM files a case and NIfTI labels of the folder's
+name; `pancreas_ct`, NIH Pancreas-CT as it is downloaded, where the turn of every label is found from the voxels and written into
+the manifest. A Medical Segmentation Decathlon dataset.json needs none of this: `prepare` reads it as it is.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+from preprocessing import layouts, pancreas_ct
+from preprocessing import manifest as manifests
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out.")
+flags.DEFINE_string("site", None, "Name of the site, e.g. C1.")
+flags.DEFINE_string("images", None, "Folder of the scans.")
+flags.DEFINE_string("labels", None, "Folder of the labels.")
+flags.DEFINE_string("output", None, "Manifest to write.")
+flags.DEFINE_integer("workers", 1, "Labels compared with their scans at the same time (pancreas_ct).")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    site = experiment_flags.required("site", "the name of the site")
+    images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
+    labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
+    output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
+    excluded: list[str] = []
+    if FLAGS.layout == "pancreas_ct":
+        cases, excluded = _pancreas_ct(images, labels)
+    else:
+        cases, orphans = (layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders)(images, labels)
+        if orphans:
+            print(f"{len(orphans)} labels have no scan of their name, e.g. {orphans[0]}")
+    manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded)))
+    without = sum(case.label is None for case in cases)
+    print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
+    return 0
+
+
+def _pancreas_ct(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[manifests.Case], list[str]]:
+    cases = {case.case_id: case for case in pancreas_ct.find_cases(images, labels)}
+    excluded = []
+    for placed in pancreas_ct.place_labels(list(cases.values()), workers=FLAGS.workers):
+        case_id = placed.case.case_id
+        if placed.error is not None:
+            excluded.append(case_id)
+            print(f"{case_id}: excluded: {placed.error}")
+        else:
+            print(f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, the next {placed.runner_up:.2f}")
+        cases[case_id] = placed.case
+    return list(cases.values()), excluded
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

@@ -1,0 +1,38 @@
+import pytest
+
+from preprocessing import layouts
+
+
+def touch(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def test_files_are_paired_by_name(tmp_path):
+    images, labels = tmp_path / "imagesTr", tmp_path / "labelsTr"
+    touch(images, "b_0000.nii.gz", "a.nii", "c.nii.gz", "._a.nii", "notes.txt")
+    touch(labels, "a.nii.gz", "b.nii.gz", "d.nii.gz", "._b.nii.gz")
+    cases, orphans = layouts.nifti_pairs(images, labels)
+    assert [(case.case_id, case.image, case.label) for case in cases] == [
+        ("a", images / "a.nii", labels / "a.nii.gz"),
+        ("b", images / "b_0000.nii.gz", labels / "b.nii.gz"),
+        ("c", images / "c.nii.gz", None),
+    ]
+    assert orphans == ["d"]
+
+
+def test_folders_are_paired_by_name(tmp_path):
+    touch(tmp_path / "scans" / "p2" / "series", "1.dcm")
+    touch(tmp_path / "scans" / "p1", "1.dcm")
+    touch(tmp_path / "scans" / ".cache", "x")
+    touch(tmp_path / "masks", "p1.nii.gz")
+    cases, orphans = layouts.dicom_folders(tmp_path / "scans", tmp_path / "masks")
+    assert [(case.case_id, case.label) for case in cases] == [("p1", tmp_path / "masks/p1.nii.gz"), ("p2", None)] and orphans == []
+
+
+def test_an_empty_or_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no \*\.nii\.gz"):
+        layouts.nifti_pairs(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        layouts.nifti_pairs(tmp_path / "nowhere", tmp_path)
