@@ -1,17 +1,21 @@
 """Prepares a site's scans: manifest -> RAS+ -> isotropic -> HU window -> case store, with a seeded 60/20/20 split.
 
 python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags --manifest=cohort/C2/manifest.json --site_folder=sites/C2
+
+With --check it only checks them against the rules and writes a report with a picture of every case.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 from absl import flags
 
+from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
-from preprocessing import pipeline, splits
+from preprocessing import pipeline, splits, survey
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -24,13 +28,18 @@ flags.DEFINE_integer("workers", 0, "Cases prepared at the same time, 0 for one a
 flags.DEFINE_float("memory_gb", None, "Memory of all processes together; cases wait for it. Default: four fifths of what is free.")
 flags.DEFINE_bool("dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing.")
 flags.DEFINE_bool("strict", True, "End with an error when a case is refused. The other cases are prepared either way.")
+flags.DEFINE_bool(
+    "check", False, "Only check the scans against the rules; report in <site_folder>/check. Exit code 1 when one is refused and --strict."
+)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     del argv
     config = experiment_flags.experiment_config()
     manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
+    if FLAGS.check:
+        return _check(manifest, folder / "check")
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {
         "target_mm": config.spacing_mm,
@@ -41,7 +50,7 @@ def main(argv: list[str]) -> None:
     budget = pipeline.plan(manifest, folder / "cases", **how)
     print(budget)
     if FLAGS.dry_run:
-        return
+        return 0
     store = pipeline.prepare(
         manifest,
         folder / "cases",
@@ -53,6 +62,15 @@ def main(argv: list[str]) -> None:
     )
     shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))
     print(f"site {store.site}: {shares}; case store {store.root}")
+    return 0
+
+
+def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
+    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1)
+    print(check_report.summary(findings))
+    document, page = check_report.write(folder, manifest.site, findings)
+    print(f"report {document}, with pictures {page}")
+    return int(FLAGS.strict and any(not finding.usable for finding in findings))
 
 
 if __name__ == "__main__":

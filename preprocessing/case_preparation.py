@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, sources
+from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, same_scan, sources
 from preprocessing.foreground import LabelBox
 from preprocessing.manifest import Case
 
@@ -25,24 +25,25 @@ def prepare_case(
       settings: `target_mm`, `window_hu` and `label_values`.
       threads: for resampling.
     Returns:
-      Its `sources`, or, where it is refused, why: `rule`, `file`, `problem`.
+      Its `sources` and the marks of its `slices` (see `same_scan`), or, where it is refused, why: `rule`, `file`, `problem`.
     """
     try:
-        return {"sources": _prepare(case, root, settings, threads, report)}
+        made_of, slices = _prepare(case, root, settings, threads, report)
     except rules.IntegrityError as error:
         return {"rule": error.rule, "file": error.file, "problem": str(error)}
     except (ValueError, MemoryError) as error:
         return {"rule": rules.UNUSABLE.id, "file": str(case.image), "problem": f"{case.image}: {error or 'does not fit into memory'}"}
+    return {"sources": made_of, "slices": slices}
 
 
-def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report) -> dict[str, str]:
+def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report) -> tuple[dict[str, str], list[str]]:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     with concurrent.futures.ThreadPoolExecutor(1) as helper:
         digests = helper.submit(sources.digests, case)
         if done is not None:
             report("checking files")
             if (done.get("sources"), done.get("settings")) == (digests.result(), dict(settings)):
-                return digests.result()
+                return digests.result(), done.get("slices", [])
         report("reading")
         values = settings["label_values"]
         image, label = sources.read_case(case, None if values is None else {int(k): v for k, v in values.items()})
@@ -50,6 +51,7 @@ def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], thread
         report("resampling and writing")
         target_mm, upright = settings["target_mm"], geometry.to_ras(image)
         box = LabelBox.of(label.array).to_ras(label.grid)
+        slices = same_scan.slice_marks(upright)
         case_store.write_case(
             root,
             case.case_id,
@@ -66,5 +68,6 @@ def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], thread
             native=image.grid,
             sources=digests.result(),
             settings=settings,
+            slices=slices,
         )
-        return digests.result()
+        return digests.result(), list(slices)

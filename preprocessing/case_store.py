@@ -170,6 +170,7 @@ def write_case(
     native: Grid,
     sources: Mapping[str, str],
     settings: Mapping[str, Any],
+    slices: Iterable[str] = (),
 ) -> None:
     """Writes one case folder, in the place of an earlier version of it.
 
@@ -178,6 +179,7 @@ def write_case(
       label: classes there; its shape is the image's.
       native_label: classes on the scan's own grid.
       sources: what -> sha256 of the file.
+      slices: marks by which the scan is recognised under another name.
     Raises:
       ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many voxels as the label.
     """
@@ -196,6 +198,7 @@ def write_case(
             "sources": dict(sources),
             "settings": dict(settings),
             "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},
+            "slices": list(slices),
         }
         atomic.write_json(folder / "case.json", value)
 

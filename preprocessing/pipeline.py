@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from preprocessing import budget, case_store, sources
+from preprocessing import budget, case_store, same_scan, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
@@ -72,15 +72,21 @@ def prepare(
     _require_room(needs, workers, limit)
     _clean(root)
     made_of: dict[str, dict[str, str]] = {}
+    slices: dict[str, list[str]] = {}
     refused: dict[str, dict[str, str]] = {}
     with _Progress(f"prepare {manifest.site}", cases, needs) as shown:
         for case, outcome in _outcomes(cases, root, settings, workers, needs, limit, shown):
             if "sources" in outcome:
-                made_of[case.case_id] = outcome["sources"]
+                made_of[case.case_id], slices[case.case_id] = outcome["sources"], outcome["slices"]
             else:
                 refused[case.case_id] = outcome
                 logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
             shown.finished(case.case_id, refused="sources" not in outcome)
+    passed = [case for case in cases if case.case_id in made_of]
+    for case_id, error in same_scan.refusals(passed, slices, {i: files["label"] for i, files in made_of.items()}).items():
+        refused[case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
+        del made_of[case_id]
+        logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
     in_order = [case.case_id for case in cases]
     rejected = [{"case_id": i, **refused[i]} for i in in_order if i in refused]
     _report(root, rejected)

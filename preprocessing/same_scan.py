@@ -7,16 +7,41 @@ the same patient three times, cropped differently: between the parts of a split 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from preprocessing import rules
+from preprocessing.manifest import Case
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _SAMPLES = 48  # along x and y
 _LEAST_SPREAD_HU = 20.0  # air above a patient looks the same in all of them
 _SHARE = 0.3  # of the shorter scan's marks
 _FEWEST = 4
+
+
+def refusals(
+    cases: Iterable[Case], marks: Mapping[str, Sequence[str]], label_sha256: Mapping[str, str | None]
+) -> dict[str, IntegrityError]:
+    """Returns which cases are refused because of another one listed before them, and why.
+
+    Args:
+      cases: in the order of the manifest, those that pass by themselves.
+      marks, label_sha256: of each case, by its id.
+    """
+    cases = list(cases)
+    twins = same_scans({case.case_id: marks[case.case_id] for case in cases})
+    labels: dict[str, str] = {}
+    found: dict[str, IntegrityError] = {}
+    for case in cases:
+        digest = label_sha256[case.case_id]
+        if case.case_id in twins:
+            found[case.case_id] = broken(rules.SAME_SCAN, case.image, f"is the scan of case {twins[case.case_id]}")
+        elif digest is not None and (first := labels.setdefault(digest, case.case_id)) != case.case_id:
+            found[case.case_id] = broken(rules.SAME_LABEL, case.label, f"is the label of case {first}, whose scan is another")
+    return found
 
 
 def slice_marks(image: Volume) -> tuple[str, ...]:

@@ -52,8 +52,8 @@ def digests(case: Case) -> dict[str, str]:
     found = {"image": _folder_sha256(case.image) if case.image.is_dir() else file_sha256(case.image)}
     if case.label is not None:
         found["label"] = file_sha256(case.label)
-    for name, value in (("series", case.series), ("label_turn", case.label_turn)):
-        if value is not None:
+    for name, value in (("series", case.series), ("label_turn", case.label_turn), ("accept", ",".join(case.accept))):
+        if value:
             found[name] = value
     return found
 

@@ -156,18 +156,12 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
 
 
 def _across(findings: list[Finding]) -> list[Finding]:
-    """Adds what only the whole cohort shows."""
-    twins = same_scan.same_scans({f.case.case_id: f.marks for f in findings})
-    labels: dict[str, str] = {}
-    result = []
-    for finding in findings:
-        problems, name = finding.problems, finding.case.case_id
-        if name in twins:
-            problems = (broken(rules.SAME_SCAN, finding.case.image, f"is the scan of case {twins[name]}"), *problems)
-        elif finding.label_sha256 is not None and (first := labels.setdefault(finding.label_sha256, name)) != name:
-            problems = (broken(rules.SAME_LABEL, finding.case.label, f"is the label of case {first}, whose scan is another"), *problems)
-        result.append(dataclasses.replace(finding, problems=problems))
-    return result
+    """Adds what only the whole cohort shows. A refused case takes no other one's place."""
+    usable = {f.case.case_id: f for f in findings if f.usable}
+    refused = same_scan.refusals(
+        (f.case for f in usable.values()), {i: f.marks for i, f in usable.items()}, {i: f.label_sha256 for i, f in usable.items()}
+    )
+    return [dataclasses.replace(f, problems=(refused[f.case.case_id], *f.problems)) if f.case.case_id in refused else f for f in findings]
 
 
 def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:

@@ -23,6 +23,7 @@ def scan(seed, shape=(20, 16, 10)):
     label = np.zeros(shape, dtype=np.uint8)
     label[6:12, 5:9, 3:7] = 1
     label[7:9, 6:8, 4:6] = 2
+    label[12, 5 + seed % 4, 3 + seed // 4] = 1  # no two patients are the same
     return hu, label
 
 
@@ -158,6 +159,23 @@ def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
         assert found["file"] == str(getattr(case, bad))
         assert found["file"] in found["problem"] and found["problem"] in str(caught.value)
     assert sorted(p.name for p in (root / "cases").iterdir()) == ["case_5"]
+
+
+def test_the_same_scan_under_two_names_is_refused_also_in_a_later_run(tmp_path):
+    manifest, root = cohort(tmp_path, 4), tmp_path / "store"
+    hu, label = scan(1)
+    again = manifest.cases[3]
+    # saved by other software: another axis order and type
+    nifti.write_volume(
+        again.image, Volume(hu[::-1].astype(np.float32), AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1]))
+    )
+    nifti.write_volume(again.label, Volume(label[::-1], AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1])))
+    for _ in range(2):  # the second run finds all cases done
+        with pytest.raises(ValueError, match="1 of 4 cases refused"):
+            prepare(manifest, root)
+        rejected = json.loads((root / "rejected.json").read_text())
+        assert [(r["case_id"], r["rule"]) for r in rejected] == [("case_3", "X01")] and "case_1" in rejected[0]["problem"]
+    assert prepare(manifest, root, strict=False).case_ids() == ("case_0", "case_1", "case_2")
 
 
 def test_not_strict_the_good_cases_make_the_store(tmp_path):
