@@ -59,3 +59,41 @@ def block(voxels: np.ndarray, weights: dict[str, np.ndarray], name: str, *, stri
             voxels = convolve(voxels, weights[part], stride=stride)
     norm = f"{name}/through_plane" if f"{name}/through_plane/kernel" in weights else name
     return normalise(voxels, weights[f"{norm}/gamma"], weights[f"{norm}/beta"])
+
+
+def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
+    """[x, y, z, 1] to [x, y, z, classes]: the whole segmentation network, for a genotype whose cells merge after the operation."""
+    outputs = [
+        block(normalise(convolve(image, weights["stem/first/kernel"]), *_norm(weights, "stem/first")), weights, "stem/second", stride=2)
+    ]
+    for number, cell in enumerate(architecture.cells, start=1):
+        merged = 0.0
+        for index, source in enumerate(cell.inputs):
+            voxels, name = outputs[source], f"cell{number:02d}/input{index}"
+            if architecture.level_of(source) < cell.level:
+                voxels = block(voxels, weights, f"{name}/down", stride=2)
+            elif architecture.level_of(source) > cell.level:
+                voxels = block(double_by_axis(voxels), weights, f"{name}/up")
+            else:
+                voxels = block(voxels, weights, f"{name}/first")
+            merged = merged + block(voxels, weights, f"{name}/op")
+        outputs.append(block(merged, weights, f"cell{number:02d}/last"))
+    voxels = block(np.concatenate([outputs[-1], outputs[-2]], axis=-1), weights, "end/first")
+    voxels = normalise(convolve(double_by_axis(voxels), weights["end/second/kernel"]), *_norm(weights, "end/second"))
+    return convolve(relu(voxels), weights["end/classifier/kernel"]) + weights["end/classifier/bias"]
+
+
+def double_by_axis(voxels: np.ndarray) -> np.ndarray:
+    """As `double`, an axis at a time: fast enough for a whole network."""
+    for axis in range(3):
+        neighbours = [_two_neighbours(i, voxels.shape[axis]) for i in range(2 * voxels.shape[axis])]
+        weights = np.zeros((len(neighbours), voxels.shape[axis]))
+        for row, pair in enumerate(neighbours):
+            for column, weight in pair:
+                weights[row, column] += weight
+        voxels = np.moveaxis(np.tensordot(weights, voxels, axes=(1, axis)), 0, axis)
+    return voxels
+
+
+def _norm(weights: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    return weights[f"{name}/gamma"], weights[f"{name}/beta"]

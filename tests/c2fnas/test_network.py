@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from c2fnas import genotype, named_weights, network
 from c2fnas.genotype import CellGene, Genotype
+from tests.c2fnas import reference
 from tests.c2fnas.fixtures import make_fixture
 
 SMALL = Genotype("small", (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")), filters=2)
@@ -128,6 +129,21 @@ def test_committed_weights_give_the_committed_logits(name):
     assert np.ptp(expected["logits"]) > 1
     for key, array in expected.items():
         np.testing.assert_allclose(found[key], array, atol=1e-4, err_msg=key)
+
+
+def test_logits_are_those_of_float64_arithmetic():
+    """The whole searched network once more in NumPy; a norm that sums a channel up voxel by voxel in float32 fails here."""
+    architecture = genotype.named("c2fnas").with_size(filters=1)
+    arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")
+    image, _ = make_fixture.patch()
+    expected = reference.logits(architecture, arrays, image[0])
+    built = make_fixture.build("c2fnas")
+    named_weights.assign(built, {name: array for name, array in arrays.items() if not name.startswith("expected/")})
+    found = built.segmenter(image).numpy()[0]
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    unknown_size = tf.function(built.segmenter, input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32)])
+    np.testing.assert_allclose(unknown_size(image)[0], expected, atol=1e-4)
 
 
 def test_refusals():

@@ -5,8 +5,8 @@ import tensorflow as tf
 from c2fnas.normalisation import instance_normalise
 from tests.c2fnas import reference
 
-# The first is computed in the open, the other two by the fused operation, for one sample and for several.
-SHAPES = [(2, 4, 5, 3, 3), (1, 20, 20, 20, 2), (2, 22, 20, 20, 2)]
+# One sample, several, and more than the fused gradient takes.
+SHAPES = [(2, 4, 5, 3, 3), (1, 20, 20, 20, 2), (2, 22, 20, 20, 2), (9, 3, 4, 2, 2)]
 
 
 def _case(shape, seed=0):
