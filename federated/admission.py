@@ -20,6 +20,10 @@ class Admission:
         self._refusals: dict[tuple[str, str], int] = {}
         self._sessions = Sessions(run.store, lifetime_s=run.config.token_lifetime_s, clock=run.clock, run=run.store.run_id)
 
+    def check_credential(self, site: str, credential: str) -> None:
+        """Raises WrongCredential; asked before a byte of a login is read."""
+        self._credentials.check(site, credential)
+
     def login(self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, protocol: int) -> Session:
         """Admits a site whose plan is the server's.
 
@@ -76,6 +80,7 @@ class Admission:
             local_epochs=config.local_epochs,
             poll_s=config.poll_s,
             heart_beat_s=min(60.0, config.heart_beat_timeout_s / 4),
+            transport=config.transport,
         )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from federated.weights import DTYPES, NamedArrays, TensorSpec, check_same, specs_of
+from federated.weights import NamedArrays, TensorSpec, check_same, dtype_runs, specs_of
 
-SLAB = 2**18  # elements averaged at a time: 2 MiB of float64 accumulator, whatever the tensor
+SLAB_BYTES = 2**20  # averaged at a time, whatever the tensors
 
 
 def mean_of(slabs: Sequence[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
@@ -19,9 +19,10 @@ def mean_of(slabs: Sequence[np.ndarray], num_examples: Sequence[int]) -> np.ndar
     An integer n times a float32 is exact in float64 while n < 2**29, so the mean of one site is that site, bit for bit.
     """
     total = np.zeros(slabs[0].shape, dtype=np.float64)
+    term = np.empty_like(total)
     for slab, examples in zip(slabs, num_examples, strict=True):
-        total += slab.astype(np.float64) * float(examples)
-    return (total / float(sum(num_examples))).astype(slabs[0].dtype)
+        total += np.multiply(slab, float(examples), out=term, dtype=np.float64)
+    return np.divide(total, float(sum(num_examples)), out=total).astype(slabs[0].dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Source(Protocol):
 
     specs: tuple[TensorSpec, ...]
 
-    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes: ...
+    def read_range(self, start: int, size: int) -> bytes: ...
 
 
 class Sink(Protocol):
@@ -61,12 +62,15 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview) -> None: ...
 
 
-def weighted_mean_of_sources(sources: Mapping[str, tuple[Source, int]], sink: Sink) -> None:
+def weighted_mean_of_sources(
+    sources: Mapping[str, tuple[Source, int]], sink: Sink, *, finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab
+) -> None:
     """Averages spooled updates into `sink`, slab by slab: memory grows with neither model nor number of sites.
 
     Args:
       sources: site name to (source, num_examples); equal specs are checked.
       sink: takes the mean.
+      finish: what becomes of each piece of it, e.g. rounding.
     Raises:
       ValueError, IncompatibleWeights: as `weighted_mean`.
     """
@@ -75,15 +79,12 @@ def weighted_mean_of_sources(sources: Mapping[str, tuple[Source, int]], sink: Si
     first = ordered[0][1]
     for site, source, _ in ordered[1:]:
         check_same(first.specs, source.specs, what=f"update of site {site!r}")
-    for spec in first.specs:
-        dtype = DTYPES[spec.dtype]
-        for start in range(0, spec.size, SLAB):
-            count = min(SLAB, spec.size - start)
-            slabs = [
-                np.frombuffer(source.read_bytes(spec, start * dtype.itemsize, count * dtype.itemsize), dtype=dtype)
-                for _, source, _ in ordered
-            ]
-            sink.write(mean_of(slabs, [examples for _, _, examples in ordered]).tobytes())
+    weights = [examples for _, _, examples in ordered]
+    for dtype, begin, nbytes in dtype_runs(first.specs):
+        for start in range(begin, begin + nbytes, SLAB_BYTES):
+            size = min(SLAB_BYTES, begin + nbytes - start)
+            mean = mean_of([np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered], weights)
+            sink.write(memoryview(finish(mean)).cast("B"))
 
 
 def _check_weights(weights: Sequence[tuple[str, int]]) -> None:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated import agenda
+from federated import codec
 from federated.aggregation import weighted_mean_of_sources
 from federated.storage import Store
 from federated.tensor_files import TensorFile, file_digest
@@ -281,7 +282,8 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
             if file_digest(sources[site][0]) != record["updates"][site]:
                 raise BrokenChain(line, f"{path.name} is not the update of site {site!r} that was logged")
         sink = _DigestSink(next(iter(sources.values()))[0])
-        weighted_mean_of_sources(sources, sink)
+        rounding = {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
+        weighted_mean_of_sources(sources, sink, **rounding)
     except BrokenChain:
         raise
     except ValueError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from federated.aggregation import weighted_mean_of_sources
 from federated.rounds import Update
 from federated.tensor_files import TensorFile, TensorFileWriter
-from federated.weights import Digest, TensorSpec
+from federated.weights import Digest, Manifest, TensorSpec
 from runkit import atomic
 
 
@@ -21,16 +23,25 @@ class Spoilt(Exception):
         self.update = update
 
 
-def average(updates: Mapping[pathlib.Path, Update], target: pathlib.Path, specs: tuple[TensorSpec, ...], metadata: dict[str, str]) -> str:
-    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its digest.
+def average(
+    updates: Mapping[pathlib.Path, Update],
+    target: pathlib.Path,
+    specs: tuple[TensorSpec, ...],
+    metadata: dict[str, str],
+    *,
+    rounding: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Manifest:
+    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its manifest.
 
+    Args:
+      rounding: applied to each piece of the mean.
     Raises:
       Spoilt: naming an update that the disk has changed; `target` is then as it was.
     """
     with contextlib.ExitStack() as opened:
         sources = {update.site: (opened.enter_context(_Verified(path, update)), update.num_examples) for path, update in updates.items()}
         with atomic.replacing(target) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
-            weighted_mean_of_sources(sources, writer)
+            weighted_mean_of_sources(sources, writer, **({} if rounding is None else {"finish": rounding}))
             for source, _ in sources.values():
                 source.check()
             return writer.finish()
@@ -48,9 +59,9 @@ class _Verified:
         self.specs = self._file.specs
         self._digest = Digest(self.specs)
 
-    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
+    def read_range(self, start: int, size: int) -> bytes:
         try:
-            data = self._file.read_bytes(spec, offset, size)
+            data = self._file.read_range(start, size)
         except ValueError as error:
             raise Spoilt(self._update) from error
         self._digest.update(data)

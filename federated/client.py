@@ -17,12 +17,14 @@ from federated import codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.agenda import Task
-from federated.exchange import PROTOCOL, Offer, Pulled, Receipt, Session
-from federated.tensor_files import TensorFile
+from federated.exchange import PROTOCOL, Pulled, Receipt, Session
+from federated.partial import PartialModel
+from federated.tensor_files import load
+from federated.transport import offering
 from runkit import atomic
 
 _SHORT_S = 60.0  # calls without weights
-_SILENCE_S = 120.0  # a transfer may take hours on a slow link, but not this long without a chunk
+_SILENCE_S = 600.0  # a transfer may take hours on a slow link, but not this long without a chunk; a dead link shows sooner
 _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
@@ -66,19 +68,19 @@ class GrpcTransport:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._channel = grpc.secure_channel(address, identity.for_client(), options=_OPTIONS)
         self._stub = pb_grpc.WeightExchangeStub(self._channel)
-        self._token, self._poll_s = "", 0.0
+        self._token, self._poll_s, self._encoding = "", 0.0, "raw"
 
     def login(self, plan: dict, num_examples: int) -> Session:
         request = pb.LoginRequest(
             site=self.site,
-            credential=self._credential,
             plan_json=json.dumps(plan, allow_nan=False),
             num_examples=num_examples,
             protocol=PROTOCOL,
         )
         with self._calling():
-            session = wire.session_from_message(self._stub.Login(request, timeout=_SHORT_S))
-        self._token, self._poll_s = session.token, session.poll_s
+            metadata = ((wire.TOKEN_KEY, f"{wire.CREDENTIAL_PREFIX}{self.site}:{self._credential}"),)
+            session = wire.session_from_message(self._stub.Login(request, timeout=_SHORT_S, metadata=metadata))
+        self._token, self._poll_s, self._encoding = session.token, session.poll_s, session.transport
         return session
 
     def next_task(self) -> Task:
@@ -89,27 +91,31 @@ class GrpcTransport:
         with self._calling():
             self._stub.HeartBeat(pb.HeartBeatRequest(), timeout=_SHORT_S, metadata=self._metadata())
 
-    def pull(self, model: str) -> Pulled:
+    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
         with self._calling():
-            call = self._stub.Pull(pb.PullRequest(model=model), metadata=self._metadata())
-            with _Watchdog(call) as watchdog:
-                offer, chunks = wire.model_from_messages(watchdog.following(call))
-                arrays = codec.receive_to_memory(offer.specs, offer.sha256, chunks)
-        return Pulled(arrays, offer.sha256, sum(spec.nbytes for spec in offer.specs))
+            described = self._stub.Describe(pb.ModelName(model=model), timeout=_SHORT_S, metadata=self._metadata())
+            manifest = wire.header_from_message(described).manifest
+            with PartialModel(path, manifest, {}) as partial:
+                missing = partial.missing()
+                if missing:
+                    request = pb.PullRequest(model=model, sha256=manifest.sha256, chunks=wire.ranges_to_messages(missing))
+                    call = self._stub.Pull(request, metadata=self._metadata())
+                    with _Watchdog(call) as watchdog:
+                        for message in watchdog.following(call):
+                            partial.put(wire.chunk_from_message(message))
+                if partial.missing():
+                    raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
+        return Pulled(load(path)[0], manifest.sha256, manifest.nbytes)
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         with self._calling():
             self._stub.ReportScores(pb.Scores(model=model, values=dict(scores)), timeout=_SHORT_S, metadata=self._metadata())
 
     def push(self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]) -> Receipt:
-        with TensorFile(path) as file:
-            return self._send(
-                self._stub.Push, file, Offer(file.specs, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
-            )
+        return self._send(path, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
-        with TensorFile(path) as file:
-            return self._send(self._stub.Publish, file, Offer(file.specs, sha256, model=model))
+        return self._send(path, sha256, model=model)
 
     def declare_models(self, names: Sequence[str]) -> None:
         with self._calling():
@@ -122,12 +128,18 @@ class GrpcTransport:
     def close(self) -> None:
         self._channel.close()
 
-    def _send(self, method: grpc.StreamUnaryMultiCallable, file: TensorFile, offer: Offer) -> Receipt:
-        with self._calling():
-            watchdog = _Watchdog()
-            call = method.future(watchdog.following(wire.model_to_messages(offer, codec.chunks(file))), metadata=self._metadata())
-            with watchdog.of(call):
-                receipt = wire.receipt_from_message(call.result())
+    def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
+        with offering(path, sha256, **about) as (file, offer), self._calling():
+            header = wire.header_to_message(offer)
+            reply = self._stub.Offer(header, timeout=_SILENCE_S, metadata=self._metadata())
+            answer = wire.answer_from_message(reply, num_chunks=offer.manifest.num_chunks)
+            receipt = answer.receipt
+            if receipt is None:
+                watchdog = _Watchdog()
+                chunks = codec.chunks(file, answer.missing, transport=self._encoding)
+                call = self._stub.Send.future(watchdog.following(wire.model_to_messages(offer, chunks)), metadata=self._metadata())
+                with watchdog.of(call):
+                    receipt = wire.receipt_from_message(call.result())
         if (receipt.site, receipt.sha256) != (self.site, offer.sha256):
             raise errors.DamagedTransfer(f"the server's receipt is for another model than site {self.site!r} sent; send it again")
         return receipt
@@ -145,10 +157,12 @@ class GrpcTransport:
     def _error(self, error: Exception) -> errors.FederationError:
         if not isinstance(error, grpc.Call):
             return errors.ServerUnreachable(f"{self._host}:{self._port}: the call was cut")
-        for key, value in error.trailing_metadata() or ():
+        trailing = dict(error.trailing_metadata() or ())
+        reasons = wire.reasons_from_text(trailing.get(wire.REASONS_KEY, "[]"))
+        for key, value in trailing.items():
             kind = errors.by_name(value) if key == wire.ERROR_KEY else None
             if kind is not None:
-                return kind(error.details())
+                return kind(error.details(), reasons=reasons)
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             try:
                 tls.explain_failure(self._host, self._port, self._identity)

@@ -1,113 +1,134 @@
-"""A model as a sequence of chunks, and back: sizes checked first, every chunk by CRC-32, the whole by SHA-256. Never pickle."""
+"""How the bytes of a chunk travel: as they are, deflated, or as float16 where that loses nothing. Never pickle.
+
+Whatever the way, the receiver gets the very bytes back, and knows it by their SHA-256. `half` halves a model whose values are
+float16 numbers already: both ends round before they name a model (`rounded`), and report what the rounding cost.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from federated import errors
-from federated.tensor_files import MAX_BYTES, TensorFile, TensorFileWriter
-from federated.weights import DTYPES, Digest, NamedArrays, TensorSpec, check_declaration
+from federated.tensor_files import TensorFile
+from federated.weights import CHUNK_BYTES, NamedArrays
 
-CHUNK_BYTES = 2**20
+RAW, DEFLATED, HALF = 0, 1, 2  # numbers on the wire
+TRANSPORTS = ("raw", "deflate", "half")  # what the operator chooses from
+_FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A piece of one tensor. `crc32` covers the position too: a chunk in the wrong place is as bad as a wrong one."""
+    """Piece number `index` of a model's bytes in canonical order, as it travels."""
 
-    tensor: int  # index in the canonical order
-    offset: int  # bytes from the start of that tensor
+    index: int
     data: bytes
-    crc32: int
+    encoding: int = RAW
 
 
-def checksum(tensor: int, offset: int, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(struct.pack("<IQ", tensor, offset)))
+def chunks(file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw") -> Iterator[Chunk]:
+    """Yields the wanted chunks of a file, by default all; holds one of them at a time."""
+    count = -(-file.nbytes // CHUNK_BYTES)
+    float32 = range(0)
+    if transport == "half":
+        float32 = range(sum(s.nbytes for s in file.specs if s.dtype == "F64"), sum(s.nbytes for s in file.specs if s.dtype != "F16"))
+    for index in range(count) if wanted is None else wanted:
+        start = index * CHUNK_BYTES
+        data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        if transport == "half" and start in float32 and start + len(data) <= float32.stop:
+            yield Chunk(index, *_halved(data))
+        elif transport == "deflate":
+            yield Chunk(index, *_deflated(data))
+        else:
+            yield Chunk(index, data)
 
 
-def chunks(file: TensorFile, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """Yields the chunks of a file tensor by tensor; holds one of them at a time."""
-    for index, spec in enumerate(file.specs):
-        for offset in range(0, spec.nbytes, chunk_bytes):
-            data = file.read_bytes(spec, offset, min(chunk_bytes, spec.nbytes - offset))
-            yield Chunk(index, offset, data, checksum(index, offset, data))
+def decoded(chunk: Chunk, size: int) -> bytes:
+    """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises DamagedTransfer."""
+    if chunk.encoding == RAW and len(chunk.data) == size:
+        return chunk.data
+    if chunk.encoding == HALF and len(chunk.data) * 2 == size:
+        return np.frombuffer(chunk.data, _FLOAT16).astype(_FLOAT32).tobytes()
+    if chunk.encoding == DEFLATED:
+        inflating = zlib.decompressobj()
+        try:
+            data = inflating.decompress(chunk.data, size)
+        except zlib.error as error:
+            raise errors.DamagedTransfer(f"chunk {chunk.index} cannot be inflated ({error}); send the model again") from error
+        if len(data) == size and inflating.eof and not inflating.unused_data:
+            return _unshuffled(data)
+    raise errors.DamagedTransfer(
+        f"chunk {chunk.index}: {len(chunk.data)} bytes in encoding {chunk.encoding} are not its {size} bytes; send the model again"
+    )
 
 
-def _in_order(specs: Sequence[TensorSpec], received: Iterable[Chunk], sink: Callable[[bytes], None], *, only_finite: bool) -> None:
-    """Hands the bytes of `received` to `sink`, in canonical order and without a gap, or raises."""
-    todo = [(index, spec) for index, spec in enumerate(specs) if spec.nbytes]
-    position, offset = 0, 0
-    for chunk in received:
-        if position == len(todo):
-            raise errors.DamagedTransfer("more data arrived than the declared tensors hold; send the model again")
-        index, spec = todo[position]
-        width = DTYPES[spec.dtype].itemsize
-        if (chunk.tensor, chunk.offset) != (index, offset):
-            raise errors.DamagedTransfer(
-                f"{spec.name}: expected tensor {index} from byte {offset}, received tensor {chunk.tensor} from byte {chunk.offset}; send the model again"
-            )
-        if not chunk.data or len(chunk.data) % width or offset + len(chunk.data) > spec.nbytes:
-            raise errors.DamagedTransfer(
-                f"{spec.name}: a chunk of {len(chunk.data)} bytes at byte {offset} does not fit {spec}; send the model again"
-            )
-        if checksum(index, offset, chunk.data) != chunk.crc32:
-            raise errors.DamagedTransfer(f"{spec.name}: checksum of the chunk at byte {offset} does not match; send the model again")
-        if only_finite and not np.isfinite(np.frombuffer(chunk.data, dtype=DTYPES[spec.dtype])).all():
-            raise errors.UpdateRefused(
-                f"{spec.name} holds a value that is not finite; look at the site's training loss and lower its learning rate"
-            )
-        sink(chunk.data)
-        offset += len(chunk.data)
-        if offset == spec.nbytes:
-            position, offset = position + 1, 0
-    if position != len(todo):
-        raise errors.DamagedTransfer(f"the transfer ended in {todo[position][1].name} at byte {offset}; send the model again")
+def _halved(data: bytes) -> tuple[bytes, int]:
+    values = np.frombuffer(data, _FLOAT32)
+    with np.errstate(over="ignore"):
+        halves = values.astype(_FLOAT16)
+    if halves.astype(_FLOAT32).tobytes() == data:
+        return halves.tobytes(), HALF
+    return data, RAW
 
 
-def _check_digest(declared: str, computed: str) -> None:
-    if declared != computed:
-        raise errors.DamagedTransfer(f"SHA-256 of the model is {computed[:12]}…, {declared[:12]}… was declared; send the model again")
+def _deflated(data: bytes) -> tuple[bytes, int]:
+    # Byte planes first: signs and exponents of neighbouring weights are alike, the low bits of their mantissas are not.
+    body = len(data) // 4 * 4
+    planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
+    packed = zlib.compress(planes, 1)
+    return (packed, DEFLATED) if len(packed) < len(data) else (data, RAW)
 
 
-def receive_to_file(
-    specs: Sequence[TensorSpec], sha256: str, received: Iterable[Chunk], path, *, metadata: dict[str, str], only_finite: bool = True
-) -> None:
-    """Writes the received model to `path` and syncs it; memory is one chunk, whatever the model.
+def _unshuffled(planes: bytes) -> bytes:
+    body = len(planes) // 4 * 4
+    return np.frombuffer(planes, np.uint8, body).reshape(4, -1).T.tobytes() + planes[body:]
 
-    Raises:
-      IncompatibleWeights, DamagedTransfer, UpdateRefused: and `path` is then not to be used.
+
+@dataclasses.dataclass
+class RoundingError:
+    """What rounding to float16 cost, over all values seen.
+
+    Attributes:
+      largest: of the absolute differences.
+      squares, values: sum of the squared differences and of the squared values.
     """
-    check_declaration(specs, max_bytes=MAX_BYTES)
-    with TensorFileWriter(path, specs, metadata) as writer:
-        _in_order(specs, received, writer.write, only_finite=only_finite)
-        _check_digest(sha256, writer.finish())
+
+    largest: float = 0.0
+    squares: float = 0.0
+    values: float = 0.0
+
+    def add(self, exact: np.ndarray, rounded_: np.ndarray) -> None:
+        difference = exact.astype(np.float64) - rounded_
+        if difference.size:
+            self.largest = max(self.largest, float(np.abs(difference).max()))
+            self.squares += float(np.vdot(difference, difference))
+            self.values += float(np.vdot(exact.astype(np.float64), exact))
+
+    @property
+    def relative(self) -> float:
+        """Root of the squared differences over that of the squared values."""
+        return (self.squares / self.values) ** 0.5 if self.values else 0.0
 
 
-def receive_to_memory(specs: Sequence[TensorSpec], sha256: str, received: Iterable[Chunk], *, max_bytes: int = MAX_BYTES) -> NamedArrays:
-    """Returns the received model as arrays over one buffer, allocated after its declared size was checked.
+def rounded_values(values: np.ndarray, error: RoundingError) -> np.ndarray:
+    """Returns float32 values rounded to the nearest float16, still as float32; what is too large for float16 stays as it is."""
+    with np.errstate(over="ignore"):
+        result = values.astype(_FLOAT16).astype(_FLOAT32)
+    result = np.where(np.isfinite(result), result, values)  # [...] as given, scalars too
+    error.add(values, result)
+    return result
 
-    Raises:
-      IncompatibleWeights, DamagedTransfer.
-    """
-    check_declaration(specs, max_bytes=max_bytes)
-    buffer = bytearray(sum(spec.nbytes for spec in specs))
-    computed, filled = Digest(specs), 0
 
-    def keep(data: bytes) -> None:
-        nonlocal filled
-        computed.update(data)
-        buffer[filled : filled + len(data)] = data
-        filled += len(data)
+def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that rounds float32 values and leaves other dtypes as they are."""
+    return lambda values: rounded_values(values, error) if values.dtype == np.float32 else values
 
-    _in_order(specs, received, keep, only_finite=False)
-    _check_digest(sha256, computed.hex())
-    arrays, start = {}, 0
-    for spec in specs:
-        arrays[spec.name] = np.frombuffer(buffer, dtype=DTYPES[spec.dtype], count=spec.size, offset=start).reshape(spec.shape)
-        start += spec.nbytes
-    return arrays
+
+def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
+    """Returns a model whose float32 values are float16 numbers, and what that cost; other dtypes stay as they are."""
+    error = RoundingError()
+    return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error

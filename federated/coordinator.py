@@ -16,13 +16,14 @@ from federated import agenda, averaging, codec, errors, rounds
 from federated.admission import Admission
 from federated.credentials import CredentialBook
 from federated.evaluation import Evaluation
-from federated.exchange import PROTOCOL, Offer, Receipt, Session
+from federated.exchange import PROTOCOL, Answer, Offer, Receipt, Session
 from federated.intake import Intake
 from federated.run_state import RunState
 from federated.server_config import ServerConfig, ServerSummary
 from federated.steering import Steering
 from federated.storage import Store
-from federated.tensor_files import TensorFile
+from federated.tensor_files import TensorFile, file_manifest
+from federated.weights import Manifest
 from runkit.events import EventLog
 
 
@@ -60,11 +61,14 @@ class Coordinator:
     def site_of(self, token: str, certificate: str | None = None) -> str:
         return self._admission.site_of(token, certificate)
 
-    def push(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
-        return self._intake.push(site, offer, chunks)
+    def check_credential(self, site: str, credential: str) -> None:
+        self._admission.check_credential(site, credential)
 
-    def publish(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
-        return self._intake.publish(site, offer, chunks)
+    def offer(self, site: str, offer: Offer) -> Answer:
+        return self._intake.offer(site, offer)
+
+    def send(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
+        return self._intake.send(site, offer, chunks)
 
     def report_scores(self, site: str, model: int, scores: Mapping[str, float]) -> None:
         self._evaluation.report_scores(site, model, scores)
@@ -96,14 +100,34 @@ class Coordinator:
         with self._run.changed:
             self._run.changed.notify_all()
 
-    def open_model(self, site: str, name: str) -> tuple[TensorFile, str]:
-        """Returns (open file, digest) of a model: "round_000", "FL_global", "FL_best_global" or a published one. Raises UnknownModel."""
+    @property
+    def transport(self) -> str:
+        return self._run.config.transport
+
+    def open_model(self, site: str, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
+        """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a published one.
+
+        Raises:
+          UnknownModel: also where it is not the model of digest `sha256` any more.
+        """
+        store = self._run.store
         with self._run.changed:
-            path, sha256 = self._locate(name)
-            return TensorFile(path), sha256
+            path, held = self._locate(name)
+            if sha256 not in (None, held):
+                raise errors.UnknownModel(f"model {name[:80]!r} is another one by now; ask for its description again")
+            file = TensorFile(path)
+            addresses = store.manifest_addresses(held)
+        if addresses is None:  # a store of an earlier release
+            manifest = file_manifest(file)
+            with self._run.changed:
+                store.keep_addresses(manifest)
+            return file, manifest
+        return file, Manifest(file.specs, addresses)
 
     def note_pulled(self, site: str, name: str, *, nbytes: int, seconds: float) -> None:
-        """Logs that `site` received the whole of a model."""
+        """Logs that `site` received what it asked for of a model."""
+        with self._run.changed:
+            self._run.note_traffic(site, sent=nbytes)
         self._run.log("pulled", site=site, model=name, bytes=nbytes, seconds=round(seconds, 3))
 
     # The driving thread.
@@ -161,6 +185,7 @@ class Coordinator:
         """Stops, and closes the store under the lock: SQLite must not be closed beneath a thread that still answers a site."""
         with self._run.changed:
             self.stop()
+            self._intake.close()
             self._run.store.close()
 
     def summary(self) -> ServerSummary:
@@ -177,16 +202,21 @@ class Coordinator:
     def _close_round(self, closed: rounds.Round) -> None:
         """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late updates are refused."""
         run, began = self._run, time.monotonic()
+        error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
         try:
-            sha256 = averaging.average(
-                updates, run.store.global_path(closed.number), run.specs, {**run.metadata, "round": str(closed.number)}
+            manifest = averaging.average(
+                updates,
+                run.store.global_path(closed.number),
+                run.specs,
+                {**run.metadata, "round": str(closed.number)},
+                rounding=None if error is None else codec.rounding(error),
             )
         except averaging.Spoilt as spoilt:
             self._give_back(spoilt.update)
             return
         with run.changed:
-            run.store.close_round(closed, sha256, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
+            run.store.close_round(closed, manifest, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
             self._evaluation.select()
             if closed.number < run.last_round and self._evaluation.has_plateaued():
                 run.store.end_after(closed.number, "plateau")
@@ -201,7 +231,8 @@ class Coordinator:
                 updates={site: update.sha256 for site, update in sorted(closed.received.items())},
                 bytes=sum(spec.nbytes for spec in run.specs),
                 seconds=round(time.monotonic() - began, 3),
-                sha256=sha256,
+                sha256=manifest.sha256,
+                **({} if error is None else {"rounding_error": error.relative, "rounding_largest": error.largest}),
             )
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """Why one tensor of a model was refused; `tensor` is empty where it is the model as a whole."""
+
+    tensor: str
+    kind: str  # "missing", "not_part", "differs", "not_finite", "norm", "examples"
+    text: str
+
 
 class FederationError(Exception):
-    """Base of every error of this package. The message names the thing, the value and the way out."""
+    """Base of every error of this package. The message names the thing, the value and the way out.
+
+    Attributes:
+      reasons: one for each tensor that is at fault, where tensors are; they travel with the error.
+    """
+
+    def __init__(self, message: str = "", *, reasons: Sequence[Reason] = ()):
+        super().__init__(message)
+        self.reasons = tuple(reasons)
 
 
 class ServerUnreachable(FederationError):
@@ -48,7 +67,7 @@ class StaleUpdate(FederationError):
 
 
 class UpdateRefused(FederationError):
-    """An update that must not be averaged: a value that is not finite, or no examples."""
+    """An update that must not be averaged: a value that is not finite, no examples, or a change out of all proportion."""
 
 
 class IncompatibleWeights(FederationError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from federated.weights import NamedArrays, TensorSpec
+from federated.weights import Manifest, NamedArrays
 
-PROTOCOL = 1  # of the weight exchange; raised when the two ends would no longer understand each other
+PROTOCOL = 2  # of the weight exchange; raised when the two ends would no longer understand each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Session:
     local_epochs: int
     poll_s: float
     heart_beat_s: float
+    transport: str = "raw"  # how models travel; see `codec`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,23 @@ class Receipt:
 class Offer:
     """A model as it is announced before its bytes."""
 
-    specs: tuple[TensorSpec, ...]
-    sha256: str
+    manifest: Manifest
     round: int = 0  # of an update
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return self.manifest.sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a server says to an offer: a receipt where it has the model already, else which chunks it misses."""
+
+    receipt: Receipt | None = None
+    missing: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

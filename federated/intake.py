@@ -2,98 +2,157 @@
 
 from __future__ import annotations
 
-import pathlib
+import contextlib
+import math
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 
-from federated import agenda, codec, errors, privacy, rounds
+from federated import agenda, errors, gate, privacy, rounds
 from federated.admission import MAX_EXAMPLES
-from federated.exchange import Offer, Receipt
+from federated.codec import Chunk
+from federated.exchange import Answer, Offer, Receipt
+from federated.partial import PartialModel
 from federated.run_state import RunState
-from federated.tensor_files import MAX_BYTES
+from federated.tensor_files import MAX_BYTES, TensorFile
+from federated.transfers import Transfer, Transfers
 from federated.weights import check_declaration, check_same
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NOTE_EVERY_S = 1.0  # that bytes of a site came
 
 
 class Intake:
-    """Takes models from sites. Any number of threads call it."""
+    """Takes models from sites. Any number of threads call it.
+
+    An offer without a model's name is an update, else a model for cross-site evaluation.
+    """
 
     def __init__(self, run: RunState):
-        self._run = run
+        self._run, self._transfers = run, Transfers()
 
-    def push(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
-        """Takes an update: checks what is announced, receives, checks what came, syncs it to disk, records it, and only then returns.
+    def offer(self, site: str, offer: Offer) -> Answer:
+        """Checks what a site announces and says which chunks are missing, or, where all of it is there already, its receipt.
 
         Raises:
-          StaleUpdate, UpdateRefused, IncompatibleWeights, DamagedTransfer, PrivacyRefused, StorageTrouble: and nothing changed.
+          StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer, PrivacyRefused, StorageTrouble.
         """
-        run, began = self._run, time.monotonic()
+        receipt = self._checked(site, offer)
+        if receipt is not None:
+            return Answer(receipt)
+        with self._storing(site), self._transfer(site, offer) as transfer:
+            return Answer(missing=tuple(transfer.partial.missing()))
+
+    def send(self, site: str, offer: Offer, chunks: Iterable[Chunk]) -> Receipt:
+        """Takes the missing chunks; checks and syncs the whole, records it, and only then returns.
+
+        Raises:
+          As `offer`: and nothing changed, but that a next attempt need not send again what arrived.
+        """
+        began, received = time.monotonic(), 0
+        receipt = self._checked(site, offer)
+        if receipt is not None:
+            return receipt
+        keep = self._publish if offer.model else self._push
+        with self._storing(site), self._transfer(site, offer) as transfer:
+            noted = time.monotonic()
+            for chunk in chunks:
+                transfer.partial.put(chunk)
+                received += len(chunk.data)
+                if time.monotonic() - noted >= _NOTE_EVERY_S:
+                    noted = time.monotonic()
+                    self._note_progress(site, offer)
+            transfer.partial.finish()
+            try:
+                transfer.gate.check(_what(site, offer))
+                receipt = keep(site, offer, transfer, {"received": received, "seconds": round(time.monotonic() - began, 3)})
+            except errors.UpdateRefused as refusal:
+                self._run.log("refused", site=site, what=_what(site, offer), reasons=[reason._asdict() for reason in refusal.reasons[:30]])
+                transfer.partial.path.unlink(missing_ok=True)  # sent again it would be refused again
+                raise
+            finally:
+                self._transfers.end(site, _key(offer))
+        with self._run.changed:
+            self._run.note_traffic(site, received=received)
+        return receipt
+
+    def close(self) -> None:
+        self._transfers.close()
+
+    def _checked(self, site: str, offer: Offer) -> Receipt | None:
+        """Returns the receipt of a model that is there already, None for one that may come."""
+        run = self._run
+        check_declaration(offer.manifest.specs, max_bytes=MAX_BYTES)
+        offer.manifest.check(offer.sha256)
+        if offer.model:
+            if not _MODEL_NAME.fullmatch(offer.model) or agenda.is_global(offer.model):
+                raise errors.ModelRefused(
+                    f"model name {offer.model[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
+                )
+            with run.changed:
+                if self._is_published(site, offer):
+                    return Receipt(site, offer.model, offer.sha256)
+        else:
+            privacy.check_metrics(offer.metrics, what=f"metrics of site {site!r}")
+            update = _update(site, offer)
+            with run.changed:
+                if run.store.update(site, offer.round) == update:
+                    return Receipt(site, agenda.global_name(offer.round), offer.sha256)  # its receipt was lost on the way
+                self._check_round_takes(update)
+            if not 1 <= offer.num_examples <= MAX_EXAMPLES:
+                text = f"num_examples {offer.num_examples} for round {offer.round}; expected 1 to {MAX_EXAMPLES}"
+                raise errors.UpdateRefused(f"site {site!r} sent {text}", reasons=[errors.Reason("", "examples", text)])
+        check_same(run.specs, offer.manifest.specs, what=_what(site, offer))
+        return None
+
+    def _push(self, site: str, offer: Offer, transfer: Transfer, about: dict[str, float]) -> Receipt:
+        run, update = self._run, _update(site, offer)
         metrics = privacy.check_metrics(offer.metrics, what=f"metrics of site {site!r}")
-        update = rounds.Update(site, offer.round, offer.num_examples, offer.sha256)
-        receipt = Receipt(site, agenda.global_name(offer.round), offer.sha256)
         with run.changed:
-            if run.store.update(site, offer.round) == update:
-                return receipt  # the same bytes again: its receipt was lost on the way
-            self._check_round_takes(update)
-        if not 1 <= offer.num_examples <= MAX_EXAMPLES:
-            raise errors.UpdateRefused(
-                f"site {site!r} sent num_examples {offer.num_examples} for round {offer.round}; expected 1 to {MAX_EXAMPLES}"
-            )
-        with self._receiving(site, offer, chunks, f"update of site {site!r} for round {offer.round}") as received, run.changed:
-            self._check_round_takes(update)
-            now = run.clock()
-            state = rounds.accept(run.round, update, policy=run.policy, now=now)
-            run.store.keep_update(received, update, metrics, now=now, counts_in=state.number)
-            run.round = state
-            run.note_change()
-            run.log(  # with the lock held: the log must have the update before the round that counts it
-                "pushed",
-                site=site,
-                round=offer.round,
-                counts_in=state.number,
-                num_examples=offer.num_examples,
-                sha256=offer.sha256,
-                bytes=sum(spec.nbytes for spec in offer.specs),
-                seconds=round(time.monotonic() - began, 3),
-                metrics=metrics,
-            )
-        return receipt
+            if run.store.update(site, offer.round) != update:
+                self._check_round_takes(update)
+                earlier, number = run.store.changes(run.round.number - 1), run.round.number
+                others = [*earlier.values(), *(change for other, change in run.store.changes(number).items() if other != site)]
+                change = transfer.gate.change
+                gate.check_change(change, others, max_ratio=run.config.max_change_ratio, what=_what(site, offer))
+                now = run.clock()
+                state = rounds.accept(run.round, update, policy=run.policy, now=now)
+                run.store.keep_update(transfer.partial.path, update, metrics, now=now, counts_in=number, change=change)
+                run.round = state
+                run.note_change()
+                run.log(  # with the lock held: the log must have the update before the round that counts it
+                    "pushed",
+                    site=site,
+                    round=offer.round,
+                    counts_in=number,
+                    num_examples=offer.num_examples,
+                    sha256=offer.sha256,
+                    bytes=offer.manifest.nbytes,
+                    **about,
+                    change=change if math.isfinite(change) else None,
+                    metrics=metrics,
+                )
+        return Receipt(site, agenda.global_name(offer.round), offer.sha256)
 
-    def publish(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
-        """Takes a model of `site` for cross-site evaluation; as durable as `push`.
-
-        Raises:
-          ModelRefused, IncompatibleWeights, UpdateRefused, DamagedTransfer, StorageTrouble.
-        """
-        run, began, name = self._run, time.monotonic(), offer.model
-        receipt = Receipt(site, name, offer.sha256)
-        if not _MODEL_NAME.fullmatch(name) or agenda.is_global(name):
-            raise errors.ModelRefused(
-                f"model name {name[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
-            )
+    def _publish(self, site: str, offer: Offer, transfer: Transfer, about: dict[str, float]) -> Receipt:
+        run = self._run
         with run.changed:
-            if self._is_published(site, offer):
-                return receipt
-        with self._receiving(site, offer, chunks, f"model {name!r} of site {site!r}") as received, run.changed:
-            self._is_published(site, offer)
-            run.store.keep_model(received, name, site, offer.sha256)
-            run.note_change()
-        nbytes = sum(spec.nbytes for spec in offer.specs)
-        run.log("published", site=site, model=name, bytes=nbytes, seconds=round(time.monotonic() - began, 3))
-        return receipt
+            if not self._is_published(site, offer):
+                run.store.keep_model(transfer.partial.path, offer.model, site, offer.manifest)
+                run.note_change()
+                run.log("published", site=site, model=offer.model, sha256=offer.sha256, bytes=offer.manifest.nbytes, **about)
+        return Receipt(site, offer.model, offer.sha256)
 
     def _check_round_takes(self, update: rounds.Update) -> None:
         run = self._run
-        if run.round is None:
-            raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, the last round is over; ask for the next task")
         while run.closing and run.policy.late_updates == "keep" and not run.stopping:
             run.changed.wait(1.0)  # it may count in the next round
+        if run.round is None:
+            raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, the last round is over; ask for the next task")
         if run.closing and update.round == run.round.number:
             raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, which has just closed; ask for the next task")
-        rounds.accept(run.round, update, policy=run.policy, now=run.clock())
+        rounds.check(run.round, update, policy=run.policy)
 
     def _is_published(self, site: str, offer: Offer) -> bool:
         """Returns whether the very model is there already. Raises ModelRefused where it may not be."""
@@ -107,31 +166,51 @@ class Intake:
             raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} came after the models to evaluate were fixed")
         return sha256 == offer.sha256
 
-    def _receiving(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk], what: str) -> _Incoming:
-        check_declaration(offer.specs, max_bytes=MAX_BYTES)
-        check_same(self._run.specs, offer.specs, what=what)
-        return _Incoming(self._run.store.incoming_path(), offer, chunks, site, self._run.metadata)
+    def _note_progress(self, site: str, offer: Offer) -> None:
+        run = self._run
+        with run.changed:
+            run.last_seen[site] = run.clock()
+            if run.round is not None and not offer.model and offer.round == run.round.number and not run.closing:
+                run.round = rounds.progressed(run.round, site, now=run.clock())
+                run.note_change()
 
+    def _transfer(self, site: str, offer: Offer) -> contextlib.AbstractContextManager[Transfer]:
+        return self._transfers.of(site, _key(offer), lambda: self._begin(site, offer))
 
-class _Incoming:
-    """A model while it arrives: enters with a whole, checked and synced file, and leaves nothing behind unless it was moved away."""
+    def _begin(self, site: str, offer: Offer) -> Transfer:
+        store, with_files = self._run.store, contextlib.ExitStack()
+        with contextlib.ExitStack() as on_error:
+            on_error.push(with_files)
+            reference = None
+            if not offer.model:
+                with contextlib.suppress(ValueError):  # an old model may have been cleared away
+                    reference = with_files.enter_context(TensorFile(store.global_path(offer.round - 1)))
+            looking = gate.UpdateGate(offer.manifest.specs, reference)
+            path = store.incoming_path(site, offer.sha256)
+            partial = PartialModel(path, offer.manifest, {**self._run.metadata, "site": site}, look=looking.look)
+            with_files.enter_context(partial)
+            on_error.pop_all()
+        return Transfer(partial, looking, with_files.close)
 
-    def __init__(self, path: pathlib.Path, offer: Offer, chunks: Iterable[codec.Chunk], site: str, metadata: Mapping[str, str]):
-        self._path, self._offer, self._chunks, self._site = path, offer, chunks, site
-        self._metadata = {**metadata, "site": site}
-
-    def __enter__(self) -> pathlib.Path:
+    @contextlib.contextmanager
+    def _storing(self, site: str) -> Iterator[None]:
         try:
-            codec.receive_to_file(self._offer.specs, self._offer.sha256, self._chunks, self._path, metadata=self._metadata)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self._path
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._path.unlink(missing_ok=True)
-        if isinstance(error, (OSError, sqlite3.Error)):
+            yield
+        except (OSError, sqlite3.Error) as error:
+            self._transfers.end(site)
             raise errors.StorageTrouble(
-                f"the server could not store what site {self._site!r} sent ({getattr(error, 'strerror', None) or type(error).__name__}); "
+                f"the server could not store what site {site!r} sent ({getattr(error, 'strerror', None) or type(error).__name__}); "
                 "free space or mend its folder, the site tries again by itself"
             ) from error
+
+
+def _update(site: str, offer: Offer) -> rounds.Update:
+    return rounds.Update(site, offer.round, offer.num_examples, offer.sha256)
+
+
+def _key(offer: Offer) -> str:
+    return f"{offer.model} {offer.round} {offer.sha256}"
+
+
+def _what(site: str, offer: Offer) -> str:
+    return f"model {offer.model!r} of site {site!r}" if offer.model else f"update of site {site!r} for round {offer.round}"

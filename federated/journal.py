@@ -69,6 +69,11 @@ class Journal:
         return self.folder / "update.safetensors"
 
     @property
+    def incoming_path(self) -> pathlib.Path:
+        """Where global models arrive; the last one stays, so that a restart need not fetch it again."""
+        return self.folder / "incoming.safetensors"
+
+    @property
     def update(self) -> Spooled | None:
         state = self._state["update"]
         return None if state is None else Spooled(**state)

@@ -12,6 +12,7 @@ from typing import Any
 
 from federated.credentials import Session
 from federated.rounds import Update
+from federated.weights import Manifest
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -36,6 +37,10 @@ class SiteRecord:
     num_examples: int
     confirmed: bool  # the site was told that it is finished
     evicted: bool = False
+
+
+def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
+    database.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses))
 
 
 class Records:
@@ -155,6 +160,15 @@ class Records:
     def globals(self) -> dict[int, str]:
         """Returns number to digest of every global model, 0 being the initial one."""
         return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
+
+    def manifest_addresses(self, sha256: str) -> bytes | None:
+        """Returns the SHA-256 of every chunk of a model, None where it is not known."""
+        row = self._one("SELECT chunks FROM addresses WHERE sha256 = ?", sha256)
+        return None if row is None else row[0]
+
+    def keep_addresses(self, manifest: Manifest) -> None:
+        with self._transaction() as database:
+            insert_addresses(database, manifest)
 
     def update(self, site: str, number: int) -> Update | None:
         """Returns what was received from a site for a round, closed rounds included."""

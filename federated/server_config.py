@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from federated import rounds
+from federated import codec, rounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class ServerConfig:
     max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
     late_updates: str = "discard"  # or "keep": what comes after its round was averaged counts in the next one
     max_change_ratio: float = 10.0  # an update that changes the model so many times more than the median of others is refused; 0: never
+    transport: str = "raw"  # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
     patience_rounds: int = 0  # so many global models without a better mean score end the run; 0: never
     min_improvement: float = 0.0  # of the mean score, to count as better
     heart_beat_timeout_s: float = 600.0  # silent for longer, a site is no longer waited for while enough others remain
@@ -39,6 +40,8 @@ class ServerConfig:
             raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
         if self.local_epochs < 1:
             raise ValueError(f"local_epochs is {self.local_epochs}; expected at least 1")
+        if self.transport not in codec.TRANSPORTS:
+            raise ValueError(f"transport is {self.transport!r}; expected one of {', '.join(codec.TRANSPORTS)}")
         if self.max_change_ratio and not self.max_change_ratio > 1:
             raise ValueError(f"max_change_ratio is {self.max_change_ratio}; expected more than 1, or 0 for no such check")
         if self.patience_rounds < 0 or self.min_improvement < 0:

@@ -40,29 +40,41 @@ Reply = TypeVar("Reply")
 
 
 def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:
-    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__),))
+    reasons = ((wire.REASONS_KEY, wire.reasons_to_text(error.reasons)),) if error.reasons else ()
+    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__), *reasons))
     text = str(error)
     context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")
 
 
 def _token(metadata: Any) -> str:
+    return _after(wire.TOKEN_PREFIX, metadata)
+
+
+def _credential(metadata: Any) -> tuple[str, str]:
+    """Returns (site, credential) that a login carries."""
+    site, _, credential = _after(wire.CREDENTIAL_PREFIX, metadata).rpartition(":")
+    return site, credential
+
+
+def _after(prefix: str, metadata: Any) -> str:
     for key, value in metadata or ():
-        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(wire.TOKEN_PREFIX):
-            return value[len(wire.TOKEN_PREFIX) :]
+        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
+            return value[len(prefix) :]
     return ""
 
 
 class TokenGate(grpc.ServerInterceptor):
-    """Turns a call without a valid token away on its headers: no message of it is read, let alone decoded."""
+    """Turns a call without a valid token, a login without a valid credential, away on its headers: no message is read."""
 
     def __init__(self, coordinator: Coordinator):
         self._coordinator = coordinator
 
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        if details.method == _LOGIN:
-            return continuation(details)
         try:
-            self._coordinator.site_of(_token(details.invocation_metadata))
+            if details.method == _LOGIN:
+                self._coordinator.check_credential(*_credential(details.invocation_metadata))
+            else:
+                self._coordinator.site_of(_token(details.invocation_metadata))
         except errors.FederationError as error:
             refusal = error  # the name `error` ends with this block
             # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
@@ -89,8 +101,13 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
                 raise errors.PlanDiffers(f"the plan of site {request.site!r} is not JSON; install the same release at both ends") from error
             if not isinstance(plan, dict):
                 raise errors.PlanDiffers(f"the plan of site {request.site!r} is no JSON object; install the same release at both ends")
+            site, credential = _credential(context.invocation_metadata())
+            if site != request.site:
+                raise errors.WrongCredential(
+                    f"the credential is that of {site[:80]!r}, not of site {request.site[:80]!r}; use one kit, whole"
+                )
             session = self._coordinator.login(
-                request.site, request.credential, plan, request.num_examples, certificate=certificate, protocol=request.protocol
+                site, credential, plan, request.num_examples, certificate=certificate, protocol=request.protocol
             )
             return wire.session_to_message(session)
 
@@ -105,28 +122,37 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
             self._site(context)
             return pb.Acknowledgement()
 
-    def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[pb.ModelPart]:
+    def Describe(self, request: pb.ModelName, context: grpc.ServicerContext) -> pb.ModelHeader:
         with _answering(context):
-            site, began = self._site(context), time.monotonic()
-            file, sha256 = self._coordinator.open_model(site, request.model)
+            file, manifest = self._coordinator.open_model(self._site(context), request.model)
+            file.close()
+            return wire.header_to_message(Offer(manifest, model=request.model))
+
+    def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
+        with _answering(context):
+            site, began, sent = self._site(context), time.monotonic(), 0
+            file, manifest = self._coordinator.open_model(site, request.model, request.sha256)
             with file:
-                yield from wire.model_to_messages(Offer(file.specs, sha256, model=request.model), codec.chunks(file))
-                self._coordinator.note_pulled(site, request.model, nbytes=file.nbytes, seconds=time.monotonic() - began)
+                wanted = wire.indices_from_messages(request.chunks, num_chunks=manifest.num_chunks)
+                for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
+                    sent += len(chunk.data)
+                    yield wire.chunk_to_message(chunk)
+                self._coordinator.note_pulled(site, request.model, nbytes=sent, seconds=time.monotonic() - began)
 
     def ReportScores(self, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with _answering(context):
             self._coordinator.report_scores(self._site(context), request.model, dict(request.values))
             return pb.Acknowledgement()
 
-    def Push(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
+    def Offer(self, request: pb.ModelHeader, context: grpc.ServicerContext) -> pb.OfferReply:
         with _answering(context):
             site = self._site(context)
-            return wire.receipt_to_message(self._coordinator.push(site, *wire.model_from_messages(request_iterator)))
+            return wire.answer_to_message(self._coordinator.offer(site, wire.header_from_message(request)))
 
-    def Publish(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
+    def Send(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
         with _answering(context):
             site = self._site(context)
-            return wire.receipt_to_message(self._coordinator.publish(site, *wire.model_from_messages(request_iterator)))
+            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_messages(request_iterator)))
 
     def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with _answering(context):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from federated import errors, privacy, tensor_files
+from federated import codec, errors, privacy, tensor_files
 from federated.agenda import Task
 from federated.exchange import Pulled
 from federated.journal import Journal
@@ -127,6 +127,7 @@ class _Loop:
             pause=pause,
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
         )
+        self._transport_form = "raw"
         self._pulled: tuple[str, Pulled] | None = None
         self.rounds = self.models_evaluated = 0
 
@@ -137,6 +138,7 @@ class _Loop:
     def run(self) -> None:
         session = self._server.login()
         self._journal.enter(session.run)
+        self._transport_form = session.transport
         self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
@@ -176,6 +178,9 @@ class _Loop:
             arrays, metrics = self._trainer.train(pulled.arrays, task.round)
             checked = privacy.check_metrics(metrics, what=f"metrics of round {task.round}")
             self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
+            if self._transport_form == "half":
+                arrays, error = codec.rounded(arrays)
+                self.note("rounded", round=task.round, rounding_error=error.relative, rounding_largest=error.largest)
             spooled = self._journal.spool(task.round, arrays, self._trainer.num_examples, checked)
         began = self._clock()
         try:
@@ -201,7 +206,7 @@ class _Loop:
             return self._pulled[1]
         began = self._clock()
         self._pulled = None  # one model at a time in memory
-        pulled = self._server.pull(model)
+        pulled = self._server.pull(model, self._journal.incoming_path)
         self._pulled = (model, pulled)
         self.note("pulled", model=model, bytes=pulled.nbytes, seconds=self._since(began))
         return pulled

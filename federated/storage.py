@@ -8,7 +8,7 @@
             events.jsonl address.json
             spool/                    updates of the open round
             kept/round_003/           updates of the newest closed rounds, for an audit
-            incoming/                 transfers under way
+            incoming/                 transfers under way; a restart goes on with them
 
 A file gets its final name only when it is whole and synced, and counts only when the database says so; what a kill leaves
 in between is removed at the next start.
@@ -29,12 +29,13 @@ from typing import Any
 from federated import agenda
 from federated import plan as plans
 from federated.errors import DifferentRun, StoreInUse
-from federated.records import Records
+from federated.records import Records, insert_addresses
 from federated.rounds import Policy, Round, Update, accept
-from federated.tensor_files import TensorFile, file_digest
+from federated.tensor_files import TensorFile, file_manifest
+from federated.weights import Manifest
 from runkit import atomic
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 class Store(Records):
@@ -64,8 +65,6 @@ class Store(Records):
         self._lock.close()
 
     def _remove_leftovers(self) -> None:
-        shutil.rmtree(self.folder / "incoming")
-        (self.folder / "incoming").mkdir()
         known = {self.update_path(update).name for update in self._spooled()} | {f"{name}.safetensors" for name in self.models()}
         spooled = itertools.chain((self.folder / "spool").iterdir(), (self.folder / "models").iterdir())
         partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
@@ -84,7 +83,8 @@ class Store(Records):
           DifferentRun: listing what differs from the run in the store.
         """
         with TensorFile(initial) as file:
-            sha256, metadata = file_digest(file), file.metadata
+            manifest, metadata = file_manifest(file), file.metadata
+            sha256 = manifest.sha256
         try:
             plan = plans.normal(json.loads(metadata["plan"]))
         except (KeyError, ValueError) as error:
@@ -97,6 +97,7 @@ class Store(Records):
                 shutil.copyfile(initial, temporary)
             with self._transaction() as database:
                 database.execute("INSERT INTO globals VALUES (0, ?)", (sha256,))
+                insert_addresses(database, manifest)
                 for key, value in (("id", secrets.token_hex(8)), ("plan", plan), ("settings", wanted)):
                     database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
             return
@@ -113,9 +114,13 @@ class Store(Records):
 
     # Rounds.
 
-    def incoming_path(self) -> pathlib.Path:
-        """Returns a fresh name for a transfer under way."""
-        return self.folder / "incoming" / f"{secrets.token_hex(8)}.safetensors"
+    def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
+        """Returns where a model of a site arrives; what it did not finish sending before is gone, one transfer a site stays."""
+        path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
+        for other in path.parent.glob(f"{site}.*.safetensors"):
+            if other.name != path.name and other.name.count(".") == path.name.count("."):
+                other.unlink(missing_ok=True)
+        return path
 
     def update_path(self, update: Update) -> pathlib.Path:
         # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
@@ -187,7 +192,7 @@ class Store(Records):
             state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
         return state
 
-    def close_round(self, closed: Round, sha256: str, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
         """Records the aggregate of `closed`, whose file is in place, and clears the round's spool and what has become old.
 
         Args:
@@ -195,7 +200,8 @@ class Store(Records):
           keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
         """
         with self._transaction() as database:
-            database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, sha256))
+            database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
+            insert_addresses(database, manifest)
         for path in map(self.update_path, closed.received.values()):
             if keep_updates:
                 kept = self.kept_folder(closed.number) / path.name
@@ -246,12 +252,13 @@ class Store(Records):
     def model_path(self, name: str) -> pathlib.Path:
         return self.folder / "models" / f"{name}.safetensors"
 
-    def keep_model(self, received: pathlib.Path, name: str, site: str, sha256: str) -> None:
+    def keep_model(self, received: pathlib.Path, name: str, site: str, manifest: Manifest) -> None:
         """Moves a whole and synced file to the published models."""
         os.replace(received, self.model_path(name))
         atomic.sync_directory(self.model_path(name).parent)
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, sha256))
+            database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, manifest.sha256))
+            insert_addresses(database, manifest)
 
     def keep_rows(self, site: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Records the rows of a site, in place of those it sent before, and writes `rows.jsonl` anew."""

@@ -6,6 +6,8 @@ format is a length (uint64), a JSON header and the bytes of all tensors without 
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +17,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from federated import errors
-from federated.weights import DTYPES, Digest, NamedArrays, TensorSpec, canonical, check_declaration, little_endian_bytes, specs_of
+from federated.weights import (
+    CHUNK_BYTES,
+    DTYPES,
+    Digest,
+    Manifest,
+    NamedArrays,
+    TensorSpec,
+    canonical,
+    check_declaration,
+    little_endian_bytes,
+    specs_of,
+)
 from runkit import atomic
 
 MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
@@ -65,6 +78,12 @@ class TensorFile:
             begin, length_of = self._start[spec.name]
             if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
                 raise ValueError(f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it")
+        # Where each tensor begins among all bytes in canonical order, and whether the file has them in that order without a gap.
+        self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
+        self._first = self._start[self.specs[0].name][0]
+        self._in_order = all(
+            self._start[spec.name][0] == self._first + place for spec, place in zip(self.specs, self._places, strict=False)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +96,21 @@ class TensorFile:
         if len(data) != size:
             raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
         return data
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """Returns `size` bytes from byte `start` of all tensors in canonical order."""
+        if self._in_order:
+            data = os.pread(self._stream.fileno(), size, self._first + start)
+            if len(data) != size:
+                raise ValueError(f"{self.path}: ends early; restore the file or make it again")
+            return data
+        pieces, number = [], bisect.bisect_right(self._places, start) - 1
+        while size:
+            spec, offset = self.specs[number], start - self._places[number]
+            count = min(size, spec.nbytes - offset)
+            pieces.append(self.read_bytes(spec, offset, count))
+            start, size, number = start + count, size - count, number + 1
+        return b"".join(pieces)
 
     def read(self, spec: TensorSpec) -> np.ndarray:
         return np.frombuffer(bytearray(self.read_bytes(spec, 0, spec.nbytes)), dtype=DTYPES[spec.dtype]).reshape(spec.shape)
@@ -91,6 +125,18 @@ class TensorFile:
         self.close()
 
 
+def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Returns what comes before the bytes of the tensors; these follow in canonical order, without a gap."""
+    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for spec in specs:
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
+        offset += spec.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 class TensorFileWriter:
     """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be given any pieces.
 
@@ -99,16 +145,10 @@ class TensorFileWriter:
 
     def __init__(self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]):
         self.specs = canonical(specs)
-        header: dict = {"__metadata__": dict(metadata)} if metadata else {}
-        offset = 0
-        for spec in self.specs:
-            header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
-            offset += spec.nbytes
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        text += b" " * (-len(text) % 8)
-        self._expected, self._written, self._digest = offset, 0, Digest(self.specs)
+        self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
+        self._digest = Digest(self.specs)
         self._stream = open(path, "wb")  # noqa: SIM115 - closed by finish() or close()
-        self._stream.write(struct.pack("<Q", len(text)) + text)
+        self._stream.write(file_header(self.specs, metadata))
 
     def write(self, data: bytes | memoryview) -> None:
         self._written += len(data)
@@ -117,14 +157,14 @@ class TensorFileWriter:
         self._digest.update(data)
         self._stream.write(data)
 
-    def finish(self) -> str:
-        """Syncs the file to disk and returns the digest of its weights."""
+    def finish(self) -> Manifest:
+        """Syncs the file to disk and returns the manifest of its weights."""
         if self._written != self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        return self._digest.hex()
+        return self._digest.manifest()
 
     def close(self) -> None:
         self._stream.close()
@@ -138,6 +178,11 @@ class TensorFileWriter:
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
     """Writes `arrays` atomically and returns their digest."""
+    return save_as(path, arrays, metadata).sha256
+
+
+def save_as(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Manifest:
+    """Writes `arrays` atomically and returns their manifest."""
     with atomic.replacing(path) as temporary, TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer:
         for spec in writer.specs:
             writer.write(little_endian_bytes(arrays[spec.name]))
@@ -150,10 +195,14 @@ def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
         return {spec.name: file.read(spec) for spec in file.specs}, file.metadata
 
 
-def file_digest(file: TensorFile, *, piece: int = 2**20) -> str:
-    """Returns the digest of an open file's weights, in memory of `piece` bytes."""
+def file_manifest(file: TensorFile) -> Manifest:
+    """Returns the manifest of an open file's weights, in the memory of a chunk."""
     result = Digest(file.specs)
-    for spec in file.specs:
-        for offset in range(0, spec.nbytes, piece):
-            result.update(file.read_bytes(spec, offset, min(piece, spec.nbytes - offset)))
-    return result.hex()
+    for start in range(0, file.nbytes, CHUNK_BYTES):
+        result.update(file.read_range(start, min(CHUNK_BYTES, file.nbytes - start)))
+    return result.manifest()
+
+
+def file_digest(file: TensorFile) -> str:
+    """Returns the digest of an open file's weights."""
+    return file_manifest(file).sha256

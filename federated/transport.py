@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from federated import codec
 from federated.agenda import Task
 from federated.exchange import Offer, Pulled, Receipt, Session
-from federated.tensor_files import TensorFile
+from federated.partial import PartialModel
+from federated.tensor_files import TensorFile, file_manifest, load
 
 if TYPE_CHECKING:  # a site needs no server code
     from federated.coordinator import Coordinator
@@ -31,7 +33,8 @@ class Transport(Protocol):
 
     def heart_beat(self) -> None: ...
 
-    def pull(self, model: str) -> Pulled: ...
+    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
+        """Brings a model into the file `path` and returns it; what is there of it already is not sent again."""
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None: ...
 
@@ -46,6 +49,16 @@ class Transport(Protocol):
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def offering(path: str | os.PathLike, sha256: str, **about: Any) -> Iterator[tuple[TensorFile, Offer]]:
+    """Yields a model file, open, and its offer. Raises ValueError where the file is not the model of that digest any more."""
+    with TensorFile(path) as file:
+        manifest = file_manifest(file)
+        if manifest.sha256 != sha256:
+            raise ValueError(f"{path}: is not what was written there; the disk may be failing, train the round again")
+        yield file, Offer(manifest, **about)
 
 
 class InProcessTransport:
@@ -67,22 +80,21 @@ class InProcessTransport:
     def heart_beat(self) -> None:
         self._verified()
 
-    def pull(self, model: str) -> Pulled:
-        file, sha256 = self._coordinator.open_model(self._verified(), model)
-        with file:
-            return Pulled(codec.receive_to_memory(file.specs, sha256, codec.chunks(file)), sha256, file.nbytes)
+    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
+        file, manifest = self._coordinator.open_model(self._verified(), model)
+        with file, PartialModel(path, manifest, {}) as partial:
+            for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
+                partial.put(chunk)
+        return Pulled(load(path)[0], manifest.sha256, manifest.nbytes)
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         self._coordinator.report_scores(self._verified(), model, scores)
 
     def push(self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]) -> Receipt:
-        with TensorFile(path) as file:
-            offer = Offer(file.specs, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
-            return self._coordinator.push(self._verified(), offer, codec.chunks(file))
+        return self._send(path, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
-        with TensorFile(path) as file:
-            return self._coordinator.publish(self._verified(), Offer(file.specs, sha256, model=model), codec.chunks(file))
+        return self._send(path, sha256, model=model)
 
     def declare_models(self, names: Sequence[str]) -> None:
         self._coordinator.declare_models(self._verified(), names)
@@ -92,6 +104,14 @@ class InProcessTransport:
 
     def close(self) -> None:
         self._token = ""
+
+    def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
+        site = self._verified()
+        with offering(path, sha256, **about) as (file, offer):
+            answer = self._coordinator.offer(site, offer)
+            if answer.receipt is not None:
+                return answer.receipt
+            return self._coordinator.send(site, offer, codec.chunks(file, answer.missing, transport=self._coordinator.transport))
 
     def _verified(self) -> str:
         return self._coordinator.site_of(self._token, "")

@@ -7,7 +7,8 @@ from federated import weight_exchange_pb2 as federated_dot_weight__exchange__pb2
 
 class WeightExchangeStub(object):
     """Scalars, strings and raw tensor bytes only. Every call but Login carries the token in its metadata
-    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message.
+    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message. Login carries the
+    credential there ("authorization: Credential <site>:..."): who has neither is turned away before a message is read.
     """
 
     def __init__(self, channel):
@@ -31,23 +32,28 @@ class WeightExchangeStub(object):
                 request_serializer=federated_dot_weight__exchange__pb2.HeartBeatRequest.SerializeToString,
                 response_deserializer=federated_dot_weight__exchange__pb2.Acknowledgement.FromString,
                 )
+        self.Describe = channel.unary_unary(
+                '/weight_exchange.WeightExchange/Describe',
+                request_serializer=federated_dot_weight__exchange__pb2.ModelName.SerializeToString,
+                response_deserializer=federated_dot_weight__exchange__pb2.ModelHeader.FromString,
+                )
         self.Pull = channel.unary_stream(
                 '/weight_exchange.WeightExchange/Pull',
                 request_serializer=federated_dot_weight__exchange__pb2.PullRequest.SerializeToString,
-                response_deserializer=federated_dot_weight__exchange__pb2.ModelPart.FromString,
+                response_deserializer=federated_dot_weight__exchange__pb2.Chunk.FromString,
                 )
         self.ReportScores = channel.unary_unary(
                 '/weight_exchange.WeightExchange/ReportScores',
                 request_serializer=federated_dot_weight__exchange__pb2.Scores.SerializeToString,
                 response_deserializer=federated_dot_weight__exchange__pb2.Acknowledgement.FromString,
                 )
-        self.Push = channel.stream_unary(
-                '/weight_exchange.WeightExchange/Push',
-                request_serializer=federated_dot_weight__exchange__pb2.ModelPart.SerializeToString,
-                response_deserializer=federated_dot_weight__exchange__pb2.Receipt.FromString,
+        self.Offer = channel.unary_unary(
+                '/weight_exchange.WeightExchange/Offer',
+                request_serializer=federated_dot_weight__exchange__pb2.ModelHeader.SerializeToString,
+                response_deserializer=federated_dot_weight__exchange__pb2.OfferReply.FromString,
                 )
-        self.Publish = channel.stream_unary(
-                '/weight_exchange.WeightExchange/Publish',
+        self.Send = channel.stream_unary(
+                '/weight_exchange.WeightExchange/Send',
                 request_serializer=federated_dot_weight__exchange__pb2.ModelPart.SerializeToString,
                 response_deserializer=federated_dot_weight__exchange__pb2.Receipt.FromString,
                 )
@@ -65,7 +71,8 @@ class WeightExchangeStub(object):
 
 class WeightExchangeServicer(object):
     """Scalars, strings and raw tensor bytes only. Every call but Login carries the token in its metadata
-    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message.
+    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message. Login carries the
+    credential there ("authorization: Credential <site>:..."): who has neither is turned away before a message is read.
     """
 
     def Login(self, request, context):
@@ -87,6 +94,13 @@ class WeightExchangeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """What a model holds; then Pull brings the chunks that the caller has not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pull(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -99,14 +113,15 @@ class WeightExchangeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Push(self, request_iterator, context):
-        """The first message is the header, each further one a chunk.
+    def Offer(self, request, context):
+        """Which chunks of an update, or of a model to publish, the server has not; then Send brings them. Its first message is the
+        header, each further one a chunk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Publish(self, request_iterator, context):
+    def Send(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,23 +157,28 @@ def add_WeightExchangeServicer_to_server(servicer, server):
                     request_deserializer=federated_dot_weight__exchange__pb2.HeartBeatRequest.FromString,
                     response_serializer=federated_dot_weight__exchange__pb2.Acknowledgement.SerializeToString,
             ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=federated_dot_weight__exchange__pb2.ModelName.FromString,
+                    response_serializer=federated_dot_weight__exchange__pb2.ModelHeader.SerializeToString,
+            ),
             'Pull': grpc.unary_stream_rpc_method_handler(
                     servicer.Pull,
                     request_deserializer=federated_dot_weight__exchange__pb2.PullRequest.FromString,
-                    response_serializer=federated_dot_weight__exchange__pb2.ModelPart.SerializeToString,
+                    response_serializer=federated_dot_weight__exchange__pb2.Chunk.SerializeToString,
             ),
             'ReportScores': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportScores,
                     request_deserializer=federated_dot_weight__exchange__pb2.Scores.FromString,
                     response_serializer=federated_dot_weight__exchange__pb2.Acknowledgement.SerializeToString,
             ),
-            'Push': grpc.stream_unary_rpc_method_handler(
-                    servicer.Push,
-                    request_deserializer=federated_dot_weight__exchange__pb2.ModelPart.FromString,
-                    response_serializer=federated_dot_weight__exchange__pb2.Receipt.SerializeToString,
+            'Offer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offer,
+                    request_deserializer=federated_dot_weight__exchange__pb2.ModelHeader.FromString,
+                    response_serializer=federated_dot_weight__exchange__pb2.OfferReply.SerializeToString,
             ),
-            'Publish': grpc.stream_unary_rpc_method_handler(
-                    servicer.Publish,
+            'Send': grpc.stream_unary_rpc_method_handler(
+                    servicer.Send,
                     request_deserializer=federated_dot_weight__exchange__pb2.ModelPart.FromString,
                     response_serializer=federated_dot_weight__exchange__pb2.Receipt.SerializeToString,
             ),
@@ -181,7 +201,8 @@ def add_WeightExchangeServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WeightExchange(object):
     """Scalars, strings and raw tensor bytes only. Every call but Login carries the token in its metadata
-    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message.
+    ("authorization: Bearer ..."); the site is the one the token was issued to and is in no message. Login carries the
+    credential there ("authorization: Credential <site>:..."): who has neither is turned away before a message is read.
     """
 
     @staticmethod
@@ -236,6 +257,23 @@ class WeightExchange(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/weight_exchange.WeightExchange/Describe',
+            federated_dot_weight__exchange__pb2.ModelName.SerializeToString,
+            federated_dot_weight__exchange__pb2.ModelHeader.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def Pull(request,
             target,
             options=(),
@@ -248,7 +286,7 @@ class WeightExchange(object):
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/weight_exchange.WeightExchange/Pull',
             federated_dot_weight__exchange__pb2.PullRequest.SerializeToString,
-            federated_dot_weight__exchange__pb2.ModelPart.FromString,
+            federated_dot_weight__exchange__pb2.Chunk.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -270,7 +308,7 @@ class WeightExchange(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def Push(request_iterator,
+    def Offer(request,
             target,
             options=(),
             channel_credentials=None,
@@ -280,14 +318,14 @@ class WeightExchange(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(request_iterator, target, '/weight_exchange.WeightExchange/Push',
-            federated_dot_weight__exchange__pb2.ModelPart.SerializeToString,
-            federated_dot_weight__exchange__pb2.Receipt.FromString,
+        return grpc.experimental.unary_unary(request, target, '/weight_exchange.WeightExchange/Offer',
+            federated_dot_weight__exchange__pb2.ModelHeader.SerializeToString,
+            federated_dot_weight__exchange__pb2.OfferReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def Publish(request_iterator,
+    def Send(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -297,7 +335,7 @@ class WeightExchange(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(request_iterator, target, '/weight_exchange.WeightExchange/Publish',
+        return grpc.experimental.stream_unary(request_iterator, target, '/weight_exchange.WeightExchange/Send',
             federated_dot_weight__exchange__pb2.ModelPart.SerializeToString,
             federated_dot_weight__exchange__pb2.Receipt.FromString,
             options, channel_credentials,

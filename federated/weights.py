@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +19,8 @@ NamedArrays = dict[str, np.ndarray]
 # Little-endian, as safetensors stores them. Floating point only: the mean of integers is not an integer.
 DTYPES: dict[str, np.dtype] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
+CHUNK_BYTES = 2**20  # a multiple of every dtype: no value lies in two chunks
+ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
 MAX_NAME = 512
 _LISTED = 30  # differences spelled out in one message; a model of another genotype may have hundreds
@@ -86,41 +90,119 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
         raise errors.IncompatibleWeights("the tensors are not declared in canonical order (widest dtype first, then by name)")
 
 
-def differences(expected: Iterable[TensorSpec], received: Iterable[TensorSpec]) -> list[str]:
-    """Returns one line for every name, shape or dtype in which `received` is not `expected`; empty when they agree."""
+def differences(expected: Iterable[TensorSpec], received: Iterable[TensorSpec]) -> list[errors.Reason]:
+    """Returns a reason for every name, shape or dtype in which `received` is not `expected`; empty when they agree."""
     wanted, got = {s.name: s for s in expected}, {s.name: s for s in received}
-    lines = []
+    found = []
     for name in sorted(wanted.keys() | got.keys()):
         if name not in got:
-            lines.append(f"{name}: missing, expected {wanted[name]}")
+            found.append(errors.Reason(name, "missing", f"missing, expected {wanted[name]}"))
         elif name not in wanted:
-            lines.append(f"{name}: {got[name]} is not part of the model")
+            found.append(errors.Reason(name, "not_part", f"{got[name]} is not part of the model"))
         elif got[name] != wanted[name]:
-            lines.append(f"{name}: expected {wanted[name]}, received {got[name]}")
-    return lines
+            found.append(errors.Reason(name, "differs", f"expected {wanted[name]}, received {got[name]}"))
+    return found
 
 
-def check_same(expected: Iterable[TensorSpec], received: Iterable[TensorSpec], *, what: str) -> None:
+def check_same(expected: Sequence[TensorSpec], received: Sequence[TensorSpec], *, what: str) -> None:
     """Raises IncompatibleWeights listing what differs; `what` names the model, e.g. "update of site 'C1'"."""
-    lines = differences(expected, received)
-    if lines:
-        listed = "; ".join(lines[:_LISTED]) + (f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else "")
+    if tuple(expected) == tuple(received):
+        return
+    reasons = differences(expected, received)
+    if reasons:
+        lines = [f"{reason.tensor}: {reason.text}" for reason in reasons[:_LISTED]]
+        if len(reasons) > _LISTED:
+            lines.append(f"and {len(reasons) - _LISTED} more")
         raise errors.IncompatibleWeights(
-            f"{what} is not a model of this federation, {len(lines)} tensors differ: {listed}; build it from the genotype and options of the plan"
+            f"{what} is not a model of this federation, {len(reasons)} tensors differ: {'; '.join(lines)}; "
+            "build it from the genotype and options of the plan",
+            reasons=reasons,
         )
 
 
 class Digest:
-    """SHA-256 over a model's declaration and its bytes in canonical order: the same for any chunk size, file or host."""
+    """Names a model by its content: its bytes in canonical order, cut every `CHUNK_BYTES`, each piece by its SHA-256.
+
+    The name of the whole is the SHA-256 over the declaration and the names of the pieces. It is the same for any sizes in
+    which the bytes are handed in, for any file and host, and a receiver can check every piece for itself.
+    """
 
     def __init__(self, specs: Sequence[TensorSpec]):
-        self._hash = hashlib.sha256(json.dumps([[s.name, s.dtype, list(s.shape)] for s in specs], separators=(",", ":")).encode("utf-8"))
+        self._specs = tuple(specs)
+        self._done: list[bytes] = []
+        self._open, self._filled = hashlib.sha256(), 0
 
     def update(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
+        view = memoryview(data)
+        while len(view):
+            piece = view[: CHUNK_BYTES - self._filled]
+            self._open.update(piece)
+            self._filled += len(piece)
+            view = view[len(piece) :]
+            if self._filled == CHUNK_BYTES:
+                self._close_chunk()
+
+    def _close_chunk(self) -> None:
+        self._done.append(self._open.digest())
+        self._open, self._filled = hashlib.sha256(), 0
+
+    def manifest(self) -> Manifest:
+        """Returns the manifest of all that was handed in."""
+        last = [self._open.digest()] if self._filled else []
+        return Manifest(self._specs, b"".join([*self._done, *last]))
 
     def hex(self) -> str:
-        return self._hash.hexdigest()
+        return self.manifest().sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one after the other."""
+
+    specs: tuple[TensorSpec, ...]
+    addresses: bytes
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        declaration = json.dumps([[s.name, s.dtype, list(s.shape)] for s in self.specs], separators=(",", ":")).encode("utf-8")
+        return hashlib.sha256(declaration + b"\n" + self.addresses).hexdigest()
+
+    @functools.cached_property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.specs)
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.nbytes // CHUNK_BYTES)
+
+    def size_of(self, index: int) -> int:
+        """Returns the bytes of a chunk; all but the last are full."""
+        return min(CHUNK_BYTES, self.nbytes - index * CHUNK_BYTES)
+
+    def is_chunk(self, index: int, data: bytes | memoryview) -> bool:
+        """Returns whether `data` is the chunk of that number."""
+        at = index * ADDRESS_BYTES
+        return 0 <= index < self.num_chunks and hashlib.sha256(data).digest() == self.addresses[at : at + ADDRESS_BYTES]
+
+    def check(self, sha256: str) -> None:
+        """Raises DamagedTransfer unless this is a whole manifest of the model of that name."""
+        if len(self.addresses) != self.num_chunks * ADDRESS_BYTES:
+            raise errors.DamagedTransfer(
+                f"{len(self.addresses)} bytes of checksums for {self.num_chunks} chunks; expected {ADDRESS_BYTES} each, send the model again"
+            )
+        if self.sha256 != sha256:
+            raise errors.DamagedTransfer(f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; send the model again")
+
+
+def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
+    """Returns (dtype, first byte, bytes) of each stretch of one dtype in the canonical byte order: three at most."""
+    runs: list[tuple[np.dtype, int, int]] = []
+    start = 0
+    for code, group in itertools.groupby(specs, key=lambda spec: spec.dtype):
+        nbytes = sum(spec.nbytes for spec in group)
+        runs.append((DTYPES[code], start, nbytes))
+        start += nbytes
+    return runs
 
 
 def little_endian_bytes(array: np.ndarray) -> memoryview:
@@ -129,10 +211,15 @@ def little_endian_bytes(array: np.ndarray) -> memoryview:
     return memoryview(np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8)).cast("B")
 
 
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the digest of arrays in memory, 64 hexadecimal digits."""
+def manifest_of(arrays: Mapping[str, np.ndarray]) -> Manifest:
+    """Returns the manifest of arrays in memory."""
     specs = specs_of(arrays)
     result = Digest(specs)
     for spec in specs:
         result.update(little_endian_bytes(arrays[spec.name]))
-    return result.hex()
+    return result.manifest()
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the digest of arrays in memory, 64 hexadecimal digits."""
+    return manifest_of(arrays).sha256

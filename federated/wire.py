@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from federated import errors
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import Task
 from federated.codec import Chunk
-from federated.exchange import Offer, Receipt, Session
-from federated.weights import TensorSpec
+from federated.exchange import Answer, Offer, Receipt, Session
+from federated.partial import ranges
+from federated.tensor_files import MAX_BYTES
+from federated.weights import Manifest, TensorSpec, check_declaration
 
 ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
+REASONS_KEY = "federation-reasons"  # and why, tensor by tensor
 TOKEN_KEY = "authorization"
 TOKEN_PREFIX = "Bearer "
+CREDENTIAL_PREFIX = "Credential "
+_MAX_REASONS, _MAX_REASONS_TEXT = 100, 16 * 2**10
 MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a model of many tensors
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -52,19 +58,66 @@ def receipt_from_message(message: pb.Receipt) -> Receipt:
     return Receipt(message.site, message.what, message.sha256)
 
 
-def model_to_messages(offer: Offer, chunks: Iterable[Chunk]) -> Iterator[pb.ModelPart]:
-    yield pb.ModelPart(
-        header=pb.ModelHeader(
-            model=offer.model,
-            round=offer.round,
-            num_examples=offer.num_examples,
-            metrics=dict(offer.metrics),
-            sha256=offer.sha256,
-            tensors=[pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.specs],
-        )
+def header_to_message(offer: Offer) -> pb.ModelHeader:
+    return pb.ModelHeader(
+        model=offer.model,
+        round=offer.round,
+        num_examples=offer.num_examples,
+        metrics=dict(offer.metrics),
+        sha256=offer.sha256,
+        tensors=[pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.manifest.specs],
+        addresses=offer.manifest.addresses,
     )
+
+
+def header_from_message(message: pb.ModelHeader) -> Offer:
+    """Raises IncompatibleWeights, DamagedTransfer for a header that is not one of a model."""
+    specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors)
+    check_declaration(specs, max_bytes=MAX_BYTES)
+    manifest = Manifest(specs, message.addresses)
+    manifest.check(message.sha256)
+    return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics))
+
+
+def chunk_to_message(chunk: Chunk) -> pb.Chunk:
+    return pb.Chunk(index=chunk.index, data=chunk.data, encoding=chunk.encoding)
+
+
+def chunk_from_message(message: pb.Chunk) -> Chunk:
+    return Chunk(message.index, message.data, message.encoding)
+
+
+def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
+    return [pb.Range(first=first, count=count) for first, count in ranges(indices)]
+
+
+def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:
+    """Returns the chunks that are named. Raises DamagedTransfer for ranges that overlap, run backwards or go beyond the model."""
+    indices: list[int] = []
+    for message in messages:
+        first = message.first
+        if first + message.count > num_chunks or (indices and first <= indices[-1]):
+            raise errors.DamagedTransfer(f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order")
+        indices.extend(range(first, first + message.count))
+    return indices
+
+
+def answer_to_message(answer: Answer) -> pb.OfferReply:
+    if answer.receipt is not None:
+        return pb.OfferReply(receipt=receipt_to_message(answer.receipt))
+    return pb.OfferReply(missing=ranges_to_messages(answer.missing))
+
+
+def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
+    if message.HasField("receipt"):
+        return Answer(receipt_from_message(message.receipt))
+    return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
+
+
+def model_to_messages(offer: Offer, chunks: Iterable[Chunk]) -> Iterator[pb.ModelPart]:
+    yield pb.ModelPart(header=header_to_message(offer))
     for chunk in chunks:
-        yield pb.ModelPart(chunk=pb.Chunk(tensor=chunk.tensor, offset=chunk.offset, data=chunk.data, crc32=chunk.crc32))
+        yield pb.ModelPart(chunk=chunk_to_message(chunk))
 
 
 def model_from_messages(messages: Iterable[pb.ModelPart]) -> tuple[Offer, Iterator[Chunk]]:
@@ -73,24 +126,29 @@ def model_from_messages(messages: Iterable[pb.ModelPart]) -> tuple[Offer, Iterat
     first = next(stream, None)
     if first is None or first.WhichOneof("part") != "header":
         raise errors.DamagedTransfer("a transfer begins with the header of its model; send the model again")
-    header = first.header
-    offer = Offer(
-        specs=tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in header.tensors),
-        sha256=header.sha256,
-        round=header.round,
-        num_examples=header.num_examples,
-        model=header.model,
-        metrics=dict(header.metrics),
-    )
-    return offer, _chunks(stream)
+    return header_from_message(first.header), _chunks(stream)
 
 
 def _chunks(messages: Iterable[pb.ModelPart]) -> Iterator[Chunk]:
     for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise errors.DamagedTransfer("a second header came in the middle of a transfer; send the model again")
-        chunk = message.chunk
-        yield Chunk(chunk.tensor, chunk.offset, chunk.data, chunk.crc32)
+        yield chunk_from_message(message.chunk)
+
+
+def reasons_to_text(reasons: Sequence[errors.Reason]) -> str:
+    """Returns the first reasons as JSON in ASCII, short enough for gRPC metadata."""
+    kept = [list(reason) for reason in reasons[:_MAX_REASONS]]
+    while len(text := json.dumps(kept)) > _MAX_REASONS_TEXT:
+        kept = kept[: len(kept) // 2]
+    return text
+
+
+def reasons_from_text(text: str) -> tuple[errors.Reason, ...]:
+    try:
+        return tuple(errors.Reason(*map(str, reason)) for reason in json.loads(text))
+    except (TypeError, ValueError):
+        return ()
 
 
 def row_to_message(row: Mapping[str, Any]) -> pb.Row:

@@ -60,7 +60,7 @@ def test_accumulation_does_not_lose_a_small_site_beside_a_large_one():
 
 @pytest.mark.parametrize("order", [("C1", "C2", "C3", "C4"), ("C4", "C2", "C1", "C3")])
 def test_spooled_updates_give_the_bits_of_the_mean_in_memory(tmp_path, monkeypatch, order):
-    monkeypatch.setattr(aggregation, "SLAB", 7)  # so that tensors take several slabs, the last one short
+    monkeypatch.setattr(aggregation, "SLAB_BYTES", 40)  # so that tensors take several slabs, the last one short
     by_site = {c.site: c for c in CONTRIBUTIONS}
     for contribution in CONTRIBUTIONS:
         tensor_files.save(tmp_path / f"{contribution.site}.safetensors", contribution.arrays)

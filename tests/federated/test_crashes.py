@@ -21,7 +21,7 @@ SERVER_KILLS = [
     "event:pushed:1",  # recorded, its receipt not sent
     "Store.close_round:before:1",  # the aggregate is in place, the round not closed
     "Store.close_round:after:1",  # closed, its spool cleared, nothing selected
-    "codec.checksum:before:5",  # in the middle of a transfer
+    "PartialModel.put:after:2",  # in the middle of a transfer
     "Store.keep_model:before:1",
     "Store.fix_models:after:1",
     "Store.keep_rows:after:1",  # the rows of a site are in, the reply is lost
@@ -32,7 +32,7 @@ SITE_KILLS = {
     "C2": [
         "Journal.keep_scores:after:1",
         "ToyTrainer.train:after:1",
-        "codec.checksum:before:4",
+        "codec.chunks:after:1",
         "event:published:1",
         "event:rows_submitted:1",
     ],

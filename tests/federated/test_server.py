@@ -130,16 +130,23 @@ def test_without_a_token_no_message_is_read(serving, kits):
 
     with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
         stub = pb_grpc.WeightExchangeStub(channel)
-        for metadata in ((), ((wire.TOKEN_KEY, "Bearer made-up"),), ((wire.TOKEN_KEY, "made-up"),)):
+        for metadata in (
+            (),
+            ((wire.TOKEN_KEY, "Bearer made-up"),),
+            ((wire.TOKEN_KEY, "made-up"),),
+            ((wire.TOKEN_KEY, "Credential C1:made-up"),),
+        ):
             for call in (
-                lambda m: stub.Push(endless(), metadata=m, timeout=30),
+                lambda m: stub.Send(endless(), metadata=m, timeout=30),
                 lambda m: stub.NextTask(pb.TaskRequest(), metadata=m, timeout=30),
                 lambda m: list(stub.Pull(pb.PullRequest(model="round_000"), metadata=m, timeout=30)),
+                lambda m: stub.Offer(pb.ModelHeader(addresses=bytes(2**20)), metadata=m, timeout=30),
+                lambda m: stub.Login(pb.LoginRequest(site="C1", plan_json=" " * 2**20), metadata=m, timeout=30),
             ):
                 with pytest.raises(grpc.RpcError) as caught:
                     call(metadata)
                 assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    assert len(sent) < 3 * 8  # what fits into a flow-control window, of a stream without an end
+    assert len(sent) < 4 * 8  # what fits into a flow-control window, of a stream without an end
     assert list((running.folder / "incoming").iterdir()) == []
 
 
@@ -313,13 +320,13 @@ def test_many_megabytes_both_ways(serving, tmp_path):
     start = toy.write_initial(tmp_path / "large.safetensors", arrays=arrays)
     transport = serving(start=start, min_num_clients=1, max_num_clients=1).connect("C1")
     transport.login(toy.PLAN, 30)
-    pulled = transport.pull("round_000")
+    pulled = transport.pull("round_000", tmp_path / "incoming.safetensors")
     assert pulled.nbytes == sum(array.nbytes for array in arrays.values()) > 6 * 2**20
     for name, array in arrays.items():
         np.testing.assert_array_equal(pulled.arrays[name], array)
     push(transport, start)
     assert transport.next_task().round == 2
-    np.testing.assert_array_equal(transport.pull("round_001").arrays["layer_5"], arrays["layer_5"])
+    np.testing.assert_array_equal(transport.pull("round_001", tmp_path / "incoming.safetensors").arrays["layer_5"], arrays["layer_5"])
     transport.close()
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from federated import errors, storage, tensor_files
+from federated import errors, storage, tensor_files, weights
 from federated.credentials import Session
 from federated.rounds import Policy, Round, Update
 from tests.federated import toy
@@ -30,9 +30,9 @@ def reopen(tmp_path, initial):
 
 
 def arrive(store, site, number=1, value=1.0, now=100.0):
-    path = store.incoming_path()
-    sha256 = tensor_files.save(path, {name: np.full_like(array, value) for name, array in toy.INITIAL.items()})
-    update = Update(site, number, toy.EXAMPLES[site], sha256)
+    arrays = {name: np.full_like(array, value) for name, array in toy.INITIAL.items()}
+    path = store.incoming_path(site, weights.digest(arrays))
+    update = Update(site, number, toy.EXAMPLES[site], tensor_files.save(path, arrays))
     store.keep_update(path, update, {"loss": 0.5}, now=now)
     return update
 
@@ -96,21 +96,22 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     store = reopen()
     updates = [arrive(store, "C1"), arrive(store, "C2")]
     closed = store.open_round(POLICY, now=90.0)
-    tensor_files.save(store.global_path(1), toy.INITIAL)
-    store.close_round(closed, "ab" * 32)
+    manifest = tensor_files.save_as(store.global_path(1), toy.INITIAL)
+    store.close_round(closed, manifest)
+    assert store.manifest_addresses(manifest.sha256) == manifest.addresses
     store = reopen()
     assert store.open_round(POLICY, now=90.0) == Round(2, opened_at=90.0, counted_before=frozenset({"C1", "C2"}))
     assert [store.update(site, 1) for site in ("C1", "C2")] == updates  # a push again gets its receipt still
     assert list((store.folder / "spool").iterdir()) == []
     assert store.participants() == {"C1", "C2"}
-    store.close_round(Round(2), "cd" * 32)
+    store.close_round(Round(2), manifest)
     assert store.open_round(POLICY, now=90.0) is None
 
 
 def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
     store = reopen()
     kept = arrive(store, "C1")
-    for stray in ("incoming/x.safetensors", "spool/round_001.C2.aa.safetensors", "models/x.safetensors", "global/.partial-x", ".partial-y"):
+    for stray in ("spool/round_001.C2.aa.safetensors", "models/x.safetensors", "global/.partial-x", ".partial-y"):
         (store.folder / stray).write_bytes(b"half")
     store = reopen()
     assert store.update_path(kept).exists()
@@ -132,9 +133,9 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     store.enrol("C1", 31)
     store.record_scores(0, "C1", {"dice": 0.25})
     store.record_scores(0, "C1", {"dice": 0.5})
-    path = store.incoming_path()
-    sha256 = tensor_files.save(path, toy.INITIAL)
-    store.keep_model(path, "C1_baseline", "C1", sha256)
+    path = store.incoming_path("C1", "ab" * 32)
+    manifest = tensor_files.save_as(path, toy.INITIAL)
+    store.keep_model(path, "C1_baseline", "C1", manifest)
     store.declare("C1", ["C1_baseline"])
     store.fix_models(["C1_baseline", "FL_global"], 1)
     rows = [{"model": "FL_global", "site": "C1", "case": 1, "grid": "native", "dice_pancreas": 0.1 + 0.2}]
@@ -142,7 +143,7 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     store = reopen()
     assert {name: record.num_examples for name, record in store.sites().items()} == {"C1": 31}
     assert store.scores() == {0: {"C1": {"dice": 0.5}}}
-    assert store.models() == {"C1_baseline": ("C1", sha256)} and store.model_path("C1_baseline").exists()
+    assert store.models() == {"C1_baseline": ("C1", manifest.sha256)} and store.model_path("C1_baseline").exists()
     assert store.declared() == {"C1"} == store.reported() == store.scored(0) and store.scored(1) == set()
     assert store.fixed_models() == ("C1_baseline", "FL_global") and store.fixed_best() == 1
     assert store.rows() == {"C1": rows}

@@ -6,11 +6,12 @@ from federated import errors, wire
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import Task
 from federated.codec import Chunk
-from federated.exchange import Offer, Receipt, Session
-from federated.weights import TensorSpec
+from federated.exchange import Answer, Offer, Receipt, Session
+from federated.weights import Manifest, TensorSpec
 
-OFFER = Offer((TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), "ab" * 32, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
-CHUNKS = [Chunk(0, 0, b"123", 2**32 - 1), Chunk(1, 2**40, b"", 0)]
+MANIFEST = Manifest((TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32)
+OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
+CHUNKS = [Chunk(0, b"123", 2), Chunk(2**32 - 1, b"")]
 
 
 def travel(message):
@@ -21,10 +22,12 @@ def travel(message):
 def test_values_arrive_as_they_were_sent():
     for task in (Task("wait"), Task("train", 3, "round_002"), Task("evaluate", models=("a", "b"))):
         assert wire.task_from_message(travel(wire.task_to_message(task))) == task
-    session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0)
+    session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0, "half")
     assert wire.session_from_message(travel(wire.session_to_message(session))) == session
     receipt = Receipt("C1", "round_003", "ab" * 32)
     assert wire.receipt_from_message(travel(wire.receipt_to_message(receipt))) == receipt
+    for answer in (Answer(receipt), Answer(missing=(0, 1, 2, 7, 9, 10)), Answer()):
+        assert wire.answer_from_message(travel(wire.answer_to_message(answer)), num_chunks=11) == answer
     offer, chunks = wire.model_from_messages(map(travel, wire.model_to_messages(OFFER, CHUNKS)))
     assert offer == OFFER and list(chunks) == CHUNKS
 
@@ -35,6 +38,27 @@ def test_values_arrive_as_they_were_sent():
 def test_a_transfer_without_header_is_damaged(messages):
     with pytest.raises(errors.DamagedTransfer, match="begins with the header"):
         wire.model_from_messages(messages)
+
+
+@pytest.mark.parametrize("asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]])
+def test_chunks_that_are_not_there_cannot_be_asked_for(asked):
+    with pytest.raises(errors.DamagedTransfer, match="the model has 11, in order"):
+        wire.indices_from_messages([pb.Range(first=first, count=count) for first, count in asked], num_chunks=11)
+
+
+def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
+    message = wire.header_to_message(OFFER)
+    message.tensors[0].shape[0] = 3
+    with pytest.raises(errors.DamagedTransfer, match="SHA-256 of the model"):
+        wire.header_from_message(message)
+
+
+def test_reasons_survive_and_are_cut_to_what_metadata_takes():
+    reasons = [errors.Reason(f"stem/kernel {i} ü", "not_finite", "3 of 9 values") for i in range(1000)]
+    text = wire.reasons_to_text(reasons)
+    assert text.isascii() and len(text) < 20_000 and wire.reasons_from_text(text) == tuple(reasons[:100])
+    assert len(wire.reasons_to_text([errors.Reason("x" * 500, "missing", "y" * 500)] * 90)) < 20_000
+    assert wire.reasons_from_text("no JSON") == wire.reasons_from_text("[[1]]") == ()
 
 
 def test_a_second_header_is_damage():

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from federated import client, codec, coordinator, journal, server, server_config, site_loop, storage, tensor_files
+from federated import client, codec, coordinator, intake, journal, partial, server, server_config, site_loop, storage, tensor_files
 from runkit import events
 from tests.federated import toy
 
@@ -23,6 +23,8 @@ PLACES = {
     "Journal": journal.Journal,
     "GrpcTransport": client.GrpcTransport,
     "ToyTrainer": toy.ToyTrainer,
+    "PartialModel": partial.PartialModel,
+    "Intake": intake.Intake,
     "codec": codec,
     "tensor_files": tensor_files,
 }

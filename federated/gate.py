@@ -1,0 +1,97 @@
+"""What an update must be to be averaged: the federation's tensors, finite, and no change out of all proportion."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from federated import errors
+from federated.errors import Reason
+from federated.tensor_files import TensorFile
+from federated.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs
+
+_FEW = 2  # norms of others that a median needs
+
+
+class UpdateGate:
+    """Looks at the pieces of an update as they arrive, in any order; keeps a number a piece, and one a bad tensor.
+
+    Args:
+      specs: of the update, in canonical order.
+      reference: the global model that the update changes, with the same tensors. None where only finiteness counts.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], reference: TensorFile | None = None):
+        self._specs, self._reference, self._runs = tuple(specs), reference, dtype_runs(specs)
+        self._places = list(itertools.accumulate((spec.nbytes for spec in specs), initial=0))
+        self._squares: dict[int, float] = {}
+        self._not_finite: dict[int, Counter[int]] = {}  # piece -> tensor -> values
+
+    def look(self, index: int, data: bytes) -> None:
+        start, total, finite = index * CHUNK_BYTES, 0.0, True
+        before = b"" if self._reference is None else self._reference.read_range(start, len(data))
+        for dtype, run_start, run_bytes in self._runs:
+            begin, end = max(start, run_start) - start, min(start + len(data), run_start + run_bytes) - start
+            if begin >= end:
+                continue
+            values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
+            finite &= bool(np.isfinite(values).all())
+            if before and finite:
+                # float32 is exact enough for a norm, and float16 squares would overflow.
+                wide = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
+                change = np.subtract(values, np.frombuffer(before, dtype, len(values), begin), dtype=wide)
+                total += float(np.dot(change, change))
+        if not finite:
+            self._not_finite[index] = self._count(start, data)
+        self._squares[index] = total
+
+    def _count(self, start: int, data: bytes) -> Counter[int]:
+        """Returns the values that are not finite in each tensor that has a part in a piece."""
+        counts, number = Counter[int](), bisect.bisect_right(self._places, start) - 1
+        while number < len(self._specs) and self._places[number] < start + len(data):
+            dtype = DTYPES[self._specs[number].dtype]
+            begin, end = max(self._places[number], start) - start, min(self._places[number + 1], start + len(data)) - start
+            values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
+            counts[number] = int(values.size - np.isfinite(values).sum())
+            number += 1
+        return +counts
+
+    @property
+    def change(self) -> float:
+        """Euclidean norm of the change that the update makes; infinite where it is beyond float32."""
+        squares = [self._squares[index] for index in sorted(self._squares)]  # in one order, so that a resumed transfer gives the same
+        return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+
+    def check(self, what: str) -> None:
+        """Raises UpdateRefused with a reason for every tensor that holds a value that is not finite."""
+        counts: Counter[int] = sum(self._not_finite.values(), Counter())
+        reasons = [
+            Reason(self._specs[number].name, "not_finite", f"{count} of {self._specs[number].size} values")
+            for number, count in sorted(counts.items())
+        ]
+        if reasons:
+            listed = "; ".join(f"{reason.tensor} holds a value that is not finite ({reason.text})" for reason in reasons[:30])
+            raise errors.UpdateRefused(f"{what}: {listed}; look at the site's training loss and lower its learning rate", reasons=reasons)
+
+
+def check_change(change: float, others: Sequence[float], *, max_ratio: float, what: str) -> None:
+    """Raises UpdateRefused for a change that is many times the median of those that others made.
+
+    Args:
+      others: norms of the updates in the last global model and in the open round; fewer than two decide nothing.
+      max_ratio: 0 switches the check off.
+    """
+    if not max_ratio or len(others) < _FEW:
+        return
+    usual = statistics.median(others)
+    if usual > 0 and not change <= max_ratio * usual:
+        text = (
+            f"it changes the model by {change:.4g} (Euclidean norm), the median of others is {usual:.4g}, {max_ratio:g} times that is taken"
+        )
+        raise errors.UpdateRefused(f"{what}: {text}; look at the site's data and learning rate", reasons=[Reason("", "norm", text)])
