@@ -26,8 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federated import agenda
-from federated import codec
+from federated import agenda, codec
 from federated.aggregation import weighted_mean_of_sources
 from federated.storage import Store
 from federated.tensor_files import TensorFile, file_digest
