@@ -49,7 +49,7 @@ def toy_update(path, number):
 
 def test_status_is_the_whole_picture_as_json(training, asking, tmp_path):
     running, transport = training
-    transport.pull("round_000")
+    transport.pull("round_000", tmp_path / "incoming.safetensors")
     transport.report_scores(0, {"dice": 0.25})
     push(transport, tmp_path / "update.safetensors", 1)
     status = asking(running).status()
