@@ -1,8 +1,8 @@
 """Checks a server's log and models: the chain of hashes, the server's signatures, every model, and what can be averaged again.
 
-    python -m experiments.audit --store=server --certificate=federation/server/server.pem
-    python -m experiments.audit --store=server --head=HASH          the log must still have a line that was noted earlier
-    python -m experiments.audit --store=server --show               also prints what happened, a line an event
+    python -m experiments.audit --store=store --authority=kit/ca.pem
+    python -m experiments.audit --store=store --head=HASH          the log must still have a line that was noted earlier
+    python -m experiments.audit --store=store --show               also prints what happened, a line an event
 
 Works on the server's folder while the server runs, or on a copy. Exit code 1 and the first wrong line where something was changed.
 """
@@ -18,13 +18,11 @@ from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("store", None, "The server's folder, or a copy of it.")
-flags.DEFINE_list(
-    "certificate", [], "Certificates of the server (server.pem; after a renewal also the old one): the ends of rounds must be signed."
-)
+flags.DEFINE_string("authority", None, "ca.pem of the federation: the ends of rounds must be signed by a server that it certified.")
 flags.DEFINE_string("head", "", "Hash of a line, noted earlier from this program or experiments.status, at least 16 digits.")
 flags.DEFINE_bool("show", False, "Print the events.")
 
-_CHAIN = ("line", "previous", "hash", "time", "event")
+_CHAIN = ("line", "previous", "hash", "time", "event", "certificate")
 
 
 def main(argv: list[str]) -> None:
@@ -34,14 +32,14 @@ def main(argv: list[str]) -> None:
     from federated import audit
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
-    certificates = [x509.load_pem_x509_certificate(pathlib.Path(path).read_bytes()) for path in FLAGS.certificate]
+    authority = x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
     if FLAGS.show:
-        for record in audit.read_chain(store / "events.jsonl", certificates):
+        for record in audit.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
             facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in _CHAIN)
             print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {record['event']:<14} {facts}")
-    found = audit.verify(store, certificates, head=FLAGS.head)
-    print(f"{found.lines} lines, unbroken{', signed by the server' if certificates else ''}; head {found.head}")
+    found = audit.verify(store, authority, head=FLAGS.head)
+    print(f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}")
     print(f"{len(found.rounds)} global models are the logged ones{_pruned(found.pruned)}")
     again = f"rounds {', '.join(map(str, found.recomputed))}" if found.recomputed else "none: their updates are not kept"
     print(f"averaged again from the sites' updates, to the same bits: {again}")

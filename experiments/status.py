@@ -89,7 +89,7 @@ def _phase(status: dict[str, Any]) -> str:
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
         again = f", attempt {status['attempt']}" if status["attempt"] > 1 else ""
-        return f"round {status['open_round']} open: {len(status['updates'])} updates, {status['min_num_clients']} needed{again}; {done}"
+        return f"round {status['open_round']} open: {len(status['updates'])} of {status['min_num_clients']} updates needed are in{again}; {done}"
     return f"{status['phase']}; {done}"
 
 

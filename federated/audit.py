@@ -26,7 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federated import agenda, codec
+from federated import agenda, certificates, codec
 from federated.aggregation import weighted_mean_of_sources
 from federated.storage import Store
 from federated.tensor_files import TensorFile, file_digest
@@ -122,15 +122,15 @@ class BrokenChain(ValueError):
         self.line = line
 
 
-def read_chain(path: str | os.PathLike, certificates: Sequence[x509.Certificate] = ()) -> Iterator[dict[str, Any]]:
+def read_chain(path: str | os.PathLike, authority: x509.Certificate | None = None) -> Iterator[dict[str, Any]]:
     """Yields the records of a log, each checked. Half a line at the end is passed over: the log may be growing.
 
     Args:
-      certificates: of the server; where given, a round's end must be signed by the key of one of them.
+      authority: of the federation; where given, the end of a round must be signed by the key of a server that it certified.
     Raises:
       BrokenChain: at the first line that was changed, moved, removed or inserted.
     """
-    head = FIRST
+    head, server = FIRST, None
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
@@ -143,7 +143,9 @@ def read_chain(path: str | os.PathLike, certificates: Sequence[x509.Certificate]
             record = json.loads(found["text"] + b"}")
             if record["previous"] != head or record["line"] != number:
                 raise BrokenChain(number, f"does not follow line {number - 1}: lines were removed, inserted or moved")
-            if certificates and record["event"] in SIGNED and not _signed_by(certificates, found["hash"], found["signature"]):
+            if authority is not None and record["event"] == "started":
+                server = _certificate_of(record, authority)
+            if authority is not None and record["event"] in SIGNED and not _signed_by(server, found["hash"], found["signature"]):
                 raise BrokenChain(number, f"{record['event']!r} is not signed by the server's key")
             head = found["hash"].decode("ascii")
             yield {**record, "hash": head}
@@ -179,14 +181,25 @@ def make_good(log: AuditLog, store: Store) -> None:
             )
 
 
-def _signed_by(certificates: Sequence[x509.Certificate], digest: bytes, signature: bytes | None) -> bool:
-    for certificate in certificates if signature else ():
-        try:
-            certificate.public_key().verify(base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256()))
-            return True
-        except (InvalidSignature, ValueError):
-            continue
-    return False
+def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
+    """Returns the certificate that a server announced at its start. Raises BrokenChain unless the authority issued it to a server."""
+    try:
+        certificate = x509.load_pem_x509_certificate(record["certificate"].encode("ascii"))
+    except (KeyError, ValueError) as error:
+        raise BrokenChain(record["line"], "a server started without a certificate") from error
+    if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(certificate):
+        raise BrokenChain(record["line"], "the certificate of the server that started is not one that the authority gave to a server")
+    return certificate
+
+
+def _signed_by(certificate: x509.Certificate | None, digest: bytes, signature: bytes | None) -> bool:
+    if certificate is None or not signature:
+        return False
+    try:
+        certificate.public_key().verify(base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,14 +213,14 @@ class Verified:
     pruned: tuple[int, ...]  # whose models the server did not keep
 
 
-def verify(store: str | os.PathLike, certificates: Sequence[x509.Certificate] = (), *, head: str = "") -> Verified:
+def verify(store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = "") -> Verified:
     """Checks the log of a store, the models against the log, and recomputes every aggregation whose updates are still there.
 
     Reads only, and may run beside the server.
 
     Args:
       store: the server's folder, or a copy of it.
-      certificates: as in `read_chain`.
+      authority: as in `read_chain`.
       head: a hash noted earlier, or its first digits; the log must still have that line.
     Raises:
       BrokenChain: naming the first line that is wrong, or that a model or an update contradicts.
@@ -221,7 +234,7 @@ def verify(store: str | os.PathLike, certificates: Sequence[x509.Certificate] = 
     recomputed: list[int] = []
     pruned: list[int] = []
     last, seen_head, lines, expected = FIRST, not head, 0, 1
-    for record in read_chain(path, certificates):
+    for record in read_chain(path, authority):
         line, last = record["line"], record["hash"]
         lines, seen_head = line, seen_head or last.startswith(head)
         if record["event"] == "pushed":

@@ -124,7 +124,7 @@ def check_validity(check: str, name: str, certificate: x509.Certificate, now: da
         return fault(check, f"{name} ended on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}", renew)
     if days < certificates.WARN_DAYS:
         return warning(check, f"{name} ends in {days:.0f} days", renew)
-    return good(check, f"{name} until {ends:%Y-%m-%d}")
+    return good(check, f"{name} is valid until {ends:%Y-%m-%d}")
 
 
 def _owner(kit: pathlib.Path, site: str | None) -> Finding:

@@ -81,9 +81,9 @@ def serve(
         events = AuditLog(store_folder / "events.jsonl", clock=clock, key=identity.key, listeners=[tally.note, *listeners])
         for record in events.read():
             tally.note(record)
+        events.append("started", release=release.version(), certificate=identity.certificate.read_text(encoding="ascii"))
         audit.make_good(events, store)
         coordinator = Coordinator(store, config, credentials, events, clock=clock)
-        events.append("started", release=release.version(), certificate=identity.fingerprint())
         desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
     except BaseException:
         store.close()

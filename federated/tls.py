@@ -31,9 +31,6 @@ class Identity:
         identity.context(ssl.PROTOCOL_TLS_CLIENT)
         return identity
 
-    def fingerprint(self) -> str:
-        return fingerprint_of_pem(self.certificate.read_bytes())
-
     def context(self, protocol: int) -> ssl.SSLContext:
         for path in (self.authority, self.certificate, self.key):
             if not path.is_file() or not os.access(path, os.R_OK):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from federated import audit, tensor_files
+from federated import audit, provision, tensor_files
 from federated.aggregation import Contribution, weighted_mean
 from tests.federated import toy
 
@@ -33,8 +33,8 @@ def keep_round(store, log, number, *, keep_updates=True):
 
 
 @pytest.fixture
-def certificate(kits):
-    return x509.load_pem_x509_certificate((kits / "server" / "server.pem").read_bytes())
+def authority(kits):
+    return x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
 
 
 @pytest.fixture
@@ -44,14 +44,15 @@ def store(tmp_path, kits, clock):
     for name in ("kept", "global"):
         (folder / name).mkdir(parents=True)
     log = audit.AuditLog(folder / "events.jsonl", clock=clock, key=kits / "server" / "server.key")
+    log.append("started", certificate=(kits / "server" / "server.pem").read_text())
     for number in (1, 2, 3):
         keep_round(folder, log, number, keep_updates=number > 1)
     return folder
 
 
-def test_an_honest_store_verifies_and_is_recomputed(store, certificate):
-    found = audit.verify(store, [certificate])
-    assert (found.lines, found.rounds, found.recomputed, found.pruned) == (9, (1, 2, 3), (2, 3), ())
+def test_an_honest_store_verifies_and_is_recomputed(store, authority):
+    found = audit.verify(store, authority)
+    assert (found.lines, found.rounds, found.recomputed, found.pruned) == (10, (1, 2, 3), (2, 3), ())
     assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
 
 
@@ -66,7 +67,7 @@ def test_the_chain_is_plain_sha256_of_what_stands_before_it(store):
         assert json.loads(line)["hash"] == previous
 
 
-def test_any_flipped_bit_is_found_at_its_line(store, certificate):
+def test_any_flipped_bit_is_found_at_its_line(store, authority):
     path = store / "events.jsonl"
     content = path.read_bytes()
     draw = random.Random(5)
@@ -77,7 +78,7 @@ def test_any_flipped_bit_is_found_at_its_line(store, certificate):
         path.write_bytes(changed)
         line = content[:position].count(b"\n") + 1
         with pytest.raises(audit.BrokenChain) as caught:
-            list(audit.read_chain(path, [certificate]))
+            list(audit.read_chain(path, authority))
         # A flipped line end joins two lines, or splits one: the first of them is named, or the next.
         assert caught.value.line in (line, line + 1)
 
@@ -100,7 +101,7 @@ def test_lines_removed_moved_or_repeated_are_found(store, change, line):
     assert caught.value.line == line
 
 
-def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store, certificate, tmp_path):
+def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store, authority, tmp_path):
     noted = audit.verify(store).head
     path = store / "events.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -111,9 +112,29 @@ def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store
         forged.append(record["event"], **fields)
     audit.verify(store)  # consistent in itself
     with pytest.raises(audit.BrokenChain, match="not signed by the server's key"):
-        audit.verify(store, [certificate])
+        audit.verify(store, authority)
     with pytest.raises(audit.BrokenChain, match="no line with the noted hash"):
         audit.verify(store, head=noted)
+
+
+def test_a_site_cannot_sign_for_the_server(store, authority, kits):
+    """Its certificate is of the same authority, but not of a server."""
+    (store / "events.jsonl").unlink()
+    log = audit.AuditLog(store / "events.jsonl", key=kits / "C1" / "site.key")
+    log.append("started", certificate=(kits / "C1" / "site.pem").read_text())
+    keep_round(store, log, 1)
+    with pytest.raises(audit.BrokenChain, match=r"line 1: .* not one that the authority gave to a server"):
+        audit.verify(store, authority)
+
+
+def test_a_renewed_key_signs_from_the_next_start_on(store, authority, kits, tmp_path):
+    shutil.copytree(kits, tmp_path / "federation")
+    provision.renew(tmp_path / "federation", ["server"])
+    kit = tmp_path / "federation" / "server"
+    log = audit.AuditLog(store / "events.jsonl", key=kit / "server.key")
+    log.append("started", certificate=(kit / "server.pem").read_text())
+    keep_round(store, log, 4)
+    assert audit.verify(store, authority).rounds == (1, 2, 3, 4)
 
 
 def spoil(path):
@@ -124,11 +145,11 @@ def spoil(path):
 
 def test_a_model_or_an_update_that_is_another_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
-    with pytest.raises(audit.BrokenChain, match=r"line 6: round_002\.safetensors is not the model"):
+    with pytest.raises(audit.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"):
         audit.verify(store)
     spoil(store / "global" / "round_002.safetensors")
     spoil(next((store / "kept" / "round_003").glob("round_003.C2.*")))
-    with pytest.raises(audit.BrokenChain, match=r"line 9: round_003\.C2\..* is not the update of site 'C2'"):
+    with pytest.raises(audit.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"):
         audit.verify(store)
 
 
@@ -143,14 +164,14 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
             record["event"], **{k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
         )
     (tmp_path / "other.jsonl").rename(store / "events.jsonl")
-    with pytest.raises(audit.BrokenChain, match="line 12: the updates of round 4 do not average"):
+    with pytest.raises(audit.BrokenChain, match="line 13: the updates of round 4 do not average"):
         audit.verify(store)
 
 
 def test_an_aggregation_of_an_update_that_never_came_is_found(store):
     log = audit.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
-    with pytest.raises(audit.BrokenChain, match="line 10: round 4 counts an update of site 'C1' that the log did not take in"):
+    with pytest.raises(audit.BrokenChain, match="line 11: round 4 counts an update of site 'C1' that the log did not take in"):
         audit.verify(store)
 
 
@@ -170,9 +191,9 @@ def test_models_the_server_did_not_keep_are_said_to_be_so(store):
 def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_goes_on(store, cut):
     path = store / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
-    assert len(list(audit.read_chain(path))) == 8  # beside a running server
+    assert len(list(audit.read_chain(path))) == 9  # beside a running server
     log = audit.AuditLog(path)
-    assert log.head[0] == 8
+    assert log.head[0] == 9
     log.append("started")
     assert [record["event"] for record in audit.read_chain(path)][-2:] == ["pushed", "started"]
 

@@ -149,8 +149,8 @@ def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(tmp_path
     assert results(store) == results(undisturbed)
     assert list((store / "spool").iterdir()) == list((store / "incoming").iterdir()) == []
     assert [path.name for path in (store / "kept").iterdir()] == ["round_003"]
-    certificate = x509.load_pem_x509_certificate((kits / "server" / "server.pem").read_bytes())
-    verified = audit.verify(store, [certificate])
+    authority = x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
+    verified = audit.verify(store, authority)
     assert (verified.rounds, verified.recomputed) == ((1, 2, 3), (3,))
 
 

@@ -195,7 +195,7 @@ def test_the_address_in_the_kit_is_not_readable(kit):
 
 @pytest.mark.parametrize(
     ("days_from_now", "state", "found"),
-    [(-1, "fault", "not valid before"), (366, "fault", "ended on"), (345, "warning", "ends in"), (10, "good", "until")],
+    [(-1, "fault", "not valid before"), (366, "fault", "ended on"), (345, "warning", "ends in"), (10, "good", "valid until")],
 )
 def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, found):
     findings = doctor_kit.check_kit(

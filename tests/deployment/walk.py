@@ -1,0 +1,268 @@
+"""A deployment from the first key to the audit: a server and two hospitals, each in a network of its own.
+
+    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk          real programs on synthetic scans
+    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk --toys   the same without TensorFlow, in seconds
+
+Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md); what is done here is what people do between
+them: carrying files, comparing fingerprints, stopping and starting. The second hospital's line is slow and drops connections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from tests.deployment import guide, network
+
+ROOT = pathlib.Path(__file__).parents[2]
+HOSPITALS = {"C1": "hospital1", "C2": "hospital2"}
+_TOY_FLAGS = "--num_rounds=1000\n"  # the operator's order ends it
+_REAL_FLAGS = "--num_rounds=1000\n--local_epochs=1\n--patches_per_case=1\n--batch_size=2\n--filters=4\n--inference_window=48,48,48\n"
+
+
+class Walk:
+    """The walk under way.
+
+    Args:
+      folder: made here; each host's files are in a folder of its name, what the programs said in `<host>.<step>.log`.
+      toys: play the programs that need TensorFlow.
+      say: told what is being done.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, toys: bool, say: Callable[[str], None] = print):
+        self._folder, self._toys, self._say = folder, toys, say
+        self._steps = guide.steps()
+        self.used: set[str] = set()
+        self._running: list[subprocess.Popen] = []
+        self._timeout_s = 60.0 if toys else 600.0
+
+    def run(self) -> None:
+        """Walks; raises AssertionError with what a program said where something does not go as the guides say."""
+        self._folder.mkdir(parents=True)
+        program = f"{sys.executable} -m tests.deployment.stand_in" if self._toys else sys.executable
+        environment = {"P": program, "PYTHONPATH": str(ROOT), "GRPC_VERBOSITY": "NONE", "OMP_NUM_THREADS": "1"}
+        names = {
+            "server": {"fl.example.org": "server"},
+            "operator": {"fl.example.org": "server"},
+            "hospital1": {"fl.example.org": "server"},
+            "hospital2": {"fl.example.org": "line"},
+            "line": {},
+        }
+        with network.hosts(self._folder, names, environment) as (self._hosts, self._address), contextlib.ExitStack() as stack:
+            stack.callback(self._end)
+            self._walk()
+
+    def _walk(self) -> None:
+        settings = (ROOT / "experiments" / "flagfiles" / "demo.flags").read_text() + (_TOY_FLAGS if self._toys else _REAL_FLAGS)
+        for host in ("server", "operator", *HOSPITALS.values()):
+            self._path(host, "study.flags").write_text(settings)
+        if not self._toys:
+            self._scans()
+        self._enrol()
+        self._serve_and_join()
+        self._steer()
+        self._renew()
+        self._stop_and_go_on()
+        self._finish()
+        self._revoke()
+
+    def _enrol(self) -> None:
+        spoken = {}
+        for site, host in HOSPITALS.items():
+            output = self._do(host, "hospital request", SITE=site)
+            spoken[site] = _fingerprint(output)
+            self._carry(host, "kit/site.csr", "operator", f"{site}.csr")
+        output = self._do("operator", "operator fingerprints")
+        for site, fingerprint in spoken.items():
+            assert fingerprint in output, f"the operator does not see the fingerprint that {site} reads out:\n{output}"
+        self._do("operator", "operator provision")
+        for site, host in HOSPITALS.items():
+            self._carry("operator", f"federation/{site}", host, "answer")
+            secrets = [path.name for path in self._path(host, "answer").iterdir() if path.suffix == ".key" or path.name == "credential"]
+            assert not secrets, f"{secrets} travelled"
+            self._do(host, "hospital answer")
+        self._carry("operator", "federation/server", "server", "kit")
+        self._carry("operator", "initial.safetensors", "server", "initial.safetensors")
+
+    def _serve_and_join(self) -> None:
+        output = self._do("hospital1", "hospital doctor", code=1)
+        assert "nobody listens on fl.example.org:8443" in output, output
+        self._do("server", "server doctor")
+        self._server = self._serve()
+        self._line = self._hosts["line"].start(
+            f"exec {sys.executable} -m tests.deployment.link --listen={self._address['line']}:8443 --to={self._address['server']}:8443",
+            self._log("line", "line"),
+        )
+        self._running.append(self._line)
+        self._until(lambda: "passing on" in self._said("line", "line"), "the line")
+        for host in HOSPITALS.values():
+            self._do(host, "hospital prepare")
+            self._do(host, "hospital doctor")
+        self._sites = {host: self._start(host, "hospital join") for host in HOSPITALS.values()}
+        self._until(lambda: self._events().count('"event": "aggregated"') >= 1, "the first round")
+        for host in HOSPITALS.values():
+            assert not self._hosts[host].listening(), f"{host} listens: {self._hosts[host].listening()}"
+
+    def _steer(self) -> None:
+        output = self._do("operator", "operator status")
+        assert re.search(r"^C1 +\w+ +\d+ ", output, re.MULTILINE) and "C2" in output, output
+        self._do("operator", "operator pause")
+        assert "paused" in self._do("operator", "operator status")
+        self._do("operator", "operator resume")
+
+    def _renew(self) -> None:
+        self._do("hospital1", "hospital renew")
+        self._carry("hospital1", "kit/site.csr", "operator", "C1.csr")
+        self._do("operator", "operator renew")
+        self._carry("operator", "federation/C1", "hospital1", "answer")
+        self._do("hospital1", "hospital answer")
+        self._carry("operator", "federation/server", "server", "kit")
+        self._stop(self._sites["hospital1"], signal.SIGTERM)
+        self._sites["hospital1"] = self._start("hospital1", "hospital join")
+        self._do("hospital1", "hospital doctor")
+
+    def _stop_and_go_on(self) -> None:
+        done = self._events().count('"event": "aggregated"')
+        self._stop(self._server, signal.SIGKILL)
+        self._stop(self._sites["hospital2"], signal.SIGKILL)
+        self._server = self._serve()
+        self._sites["hospital2"] = self._start("hospital2", "hospital join")
+        self._until(lambda: self._events().count('"event": "aggregated"') >= done + 2, "rounds after the kills")
+
+    def _finish(self) -> None:
+        self._do("operator", "operator finish")
+        for host, site in self._sites.items():
+            assert self._wait(site) == 0, self._said(host, "hospital join")
+        assert self._wait(self._server) == 0, self._said("server", "server serve")
+        output = self._do("server", "server audit")
+        assert "unbroken, signed by the server" in output and "to the same bits: rounds" in output, output
+        assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
+        rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
+        assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"
+        assert list(self._path("server", "scalars").glob("events.out.tfevents.*")), "nothing for TensorBoard"
+
+    def _revoke(self) -> None:
+        shutil.move(self._path("server", "store"), self._path("server", "store_of_the_first_run"))
+        server = self._serve()
+        self._do("hospital2", "hospital doctor")
+        self._do("operator", "operator revoke")
+        self._carry("operator", "federation/server/credentials.json", "server", "kit/credentials.json")
+        output = self._do("hospital2", "hospital doctor", code=1)
+        assert "or the site was revoked" in output, output
+        self._do("hospital1", "hospital doctor")
+        self._stop(server, signal.SIGTERM)
+        assert "stopped; the same command goes on" in self._said("server", "server serve")
+
+    def _scans(self) -> None:
+        for site, host in HOSPITALS.items():
+            self._say(f"{host}: synthetic scans")
+            subprocess.run(
+                [sys.executable, "-m", "experiments.synthesize", f"--site={site}", "--cases=5", f"--output={self._path(host, 'scans')}"],
+                cwd=ROOT,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+
+    def _serve(self) -> subprocess.Popen:
+        before = self._said("server", "server serve").count("serving on port 8443")
+        server = self._start("server", "server serve")
+        self._until(lambda: self._said("server", "server serve").count("serving on port 8443") > before, "the server", server)
+        return server
+
+    def _do(self, host: str, step: str, *, code: int = 0, **environment: str) -> str:
+        """Runs a step of the guide to its end; returns what it said."""
+        already = len(self._said(host, step))
+        process = self._start(host, step, **environment)
+        ended, said = self._wait(process), self._said(host, step)[already:]
+        assert ended == code, f"{host}: step {step!r} ended with {ended}, not {code}\n{self._steps[step]}\n{said}"
+        return said
+
+    def _start(self, host: str, step: str, **environment: str) -> subprocess.Popen:
+        self._say(f"{host}: {step}")
+        self.used.add(step)
+        process = self._hosts[host].start(self._steps[step], self._log(host, step), **environment)
+        self._running.append(process)
+        return process
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        return process.wait(self._timeout_s)
+
+    def _stop(self, process: subprocess.Popen, number: int) -> None:
+        """Signals a step's programs and waits until all of them are gone: the shell goes first."""
+        deadline = time.monotonic() + 30.0
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+        process.wait(1.0)
+
+    def _end(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                self._stop(process, signal.SIGKILL)
+
+    def _until(self, condition: Callable[[], bool], what: str, *processes: subprocess.Popen) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not come within {self._timeout_s:.0f} s; see {self._folder}"
+            for process in processes:
+                assert process.poll() is None, f"{what} ended early; see {self._folder}"
+            time.sleep(0.05)
+
+    def _carry(self, source: str, what: str, target: str, name: str) -> None:
+        self._say(f"{source} -> {target}: {what}")
+        origin, place = self._path(source, what), self._path(target, name)
+        if origin.is_dir():
+            shutil.copytree(origin, place, dirs_exist_ok=True)
+        else:
+            shutil.copy(origin, place)
+
+    def _path(self, host: str, name: str) -> pathlib.Path:
+        return self._folder / host / name
+
+    def _log(self, host: str, step: str) -> pathlib.Path:
+        return self._folder / f"{host}.{step.replace(' ', '_')}.log"
+
+    def _said(self, host: str, step: str) -> str:
+        log = self._log(host, step)
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def _events(self) -> str:
+        log = self._path("server", "store/events.jsonl")
+        return log.read_text() if log.exists() else ""
+
+
+def _fingerprint(output: str) -> str:
+    found = re.search(r"fingerprint ((?:[0-9a-f]{4} ){7}[0-9a-f]{4})", output)
+    assert found, f"no fingerprint in:\n{output}"
+    return found[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", required=True, type=pathlib.Path, help="made by the walk; must not exist yet")
+    parser.add_argument("--toys", action="store_true", help="play the programs that need TensorFlow")
+    given = parser.parse_args()
+    reason = network.why_not()
+    if reason:
+        sys.exit(f"error: {reason}")
+    began = time.monotonic()
+    walk = Walk(given.folder.absolute(), toys=given.toys)
+    walk.run()
+    print(f"every step of the guides, {time.monotonic() - began:.0f} s; what each program said is in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()
