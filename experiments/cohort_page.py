@@ -1,0 +1,70 @@
+"""Reports of cohorts as pages and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import html_page
+from preprocessing import cohort, rules
+
+_KINDS = ("one", "two")
+
+
+def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of one site, or of several side by side, in columns."""
+    lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def page(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the page of one site, or of two side by side with what they differ in."""
+    names = [report["site"] for report in reports]
+    sections = []
+    if len(reports) == 2:
+        found = cohort.differences(*reports)
+        items = "".join(f"<li>{html_page.text(line)}</li>" for line in found) or "<li>nothing that stands out</li>"
+        sections.append(f"<h2>What differs</h2><ul>{items}</ul>")
+    else:
+        counts = reports[0]["cases"]
+        sections.append(
+            html_page.tiles(
+                [
+                    (counts["listed"], "cases", ""),
+                    (counts["usable"], "usable", "good" if counts["usable"] else ""),
+                    (counts["refused"], "refused", "bad" if counts["refused"] else ""),
+                    (counts["with_tumour"], "with tumour", ""),
+                ]
+            )
+        )
+    sections.append("<h2>Numbers</h2>" + html_page.table(["", *(f"{name}#" for name in names)], cohort.rows(*reports)))
+    sections.append(f"<h2>Distributions</h2>{_key(names)}" + '<div class="plots">' + "".join(_plots(reports)) + "</div>")
+    broken = sorted({rule for report in reports for rule in report["rules"]})
+    if broken:
+        lines = [
+            [rule, rules.BY_ID[rule].name, *(report["rules"].get(rule, 0) for report in reports)] for rule in broken if rule in rules.BY_ID
+        ]
+        sections.append("<h2>Broken rules</h2>" + html_page.table(["rule", "name", *(f"{name}#" for name in names)], lines))
+    subtitle = (
+        f"Sums over a site's cases; no number is one patient's, and bins of fewer than {cohort.FEWEST_CASES} cases are left out. "
+        "Values beyond the ends count in the first and last bin."
+    )
+    return html_page.page(f"Cohort {' and '.join(names)}", subtitle, *sections)
+
+
+def _key(names: Sequence[str]) -> str:
+    return '<p class="key soft">' + "".join(f'<span style="background:var(--{kind})"></span>{html_page.text(name)}' for kind, name in zip(_KINDS, names, strict=False)) + "</p>"  # fmt: skip
+
+
+def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    plots = []
+    for name in cohort.CLASSES.values():
+        for group, counted, unit, title in (("volume_ml", "cases", "ml", "volume, cases"), ("hu", "share", "HU", "HU of its voxels")):
+            told = [report[group].get(name) for report in reports]
+            if any(told):
+                edges = next(value["histogram"]["edges"] for value in told if value)
+                empty = [0] * (len(edges) - 1)
+                series = [value["histogram"][counted] if value else empty for value in told]
+                plots.append(f"<div><b>{name}: {title}</b>{html_page.histogram(edges, series, unit=unit)}</div>")
+    return plots or ['<p class="soft">Too few labelled cases to show one.</p>']

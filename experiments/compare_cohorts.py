@@ -1,0 +1,46 @@
+"""Sets the datasets of two sites side by side, from their reports alone.
+
+python -m experiments.compare_cohorts --reports=C1/cohort.json,C2/cohort.json --output=cohorts.html
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from absl import app, flags
+
+from experiments import cohort_page
+from experiments import flags as experiment_flags
+from preprocessing import cohort
+from runkit import atomic
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("reports", None, "The cohort.json of the two sites.")
+flags.DEFINE_string("output", None, "Page to write, .html. Without it the comparison is only printed.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    experiment_flags.required("reports", "the cohort.json of two sites")
+    if len(FLAGS.reports) != 2:
+        raise app.UsageError(f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma")
+    reports = [_read(path) for path in FLAGS.reports]
+    print(cohort_page.text_table(reports))
+    print("\nWhat differs:")
+    print("\n".join(f"  {line}" for line in cohort.differences(*reports)) or "  nothing that stands out")
+    if FLAGS.output:
+        atomic.write_text(FLAGS.output, cohort_page.page(reports))
+        print(f"\npage {pathlib.Path(FLAGS.output)}")
+    return 0
+
+
+def _read(path: str) -> dict[str, Any]:
+    report = atomic.read_json(path)
+    if not isinstance(report, dict) or report.get("format") != cohort.FORMAT or "volume_ml" not in report:
+        raise ValueError(f"{path}: is no report of a cohort; give the cohort.json that experiments.cohort_report wrote")
+    return report
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)
