@@ -1,8 +1,10 @@
+import json
 import pathlib
 
+import numpy as np
 import pytest
 
-from preprocessing import manifest, rules, survey
+from preprocessing import geometry, manifest, pipeline, rules, survey
 from preprocessing.rules import IntegrityError
 from tests.preprocessing import corpus
 
@@ -39,3 +41,26 @@ def test_every_odd_but_valid_input_is_accepted(tmp_path, kind):
     errors, warnings = refusals(corpus.write_kind(kind, tmp_path / "in"))
     assert [str(error) for error in errors] == []
     assert {warning.rule for warning in warnings} <= {"C08"}, [str(warning) for warning in warnings]
+
+
+def test_bad_cases_stop_no_other_of_a_preparation(tmp_path):
+    kinds = [kind for kind in corpus.MALFORMED if kind.group in ("nifti", "dicom")]
+    good = next(kind for kind in corpus.VALID if kind.name == "DICOM as JPEG 2000")
+    cases = []
+    for number, kind in enumerate([*kinds[:60], good, *kinds[60:]]):
+        listed = json.loads(corpus.write_kind(kind, tmp_path / f"in{number}").read_text())["cases"][0]
+        for key in ("image", "label"):
+            listed[key] = f"in{number}/{listed[key]}"
+        cases.append({**listed, "case_id": "good" if kind is good else f"bad_{number}"})
+    (tmp_path / "manifest.json").write_text(json.dumps({"site": "C2", "cases": cases}))
+    store = pipeline.prepare(
+        manifest.read(tmp_path / "manifest.json"), tmp_path / "store", target_mm=(3.0, 3.0, 3.0), split_seed=1, strict=False
+    )
+    assert store.case_ids() == ("good",)
+    np.testing.assert_array_equal(
+        store.open("good").native_label() > 0, geometry.from_ras(corpus.LABEL.array, store.open("good").native) > 0
+    )
+    rejected = json.loads((tmp_path / "store" / "rejected.json").read_text())
+    assert [r["rule"] for r in rejected] == [kind.rule for kind in kinds]
+    kept = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.name != "rejected.json"]  # the site's own list of what to mend
+    assert not [p for p in kept if str(tmp_path).encode() in p.read_bytes()]

@@ -1,9 +1,10 @@
-import pickle
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
-from preprocessing import integrity, rules
+from preprocessing import integrity, nifti, rules
 from preprocessing.volume import Volume
 
 SPACING = np.diag([0.7, 0.7, 5.0, 1.0])
@@ -90,11 +91,35 @@ def test_values_that_are_no_hounsfield_units_fail(change):
     assert error.rule == "C01" and error.file == "ct_9.nii.gz"
 
 
-def test_rules_are_told_apart_by_their_ids():
-    assert len({rule.id for rule in rules.RULES}) == len(rules.RULES)
+def test_a_rule_may_be_accepted_by_its_id():
+    image, label = pair((30, 28, 12))
+    lungs = Volume(np.where(label.array > 0, -700, image.array).astype(np.float32), image.affine)
+    assert broken_rule(lungs, label).rule == "C04"
+    with pytest.raises(rules.IntegrityError) as caught:
+        integrity.check_case(lungs, label, accepted=("C04",))
+    assert caught.value.rule == "C05"  # the next one
+    integrity.check_case(lungs, label, accepted=("C04", "C05"))
 
 
-def test_the_error_survives_the_way_from_a_worker_process():
-    error = rules.IntegrityError("L03", "a.nii.gz", "no voxel", "add the label")
-    copy = pickle.loads(pickle.dumps(error))
-    assert (copy.rule, copy.file, copy.problem, copy.fix, str(copy)) == (error.rule, error.file, error.problem, error.fix, str(error))
+def test_a_sheared_volume_fails_with_its_angle():
+    affine = SPACING.copy()
+    affine[1, 2] = 5.0 * np.tan(np.deg2rad(10))
+    error = broken_rule(*pair(image_affine=affine, label_affine=affine))
+    assert error.rule == "G08" and "80.00 degrees" in error.problem
+
+
+def test_what_is_unusual_is_told_and_refuses_nothing():
+    warnings = integrity.check_case(*pair())
+    assert {warning.rule for warning in warnings} == {"G09", "L06"}  # 8 mm of a patient, 0.02 ml of an organ
+
+
+def test_a_real_ct_passes_and_its_mirrored_label_does_not():
+    folder = os.environ.get("REAL_CT_FOLDER")
+    if not folder or not pathlib.Path(folder).is_dir():
+        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+    image = nifti.read_ct(pathlib.Path(folder) / "ct.nii.gz")
+    label = nifti.read_labels(pathlib.Path(folder) / "organs.nii.gz", {7: 1})
+    assert integrity.check_case(image, label) == []
+    for axis in range(3):
+        with pytest.raises(rules.IntegrityError, match="mirrored"):
+            integrity.check_case(image, Volume(np.flip(label.array, axis), label.affine))

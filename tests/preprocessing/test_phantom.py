@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocessing import manifest, phantom
+from preprocessing import integrity, manifest, phantom, rules
 from preprocessing.phantom_site import SITES
+from preprocessing.volume import Volume
 
 CASES = 3
 
@@ -56,6 +57,23 @@ def test_labels_lie_inside_the_body_away_from_the_borders(hospitals):
             places = np.argwhere(label.array > 0) * label.spacing_mm
             assert places.min() > 6.0
             assert (np.array(label.shape) * label.spacing_mm - places.max(axis=0)).min() > 6.0
+
+
+def test_every_case_passes_the_rules_and_its_mirrored_or_moved_label_does_not(hospitals):
+    for cases in hospitals.values():
+        for ct, label in cases:
+            for thinning in (1, 3):  # slices of 2 and of 6 mm
+                scale = np.diag([1.0, 1, thinning, 1])
+                image, drawn = (Volume(v.array[:, :, ::thinning], v.affine @ scale) for v in (ct, label))
+                assert [str(warning) for warning in integrity.check_case(image, drawn)] == []
+                for axis in range(3):
+                    with pytest.raises(rules.IntegrityError) as caught:
+                        integrity.check_case(image, Volume(np.flip(drawn.array, axis), drawn.affine))
+                    assert caught.value.rule in ("C04", "C05", "C06")
+                away = [round(24 / spacing) for spacing in image.spacing_mm]
+                with pytest.raises(rules.IntegrityError) as caught:
+                    integrity.check_case(image, Volume(np.roll(drawn.array, away[1], axis=1), drawn.affine))
+                assert caught.value.rule in ("C04", "C05", "C07") and "fits its CT better" in str(caught.value)
 
 
 def test_hu_in_the_labels_are_the_hospital_s(hospitals):
