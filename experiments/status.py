@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
 
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments import status_table
 from federated.errors import FederationError, ServerUnreachable
 
 FLAGS = flags.FLAGS
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
                     raise
                 status, text = None, f"{error}; looking again every {FLAGS.every:g} s"
             if status is not None:
-                text = json.dumps(status) if FLAGS.json else render(status, rounds=FLAGS.rounds)
+                text = json.dumps(status) if FLAGS.json else status_table.render(status, rounds=FLAGS.rounds)
             print((_CLEAR if FLAGS.every and sys.stdout.isatty() and not FLAGS.json else "") + text, flush=True)
             if not FLAGS.every or (status is not None and status["finished"]):
                 return 0
@@ -50,100 +50,6 @@ def main(argv: list[str]) -> int:
                 time.sleep(FLAGS.every)
             except KeyboardInterrupt:
                 return 0
-
-
-def render(status: dict[str, Any], *, rounds: int = 10) -> str:
-    """Returns the tables of one look."""
-    lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}", ""]
-    lines += _table(
-        ("site", "state", "cases", "heard", "updates", "from it", "to it", "score", "last done"),
-        [_site(name, site) for name, site in status["sites"].items()],
-        right=(2, 3, 4, 5, 6, 7),
-    )
-    if not status["sites"]:
-        lines.append("no site has logged in yet")
-    shown = status["rounds"][-rounds:] if rounds else []
-    if shown:
-        lines += [
-            "",
-            *_table(
-                ("round", "cases of each site", "seconds", "received", "mean score", "worst site"),
-                map(_round, shown),
-                right=(0, 2, 3, 4, 5),
-            ),
-        ]
-    best = next((entry for entry in status["rounds"] if entry["round"] == status["best_round"]), None)
-    if best is not None and best["mean"] is not None:
-        lines += ["", f"best so far: round {best['round']}, mean score {best['mean']:.4f}, worst site {best['worst']:.4f}"]
-    audit = status["audit"]
-    lines += [
-        "",
-        f"model {_size(status['model_bytes'])}, {_size(status['disk_free_bytes'])} free at the server, "
-        f"audit line {audit['lines']} {audit['head'][:16]}",
-        *(f"! {warning}" for warning in status["warnings"]),
-    ]
-    return "\n".join(lines)
-
-
-def _phase(status: dict[str, Any]) -> str:
-    done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
-    if status["phase"] == "rounds":
-        again = f", attempt {status['attempt']}" if status["attempt"] > 1 else ""
-        return f"round {status['open_round']} open: {len(status['updates'])} of {status['min_num_clients']} updates needed are in{again}; {done}"
-    return f"{status['phase']}; {done}"
-
-
-def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:
-    newest = max(site["scores"], key=int, default=None)
-    score = site["scores"][newest].get("dice") if newest is not None else None
-    return (
-        name,
-        site["state"],
-        str(site["num_examples"]),
-        _ago(site["seconds_since_heard"]),
-        str(site["updates"]),
-        _size(site["bytes_received"]),
-        _size(site["bytes_sent"]),
-        "-" if score is None else f"{score:.4f}",
-        site["doing"] + (f", {site['refused']} refusals" if site["refused"] else ""),
-    )
-
-
-def _round(entry: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        str(entry["round"]),
-        ", ".join(f"{site} {examples}" for site, examples in sorted(entry["sites"].items())),
-        "-" if entry["seconds"] is None else f"{entry['seconds']:.1f}",
-        _size(entry["bytes"]),
-        "-" if entry["mean"] is None else f"{entry['mean']:.4f}",
-        "-" if entry["worst"] is None else f"{entry['worst']:.4f}",
-    )
-
-
-def _table(head: tuple[str, ...], rows: Any, *, right: tuple[int, ...]) -> list[str]:
-    rows = [head, *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _ago(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s ago"
-    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.0f} h ago"
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if abs(nbytes) < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,11 @@ class Admission:
 
     def check_credential(self, site: str, credential: str) -> None:
         """Raises WrongCredential; asked before a byte of a login is read."""
-        self._credentials.check(site, credential)
+        try:
+            self._credentials.check(site, credential)
+        except errors.FederationError as error:
+            self._note_refusal(site, error)
+            raise
 
     def login(self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, protocol: int) -> Session:
         """Admits a site whose plan is the server's.

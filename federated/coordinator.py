@@ -271,14 +271,13 @@ class Coordinator:
         elif name == agenda.BEST_GLOBAL and store.fixed_models():
             name = agenda.global_name(store.fixed_best())
         number = agenda.global_number(name)
-        if number is not None and number in digests:
+        if number is not None and number in digests and store.global_path(number).exists():  # an old one may have been removed
             return store.global_path(number), digests[number]
         if name in store.models():
             return store.model_path(name), store.models()[name][1]
-        raise errors.UnknownModel(
-            f"there is no model {name[:80]!r} yet; there are {', '.join([*map(agenda.global_name, digests), *store.models()])}"
-        )
+        held = [agenda.global_name(number) for number in digests if store.global_path(number).exists()]
+        raise errors.UnknownModel(f"there is no model {name[:80]!r} here; there are {', '.join([*held, *store.models()])}")
 
     def _all_confirmed(self) -> bool:
         store = self._run.store
-        return all(record.confirmed for site, record in store.sites().items() if site in store.participants())
+        return all(record.confirmed for site, record in store.sites().items() if site in store.participants() and not record.evicted)

@@ -209,7 +209,7 @@ def test_models_and_rows_have_their_time(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
-        with pytest.raises(errors.UnknownModel, match=f"no model '{name}' yet; there are round_000"):
+        with pytest.raises(errors.UnknownModel, match=f"no model '{name}' here; there are round_000"):
             run.lead.open_model("C1", name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
         run.lead.submit_rows("C1", [first.row()])

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import traceback
 
 import grpc
 import numpy as np
 import pytest
 
-from federated import audit, errors, operation, operator_client, provision, tensor_files, tls
+from federated import audit, credentials, doctor, errors, examination, operation, operator_client, provision, tensor_files, tls
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from tests.federated import toy
@@ -214,3 +215,45 @@ def test_a_kit_that_is_not_whole_names_what_is_missing(kits, tmp_path, missing):
 def test_a_kit_never_shows_its_credential(kits):
     kit = operator_client.Kit.read(kits / "operator")
     assert kit.credential and kit.credential not in repr(kit)
+
+
+def test_no_secret_is_in_any_log_reply_or_error(serving, asking, kits, tmp_path, caplog, capfd):
+    """Everything that the operator's side says, with every level of logging on, holds no credential, key or hash of one."""
+    caplog.set_level("DEBUG")
+    running = serving()
+    said = []
+    operator = asking(running)
+    said.append(json.dumps(operator.status()) + str(operator.probe()) + operator.order("pause") + operator.order("resume"))
+    shutil.copytree(kits / "operator", tmp_path / "wrong")
+    (tmp_path / "wrong" / "credential").write_text((kits / "C2" / "credential").read_text())
+    for ask in (asking(running, "wrong", folder=tmp_path).status, asking(running, "C1").status, lambda: operator.order("evict", "C9")):
+        with pytest.raises(errors.FederationError) as caught:
+            ask()
+        said.append("".join(traceback.format_exception(caught.value)))
+    said.append(doctor.table(examination.of_site(kits / "C1", host="localhost", port=running.port, environ={})))
+    transport = running.connect("C1")
+    token = transport.login(toy.PLAN, 30).token
+    transport.close()
+    said += [caplog.text, *capfd.readouterr(), (running.folder / "events.jsonl").read_text(), repr(operator._kit), repr(transport)]
+    secrets = {token}
+    for name in ("operator", "C1", "C2", "C3"):
+        kind = "operator" if name == "operator" else "site"
+        secrets.add((kits / name / "credential").read_text().strip())
+        secrets.update(line for line in (kits / name / f"{kind}.key").read_text().splitlines() if not line.startswith("-"))
+    secrets |= {credentials.hashed(secret) for secret in secrets}
+    secrets.update(json.loads((kits / "server" / "credentials.json").read_text())["sites"].values())
+    everything = "\n".join(said)
+    assert len(everything) > 4000 and not [secret for secret in secrets if secret in everything]
+
+
+def test_a_wrong_credential_is_in_the_log_a_few_times_however_often_it_comes(serving, kits, tmp_path):
+    running = serving()
+    shutil.copytree(kits / "C1", tmp_path / "C1")
+    (tmp_path / "C1" / "credential").write_text("wrong\n")
+    transport = running.connect("C1", folder=tmp_path)
+    for _ in range(25):
+        with pytest.raises(errors.WrongCredential):
+            transport.login(toy.PLAN, 30)
+    transport.close()
+    logged = [r for r in audit.read_chain(running.folder / "events.jsonl") if r["event"] == "login_refused"]
+    assert [(r["site"], r["error"], r["times"]) for r in logged] == [("C1", "WrongCredential", 1), ("C1", "WrongCredential", 10)]
