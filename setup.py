@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]),
     package_data={
-        "experiments": ["flagfiles/*.flags", "studies/*.json", "notebooks/*.ipynb"],
+        "experiments": ["flagfiles/*.flags", "studies/*.json", "notebooks/*.ipynb", "page/*"],
         "c2fnas": ["genotypes/*.json"],
         "federated": ["*.proto"],
     },
@@ -35,6 +35,7 @@ setup(
         "isal>=1.5",
         "matplotlib>=3.8",
         "nibabel>=5.2",
+        "pillow>=9",
         "psutil>=5.9",
         "safetensors>=0.4",
         "scipy>=1.11",

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments import results, statistics
+from experiments.results import C1_TO_C2, C2_TO_C1, NO_VAE, POOLED
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "supported", "contradicted", "undecided", "not measured"
 ALPHA = 0.05
@@ -137,6 +138,7 @@ class Measure:
     sites: tuple[str, ...]
     factor: float = 1.0
     healthy_only: bool = False  # patients without a tumour
+    found_only: bool = False  # a value of 0 is none: a model that finds nothing finds it in no piece, which is no merit
 
 
 MEASURES: dict[str, Measure] = {
@@ -146,10 +148,8 @@ MEASURES: dict[str, Measure] = {
     "pancreas": Measure("Dice on the pancreas", "points", ("dice_pancreas",), ("C1", "C2"), 100.0),
     "average": Measure("Average", "points", (), ("C1", "C2"), 100.0),
     "false_tumour": Measure("false tumour in C1's healthy cases", "ml", ("volume_ml_tumour",), ("C1",), healthy_only=True),
-    "components": Measure("connected parts of C2's tumour", "parts", ("components_tumour", "tumour_components"), ("C2",)),
-    "roughness": Measure(
-        "surface to volume of C2's tumour", "1/mm", ("surface_volume_tumour", "surface_to_volume_tumour", "roughness_tumour"), ("C2",)
-    ),
+    "components": Measure("connected parts of C2's tumour", "parts", ("components_tumour",), ("C2",), found_only=True),
+    "roughness": Measure("surface to volume of C2's tumour", "1/mm", ("surface_volume_ratio_tumour",), ("C2",)),
 }
 
 
@@ -225,7 +225,7 @@ class _Scores:
             if name == model and unit[1] in sites:
                 if measure.healthy_only:
                     rows = [row for row in rows if row.get("truth_ml_tumour") == 0.0]
-                numbers = [n for n in (_number(row, measure.columns) for row in rows) if n is not None]
+                numbers = [n for n in (_number(row, measure.columns) for row in rows) if n is not None and (n or not measure.found_only)]
                 if numbers:
                     values[unit] = float(np.mean(numbers)) * measure.factor
         return values
@@ -314,8 +314,6 @@ def _compare(rule: str, first: str | tuple[str, ...], second: str | tuple[str, .
 
 _BASELINES = ("C1_baseline", "C2_baseline")
 _FEDERATED = ("C1_FL_local", "C2_FL_local", "FL_global")
-POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"
-BEYOND = (POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis("no_tumour_without_tumours", "C1_baseline, which never saw a tumour, finds none on C2.", "paper, section 3",

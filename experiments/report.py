@@ -231,10 +231,10 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         "## Departures from the paper's setting",
         _departures_markdown(content),
         "## How the numbers are made",
-        _DEFINITIONS,
+        DEFINITIONS,
         _native_markdown(content),
         "## The paper's own numbers",
-        _PAPER_STATEMENT,
+        PAPER_STATEMENT,
         "## The run",
         _run_markdown(content),
         *(f"![{pathlib.PurePosixPath(picture).stem.replace('_', ' ')}]({picture})" for picture in pictures),
@@ -257,7 +257,7 @@ def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_DEFINITIONS = """\
+DEFINITIONS = """\
 - C1 pancreas, C2 pancreas and C2 tumour are means over the sites' test cases of the Dice of each case, on the training grid.
 - Pancreas average is the mean over all test cases of both sites, so sites weigh by their numbers of cases; Average is the mean of \
 the pancreas average and C2 tumour; the row Average is the mean of the five models above it.
@@ -266,7 +266,7 @@ the pancreas average and C2 tumour; the row Average is the mean of the five mode
 unselected, as in the paper; FL_best_global is the global model that the sites' validation cases score best, and is outside the mean.
 - Every site scored the models on its own test cases; the table is computed from the rows they sent."""
 
-_PAPER_STATEMENT = """\
+PAPER_STATEMENT = """\
 - The paper's bottom row is not the mean of its five rows: that mean is 78.3, 60.9, 40.7, 68.9, 54.8; printed is 78.3, 60.7, 38.3, \
 68.7, 53.5. The row Average here is the true mean, and what stands in brackets is what is printed.
 - Its other derived columns follow from its Dice columns with 84 test cases of C1 and 100 of C2, to within 0.1.

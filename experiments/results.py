@@ -19,6 +19,10 @@ MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global
 AVERAGE = "Average"
 BEST_GLOBAL = "FL_best_global"
 ROWS = (*MODELS, AVERAGE, BEST_GLOBAL)
+# Rows that the paper does not have, by the same definitions: both sites' data in one place, one site's baseline trained on at the other,
+# and the federation without the VAE branch.
+POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"
+BEYOND = (POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 SITES = ("C1", "C2")
 GRIDS = ("training", "native")
 
@@ -115,7 +119,7 @@ def table(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str
         if row["grid"] == grid:
             latest[row["model"], row["site"], row["case"]] = row
     result: dict[str, TableRow] = {}
-    for name in (*ROWS, *sorted({model for model, _, _ in latest} - set(ROWS))):
+    for name in (*ROWS, *sorted({model for model, _, _ in latest} - set(ROWS), key=position)):
         if name == AVERAGE:
             if all(model in result for model in MODELS):
                 result[AVERAGE] = _mean_row([result[model] for model in MODELS])
@@ -245,4 +249,5 @@ def _mean_row(rows: Sequence[TableRow]) -> TableRow:
 
 def position(name: str) -> tuple[int, str]:
     """Sort key that puts models in the order of the table, others after them by name."""
-    return (ROWS.index(name) if name in ROWS else len(ROWS), name)
+    known = (*ROWS, *BEYOND)
+    return (known.index(name) if name in known else len(known), name)

@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import study_file, study_results, study_runner
+from experiments import html_report, study_file, study_results, study_runner
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -43,11 +43,14 @@ def main(argv: list[str]) -> int:
     configs = {key: spec.config for key, spec in specs.items()}
 
     def write() -> None:
-        study_results.write(folder, study_results.collect(study, folder, configs))
+        content = study_results.collect(study, folder, configs)
+        study_results.write(folder, content)
+        html_report.write(folder / "study.html", html_report.study_page(content, folder))
 
     failures = [] if FLAGS.report_only else study_runner.run(study, chosen, after_each=write)
     write()
     print((folder / "study.md").read_text(encoding="utf-8"))
+    print(f"The same to look at: {folder / 'study.html'}")
     for failure in failures:
         print(f"failed: {failure}")
     return 1 if failures else 0

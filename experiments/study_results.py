@@ -37,13 +37,7 @@ def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str,
     if study.axis:
         return {**content, "sweep": sweep(study, runs)}
     joint = joint_rows(study, runs)
-    return {
-        **content,
-        "table": table(joint),
-        "native": table(joint, "native"),
-        "verdicts": [v.to_json() for v in hypotheses.evaluate(joint)],
-        "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
-    }
+    return {**content, **_joint(joint)}
 
 
 def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
@@ -67,6 +61,53 @@ def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: path
         "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
         "notes": document.get("notes", []),
         "rows": rows,
+    }
+
+
+def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str, Any]:
+    """Returns one finished run's numbers in the shape of a study's, so that both have one page.
+
+    Raises:
+      FileNotFoundError: where the folder has no table yet.
+    """
+    folder = pathlib.Path(folder)
+    document = report.read(folder).document
+    rows, seed = document["cases"], document["seed"]
+    run = {
+        "label": document["profile"],
+        "seed": seed,
+        "folder": ".",
+        "state": "finished",
+        "failure": None,
+        "cohort": "",
+        "stack": document["stack"],
+        "configuration": document["configuration"],
+        "fingerprints": document.get("fingerprints", {}),
+        "wall_seconds": document["wall_seconds"],
+        "peak_memory_bytes": document["peak_memory_bytes"] or 0,
+        "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
+        "notes": document["notes"],
+        "rows": rows,
+    }
+    joint = [hypotheses.Run(seed, "", rows)]
+    return {
+        "name": f"{document['profile']}, seed {seed}",
+        "profile": document["profile"],
+        "seeds": [seed],
+        "pictures": pictures,
+        "axis": None,
+        "notes": [],
+        "runs": [run],
+        **_joint(joint),
+    }
+
+
+def _joint(joint: Sequence[hypotheses.Run]) -> dict[str, Any]:
+    return {
+        "table": table(joint),
+        "native": table(joint, "native"),
+        "verdicts": [v.to_json() for v in hypotheses.evaluate(joint)],
+        "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
     }
 
 

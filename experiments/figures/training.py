@@ -31,7 +31,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
         Events and keys beyond these are passed over.
       rounds: length of the run; by default as far as the events go.
     """
-    timelines = {name: _Timeline(events) for name, events in histories.items()}
+    timelines = {name: Timeline(events) for name, events in histories.items()}
     rounds = rounds or max((line.rounds for line in timelines.values()), default=1) or 1
     parts = sorted({part for line in timelines.values() for part in line.parts}, key=_part_order)
     figure = Figure(figsize=(11, 6.2 if parts else 3.6), dpi=DPI, facecolor="white", layout="constrained")
@@ -65,7 +65,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
     return figure
 
 
-class _Timeline:
+class Timeline:
     """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40 is at that round's middle."""
 
     _ABOUT = frozenset({"time", "event", "model", "site", "round", "step", "epoch", "seconds", "patches_per_second", "learning_rate"})

@@ -120,7 +120,7 @@ def test_a_missing_model_or_column_is_not_measured_and_a_contradicted_part_preva
 
 
 def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are():
-    models = [*results.MODELS, "FL_best_global", *hypotheses.BEYOND]
+    models = [*results.MODELS, "FL_best_global", *results.BEYOND]
     rows = []
     for k, model in enumerate(models):
         rows += [row(model, "C1", i, 0.5 + 0.02 * k + i / 100, components_tumour=None) for i in range(1, 4)]
