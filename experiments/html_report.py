@@ -211,8 +211,9 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
         sections += [
             ("table", "Table 1", _TABLE.format(definitions=_list(report.DEFINITIONS.splitlines()))),
             ("claims", "Claims", _CLAIMS),
-            ("cases", "Cases", _CASES),
         ]
+        if data["measures"]:
+            sections.append(("cases", "Cases", _CASES))
     if content.get("sweep") is not None:
         sections.append(("sweep", "Sweep", f"<h2>{_text(content['axis'].capitalize())}</h2>{_sweep_table(content)}"))
     if data["browser"]:
