@@ -132,6 +132,7 @@ class Stages:
                 f"--manifest={self._manifest(site)}",
                 f"--site={site.name}",
                 f"--site_folder={self.site_folder(site)}",
+                "--workers=1",  # the sites prepare at the same time
             ]
             if site.split:
                 arguments.append(f"--split={','.join(map(str, site.split))}")
