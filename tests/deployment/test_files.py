@@ -48,3 +48,10 @@ def test_the_container_runs_the_guides_commands_as_an_ordinary_user():
         assert flags(command) == flags(guide.steps()[step]) - {"--tensorboard=scalars"}
     assert re.search(r"^USER study$", text, re.MULTILINE) and 'ENTRYPOINT ["python", "-m"]' in text
     assert "--read-only --cap-drop=all --security-opt=no-new-privileges" in text
+
+
+def test_a_server_has_at_most_five_times_to_set():
+    """Elsewhere a guide to more than a hundred time-outs had to be written."""
+    text = (guide.DOCS.parent / "experiments" / "serve.py").read_text()
+    times = re.findall(r'DEFINE_float\(\s*"(\w+)",\s*[^,]+,\s*"Seconds', text)
+    assert 1 <= len(times) <= 5, times
