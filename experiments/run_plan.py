@@ -66,7 +66,7 @@ class RunSpec:
 
 
 # Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
-_STEP_S, _CASE_S, _COHORT_S, _PREPARE_S, _START_S = 0.42, 1.2, 1.6, 0.4, 8.0
+_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.42, 0.4, 1.2, 1.6, 0.4, 8.0
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
@@ -77,31 +77,33 @@ def cost(spec: RunSpec) -> dict[str, float]:
     gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
     work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
     step = _STEP_S * work
-    case = _CASE_S * (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
+    size = (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
+    validated, tested = _VALIDATION_S * size, _TEST_S * size
     counts = [site.counts or (200, 70, 70) for site in spec.sites]
     together = max(1.0, len(spec.sites) / 2)  # two cores
     epochs = config.num_rounds * config.local_epochs
     longest = max(math.ceil(c[0] * config.patches_per_case / config.batch_size) for c in counts)
     validation, test = max(c[1] for c in counts), max(c[2] for c in counts)
-    alone = epochs * longest * step + config.num_rounds * validation * case
+    alone = epochs * longest * step + config.num_rounds * validation * validated
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
     stages = {
         "cohort": max((sum(site.cohort.values()) for site in spec.sites), default=0) * _COHORT_S * together,
         "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
-        "federation and cross-site evaluation": (alone + (config.num_rounds * validation + models * test) * case) * together + 3 * _START_S,
+        "federation and cross-site evaluation": (alone + config.num_rounds * validation * validated + models * test * tested) * together
+        + 3 * _START_S,
         "table and figures": _START_S / 2,
     }
     if POOLED in spec.beyond:
         steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
         stages["pooled training"] = (
-            epochs * steps * step / 1.5 + config.num_rounds * sum(c[1] for c in counts) * case / 1.5
+            epochs * steps * step / 1.5 + config.num_rounds * sum(c[1] for c in counts) * validated / 1.5
         )  # on both cores
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
     if spec.beyond:
-        stages["scores of the models beyond the paper"] = 3 * test * case + 2 * _START_S
+        stages["scores of the models beyond the paper"] = 3 * test * tested + 2 * _START_S
         stages["table with them"] = _START_S / 2
     return stages
 

@@ -21,6 +21,8 @@ _PART_TITLES = {
     "reconstruction": "L2 (VAE)",
 }
 
+_SETTLED = 0.1  # of the run: what the losses fall through before, tens of times higher, would flatten all that follows
+
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int | None = None) -> Figure:
     """Draws validation Dice and loss parts of every model over the rounds, which are marked.
@@ -55,12 +57,15 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
     main.set_xlabel("round", fontsize=9.5, color=MUTED)
     for column, part in enumerate(parts):
         axes = figure.add_subplot(grid[1, column])
-        _round_axis(axes, rounds)
+        _round_axis(axes, rounds, ticks=4)
+        highest = 0.0
         for name, line in timelines.items():
-            axes.plot(*line.series("epoch", part), linewidth=1.4, **model_style(name))
+            places, values = line.series("epoch", part)
+            axes.plot(places, values, linewidth=1.4, **model_style(name))
+            highest = max([highest, *values[places >= _SETTLED * rounds]])
         axes.set_title(_PART_TITLES.get(part, part.replace("_", " ")), fontsize=10, color=INK, loc="left")
         axes.set_xlabel("round", fontsize=9.5, color=MUTED)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * highest or None)
         axes.locator_params(axis="y", nbins=5)
     return figure
 
@@ -89,11 +94,11 @@ class Timeline:
         return np.interp(steps, self._steps, self._places), values
 
 
-def _round_axis(axes: Axes, rounds: int) -> None:
+def _round_axis(axes: Axes, rounds: int, ticks: int = 12) -> None:
     plain(axes)
     for number in range(0, rounds, 2):
         axes.axvspan(number, number + 1, color="#eef2f6", linewidth=0, zorder=0)
-    step = max(1, math.ceil(rounds / 12))
+    step = max(1, math.ceil(rounds / ticks))
     axes.set(xlim=(0, rounds), xticks=list(range(0, rounds + 1, step)))
     axes.grid(axis="y", color=RULE, linewidth=0.7)
 
