@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from typing import Any
 import grpc
 from absl import logging
 
-from federated import codec, errors, tls, wire
+from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.agenda import Task
@@ -21,6 +22,7 @@ from federated.exchange import PROTOCOL, Pulled, Receipt, Session
 from federated.partial import PartialModel
 from federated.tensor_files import load
 from federated.transport import offering
+from federated.weights import Manifest
 from runkit import atomic
 
 _SHORT_S = 60.0  # calls without weights
@@ -67,6 +69,16 @@ class GrpcTransport:
         self._credential, self._identity, self._host, self._port = credential, identity, host, port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._channel = grpc.secure_channel(address, identity.for_client(), options=_OPTIONS)
+        self._sending = self._channel.stream_unary(
+            "/weight_exchange.WeightExchange/Send",
+            request_serializer=chunk_wire.part_to_bytes,
+            response_deserializer=pb.Receipt.FromString,
+        )
+        self._pulling = self._channel.unary_stream(
+            "/weight_exchange.WeightExchange/Pull",
+            request_serializer=pb.PullRequest.SerializeToString,
+            response_deserializer=bytes,
+        )
         self._stub = pb_grpc.WeightExchangeStub(self._channel)
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
 
@@ -99,10 +111,10 @@ class GrpcTransport:
                 missing = partial.missing()
                 if missing:
                     request = pb.PullRequest(model=model, sha256=manifest.sha256, chunks=wire.ranges_to_messages(missing))
-                    call = self._stub.Pull(request, metadata=self._metadata())
+                    call = self._pulling(request, metadata=self._metadata())
                     with _Watchdog(call) as watchdog:
                         for message in watchdog.following(call):
-                            partial.put(wire.chunk_from_message(message))
+                            partial.put(chunk_wire.chunk_from_bytes(message))
                 if partial.missing():
                     raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
         return Pulled(load(path)[0], manifest.sha256, manifest.nbytes)
@@ -111,8 +123,17 @@ class GrpcTransport:
         with self._calling():
             self._stub.ReportScores(pb.Scores(model=model, values=dict(scores)), timeout=_SHORT_S, metadata=self._metadata())
 
-    def push(self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]) -> Receipt:
-        return self._send(path, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
+    def push(
+        self,
+        path: str | os.PathLike,
+        sha256: str,
+        *,
+        round_number: int,
+        num_examples: int,
+        metrics: Mapping[str, float],
+        manifest: Manifest | None = None,
+    ) -> Receipt:
+        return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         return self._send(path, sha256, model=model)
@@ -137,7 +158,7 @@ class GrpcTransport:
             if receipt is None:
                 watchdog = _Watchdog()
                 chunks = codec.chunks(file, answer.missing, transport=self._encoding)
-                call = self._stub.Send.future(watchdog.following(wire.model_to_messages(offer, chunks)), metadata=self._metadata())
+                call = self._sending.future(watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata())
                 with watchdog.of(call):
                     receipt = wire.receipt_from_message(call.result())
         if (receipt.site, receipt.sha256) != (self.site, offer.sha256):
@@ -179,7 +200,7 @@ class _Watchdog:
         self._call = call
         self._moved, self._over = threading.Event(), threading.Event()
 
-    def following(self, messages: Iterator[pb.ModelPart]) -> Iterator[pb.ModelPart]:
+    def following(self, messages: Iterator[Any]) -> Iterator[Any]:
         try:
             for message in messages:
                 self._moved.set()

@@ -26,7 +26,7 @@ class Chunk:
     """Piece number `index` of a model's bytes in canonical order, as it travels."""
 
     index: int
-    data: bytes
+    data: bytes | memoryview
     encoding: int = RAW
 
 
@@ -47,7 +47,7 @@ def chunks(file: TensorFile, wanted: Iterable[int] | None = None, *, transport: 
             yield Chunk(index, data)
 
 
-def decoded(chunk: Chunk, size: int) -> bytes:
+def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
     """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises DamagedTransfer."""
     if chunk.encoding == RAW and len(chunk.data) == size:
         return chunk.data

@@ -12,6 +12,7 @@ import numpy as np
 
 from federated import tensor_files
 from federated.errors import DifferentRun
+from federated.weights import Manifest
 from runkit import atomic
 
 
@@ -36,7 +37,16 @@ class Journal:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "journal.json"
-        self._state: dict[str, Any] = {"run": None, "scores": {}, "update": None, "published": {}, "declared": False, "finished": False}
+        self.manifest: Manifest | None = None  # of the update, where this process wrote it
+        self._state: dict[str, Any] = {
+            "run": None,
+            "scores": {},
+            "update": None,
+            "published": {},
+            "declared": False,
+            "reported": False,
+            "finished": False,
+        }
         if self._path.exists():
             self._state.update(atomic.read_json(self._path))
 
@@ -81,12 +91,13 @@ class Journal:
     def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
         """Keeps a trained update until its receipt is there."""
         self._set(update=None)  # the file is about to be replaced: until it is whole, there is no update
-        sha256 = tensor_files.save(self.update_path, arrays, {"round": str(round_number)})
-        spooled = Spooled(round_number, num_examples, dict(metrics), sha256)
+        self.manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)})
+        spooled = Spooled(round_number, num_examples, dict(metrics), self.manifest.sha256)
         self._set(update=dataclasses.asdict(spooled))
         return spooled
 
     def drop_update(self) -> None:
+        self.manifest = None
         self._set(update=None)
         self.update_path.unlink(missing_ok=True)
 
@@ -104,6 +115,14 @@ class Journal:
 
     def keep_declared(self) -> None:
         self._set(declared=True)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the server has confirmed the rows: the last thing that a site owes it."""
+        return self._state["reported"]
+
+    def keep_reported(self) -> None:
+        self._set(reported=True)
 
     def rows(self, model: str) -> list[dict[str, Any]] | None:
         """Returns the rows of a model that has been evaluated already."""

@@ -18,7 +18,6 @@ import grpc
 from absl import logging
 
 from federated import audit, expiry, wire
-from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.audit import AuditLog
 from federated.control_desk import ControlDesk
 from federated.coordinator import Coordinator
@@ -26,7 +25,7 @@ from federated.credentials import CredentialBook
 from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.operation import OperationGate
 from federated.server_config import ServerConfig, ServerSummary
-from federated.servicer import TokenGate, WeightExchangeServicer
+from federated.servicer import TokenGate, WeightExchangeServicer, add_to_server
 from federated.storage import Store
 from federated.tally import Tally
 from federated.tls import Identity
@@ -147,7 +146,7 @@ def _listen(
             ("grpc.http2.max_ping_strikes", 0),
         ],
     )
-    pb_grpc.add_WeightExchangeServicer_to_server(WeightExchangeServicer(coordinator, poll_s=config.poll_s), server)
+    add_to_server(WeightExchangeServicer(coordinator, poll_s=config.poll_s), server)
     address = store_folder / "address.json"
     port = config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
     try:

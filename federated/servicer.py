@@ -10,9 +10,8 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from absl import logging
 
-from federated import codec, errors, tls, wire
+from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
-from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
 
@@ -82,7 +81,7 @@ class TokenGate(grpc.ServerInterceptor):
         return continuation(details)
 
 
-class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
+class WeightExchangeServicer:
     """The service over a coordinator; a site with nothing to do is answered after `poll_s` seconds."""
 
     def __init__(self, coordinator: Coordinator, *, poll_s: float):
@@ -128,7 +127,7 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
             file.close()
             return wire.header_to_message(Offer(manifest, model=request.model))
 
-    def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
+    def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[codec.Chunk]:
         with _answering(context):
             site, began, sent = self._site(context), time.monotonic(), 0
             file, manifest = self._coordinator.open_model(site, request.model, request.sha256)
@@ -136,7 +135,7 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
                 wanted = wire.indices_from_messages(request.chunks, num_chunks=manifest.num_chunks)
                 for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
                     sent += len(chunk.data)
-                    yield wire.chunk_to_message(chunk)
+                    yield chunk
                 self._coordinator.note_pulled(site, request.model, nbytes=sent, seconds=time.monotonic() - began)
 
     def ReportScores(self, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
@@ -149,10 +148,10 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
             site = self._site(context)
             return wire.answer_to_message(self._coordinator.offer(site, wire.header_from_message(request)))
 
-    def Send(self, request_iterator: Iterator[pb.ModelPart], context: grpc.ServicerContext) -> pb.Receipt:
+    def Send(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> pb.Receipt:
         with _answering(context):
             site = self._site(context)
-            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_messages(request_iterator)))
+            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_parts(_readable(request_iterator))))
 
     def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with _answering(context):
@@ -175,6 +174,34 @@ class WeightExchangeServicer(pb_grpc.WeightExchangeServicer):
         """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
         _, certificate = tls.caller(context)
         return self._coordinator.site_of(_token(context.invocation_metadata()), certificate)
+
+
+def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:
+    """Registers the service; chunks pass as bytes, everything else as protobuf messages."""
+    unary, incoming, outgoing = (
+        grpc.unary_unary_rpc_method_handler,
+        grpc.stream_unary_rpc_method_handler,
+        grpc.unary_stream_rpc_method_handler,
+    )
+    methods = {
+        "Login": (unary, pb.LoginRequest.FromString, pb.LoginReply.SerializeToString),
+        "NextTask": (unary, pb.TaskRequest.FromString, pb.Task.SerializeToString),
+        "HeartBeat": (unary, pb.HeartBeatRequest.FromString, pb.Acknowledgement.SerializeToString),
+        "Describe": (unary, pb.ModelName.FromString, pb.ModelHeader.SerializeToString),
+        "Pull": (outgoing, pb.PullRequest.FromString, chunk_wire.chunk_to_bytes),
+        "ReportScores": (unary, pb.Scores.FromString, pb.Acknowledgement.SerializeToString),
+        "Offer": (unary, pb.ModelHeader.FromString, pb.OfferReply.SerializeToString),
+        "Send": (incoming, bytes, pb.Receipt.SerializeToString),
+        "DeclareModels": (unary, pb.Models.FromString, pb.Acknowledgement.SerializeToString),
+        "SubmitRows": (incoming, pb.Row.FromString, pb.Acknowledgement.SerializeToString),
+    }
+    handlers = {name: make(getattr(servicer, name), reads, writes) for name, (make, reads, writes) in methods.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weight_exchange.WeightExchange", handlers),))
+
+
+def _readable(messages: Iterator[bytes]) -> Iterator[wire.Part]:
+    """Reads parts here and not in gRPC, which would tell the caller nothing of what is wrong with one."""
+    return map(chunk_wire.part_from_bytes, messages)
 
 
 class _answering:

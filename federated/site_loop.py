@@ -136,6 +136,10 @@ class _Loop:
         logging.info("event=%s site=%s %s", event, self._transport.site, " ".join(f"{key}={value}" for key, value in fields.items()))
 
     def run(self) -> None:
+        if self._journal.reported and self._server_has_left():
+            self._journal.finish()
+            self.note("finished", without="server")
+            return
         session = self._server.login()
         self._journal.enter(session.run)
         self._transport_form = session.transport
@@ -145,6 +149,16 @@ class _Loop:
                 self._do(task)
         self._journal.finish()
         self.note("finished")
+
+    def _server_has_left(self) -> bool:
+        """Returns whether nobody answers a site that owes nothing any more: the run may be over since before it was killed."""
+        try:
+            self._transport.login(self._trainer.plan, self._trainer.num_examples)
+        except errors.ServerUnreachable:
+            return True
+        except errors.FederationError:
+            return False  # the loop meets it again, and knows what to do
+        return False
 
     def _next_task(self) -> Task:
         began, waited = self._clock(), False
@@ -190,6 +204,7 @@ class _Loop:
                 round_number=spooled.round,
                 num_examples=spooled.num_examples,
                 metrics=spooled.metrics,
+                manifest=self._journal.manifest,
             )
         except errors.StaleUpdate as error:
             self.note("dropped", round=spooled.round, error=type(error).__name__)
@@ -248,6 +263,7 @@ class _Loop:
             collected.extend(rows)
         self._pulled = None
         self._server.submit_rows(collected)
+        self._journal.keep_reported()
         self.note("rows_submitted", rows=len(collected))
 
     def _since(self, began: float) -> float:

@@ -113,7 +113,15 @@ class TensorFile:
         return b"".join(pieces)
 
     def read(self, spec: TensorSpec) -> np.ndarray:
-        return np.frombuffer(bytearray(self.read_bytes(spec, 0, spec.nbytes)), dtype=DTYPES[spec.dtype]).reshape(spec.shape)
+        array = np.empty(spec.shape, dtype=DTYPES[spec.dtype])
+        begin, _ = self._start[spec.name]
+        view, filled = memoryview(array.reshape(-1)).cast("B") if spec.nbytes else memoryview(b""), 0
+        while filled < spec.nbytes:  # one call reads at most 2 GiB
+            count = os.preadv(self._stream.fileno(), [view[filled:]], begin + filled)
+            if not count:
+                raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+            filled += count
+        return array
 
     def close(self) -> None:
         self._stream.close()

@@ -12,6 +12,7 @@ from federated.agenda import Task
 from federated.exchange import Offer, Pulled, Receipt, Session
 from federated.partial import PartialModel
 from federated.tensor_files import TensorFile, file_manifest, load
+from federated.weights import Manifest
 
 if TYPE_CHECKING:  # a site needs no server code
     from federated.coordinator import Coordinator
@@ -39,8 +40,16 @@ class Transport(Protocol):
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None: ...
 
     def push(
-        self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]
-    ) -> Receipt: ...
+        self,
+        path: str | os.PathLike,
+        sha256: str,
+        *,
+        round_number: int,
+        num_examples: int,
+        metrics: Mapping[str, float],
+        manifest: Manifest | None = None,
+    ) -> Receipt:
+        """Sends the update in the file `path`. `manifest` is what the file holds, where the caller has just written it."""
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt: ...
 
@@ -52,10 +61,14 @@ class Transport(Protocol):
 
 
 @contextlib.contextmanager
-def offering(path: str | os.PathLike, sha256: str, **about: Any) -> Iterator[tuple[TensorFile, Offer]]:
-    """Yields a model file, open, and its offer. Raises ValueError where the file is not the model of that digest any more."""
+def offering(path: str | os.PathLike, sha256: str, *, manifest: Manifest | None = None, **about: Any) -> Iterator[tuple[TensorFile, Offer]]:
+    """Yields a model file, open, and its offer. Raises ValueError where the file is not the model of that digest any more.
+
+    Args:
+      manifest: of the file, where the caller has just written it; else the file is read for it.
+    """
     with TensorFile(path) as file:
-        manifest = file_manifest(file)
+        manifest = manifest or file_manifest(file)
         if manifest.sha256 != sha256:
             raise ValueError(f"{path}: is not what was written there; the disk may be failing, train the round again")
         yield file, Offer(manifest, **about)
@@ -90,8 +103,17 @@ class InProcessTransport:
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         self._coordinator.report_scores(self._verified(), model, scores)
 
-    def push(self, path: str | os.PathLike, sha256: str, *, round_number: int, num_examples: int, metrics: Mapping[str, float]) -> Receipt:
-        return self._send(path, sha256, round=round_number, num_examples=num_examples, metrics=metrics)
+    def push(
+        self,
+        path: str | os.PathLike,
+        sha256: str,
+        *,
+        round_number: int,
+        num_examples: int,
+        metrics: Mapping[str, float],
+        manifest: Manifest | None = None,
+    ) -> Receipt:
+        return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         return self._send(path, sha256, model=model)

@@ -27,6 +27,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 64 * 2**10),  # errors travel in it, and one may list every difference of two plans
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
+    # A stream holds a chunk's worth in flight and no more: that bounds the server's memory, and what a cut can lose.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2**20),
     # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -79,14 +82,6 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
     return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics))
 
 
-def chunk_to_message(chunk: Chunk) -> pb.Chunk:
-    return pb.Chunk(index=chunk.index, data=chunk.data, encoding=chunk.encoding)
-
-
-def chunk_from_message(message: pb.Chunk) -> Chunk:
-    return Chunk(message.index, message.data, message.encoding)
-
-
 def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
     return [pb.Range(first=first, count=count) for first, count in ranges(indices)]
 
@@ -114,26 +109,23 @@ def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
 
 
-def model_to_messages(offer: Offer, chunks: Iterable[Chunk]) -> Iterator[pb.ModelPart]:
-    yield pb.ModelPart(header=header_to_message(offer))
-    for chunk in chunks:
-        yield pb.ModelPart(chunk=chunk_to_message(chunk))
+Part = Offer | Chunk  # of a transfer: the header, then chunks
 
 
-def model_from_messages(messages: Iterable[pb.ModelPart]) -> tuple[Offer, Iterator[Chunk]]:
-    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the header is not the first message."""
-    stream = iter(messages)
+def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
+    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the header is not the first part."""
+    stream = iter(parts)
     first = next(stream, None)
-    if first is None or first.WhichOneof("part") != "header":
+    if not isinstance(first, Offer):
         raise errors.DamagedTransfer("a transfer begins with the header of its model; send the model again")
-    return header_from_message(first.header), _chunks(stream)
+    return first, _chunks(stream)
 
 
-def _chunks(messages: Iterable[pb.ModelPart]) -> Iterator[Chunk]:
-    for message in messages:
-        if message.WhichOneof("part") != "chunk":
+def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
+    for part in parts:
+        if not isinstance(part, Chunk):
             raise errors.DamagedTransfer("a second header came in the middle of a transfer; send the model again")
-        yield chunk_from_message(message.chunk)
+        yield part
 
 
 def reasons_to_text(reasons: Sequence[errors.Reason]) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import threading
@@ -46,12 +47,12 @@ def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(serving,
     sha256 = tensor_files.save(tmp_path / "update.safetensors", toy.INITIAL)
     monkeypatch.setattr(client, "_SILENCE_S", 0.05)
 
-    def stuck(offer, chunks):
+    def stuck(file, wanted, *, transport):
         yield from ()
         watched.wait(10)  # no message comes out
 
     watched = threading.Event()
-    monkeypatch.setattr(client.wire, "model_to_messages", stuck)
+    monkeypatch.setattr(client.codec, "chunks", stuck)
     with pytest.raises(errors.ServerUnreachable, match="the call was cut"):
         transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
     watched.set()
@@ -63,16 +64,14 @@ def test_a_damaged_message_is_refused_by_the_server_and_worth_another_try(servin
     transport = running.connect("C1")
     transport.login(toy.PLAN, 30)
     sha256 = tensor_files.save(tmp_path / "update.safetensors", toy.INITIAL)
-    messages = client.wire.model_to_messages
+    chunks = client.codec.chunks
 
-    def flipping(offer, chunks):
-        for number, message in enumerate(messages(offer, chunks)):
-            if number == 1:
-                message.chunk.data = message.chunk.data[:-1] + bytes([message.chunk.data[-1] ^ 1])
-            yield message
+    def flipping(file, wanted, *, transport):
+        for chunk in chunks(file, wanted, transport=transport):
+            yield dataclasses.replace(chunk, data=chunk.data[:-1] + bytes([chunk.data[-1] ^ 1]))
 
     with monkeypatch.context() as patched:
-        patched.setattr(client.wire, "model_to_messages", flipping)
+        patched.setattr(client.codec, "chunks", flipping)
         with pytest.raises(errors.DamagedTransfer, match="checksum of chunk 0 does not match"):
             transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
     assert list((running.folder / "spool").iterdir()) == []

@@ -1,20 +1,13 @@
 """Whole federations of separate programs over TLS, killed in mid-run: they end with the same bits as one left alone."""
 
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from cryptography import x509
 
 from federated import audit, tensor_files
 from tests.federated import toy
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.federated.programs import Program, federate, results, until
 
 SERVER_KILLS = [
     "Store.keep_update:before:1",  # an update is received and synced, but not recorded
@@ -39,99 +32,9 @@ SITE_KILLS = {
 }
 
 
-class Program:
-    """A program that is started again whenever it was killed, each time with the next kill of its list."""
-
-    def __init__(self, log, *arguments, kills=()):
-        self._log, self._arguments, self._kills = log, arguments, list(kills)
-        self.deaths = 0
-        self._start()
-
-    def _start(self):
-        kill = self._kills[: 1 if self._kills else 0]
-        with open(self._log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.federated.toy_process", *map(str, self._arguments), *kill],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "GRPC_VERBOSITY": "NONE"},
-            )
-
-    def watch(self):
-        """Returns whether the program has ended by itself; brings it back if it was killed."""
-        code = self.process.poll()
-        if code is None:
-            return False
-        if code == -signal.SIGKILL:
-            self.deaths += 1
-            self._kills = self._kills[1:]
-            self._start()
-            return False
-        assert code == 0, self.log_text()
-        return True
-
-    def log_text(self):
-        return self._log.read_text()[-3000:]
-
-    def terminate(self):
-        self.process.terminate()
-        return self.process.wait(30)
-
-
-def until(condition, *programs, seconds=60):
-    """Waits for a condition that one of the programs is to bring about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        for program in programs:
-            assert program.process.poll() is None and time.monotonic() < deadline, program.log_text()
-            try:
-                program.process.wait(0.02)  # returns at once when it ends
-            except subprocess.TimeoutExpired:
-                continue
-
-
-def federate(folder, kits, *, server_kills=(), site_kills=None):
-    """Runs a server and two sites to their end; returns (store folder, number of deaths)."""
-    folder.mkdir(exist_ok=True)
-    store = folder / "store"
-    initial = toy.write_initial(folder / "initial.safetensors")
-    programs = {"server": Program(folder / "server.log", "server", store, kits / "server", initial, kills=server_kills)}
-    deadline = time.monotonic() + 120
-    try:
-        until((store / "address.json").exists, programs["server"])
-        port = json.loads((store / "address.json").read_text())["port"]
-        for site in ("C1", "C2"):
-            kills = (site_kills or {}).get(site, ())
-            programs[site] = Program(folder / f"{site}.log", "site", folder / site, kits / site, port, kills=kills)
-        running = set(programs)
-        while running:
-            running -= {name for name in running if programs[name].watch()}
-            assert time.monotonic() < deadline, "\n".join(programs[name].log_text() for name in running)
-            for name in running:
-                try:
-                    programs[name].process.wait(0.02)  # returns at once when it ends
-                except subprocess.TimeoutExpired:
-                    continue
-        for name, program in programs.items():
-            assert not program._kills, f"{name} never came to {program._kills[0]}"
-        return store, sum(program.deaths for program in programs.values())
-    finally:
-        for program in programs.values():
-            if program.process.poll() is None:
-                program.process.kill()
-                program.process.wait()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, kits):
     return federate(tmp_path_factory.mktemp("undisturbed") / "run", kits)[0]
-
-
-def results(store):
-    """Returns everything a run is for, byte by byte."""
-    names = [*(f"global/round_{number:03d}.safetensors" for number in range(4)), "best.safetensors", "selection.json", "rows.jsonl"]
-    return {name: (store / name).read_bytes() for name in [*names, "models/C1_baseline.safetensors", "models/C2_baseline.safetensors"]}
 
 
 def test_separate_programs_give_the_weights_worked_out_by_hand(undisturbed):

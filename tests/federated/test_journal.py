@@ -37,7 +37,7 @@ def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp
     def killed(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensor_files, "save", killed)
+    monkeypatch.setattr(tensor_files, "save_as", killed)
     with pytest.raises(KeyboardInterrupt):
         journal.spool(2, ARRAYS, 30, {})
     assert Journal(tmp_path).update is None

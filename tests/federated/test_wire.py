@@ -5,13 +5,11 @@ import pytest
 from federated import errors, wire
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import Task
-from federated.codec import Chunk
 from federated.exchange import Answer, Offer, Receipt, Session
 from federated.weights import Manifest, TensorSpec
 
 MANIFEST = Manifest((TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32)
 OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
-CHUNKS = [Chunk(0, b"123", 2), Chunk(2**32 - 1, b"")]
 
 
 def travel(message):
@@ -28,16 +26,6 @@ def test_values_arrive_as_they_were_sent():
     assert wire.receipt_from_message(travel(wire.receipt_to_message(receipt))) == receipt
     for answer in (Answer(receipt), Answer(missing=(0, 1, 2, 7, 9, 10)), Answer()):
         assert wire.answer_from_message(travel(wire.answer_to_message(answer)), num_chunks=11) == answer
-    offer, chunks = wire.model_from_messages(map(travel, wire.model_to_messages(OFFER, CHUNKS)))
-    assert offer == OFFER and list(chunks) == CHUNKS
-
-
-@pytest.mark.parametrize(
-    "messages", [[], [pb.ModelPart()], list(wire.model_to_messages(OFFER, CHUNKS))[1:]], ids=["none", "empty", "no header"]
-)
-def test_a_transfer_without_header_is_damaged(messages):
-    with pytest.raises(errors.DamagedTransfer, match="begins with the header"):
-        wire.model_from_messages(messages)
 
 
 @pytest.mark.parametrize("asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]])
@@ -59,13 +47,6 @@ def test_reasons_survive_and_are_cut_to_what_metadata_takes():
     assert text.isascii() and len(text) < 20_000 and wire.reasons_from_text(text) == tuple(reasons[:100])
     assert len(wire.reasons_to_text([errors.Reason("x" * 500, "missing", "y" * 500)] * 90)) < 20_000
     assert wire.reasons_from_text("no JSON") == wire.reasons_from_text("[[1]]") == ()
-
-
-def test_a_second_header_is_damage():
-    messages = list(wire.model_to_messages(OFFER, CHUNKS))
-    _, chunks = wire.model_from_messages([*messages, messages[0]])
-    with pytest.raises(errors.DamagedTransfer, match="second header"):
-        list(chunks)
 
 
 def test_rows_keep_their_values_and_are_written_alike_every_time():

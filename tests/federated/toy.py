@@ -18,6 +18,11 @@ EXAMPLES = {"C1": 30, "C2": 10, "C3": 5}
 STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}
 
 
+def initial(bulk=0):
+    """Returns the initial model; with `bulk` values more, so that it travels in several chunks."""
+    return {**INITIAL, "bulk": np.arange(bulk, dtype=np.float32) / 64} if bulk else INITIAL
+
+
 def write_initial(path, *, plan=None, arrays=None):
     tensor_files.save(path, INITIAL if arrays is None else arrays, {"plan": json.dumps(PLAN if plan is None else plan)})
     return path
@@ -26,9 +31,9 @@ def write_initial(path, *, plan=None, arrays=None):
 class ToyTrainer:
     """Halves the weights and adds the site's step times the round; scores by the round number that the weights hold."""
 
-    def __init__(self, site, *, plan=None, on_train=lambda round_number: None):
+    def __init__(self, site, *, plan=None, on_train=lambda round_number: None, bulk=0):
         self.site, self.plan, self.num_examples = site, plan or PLAN, EXAMPLES[site]
-        self.calls = []
+        self.calls, self._bulk = [], bulk
         self._on_train = on_train
 
     def score(self, weights):
@@ -42,7 +47,7 @@ class ToyTrainer:
         return {name: (array * np.float32(0.5) + step).astype(np.float32) for name, array in weights.items()}, {"loss": 1.0 / round_number}
 
     def local_models(self):
-        return {f"{self.site}_baseline": {name: array + np.float32(EXAMPLES[self.site]) for name, array in INITIAL.items()}}
+        return {f"{self.site}_baseline": {name: array + np.float32(EXAMPLES[self.site]) for name, array in initial(self._bulk).items()}}
 
     def evaluate(self, model_name, weights):
         self.calls.append(f"evaluate {model_name}")

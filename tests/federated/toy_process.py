@@ -13,12 +13,30 @@ import os
 import signal
 import sys
 
-from federated import client, codec, coordinator, intake, journal, partial, server, server_config, site_loop, storage, tensor_files
-from runkit import events
+from federated import (
+    averaging,
+    chunk_wire,
+    client,
+    codec,
+    coordinator,
+    intake,
+    journal,
+    partial,
+    records,
+    server,
+    server_config,
+    site_loop,
+    storage,
+    tensor_files,
+)
+from runkit import atomic, events
 from tests.federated import toy
 
 PLACES = {
     "Store": storage.Store,
+    "Records": records.Records,
+    "averaging": averaging,
+    "atomic": atomic,
     "Coordinator": coordinator.Coordinator,
     "Journal": journal.Journal,
     "GrpcTransport": client.GrpcTransport,
@@ -26,6 +44,7 @@ PLACES = {
     "PartialModel": partial.PartialModel,
     "Intake": intake.Intake,
     "codec": codec,
+    "chunk_wire": chunk_wire,
     "tensor_files": tensor_files,
 }
 
@@ -71,11 +90,18 @@ def main(role, folder, kit, third, *kill):
     if kill:
         arrange_kill(kill[0])
     if role == "server":
-        config = server_config.ServerConfig(num_rounds=3, port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0)
+        config = server_config.ServerConfig(
+            num_rounds=int(os.environ.get("TOY_ROUNDS", "3")), port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0
+        )
         summary = server.serve(config, folder, kit, third)
     else:
         transport = client.connect(kit, host="localhost", port=int(third))
-        summary = site_loop.run(toy.ToyTrainer(transport.site), transport, folder, pauses=lambda: iter(lambda: 0.1, None))
+        summary = site_loop.run(
+            toy.ToyTrainer(transport.site, bulk=int(os.environ.get("TOY_BULK", "0"))),
+            transport,
+            folder,
+            pauses=lambda: iter(lambda: 0.1, None),
+        )
     print(summary)
     return 0 if summary.finished else 3
 

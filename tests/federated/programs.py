@@ -1,0 +1,138 @@
+"""Programs of a federation that are started again whenever they were killed, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from tests.federated import toy
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Program:
+    """A program that is started again whenever it was killed, each time with the next kill of its list."""
+
+    def __init__(self, log, *arguments, kills=(), environment=None):
+        self._log, self._arguments, self._kills, self._environment = log, arguments, list(kills), environment or {}
+        self.deaths = 0
+        self._start()
+
+    def _start(self):
+        kill = self._kills[: 1 if self._kills else 0]
+        with open(self._log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.federated.toy_process", *map(str, self._arguments), *kill],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "GRPC_VERBOSITY": "NONE", **self._environment},
+            )
+
+    def watch(self):
+        """Returns whether the program has ended by itself; brings it back if it was killed."""
+        code = self.process.poll()
+        if code is None:
+            return False
+        if code == -signal.SIGKILL:
+            self.deaths += 1
+            self._kills = self._kills[1:]
+            self._start()
+            return False
+        assert code == 0, self.log_text()
+        return True
+
+    @property
+    def kills_left(self):
+        return self._kills
+
+    def kill(self):
+        """Kills it as a power cut would, wherever it is; whoever watches brings it back."""
+        if self.process.poll() is None:
+            self.process.kill()
+
+    def log_text(self):
+        return self._log.read_text()[-3000:]
+
+    def terminate(self):
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+def until(condition, *programs, seconds=60):
+    """Waits for a condition that one of the programs is to bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for program in programs:
+            assert program.process.poll() is None and time.monotonic() < deadline, program.log_text()
+            try:
+                program.process.wait(0.02)  # returns at once when it ends
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def federate(
+    folder,
+    kits,
+    *,
+    server_kills=(),
+    site_kills=None,
+    num_rounds=3,
+    bulk=0,
+    seconds=120,
+    meanwhile: Callable[[dict], None] = lambda programs: None,
+):
+    """Runs a server and two sites to their end; returns (store folder, number of deaths).
+
+    Args:
+      server_kills, site_kills: where a program kills itself, one a life; every one has to be reached.
+      bulk: values of a further tensor, for updates of several chunks.
+      meanwhile: called again and again with the programs that are running.
+    """
+    folder.mkdir(exist_ok=True)
+    store = folder / "store"
+    initial = toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(bulk))
+    about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk)}
+    programs = {"server": Program(folder / "server.log", "server", store, kits / "server", initial, kills=server_kills, environment=about)}
+    deadline = time.monotonic() + seconds
+    try:
+        until((store / "address.json").exists, programs["server"])
+        port = json.loads((store / "address.json").read_text())["port"]
+        for site in ("C1", "C2"):
+            kills = (site_kills or {}).get(site, ())
+            programs[site] = Program(folder / f"{site}.log", "site", folder / site, kits / site, port, kills=kills, environment=about)
+        running = set(programs)
+        while running:
+            meanwhile({name: programs[name] for name in sorted(running)})
+            running -= {name for name in running if programs[name].watch()}
+            assert time.monotonic() < deadline, "\n".join(programs[name].log_text() for name in running)
+            for name in running:
+                try:
+                    programs[name].process.wait(0.02)  # returns at once when it ends
+                except subprocess.TimeoutExpired:
+                    continue
+        for name, program in programs.items():
+            assert not program.kills_left, f"{name} never came to {program.kills_left[0]}"
+        return store, sum(program.deaths for program in programs.values())
+    finally:
+        for program in programs.values():
+            if program.process.poll() is None:
+                program.process.kill()
+                program.process.wait()
+
+
+def results(store, num_rounds=3):
+    """Returns everything a run is for, byte by byte."""
+    names = [
+        *(f"global/round_{number:03d}.safetensors" for number in range(num_rounds + 1)),
+        "best.safetensors",
+        "selection.json",
+        "rows.jsonl",
+    ]
+    return {name: (store / name).read_bytes() for name in [*names, "models/C1_baseline.safetensors", "models/C2_baseline.safetensors"]}

@@ -1,0 +1,94 @@
+"""A TCP proxy that counts bytes, cuts every connection once so many have passed, and lets through only so many a second."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+
+class Link:
+    """Between a site and a server.
+
+    Attributes:
+      up, down: bytes that have passed towards the server and back.
+      cut_up, cut_down: counts at which all connections are cut; each is used once.
+      rate: bytes a second each way, 0 for as fast as it goes.
+    """
+
+    def __init__(self, port: int):
+        self._target = ("127.0.0.1", port)
+        self.up = self.down = 0
+        self.cut_up: list[int] = []
+        self.cut_down: list[int] = []
+        self.rate = 0
+        self.cuts = 0
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                self._sockets |= {near, far}
+            for source, sink, count in ((near, far, self._passed_up), (far, near, self._passed_down)):
+                threading.Thread(target=self._carry, args=(source, sink, count), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, passed: Callable[[int], bool]) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+                if self.rate:
+                    time.sleep(len(data) / self.rate)
+                if passed(len(data)):
+                    self.cut()
+                    return
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _passed_up(self, count: int) -> bool:
+        with self._lock:
+            self.up += count
+            return bool(self.cut_up and self.up >= self.cut_up[0] and self.cut_up.pop(0))
+
+    def _passed_down(self, count: int) -> bool:
+        with self._lock:
+            self.down += count
+            return bool(self.cut_down and self.down >= self.cut_down[0] and self.cut_down.pop(0))
+
+    def cut(self) -> None:
+        """Ends every connection without a word."""
+        with self._lock:
+            self.cuts += 1
+            sockets, self._sockets = self._sockets, set()
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
+@contextlib.contextmanager
+def link(port: int) -> Iterator[Link]:
+    made = Link(port)
+    try:
+        yield made
+    finally:
+        made.close()
