@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 from federated import client, expiry, site_loop
-from federated.errors import FederationError
+from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -52,7 +52,10 @@ def main(argv: list[str]) -> int:
         strategy=tf.distribute.MirroredStrategy(),
         extra_models=dict(_lent(entry) for entry in FLAGS.lend),
     )
-    summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
+    try:
+        summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
+    except (CertificateRefused, WrongCredential, VersionDiffers) as error:
+        raise type(error)(f"{error}; python -m experiments.doctor --kit={kit} says more") from error
     if not summary.finished:
         print("stopped; the same command goes on")
         return 1

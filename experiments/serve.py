@@ -8,6 +8,7 @@ Stopped or killed, it goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from absl import flags
 
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
         experiment_flags.required("store", "the folder of the run's state"),
         experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
         initial_model,
-        listeners=[RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else [],
+        listeners=[_tell_progress, *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else [])],
         on_ready=_tell_ready,
     )
     ending = "finished" if summary.finished else "stopped; the same command goes on"
@@ -88,6 +89,12 @@ def main(argv: list[str]) -> int:
 def _tell_ready(port: int) -> None:
     print(f"serving on port {port}", flush=True)
     service_manager.notify("READY=1")
+
+
+def _tell_progress(record: dict[str, Any]) -> None:
+    """Keeps the line that `systemctl status` shows."""
+    if record["event"] == "aggregated":
+        service_manager.notify(f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, sites {', '.join(record['sites'])}")
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:

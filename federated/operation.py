@@ -17,7 +17,6 @@ from federated.exchange import PROTOCOL
 from runkit import release
 
 PREFIX = "/federation_operation.Operation/"
-SCHEME = "Credential "  # of the authorization header: "Credential <name> <credential>"
 OPERATOR = "operator"
 ORDERS = ("pause", "resume", "evict", "admit", "finish", "finish_now")
 
@@ -114,13 +113,13 @@ class OperationGate(grpc.ServerInterceptor):
 
 def header(name: str, credential: str) -> tuple[tuple[str, str], ...]:
     """Returns the metadata of a call."""
-    return ((wire.TOKEN_KEY, f"{SCHEME}{name} {credential}"),)
+    return ((wire.TOKEN_KEY, f"{wire.CREDENTIAL_PREFIX}{name}:{credential}"),)
 
 
 def _presented(metadata: Any) -> tuple[str, str]:
     for key, value in metadata or ():
-        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(SCHEME):
-            name, _, secret = value[len(SCHEME) :].partition(" ")
+        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(wire.CREDENTIAL_PREFIX):
+            name, _, secret = value[len(wire.CREDENTIAL_PREFIX) :].partition(":")
             return name[:64], secret
     return "", ""
 

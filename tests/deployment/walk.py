@@ -44,7 +44,7 @@ class Walk:
         self._steps = guide.steps()
         self.used: set[str] = set()
         self._running: list[subprocess.Popen] = []
-        self._timeout_s = 60.0 if toys else 600.0
+        self._timeout_s = 120.0 if toys else 900.0
 
     def run(self) -> None:
         """Walks; raises AssertionError with what a program said where something does not go as the guides say."""

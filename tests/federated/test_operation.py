@@ -172,7 +172,12 @@ def test_the_operators_credential_is_of_no_use_with_a_sites_certificate_nor_the_
         with pytest.raises(grpc.RpcError) as caught:
             call(running, identity, operation.header(name, credential))
         assert caught.value.code() == code, (name, code)
-    for metadata in ((), (("authorization", "Credential operator"),), (("authorization", f"Bearer {secret['operator']}"),)):
+    for metadata in (
+        (),
+        (("authorization", "Credential operator:"),),
+        (("authorization", "Credential operator"),),
+        (("authorization", f"Bearer {secret['operator']}"),),
+    ):
         with pytest.raises(grpc.RpcError) as caught:
             call(running, operator, metadata)
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -257,3 +262,23 @@ def test_a_wrong_credential_is_in_the_log_a_few_times_however_often_it_comes(ser
     transport.close()
     logged = [r for r in audit.read_chain(running.folder / "events.jsonl") if r["event"] == "login_refused"]
     assert [(r["site"], r["error"], r["times"]) for r in logged] == [("C1", "WrongCredential", 1), ("C1", "WrongCredential", 10)]
+
+
+def test_who_is_not_the_operator_is_turned_away_before_a_message_is_read(serving, kits):
+    running = serving()
+    secret = (kits / "C1" / "credential").read_text().strip()
+    order = pb.OrderRequest(kind="pause", site="x" * 2**20)
+    with grpc.secure_channel(f"localhost:{running.port}", tls.Identity.of(kits / "C1", "site").for_client()) as channel:
+        for metadata in ((), operation.header("operator", secret), operation.header("C1", secret), operation.header("C1", "made up")):
+            sent = []
+
+            def endless(sent=sent):
+                while True:
+                    sent.append(1)
+                    yield order
+
+            call = channel.stream_unary(operation.PREFIX + "Order", pb.OrderRequest.SerializeToString, pb.OrderReply.FromString)
+            with pytest.raises(grpc.RpcError) as caught:
+                call(endless(), metadata=metadata, timeout=30)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            assert len(sent) <= 8  # what fits into a flow-control window, of a stream without an end
