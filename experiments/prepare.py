@@ -16,6 +16,7 @@ from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
 from preprocessing import pipeline, splits, survey
+from runkit import atomic
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -24,6 +25,7 @@ flags.DEFINE_string("manifest", None, "The site's manifest.json, or an MSD datas
 flags.DEFINE_list(
     "split", None, "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20."
 )
+flags.DEFINE_string("split_list", None, "JSON file of the case ids for training, validation and test, e.g. one of experiments/splits.")
 flags.DEFINE_integer("workers", 0, "Cases prepared at the same time, 0 for one a processor.")
 flags.DEFINE_float("memory_gb", None, "Memory of all processes together; cases wait for it. Default: four fifths of what is free.")
 flags.DEFINE_bool("dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing.")
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> int:
         split_seed=config.seed,
         split_counts=counts,
         split_ratio=splits.PAPER_COUNTS.get(manifest.site, (0.6, 0.2, 0.2)),
+        split_lists=atomic.read_json(FLAGS.split_list) if FLAGS.split_list else None,
         strict=FLAGS.strict,
     )
     shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))

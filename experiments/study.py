@@ -18,6 +18,7 @@ from experiments import html_report, study_file, study_results, study_runner
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string("study", None, "The study file.")
+flags.DEFINE_string("data", None, "Folder where the study file's manifests are. Default: the study file's own.")
 flags.DEFINE_string("runs", "runs", "Folder of runs; the study goes to <runs>/<name>.")
 flags.DEFINE_list("seeds", [], "Only these of the study's seeds.")
 flags.DEFINE_list("points", [], "Only these of the study's points.")
@@ -27,7 +28,7 @@ flags.DEFINE_bool("report_only", False, "Start no run; write the report of what 
 
 def main(argv: list[str]) -> int:
     del argv
-    study = study_file.read(experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json"))
+    study = study_file.read(experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json"), FLAGS.data)
     folder = pathlib.Path(FLAGS.runs) / study.name
     specs = {
         (point.label, seed): study_file.run_spec(study, point, seed, folder, experiment_flags.parse_experiment)

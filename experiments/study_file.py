@@ -60,7 +60,8 @@ class Study:
     axis: str | None
     threads_per_site: int
     notes: tuple[str, ...]
-    home: pathlib.Path  # paths in the file start here
+    home: pathlib.Path  # split lists and profiles start here
+    data: pathlib.Path  # manifests start here
 
     @property
     def flag_file(self) -> pathlib.Path:
@@ -68,9 +69,11 @@ class Study:
         return named if named.exists() else self.home / self.profile
 
 
-def read(path: str | os.PathLike) -> Study:
+def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Study:
     """Reads a study file.
 
+    Args:
+      data: where the paths of manifests start; by default at the file's own folder, as all its other paths do.
     Raises:
       ValueError: naming the file, the key, its value and what is expected.
     """
@@ -80,7 +83,8 @@ def read(path: str | os.PathLike) -> Study:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
     try:
-        return _study(value, path.resolve().parent)
+        home = path.resolve().parent
+        return _study(value, home, pathlib.Path(data).resolve() if data else home)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -100,7 +104,7 @@ def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse)
         flags_text=text,
         folder=run_folder(folder, point, seed),
         cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
-        sites=tuple(_site(name, value, position, seed, study.home) for position, (name, value) in enumerate(point.sites.items())),
+        sites=tuple(_site(name, value, position, seed, study) for position, (name, value) in enumerate(point.sites.items())),
         threads_per_site=study.threads_per_site,
         baselines=point.baselines,
         beyond=point.beyond,
@@ -118,7 +122,7 @@ def cohort_key(study: Study, config: ExperimentConfig) -> str:
     return f"seed {config.seed}" if synthetic else "the cohort"
 
 
-def _study(value: Any, home: pathlib.Path) -> Study:
+def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object with `name`, `seeds`, `sites` and `points`")
     _known(value, _KEYS, "the study")
@@ -138,7 +142,7 @@ def _study(value: Any, home: pathlib.Path) -> Study:
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
     return Study(
         name=value["name"], profile=value["profile"], seeds=tuple(seeds), points=points, pictures=pictures, axis=value.get("axis"),
-        threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home,
+        threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home, data=data,
     )  # fmt: skip
 
 
@@ -164,7 +168,7 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
     )  # fmt: skip
 
 
-def _site(name: str, value: Mapping[str, Any], position: int, seed: int, home: pathlib.Path) -> run_plan.SiteSpec:
+def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: Study) -> run_plan.SiteSpec:
     split = tuple(value["split"]) if "split" in value else None
     if split is not None and len(split) != 3:
         raise ValueError(f"site {name}: `split` is {list(split)}; expected cases for training, validation, test")
@@ -173,9 +177,9 @@ def _site(name: str, value: Mapping[str, Any], position: int, seed: int, home: p
         cohort=value.get("cohort", {}),
         # C1 and C2 keep the seed of `make table1`; further sites have patients of their own
         cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
-        manifest=home / value["manifest"] if "manifest" in value else None,
+        manifest=study.data / value["manifest"] if "manifest" in value else None,
         split=split,
-        split_list=home / value["split_list"] if "split_list" in value else None,
+        split_list=study.home / value["split_list"] if "split_list" in value else None,
     )
 
 

@@ -23,7 +23,7 @@ from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
-from preprocessing.splits import split_cases
+from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, progress
 
 _LISTEN_S = 0.5  # between two looks at what the workers are doing
@@ -38,6 +38,7 @@ def prepare(
     split_seed: int,
     split_counts: Sequence[int] | None = None,
     split_ratio: Sequence[float] = (0.6, 0.2, 0.2),
+    split_lists: Mapping[str, Sequence[str]] | None = None,
     workers: int = 1,
     memory_bytes: int | None = None,
     strict: bool = True,
@@ -49,6 +50,7 @@ def prepare(
       target_mm: spacing of the training grid, x, y, z.
       window_hu: HU that become -1 and 1.
       split_seed, split_counts, split_ratio: see `splits.split_cases`; the split is over the cases that pass.
+      split_lists: who is in which split, in place of a drawn one, see `splits.listed_split`.
       workers: cases at the same time, each in its own process; 0 for one a processor. Calling scripts need the usual
         `if __name__ == "__main__"`.
       memory_bytes: limit of all processes together, which cases wait for; by default four fifths of the memory that is free now.
@@ -64,8 +66,14 @@ def prepare(
     if unlabelled:
         logging.info("site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled)
     sources.require_readers(manifest)
+
     # an impossible split is refused before the work, not after it
-    split_cases([case.case_id for case in cases], seed=split_seed, counts=split_counts, ratio=split_ratio)
+    def split(case_ids):
+        if split_lists is not None:
+            return listed_split(case_ids, split_lists)
+        return split_cases(case_ids, seed=split_seed, counts=split_counts, ratio=split_ratio)
+
+    split([case.case_id for case in cases])
     needs = {case.case_id: budget.case_need(case, settings["target_mm"]) for case in cases}
     workers = budget.choose_workers(len(cases), workers)
     limit = memory_bytes or budget.default_limit_bytes()
@@ -95,7 +103,7 @@ def prepare(
     accepted = {i: made_of[i] for i in sorted(made_of)}
     if not accepted:
         raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
-    splits = split_cases(accepted, seed=split_seed, counts=split_counts, ratio=split_ratio)
+    splits = split(accepted)
     case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
     return CaseStore(root)
 

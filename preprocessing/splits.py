@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from runkit.randomness import generator
 
@@ -66,3 +66,29 @@ def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
             counts[counts.index(max(counts))] -= 1
             counts[i] = 1
     return tuple(counts)
+
+
+def listed_split(case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Splits cases by a list made before, e.g. a committed one. A listed case that is not among them (it was refused) drops out.
+
+    Returns:
+      Split name -> sorted case ids.
+    Raises:
+      ValueError: where a list is missing, a case is in two of them, a case is in none, or a split is left empty.
+    """
+    missing = [name for name in SPLITS if name not in lists]
+    if missing:
+        raise ValueError(f"the split list lacks {', '.join(missing)}; give the case ids of {', '.join(SPLITS)}")
+    everyone = [case_id for name in SPLITS for case_id in lists[name]]
+    twice = sorted({case_id for case_id in everyone if everyone.count(case_id) > 1})
+    if twice:
+        raise ValueError(f"the split list has case {twice[0]!r} twice; a case is in one split only")
+    ids = set(case_ids)
+    unknown = sorted(ids - set(everyone))
+    if unknown:
+        raise ValueError(f"case {unknown[0]!r} and {len(unknown) - 1} more are in no split of the list; use the list of this dataset")
+    result = {name: tuple(sorted(ids & set(lists[name]))) for name in SPLITS}
+    empty = [name for name, own in result.items() if not own]
+    if empty:
+        raise ValueError(f"no case of the list's {', '.join(empty)} is here; use the list of this dataset")
+    return result

@@ -1,6 +1,6 @@
 import pytest
 
-from preprocessing.splits import PAPER_COUNTS, scaled_counts, split_cases
+from preprocessing.splits import PAPER_COUNTS, listed_split, scaled_counts, split_cases
 
 
 def ids(n):
@@ -56,3 +56,24 @@ def test_counts_are_met_and_the_rest_is_in_no_split():
 def test_impossible_splits_are_refused(cases, arguments, message):
     with pytest.raises(ValueError, match=message):
         split_cases(cases, seed=0, **arguments)
+
+
+LISTS = {"training": ["a", "b", "c"], "validation": ["d"], "test": ["e", "f"]}
+
+
+def test_a_listed_split_is_taken_as_it_is_and_a_refused_case_drops_out():
+    assert listed_split(["f", "c", "a", "d"], LISTS) == {"training": ("a", "c"), "validation": ("d",), "test": ("f",)}
+
+
+@pytest.mark.parametrize(
+    ("ids", "lists", "words"),
+    [
+        (["a", "d", "e", "z"], LISTS, "case 'z' and 0 more are in no split"),
+        (["a", "d", "e"], {**LISTS, "test": ["a", "e"]}, "case 'a' twice"),
+        (["a", "d"], LISTS, "no case of the list's test is here"),
+        (["a"], {"training": ["a"]}, "lacks validation, test"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(ids, lists, words):
+    with pytest.raises(ValueError, match=words):
+        listed_split(ids, lists)
