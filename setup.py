@@ -5,6 +5,7 @@ import pathlib
 from setuptools import find_packages, setup
 
 _DICOM = ["pydicom>=3.0", "pylibjpeg[all]>=2.0"]
+_DICOM_SEG = ["highdicom>=0.25"]
 
 setup(
     name="c2fnas-federated-pancreas",
@@ -48,9 +49,11 @@ setup(
             "tensorflow[and-cuda]>=2.20; python_version >= '3.12'",
         ],
         "dicom": _DICOM,
+        "dicom_seg": [*_DICOM, *_DICOM_SEG],
         "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
         "test": [
             *_DICOM,
+            *_DICOM_SEG,
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.9",

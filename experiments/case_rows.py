@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from c2fnas.case_scores import ClassScores
+from c2fnas import case_scores
+from c2fnas.case_scores import ClassScores
+from preprocessing import geometry, nifti
+
+CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 
 # measure in a row -> its unit, for reports; each class has a column <measure>_<class>
 UNITS = {
@@ -38,3 +42,20 @@ def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
         "truth_surface_volume_ratio": scores.truth_surface_volume_ratio,
     }
     return {f"{measure}_{name}": value for measure, value in values.items() if name == "tumour" or measure not in _TUMOUR_ONLY}
+
+
+def of_files(
+    prediction: str | os.PathLike, truth: str | os.PathLike, label_values: Mapping[int, int] | None, tolerance_mm: float
+) -> dict[str, float | None]:
+    """Returns the columns of both classes for a mask and a label map, NIfTI files on one grid in whatever axis orders.
+
+    Raises:
+      ValueError: naming the file that cannot be read, or both where they do not lie on one grid.
+    """
+    masks = [geometry.to_ras(nifti.read_labels(prediction)), geometry.to_ras(nifti.read_labels(truth, label_values))]
+    apart = geometry.corner_displacement_mm(masks[0].grid, masks[1].grid) if masks[0].shape == masks[1].shape else None
+    if apart is None or apart > 0.25 * min(masks[1].spacing_mm):
+        found = f"{masks[0].shape} and {masks[1].shape} voxels" if apart is None else f"corners {apart:.2g} mm apart"
+        raise ValueError(f"{prediction} and {truth} are two grids ({found}); bring the mask back to the label's grid")
+    scores = case_scores.compare(masks[0].array, masks[1].array, masks[1].spacing_mm, tolerance_mm=tolerance_mm)
+    return {column: value for label, one in scores.items() for column, value in columns(one, CLASS_NAMES[label]).items()}

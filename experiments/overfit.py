@@ -57,14 +57,15 @@ def main(argv: list[str]) -> int:
         score = inference.validate([case], trainer.logits_fn(), window)
         print(f"step {trainer.step}: Dice {score['dice']:.3f}", flush=True)
     named_weights.save(output / "model.safetensors", trainer.weights(), {"model": "overfit"})
-    volumes = scan_prediction.predict_scan(image, output / "prediction.nii.gz", trainer.logits_fn(), config, overlay=output / "overlay.png")
+    settings = scan_prediction.Settings(spacing_mm=config.spacing_mm, window_hu=config.window_hu, window=window)
+    found = scan_prediction.predict_scan(image, output / "prediction.nii.gz", trainer.logits_fn(), settings, overlay=output / "overlay.png")
     truth = {name: int(np.count_nonzero(case.label == value)) for value, name in site_trainer.CLASS_NAMES.items()}
     atomic.write_json(
         output / "result.json",
         {
             "dice": score["dice"],
             "steps": trainer.step,
-            "predicted_ml": volumes,
+            "predicted_ml": dict(found.volumes_ml),
             "truth_voxels": truth,
             "stack": keras_stack.stack_name(),
             "configuration": config.to_json(),

@@ -1,50 +1,201 @@
-"""One scan from file to file: CT in, mask on the scan's own grid out."""
+"""One scan from file to file: CT in, mask on the scan's own grid out, and what to know about the mask."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
+import math
 import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from c2fnas import inference
-from c2fnas.sliding_window import LogitsFn
+from c2fnas import components, inference, sliding_window
+from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from experiments.configuration import ExperimentConfig
-from experiments.site_trainer import CLASS_NAMES, window_config
-from preprocessing import geometry, intensity, nifti, resampling
-from preprocessing.volume import Grid
+from preprocessing import geometry, integrity, intensity, nifti, resampling, separable, sources
+from preprocessing.manifest import Case
+from preprocessing.volume import Grid, Volume
 from runkit import atomic
+
+CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+_EXPECTED_VIEW = 0.5  # of the shortest training scan: below it the organ may well lie outside
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a scan is brought to the network and its answer back.
+
+    Attributes:
+      spacing_mm, window_hu: of the training grid.
+      window: of the sliding window.
+      largest_component: whether only the largest connected part of pancreas and tumour together stays.
+      expected_view_mm: along x (left to right), y, z the shortest extent of a training scan; a scan that covers less than half of
+        one is refused. None asks nothing.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    window_hu: tuple[float, float]
+    window: WindowConfig
+    largest_component: bool = False
+    expected_view_mm: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
+        """Returns the settings that a model's plan holds. Raises ValueError naming the entry that it lacks."""
+        try:
+            window = WindowConfig(tuple(plan["inference"]["window"]), plan["inference"]["overlap"], plan["inference"]["blending"])
+            values = {"spacing_mm": tuple(plan["spacing_mm"]), "window_hu": tuple(plan["window_hu"]), "window": window}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the model's plan lacks {error}; take a model folder that table1 or the training wrote") from error
+        return cls(**{**values, **changes})
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a mask says.
+
+    Attributes:
+      volumes_ml: class name -> volume on the scan's own grid.
+      components: class name -> connected parts.
+      notes: what a reader should know before believing it.
+    """
+
+    volumes_ml: Mapping[str, float]
+    components: Mapping[str, int]
+    notes: tuple[str, ...]
 
 
 def predict_scan(
     image: str | os.PathLike,
     output: str | os.PathLike,
     logits_fn: LogitsFn,
-    config: ExperimentConfig,
+    settings: Settings,
     *,
     overlay: str | os.PathLike | None = None,
-) -> dict[str, float]:
-    """Segments a scan and writes the mask with the scan's affine and header.
+    probabilities: bool = False,
+    dicom_seg: str | os.PathLike | None = None,
+    model_name: str = "C2FNAS",
+) -> Prediction:
+    """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they are, bit for bit.
+
+    A scan smaller than the sliding window is surrounded with air. Every file is there whole or not at all.
 
     Args:
-      image: CT, NIfTI.
+      image: CT, a NIfTI file or the folder of a DICOM series.
       output: mask to write, .nii.gz.
       logits_fn: the network, see c2fnas.inference.logits_fn.
-      config: spacing, window and sliding window.
       overlay: picture to write, .png.
-    Returns:
-      Volume of each class in ml, on the scan's own grid.
+      probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each class on the scan's grid.
+      dicom_seg: DICOM segmentation object to write, .dcm, for a DICOM series.
+      model_name: written into it.
     Raises:
-      ValueError: naming the scan, where it cannot be read.
+      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and the file that cannot be written.
     """
-    ct = nifti.read_ct(image)
+    image = pathlib.Path(image)
+    ct = sources.read_image(Case("scan", image, None))
+    integrity.check_scan(ct, str(image))
     upright = geometry.to_ras(ct)
-    scaled = intensity.window(resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm), *config.window_hu)
-    mask = inference.segment(scaled, logits_fn, window_config(config))
-    native = resampling.restore_labels(mask, Grid(ct.shape, ct.affine), config.spacing_mm)
-    nifti.write_labels_like(output, native, image)
+    _check_view(upright, image, settings.expected_view_mm)
+    scaled = _scaled(upright, settings)
+    by_class = None
+    if probabilities:
+        by_class = sliding_window.predict_probabilities(scaled, logits_fn, settings.window)
+        mask = by_class.argmax(axis=-1).astype(np.uint8)
+    else:
+        mask = inference.segment(scaled, logits_fn, settings.window)
+    if settings.largest_component:
+        mask = components.keep_largest(mask)
+    native = resampling.restore_labels(mask, ct.grid, settings.spacing_mm)
+    with _written(output):
+        if image.is_dir():
+            nifti.write_volume(output, Volume(native, ct.affine))
+        else:
+            nifti.write_labels_like(output, native, image)
+    if by_class is not None:
+        for value, name in CLASS_NAMES.items():
+            path = _beside(output, f".{name}.nii.gz")
+            with _written(path):
+                nifti.write_volume(path, Volume(_native_linear(by_class[..., value], ct.grid, settings.spacing_mm), ct.affine))
     if overlay is not None:
-        with atomic.replacing(overlay) as path:
-            figures.overlay(scaled, mask, config.spacing_mm).savefig(path)
-    voxel_ml = abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000.0
-    return {name: int(np.count_nonzero(native == value)) * voxel_ml for value, name in CLASS_NAMES.items()}
+        with _written(overlay), atomic.replacing(overlay) as path:
+            figures.overlay(scaled, mask, settings.spacing_mm).savefig(path)
+    found = _described(native, ct.grid)
+    if dicom_seg is not None and native.any():
+        from preprocessing import dicom_segmentation
+
+        with _written(dicom_seg):
+            dicom_segmentation.write(dicom_seg, native, image, model_name=model_name)
+    return found
+
+
+def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
+    """Returns the scan on the training grid as the case store keeps it, float16 [x, y, z] in [-1, 1]: what training and evaluation see."""
+    low, high = settings.window_hu
+    scaled = np.empty(resampling.resampled_shape(upright.shape, upright.spacing_mm, settings.spacing_mm), dtype=np.float16)
+    filled = 0
+    finish = functools.partial(intensity.window_float16, low=low, high=high)
+    for slab in resampling.linear_slabs(upright.array, upright.spacing_mm, settings.spacing_mm, finish=finish):
+        scaled[filled : filled + len(slab)] = slab
+        filled += len(slab)
+    return scaled
+
+
+def _check_view(upright: Volume, image: pathlib.Path, expected_mm: Sequence[float] | None) -> None:
+    if expected_mm is None:
+        return
+    extent = [n * length for n, length in zip(upright.shape, upright.spacing_mm, strict=True)]
+    short = [
+        f"{covered:.0f} mm along {axis} where training scans have at least {expected:.0f}"
+        for axis, covered, expected in zip("xyz", extent, expected_mm, strict=True)
+        if covered < _EXPECTED_VIEW * expected
+    ]
+    if short:
+        raise ValueError(
+            f"{image}: covers {', '.join(short)}, so the pancreas may lie outside and a mask would mislead; "
+            "give a scan of the whole upper abdomen, or accept this one with --accept_small_view and look at the mask"
+        )
+
+
+def _described(native: np.ndarray, grid: Grid) -> Prediction:
+    voxel_ml = math.prod(grid.spacing_mm) / 1000.0
+    notes = []
+    if not native.any():
+        notes.append("nothing found: is the upper abdomen in the scan?")
+    elif any(np.take(native, place, axis=axis).any() for axis in range(3) for place in (0, -1)):
+        notes.append("the mask reaches the border of the scan: part of the organ may lie outside")
+    return Prediction(
+        {name: int(np.count_nonzero(native == value)) * voxel_ml for value, name in CLASS_NAMES.items()},
+        {name: components.count(native == value) for value, name in CLASS_NAMES.items()},
+        tuple(notes),
+    )
+
+
+def _native_linear(volume: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
+    """Returns a volume of the training grid linearly interpolated on the scan's own grid, float32 in the scan's axis order."""
+    upright = geometry.ras_grid(native)
+    places = [np.arange(n) * (s / t) for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
+    return geometry.from_ras(separable.interpolate(volume, places), native)
+
+
+def _beside(output: str | os.PathLike, ending: str) -> pathlib.Path:
+    output = pathlib.Path(output)
+    return output.with_name(stem(output) + ending)
+
+
+def stem(path: str | os.PathLike) -> str:
+    """Returns the name of a scan without .nii, .nii.gz; of a folder its name."""
+    return pathlib.Path(path).name.removesuffix(".gz").removesuffix(".nii")
+
+
+@contextlib.contextmanager
+def _written(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or name another place. Nothing half-written is left there"
+        ) from error

@@ -1,4 +1,4 @@
-"""A CT series in DICOM files as one volume. The only file that imports pydicom, which the extra `dicom` installs.
+"""A CT series in DICOM files as one volume. The only reader that imports pydicom, which the extra `dicom` installs.
 
 Slices are sorted by where they lie along their normal, never by file name or instance number, and each is rescaled with its own
 slope and intercept. What cannot be one upright stack of equidistant slices is refused.
@@ -78,6 +78,12 @@ def read_series(folder: str | os.PathLike, series: str | None = None) -> Volume:
     affine[:3, :3] = _LPS_TO_RAS @ np.stack([row * first.spacing[1], column * first.spacing[0], steps], axis=1)
     affine[:3, 3] = _LPS_TO_RAS @ first.position
     return Volume(_voxels(slices), affine)
+
+
+def slice_files(folder: str | os.PathLike, series: str | None = None) -> list[pathlib.Path]:
+    """Returns the file of each slice in the order of z of `read_series`; a multi-frame file stands there once a frame. Raises as that."""
+    require_reader()
+    return [one.file for one in _sorted(list(_slices(_series(pathlib.Path(folder), series))), folder)]
 
 
 def _series(folder: pathlib.Path, wanted: str | None) -> list[tuple[pathlib.Path, Any]]:

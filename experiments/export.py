@@ -1,0 +1,32 @@
+"""Writes a model as a TensorFlow SavedModel, for programs that have TensorFlow and nothing of ours.
+
+python -m experiments.export --model=models/FL_global --output=exported
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_runtime()
+flags.DEFINE_integer("seed", 0, "Of Keras; an export draws nothing.")
+flags.DEFINE_string("model", None, "Folder of the model.")
+flags.DEFINE_string("output", None, "Folder of the SavedModel.")
+flags.DEFINE_list("window", [], "Voxels x,y,z of the exported window. Default: the plan's sliding window.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas import model_folder, saved_model
+
+    model = model_folder.load(experiment_flags.required("model", "the folder of the model"))
+    output = experiment_flags.required("output", "the folder of the SavedModel")
+    window = experiment_flags.numbers("window", int, 3) if FLAGS.window else None
+    saved_model.export(model, output, window=window)
+    print(f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] -> logits; the plan lies in assets.extra")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main, needs_tensorflow=True)

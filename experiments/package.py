@@ -1,0 +1,48 @@
+"""Makes the folder of a model from a weights file and the flags it was trained with.
+
+    python -m experiments.package --flagfile=experiments/flagfiles/paper.flags --weights=server/best.safetensors \\
+        --name=FL_best_global --rows=server/rows.jsonl --output=models/FL_best_global
+
+The folder is what `experiments.predict` and `experiments.export` take, and what can be given away: weights, genotype, plan and
+model card. `--site_folder` adds numbers about the training data, e.g. the shortest field of view, which `predict` then expects.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from experiments import flags as experiment_flags
+
+FLAGS = flags.FLAGS
+experiment_flags.define_experiment()
+flags.DEFINE_string("weights", None, "Weights (.safetensors): a site's best model, or one of the server's.")
+flags.DEFINE_string("name", None, "Name of the model; its rows are found by it.")
+flags.DEFINE_string("rows", None, "The server's rows.jsonl, for the scores.")
+flags.DEFINE_list("site_folder", [], "Folders of the sites whose prepared cases trained it, where they are at hand.")
+flags.DEFINE_string("output", None, "Folder of the model.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from c2fnas import model_folder, named_weights
+    from experiments import model_writing, results
+    from preprocessing.case_store import CaseStore
+
+    config = experiment_flags.experiment_config()
+    output = experiment_flags.required("output", "the folder of the model")
+    weights, _ = named_weights.load(experiment_flags.required("weights", "the weights of the model"))
+    name = experiment_flags.required("name", "the model's name")
+    stores = [CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folder]
+    rows = results.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
+    model_writing.write(output, name, weights, config, stores=stores, rows=rows)
+    try:
+        model_folder.load(output)
+    except ValueError as error:
+        raise ValueError(f"{error}. The flags are not those that the weights were trained with") from error
+    print(f"{output}: {name}; read its model_card.md")
+
+
+if __name__ == "__main__":
+    experiment_flags.run(main)

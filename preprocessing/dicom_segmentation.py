@@ -1,0 +1,105 @@
+"""A mask as a DICOM segmentation object beside its CT series. The only file that imports highdicom, which the extra `dicom_seg` installs.
+
+The object belongs to the study: as DICOM asks, it carries the patient's name and number over from the series.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+import numpy as np
+
+from preprocessing import dicom
+from runkit import atomic
+
+try:
+    import highdicom
+    import pydicom
+except ImportError:  # an extra, as DICOM itself
+    highdicom = None
+
+_PRODUCT = "c2fnas-federated-pancreas"
+# value -> (label, property category, property type, anatomic region), SNOMED CT
+_SEGMENTS = {
+    1: ("Pancreas", ("123037004", "Anatomical Structure"), ("15776009", "Pancreas"), None),
+    2: ("Pancreatic tumour", ("49755003", "Morphologically Altered Structure"), ("108369006", "Neoplasm"), ("15776009", "Pancreas")),
+}
+_SERIES_NUMBER = 300  # away from the numbers that a scanner gives
+
+
+def require_writer() -> None:
+    """Raises ValueError, with the way out, where the extra is not installed."""
+    if highdicom is None:
+        raise ValueError("DICOM segmentation objects need highdicom, which is not installed: pip install -e '.[dicom_seg]'")
+
+
+def write(path: str | os.PathLike, mask: np.ndarray, folder: str | os.PathLike, *, model_name: str, series: str | None = None) -> None:
+    """Writes a mask as a DICOM segmentation object, one binary segment for each class that has a voxel.
+
+    Args:
+      path: .dcm, there whole or not at all.
+      mask: uint8 [x, y, z] in the axis order of `dicom.read_series`: 1 pancreas, 2 tumour.
+      folder, series: of the CT that it belongs to, as for `dicom.read_series`.
+      model_name: what segmented it.
+    Raises:
+      ValueError: without highdicom; if the mask is empty, which a segmentation object cannot be, or not on the series' grid; or if
+        the series is one multi-frame file or lacks what an object of its study must repeat.
+      IntegrityError: as `dicom.read_series`.
+    """
+    require_writer()
+    files = dicom.slice_files(folder, series)
+    present = [value for value in _SEGMENTS if np.any(mask == value)]
+    if not present:
+        raise ValueError(f"{path}: the mask is empty, and a DICOM segmentation object holds at least one segment; see the NIfTI mask")
+    if len(set(files)) != len(files):
+        raise ValueError(f"{path}: the CT is one multi-frame file, for which no segmentation object is written; see the NIfTI mask")
+    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    frames = np.ascontiguousarray(mask.transpose(2, 1, 0))
+    expected = (len(files), int(sources[0].Rows), int(sources[0].Columns))
+    if frames.shape != expected:
+        raise ValueError(f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; pass the mask of this series")
+    try:
+        segmentation = _segmentation(sources, frames, present, model_name)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(f"{path}: the series lacks what every object of its study must have ({error}); see the NIfTI mask") from error
+    with atomic.replacing(path) as temporary:
+        segmentation.save_as(temporary)
+
+
+def _segmentation(sources, frames: np.ndarray, present: list[int], model_name: str):
+    version = importlib.metadata.version(_PRODUCT)
+    return highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=np.stack([frames == value for value in present], axis=-1),
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(number, value, model_name, version) for number, value in enumerate(present, start=1)],
+        series_instance_uid=highdicom.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=_PRODUCT,
+        manufacturer_model_name=model_name[:64],
+        software_versions=version,
+        device_serial_number="0",
+        series_description="Pancreas segmentation (research)",
+    )
+
+
+def _description(number: int, value: int, model_name: str, version: str):
+    label, category, kind, region = _SEGMENTS[value]
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=_concept(category),
+        segmented_property_type=_concept(kind),
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=model_name, version=version, family=highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+        ),
+        anatomic_regions=None if region is None else [_concept(region)],
+    )
+
+
+def _concept(code: tuple[str, str]):
+    return highdicom.sr.CodedConcept(code[0], "SCT", code[1])

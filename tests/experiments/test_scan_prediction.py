@@ -1,0 +1,154 @@
+import errno
+import pathlib
+
+import nibabel
+import numpy as np
+import pytest
+
+from c2fnas.sliding_window import WindowConfig
+from experiments import scan_prediction
+from experiments.scan_prediction import Settings
+from preprocessing import nifti
+from preprocessing.volume import Volume
+
+SETTINGS = Settings(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.5, "gaussian"))
+
+
+def threshold(patches):
+    """Pancreas above 25 HU (0 in the window), tumour above 160 HU: three logits a voxel."""
+    return np.concatenate([np.zeros_like(patches), 4 * patches, 8 * patches - 2.4], axis=-1)
+
+
+def scan(path, *, box=(slice(8, 16), slice(8, 16), slice(4, 9)), shape=(30, 28, 14), spacing=(1.5, 1.5, 3.0), hu=80.0):
+    """Writes fat with a bright box; the affine is oblique and reverses two axes, and the header says more than a mask may repeat."""
+    voxels = np.random.default_rng(1).normal(-90, 5, shape).round()
+    voxels[0] = -1000
+    if box is not None:
+        voxels[box] = hu
+    turn = np.deg2rad(4)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ np.diag(
+        [-spacing[0], -spacing[1], spacing[2]]
+    )
+    affine[:3, 3] = (80, 60, -300)
+    image = nibabel.Nifti1Image(voxels.astype(np.int16), affine)
+    image.header["descrip"] = b"Doe Jane"
+    nibabel.save(image, path)
+    return image
+
+
+def test_the_mask_is_the_thresholded_scan_on_its_own_grid_with_its_header(tmp_path):
+    image = scan(tmp_path / "ct.nii.gz")
+    found = scan_prediction.predict_scan(
+        tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS, overlay=tmp_path / "look.png"
+    )
+    mask = nibabel.load(tmp_path / "mask.nii.gz")
+    for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "pixdim", "quatern_b", "xyzt_units"):
+        np.testing.assert_array_equal(mask.header[field], image.header[field])
+    assert mask.header["descrip"].tobytes().strip(b"\0") == b""
+    voxels = np.asarray(mask.dataobj)
+    assert voxels[9:15, 9:15, 5:8].min() == 1  # the box without its border, which resampling blurs
+    voxels[7:17, 7:17, 3:10] = 0
+    assert not voxels.any()
+    assert found.volumes_ml["pancreas"] == pytest.approx(8 * 8 * 5 * 6.75 / 1000, rel=0.35) and found.volumes_ml["tumour"] == 0
+    assert found.components == {"pancreas": 1, "tumour": 0} and found.notes == ()
+    assert (tmp_path / "look.png").stat().st_size > 1000
+
+
+def test_a_scan_smaller_than_the_window_is_surrounded_with_air(tmp_path):
+    scan(tmp_path / "small.nii.gz", shape=(12, 11, 6), box=(slice(4, 9), slice(4, 9), slice(2, 5)))
+    large = Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=WindowConfig((32, 32, 32)))
+    scan_prediction.predict_scan(tmp_path / "small.nii.gz", tmp_path / "mask.nii.gz", threshold, large)
+    voxels = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
+    assert voxels.shape == (12, 11, 6) and voxels[5:8, 5:8, 3].min() == 1 and voxels[0].max() == 0
+
+
+def test_probabilities_are_those_of_the_classes_on_the_scans_grid(tmp_path):
+    scan(tmp_path / "ct.nii.gz")
+    scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS, probabilities=True)
+    values = {name: nifti.read_ct(tmp_path / f"mask.{name}.nii.gz") for name in ("pancreas", "tumour")}
+    logits = np.array([0, 4 * 55 / 225, 8 * 55 / 225 - 2.4])  # at 80 HU
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert values["pancreas"].array[11, 11, 6] == pytest.approx(expected[1], abs=0.01)
+    assert values["tumour"].array[11, 11, 6] == pytest.approx(expected[2], abs=0.01)
+    assert values["pancreas"].affine.tobytes() == nifti.read_labels(tmp_path / "mask.nii.gz").affine.tobytes()
+    assert nifti.read_labels(tmp_path / "mask.nii.gz").array[11, 11, 6] == 1
+
+
+def test_the_largest_component_alone_stays_where_that_is_asked_for(tmp_path):
+    image = scan(tmp_path / "ct.nii.gz")
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[22:26, 20:24, 9:12] = 80
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "two.nii.gz")
+    counts = []
+    for largest in (False, True):
+        settings = Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=SETTINGS.window, largest_component=largest)
+        counts.append(
+            scan_prediction.predict_scan(tmp_path / "two.nii.gz", tmp_path / "m.nii.gz", threshold, settings).components["pancreas"]
+        )
+    assert counts == [2, 1]
+
+
+def test_what_a_reader_should_know_before_believing_a_mask(tmp_path):
+    scan(tmp_path / "nothing.nii.gz", box=None)
+    found = scan_prediction.predict_scan(tmp_path / "nothing.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS)
+    assert found.notes == ("nothing found: is the upper abdomen in the scan?",)
+    scan(tmp_path / "cut.nii.gz", box=(slice(8, 16), slice(8, 16), slice(9, 14)))
+    (note,) = scan_prediction.predict_scan(tmp_path / "cut.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS).notes
+    assert "reaches the border of the scan" in note
+
+
+def refuses(tmp_path, image, message, **changes):
+    settings = Settings(**{"spacing_mm": SETTINGS.spacing_mm, "window_hu": SETTINGS.window_hu, "window": SETTINGS.window, **changes})
+    with pytest.raises(ValueError, match=message) as caught:
+        scan_prediction.predict_scan(image, tmp_path / "out" / "mask.nii.gz", threshold, settings)
+    assert not list(tmp_path.rglob("*mask*"))
+    return str(caught.value)
+
+
+def test_a_scan_without_the_expected_field_of_view_is_refused(tmp_path):
+    scan(tmp_path / "head.nii.gz")  # 45 x 42 x 42 mm
+    text = refuses(tmp_path, tmp_path / "head.nii.gz", "covers 42 mm along z", expected_view_mm=(80.0, 80.0, 90.0))
+    assert str(tmp_path / "head.nii.gz") in text and "--accept_small_view" in text and "along x" not in text
+    scan_prediction.predict_scan(
+        tmp_path / "head.nii.gz",
+        tmp_path / "m.nii.gz",
+        threshold,
+        Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=SETTINGS.window, expected_view_mm=(80.0, 80.0, 80.0)),
+    )
+
+
+def test_what_is_no_ct_is_refused(tmp_path):
+    nifti.write_volume(tmp_path / "labels.nii.gz", Volume(np.ones((20, 20, 20), np.uint8), np.eye(4)))
+    refuses(tmp_path, tmp_path / "labels.nii.gz", r"labels\.nii\.gz.*HU")
+    refuses(tmp_path, tmp_path / "none.nii.gz", r"none\.nii\.gz")
+    (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b\0")
+    refuses(tmp_path, tmp_path / "cut.nii.gz", r"cut\.nii\.gz")
+
+
+def test_a_full_disk_leaves_no_half_mask_and_keeps_the_one_that_was_there(tmp_path, monkeypatch):
+    scan(tmp_path / "ct.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mask.nii.gz").write_bytes(b"an earlier mask")
+
+    def full(self, content):
+        with open(self, "wb") as stream:
+            stream.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"out.mask\.nii\.gz: cannot be written \(No space left on device\)"):
+        scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "out" / "mask.nii.gz", threshold, SETTINGS)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
+    assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"an earlier mask"
+
+
+def test_a_plan_that_lacks_something_is_named():
+    plan = {
+        "spacing_mm": [1, 1, 1],
+        "window_hu": [-200, 250],
+        "inference": {"window": [96, 96, 96], "overlap": 0.5, "blending": "gaussian"},
+    }
+    assert Settings.of_plan(plan).window == WindowConfig((96, 96, 96), 0.5, "gaussian")
+    with pytest.raises(ValueError, match="plan lacks 'window_hu'"):
+        Settings.of_plan({name: value for name, value in plan.items() if name != "window_hu"})
