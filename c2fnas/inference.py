@@ -23,7 +23,7 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
     Args:
       network: built inside `strategy.scope()` where there is one.
-      strategy: shares the n patches equally among its replicas. Give the sliding window a `batch` of as many windows, or a
+      strategy: shares the n patches equally among its replicas. Give the sliding window a `batch` of `parallel_windows`, or a
         multiple. None, or one replica, computes them together.
     Raises:
       ValueError: from the function, for a patch that does not fit the genotype, or an n that the replicas cannot share.
@@ -33,7 +33,7 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
     def forward(image):
         return network.segmenter(image, training=False)
 
-    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    replicas = parallel_windows(strategy)
 
     @tf.function(autograph=False)
     def forward_on_replicas(shares):
@@ -50,6 +50,16 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
         return np.concatenate([np.asarray(part) for part in strategy.experimental_local_results(forward_on_replicas(shares))])
 
     return logits
+
+
+def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:
+    """Returns how many windows are computed at the same time: one a replica.
+
+    One over several workers: there each would wait for the others at every window, so each infers by itself on its first device.
+    """
+    if strategy is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    return strategy.num_replicas_in_sync
 
 
 def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:

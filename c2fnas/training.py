@@ -79,7 +79,7 @@ class Trainer:
         with strategy.scope():
             self._optimizer = keras_stack.optimizer(config.learning_rate, network.variables) if optimizer is None else optimizer
             self._train_step = make_train_step(network, self._optimizer, strategy, config.loss, config.batch_size)
-        self._logits_fn = inference.logits_fn(network)
+        self._logits_fn = inference.logits_fn(network, strategy)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Returns copies of all weights by canonical name, float32."""

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     del argv
     import tensorflow as tf
 
-    from experiments import report, site_trainer
+    from experiments import model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
     from runkit import atomic
 
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
     if not summary.finished:
         print("stopped; the same command goes on")
         return 1
+    model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
     figure = report.comparison(cases, folder / "federated" / "examples", store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:

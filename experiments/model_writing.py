@@ -66,6 +66,14 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
     }
 
 
+def write_best(folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore) -> None:
+    """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the site's validation."""
+    best = trainer.best_score
+    score = {"mean": best["dice"], "low": None, "high": None, "cases": len(store.case_ids("validation"))}
+    scores = {f"validation cases of {store.site}, by which round {best['round']} was chosen": {"dice": score}}
+    write(folder, name, trainer.best_model(), config, stores=[store], scores=scores)
+
+
 def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[Mapping[str, Any]]) -> list[pathlib.Path]:
     """Writes `models/<name>` for every final model of a finished run on one machine, and returns these folders.
 
@@ -74,7 +82,7 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
       rows: per-case rows of all models.
     """
     folder = pathlib.Path(folder)
-    sites = sorted(path.name for path in (folder / "sites").iterdir() if path.is_dir())
+    sites = sorted(path.parent.parent.name for path in folder.glob("sites/*/cases/index.json"))
     stores = {site: CaseStore(folder / "sites" / site / "cases") for site in sites}
     found = {}
     for site in sites:

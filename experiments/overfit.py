@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     sampler = site_trainer.patch_sampler(config, [case])
     trainer = site_trainer.build_trainer(config, tf.distribute.MirroredStrategy(), total_steps=FLAGS.max_steps)
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
-    window = site_trainer.window_config(config)
+    window = site_trainer.window_config(config, trainer.strategy)
     score: dict[str, float] = {}
     while trainer.step < FLAGS.max_steps and score.get("dice", 0.0) <= FLAGS.until_dice:
         until = min(FLAGS.max_steps, trainer.step + FLAGS.score_every)

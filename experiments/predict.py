@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     logits_fn = inference.logits_fn(network, strategy)
     if FLAGS.flips:
         logits_fn = inference.with_flips(logits_fn, ["xyz".index(axis) for axis in FLAGS.flips])
-    settings = _with_batch(settings, strategy.num_replicas_in_sync)
+    settings = _replaced(settings, batch=inference.parallel_windows(strategy))
     rows, failed = [], []
     for image, mask in progress.bar(jobs, what="scans", unit="scan"):
         begin = time.monotonic()
@@ -120,10 +120,6 @@ def _settings(model):
     if set(FLAGS.flips) - set("xyz"):
         raise app.UsageError(f"--flips is {','.join(FLAGS.flips)!r}; expected axes of x,y,z")
     return _replaced(settings, **changes)
-
-
-def _with_batch(settings, replicas: int):
-    return _replaced(settings, batch=replicas)
 
 
 def _replaced(settings, **window):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import processes, report, results, run_plan
+from experiments import model_writing, processes, report, results, run_plan
 from experiments.run_plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
 from preprocessing import manifest as manifests
 from runkit import atomic
@@ -247,9 +247,12 @@ class Stages:
 
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
+        rows = rows_so_far(self._folder)
+        model_writing.write_run(self._folder, self._spec.config, rows)
+        model_writing.write_tables(self._folder, rows)
         report.write(
             self._folder,
-            rows_so_far(self._folder),
+            rows,
             notes=self._spec.notes,
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],

@@ -43,8 +43,14 @@ def build_network(config: ExperimentConfig) -> network.Network:
     )
 
 
-def window_config(config: ExperimentConfig) -> sliding_window.WindowConfig:
-    return sliding_window.WindowConfig(size=config.inference_window, overlap=config.inference_overlap, blending=config.inference_blending)
+def window_config(config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None) -> sliding_window.WindowConfig:
+    """Returns the sliding window, as many windows at a time as the strategy computes together."""
+    return sliding_window.WindowConfig(
+        size=config.inference_window,
+        overlap=config.inference_overlap,
+        blending=config.inference_blending,
+        batch=inference.parallel_windows(strategy),
+    )
 
 
 def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> PatchSampler:
@@ -104,7 +110,7 @@ class SiteTrainer:
         self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
         self._extra_models = dict(extra_models or {})
         self._example_cases = example_cases
-        self._window = window_config(config)
+        self._window = window_config(config, strategy)
         self._cases = {split: [store.open(case_id) for case_id in store.case_ids(split)] for split in ("training", "validation", "test")}
         for split, cases in self._cases.items():
             if not cases:
@@ -197,6 +203,11 @@ class SiteTrainer:
     def validate(self, what: str) -> dict[str, float]:
         cases = progress.bar(self._cases["validation"], what=what, unit="case")
         return inference.validate(cases, self._logits, self._window)
+
+    @property
+    def best_score(self) -> dict[str, Any] | None:
+        """`dice`, by validation, and `round` of the best model; None before the first round."""
+        return self._state["best"]
 
     def best_model(self) -> Weights:
         return named_weights.load(self._best_file)[0]

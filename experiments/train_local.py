@@ -2,7 +2,8 @@
 
     python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 --initial_model=initial.safetensors
 
-Started again after an interruption it goes on at the last finished epoch; finished, it ends at once.
+Started again after an interruption it goes on at the last finished epoch; finished, it ends at once. The best model is left as
+`<site_folder>/baseline/model`, which experiments.predict takes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments import site_trainer
+    from experiments import model_writing, site_trainer
     from preprocessing.case_store import CaseStore
 
     config = experiment_flags.experiment_config()
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     )
     for round_number, metrics in site.train_alone(weights):
         logging.info("site=%s round=%d validation_dice=%.4f", store.site, round_number, metrics["validation_dice"])
+    model_writing.write_best(folder / FLAGS.model_folder / "model", label, site, config, store)
 
 
 if __name__ == "__main__":

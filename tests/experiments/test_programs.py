@@ -1,5 +1,6 @@
 """The programs as a user starts them: files, processes, TLS; killed, mixed and given wrong input."""
 
+import csv
 import os
 import pathlib
 import re
@@ -16,6 +17,7 @@ from experiments import results
 from experiments.processes import ProgramFailed, ProgramGroup
 from preprocessing import nifti
 from tests.experiments.study import CASES, Study, scan
+from tests.preprocessing import dicom_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -179,15 +181,34 @@ def test_a_server_whose_flags_are_not_the_models_says_what_differs(study):
         study.serve(group, study.folder / "store other rounds", num_rounds=3)
 
 
-def test_prediction_is_written_on_the_scans_own_grid(study):
+def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, tmp_path):
+    model = study.site_folder("C2") / "baseline" / "model"
+    assert "validation cases of C2" in (model / "model_card.md").read_text()
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    scans.mkdir()
     image = study.folder / "scans" / "C2" / "image0.nii.gz"
-    output = study.folder / "mask.nii.gz"
-    flags = study.flags(model=study.site_folder("C2") / "baseline" / "best.safetensors", image=image, output=output, threads=1)
-    done = _run("experiments.predict", *flags, f"--overlay={study.folder / 'mask.png'}")
-    assert done.returncode == 0, done.stderr
-    mask, ct = nifti.read_labels(output), nifti.read_ct(image)
+    shutil.copy(image, scans / "whole.nii.gz")
+    (scans / "broken.nii.gz").write_bytes(image.read_bytes()[:500])
+    dicom_files.save(scans / "series", dicom_files.slices(nifti.read_ct(image)))
+    flags = [f"--model={model}", f"--image={scans}", f"--output={masks}", "--threads=1", "--overlay", "--overlap=0.5"]
+    done = _run("experiments.predict", *flags)
+    assert done.returncode == 1 and "broken.nii.gz" in done.stderr and "1 of 3 scans failed" in done.stderr, done.stderr
+    mask, ct = nifti.read_labels(masks / "whole.nii.gz"), nifti.read_ct(image)
     assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
-    assert (study.folder / "mask.png").exists()
+    assert (masks / "whole.png").exists() and (masks / "series.nii.gz").exists() and not (masks / "broken.nii.gz").exists()
+    with open(masks / "volumes.csv", newline="") as stream:
+        rows = {pathlib.Path(row["scan"]).name: row for row in csv.DictReader(stream)}
+    voxel_ml = 2.5 * 2.5 * 5 / 1000
+    assert float(rows["whole.nii.gz"]["pancreas_ml"]) == pytest.approx(np.count_nonzero(mask.array == 1) * voxel_ml, abs=1e-3)
+    assert rows["broken.nii.gz"]["note"].startswith("failed: ") and rows["series"]["pancreas_ml"]
+
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    shutil.copy(study.folder / "scans" / "C2" / "label0.nii.gz", labels / "whole.nii.gz")
+    done = _run("experiments.evaluate", f"--prediction={masks}", f"--truth={labels}", f"--output={tmp_path / 'scores'}")
+    assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, done.stderr
+    assert "| dice | pancreas |" in (tmp_path / "scores" / "summary.md").read_text()
+    assert (tmp_path / "scores" / "cases.csv").read_text().count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -195,7 +216,10 @@ def test_prediction_is_written_on_the_scans_own_grid(study):
     [
         (["experiments.prepare", "--site_folder=x"], "--manifest is missing: the site's list of scans"),
         (["experiments.prepare", "--manifest=none.json", "--site_folder=x"], r"none\.json: "),
-        (["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none.safetensors"], r"none\.safetensors"),
+        (
+            ["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none"],
+            "none: no such folder; give the folder of a model",
+        ),
         (["experiments.init_model", "--output=x.safetensors", "--genotype=nothing"], "genotype 'nothing' is neither a known name"),
         (["experiments.init_model", "--output=x.safetensors", "--filters=2", "--patch_size=40,48,48"], "40"),
         (["experiments.join", "--server=nowhere", "--kit=k", "--site_folder=x"], "--server is 'nowhere'; expected host:port"),
