@@ -93,11 +93,18 @@ def load(folder: str | os.PathLike) -> Model:
         raise ValueError(f"{folder / 'genotype.json'}: {error}") from error
     weights, _ = named_weights.load(folder / "weights.safetensors")
     _check(weights, genotype, folder)
+    plan = atomic.read_json(folder / "plan.json")
+    classes = plan.get("classes") if isinstance(plan, dict) else None
+    if not isinstance(classes, dict) or len(classes) != genotype.classes:
+        raise ValueError(
+            f"{folder}: plan.json names the classes {classes}, the network has {genotype.classes}; the files are of two models: copy the folder "
+            "again as a whole"
+        )
     return Model(
         name=str(about.get("name", folder.name)),
         weights=weights,
         genotype=genotype,
-        plan=atomic.read_json(folder / "plan.json"),
+        plan=plan,
         training_data=about.get("training_data", {}),
         scores=about.get("scores", {}),
     )

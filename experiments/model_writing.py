@@ -89,9 +89,9 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
         found[f"{site}_baseline"] = (folder / "sites" / site / "baseline" / "best.safetensors", [stores[site]])
     for site in sites:
         found[f"{site}_FL_local"] = (folder / "sites" / site / "federated" / "best.safetensors", list(stores.values()))
-    globals_ = sorted((folder / "server" / "global").glob("round_*.safetensors"))
-    if globals_:
-        found["FL_global"] = (globals_[-1], list(stores.values()))
+    rounds = sorted((folder / "server" / "global").glob("round_*.safetensors"), key=lambda path: int(path.stem.removeprefix("round_")))
+    if rounds:
+        found["FL_global"] = (rounds[-1], list(stores.values()))
     found["FL_best_global"] = (folder / "server" / "best.safetensors", list(stores.values()))
     written = []
     for name, (file, trained_on) in found.items():

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
 
     model = model_folder.load(experiment_flags.required("model", "the folder of the model"))
     settings = _settings(model)
+    model.genotype.check_size(settings.window.size)
     jobs = _jobs()
     if FLAGS.dicom_seg:
         from preprocessing import dicom_segmentation

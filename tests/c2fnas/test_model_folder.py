@@ -97,6 +97,7 @@ def _change(name, change):
         (_change("model.json", lambda value: value.update(format=99)), r"model\.json: format is 99, this version reads 1"),
         (_change("genotype.json", lambda value: value.update(classes=2)), r"end/classifier/kernel is \(1, 1, 1, 4, 3\), expected .*2\)"),
         (_change("genotype.json", lambda value: value["cells"][2].update(op="conv3d")), r"cell03/input0/op/kernel is .* \(3, 3, 3"),
+        (_change("plan.json", lambda value: value["classes"].pop("2")), r"names the classes .*'1': 'pancreas'\}, the network has 3"),
         (lambda folder: (folder / "plan.json").write_text("{"), r"plan\.json: not valid JSON"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"\0" * 9), "not a readable safetensors file"),
     ],

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -152,3 +153,29 @@ def test_what_a_network_must_not_return():
         sliding_window.predict_logits(np.zeros((5, 5, 5)), lambda patches: patches[:, :2], config)
     with pytest.raises(ValueError, match="x, y and z"):
         sliding_window.predict_logits(np.zeros((5, 5)), identity, config)
+
+
+def test_memory_does_not_grow_with_the_length_of_the_volume():
+    config = WindowConfig((8, 12, 12), 0.5, "gaussian")
+
+    def peak(length):
+        image = np.zeros((length, 40, 30), np.float32)
+        tracemalloc.start()  # NumPy reports its arrays to it
+        for _ in sliding_window.slabs(image, identity, config):
+            pass
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    slab = 8 * 40 * 30 * 3 * 4
+    peak(16)
+    assert slab < peak(32) < 2.5 * slab
+    assert peak(256) < peak(32) + 0.2 * slab  # 8 times as long: only the one-dimensional weights of more windows
+
+
+def test_a_slab_read_from_another_memory_order_or_type_is_the_same():
+    image = np.random.default_rng(8).uniform(-1, 1, (11, 9, 7)).astype(np.float16)
+    config = WindowConfig((4, 4, 4), 0.5, "gaussian")
+    expected = sliding_window.predict_logits(image.astype(np.float32), position_dependent, config)
+    for other in (image, np.asfortranarray(image), image[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(sliding_window.predict_logits(other, position_dependent, config), expected)
