@@ -43,6 +43,9 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "max_change_ratio", 10.0, "Refuse an update that changes the model so many times more than the median of others; 0 never."
 )
+flags.DEFINE_enum(
+    "transport", "raw", ["raw", "deflate", "half"], "How models travel: as they are, losslessly packed, or rounded to float16."
+)
 flags.DEFINE_integer("patience_rounds", 0, "End the run after so many global models without a better mean score; 0 never.")
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
 flags.DEFINE_integer("keep_updates", 1, "Newest rounds whose updates stay in the store, so that experiments.audit can average them again.")
@@ -64,6 +67,7 @@ def main(argv: list[str]) -> int:
         round_deadline_s=FLAGS.round_deadline or None,
         late_updates=FLAGS.late_updates,
         max_change_ratio=FLAGS.max_change_ratio,
+        transport=FLAGS.transport,
         patience_rounds=FLAGS.patience_rounds,
         token_lifetime_s=FLAGS.token_lifetime,
         keep_updates=FLAGS.keep_updates,

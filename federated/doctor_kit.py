@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from federated import certificates
+from federated.credentials import CredentialBook
 from federated.doctor import Finding, fault, good, warning
 from runkit import release
 
@@ -144,8 +146,6 @@ def _owner(kit: pathlib.Path, site: str | None) -> Finding:
 
 
 def _book(kit: pathlib.Path) -> Finding:
-    from federated.credentials import CredentialBook
-
     try:
         sites = CredentialBook.read(kit / "credentials.json").sites
     except ValueError as error:
@@ -187,7 +187,11 @@ def check_folder(check: str, folder: pathlib.Path, needed_bytes: int, disk_usage
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        mend = "free space on that disk" if error.errno == 28 else "make it writable for the user who starts the program, or give another"
+        mend = (
+            "free space on that disk"
+            if error.errno == errno.ENOSPC
+            else "make it writable for the user who starts the program, or give another"
+        )
         return [fault(check, f"{folder} cannot be written ({error.strerror})", mend)]
     free = disk_usage(there).free
     if free < needed_bytes:

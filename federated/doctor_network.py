@@ -5,16 +5,13 @@ gRPC calls all of these failures UNAVAILABLE; here each is told apart.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import dataclasses
 import datetime
-import ipaddress
+import json
 import socket
 import ssl
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cryptography import x509
@@ -25,43 +22,11 @@ from federated.doctor import Finding, fault, good, skipped, warning
 from federated.doctor_kit import check_validity
 from federated.exchange import PROTOCOL
 from federated.tls import Identity
+from federated.way import ProxyRefused, Way
 from runkit import release
 
 _STEPS = ("proxy", "name", "port", "TLS", "server's certificate", "own certificate", "server", "clock", "release", "plan")
 _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks at them
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """Where the server is and how to get there.
-
-    Attributes:
-      environ: for the proxy's settings.
-      timeout_s: of every step.
-    """
-
-    host: str
-    port: int
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    timeout_s: float = 5.0
-
-    @property
-    def address(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @property
-    def proxy(self) -> tuple[str, str, int, str] | None:
-        """Returns (variable, host, port, user:password) of the proxy that gRPC would use, None where it would use none."""
-        for entry in (self.environ.get("no_grpc_proxy") or self.environ.get("no_proxy") or "").split(","):
-            if entry.strip() and _covers(entry.strip(), self.host):
-                return None
-        for variable in _PROXY_VARIABLES:
-            if self.environ.get(variable):
-                url = urllib.parse.urlsplit(self.environ[variable])
-                secret = f"{url.username}:{url.password or ''}" if url.username else ""
-                return variable, url.hostname or "", url.port or 80, secret
-        return None
 
 
 def examine(
@@ -114,9 +79,9 @@ def _proxy(way: Way) -> Finding:
     variable, host, port, _ = proxy
     around = f"or go around it: no_proxy={way.host}"
     try:
-        with _connected(way):
+        with way.connected():
             return good("proxy", f"{variable} names {host}:{port}, which lets this connection through")
-    except _ProxyRefused as refused:
+    except ProxyRefused as refused:
         return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"have it allow CONNECT to {way.address}, {around}")
     except OSError as error:
         return fault("proxy", f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})", f"correct {variable}, {around}")
@@ -139,7 +104,7 @@ def _name(way: Way) -> Finding:
 def _port(way: Way) -> Finding:
     began = time.monotonic()
     try:
-        with _connected(way):
+        with way.connected():
             return good("port", f"{way.port} answers in {1000 * (time.monotonic() - began):.0f} ms")
     except ConnectionRefusedError:
         return fault(
@@ -239,7 +204,7 @@ def _own(way: Way, identity: Identity) -> Finding:
     # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
     for _ in range(2):
         try:
-            with _connected(way) as plain, _context(identity).wrap_socket(plain, server_hostname=way.host) as secure:
+            with way.connected() as plain, _context(identity).wrap_socket(plain, server_hostname=way.host) as secure:
                 if secure.recv(1):
                     return good(check, "the server accepts it")
         except TimeoutError:
@@ -299,8 +264,6 @@ def _release(reply: Any) -> Finding:
 
 
 def _plan(reply: Any, plan: dict | None) -> Finding:
-    import json
-
     if plan is None:
         return skipped("plan", "give the flag file to compare plans")
     differing = plans.differences(json.loads(reply.plan_json), plan)
@@ -309,38 +272,11 @@ def _plan(reply: Any, plan: dict | None) -> Finding:
     return good("plan", f"the server's, {plans.fingerprint(plan)[:16]}")
 
 
-class _ProxyRefused(OSError):
-    """A proxy that answers, but not with 200."""
-
-
-@contextlib.contextmanager
-def _connected(way: Way) -> Iterator[socket.socket]:
-    proxy = way.proxy
-    if proxy is None:
-        with socket.create_connection((way.host, way.port), timeout=way.timeout_s) as plain:
-            yield plain
-        return
-    _, host, port, secret = proxy
-    with socket.create_connection((host, port), timeout=way.timeout_s) as plain:
-        login = f"Proxy-Authorization: Basic {base64.b64encode(secret.encode()).decode()}\r\n" if secret else ""
-        plain.sendall(f"CONNECT {way.address} HTTP/1.1\r\nHost: {way.address}\r\n{login}\r\n".encode("ascii"))
-        answer = b""
-        while b"\r\n\r\n" not in answer and len(answer) < 2**16:
-            piece = plain.recv(4096)
-            if not piece:
-                break
-            answer += piece
-        status = answer.split(b"\r\n", 1)[0].decode("latin-1")
-        if status.split(" ")[1:2] != ["200"]:
-            raise _ProxyRefused(status or "nothing")
-        yield plain
-
-
 def _look(way: Way, identity: Identity) -> tuple[x509.Certificate, str]:
     """Returns the certificate that is served, trusted or not, and the TLS version."""
     context = _context(identity)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only looked at here; judged by `_judge`, trusted by nobody
-    with _connected(way) as plain, context.wrap_socket(plain, server_hostname=way.host) as secure:
+    with way.connected() as plain, context.wrap_socket(plain, server_hostname=way.host) as secure:
         return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(secure.version())
 
 
@@ -352,15 +288,6 @@ def _context(identity: Identity) -> ssl.SSLContext:
 
 def _matches(name: str, host: str) -> bool:
     return name.lower() == host.lower() or (name.startswith("*.") and host.lower().partition(".")[2] == name[2:].lower())
-
-
-def _covers(entry: str, host: str) -> bool:
-    """Returns whether an entry of no_proxy covers a host: a suffix, an address or a network."""
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
-    except ValueError:
-        suffix = entry.lstrip("*.").lower()
-        return host.lower() == suffix or host.lower().endswith("." + suffix) or entry == "*"
 
 
 def _reason(error: OSError | UnicodeError) -> str:

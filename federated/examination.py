@@ -17,9 +17,10 @@ from typing import Any
 from cryptography import x509
 
 from federated import certificates, doctor_kit, doctor_network
+from federated.credentials import CredentialBook
 from federated.doctor import Finding, fault, good, is_well, skipped, warning
-from federated.doctor_network import Way
 from federated.tensor_files import TensorFile
+from federated.way import Way
 
 _USUAL_MODEL = 100 * 10**6  # bytes of the full-size network in float32, where nobody says how large it is
 _SITE_COPIES = 6  # model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
@@ -87,8 +88,6 @@ def of_server(
     findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
     model_bytes, sites = _USUAL_MODEL, 2
     if is_well(finding for finding in findings if finding.check != "validity"):
-        from federated.credentials import CredentialBook
-
         sites = len(CredentialBook.read(kit / "credentials.json").sites)
         findings += [_names(kit), _listening(kit, listen, port)]
     if initial_model is not None:

@@ -77,6 +77,7 @@ class Walk:
         self._revoke()
 
     def _enrol(self) -> None:
+        self._began = time.monotonic()
         spoken = {}
         for site, host in HOSPITALS.items():
             output = self._do(host, "hospital request", SITE=site)
@@ -109,7 +110,8 @@ class Walk:
             self._do(host, "hospital prepare")
             self._do(host, "hospital doctor")
         self._sites = {host: self._start(host, "hospital join") for host in HOSPITALS.values()}
-        self._until(lambda: self._events().count('"event": "aggregated"') >= 1, "the first round")
+        self._until(lambda: self._events().count('"event": "aggregated"') >= 1, "the first round", *self._sites.values())
+        self._say(f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command")
         for host in HOSPITALS.values():
             assert not self._hosts[host].listening(), f"{host} listens: {self._hosts[host].listening()}"
 
@@ -137,7 +139,7 @@ class Walk:
         self._stop(self._sites["hospital2"], signal.SIGKILL)
         self._server = self._serve()
         self._sites["hospital2"] = self._start("hospital2", "hospital join")
-        self._until(lambda: self._events().count('"event": "aggregated"') >= done + 2, "rounds after the kills")
+        self._until(lambda: self._events().count('"event": "aggregated"') >= done + 2, "rounds after the kills", *self._sites.values())
 
     def _finish(self) -> None:
         self._do("operator", "operator finish")

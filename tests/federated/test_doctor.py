@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from federated import certificates, doctor, doctor_kit, doctor_network, examination, operation, provision
+from federated import certificates, doctor, doctor_kit, doctor_network, examination, operation, provision, way
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from runkit import atomic, release
@@ -265,7 +265,7 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
     def dropped(*_, **__):
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(doctor_network.socket, "create_connection", dropped)
+    monkeypatch.setattr(way.socket, "create_connection", dropped)
     only_fault(site(kits / "C1", 1), "port", "a firewall drops it", "outgoing TCP to localhost:1; nothing needs to be opened inwards")
 
 
@@ -361,10 +361,10 @@ def test_a_proxy_that_lets_us_through_is_gone_through(serving, kits):
             pump.join(5)
 
     with listening(treat) as port:
-        way = doctor_network.Way("localhost", running.port, {"https_proxy": f"http://127.0.0.1:{port}"}, 5.0)
+        path = way.Way("localhost", running.port, {"https_proxy": f"http://127.0.0.1:{port}"}, 5.0)
         identity = examination.doctor_network.Identity.of(kits / "C1", "site")
         now = datetime.datetime.now(datetime.timezone.utc)
-        findings = [doctor_network._proxy(way), doctor_network._port(way), *doctor_network._tls(way, identity, now)]
+        findings = [doctor_network._proxy(path), doctor_network._port(path), *doctor_network._tls(path, identity, now)]
     assert [finding.state for finding in findings] == ["good"] * 5, doctor.table(findings)
     assert "lets this connection through" in findings[0].found
 
@@ -390,8 +390,8 @@ def pass_on(source, target):
     ],
 )
 def test_no_proxy_is_understood(no_proxy, host, used):
-    way = doctor_network.Way(host, 1, {"https_proxy": "http://proxy:3128", "no_proxy": no_proxy})
-    assert (way.proxy is not None) == used
+    path = way.Way(host, 1, {"https_proxy": "http://proxy:3128", "no_proxy": no_proxy})
+    assert (path.proxy is not None) == used
 
 
 # What the server says.
@@ -421,8 +421,8 @@ def answering(**reply):
 
 
 def last_steps(serving, kits, probe, plan=None, folder="store"):
-    way = doctor_network.Way("localhost", serving(folder=folder).port)
-    return doctor_network.examine(way, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan)
+    path = way.Way("localhost", serving(folder=folder).port)
+    return doctor_network.examine(path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan)
 
 
 @pytest.mark.parametrize(("skew", "state"), [(3600, "fault"), (-3600, "fault"), (60, "warning"), (1, "good")])
