@@ -10,7 +10,7 @@ import pytest
 from preprocessing import manifest, nifti
 from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
-from tests.preprocessing.corpus import AFFINE, CT, LABEL
+from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
 ROOT = pathlib.Path(__file__).parents[2]
 

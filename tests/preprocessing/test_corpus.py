@@ -6,7 +6,7 @@ import pytest
 
 from preprocessing import geometry, manifest, pipeline, rules, survey
 from preprocessing.rules import IntegrityError
-from tests.preprocessing import corpus
+from tests.preprocessing import corpus, corpus_files
 
 
 def refusals(path):
@@ -58,7 +58,7 @@ def test_bad_cases_stop_no_other_of_a_preparation(tmp_path):
     )
     assert store.case_ids() == ("good",)
     np.testing.assert_array_equal(
-        store.open("good").native_label() > 0, geometry.from_ras(corpus.LABEL.array, store.open("good").native) > 0
+        store.open("good").native_label() > 0, geometry.from_ras(corpus_files.LABEL.array, store.open("good").native) > 0
     )
     rejected = json.loads((tmp_path / "store" / "rejected.json").read_text())
     assert [r["rule"] for r in rejected] == [kind.rule for kind in kinds]

@@ -6,7 +6,7 @@ import pytest
 from preprocessing import geometry, integrity, manifest, nifti, pancreas_ct, sources
 from preprocessing.manifest import Manifest
 from preprocessing.volume import Volume
-from tests.preprocessing.corpus import AFFINE, CT, LABEL
+from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 from tests.preprocessing.dicom_files import save, slices
 
 HEALTHY = (LABEL.array > 0).astype(np.uint8)

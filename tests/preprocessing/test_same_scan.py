@@ -2,7 +2,7 @@ import numpy as np
 
 from preprocessing import geometry, same_scan
 from preprocessing.volume import Volume
-from tests.preprocessing.corpus import AFFINE, CT, flip_x
+from tests.preprocessing.corpus_files import AFFINE, CT, flip_x
 
 
 def marks(array, affine=AFFINE):

@@ -1,0 +1,36 @@
+"""What the rules add to a preparation: milliseconds for the checks of a case that is in memory.
+
+    .venv/py3.11/bin/python -m tests.benchmarks.check_cost
+
+Geometry, HU, the place of the label and the marks of the slices, as a preparation does them, for the two scans of `scans.py`. RESULTS
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tests.benchmarks import scans, side_by_side
+
+
+def check(name: str) -> dict[str, float]:
+    from preprocessing import geometry, integrity, nifti, same_scan
+
+    image, label = nifti.read_ct(scans.paths(name)[0]), nifti.read_labels(scans.paths(name)[1])
+    started = time.perf_counter()
+    integrity.check_case(image, label)
+    checked = time.perf_counter()
+    same_scan.slice_marks(geometry.to_ras(image))
+    return {"rules_ms": 1e3 * (checked - started), "slice_marks_ms": 1e3 * (time.perf_counter() - checked)}
+
+
+def main() -> None:
+    scans.make()
+    candidates = [side_by_side.Candidate(f"scan {name}", "tests.benchmarks.check_cost:check", sys.executable, {"name": name}) for name in scans.SHAPES]  # fmt: skip
+    figures = side_by_side.measure(candidates, repetitions=7)
+    for figure in ("rules_ms", "slice_marks_ms"):
+        print(side_by_side.table(figures, figure=figure, reference="scan a") + "\n")
+
+
+if __name__ == "__main__":
+    main()
