@@ -204,11 +204,9 @@ class Walk:
         deadline = time.monotonic() + 30.0
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-            while time.monotonic() < deadline:
-                process.poll()
-                os.killpg(process.pid, 0)
-                time.sleep(0.02)
-        process.wait(1.0)
+        process.wait(30)
+        while _is_running(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _end(self) -> None:
         for process in self._running:
@@ -244,6 +242,16 @@ class Walk:
     def _events(self) -> str:
         log = self._path("server", "store/events.jsonl")
         return log.read_text() if log.exists() else ""
+
+
+def _is_running(group: int) -> bool:
+    """Returns whether a process group has a process that still runs; one that only waits to be reaped does not."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def _fingerprint(output: str) -> str:
