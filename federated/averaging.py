@@ -40,7 +40,7 @@ def average(
     """
     with contextlib.ExitStack() as opened:
         sources = {update.site: (opened.enter_context(_Verified(path, update)), update.num_examples) for path, update in updates.items()}
-        with atomic.replacing(target) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
+        with atomic.replacing(target, sync=False) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
             weighted_mean_of_sources(sources, writer, **({} if rounding is None else {"finish": rounding}))
             for source, _ in sources.values():
                 source.check()

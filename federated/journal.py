@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,20 @@ class Journal:
         }
         if self._path.exists():
             self._state.update(atomic.read_json(self._path))
+            self._check_update()
+
+    def _check_update(self) -> None:
+        """Forgets an update whose file is not the one that was noted: a kill came between the two."""
+        noted = self._state["update"]
+        if noted is None:
+            return
+        try:
+            with tensor_files.TensorFile(self.update_path) as file:
+                self.manifest = tensor_files.file_manifest(file)
+        except ValueError:
+            self.manifest = None
+        if self.manifest is None or self.manifest.sha256 != noted["sha256"]:
+            self._state["update"], self.manifest = None, None
 
     def enter(self, run: str) -> None:
         """Begins or continues a run. Raises DifferentRun where the folder belongs to another one."""
@@ -72,7 +87,8 @@ class Journal:
         return self._state["scores"].get(str(model))
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
-        self._set(scores={**self._state["scores"], str(model): dict(scores)})
+        # Worth keeping, not worth a wait: lost in a power cut, the model is scored again.
+        self._set(durable=False, scores={**self._state["scores"], str(model): dict(scores)})
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -90,13 +106,18 @@ class Journal:
 
     def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
         """Keeps a trained update until its receipt is there."""
-        self._set(update=None)  # the file is about to be replaced: until it is whole, there is no update
+        self._state["update"] = None
         self.manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)})
         spooled = Spooled(round_number, num_examples, dict(metrics), self.manifest.sha256)
         self._set(update=dataclasses.asdict(spooled))
         return spooled
 
+    def release_update(self) -> None:
+        """Forgets an update that was confirmed. A restart may remember it: sent again it is only confirmed again."""
+        self._state["update"], self.manifest = None, None
+
     def drop_update(self) -> None:
+        """Forgets an update for good."""
         self.manifest = None
         self._set(update=None)
         self.update_path.unlink(missing_ok=True)
@@ -135,6 +156,7 @@ class Journal:
     def _rows_path(self, model: str) -> pathlib.Path:
         return self.folder / "rows" / f"{model}.json"
 
-    def _set(self, **changes: Any) -> None:
+    def _set(self, *, durable: bool = True, **changes: Any) -> None:
         self._state.update(changes)
-        atomic.write_json(self._path, self._state)
+        with atomic.replacing(self._path, sync_folder=durable) as temporary:
+            temporary.write_text(json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8")

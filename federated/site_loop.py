@@ -214,7 +214,7 @@ class _Loop:
         else:
             self.rounds += 1
             self.note("pushed", round=spooled.round, bytes=self._journal.update_path.stat().st_size, seconds=self._since(began))
-        self._journal.drop_update()
+        self._journal.release_update()
 
     def _pull(self, model: str) -> Pulled:
         if self._pulled is not None and self._pulled[0] == model:

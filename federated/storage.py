@@ -184,7 +184,8 @@ class Store(Records):
         attempt = self.attempt(closed + 1)
         if attempt is None:
             attempt = (1, now)
-            self.keep_attempt(closed + 1, *attempt)
+            if policy.round_deadline_s is not None:  # else nothing hangs on when the round was opened
+                self.keep_attempt(closed + 1, *attempt)
         state = Round(closed + 1, attempt=attempt[0], opened_at=attempt[1], counted_before=self.counted(closed))
         for site, number, examples, sha256, received_at in self._all(
             "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site", closed + 1
@@ -234,8 +235,7 @@ class Store(Records):
         before = atomic.read_json(record) if record.exists() else {}
         for name, key, number in (("best", "best_round", best), ("best_worst_site", "best_worst_site_round", worst_site)):
             if before.get(key) != number:
-                with atomic.replacing(self.folder / f"{name}.safetensors") as temporary:
-                    shutil.copyfile(self.global_path(number), temporary)
+                _link(self.global_path(number), self.folder / f"{name}.safetensors")
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
         if content != before:
             atomic.write_json(record, content)
@@ -271,3 +271,17 @@ class Store(Records):
     def write_rows(self) -> None:
         lines = [json.dumps(row, allow_nan=False) + "\n" for rows in self.rows().values() for row in rows]
         atomic.write_text(self.folder / "rows.jsonl", "".join(lines))
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes `target` the file `source`, which is never written again: by a second name where the disk can, else by a copy."""
+    temporary = target.with_name(f".partial-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with atomic.replacing(target) as copy:
+            shutil.copyfile(source, copy)
+        return
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing

@@ -191,7 +191,7 @@ def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Ma
 
 def save_as(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Manifest:
     """Writes `arrays` atomically and returns their manifest."""
-    with atomic.replacing(path) as temporary, TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer:
+    with atomic.replacing(path, sync=False) as temporary, TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer:
         for spec in writer.specs:
             writer.write(little_endian_bytes(arrays[spec.name]))
         return writer.finish()

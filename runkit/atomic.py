@@ -25,11 +25,15 @@ def sync_directory(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool = True) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it is removed.
 
     The temporary name keeps the suffixes of `path`, since many writers choose their format by them, and starts with a
     dot, so that no listing of a folder takes it for a result.
+
+    Args:
+      sync: False where the block has synced the file itself.
+      sync_folder: False where a power cut may bring the earlier file back.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,11 +42,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
+        if sync:
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        sync_directory(path.parent)
+        if sync_folder:
+            sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -34,13 +34,25 @@ def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp
     journal = Journal(tmp_path)
     journal.spool(1, ARRAYS, 30, {})
 
-    def killed(*given):
+    save = tensor_files.save_as
+
+    def killed(path, arrays, metadata):
+        save(path, arrays, metadata)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tensor_files, "save_as", killed)
     with pytest.raises(KeyboardInterrupt):
-        journal.spool(2, ARRAYS, 30, {})
-    assert Journal(tmp_path).update is None
+        journal.spool(2, {"w": ARRAYS["w"] + 1}, 30, {})
+    assert Journal(tmp_path).update is None  # the file is of round 2, the note of round 1
+
+
+def test_a_delivered_update_may_be_remembered_and_is_then_whole(tmp_path):
+    journal = Journal(tmp_path)
+    spooled = journal.spool(1, ARRAYS, 30, {})
+    journal.release_update()
+    assert journal.update is None
+    again = Journal(tmp_path)
+    assert again.update == spooled and again.manifest == weights.manifest_of(ARRAYS)
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

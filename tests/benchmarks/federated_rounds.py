@@ -1,0 +1,274 @@
+"""A whole round without training: our server and sites, the least that gRPC allows, and NVFLARE; time and server memory.
+
+    .venv/py3.11/bin/python -m tests.benchmarks.federated_rounds --peers_python=.venv/peers/bin/python
+    SITES=2,8 VALUES=20000000 ROUNDS=4 ...       sites, float32 values in 150 arrays, rounds (the first is not counted)
+    VALUES=256 ROUNDS=60 ...                     what a round costs beyond its bytes
+    MEMORY=2,8,32 VALUES=20000000 ...            server memory only, ours only
+
+Every site is a process; a site adds a constant to what it gets. Ours has everything on: mutual TLS, checks, fsync, audit, scores.
+`floor` is one Python gRPC server under mutual TLS that adds up what comes in memory, with no check, hash or file. NVFLARE runs
+FedAvg in its simulator with the values in one array, which favours it. Flower is not run here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+
+from tests.benchmarks import side_by_side
+from tests.benchmarks.side_by_side import Candidate
+
+VALUES = int(os.environ.get("VALUES", "20000000"))
+ROUNDS = int(os.environ.get("ROUNDS", "4"))
+ARRAYS = 150
+_PLAN = {"what": "benchmark"}
+
+
+def _arrays() -> dict:
+    """Returns VALUES float32 values in 150 arrays of unlike sizes, none above 28 MiB."""
+    import numpy as np
+
+    count = min(ARRAYS, VALUES)
+    sizes = np.diff(np.round(np.linspace(0, 1, count + 1) ** 2 * VALUES).astype(int)) if VALUES < 250_000_000 else [7 * 2**20] * 36
+    return {f"layer_{i:03d}": np.full(size, i / 8, np.float32) for i, size in enumerate(sizes)}
+
+
+class Adds:
+    """A site that trains nothing."""
+
+    plan = _PLAN
+
+    def __init__(self, number: int):
+        self.num_examples = 10 + number
+
+    def score(self, weights):
+        return {"dice": 0.5}
+
+    def train(self, weights, round_number):
+        for array in weights.values():
+            array += 0.5
+        return weights, {"loss": 1.0}
+
+    def local_models(self):
+        return {}
+
+    def evaluate(self, model_name, weights):
+        return []
+
+
+def _serve(folder: str, sites: int, ports) -> None:
+    from federated import server, server_config
+
+    config = server_config.ServerConfig(
+        num_rounds=ROUNDS,
+        min_num_clients=sites,
+        max_num_clients=sites,
+        cross_site_evaluation=False,
+        host="127.0.0.1",
+        port=0,
+        keep_updates=0,
+        keep_globals=2,
+        linger_s=5.0,
+    )
+    root = pathlib.Path(folder)
+    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+
+
+def _take_part(folder: str, site: str, number: int, port: int) -> None:
+    from federated import client, site_loop
+
+    root = pathlib.Path(folder)
+    site_loop.run(Adds(number), client.connect(root / "kits" / site, host="localhost", port=port), root / site)
+
+
+def _memory(pid: int, key: str) -> float:
+    """Returns a figure of /proc/<pid>/status in MiB."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@contextlib.contextmanager
+def _processes():
+    started: list[multiprocessing.Process] = []
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def ours(sites: int) -> dict[str, float]:
+    from federated import provision, tensor_files
+
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, _processes() as started:
+        folder = pathlib.Path(name)
+        provision.provision(folder / "kits", "localhost", tuple(names), port=0)
+        tensor_files.save(folder / "initial.safetensors", _arrays(), {"plan": json.dumps(_PLAN)})
+        ports = context.Queue()
+        server = context.Process(target=_serve, args=(name, sites, ports))
+        server.start()
+        started.append(server)
+        port = ports.get(timeout=60)
+        idle = _memory(server.pid, "VmRSS")
+        for number, site in enumerate(names):
+            started.append(context.Process(target=_take_part, args=(name, site, number, port)))
+            started[-1].start()
+        log, peak = folder / "store" / "events.jsonl", 0.0
+        while server.is_alive():
+            peak = max(peak, _memory(server.pid, "VmHWM"))
+            server.join(0.05)
+        moments = [e["time"] for e in map(json.loads, log.read_text().splitlines()) if e["event"] == "aggregated"]
+        arrays, _ = tensor_files.load(folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors")
+        assert all((array == i / 8 + 0.5 * ROUNDS).all() for i, array in enumerate(arrays.values()))
+    return {"seconds a round": _median_step(moments), "server MiB above idle": peak - idle}
+
+
+def _median_step(moments: list[float]) -> float:
+    return statistics.median(b - a for a, b in itertools.pairwise(moments))
+
+
+def _serve_floor(folder: str, sites: int, ports) -> None:
+    from concurrent import futures
+
+    import grpc
+    import numpy as np
+
+    from federated.tls import Identity
+
+    model = np.concatenate(list(_arrays().values()))
+    state, together = {"model": model, "sum": np.zeros_like(model), "times": []}, threading.Barrier(sites)
+    lock = threading.Lock()
+
+    def down(request, context):
+        view = memoryview(state["model"]).cast("B")
+        for at in range(0, len(view), 2**20):
+            yield bytes(view[at : at + 2**20])
+
+    def up(requests, context):
+        received = b"".join(requests)
+        with lock:
+            state["sum"] += np.frombuffer(received, np.float32)
+        if together.wait() == 0:
+            state["model"] = state["sum"] / np.float32(sites)
+            state["sum"] = np.zeros_like(model)
+            state["times"].append(time.time())
+        together.wait()
+        return json.dumps(state["times"]).encode()
+
+    handlers = {"Up": grpc.stream_unary_rpc_method_handler(up), "Down": grpc.unary_stream_rpc_method_handler(down)}
+    server = grpc.server(futures.ThreadPoolExecutor(2 * sites + 2), options=[("grpc.max_receive_message_length", 2**22)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", handlers),))
+    port = server.add_secure_port("127.0.0.1:0", Identity.of(pathlib.Path(folder) / "kits" / "server", "server").for_server())
+    server.start()
+    ports.put(port)
+    server.wait_for_termination()
+
+
+def _floor_site(folder: str, site: str, port: int, out) -> None:
+    import grpc
+    import numpy as np
+
+    from federated.tls import Identity
+
+    credentials = Identity.of(pathlib.Path(folder) / "kits" / site, "site").for_client()
+    times = []
+    with grpc.secure_channel(f"localhost:{port}", credentials, options=[("grpc.max_receive_message_length", 2**22)]) as channel:
+        for _ in range(ROUNDS):
+            model = np.frombuffer(bytearray().join(channel.unary_stream("/floor/Down")(b"")), np.float32) + np.float32(0.5)
+            view = memoryview(model).cast("B")
+            times = json.loads(channel.stream_unary("/floor/Up")(bytes(view[at : at + 2**20]) for at in range(0, len(view), 2**20)))
+    out.put(times)
+
+
+def floor(sites: int) -> dict[str, float]:
+    from federated import provision
+
+    names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, _processes() as started:
+        provision.provision(pathlib.Path(name) / "kits", "localhost", tuple(names), port=0)
+        ports, out = context.Queue(), context.Queue()
+        started.append(context.Process(target=_serve_floor, args=(name, sites, ports)))
+        started[0].start()
+        port = ports.get(timeout=60)
+        for site in names:
+            started.append(context.Process(target=_floor_site, args=(name, site, port, out)))
+            started[-1].start()
+        times = out.get(timeout=600)
+        peak = _memory(started[0].pid, "VmHWM")
+    return {"seconds a round": _median_step(times), "server MiB above idle": peak}
+
+
+_NVFLARE_SITE = """
+import time
+import nvflare.client as flare
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+flare.init()
+name = flare.get_site_name()
+while flare.is_running():
+    model = flare.receive()
+    if model is None:
+        break
+    if name == "site-1":
+        with open("%s", "a") as log:
+            log.write(f"{time.time()}\\n")
+    params = {key: value + value.dtype.type(0.5) for key, value in model.params.items()}
+    flare.send(FLModel(params=params, params_type=ParamsType.FULL, metrics={"dice": 0.5}, meta={"NUM_STEPS_CURRENT_ROUND": 10}))
+"""
+
+
+def nvflare(sites: int) -> dict[str, float]:
+    import numpy as np
+    from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
+    from nvflare.recipe import SimEnv
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "site.py").write_text(_NVFLARE_SITE % (folder / "times"))
+        np.save(folder / "initial.npy", np.concatenate(list(_arrays().values())))
+        recipe = NumpyFedAvgRecipe(
+            name="rounds",
+            initial_ckpt=str(folder / "initial.npy"),
+            min_clients=sites,
+            num_rounds=ROUNDS + 1,
+            train_script=str(folder / "site.py"),
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            recipe.execute(SimEnv(num_clients=sites, num_threads=sites, workspace_root=str(folder / "workspace")))
+        moments = [float(line) for line in (folder / "times").read_text().split()]
+    return {"seconds a round": _median_step(moments[1:])}
+
+
+def main() -> None:
+    flags = side_by_side.arguments(__doc__)
+    if "MEMORY" in os.environ:
+        for sites in map(int, os.environ["MEMORY"].split(",")):
+            print(f"{sites} sites: {ours(sites)['server MiB above idle']:.0f} MiB above idle", flush=True)
+        return
+    for sites in map(int, os.environ.get("SITES", "2").split(",")):
+        candidates = [
+            Candidate(name, f"tests.benchmarks.federated_rounds:{name}", arguments={"sites": sites}) for name in ("ours", "floor")
+        ]
+        if flags.peers_python:
+            candidates.append(
+                Candidate("nvflare", "tests.benchmarks.federated_rounds:nvflare", python=flags.peers_python, arguments={"sites": sites})
+            )
+        figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
+        print(f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
