@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import html_page
 from preprocessing import cohort, rules
 
 _KINDS = ("one", "two")
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -16,6 +17,19 @@ def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
     lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the distributions as lines of bars, one for each site; empty where too few cases are labelled to show one."""
+    lines = []
+    for title, unit, edges, series in _distributions(reports):
+        lines.append(f"{title}, {edges[0]:g} to {edges[-1]:g} {unit}")
+        for report, counts in zip(reports, series, strict=True):
+            largest = max((c for c in counts if c), default=0) or 1
+            # the least that is there is seen
+            bars = "".join(_BARS[0 if not c else max(1, round(8 * c / largest))] for c in counts)
+            lines.append(f"  {report['site']} |{bars}|")
+    return "\n".join(lines)
 
 
 def page(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -58,13 +72,18 @@ def _key(names: Sequence[str]) -> str:
 
 
 def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    plots = []
+    plots = [
+        f"<div><b>{title}</b>{html_page.histogram(edges, series, unit=unit)}</div>"
+        for title, unit, edges, series in _distributions(reports)
+    ]
+    return plots or ['<p class="soft">Too few labelled cases to show one.</p>']
+
+
+def _distributions(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
+    """Yields title, unit, edges and each site's counts of what at least one site tells."""
     for name in cohort.CLASSES.values():
         for group, counted, unit, title in (("volume_ml", "cases", "ml", "volume, cases"), ("hu", "share", "HU", "HU of its voxels")):
             told = [report[group].get(name) for report in reports]
             if any(told):
                 edges = next(value["histogram"]["edges"] for value in told if value)
-                empty = [0] * (len(edges) - 1)
-                series = [value["histogram"][counted] if value else empty for value in told]
-                plots.append(f"<div><b>{name}: {title}</b>{html_page.histogram(edges, series, unit=unit)}</div>")
-    return plots or ['<p class="soft">Too few labelled cases to show one.</p>']
+                yield f"{name}: {title}", unit, edges, [value["histogram"][counted] if value else [0] * (len(edges) - 1) for value in told]

@@ -32,6 +32,7 @@ def main(argv: list[str]) -> int:
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1)
     report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"))
     print(cohort_page.text_table([report]))
+    print(cohort_page.text_histograms([report]))
     atomic.write_json(folder / "cohort.json", report)
     atomic.write_text(folder / "cohort.html", cohort_page.page([report]))
     print(f"report {folder / 'cohort.json'}, as a page {folder / 'cohort.html'}")

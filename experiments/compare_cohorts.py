@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma")
     reports = [_read(path) for path in FLAGS.reports]
     print(cohort_page.text_table(reports))
+    print(cohort_page.text_histograms(reports))
     print("\nWhat differs:")
     print("\n".join(f"  {line}" for line in cohort.differences(*reports)) or "  nothing that stands out")
     if FLAGS.output:
@@ -37,9 +38,12 @@ def main(argv: list[str]) -> int:
 
 def _read(path: str) -> dict[str, Any]:
     report = atomic.read_json(path)
-    if not isinstance(report, dict) or report.get("format") != cohort.FORMAT or "volume_ml" not in report:
-        raise ValueError(f"{path}: is no report of a cohort; give the cohort.json that experiments.cohort_report wrote")
-    return report
+    try:
+        if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:
+            return report
+    except (AttributeError, KeyError, TypeError):  # it came from another site: whatever is in it, the answer is one line
+        pass
+    raise ValueError(f"{path}: is no report of a cohort, or of another version; give the cohort.json that experiments.cohort_report wrote")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def rows(*reports: Mapping[str, Any]) -> list[list[str]]:
 
     lines = [(f"cases {key.replace('_', ' ')}", cases(key)) for key in ("listed", "usable", "refused", "without_label", "with_tumour")]
     lines.append(("training / validation / test", lambda r: " / ".join(map(str, r["splits"].values())) if r["splits"] else "not prepared"))
+    lines.append(("broken rules", lambda r: ", ".join(f"{rule} {count}" for rule, count in r["rules"].items()) or "none"))
     lines.append(("axes of the files", lambda r: ", ".join(f"{name} {count}" for name, count in r["axes"].items()) or "-"))
     lines += [(f"spacing {axis}, mm: median (range)", lambda r, a=axis: between(r["spacing_mm"][a])) for axis in "xyz"]
     for quantity, what in (("shape", "voxels along {}"), ("extent_mm", "extent {}, mm")):

@@ -36,7 +36,7 @@ def reports(tmp_path_factory):
             cases.append(case)
         manifest.write(folder / site / "manifest.json", Manifest(site, tuple(cases)))
         printed = run("experiments.cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
-        assert "pancreas, ml" in printed and site in printed
+        assert "pancreas, ml" in printed and site in printed and "█" in printed
     files = ",".join(str(folder / site / "cohort.json") for site in ("C1", "C2"))
     return folder, run("experiments.compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}")
 
