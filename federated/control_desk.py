@@ -61,9 +61,12 @@ class ControlDesk:
             return f"the open round is abandoned; the run ends with global model {steering.finish(immediately=True)}"
         raise errors.OrderRefused(f"there is no order {kind[:40]!r}")
 
+    def log_head(self) -> tuple[int, str]:
+        return self._events.head
+
     def status(self) -> dict[str, Any]:
         """Returns the whole picture as JSON-able values; no secret, no path."""
-        status, lines_and_head = self._steering.status(), self._events.head
+        status = self._steering.status()
         selection = self._folder / "selection.json"
         chosen = atomic.read_json(selection) if selection.exists() else {}
         scored = {entry["round"]: entry for entry in chosen.get("models", [])}
@@ -93,5 +96,5 @@ class ControlDesk:
         status["disk_free_bytes"] = shutil.disk_usage(self._folder).free
         status["release"] = release.version()
         status["warnings"] = self._warnings()
-        status["audit"] = dict(zip(("lines", "head"), lines_and_head, strict=True))
+        status["audit"] = dict(zip(("lines", "head"), self.log_head(), strict=True))
         return status

@@ -25,7 +25,7 @@ from federated.tls import Identity
 from federated.way import ProxyRefused, Way
 from runkit import release
 
-_STEPS = ("proxy", "name", "port", "TLS", "server's certificate", "own certificate", "server", "clock", "release", "plan")
+_STEPS = ("proxy", "name", "port", "TLS", "server's certificate", "own certificate", "server", "clock", "release", "plan", "server's log")
 _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
 
 
@@ -70,6 +70,7 @@ def _steps(way: Way, identity: Identity, probe: Callable, now: Callable[[], floa
     yield _clock((before + after) / 2 - reply.time, after - before)
     yield _release(reply)
     yield _plan(reply, plan)
+    yield good("server's log", f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log")
 
 
 def _proxy(way: Way) -> Finding:

@@ -30,6 +30,9 @@ class Desk(Protocol):
     def model_facts(self) -> tuple[int, dict]:
         """Returns (bytes of the model, the plan)."""
 
+    def log_head(self) -> tuple[int, str]:
+        """Returns (lines of the run's log, hash of the last one)."""
+
     def status(self) -> dict[str, Any]:
         """Returns the whole picture as JSON-able values."""
 
@@ -89,6 +92,7 @@ class OperationGate(grpc.ServerInterceptor):
         with _answering(context):
             name = self._caller(context)
             size, plan = self._desk.model_facts()
+            lines, head = self._desk.log_head()
             return pb.ProbeReply(
                 time=self._clock(),
                 protocol=PROTOCOL,
@@ -96,6 +100,8 @@ class OperationGate(grpc.ServerInterceptor):
                 standing=OPERATOR if name == OPERATOR else self._desk.standing(name),
                 model_bytes=size,
                 plan_json=json.dumps(plan),
+                log_lines=lines,
+                log_head=head,
             )
 
     def _status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from federated import audit
 from tests.deployment import guide, network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,6 +45,7 @@ class Walk:
         self._steps = guide.steps()
         self.used: set[str] = set()
         self._running: list[subprocess.Popen] = []
+        self._noted: list[str] = []  # ends of the server's log, by the hospitals
         self._timeout_s = 120.0 if toys else 900.0
 
     def run(self) -> None:
@@ -108,7 +110,8 @@ class Walk:
         self._until(lambda: "passing on" in self._said("line", "line"), "the line")
         for host in HOSPITALS.values():
             self._do(host, "hospital prepare")
-            self._do(host, "hospital doctor")
+            output = self._do(host, "hospital doctor")
+            self._noted.append(re.search(r"server's log +line \d+, ([0-9a-f]{32})", output)[1])
         self._sites = {host: self._start(host, "hospital join") for host in HOSPITALS.values()}
         self._until(lambda: self._events().count('"event": "aggregated"') >= 1, "the first round", *self._sites.values())
         self._say(f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command")
@@ -148,6 +151,8 @@ class Walk:
         assert self._wait(self._server) == 0, self._said("server", "server serve")
         output = self._do("server", "server audit")
         assert "unbroken, signed by the server" in output and "to the same bits: rounds" in output, output
+        for head in self._noted:
+            audit.verify(self._path("server", "store"), head=head)
         assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
         rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
         assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"

@@ -138,6 +138,9 @@ def test_a_site_may_probe_but_neither_look_nor_order(serving, asking):
     site = asking(running, "C1")
     reply = site.probe()
     assert (reply.protocol, reply.standing, json.loads(reply.plan_json)) == (PROTOCOL, "welcome", toy.PLAN)
+    last = list(audit.read_chain(running.folder / "events.jsonl"))[-1]
+    assert (reply.log_lines, reply.log_head) == (last["line"], last["hash"])
+    assert audit.verify(running.folder, head=reply.log_head[:32]).lines == last["line"]
     for call in (site.status, lambda: site.order("pause")):
         with pytest.raises(errors.WrongCredential, match="'C1' is not the operator"):
             call()
