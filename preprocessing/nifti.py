@@ -58,19 +58,21 @@ def read_ct(path: str | os.PathLike) -> Volume:
     return Volume(hu, affine)
 
 
-def read_labels(path: str | os.PathLike, values: Mapping[int, int] | None = None) -> Volume:
+def read_labels(path: str | os.PathLike, values: Mapping[int, int] | None = None, *, ignore_place: bool = False) -> Volume:
     """Reads a label map: 0 background, 1 pancreas, 2 tumour.
 
     Args:
       path: a .nii or .nii.gz file of any real data type.
       values: for a map with other values, which of them is which class, e.g. `{7: 1}`; every other value becomes background.
+      ignore_place: where the header is known to place the voxels wrongly: it may say anything, the affine is the identity.
     Returns:
       uint8 [x, y, z] in the file's axis order; read-only where the file holds uint8.
     Raises:
       IntegrityError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0, 1 or 2, or if the file holds a CT.
     """
     header, stored = _read(path)
-    affine, (slope, intercept) = _affine(path, header), _scaling(path, header)
+    affine = np.eye(4) if ignore_place else _affine(path, header)
+    slope, intercept = _scaling(path, header)
     if slope != 1.0 or intercept != 0.0:
         stored = stored.astype(np.float32, order="K") * np.float32(slope) + np.float32(intercept)
     if stored.dtype.kind == "f":

@@ -95,7 +95,7 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
 
 def _place(case: Case) -> Placed:
     try:
-        image, label = sources.read_image(case), nifti.read_labels(case.label)
+        image, label = sources.read_image(case), nifti.read_labels(case.label, ignore_place=True)
         try:
             turn, fit, runner_up = turn_of(image, label)
         except ValueError as error:

@@ -29,7 +29,7 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
       IntegrityError: with rule and file, whatever is wrong with one of them.
     """
     # the label first: it is small, and a case without a usable one needs no CT
-    label = nifti.read_labels(case.label, label_values)
+    label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None)
     image = read_image(case)
     if case.label_turn is not None:
         label = Volume(turned(label.array, case.label_turn), image.affine)

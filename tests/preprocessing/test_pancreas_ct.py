@@ -1,3 +1,4 @@
+import gzip
 import itertools
 
 import numpy as np
@@ -35,7 +36,12 @@ def download(folder, labels):
         made = slices(Volume(CT.array + np.int16(number), AFFINE), series=f"1.2.{number}")
         save(folder / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-59677/Pancreas-18957", made)
         header_that_lies = np.diag([1.0, 1.0, 1.0, 1.0])
-        nifti.write_volume(folder / f"TCIA_pancreas_labels-02-05-2017/label{number:04d}.nii.gz", Volume(label, header_that_lies))
+        path = folder / f"TCIA_pancreas_labels-02-05-2017/label{number:04d}.nii.gz"
+        nifti.write_volume(path, Volume(label, header_that_lies))
+        if number == 1:  # and one whose header places nothing at all
+            raw = bytearray(gzip.decompress(path.read_bytes()))
+            raw[280:328] = bytes(48)
+            path.write_bytes(gzip.compress(raw))
     return folder / "Pancreas-CT", folder / "TCIA_pancreas_labels-02-05-2017"
 
 

@@ -1,0 +1,49 @@
+import dataclasses
+import hashlib
+
+import pytest
+
+from preprocessing import dicom, sources
+from preprocessing.manifest import Case, Manifest
+from preprocessing.rules import IntegrityError
+
+
+def made(tmp_path, *names):
+    (tmp_path / "series").mkdir()
+    for i, name in enumerate(names):
+        (tmp_path / "series" / name).write_bytes(bytes([i]) * 9)
+    (tmp_path / "label.nii.gz").write_bytes(b"label")
+    return Case("a", tmp_path / "series", tmp_path / "label.nii.gz")
+
+
+def test_a_case_is_known_by_the_content_of_its_files(tmp_path):
+    case = made(tmp_path, "1.dcm", "2.dcm", "3.dcm")
+    before = sources.digests(case)
+    assert before["label"] == hashlib.sha256(b"label").hexdigest() and set(before) == {"image", "label"}
+    (tmp_path / "series" / "1.dcm").rename(tmp_path / "series" / "first.dcm")
+    (tmp_path / "series" / "._2.dcm").write_bytes(b"what macOS leaves")
+    assert sources.digests(case) == before  # another copy of the same scan
+    (tmp_path / "series" / "2.dcm").write_bytes(b"other pixels")
+    assert sources.digests(case)["image"] != before["image"]
+
+
+def test_what_the_manifest_says_of_a_case_is_part_of_it(tmp_path):
+    case = made(tmp_path, "1.dcm")
+    plain = sources.digests(case)
+    for changes in ({"series": "1.2.3"}, {"label_turn": "+x-y+z"}, {"accept": ("C05", "C06")}):
+        assert sources.digests(dataclasses.replace(case, **changes)) != plain
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    case = made(tmp_path, "1.dcm")
+    case.label.unlink()
+    with pytest.raises(IntegrityError, match=r"label\.nii\.gz.*F01"):
+        sources.digests(case)
+
+
+def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monkeypatch):
+    case = made(tmp_path, "1.dcm")
+    monkeypatch.setattr(dicom, "pydicom", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
+        sources.require_readers(Manifest("C1", (case,)))
+    sources.require_readers(Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),)))  # NIfTI needs none
