@@ -51,7 +51,7 @@ def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
     """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises DamagedTransfer."""
     if chunk.encoding == RAW and len(chunk.data) == size:
         return chunk.data
-    if chunk.encoding == HALF and len(chunk.data) * 2 == size:
+    if chunk.encoding == HALF and len(chunk.data) * 2 == size and size % 4 == 0:
         return np.frombuffer(chunk.data, _FLOAT16).astype(_FLOAT32).tobytes()
     if chunk.encoding == DEFLATED:
         inflating = zlib.decompressobj()

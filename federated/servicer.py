@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 from absl import logging
+from google.protobuf.message import DecodeError
 
 from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
@@ -148,10 +149,10 @@ class WeightExchangeServicer:
             site = self._site(context)
             return wire.answer_to_message(self._coordinator.offer(site, wire.header_from_message(request)))
 
-    def Send(self, request_iterator: Iterator[bytes], context: grpc.ServicerContext) -> pb.Receipt:
+    def Send(self, request_iterator: Iterator[wire.Part], context: grpc.ServicerContext) -> pb.Receipt:
         with _answering(context):
             site = self._site(context)
-            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_parts(_readable(request_iterator))))
+            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_parts(request_iterator)))
 
     def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with _answering(context):
@@ -170,6 +171,24 @@ class WeightExchangeServicer:
             self._coordinator.submit_rows(site, rows)
             return pb.Acknowledgement()
 
+    def checked(self, method: Callable, read: Callable[[bytes], Any], *, streamed: bool, login: bool) -> Callable:
+        """Returns `method` for messages that are still bytes: decoded only once it is clear from whom they come."""
+
+        def decoded(data: bytes) -> Any:
+            try:
+                return read(data)
+            except DecodeError as error:
+                raise errors.DamagedTransfer("a message cannot be read; install the same release at both ends") from error
+
+        def call(received: Any, context: grpc.ServicerContext) -> Any:
+            with _answering(context):
+                if not login:
+                    self._site(context)
+                request = map(decoded, received) if streamed else decoded(received)
+            return method(request, context)
+
+        return call
+
     def _site(self, context: grpc.ServicerContext) -> str:
         """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
         _, certificate = tls.caller(context)
@@ -177,7 +196,7 @@ class WeightExchangeServicer:
 
 
 def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:
-    """Registers the service; chunks pass as bytes, everything else as protobuf messages."""
+    """Registers the service. Messages are decoded by `checked`, not by gRPC, which would decode whatever comes."""
     unary, incoming, outgoing = (
         grpc.unary_unary_rpc_method_handler,
         grpc.stream_unary_rpc_method_handler,
@@ -191,17 +210,15 @@ def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None
         "Pull": (outgoing, pb.PullRequest.FromString, chunk_wire.chunk_to_bytes),
         "ReportScores": (unary, pb.Scores.FromString, pb.Acknowledgement.SerializeToString),
         "Offer": (unary, pb.ModelHeader.FromString, pb.OfferReply.SerializeToString),
-        "Send": (incoming, bytes, pb.Receipt.SerializeToString),
+        "Send": (incoming, chunk_wire.part_from_bytes, pb.Receipt.SerializeToString),
         "DeclareModels": (unary, pb.Models.FromString, pb.Acknowledgement.SerializeToString),
         "SubmitRows": (incoming, pb.Row.FromString, pb.Acknowledgement.SerializeToString),
     }
-    handlers = {name: make(getattr(servicer, name), reads, writes) for name, (make, reads, writes) in methods.items()}
+    handlers = {
+        name: make(servicer.checked(getattr(servicer, name), reads, streamed=make is incoming, login=name == "Login"), None, writes)
+        for name, (make, reads, writes) in methods.items()
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weight_exchange.WeightExchange", handlers),))
-
-
-def _readable(messages: Iterator[bytes]) -> Iterator[wire.Part]:
-    """Reads parts here and not in gRPC, which would tell the caller nothing of what is wrong with one."""
-    return map(chunk_wire.part_from_bytes, messages)
 
 
 class _answering:

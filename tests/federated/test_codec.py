@@ -74,6 +74,7 @@ def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
         Chunk(0, b"12345"),
         Chunk(0, b"1234", 7),
         Chunk(0, b"123", HALF),
+        Chunk(0, b"12", HALF + 1),
         Chunk(0, b"1234", DEFLATED),
         Chunk(0, zlib.compress(b"12345"), DEFLATED),
         Chunk(0, zlib.compress(b"123"), DEFLATED),
@@ -81,7 +82,7 @@ def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
         Chunk(0, zlib.compress(b"1234") + b"x", DEFLATED),
         Chunk(0, zlib.compress(bytes(2**24)), DEFLATED),
     ],
-    ids=["short", "long", "unknown", "odd half", "no zlib", "inflates to more", "to less", "cut", "trailing", "bomb"],
+    ids=["short", "long", "unknown", "odd half", "unknown half", "no zlib", "inflates to more", "to less", "cut", "trailing", "bomb"],
 )
 def test_what_is_not_the_size_that_was_declared_is_damage(chunk):
     with pytest.raises(errors.DamagedTransfer, match="chunk 0"):

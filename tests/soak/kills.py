@@ -71,8 +71,8 @@ SITE_POINTS = [
     "GrpcTransport.push:before:1",
     "chunk_wire.part_to_bytes:after:2",
     "GrpcTransport.push:after:1",
-    "Journal.drop_update:before:1",
-    "Journal.drop_update:after:1",
+    "Journal.release_update:before:1",
+    "Journal.release_update:after:1",
 ]
 SITE_ENDING = [
     "ToyTrainer.local_models:after:1",

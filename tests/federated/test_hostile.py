@@ -1,0 +1,20 @@
+"""Short samples of the soaks: strangers' requests while honest sites go on, random input to every decoder, cut links."""
+
+from tests.soak import forged, fuzz_decoder, rounds
+
+
+def test_of_forged_requests_none_is_accepted_and_honest_rounds_come_out_right():
+    result = forged.run(200, threads=2, rounds=5)
+    assert "accepted" not in result["outcomes"] and result["honest_rounds_right"]
+    assert set(result["outcomes"]) <= {"unauthenticated", "permission_denied", "unimplemented", "resource_exhausted", "unavailable"}
+    before, after = result["memory_mib"]
+    assert after < before + 32
+
+
+def test_decoders_read_or_refuse_whatever_comes():
+    assert fuzz_decoder.fuzz(4000) <= fuzz_decoder.BUDGET
+
+
+def test_rounds_over_links_that_are_cut_end_with_the_weights_worked_out_by_hand():
+    *samples, last = rounds.run(6, samples=2)
+    assert last["round"] == 6 and samples

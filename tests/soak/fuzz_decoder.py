@@ -1,0 +1,80 @@
+"""A million random inputs to everything that decodes what came from a network: no crash, no more memory than was declared.
+
+    .venv/py3.11/bin/python -m tests.soak.fuzz_decoder --inputs=1000000
+
+Inputs are random bytes and valid messages with bytes changed, cut, repeated and inserted. Every one has to be read, or be refused
+with an error of this package. Peak memory beyond the input is taken by tracemalloc in a sample of one in a hundred, since it slows all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import tracemalloc
+
+from google.protobuf.message import DecodeError
+
+from federated import chunk_wire, codec, errors, wire
+from federated import weight_exchange_pb2 as pb
+from federated.codec import Chunk
+from federated.exchange import Answer
+from federated.weights import CHUNK_BYTES
+from tests.federated.test_chunk_wire import CHUNKS, mutated
+from tests.federated.test_wire import OFFER
+
+BUDGET = 2 * CHUNK_BYTES  # beyond the input: a chunk inflated, and the planes it was made of
+
+
+def read_part(data: bytes) -> None:
+    part = chunk_wire.part_from_bytes(data)
+    if isinstance(part, Chunk):
+        for size in (0, 4, len(part.data), 2 * len(part.data), CHUNK_BYTES):
+            try:
+                assert len(codec.decoded(part, size)) == size
+            except errors.DamagedTransfer:
+                continue
+
+
+def read_message(data: bytes) -> None:
+    for kind, read in (
+        (pb.ModelHeader, wire.header_from_message),
+        (pb.OfferReply, lambda message: wire.answer_from_message(message, num_chunks=100)),
+        (pb.PullRequest, lambda message: wire.indices_from_messages(message.chunks, num_chunks=100)),
+        (pb.Row, wire.row_from_message),
+    ):
+        try:
+            read(kind.FromString(data))
+        except (DecodeError, errors.FederationError):
+            continue
+
+
+def fuzz(inputs: int, *, seed: int = 1) -> float:
+    """Returns the most memory that one of the sampled inputs took, in bytes. Raises whatever a decoder should not have raised."""
+    rng, most = random.Random(seed), 0
+    seeds = [chunk_wire.part_to_bytes(part) for part in (OFFER, *CHUNKS)]
+    seeds += [wire.header_to_message(OFFER).SerializeToString(), wire.answer_to_message(Answer(missing=(1, 2, 9))).SerializeToString()]
+    for number in range(inputs):
+        data = rng.randbytes(rng.randrange(60)) if number % 4 == 0 else mutated(rng, rng.choice(seeds))
+        sampled = number % 100 == 0
+        if sampled:
+            tracemalloc.start()
+        with contextlib.suppress(errors.FederationError):
+            read_part(data)
+        read_message(data)
+        if sampled:
+            most = max(most, tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert most <= BUDGET, f"an input of at most 350 bytes took {most} bytes"
+    return most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    flags = parser.parse_args()
+    print(f"{flags.inputs} inputs read or refused; at most {fuzz(flags.inputs)} bytes for one")
+
+
+if __name__ == "__main__":
+    main()

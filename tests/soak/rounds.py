@@ -1,0 +1,139 @@
+"""A thousand rounds with four sites and one call in a hundred cut: memory, threads, descriptors and disk stay where they are.
+
+    .venv/py3.11/bin/python -m tests.soak.rounds --rounds=1000
+
+The server is a program of its own; the sites reach it through links that are cut at random. Prints its figures along the run and
+the slope of each over the second half, and stops with an error where the result is not the one worked out by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import statistics
+import tempfile
+import threading
+import time
+
+import numpy as np
+
+from federated import client, provision, server, server_config, site_loop, tensor_files
+from tests.federated import toy
+from tests.federated.proxy import Link
+
+SITES = ("C1", "C2", "C3", "C4")
+
+
+class Trainer(toy.ToyTrainer):
+    """Brings the weights half way to the site's own number: stays bounded for ever."""
+
+    def __init__(self, site: str, cut, rng: random.Random):
+        self.site, self.plan, self.num_examples = site, toy.PLAN, 10
+        self._cut, self._rng = cut, rng
+
+    def _perhaps(self) -> None:
+        if self._rng.random() < 0.01 * 5:  # five calls a round
+            self._cut()
+
+    def score(self, weights):
+        return {"dice": 0.5}
+
+    def train(self, weights, round_number):
+        self._perhaps()
+        return {
+            name: (array * np.float32(0.5) + np.float32(SITES.index(self.site))).astype(np.float32) for name, array in weights.items()
+        }, {}
+
+
+def serve(folder: str, rounds: int, ports) -> None:
+    root = pathlib.Path(folder)
+    config = server_config.ServerConfig(
+        num_rounds=rounds,
+        min_num_clients=4,
+        max_num_clients=4,
+        host="127.0.0.1",
+        port=0,
+        poll_s=2.0,
+        cross_site_evaluation=False,
+        keep_globals=2,
+    )
+    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+
+
+def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
+    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    models = list(store.rglob("*.safetensors"))
+    return {
+        "memory MiB": int(status["VmRSS"].split()[0]) / 1024,
+        "threads": int(status["Threads"]),
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "model files": len(models),
+        "log and database MiB": sum(path.stat().st_size for path in store.iterdir() if path.is_file()) / 2**20,
+    }
+
+
+def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, float]]:
+    """Returns the server's figures along the run."""
+    context, taken = multiprocessing.get_context("spawn"), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        kits = provision.provision(folder / "kits", "localhost", SITES, port=0)
+        toy.write_initial(folder / "initial.safetensors")
+        ports = context.Queue()
+        process = context.Process(target=serve, args=(name, rounds, ports), daemon=True)
+        process.start()
+        port = ports.get(timeout=120)
+        links = {site: Link(port) for site in SITES}
+        try:
+            for number, (site, link) in enumerate(links.items()):
+                trainer = Trainer(site, link.cut, random.Random(seed + number))
+                transport = client.connect(kits / site, host="localhost", port=link.port)
+                threading.Thread(target=site_loop.run, args=(trainer, transport, folder / site), daemon=True).start()
+            done, store, due = 0, folder / "store", 0
+            while process.is_alive():
+                if done >= due and (store / "state.sqlite").exists():
+                    try:
+                        taken.append({"round": done, **figures(process.pid, store)})
+                    except (FileNotFoundError, ProcessLookupError, KeyError):
+                        break
+                    due += max(1, rounds // samples)
+                time.sleep(0.05)
+                done = (
+                    sum(1 for line in (store / "events.jsonl").open() if '"aggregated"' in line) if due - done < 2 or done < due else done
+                )
+            arrays, _ = tensor_files.load(store / "global" / f"round_{rounds:03d}.safetensors")
+            scale = np.float32(2.0)
+            for _ in range(rounds):
+                each = [np.float64(np.float32(scale * np.float32(0.5) + np.float32(n))) * 10 for n in range(4)]
+                scale = np.float32(sum(each) / 40)
+            assert arrays["scale"] == scale, (arrays["scale"], scale)
+        finally:
+            process.kill()
+            process.join()
+            for link in links.values():
+                link.close()
+    taken.append({"round": rounds, "cuts": sum(link.cuts for link in links.values())})
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000)
+    flags = parser.parse_args()
+    *taken, last = run(flags.rounds)
+    for sample in taken:
+        print(json.dumps(sample))
+    half = taken[len(taken) // 2 :]
+    rounds = [sample["round"] for sample in half]
+    for key in [key for key in half[0] if key != "round"]:
+        slope = statistics.linear_regression(rounds, [sample[key] for sample in half]).slope if len(set(rounds)) > 1 else 0.0
+        print(f"{key}: {half[-1][key]:.6g} at the end, {slope * 1000:+.3g} in a thousand rounds")
+    print(f"{last['cuts']} cuts; the weights are those worked out by hand")
+
+
+if __name__ == "__main__":
+    main()
