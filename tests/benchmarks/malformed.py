@@ -7,7 +7,8 @@ mark. It reads no DICOM. MONAI: `load_decathlon_datalist` for a decathlon file, 
 `EnsureChannelFirstd`, `Orientationd`, `Spacingd` to 1 mm. Neither has our manifest: those kinds have "-". A refusal "names the file"
 when its message, or what was printed before, contains the path of the file that is wrong.
 
-Of one run (107 malformed, 88 valid): see the summary that it prints; RESULTS below keeps it.
+One run (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of
+91; accepted of the valid ones 88 of 88, 74 of 75, 81 of 83. NaN and truncated files pass nnU-Net since SimpleITK turns both into zeros.
 """
 
 from __future__ import annotations
