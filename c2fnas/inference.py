@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,14 @@ def segment(image: np.ndarray, logits_fn: LogitsFn, window: WindowConfig) -> np.
       ValueError: as `sliding_window.slabs`.
     """
     mask = np.empty(image.shape, dtype=np.uint8)
-    for x, logits in sliding_window.slabs(image, logits_fn, window):
-        for plane, winner in zip(logits, mask[x : x + len(logits)], strict=True):
+
+    def write(planes: slice, logits: np.ndarray, out: np.ndarray) -> None:
+        for plane, winner in zip(logits[planes], out[planes], strict=True):
             _likeliest(plane, winner)
+
+    for x, logits in sliding_window.slabs(image, logits_fn, window):
+        out = mask[x : x + len(logits)]
+        sliding_window.in_parallel(functools.partial(write, logits=logits, out=out), len(logits))
     return mask
 
 

@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -105,10 +105,10 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
         first, end = (x, begins_x[number + 1]) if number + 1 < len(begins_x) else (x, covered[0])
         for start, finished in blend.planes(max(first, inside[0].start), min(end, inside[0].stop)):
             part = finished[:, inside[1], inside[2]]
-            if not np.isfinite(part.sum()):
+            if not all(in_parallel(lambda planes, part=part: bool(np.isfinite(part[planes].sum())), len(part))):
                 raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
             yield start - before[0], part
-            finished[...] = 0.0
+            in_parallel(lambda planes, sums=finished: sums[planes].fill(0.0), len(finished))
 
 
 def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int) -> np.ndarray:
@@ -161,18 +161,15 @@ class _Blend:
             (slice(z * classes, (z + len(weights)) * classes), weights_y[:, np.newaxis] * np.repeat(weights, classes), logits)
             for z, weights, logits in row
         ]
-        edges = np.linspace(0, len(self._sums), _BLENDERS + 1).astype(int)
-        work = [_pool().submit(self._add_planes, range(*span), x, weights_x, y, parts) for span in itertools.pairwise(edges)]
-        for part in work:
-            part.result()
+        in_parallel(lambda indices: self._add_planes(indices, x, weights_x, y, parts), len(self._sums))
 
-    def _add_planes(self, indices: range, x: int, weights_x: np.ndarray, y: int, parts) -> None:
+    def _add_planes(self, indices: slice, x: int, weights_x: np.ndarray, y: int, parts) -> None:
         thickness, _, columns, classes = self._sums.shape
         rows = self._sums.reshape(thickness, -1, columns * classes)
         height = len(parts[0][1])
         total = np.empty((height, columns * classes), dtype=np.float32)
         weighted = np.empty_like(parts[0][1])
-        for index in indices:
+        for index in range(indices.start, indices.stop):
             total.fill(0.0)
             for span, plane, logits in parts:
                 np.multiply(logits[index].reshape(height, -1), plane, out=weighted)
@@ -187,6 +184,15 @@ class _Blend:
             count = min(end - begin, len(self._sums) - place)
             yield begin, self._sums[place : place + count]
             begin += count
+
+
+def in_parallel(work: Callable[[slice], Any], count: int) -> list[Any]:
+    """Calls `work` with each part of 0 to `count`, at the same time, and returns what the calls return.
+
+    NumPy lets go of the interpreter while it computes. What is computed must not depend on how the range is parted.
+    """
+    edges = np.linspace(0, count, _BLENDERS + 1).astype(int)
+    return list(_pool().map(lambda span: work(slice(*span)), itertools.pairwise(int(edge) for edge in edges)))
 
 
 @functools.cache
