@@ -14,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from c2fnas import metrics
 from experiments import results
-from experiments.figures.slices import choose_slice, radiological
+from experiments.figures.slices import choose_slice, comparison, radiological, slice_case
+from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
 _LABEL_GREY = 100  # grey levels between two classes: a browser that rounds colours cannot mix them up
@@ -50,6 +52,31 @@ def choose_cases(cases: Sequence[Any], folders: Sequence[str | os.PathLike], mod
     for word in ("best", "median", "worst"):
         chosen.setdefault(places[word], word)
     return [(word, scored[place][2]) for place, word in chosen.items()]
+
+
+def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global") -> Figure:
+    """Draws a site's best, median and worst case by a model's Dice: slice, truth, all models (the paper's Fig. 4 and 5).
+
+    Raises:
+      ValueError: where no case of the site has a predicted mask.
+    """
+    home = pathlib.Path(run_folder) / "sites" / site
+    store = CaseStore(home / "cases")
+    folders = mask_folders(home)
+    slices = []
+    for word, case in choose_cases([store.open(case_id) for case_id in store.case_ids("test")], folders, model):
+        masks, truth = masks_of(folders, case.number), np.asarray(case.label)
+        captions = {name: _caption(metrics.dice(mask, truth)) for name, mask in masks.items()}
+        title = f"{site}, case {case.number}" + (f"\n{word} of {model}" if word else "")
+        slices.append(slice_case(title, case.image, truth, masks, case.target_mm, captions=captions))
+    if not slices:
+        raise ValueError(f"{home}: no predicted mask of the site's test cases; let the site finish its evaluation first")
+    return comparison(slices)
+
+
+def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where a site keeps the masks of its example cases: the federation's models, and those scored outside it."""
+    return site_folder / "federated" / "examples", site_folder / "scored" / "examples"
 
 
 def entry(case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from experiments import case_browser, report, results, study_results
 from experiments.figures.style import MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
+from preprocessing.case_store import CaseStore
 from runkit import atomic
 
 _PAGE = pathlib.Path(__file__).with_name("page")
@@ -93,15 +94,13 @@ def site_page(run_folder: str | os.PathLike, site: str, rows: Iterable[Mapping[s
 
 def browser_cases(run_folder: str | os.PathLike, sites: Sequence[str] = results.SITES, *, all_cases: bool = False) -> list[dict[str, Any]]:
     """Returns the cases for the slice browser, best, median and worst of FL_global at each site whose folder is at hand."""
-    from preprocessing.case_store import CaseStore
-
     found = []
     for site in sites:
         home = pathlib.Path(run_folder) / "sites" / site
         if not (home / "cases" / "index.json").exists():
             continue
         store = CaseStore(home / "cases")
-        folders = [home / "federated" / "examples", home / "scored" / "examples"]
+        folders = case_browser.mask_folders(home)
         test = [store.open(case_id) for case_id in store.case_ids("test")]
         chosen = case_browser.choose_cases(test, folders, "FL_global")
         if all_cases:
@@ -112,6 +111,11 @@ def browser_cases(run_folder: str | os.PathLike, sites: Sequence[str] = results.
             title = f"{site}, case {case.number}" + (f" ({word} of FL_global)" if word else "")
             found.append(case_browser.entry(case, case_browser.masks_of(folders, case.number), title))
     return found
+
+
+def framed(page: str, height: int = 900) -> str:
+    """Returns a page inside a frame, for a notebook's output."""
+    return f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="{height}" style="border:0"></iframe></div>'
 
 
 def write(path: str | os.PathLike, page: str) -> None:

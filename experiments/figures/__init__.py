@@ -3,7 +3,9 @@
 Figures are made with matplotlib's object interface, so that no global state is touched and no display is needed.
 """
 
+from experiments.figures.network import genotype_figure, vae_figure
 from experiments.figures.overview import overview
+from experiments.figures.round import round_figure
 from experiments.figures.slices import CaseSlice, choose_slice, comparison, overlay, radiological, slice_case
 from experiments.figures.style import CLASS_COLOURS, MODEL_COLOURS, PANCREAS, TUMOUR
 from experiments.figures.table import table_figure
@@ -20,10 +22,13 @@ __all__ = [
     "choose_slice",
     "comparison",
     "federation_timeline",
+    "genotype_figure",
     "overlay",
     "overview",
     "radiological",
+    "round_figure",
     "slice_case",
     "table_figure",
     "training_curves",
+    "vae_figure",
 ]

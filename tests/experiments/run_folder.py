@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from experiments import figures, results
+from experiments import figures, report, results, study_results
+from preprocessing import manifest, nifti, pipeline
 from runkit import atomic, events
+from tests.experiments.study import scan
 
 CONFIGURATION = {
     "profile": "demo",
@@ -16,6 +18,9 @@ CONFIGURATION = {
     "num_rounds": 2,
     "local_epochs": 10,
     "class_prior": [0.985, 0.012, 0.003],
+    "genotype": "c2fnas",
+    "vae": "reduced",
+    "latent_size": 128,
 }
 # model -> Dice of C1's two cases (pancreas), of C2's three cases (pancreas, tumour)
 DICE = {
@@ -62,3 +67,37 @@ def leave_traces(folder):
     case = figures.slice_case("C1, case 1", mask - 0.5, mask, {"FL_global": mask}, (3.0, 3.0, 3.0))
     with atomic.replacing(folder / "sites" / "C1" / "figures" / "comparison.png") as path:
         figures.comparison([case]).savefig(path, dpi=40)
+
+
+def leave_cases(folder):
+    """Prepares tiny scans at both sites and leaves masks of two models: two test cases at C1, three at C2."""
+    for site, count in (("C1", 4), ("C2", 5)):
+        cases = []
+        for number in range(count):
+            image, label = (folder / "scans" / site / f"{kind}{number}.nii" for kind in ("image", "label"))
+            for path, volume in zip((image, label), scan(site, number), strict=True):
+                nifti.write_volume(path, volume)
+            cases.append(manifest.Case(f"SECRET{number}", image, label))
+        home = folder / "sites" / site
+        listed = manifest.Manifest(site, tuple(cases))
+        store = pipeline.prepare(
+            listed, home / "cases", target_mm=(5, 5, 5), window_hu=(-200, 250), split_seed=1, split_counts=(1, 1, count - 2)
+        )
+        for case in (store.open(case_id) for case_id in store.case_ids("test")):
+            label = np.asarray(case.label)
+            for model, mask in (("FL_global", label), ("C1_baseline", np.where(label == 2, 0, label).astype(np.uint8))):
+                path = home / "federated" / "examples" / f"case{case.number:03d}.{model}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, mask)
+
+
+def leave_study(folder):
+    """Writes a study of one finished run."""
+    home = folder / "table1" / "seed2"
+    leave_traces(home)
+    report.write_table(
+        home, rows(), {"profile": "demo", "seed": 2, "stack": "s", "configuration": CONFIGURATION, "wall_seconds": {"cohort": 61.0}}
+    )
+    content = study_results.of_one_run(home)
+    content["runs"][0]["folder"] = "table1/seed2"
+    study_results.write(folder, content)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyArrowPatch
 
+from c2fnas import genotype
 from experiments import figures, results
 
 
@@ -223,6 +225,36 @@ def test_the_overview_keeps_its_words_apart():
     assert {"Hospital C1", "Hospital C2", "Server", "FL_global", "Table 1"} <= {text for text, _ in boxes}
     overlaps = [(a, b) for (a, box), (b, other) in itertools.combinations(boxes, 2) if box.overlaps(other) and not {a, b} & set("12345")]
     assert overlaps == []
+
+
+def test_the_genotype_is_drawn_as_it_is():
+    architecture = genotype.load("c2fnas")
+    figure = figures.genotype_figure(architecture)
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert [word for word in words if word.isdigit()] == [*(str(n) for n in range(1, 13)), "3"]  # twelve cells, three classes
+    # an arrow for every input, from stem to stem, two into the end and one out of it
+    arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
+    assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
+
+
+def test_a_recorded_round_is_drawn_message_by_message():
+    events = [
+        {"time": 10.0, "event": "round_opened", "round": 1},
+        {"time": 11.0, "event": "pulled", "site": "C1", "model": "round_000", "bytes": 2**20},
+        {"time": 12.0, "event": "pulled", "site": "C2", "model": "round_000", "bytes": 2**20},
+        {"time": 15.0, "event": "scored", "site": "C1", "model": 0, "scores": {"dice": 0.25}},
+        {"time": 30.0, "event": "pushed", "site": "C1", "round": 1, "bytes": 3 * 2**20},
+        {"time": 31.0, "event": "aggregated", "round": 1, "sites": {"C1": 18, "C2": 20}},
+        {"time": 40.0, "event": "pulled", "site": "C1", "model": "round_001", "bytes": 2**20},
+    ]
+    words = [text.get_text() for text in figures.round_figure(events).axes[0].texts]
+    assert {"C1", "C2", "server", "global model, 1.0 MiB", "score of it, Dice 0.25", "weights after training, 3.0 MiB", "20.0 s"} <= set(
+        words
+    )
+    assert "mean of the weights, C1 counts 18 and C2 counts 20" in words and words.count("global model, 1.0 MiB") == 2
+    with pytest.raises(ValueError, match="round 7 is not in the log; it has 1"):
+        figures.round_figure(events, 7)
 
 
 def test_no_picture_needs_a_display_or_touches_pyplots_state():

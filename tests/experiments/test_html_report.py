@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import html_report, report, study_results
-from preprocessing import manifest, nifti, pipeline
 from runkit import atomic
 from tests.experiments import browser, run_folder
-from tests.experiments import study as tiny
 
 needs_browser = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
@@ -18,24 +16,7 @@ def run(tmp_path_factory):
     """A finished run with its sites' prepared cases and masks at hand."""
     folder = tmp_path_factory.mktemp("run")
     run_folder.leave_traces(folder)
-    for site, count in (("C1", 4), ("C2", 5)):
-        cases = []
-        for number in range(count):
-            image, label = (folder / "scans" / site / f"{kind}{number}.nii" for kind in ("image", "label"))
-            for path, volume in zip((image, label), tiny.scan(site, number), strict=True):
-                nifti.write_volume(path, volume)
-            cases.append(manifest.Case(f"SECRET{number}", image, label))
-        home = folder / "sites" / site
-        listed = manifest.Manifest(site, tuple(cases))
-        store = pipeline.prepare(
-            listed, home / "cases", target_mm=(5, 5, 5), window_hu=(-200, 250), split_seed=1, split_counts=(1, 1, count - 2)
-        )
-        for case in (store.open(case_id) for case_id in store.case_ids("test")):
-            label = np.asarray(case.label)
-            for model, mask in (("FL_global", label), ("C1_baseline", np.where(label == 2, 0, label).astype(np.uint8))):
-                path = home / "federated" / "examples" / f"case{case.number:03d}.{model}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, mask)
+    run_folder.leave_cases(folder)
     report.write_table(
         folder,
         run_folder.rows(),

@@ -11,6 +11,7 @@ import pytest
 import experiments
 from experiments import report
 from tests.experiments import run_folder
+from tests.experiments.study import GENOTYPE
 
 NOTEBOOKS = sorted((pathlib.Path(experiments.__file__).parent / "notebooks").glob("*.ipynb"))
 
@@ -45,18 +46,55 @@ def this_python(tmp_path, monkeypatch):
     return "python3"
 
 
-def test_the_notebook_of_table_1_runs_on_a_finished_run(tmp_path, this_python, monkeypatch):
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "demo"
     run_folder.leave_traces(folder)
-    report.write(folder, run_folder.rows(), config=run_folder.CONFIGURATION, wall_seconds={})
+    genotype = tmp_path / "genotype.json"  # four cells: the notebook builds the network
+    genotype.write_text(json.dumps(GENOTYPE))
+    report.write(folder, run_folder.rows(), config={**run_folder.CONFIGURATION, "genotype": str(genotype)}, wall_seconds={})
     monkeypatch.setenv("RUN_FOLDER", str(folder))
-    (path,) = [path for path in NOTEBOOKS if path.name == "table1.ipynb"]
+    return folder
+
+
+def executed(name, kernel, folder):
+    """Runs a notebook and returns cell id -> outputs."""
+    (path,) = [path for path in NOTEBOOKS if path.stem == name]
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=60, kernel_name=this_python, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
-    outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    nbclient.NotebookClient(notebook, timeout=240, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def pictures(outputs):
+    return [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+
+
+def test_the_notebook_of_table_1_runs_on_a_finished_run(finished, this_python):
+    outputs = executed("table1", this_python, finished)
     (table,) = outputs["table"]
     assert "| C1_baseline | 85.0 (81.5) |" in table.data["text/markdown"]
     for cell in ("table-figure", "pictures", "curves", "timeline"):
-        (picture,) = outputs[cell]
-        assert len(picture.data["image/png"]) > 1000, cell
+        (picture,) = pictures(outputs[cell])
+        assert len(picture) > 1000, cell
+
+
+def test_the_systems_notebook_draws_figures_1_to_3(finished, this_python):
+    outputs = executed("system", this_python, finished)
+    for cell in ("fig1", "genotype", "full-size", "vae"):
+        assert len(pictures(outputs[cell])) == 1, cell
+
+
+def test_the_notebook_of_cases_draws_figures_4_and_5(finished, this_python):
+    run_folder.leave_cases(finished)
+    outputs = executed("cases", this_python, finished)
+    assert len(pictures(outputs["fig4"])) == 2
+    assert [output.data["text/html"].count("data:image/png") for output in outputs["browser"]] == [8, 12]
+
+
+def test_the_studys_notebook_shows_table_verdicts_and_page(tmp_path, this_python, monkeypatch):
+    folder = tmp_path / "study"
+    run_folder.leave_study(folder)
+    monkeypatch.setenv("STUDY_FOLDER", str(folder))
+    outputs = executed("study", this_python, tmp_path)
+    assert "| FL_global | 80.0" in outputs["table"][0].data["text/markdown"]
+    assert "iframe" in outputs["page"][0].data["text/html"]

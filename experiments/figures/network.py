@@ -1,0 +1,127 @@
+"""The paper's Fig. 2 and 3 drawn from the objects themselves: the genotype's cells, and the VAE branch's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+
+from experiments.figures.style import DPI, INK, MUTED, RULE
+
+_OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
+_OP_NAMES = {"conv2d": "2D, kernel (3,3,1)", "conv3d": "3D, kernel (3,3,3)", "p3d": "pseudo-3D, (3,3,1) then (1,1,3)"}
+
+
+def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
+    """Draws a genotype: one box a cell at its scale, coloured by its operation, an arrow for every input (the paper's Fig. 2).
+
+    Args:
+      architecture: a `c2fnas.genotype.Genotype`; nothing here is drawn that it does not hold.
+      patch_size: x, y, z in voxels, for the sizes at the left.
+    """
+    cells = architecture.cells
+    figure = Figure(figsize=(11, 1.5 + 0.95 * (architecture.depth + 1)), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0.12, 1, 0.8))
+    axes.axis("off")
+    axes.set(xlim=(-3.4, len(cells) + 2.2), ylim=(-architecture.depth - 0.6, 0.6))
+    places = {0: (0.0, -1.0), **{number: (float(number), -float(cell.level)) for number, cell in enumerate(cells, start=1)}}
+    for level in range(architecture.depth + 1):
+        size = " × ".join(str(n // 2**level) for n in patch_size)
+        axes.text(-3.3, -level, f"{size}\n{architecture.filters_at(level)} filters", fontsize=8.5, color=MUTED, va="center")
+        axes.axhline(-level, color=RULE, linewidth=0.6, zorder=0, xmin=0.11)
+    _box(axes, -1.0, 0.0, "stem", RULE)
+    _box(axes, 0.0, -1.0, "stem", RULE)
+    _arrow(axes, (-1.0, 0.0), (0.0, -1.0))
+    for number, cell in enumerate(cells, start=1):
+        _box(axes, *places[number], str(number), _OP_COLOURS[cell.op])
+        for source in cell.inputs:
+            _arrow(axes, places[source], places[number], bend=0.0 if number - source == 1 else 0.32)
+    end = (len(cells) + 1.0, -1.0)
+    _box(axes, *end, "end", RULE)
+    for number in (len(cells) - 1, len(cells)):
+        _arrow(axes, places[number], end, bend=0.0 if number == len(cells) else 0.32)
+    logits = (len(cells) + 1.8, 0.0)
+    _box(axes, *logits, f"{architecture.classes}", RULE)
+    _arrow(axes, end, logits)
+    place = places[architecture.encoder_end]
+    axes.annotate("VAE", place, (place[0] + 0.75, place[1] - 0.35), fontsize=8.5, color=INK, va="center",
+                  arrowprops={"arrowstyle": "<-", "color": MUTED})  # fmt: skip
+    handles = [Patch(facecolor=colour, label=_OP_NAMES[op]) for op, colour in _OP_COLOURS.items() if any(c.op == op for c in cells)]
+    handles.append(Line2D([], [], color=INK, linewidth=1.2, label="reads"))
+    figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
+    figure.text(
+        0.01,
+        0.96,
+        f"{architecture.name}: {architecture.conv_weights():,} convolution weights, {architecture.macs(tuple(patch_size)) / 1e9:.1f} GMAC",
+        fontsize=10.5,
+        fontweight="bold",
+        color=INK,
+        va="top",
+    )
+    return figure
+
+
+def vae_figure(network: Any) -> Figure:
+    """Draws the VAE branch of a built network as its layers and the shapes that flow through them (the paper's Fig. 3).
+
+    Args:
+      network: a `c2fnas.network.Network` built with a branch; layers named `vae_*` of its trainer are drawn in their order.
+    Raises:
+      ValueError: for a network without the branch.
+    """
+    layers = [layer for layer in network.trainer.layers if layer.name.startswith("vae_")]
+    if not layers:
+        raise ValueError("the network has no VAE branch; build it with vae='reduced' or 'direct'")
+    steps = _steps(layers)
+    rows = 2
+    columns = -(-len(steps) // rows)
+    figure = Figure(figsize=(11, 3.2), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 0.9))
+    axes.axis("off")
+    axes.set(xlim=(0, columns), ylim=(0, rows))
+    where = {}
+    for index, (name, shape) in enumerate(steps):
+        row, column = divmod(index, columns)
+        x, y = column + 0.5, rows - row - 0.5
+        where[index] = (x, y)
+        colour = "#e3f3ee" if any(word in name for word in ("mean", "std", "latent", "noise")) else "#eef2f6"
+        axes.add_patch(
+            FancyBboxPatch((x - 0.42, y - 0.26), 0.84, 0.52, boxstyle="round,pad=0,rounding_size=0.06", facecolor=colour, edgecolor=RULE)
+        )
+        axes.text(x, y + 0.07, name, fontsize=10, color=INK, ha="center", va="center")
+        axes.text(x, y - 0.12, shape, fontsize=8.5, color=MUTED, ha="center", va="center")
+        if index:
+            before = where[index - 1]
+            if before[1] == y:
+                axes.annotate("", (x - 0.43, y), (before[0] + 0.43, y), arrowprops={"arrowstyle": "->", "color": MUTED})
+            else:
+                axes.annotate("", (x, y + 0.27), (before[0], before[1] - 0.27),
+                              arrowprops={"arrowstyle": "->", "color": MUTED, "connectionstyle": "arc3,rad=0.02"})  # fmt: skip
+    figure.text(0.01, 0.97, "VAE branch, training only: from the encoder's end to the reconstructed patch", fontsize=10.5, fontweight="bold",
+                color=INK, va="top")  # fmt: skip
+    return figure
+
+
+def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
+    """Layers as steps: what shares the first word of its name (`level3_residual0_conv`) is one box, with the shape that leaves it."""
+    steps: dict[str, str] = {}
+    for layer in layers:
+        output = layer.output
+        shape = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)[1:]
+        steps[layer.name.split("_")[1]] = " × ".join(map(str, shape[:-1])) + f", {shape[-1]}" if len(shape) > 1 else str(shape[0])
+    return list(steps.items())
+
+
+def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.add_patch(FancyBboxPatch((x - 0.3, y - 0.22), 0.6, 0.44, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, edgecolor=INK,
+                                  linewidth=0.9, zorder=3))  # fmt: skip
+    axes.text(x, y, text, fontsize=9.5, color=INK, ha="center", va="center", zorder=4)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0.0) -> None:
+    style = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.1, "color": INK, "shrinkA": 13, "shrinkB": 13, "zorder": 2}
+    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={-bend}", **style))
