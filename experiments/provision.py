@@ -9,6 +9,8 @@ With --requests the sites made their own keys (`experiments.request`), and nothi
 
 from __future__ import annotations
 
+import pathlib
+
 from absl import app, flags
 
 from experiments import flags as experiment_flags
@@ -37,9 +39,11 @@ def main(argv: list[str]) -> None:
     changes = [name for name in ("add", "renew", "revoke", "list") if getattr(FLAGS, name)]
     if len(changes) > 1:
         raise app.UsageError(f"--{changes[0]} and --{changes[1]} are two steps; take one after the other")
+    if FLAGS.requests and (FLAGS.renew or FLAGS.revoke):
+        raise app.UsageError("--requests and --renew or --revoke are two steps; take one after the other")
     asked = [(path, provision.read_request_file(path)) for path in FLAGS.requests]
     for path, request in asked:
-        _show_request(path, request)
+        _show_request(path, request, output)
     if FLAGS.list:
         if not asked or _is_there(output):
             _list(output)
@@ -74,15 +78,16 @@ _CARRY = "The server's credentials.json has changed; where the server uses a cop
 
 
 def _is_there(output: str) -> bool:
-    import pathlib
-
     return (pathlib.Path(output) / "authority").is_dir()
 
 
-def _show_request(path: str, request) -> None:
-    from federated import certificates
+def _show_request(path: str, request, output: str) -> None:
+    from federated import certificates, provision
 
-    print(f"{path}: site {request.name}, fingerprint {certificates.spoken(request.fingerprint)}; compare it with the site's by telephone")
+    what = provision.meaning(output, request) if _is_there(output) else "a new site"
+    print(
+        f"{path}: {request.name}, {what}; fingerprint {certificates.spoken(request.fingerprint)}, compare it with the site's by telephone"
+    )
 
 
 def _list(output: str) -> None:

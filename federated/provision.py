@@ -122,6 +122,16 @@ def add(
     return [*sites, *(request.name for request in asked)]
 
 
+def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
+    """Returns what signing a request would do to the federation, for the operator to see before."""
+    book = _Authority.of(folder).book()
+    if request.name not in book["sites"]:
+        return "a new site"
+    if book["sites"][request.name] == request.credential_sha256:
+        return "a renewal by the site that is there"
+    return "WITH ANOTHER CREDENTIAL than the site that is there, whose kit would stop working"
+
+
 def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
     """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do running sessions.
 

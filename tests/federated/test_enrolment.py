@@ -72,6 +72,14 @@ def test_renewal_by_request_keeps_the_credential_and_the_old_key_until_the_answe
     book(federation).check("C2", credential)
 
 
+def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enrolled, tmp_path):
+    enrolment.request(enrolled, "C2")
+    assert provision.meaning(federation, provision.read_request_file(enrolled / "site.csr")) == "a renewal by the site that is there"
+    enrolment.request(tmp_path / "somebody", "C2")
+    assert "ANOTHER CREDENTIAL" in provision.meaning(federation, provision.read_request_file(tmp_path / "somebody" / "site.csr"))
+    assert provision.meaning(federation, enrolment.request(tmp_path / "third", "C3")) == "a new site"
+
+
 def test_an_install_that_was_killed_half_way_is_repeated(federation, enrolled, monkeypatch):
     enrolment.request(enrolled, "C2")
     provision.add(federation, requests=[enrolled / "site.csr"])
