@@ -73,7 +73,8 @@ def read_series(folder: str | os.PathLike, series: str | None = None) -> Volume:
     slices = _sorted(list(_slices(_series(pathlib.Path(folder), series))), folder)
     first, last = slices[0], slices[-1]
     steps = (np.array(last.position) - first.position) / (len(slices) - 1)
-    row, column = np.reshape(first.directions, (2, 3))
+    # of length one: some scanners print cosines with so few digits that a voxel would grow by them
+    row, column = (direction / np.linalg.norm(direction) for direction in np.reshape(first.directions, (2, 3)))
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ np.stack([row * first.spacing[1], column * first.spacing[0], steps], axis=1)
     affine[:3, 3] = _LPS_TO_RAS @ first.position
