@@ -152,3 +152,25 @@ def test_a_plan_that_lacks_something_is_named():
     assert Settings.of_plan(plan).window == WindowConfig((96, 96, 96), 0.5, "gaussian")
     with pytest.raises(ValueError, match="plan lacks 'window_hu'"):
         Settings.of_plan({name: value for name, value in plan.items() if name != "window_hu"})
+
+
+def test_a_dicom_series_gets_a_mask_and_a_segmentation_object(tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    pytest.importorskip("highdicom", reason="the extra dicom_seg is not installed")
+    from tests.preprocessing.test_dicom_segmentation import series
+
+    voxels = np.full((30, 28, 14), -90, np.int16)
+    voxels[0], voxels[8:16, 8:16, 4:9] = -1000, 80
+    ct = series(tmp_path / "ct", voxels)
+    found = scan_prediction.predict_scan(
+        tmp_path / "ct", tmp_path / "mask.nii.gz", threshold, SETTINGS, dicom_seg=tmp_path / "mask.dcm", model_name="FL_global"
+    )
+    mask = nifti.read_labels(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(mask.affine, ct.affine, atol=1e-4)
+    assert mask.array[10:14, 10:14, 5:8].min() == 1 and found.components["pancreas"] == 1
+    written = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert written.SegmentSequence[0].SegmentLabel == "Pancreas" and int(written.pixel_array.sum()) == int((mask.array == 1).sum())
+    voxels[8:16, 8:16, 4:9] = -90
+    series(tmp_path / "empty", voxels)
+    found = scan_prediction.predict_scan(tmp_path / "empty", tmp_path / "none.nii.gz", threshold, SETTINGS, dicom_seg=tmp_path / "none.dcm")
+    assert found.notes and not (tmp_path / "none.dcm").exists()  # an object without a segment cannot be

@@ -9,10 +9,11 @@ from preprocessing.volume import Volume  # noqa: E402
 from tests.preprocessing import dicom_files  # noqa: E402
 
 
-def series(folder, shape=(7, 6, 5), **changes):
+def series(folder, array=None, **changes):
     """Writes a small series in a study, its files in no order, and returns what is read of it."""
     affine = np.array([[-0.8, 0, 0, 30.0], [0, -0.9, 0, 20.0], [0, 0, 2.5, -100.0], [0, 0, 0, 1]])
-    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape) - 100
+    if array is None:
+        array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5) - 100
     datasets = dicom_files.slices(Volume(array, affine))
     study = {
         "StudyInstanceUID": "1.2.826.0.1.9", "FrameOfReferenceUID": "1.2.826.0.1.8", "PatientName": "Doe^Jane", "PatientID": "17",
