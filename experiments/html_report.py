@@ -265,10 +265,10 @@ def _page(title: str, lead: str, data: Mapping[str, Any], *, sections: Sequence[
     style, script, browser = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js"))
     nav = "".join(f'<a href="#s-{key}">{_text(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="s-{key}">{content}</section>' for key, _, content in sections)
-    # a closing tag inside a string would end the script element
-    payload = (
-        json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\u0021--")
-    )
+    browsed = data.get("browser", [])
+    payload = _embedded({**data, "browser": [case["title"] for case in browsed]})
+    # each case by itself: its pictures are decoded when it is chosen, not when the page opens
+    cases = "".join(f'<script type="application/json" id="case-{i}">{_embedded(case)}</script>' for i, case in enumerate(browsed))
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -278,9 +278,15 @@ def _page(title: str, lead: str, data: Mapping[str, Any], *, sections: Sequence[
 <button id="print">Print</button></span></div></div>
 <main><h1>{_text(title)}</h1><p class="lead">{_text(lead)}</p>{f'<div class="warn">{_text(warning)}</div>' if warning else ""}
 {body}<footer>Research software, not a medical device. This page holds everything it shows and loads nothing.</footer></main>
-<div id="tip"></div><script type="application/json" id="data">{payload}</script><script>{script}</script><script>{browser}</script>
+<div id="tip"></div><script type="application/json" id="data">{payload}</script>{cases}<script>{script}</script><script>{browser}</script>
 </body></html>
 """
+
+
+def _embedded(value: Any) -> str:
+    """JSON inside a script element, which a closing tag inside a string would end."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
 
 
 def _cost_table(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from experiments.figures.style import DPI, INK, MUTED, RULE
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
+# two dense heads side by side, and what the latent vector is made of them: neither is a step after the other
+_TOGETHER = {"mean": "mean and std", "std": "mean and std", "noise": "mean + std · noise", "latent": "mean + std · noise"}
 _OP_NAMES = {"conv2d": "2D, kernel (3,3,1)", "conv3d": "3D, kernel (3,3,3)", "p3d": "pseudo-3D, (3,3,1) then (1,1,3)"}
 
 
@@ -88,7 +90,7 @@ def vae_figure(network: Any) -> Figure:
         row, column = divmod(index, columns)
         x, y = column + 0.5, rows - row - 0.5
         where[index] = (x, y)
-        colour = "#e3f3ee" if any(word in name for word in ("mean", "std", "latent", "noise")) else "#eef2f6"
+        colour = "#e3f3ee" if "mean" in name else "#eef2f6"
         axes.add_patch(
             FancyBboxPatch((x - 0.42, y - 0.26), 0.84, 0.52, boxstyle="round,pad=0,rounding_size=0.06", facecolor=colour, edgecolor=RULE)
         )
@@ -112,7 +114,8 @@ def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
     for layer in layers:
         output = layer.output
         shape = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)[1:]
-        steps[layer.name.split("_")[1]] = " × ".join(map(str, shape[:-1])) + f", {shape[-1]}" if len(shape) > 1 else str(shape[0])
+        name = layer.name.split("_")[1]
+        steps[_TOGETHER.get(name, name)] = " × ".join(map(str, shape[:-1])) + f", {shape[-1]}" if len(shape) > 1 else str(shape[0])
     return list(steps.items())
 
 

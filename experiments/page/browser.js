@@ -1,10 +1,12 @@
 "use strict";
 // Slices of a case with truth and predictions over them. Volumes lie in the page as montages: one PNG of all slices, one PNG of labels a model.
-function caseBrowser(place, cases) {
+// A case's JSON is parsed when it is chosen.
+function caseBrowser(place, titles) {
+  const cases = new Proxy([], { get: (kept, index) => (kept[index] = kept[index] || JSON.parse(byId(`case-${index}`).textContent)) });
   const state = { index: 0, slice: 0, pancreas: true, tumour: true, outline: false, opacity: 0.5 };
   const colours = { 1: [63, 151, 255], 2: [255, 214, 10] };
   const tag = (name, attributes = {}, ...children) => make(name, attributes, ...children);
-  const chosen = select("Case", "browser-case", cases.map((c, i) => [String(i), c.title]), (event) => show(Number(event.target.value)));
+  const chosen = select("Case", "browser-case", titles.map((title, i) => [String(i), title]), (event) => show(Number(event.target.value)));
   const slider = tag("input", { id: "browser-slice", type: "range", min: 0, max: 0, value: 0, oninput: (event) => { state.slice = Number(event.target.value); paint(); } });
   const position = tag("output", { id: "browser-position" });
   const check = (id, text, key) => {

@@ -88,7 +88,7 @@ def test_the_notebook_of_cases_draws_figures_4_and_5(finished, this_python):
     run_folder.leave_cases(finished)
     outputs = executed("cases", this_python, finished)
     assert len(pictures(outputs["fig4"])) == 2
-    assert [output.data["text/html"].count("data:image/png") for output in outputs["browser"]] == [8, 12]
+    assert [output.data["text/html"].count("data:image/") for output in outputs["browser"]] == [8, 12]
 
 
 def test_the_studys_notebook_shows_table_verdicts_and_page(tmp_path, this_python, monkeypatch):
