@@ -32,14 +32,14 @@ def _kits(folder: pathlib.Path):
     return provision.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
 
 
-def _model(path: pathlib.Path, value: float = 0.0, **metadata: str) -> str:
+def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
     import numpy as np
 
     from federated import tensor_files
 
     noise = np.random.default_rng(1).normal(size=7 * 2**20).astype(np.float32) + np.float32(value)  # 28 MiB, the largest tensor
     count = MEGABYTES // 28 + 1
-    return tensor_files.save(path, {f"layer_{i}": noise for i in range(count)}, metadata)
+    return tensor_files.save_as(path, {f"layer_{i}": noise for i in range(count)}, metadata)
 
 
 def _serve_ours(folder: str, ports) -> None:
@@ -72,13 +72,13 @@ def ours() -> dict[str, float]:
         folder = pathlib.Path(name)
         kits = _kits(folder)
         _model(folder / "initial.safetensors", plan=json.dumps(_PLAN))
-        sha256 = _model(folder / "update.safetensors", 0.5)
+        manifest = _model(folder / "update.safetensors", 0.5)
         size = (folder / "update.safetensors").stat().st_size / 1e6
         with _server(_serve_ours, name) as port:
             transport = client.connect(kits / "C1", host="localhost", port=port)
             transport.login(_PLAN, 30)
             began = time.perf_counter()
-            transport.push(folder / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+            transport.push(folder / "update.safetensors", manifest.sha256, round_number=1, num_examples=30, metrics={}, manifest=manifest)
             up = time.perf_counter() - began
             began = time.perf_counter()
             transport.pull("round_000", folder / "incoming.safetensors")

@@ -1,6 +1,6 @@
 import random
 
-from federated.selection import select
+from federated.selection import has_plateaued, select
 
 EXAMPLES = {"C1": 30, "C2": 10}
 
@@ -36,3 +36,23 @@ def test_a_planted_best_round_is_found_every_time():
         planted = rng.randrange(20)
         scores = {n: {s: rng.uniform(0.1, 0.5) + (0.45 if n == planted else 0.0) for s in EXAMPLES} for n in range(20)}
         assert select(scores, EXAMPLES).best == planted
+
+
+def test_a_planted_bad_round_is_never_chosen_a_hundred_times_of_a_hundred():
+    rng, right = random.Random(5), 0
+    for _ in range(100):
+        planted, last = rng.randrange(20), rng.random() < 0.5
+        bad = 19 if last else planted  # half of them where an unselected last model would be it
+        scores = {n: {s: rng.uniform(0.6, 0.8) - (0.5 if n == bad else 0.0) for s in EXAMPLES} for n in range(20)}
+        mean = {n: (30 * by_site["C1"] + 10 * by_site["C2"]) / 40 for n, by_site in scores.items()}
+        chosen = select(scores, EXAMPLES)
+        right += chosen.best == max(mean, key=mean.get) != bad and chosen.best_worst_site == max(
+            scores, key=lambda n, scores=scores: min(scores[n].values())
+        )
+    assert right == 100
+
+
+def test_a_plateau_by_hand():
+    mean = {0: 0.1, 1: 0.5, 2: 0.505, 3: 0.4, 4: 0.5}
+    assert has_plateaued(mean, patience=3, min_improvement=0.01) and not has_plateaued(mean, patience=3)
+    assert not has_plateaued(mean, patience=5) and not has_plateaued(mean, patience=0)
