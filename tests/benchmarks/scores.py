@@ -5,6 +5,9 @@
 The prediction is the truth shifted and roughened, with one false-positive block far from it, which makes every box large. Before
 anything is timed, the values are compared: Dice and HD95 with MONAI's, HD95 and surface Dice by area with surface-distance's,
 surface Dice by border voxels with MONAI's.
+
+A run on two cores that were busy with other work, so in processor seconds: all three of MONAI 27 times ours, surface-distance 8
+times. Largest difference from the peers: 6.3e-7 (MONAI computes in float32), from surface-distance 9e-15.
 """
 
 from __future__ import annotations

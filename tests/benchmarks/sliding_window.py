@@ -5,6 +5,9 @@
 Ours gives the mask, class by class of the blended logits; the peers give blended logits, without the argmax that would follow.
 `beyond_seconds` is the whole minus as many calls of the network alone (`beyond_cpu_seconds`: of all processors together); `above_mib` is the peak of resident memory above that at the
 start of the call. nnU-Net's loop is its own code, called with its defaults for the CPU and without mirroring.
+
+A run on two cores that were busy with other work, so in processor seconds beyond the network: MONAI 3.7 times ours, nnU-Net 1.6
+times; memory above the start 3.9 and 4.3 times ours.
 """
 
 from __future__ import annotations
