@@ -200,7 +200,8 @@ def write_case(
             "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},
             "slices": list(slices),
         }
-        atomic.write_json(folder / "case.json", value)
+        # the folder as a whole is synced and renamed
+        (folder / "case.json").write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_index(

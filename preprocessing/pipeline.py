@@ -261,6 +261,8 @@ def _clean(root: pathlib.Path) -> None:
     (root / "index.json").unlink(missing_ok=True)
     for leftover in (root / "cases").glob(".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in root.glob(".partial-*"):
+        leftover.unlink()
 
 
 def _report(root: pathlib.Path, rejected: list[dict[str, str]]) -> None:

@@ -111,45 +111,103 @@ def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -
     Raises:
       ValueError: if the mask has another shape than this scan's training grid.
     """
-    upright = geometry.ras_grid(native)
-    expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
-    if mask.shape != expected:
-        raise ValueError(
-            f"mask has {mask.shape} voxels, a scan of {native.shape} voxels has {expected} at {tuple(target_mm)} mm; "
-            "pass the mask that was predicted for this scan"
-        )
+    upright = _require_training_grid("mask", mask.shape, native, target_mm)
     restored = np.zeros(native.shape, dtype=np.uint8, order="F")
+    box = LabelBox.of(mask)
+    if not box.voxels.size:
+        return restored
     crop, outputs, positions = [], [], []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        if not len(hit):
-            return restored
+    for axis, places in enumerate(_places_back(upright, target_mm)):
         last = mask.shape[axis] - 1
-        low, high = max(int(hit[0]) - 1, 0), min(int(hit[-1]) + 1, last)  # a margin of background, where there is any
-        places = np.arange(upright.shape[axis]) * (upright.spacing_mm[axis] / target_mm[axis])
+        low, high = max(box.slices[axis].start - 1, 0), min(box.slices[axis].stop, last)  # a margin of background, where there is any
         inside = np.flatnonzero((places >= low) & ((places <= high) | (high == last)))
         if not len(inside):  # the foreground lies between two native voxels
             return restored
         crop.append(slice(low, high + 1))
         outputs.append(slice(int(inside[0]), int(inside[-1]) + 1))
         positions.append(places[inside] - low)
+    labels = mask[tuple(crop)]
     target = geometry.to_ras_order(restored, native)  # a view: what is written into it is in the scan's order
-    _write_likeliest(mask[tuple(crop)], positions, target[tuple(outputs)])
+    _write_likeliest(np.unique(labels), lambda class_, rows: labels[rows] == class_, positions, target[tuple(outputs)])
     return restored
 
 
-def _write_likeliest(labels: np.ndarray, positions: list[np.ndarray], target: np.ndarray) -> None:
-    classes = np.unique(labels)
-    rows = max(1, _RESTORED_VOXELS // (target.shape[1] * target.shape[2]))
-    for start in range(0, target.shape[0], rows):
-        places = [positions[0][start : start + rows], *positions[1:]]
-        best = separable.interpolate(labels == classes[0], places)
+def restore_likeliest(probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
+    """Brings class probabilities from the training grid back to a scan's own grid and returns the likeliest class of each voxel.
+
+    Each class is interpolated linearly, a few slabs at a time and one class after the other: besides argument and result less than
+    two native float32 volumes are in memory, however many classes there are. Of equally likely classes the lowest wins.
+
+    Args:
+      probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a memory map. Logits will do.
+      native: the scan's grid.
+    Returns, raises: as `restore_labels`.
+    """
+    upright = _require_training_grid("array of probabilities", probabilities.shape[:3], native, target_mm)
+    restored = np.zeros(native.shape, dtype=np.uint8, order="F")
+    _write_likeliest(
+        range(probabilities.shape[3]),
+        lambda class_, rows: probabilities[rows, :, :, class_],
+        _places_back(upright, target_mm),
+        geometry.to_ras_order(restored, native),
+    )
+    return restored
+
+
+def restored_probabilities(probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields class probabilities on a scan's own grid in RAS+ order, slab after slab along x.
+
+    Args, raises: as `restore_likeliest`.
+    Yields:
+      Which x, and float32 [n, y, z, classes] there. `geometry.to_ras_order` of an array on the native grid is where they belong.
+    """
+    upright = _require_training_grid("array of probabilities", probabilities.shape[:3], native, target_mm)
+    classes = probabilities.shape[3]
+    for outputs, inputs, places in _row_blocks(_places_back(upright, target_mm), upright.shape, classes):
+        slab = np.empty((outputs.stop - outputs.start, *upright.shape[1:], classes), dtype=np.float32)
+        for class_ in range(classes):
+            slab[..., class_] = separable.interpolate(probabilities[inputs, :, :, class_], places)
+        yield outputs, slab
+
+
+def _write_likeliest(
+    classes: Sequence[int], share: Callable[[int, slice], np.ndarray], positions: Sequence[np.ndarray], target: np.ndarray
+) -> None:
+    """Writes into `target` [x, y, z] the class whose share is largest; `share` returns a class's in some rows of the training grid."""
+    for outputs, inputs, places in _row_blocks(positions, target.shape, 1):
+        best = separable.interpolate(share(classes[0], inputs), places)
         winner = np.full(best.shape, classes[0], dtype=np.uint8)
         for value in classes[1:]:
-            share = separable.interpolate(labels == value, places)
-            winner[share > best + np.float32(1e-5)] = value  # more than rounding: equal shares stay with the lower class
-            np.maximum(best, share, out=best)
-        target[start : start + rows] = winner
+            other = separable.interpolate(share(value, inputs), places)
+            winner[other > best + np.float32(1e-5)] = value  # more than rounding: equal shares stay with the lower class
+            np.maximum(best, other, out=best)
+        target[outputs] = winner
+
+
+def _row_blocks(positions: Sequence[np.ndarray], shape: Sequence[int], classes: int) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
+    """Yields rows of the result, the rows of the training grid that they lie between, and their positions among those."""
+    area = shape[1] * shape[2]
+    rows = max(1, min(_RESTORED_VOXELS, shape[0] * area // 8) // (area * classes))
+    for start in range(0, shape[0], rows):
+        places = positions[0][start : start + rows]
+        low, high = int(places[0]), int(np.ceil(places[-1]))
+        yield slice(start, start + len(places)), slice(low, high + 1), [places - low, *positions[1:]]
+
+
+def _require_training_grid(what: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]) -> Grid:
+    """Returns the native grid in RAS+, having checked that an array on its training grid has the right shape."""
+    upright = geometry.ras_grid(native)
+    expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
+    if tuple(shape) != expected:
+        raise ValueError(
+            f"{what} has {tuple(shape)} voxels, a scan of {native.shape} voxels has {expected} at {tuple(target_mm)} mm; "
+            "pass what was predicted for this scan"
+        )
+    return upright
+
+
+def _places_back(upright: Grid, target_mm: Sequence[float]) -> list[np.ndarray]:
+    return [np.arange(n) * (s / t) for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
 
 
 def _positions(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:

@@ -1,4 +1,3 @@
-import itertools
 import tracemalloc
 
 import numpy as np
@@ -101,18 +100,84 @@ def ball(shape, centre, radius):
     return sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(0, n) for n in shape)], centre, strict=True)) <= radius**2
 
 
-def test_restored_in_shape_axes_and_place_for_all_48_orientations():
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 2.0), (0.5, 0.5, 5.0), (2.0, 1.0, 0.5)])
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (9, -6, 14)], ids=["upright", "oblique"])
+def test_there_and_back_for_all_48_orientations(spacing_mm, degrees):
     """The stored mask is known in patient coordinates, so where it comes back tells whether every axis came back."""
-    for (axes, signs), degrees in itertools.product(ORIENTATIONS, [(0, 0, 0), (9, -6, 14)]):
-        affine = stored_affine(axes, signs, spacing_mm=(1.0, 1.5, 2.0), degrees=degrees)
-        native = np.zeros((14, 12, 10), dtype=np.uint8)
-        native[3:8, 2:7, 4:8] = 1
-        native[5:7, 3:6, 5:7] = 2
+    native = np.zeros((14, 12, 10), dtype=np.uint8)
+    native[3:8, 2:7, 4:8] = 1
+    native[5:7, 3:6, 5:7] = 2
+    for axes, signs in ORIENTATIONS:
+        affine = stored_affine(axes, signs, spacing_mm=spacing_mm, degrees=degrees)
         upright = geometry.to_ras(Volume(native, affine))
-        mask = resampling.resample_nearest(upright.array, upright.spacing_mm, (0.5, 0.5, 0.5))  # every native centre is a training centre
-        restored = resampling.restore_labels(mask, Grid(native.shape, affine), (0.5, 0.5, 0.5))
-        assert restored.dtype == np.uint8
-        np.testing.assert_array_equal(restored, native)
+        # every native centre is a training centre, so nothing is lost
+        mask = resampling.resample_nearest(upright.array, upright.spacing_mm, (0.5, 0.5, 0.5))
+        grid = resampling.resampled_grid(upright.grid, (0.5, 0.5, 0.5))
+        assert grid.shape == mask.shape
+        tumour = np.argwhere(mask == 2).mean(axis=0), np.argwhere(native == 2).mean(axis=0)
+        centres = grid.affine[:3, :3] @ tumour[0] + grid.affine[:3, 3], affine[:3, :3] @ tumour[1] + affine[:3, 3]
+        assert np.linalg.norm(centres[0] - centres[1]) < max(spacing_mm)  # a nearest voxel is half a voxel off at most
+        scan = Grid(native.shape, affine)
+        np.testing.assert_array_equal(resampling.restore_labels(mask, scan, (0.5, 0.5, 0.5)), native)
+        shares = np.stack([mask == c for c in range(3)], axis=-1).astype(np.float16)
+        restored = Volume(resampling.restore_likeliest(shares, scan, (0.5, 0.5, 0.5)), scan.affine)
+        np.testing.assert_array_equal(restored.array, native)
+        assert restored.array.dtype == np.uint8 and restored.affine.tobytes() == affine.tobytes()
+
+
+def random_probabilities(shape, classes, seed=0):
+    scores = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(*shape, classes)), (2, 2, 2, 0)) * 40
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (1.4, 0.7, 2.5)])
+def test_probabilities_come_back_as_the_general_interpolation_gives_them(classes, target_mm):
+    affine = stored_affine((2, 0, 1), (1, -1, -1), spacing_mm=(0.8, 2.0, 0.9), degrees=(4, 3, 0))
+    native = Grid((24, 11, 20), affine)
+    upright = geometry.ras_grid(native)
+    probabilities = random_probabilities(resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm), classes)
+    places = [np.arange(n) * s / t for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
+    grid = np.meshgrid(*places, indexing="ij")
+    expected = np.stack(
+        [scipy.ndimage.map_coordinates(probabilities[..., c].astype(np.float64), grid, order=1, mode="nearest") for c in range(classes)],
+        axis=-1,
+    )
+    found = np.zeros((*upright.shape, classes), dtype=np.float32)
+    for rows, slab in resampling.restored_probabilities(probabilities, native, target_mm):
+        assert not found[rows].any()
+        found[rows] = slab
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    likeliest = geometry.to_ras_order(resampling.restore_likeliest(probabilities, native, target_mm), native)
+    ordered = np.sort(expected, axis=-1)
+    clear = ordered[..., -1] - ordered[..., -2] > 1e-4
+    np.testing.assert_array_equal(likeliest[clear], expected.argmax(axis=-1)[clear])
+    assert clear.mean() > 0.9 and len(np.unique(likeliest)) == classes
+
+
+@pytest.mark.parametrize("classes", [3, 24])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0)])
+def test_the_way_back_needs_at_most_two_native_volumes_however_many_classes(classes, axes):
+    native = Grid((96, 80, 40), stored_affine(axes, (-1, -1, 1), spacing_mm=(0.7, 0.8, 2.5)))
+    upright = geometry.ras_grid(native)
+    shape = resampling.resampled_shape(upright.shape, upright.spacing_mm, (1, 1, 1))
+    probabilities = np.zeros((*shape, classes), dtype=np.float16)
+    probabilities[5:-5, 6:-6, 7:-7, 2] = 1
+    mask = (probabilities[..., 2] * 2).astype(np.uint8)
+    native_float32 = 4 * 96 * 80 * 40
+    for restore, prediction in ((resampling.restore_likeliest, probabilities), (resampling.restore_labels, mask)):
+        tracemalloc.start()
+        restored = restore(prediction, native, (1, 1, 1))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (restored == 2).any()
+        assert peak <= 2 * native_float32
+
+
+def test_probabilities_of_another_scan_are_refused():
+    with pytest.raises(ValueError, match=r"probabilities has \(5, 6, 8\).*\(5, 6, 7\)"):
+        resampling.restore_likeliest(np.zeros((5, 6, 8, 3), np.float32), Grid((5, 6, 7), np.eye(4)), (1, 1, 1))
 
 
 @pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (3.0, 3.0, 3.0), (0.6, 1.1, 2.2)])
