@@ -28,7 +28,7 @@ def kit(kits, tmp_path):
 
 
 def site(kit, port, **named):
-    return examination.of_site(kit, **{"host": "localhost", "port": port, "environ": {}, "timeout_s": 2.0, **named})
+    return examination.of_site(kit, **{"host": "localhost", "port": port, "environ": {}, "timeout_s": 20.0, **named})
 
 
 def only_fault(findings, check, found, mend):
