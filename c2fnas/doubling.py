@@ -32,6 +32,7 @@ def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
     near = row // 2
     other = tf.clip_by_value(near + 2 * (row % 2) - 1, 0, size - 1)
     matrix = 0.75 * tf.one_hot(near, size) + 0.25 * tf.one_hot(other, size)
+    matrix = tf.cast(matrix, voxels.dtype)  # 0.25 and 0.75 are exact in any of them
     doubled = tf.matmul(matrix, tf.reshape(voxels, [math.prod(shape[:axis]), size, math.prod(shape[axis + 1 :])]))
     shape[axis] = 2 * size
     return tf.reshape(doubled, shape)
@@ -56,7 +57,9 @@ def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv3d(double(voxels), kernel, strides=[1] * 5, padding="SAME")
     batch, x, y, z, channels = voxels.shape
     outputs = kernel.shape[-1]
-    mixed = tf.reshape(tf.matmul(_MIXTURES, tf.reshape(kernel, [27, channels * outputs])), [27, 8, channels, outputs])
+    mixed = tf.reshape(
+        tf.matmul(tf.cast(_MIXTURES, kernel.dtype), tf.reshape(kernel, [27, channels * outputs])), [27, 8, channels, outputs]
+    )
     mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [3, 3, 3, channels, 8 * outputs])
     extended = tf.pad(voxels, [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     eighths = tf.reshape(tf.nn.conv3d(extended, mixed, strides=[1] * 5, padding="VALID"), [batch, x, y, z, 2, 2, 2 * outputs])

@@ -6,9 +6,10 @@ order of the variables, so weights and optimizer states of one stack work with t
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,42 +21,81 @@ keras = tf.keras
 IS_KERAS_3 = hasattr(keras, "ops")
 EPSILON = 1e-5  # of every norm
 
+NORMS = ("rows", "library")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 if IS_KERAS_3:
-
-    @keras.utils.register_keras_serializable(package="c2fnas")
-    class InstanceNormalization(keras.layers.GroupNormalization):
-        """Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out."""
-
-        def __init__(self, **kwargs):
-            super().__init__(**{"groups": -1, "epsilon": EPSILON, **kwargs})
-
-        def call(self, inputs):
-            return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
-
-        def get_config(self):
-            # build() replaces groups=-1 by the number of channels; the argument it was given is what a copy needs.
-            return {**super().get_config(), "groups": -1}
-
+    _LibraryNorm = keras.layers.GroupNormalization
+    _LIBRARY_SETTINGS = {"groups": -1, "epsilon": EPSILON}
 else:
     with warnings.catch_warnings():
         # At every import it says that its development has ended: known, and the reason why it is on this stack only.
         warnings.simplefilter("ignore", UserWarning)
         import tensorflow_addons as tfa
 
-    @keras.utils.register_keras_serializable(package="c2fnas")
-    class InstanceNormalization(tfa.layers.InstanceNormalization):
-        """Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out."""
-
-        def __init__(self, **kwargs):
-            super().__init__(**{"epsilon": EPSILON, **kwargs})
-
-        def call(self, inputs):
-            return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
+    _LibraryNorm = tfa.layers.InstanceNormalization
+    _LIBRARY_SETTINGS = {"epsilon": EPSILON}
 
 
-def instance_norm(name: str) -> Any:
-    """Returns an instance norm over x, y, z with weights gamma (1 at the start) and beta (0), epsilon 1e-5."""
-    return InstanceNormalization(name=name)
+@keras.utils.register_keras_serializable(package="c2fnas")
+class LibraryInstanceNormalization(_LibraryNorm):
+    """The library's own instance norm: tensorflow-addons', on Keras 3 a group norm of one channel a group.
+
+    Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**_LIBRARY_SETTINGS, **kwargs})
+
+    def get_config(self):
+        # Keras 3's build() replaces groups=-1 by the number of channels; the argument it was given is what a copy needs.
+        return {**super().get_config(), **({"groups": -1} if IS_KERAS_3 else {})}
+
+
+@keras.utils.register_keras_serializable(package="c2fnas")
+class InstanceNormalization(LibraryInstanceNormalization):
+    """The same weights and values by our own arithmetic, see normalisation.py: float [b, x, y, z, c] in and out.
+
+    Statistics, gamma and beta stay float32 whatever the voxels are.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"autocast": False, **kwargs})
+
+    def call(self, inputs):
+        return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
+
+
+def instance_norm(name: str, kind: str = "rows") -> Any:
+    """Returns an instance norm over x, y, z with weights gamma (1 at the start) and beta (0), epsilon 1e-5.
+
+    Args:
+      name: of the layer.
+      kind: "rows", our own arithmetic (the default: faster, and on a large grid a hundred times more accurate), or "library".
+    Raises:
+      ValueError: for another kind.
+    """
+    if kind not in NORMS:
+        raise ValueError(f"instance_norm is {kind!r}; expected one of {', '.join(NORMS)}")
+    return InstanceNormalization(name=name) if kind == "rows" else LibraryInstanceNormalization(name=name, dtype="float32")
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Layers made inside compute as `name` says: "float32", or "mixed_bfloat16" / "mixed_float16" with float32 weights.
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}; expected one of {', '.join(PRECISIONS)}")
+    before = keras.mixed_precision.dtype_policy() if IS_KERAS_3 else keras.mixed_precision.global_policy()
+    choose = keras.mixed_precision.set_dtype_policy if IS_KERAS_3 else keras.mixed_precision.set_global_policy
+    choose(name)
+    try:
+        yield
+    finally:
+        choose(before)
 
 
 def stack_name() -> str:
@@ -100,6 +140,22 @@ def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
     adam = keras.optimizers.Adam(learning_rate=learning_rate)
     adam.build(list(variables.values()))
     return adam
+
+
+def apply_summed_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], replicas: int) -> None:
+    """Changes variables by gradients that are the sum over the replicas already. Called on every replica, with the same gradients."""
+    if IS_KERAS_3:
+        # It sums over the replicas itself and cannot be told not to; of equal ones a share each sums to what they were.
+        # And as arguments of a function they have no device, which that sum asks for; the division gives them this replica's.
+        gradients = [gradient / float(replicas) for gradient in gradients]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    else:
+        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+
+
+def tf_variable(variable: Any) -> tf.Variable:
+    """Returns the TensorFlow variable behind a weight."""
+    return variable.value if IS_KERAS_3 else variable
 
 
 def optimizer_state(optimizer: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 
 class NamedLayers:
-    """Layers in walk order under canonical names. A name may hold several layers as long as their weights differ."""
+    """Layers in walk order under canonical names. A name may hold several layers as long as their weights differ.
+
+    Attributes:
+      instance_norm: which instance norm the network uses, see `keras_stack.instance_norm`.
+    """
 
     _WEIGHTS = ("kernel", "bias", "gamma", "beta")
 
-    def __init__(self):
+    def __init__(self, instance_norm: str = "rows"):
+        self.instance_norm = instance_norm
         self._entries: list[tuple[str, Any]] = []
 
     def add(self, name: str, layer: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import named_weights
+from c2fnas import keras_stack, named_weights
 from c2fnas.cells import Cell
 from c2fnas.genotype import Genotype
 from c2fnas.named_weights import NamedLayers
@@ -22,7 +22,7 @@ class Network:
     """The segmentation network with its training-time branch. Make one with `build`.
 
     Attributes:
-      genotype, patch_size, vae, latent_size, class_prior: what it was built from; vae is None without the branch.
+      genotype, patch_size, vae, latent_size, class_prior, precision, instance_norm: what it was built from; vae is None without the branch.
       segmenter: keras.Model, image float32 [b, x, y, z, 1] in [-1, 1] to logits float32 [b, x, y, z, classes]; x, y and z
         are any multiples of 2**depth of the genotype.
       trainer: keras.Model over the same layers for patches. With a VAE branch it takes [image, noise float32
@@ -39,13 +39,20 @@ class Network:
         vae: str | None,
         latent_size: int,
         class_prior: tuple[float, ...] | None,
+        precision: str = "float32",
+        instance_norm: str = "rows",
     ):
         genotype.check_size(patch_size)
         if class_prior is not None and (len(class_prior) != genotype.classes or min(class_prior) <= 0):
             raise ValueError(f"class_prior is {class_prior}; expected {genotype.classes} shares above 0, one for each class")
         self.genotype, self.patch_size, self.vae = genotype, patch_size, vae
         self.latent_size, self.class_prior = latent_size, class_prior
-        layers = NamedLayers()
+        self.precision, self.instance_norm = precision, instance_norm
+        with keras_stack.precision(precision):
+            self._build(NamedLayers(instance_norm))
+
+    def _build(self, layers: NamedLayers) -> None:
+        genotype, patch_size, vae, latent_size = self.genotype, self.patch_size, self.vae, self.latent_size
         body = _Body(layers, genotype)
         branch = VaeBranch(layers, genotype, patch_size, kind=vae, latent_size=latent_size) if vae is not None else None
 
@@ -97,7 +104,7 @@ class _Body:
             *([relu("end/double")] if genotype.end_relu else []),
             ConvNorm(layers, "end/second", full, (3, 3, 3), double=True),
             relu("end/classifier"),
-            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True),
+            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True, full_precision=True),
         ]
 
     def __call__(self, image):
@@ -120,6 +127,8 @@ def build(
     vae: str | None = "reduced",
     latent_size: int = 128,
     class_prior: Sequence[float] | None = None,
+    precision: str = "float32",
+    instance_norm: str = "rows",
     seed: int = 0,
 ) -> Network:
     """Returns the network of a genotype with its start values set. Call it inside `strategy.scope()`.
@@ -130,9 +139,11 @@ def build(
       vae: "reduced", "direct" (see VaeBranch) or None.
       latent_size: of the VAE branch.
       class_prior: shares of the classes among voxels; their log starts the classifier's bias. None starts it at 0.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights, norms' sums, logits and latent distribution are float32 in each.
+      instance_norm: "rows" or "library", see keras_stack.instance_norm; the same weights and values.
       seed: of the start values; see named_weights.initial.
     Raises:
-      ValueError: for a patch, prior, branch or latent size that does not fit; the message carries it.
+      ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the message carries it.
     """
     network = Network(
         genotype,
@@ -140,6 +151,8 @@ def build(
         vae=vae,
         latent_size=latent_size,
         class_prior=None if class_prior is None else tuple(float(share) for share in class_prior),
+        precision=precision,
+        instance_norm=instance_norm,
     )
     named_weights.assign(network, named_weights.initial(network, seed))
     return network

@@ -39,8 +39,8 @@ class UpsampledConv3D(keras.layers.Conv3D):
         super().__init__(filters, **{"kernel_size": 3, "padding": "same", **kwargs})
 
     def call(self, inputs):
-        outputs = doubling.double_and_convolve(inputs, tf.convert_to_tensor(self.kernel))
-        return tf.nn.bias_add(outputs, tf.convert_to_tensor(self.bias)) if self.use_bias else outputs
+        outputs = doubling.double_and_convolve(inputs, tf.cast(self.kernel, inputs.dtype))
+        return tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
         batch, x, y, z, _ = input_shape
@@ -52,7 +52,7 @@ class ConvNorm:
 
     The convolution has a bias only where `bias` is true. With stride 2 one voxel is padded on each side explicitly and the
     convolution is `valid`: TensorFlow's `same` would sample other positions. With `double` the volume is doubled first;
-    the kernel is 3x3x3 then.
+    the kernel is 3x3x3 then. With `full_precision` it computes in float32 whatever the network's precision is.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ConvNorm:
         norm: bool = True,
         bias: bool = False,
         double: bool = False,
+        full_precision: bool = False,
     ):
         self.steps: list[Any] = []
         keras_name = name.replace("/", "_")
@@ -73,6 +74,8 @@ class ConvNorm:
             self.steps.append(keras.layers.ZeroPadding3D(1, name=f"{keras_name}_pad"))
         # The kernel's start values are named_weights.initial's.
         common = {"use_bias": bias, "kernel_initializer": "zeros", "name": f"{keras_name}_conv"}
+        if full_precision:
+            common["dtype"] = "float32"
         if double:
             convolution = UpsampledConv3D(filters, **common)
         else:
@@ -80,7 +83,7 @@ class ConvNorm:
             convolution = keras.layers.Conv3D(filters, kernel, strides=stride, padding=padding, **common)
         self.steps.append(layers.add(name, convolution))
         if norm:
-            self.steps.append(layers.add(name, keras_stack.instance_norm(f"{keras_name}_norm")))
+            self.steps.append(layers.add(name, keras_stack.instance_norm(f"{keras_name}_norm", layers.instance_norm)))
 
     def __call__(self, voxels):
         for step in self.steps:

@@ -51,3 +51,32 @@ class TensorBoardLog:
         with self._writer.as_default():
             for name, value in values.items():
                 tf.summary.scalar(f"{group}/{name}", value, step=step)
+
+
+class StepProfiler:
+    """Records what devices and host do in steps `first` to `last`, counted from 1, into a folder that TensorBoard's profiler reads.
+
+    Args:
+      folder: of the model's TensorBoard files.
+      first, last: steps, both recorded.
+    """
+
+    def __init__(self, folder: str | os.PathLike, first: int, last: int):
+        self._folder, self._first, self._last, self._running = os.fspath(folder), first, last, False
+
+    def before(self, step: int) -> None:
+        """Called with the number of the step about to begin."""
+        if not self._running and self._first <= step <= self._last:
+            tf.profiler.experimental.start(self._folder)
+            self._running = True
+
+    def after(self, step: int) -> None:
+        """Called with the number of the step that ended."""
+        if self._running and step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        """Ends a recording that is still running."""
+        if self._running:
+            self._running = False
+            tf.profiler.experimental.stop()

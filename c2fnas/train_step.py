@@ -1,24 +1,143 @@
-"""One training step over all replicas."""
+"""One training step over all replicas, in two halves: the summed gradients, and their application."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import losses
+from c2fnas import keras_stack, losses
 from c2fnas.losses import LossConfig
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
 
+class TrainStep:
+    """Compiled halves of a step. Made by `make_train_step`.
+
+    Between the two the host sees the losses and the gradients' norm, so a step that is no number changes no weight.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Any,
+        strategy: tf.distribute.Strategy,
+        loss_config: LossConfig,
+        global_batch: int,
+        *,
+        clip_norm: float,
+        frozen: tuple[str, ...],
+        xla: bool,
+    ):
+        self._network, self._optimizer, self._strategy = network, optimizer, strategy
+        self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
+        self._replicas = strategy.num_replicas_in_sync
+        self._variables = [v for name, v in network.variables.items() if not name.startswith(frozen)]
+        self._patches = (global_batch // self._replicas, *network.patch_size)
+        self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
+        if network.vae is not None:
+            self._weights.update(kl=loss_config.kl, reconstruction=loss_config.reconstruction)
+        # Only the replica's own arithmetic: the sum over replicas is not XLA's.
+        self._local = tf.function(self._local_gradients, jit_compile=True, autograph=False) if xla else self._local_gradients
+        self._compiled_gradients = tf.function(self._all_gradients, autograph=False)
+        self._compiled_apply = tf.function(self._apply_all, autograph=False)
+
+    def __call__(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Takes a whole step, whatever the numbers are, and returns the loss parts."""
+        parts, _, _, gradients = self.gradients(batch)
+        self.apply(gradients)
+        return parts
+
+    def gradients(self, batch: Any, loss_scale: float = 1.0) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Any]:
+        """Returns the first half of a step; no weight changes.
+
+        Args:
+          batch: a distributed batch, see `share`.
+          loss_scale: what the loss is multiplied by before float16 gradients and the gradients divided by after; a power of 2.
+        Returns:
+          Loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE branch kl and reconstruction, each before
+          its weight, and total, their weighted sum; the norm of all gradients together before they are clipped; total of each sample
+          of this process, in the batch's order; the gradients, for `apply`.
+        """
+        per_replica = self._compiled_gradients(batch, tf.constant(loss_scale, tf.float32))
+        parts, norm, samples, gradients = per_replica
+        local = [part.numpy() for part in self._strategy.experimental_local_results(samples)]
+        return parts, norm, np.concatenate(local), gradients
+
+    def apply(self, gradients: Any) -> None:
+        """The second half: changes the weights by what `gradients` returned."""
+        self._compiled_apply(gradients)
+
+    def _all_gradients(self, batch, loss_scale):
+        parts, norm, samples, gradients = self._strategy.run(self._replica_gradients, args=(batch, loss_scale))
+        summed = {name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for name, part in parts.items()}
+        # Every replica has the same norm; as a mean it needs no choice of one of them.
+        return summed, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None), samples, gradients
+
+    def _apply_all(self, gradients):
+        def replica_apply(gradients):
+            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas)
+
+        self._strategy.run(replica_apply, args=(gradients,))
+
+    def _replica_gradients(self, batch, loss_scale):
+        network = self._network
+        # Patches travel as float16, half the bytes from the case store to the device. Another size than planned is an error.
+        image = tf.cast(tf.ensure_shape(batch["image"], (*self._patches, 1)), tf.float32)
+        label = tf.ensure_shape(batch["label"], self._patches)
+        noise = None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
+        parts, samples, gradients = self._local(image, label, noise, loss_scale)
+        if self._replicas > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self._clip_norm > 0.0:
+            # Of the sum over the replicas, not of each: how many there are must not matter.
+            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
+        return parts, norm, samples, gradients
+
+    def _local_gradients(self, image, label, noise, loss_scale):
+        scaled = self._network.precision == "mixed_float16"
+        with tf.GradientTape() as tape:
+            per_sample = self._per_sample(image, label, noise)
+            parts = {name: tf.reduce_sum(values) / float(self._batch) for name, values in per_sample.items()}
+            total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
+            target = total * loss_scale if scaled else total
+        # tf variables, not Keras 3's: compiled by XLA, a function takes and captures only those.
+        gradients = tape.gradient(target, [keras_stack.tf_variable(v) for v in self._variables])
+        if scaled:
+            gradients = [gradient / loss_scale for gradient in gradients]
+        samples = tf.add_n([self._weights[name] * values for name, values in per_sample.items()])
+        return {"total": total, **parts}, samples, gradients
+
+    def _per_sample(self, image, label, noise) -> dict[str, tf.Tensor]:
+        network, config = self._network, self._loss_config
+        outputs = network.train_outputs(image, noise)
+        values = {
+            "dice": losses.soft_dice_loss(outputs["logits"], label, include_background=config.include_background),
+            "cross_entropy": losses.cross_entropy(outputs["logits"], label),
+        }
+        if network.vae is not None:
+            voxels = int(np.prod(network.patch_size))
+            values["kl"] = losses.kl_divergence(outputs["mean"], outputs["std"], voxels=voxels, kind=config.kl_kind)
+            values["reconstruction"] = losses.reconstruction_loss(outputs["reconstruction"], image)
+        return values
+
+
 def make_train_step(
-    network: Network, optimizer: Any, strategy: tf.distribute.Strategy, loss_config: LossConfig, global_batch: int
-) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """Returns a compiled function that takes one step.
+    network: Network,
+    optimizer: Any,
+    strategy: tf.distribute.Strategy,
+    loss_config: LossConfig,
+    global_batch: int,
+    *,
+    clip_norm: float = 0.0,
+    frozen: tuple[str, ...] = (),
+    xla: bool = False,
+) -> TrainStep:
+    """Returns the compiled halves of a step.
 
     Every loss is the sum over a replica's samples divided by the global batch, and gradients are summed over the replicas:
     the number of replicas changes neither the loss nor the gradients. Latent noise is a function of a sample's own seed, so
@@ -29,57 +148,25 @@ def make_train_step(
       optimizer: its state made inside `strategy.scope()` for the network's variables, in their order.
       loss_config: weights of the parts.
       global_batch: samples over all replicas.
-    Returns:
-      distributed batch (see `share`) -> dict of scalar float32 over the global batch: dice and cross_entropy, with a VAE branch kl and reconstruction, each
-      before its weight, and total, their weighted sum.
+      clip_norm: gradients whose norm, all together, is above it are scaled down to it; 0 for never.
+      frozen: prefixes of canonical names; weights so named keep their values.
+      xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a factor of ten.
     Raises:
-      ValueError: if the global batch cannot be shared equally among the replicas.
+      ValueError: if the global batch cannot be shared equally among the replicas, or if `frozen` leaves nothing to train.
     """
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
         raise ValueError(f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices")
-    patches = (global_batch // replicas, *network.patch_size)
-    variables = list(network.variables.values())
-    voxels = int(np.prod(network.patch_size))
-    weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
-    if network.vae is not None:
-        weights.update(kl=loss_config.kl, reconstruction=loss_config.reconstruction)
-
-    def loss_parts(batch) -> dict[str, tf.Tensor]:
-        # Patches travel as float16, half the bytes from the case store to the device. Another size than planned is an error.
-        image = tf.cast(tf.ensure_shape(batch["image"], (*patches, 1)), tf.float32)
-        label = tf.ensure_shape(batch["label"], patches)
-        noise = None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
-        outputs = network.train_outputs(image, noise)
-        per_sample = {
-            "dice": losses.soft_dice_loss(outputs["logits"], label, include_background=loss_config.include_background),
-            "cross_entropy": losses.cross_entropy(outputs["logits"], label),
-        }
-        if network.vae is not None:
-            per_sample["kl"] = losses.kl_divergence(outputs["mean"], outputs["std"], voxels=voxels, kind=loss_config.kl_kind)
-            per_sample["reconstruction"] = losses.reconstruction_loss(outputs["reconstruction"], image)
-        parts = {name: tf.reduce_sum(values) / float(global_batch) for name, values in per_sample.items()}
-        return {"total": tf.add_n([weights[name] * part for name, part in parts.items()]), **parts}
-
-    def replica_step(batch) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            parts = loss_parts(batch)
-        gradients = tape.gradient(parts["total"], variables)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))  # sums them over the replicas first
-        return parts
-
-    @tf.function(autograph=False)
-    def step(batch):
-        per_replica = strategy.run(replica_step, args=(batch,))
-        return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for name, part in per_replica.items()}
-
-    return step
+    if all(name.startswith(frozen) for name in network.variables):
+        raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
+    return TrainStep(network, optimizer, strategy, loss_config, global_batch, clip_norm=clip_norm, frozen=frozen, xla=xla)
 
 
 def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
     """Returns a global batch as a distributed one: the n-th replica gets the n-th equal share of the samples.
 
-    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica meets a sample is plain.
+    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica meets a sample is plain, over
+    several devices and over several machines.
 
     Args:
       batch: image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2].

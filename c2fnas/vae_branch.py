@@ -7,13 +7,16 @@ distribution's standard deviation is estimated, softplus plus 1e-6.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from c2fnas import genotype, keras_stack
 from c2fnas.named_weights import NamedLayers
 from c2fnas.operations import ConvNorm, TrilinearUpsampling
+
+if TYPE_CHECKING:
+    from c2fnas.network import Network
 
 keras = tf.keras
 KINDS = ("reduced", "direct")
@@ -59,7 +62,7 @@ class VaeBranch:
         if kind == "reduced":
             grid, channels = tuple(math.ceil(n / 2) for n in end_grid), REDUCED_CHANNELS
             self.before = [
-                layers.add("vae/reduce", keras_stack.instance_norm("vae_reduce_norm")),
+                layers.add("vae/reduce", keras_stack.instance_norm("vae_reduce_norm", layers.instance_norm)),
                 keras.layers.ReLU(name="vae_reduce_relu"),
                 ConvNorm(layers, "vae/reduce", channels, (3, 3, 3), stride=2, norm=False),
             ]
@@ -69,15 +72,15 @@ class VaeBranch:
         else:
             grid, channels = end_grid, architecture.filters_at(depth)
         self.flatten = keras.layers.Flatten(name="vae_flatten")
-        self.mean = _dense(layers, "vae/mean", latent_size)
-        self.deviation = _dense(layers, "vae/std", latent_size)
-        self.positive = PositiveDeviation(name="vae_std_positive")
-        self.scale_noise = keras.layers.Multiply(name="vae_noise")
-        self.sample = keras.layers.Add(name="vae_latent")
+        self.mean = _dense(layers, "vae/mean", latent_size, dtype="float32")
+        self.deviation = _dense(layers, "vae/std", latent_size, dtype="float32")
+        self.positive = PositiveDeviation(name="vae_std_positive", dtype="float32")
+        self.scale_noise = keras.layers.Multiply(name="vae_noise", dtype="float32")
+        self.sample = keras.layers.Add(name="vae_latent", dtype="float32")
         self.recover = _dense(layers, "vae/recover", math.prod(grid) * channels)
         self.unflatten = [keras.layers.ReLU(name="vae_recover_relu"), keras.layers.Reshape((*grid, channels), name="vae_recover_grid")]
         self.scales = [_Scale(layers, f"vae/level{level}", architecture.filters_at(level)) for level in range(depth - 1, 0, -1)]
-        self.end = ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True, double=True)
+        self.end = ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True, double=True, full_precision=True)
 
     def __call__(self, encoder_end, noise):
         voxels = encoder_end
@@ -104,7 +107,7 @@ class _Scale:
         self.residual: list[Any] = []
         for part in ("residual0", "residual1"):
             self.residual += [
-                layers.add(f"{name}/{part}", keras_stack.instance_norm(f"{keras_name}_{part}_norm")),
+                layers.add(f"{name}/{part}", keras_stack.instance_norm(f"{keras_name}_{part}_norm", layers.instance_norm)),
                 keras.layers.ReLU(name=f"{keras_name}_{part}_relu"),
                 ConvNorm(layers, f"{name}/{part}", filters, (3, 3, 3), norm=False),
             ]
@@ -119,5 +122,20 @@ class _Scale:
         return self.add([identity, voxels])
 
 
-def _dense(layers: NamedLayers, name: str, units: int):
-    return layers.add(name, keras.layers.Dense(units, kernel_initializer="zeros", name=f"{name.replace('/', '_')}_dense"))
+def _dense(layers: NamedLayers, name: str, units: int, dtype: str | None = None):
+    # The latent distribution is float32 whatever the network's precision: KL squares it and takes its logarithm.
+    return layers.add(name, keras.layers.Dense(units, kernel_initializer="zeros", name=f"{name.replace('/', '_')}_dense", dtype=dtype))
+
+
+def cost(network: Network) -> tuple[int, int]:
+    """Returns (weights, multiply-accumulates for one patch) of a network's branch, borders counted as full kernels; (0, 0) without one.
+
+    A doubling and the convolution after it count as that convolution on the doubled grid, however they are computed.
+    """
+    weights = sum(math.prod(variable.shape) for name, variable in network.variables.items() if name.startswith("vae/"))
+    macs = 0
+    for layer in network.trainer.layers:
+        if layer.name.startswith("vae_") and hasattr(layer, "kernel"):
+            voxels = math.prod(layer.output.shape[1:4]) if len(layer.kernel.shape) == 5 else 1
+            macs += voxels * math.prod(layer.kernel.shape)
+    return int(weights), int(macs)

@@ -31,6 +31,12 @@ class ExperimentConfig:
     learning_rate: float
     final_learning_rate: float
     kl: str  # "voxels" or "latent"
+    # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
+    precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
+    clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
+    non_finite: str = "stop"  # "stop" or "skip"
+    instance_norm: str = "rows"  # "rows" or "library"; the same weights and values
+    keep_checkpoints: int = 2
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
@@ -43,6 +49,11 @@ class ExperimentConfig:
         _require(self.vae in ("reduced", "direct", "none"), "vae", self.vae, "'reduced', 'direct' or 'none'")
         _require(self.classifier_bias in ("zero", "log_prior"), "classifier_bias", self.classifier_bias, "'zero' or 'log_prior'")
         _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
+        precisions = ("float32", "mixed_bfloat16", "mixed_float16")
+        _require(self.precision in precisions, "precision", self.precision, "'float32', 'mixed_bfloat16' or 'mixed_float16'")
+        _require(0 <= self.clip_norm < float("inf"), "clip_norm", self.clip_norm, "a finite number above 0, or 0 for no clipping")
+        _require(self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'")
+        _require(self.instance_norm in ("rows", "library"), "instance_norm", self.instance_norm, "'rows' or 'library'")
         _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
         _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
         _require(
@@ -55,7 +66,7 @@ class ExperimentConfig:
         _require(
             len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
         )
-        for name in ("filters", "latent_size", "patches_per_case", "batch_size", "num_rounds", "local_epochs"):
+        for name in ("filters", "latent_size", "patches_per_case", "batch_size", "num_rounds", "local_epochs", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):

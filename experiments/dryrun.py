@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     del argv
     import tensorflow as tf
 
-    from c2fnas import memory, named_weights, training
+    from c2fnas import memory, named_weights, training, vae_branch
     from experiments import site_trainer
 
     config = experiment_flags.experiment_config()
@@ -67,6 +67,12 @@ def main(argv: list[str]) -> None:
     print(
         f"built: {genotype.conv_weights():,} convolution weights and {genotype.macs(one.patch_size) / 1e9:.1f} GMAC a patch in the segmentation "
         f"network; {sum(int(np.prod(v.shape)) for v in network.variables.values()):,} weights with the VAE branch ({time.monotonic() - start:.0f} s)"
+    )
+    weights, macs = vae_branch.cost(network)
+    segmentation = genotype.macs(one.patch_size)
+    print(
+        f"VAE branch: {weights:,} weights and {macs / 1e9:.2f} GMAC a patch, {macs / (macs + segmentation):.1%} of a training step's arithmetic; "
+        "none of it in a prediction"
     )
     before = named_weights.read(network)
     trainer = training.Trainer(network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy)

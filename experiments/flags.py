@@ -55,6 +55,39 @@ def define_experiment() -> None:
     flags.DEFINE_enum(
         keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
     )
+    flags.DEFINE_enum(
+        keep("precision"),
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "What convolutions compute in. The mixed ones halve a GPU's memory and use its matrix units; weights, sums of the norms, losses and "
+        "KL stay float32. 'mixed_float16' scales the loss so that small gradients survive; 'mixed_bfloat16' needs no scale, but an Ampere GPU "
+        "or later. On a CPU leave it at 'float32'.",
+    )
+    flags.DEFINE_float(
+        keep("clip_norm"),
+        0.0,
+        "Scale the gradients down to this length, all weights together, where they are longer; 0 for never. Try 12 (nnU-Net's) where "
+        "the logged gradient_norm has peaks that the loss does not come back from.",
+    )
+    flags.DEFINE_enum(
+        keep("non_finite"),
+        "stop",
+        ["stop", "skip"],
+        "What a step does whose loss or gradient is no number: 'stop' ends the training with the step and the cases named, no weight "
+        "changed; 'skip' leaves the step out, says so in the log, and stops after ten in a row.",
+    )
+    flags.DEFINE_enum(
+        keep("instance_norm"),
+        "rows",
+        ["rows", "library"],
+        "Arithmetic of the instance norm; weights and values are the same. 'rows' is this package's, faster and more accurate on a CPU; "
+        "'library' is tensorflow-addons' InstanceNormalization (TensorFlow 2.15) or Keras' GroupNormalization (Keras 3).",
+    )
+    flags.DEFINE_integer(
+        keep("keep_checkpoints"),
+        2,
+        "Checkpoints that stay: the newest and those before it, for a disk that spoils one. The best model is apart.",
+    )
     flags.DEFINE_integer(keep("num_rounds"), 60, "Federated rounds; a baseline trains num_rounds * local_epochs epochs.")
     flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
@@ -66,6 +99,32 @@ def define_runtime() -> None:
     """Flags of the machine: they change the speed; results are bit-equal for the same thread count only."""
     flags.DEFINE_integer("threads", 0, "Threads of TensorFlow, 0 for one a core.")
     flags.DEFINE_bool("deterministic", True, "Use only deterministic kernels, so that a rerun gives the same bits.")
+
+
+def define_training() -> None:
+    """Flags of a program that trains; none of them decides a number of the result."""
+    flags.DEFINE_bool(
+        "xla", False, "Compile the step's arithmetic by XLA: GPUs only, where the first step takes minutes and the later ones are shorter."
+    )
+    flags.DEFINE_list(
+        "profile_steps",
+        [],
+        "first,last: record a profile of these steps (from 1) for TensorBoard, below the model's folder tensorboard/. Leave out the first "
+        "few, which compile; ten steps are plenty. View it with the plug-in tensorboard-plugin-profile.",
+    )
+
+
+def profile_steps() -> tuple[int, int] | None:
+    """Returns the first and last step to profile. Raises app.UsageError where they make no range."""
+    if not FLAGS.profile_steps:
+        return None
+    try:
+        first, last = numbers("profile_steps", int, 2)
+    except ValueError as error:
+        raise app.UsageError(f"--{error}") from error
+    if not 1 <= first <= last:
+        raise app.UsageError(f"--profile_steps is {first},{last}; expected first,last with 1 <= first <= last")
+    return first, last
 
 
 def define_site() -> None:

@@ -28,10 +28,11 @@ def main(argv: list[str]) -> int:
     del argv
     import tensorflow as tf
 
-    from experiments import model_writing, report, site_trainer
+    from experiments import devices, model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
     from runkit import atomic
 
+    devices.single_machine("experiments.join")
     config = experiment_flags.experiment_config()
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")

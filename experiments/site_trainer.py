@@ -7,6 +7,7 @@ validation and checkpoints after every epoch. A baseline is the same rounds with
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import case_scores, checkpoints, genotype, inference, named_weights, network, sliding_window, training
+from c2fnas import case_scores, checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
 from c2fnas.losses import LossConfig
-from c2fnas.tensorboard_log import TensorBoardLog
+from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from experiments import case_rows
 from experiments.configuration import ExperimentConfig, plan
 from preprocessing import dataset, resampling
@@ -40,6 +41,8 @@ def build_network(config: ExperimentConfig) -> network.Network:
         vae=None if config.vae == "none" else config.vae,
         latent_size=config.latent_size,
         class_prior=config.class_prior if config.classifier_bias == "log_prior" else None,
+        precision=config.precision,
+        instance_norm=config.instance_norm,
     )
 
 
@@ -66,7 +69,9 @@ def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> Patc
     )
 
 
-def build_trainer(config: ExperimentConfig, strategy: tf.distribute.Strategy, *, total_steps: int) -> training.Trainer:
+def build_trainer(
+    config: ExperimentConfig, strategy: tf.distribute.Strategy, *, total_steps: int, frozen: tuple[str, ...] = (), xla: bool = False
+) -> training.Trainer:
     """Builds network and optimizer of a configuration over a strategy's devices."""
     with strategy.scope():
         network = build_network(config)
@@ -78,9 +83,13 @@ def build_trainer(config: ExperimentConfig, strategy: tf.distribute.Strategy, *,
             learning_rate=config.learning_rate,
             final_learning_rate=config.final_learning_rate,
             loss=LossConfig(kl_kind=config.kl),
+            clip_norm=config.clip_norm,
+            non_finite=config.non_finite,
+            frozen=frozen,
             seed=config.seed,
         ),
         strategy,
+        xla=xla,
     )
 
 
@@ -94,6 +103,10 @@ class SiteTrainer:
       label: what the progress bars call the model, e.g. "C1_baseline".
       extra_models: models of earlier runs that the site lends to the cross-site evaluation, name -> weights file.
       example_cases: how many test cases keep their predicted masks, for the site's own figures.
+      freeze_encoder: the encoder keeps the weights it starts with.
+      profile_steps: first and last step to profile, or None.
+      xla: see `training.Trainer`.
+      writes: whether this process writes files; of several machines that train together only one does.
     """
 
     def __init__(
@@ -106,6 +119,10 @@ class SiteTrainer:
         strategy: tf.distribute.Strategy,
         extra_models: Mapping[str, pathlib.Path] | None = None,
         example_cases: int = 4,
+        freeze_encoder: bool = False,
+        profile_steps: tuple[int, int] | None = None,
+        xla: bool = False,
+        writes: bool = True,
     ):
         self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
         self._extra_models = dict(extra_models or {})
@@ -117,7 +134,11 @@ class SiteTrainer:
                 raise ValueError(f"site {store.site}: no {split} case in the case store; prepare it with at least five cases")
         self._sampler = patch_sampler(config, self._cases["training"])
         self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
-        self._trainer = build_trainer(config, strategy, total_steps=self._steps_per_round * config.num_rounds)
+        frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
+        total_steps = self._steps_per_round * config.num_rounds
+        self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla)
+        self._writes = writes
+        self._profiler = StepProfiler(self._folder / "tensorboard", *profile_steps) if profile_steps and writes else None
         self._logits = self._trainer.logits_fn()
         self._history = events.EventLog(self._folder / "history.jsonl")
         self._board = TensorBoardLog(self._folder / "tensorboard")
@@ -139,7 +160,8 @@ class SiteTrainer:
         start = _fingerprint(weights)
         if self._state["round"] != round_number or self._state["start"] != start:
             self._trainer.set_weights(weights)
-            self._board.federated_round(self._trainer.step, round_number)
+            if self._writes:
+                self._board.federated_round(self._trainer.step, round_number)
             self._open_round(round_number, start)
         if not self._state["complete"]:
             self._run_round()
@@ -152,7 +174,7 @@ class SiteTrainer:
           The number of each round it finished, and its metrics.
         """
         if self._state["round"] == 0:
-            self._trainer.set_weights(initial)
+            self._trainer.set_weights(fine_tuning.complete(self._trainer.network, initial, seed=self._config.seed))
             self._open_round(1, None)
         while True:
             if not self._state["complete"]:
@@ -172,22 +194,54 @@ class SiteTrainer:
         parts: dict[str, float] = {}
         while self._trainer.step < end:
             until = min(end, (self._trainer.step // epoch + 1) * epoch)
-            parts = self._trainer.train(
-                self._patches, until, on_step=self._board.training_step, label=f"{self._label} round {round_number}"
-            )
-            self._history.append("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
+            parts = self._train_until(until, f"{self._label} round {round_number}")
+            self._record("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
             if until < end:
                 self._save()
         score = self.validate(f"{self._label} validation")
-        self._history.append("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
-        self._board.validation(self._trainer.step, score)
+        self._record("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
+        if self._writes:
+            self._board.validation(self._trainer.step, score)
         best = self._state["best"]
         if best is None or score["dice"] > best["dice"]:
             best = {"dice": score["dice"], "round": round_number}
-            named_weights.save(self._best_file, self._trainer.weights(), {"model": self._label, "round": str(round_number)})
+            self._save_best(round_number)
         values = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
         self._state = {**self._state, "complete": True, "metrics": values, "best": best}
         self._save()
+
+    def _train_until(self, until: int, label: str) -> dict[str, float]:
+        if self._profiler is not None:
+            self._profiler.before(self._trainer.step + 1)
+        return self._trainer.train(self._patches, until, on_step=self._after_step, label=label, describe=self._describe_patches)
+
+    def _after_step(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writes:
+            self._board.training_step(step, values)
+        if self._profiler is not None:
+            self._profiler.after(step)
+            self._profiler.before(step + 1)
+
+    def _describe_patches(self, step: int, slots: Sequence[int]) -> str:
+        """Names cases by their running number: a message may be sent to whoever helps, an identifier may not."""
+        numbers = sorted({self._cases["training"][self._sampler.choose(step, slot).case].number for slot in slots})
+        return f"training case{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} (running numbers of the case store)"
+
+    def _record(self, event: str, **values: Any) -> None:
+        if self._writes:
+            self._history.append(event, **values)
+
+    def _save_best(self, round_number: int) -> None:
+        if self._writes:
+            about = {
+                "model": self._label,
+                "round": str(round_number),
+                "step": str(self._trainer.step),
+                "genotype": json.dumps(self._trainer.network.genotype.to_json()),
+                # A genotype is named, not its file: these weights may leave the site, a path may not.
+                "configuration": json.dumps({**self._config.to_json(), "genotype": self._trainer.network.genotype.name}),
+            }
+            named_weights.save(self._best_file, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
         """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
@@ -197,7 +251,7 @@ class SiteTrainer:
             score = self.validate(f"{self._label} scores the global model")
         finally:
             self._trainer.set_weights(kept)
-        self._history.append("global_score", model=self._label, step=self._trainer.step, **score)
+        self._record("global_score", model=self._label, step=self._trainer.step, **score)
         return score
 
     def validate(self, what: str) -> dict[str, float]:
@@ -251,7 +305,9 @@ class SiteTrainer:
         return self._folder / "best.safetensors"
 
     def _save(self) -> None:
-        checkpoints.save(self._checkpoint, self._trainer, {**self._state, "configuration": self._config.to_json()})
+        if self._writes:
+            extra = {**self._state, "configuration": self._config.to_json()}
+            checkpoints.save(self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints)
 
 
 def _row(model: str, site: str, number: int, grid: str, mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:

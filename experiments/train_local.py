@@ -3,47 +3,99 @@
     python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 --initial_model=initial.safetensors
 
 Started again after an interruption it goes on at the last finished epoch; finished, it ends at once. The best model is left as
-`<site_folder>/baseline/model`, which experiments.predict takes.
+`<site_folder>/baseline/model`, which experiments.predict takes. With --fine_tune the training starts from a finished model instead. With
+TF_CONFIG set, several machines of the site train together: see docs/training.md.
 """
 
 from __future__ import annotations
 
 import pathlib
 
-from absl import flags, logging
+import numpy as np
+from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
+experiment_flags.define_training()
 experiment_flags.define_site()
-flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model; another site's model to fine-tune it here.")
-flags.DEFINE_string("model_folder", "baseline", "Folder of the model inside the site's.")
-flags.DEFINE_string("model_name", None, "Name of the model in logs and tables. Default: <site>_baseline.")
+flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model.")
+flags.DEFINE_string("model_folder", None, "Folder of the model inside the site's. Default: baseline, or finetuned with --fine_tune.")
+flags.DEFINE_string("model_name", None, "Name of the model in logs and tables. Default: <site>_baseline, or <site>_finetuned.")
+flags.DEFINE_string(
+    "fine_tune",
+    None,
+    "Start from this model in place of --initial_model: a model's folder, or its weights as .safetensors. This is the usual alternative to a "
+    "federation, a model trained elsewhere and adapted here; use a lower --learning_rate and fewer --num_rounds. The result goes to "
+    "<site_folder>/finetuned, the baseline stays.",
+)
+flags.DEFINE_bool(
+    "freeze_encoder",
+    False,
+    "With --fine_tune: stem and encoder cells keep their weights and only decoder and branch learn. For few cases; with enough of them, "
+    "leave it off.",
+)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    import tensorflow as tf
+    from experiments import devices
 
-    from c2fnas import named_weights
+    strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
     from experiments import model_writing, site_trainer
     from preprocessing.case_store import CaseStore
 
     config = experiment_flags.experiment_config()
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
-    weights, _ = named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))
+    weights, kind = _start(site_trainer.load_genotype(config))
     store = CaseStore(folder / "cases")
-    strategy = tf.distribute.MirroredStrategy()
-    label = FLAGS.model_name or f"{store.site}_baseline"
-    site = site_trainer.SiteTrainer(config, store, folder / FLAGS.model_folder, label=label, strategy=strategy)
+    model_folder, label = folder / (FLAGS.model_folder or kind), FLAGS.model_name or f"{store.site}_{kind}"
+    site = site_trainer.SiteTrainer(
+        config,
+        store,
+        model_folder,
+        label=label,
+        strategy=strategy,
+        freeze_encoder=FLAGS.freeze_encoder,
+        profile_steps=experiment_flags.profile_steps(),
+        xla=FLAGS.xla,
+        writes=devices.is_chief(),
+    )
     logging.info(
         "site=%s replicas=%d training_cases=%d rounds=%d", store.site, strategy.num_replicas_in_sync, site.num_examples, config.num_rounds
     )
     for round_number, metrics in site.train_alone(weights):
-        logging.info("site=%s round=%d validation_dice=%.4f", store.site, round_number, metrics["validation_dice"])
-    model_writing.write_best(folder / FLAGS.model_folder / "model", label, site, config, store)
+        logging.info(
+            "site=%s round=%d validation_dice=%.4f data_wait_share=%.3f",
+            store.site,
+            round_number,
+            metrics["validation_dice"],
+            metrics["data_wait_share"],
+        )
+    if devices.is_chief():
+        model_writing.write_best(model_folder / "model", label, site, config, store)
+
+
+def _start(genotype) -> tuple[dict[str, np.ndarray], str]:
+    """Returns the weights to start from and what the model is called."""
+    from c2fnas import checkpoints, model_folder, named_weights
+
+    if FLAGS.fine_tune is None:
+        if FLAGS.freeze_encoder:
+            raise app.UsageError("--freeze_encoder keeps an encoder that has learnt something; give its model with --fine_tune")
+        return named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))[0], "baseline"
+    source = pathlib.Path(FLAGS.fine_tune)
+    if not source.is_dir():
+        return named_weights.load(source)[0], "finetuned"
+    model = model_folder.load(source)
+    differences = checkpoints.differences(model.genotype.to_json(), genotype.to_json(), "genotype", there="the model")
+    if differences:
+        raise ValueError(
+            f"{source} cannot be fine-tuned with these settings: {'; '.join(differences)}. Give the settings it was trained with"
+        )
+    return dict(model.weights), "finetuned"
 
 
 if __name__ == "__main__":

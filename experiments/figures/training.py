@@ -73,7 +73,10 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
 class Timeline:
     """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40 is at that round's middle."""
 
-    _ABOUT = frozenset({"time", "event", "model", "site", "round", "step", "epoch", "seconds", "patches_per_second", "learning_rate"})
+    _ABOUT = frozenset(
+        {"time", "event", "model", "site", "round", "step", "epoch", "seconds", "patches_per_second", "learning_rate"}
+        | {"gradient_norm", "data_wait_share", "skipped_steps"}
+    )
 
     def __init__(self, events: Sequence[Mapping[str, Any]]):
         # A resumed epoch is reported again: the last report of a step holds.

@@ -1,4 +1,5 @@
 import dataclasses
+import resource
 
 import numpy as np
 import pytest
@@ -99,3 +100,32 @@ def test_a_failed_save_leaves_the_old_checkpoint(trainer, filled, tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         checkpoints.save(tmp_path, trainer, {"dice": float("nan")})
     assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, filled, tmp_path):
+    for step in (3, 5, 8, 9):
+        trainer.step = step
+        checkpoints.save(tmp_path, trainer, {"step": step}, keep=3)
+    names = ["checkpoint.safetensors", "earlier_00000005.safetensors", "earlier_00000008.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    newest = tmp_path / checkpoints.FILE_NAME
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert checkpoints.load(tmp_path, trainer) == {"step": 8}
+    assert trainer.step == 8
+
+
+def test_a_full_disk_is_one_error_and_keeps_what_was_there(trainer, filled, tmp_path):
+    """A limit on the size of a file fails a write as a full disk does."""
+    path = checkpoints.save(tmp_path, trainer, {"kept": True}, keep=2)
+    content = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint of step 5 not written .* it takes .* MB, .* MB are free") as caught:
+            checkpoints.save(tmp_path, trainer, {}, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == content
+    assert not list(tmp_path.glob(".partial*"))
+    assert checkpoints.load(tmp_path, trainer) == {"kept": True}

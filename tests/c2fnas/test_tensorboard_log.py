@@ -2,7 +2,7 @@ import pathlib
 
 import tensorflow as tf
 
-from c2fnas.tensorboard_log import TensorBoardLog
+from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 
 
 def _scalars(folder):
@@ -37,3 +37,12 @@ def test_closing_writes_what_is_left(tmp_path):
     log.training_step(7, {"total": 1.5})
     log.close()
     assert _scalars(tmp_path) == {("train/total", 7): 1.5}
+
+
+def test_a_profile_of_the_steps_asked_for(tmp_path):
+    profiler = StepProfiler(tmp_path, 2, 3)
+    for step in range(1, 5):
+        profiler.before(step)
+        assert bool(list(tmp_path.rglob("*.xplane.pb"))) is (step == 4)
+        profiler.after(step)
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1

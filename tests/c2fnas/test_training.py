@@ -7,6 +7,8 @@ import tensorflow as tf
 from c2fnas import training
 from tests.c2fnas import tiny
 
+EXTRA = {"gradient_norm", "learning_rate", "patches_per_second", "data_wait_share"}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _deterministic():
@@ -62,7 +64,7 @@ def test_training_learns_and_reports(trainer):
     assert last["total"] < 0.8 * first["total"]
     assert first["dice"] == pytest.approx((seen[1]["dice"] + seen[2]["dice"]) / 2)
     assert [seen[step]["learning_rate"] for step in seen] == [training.learning_rate_at(step, trainer.config) for step in range(6)]
-    assert set(last) == {"total", "dice", "cross_entropy", "kl", "reconstruction", "learning_rate", "patches_per_second"}
+    assert set(last) == {"total", "dice", "cross_entropy", "kl", "reconstruction", *EXTRA}
     assert trainer.train(tiny.datasets, 6) == {}
 
 
@@ -118,16 +120,33 @@ def test_logits_fn_follows_the_weights(trainer):
     np.testing.assert_allclose(logits(image) - before, np.broadcast_to([1.0, 2.0, 3.0], before.shape), atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_part(trainer):
-    def spoilt(start, stop):
-        def spoil(batch):
-            return {**batch, "image": batch["image"] * tf.constant(np.nan, tf.float16)}
+def _spoil_one_patch(start, stop):
+    """The third patch of step 1 is no number."""
+    batches = [tiny.batch(step) for step in range(start, stop)]
+    for step, batch in enumerate(batches, start):
+        if step == 1:
+            batch["image"][2, 0, 0, 0] = np.nan
+    return tf.data.Dataset.from_tensor_slices({name: np.stack([batch[name] for batch in batches]) for name in batches[0]})
 
-        return tiny.datasets(start, stop).map(spoil)
 
+def test_a_loss_that_is_not_finite_names_step_part_and_case_and_changes_no_weight(trainer):
     trainer.train(tiny.datasets, 1)
-    with pytest.raises(training.NonFiniteLoss, match=r"step 1: loss part dice is nan, cross_entropy is nan.*last checkpoint"):
-        trainer.train(spoilt, 2)
+    before = trainer.state()
+    message = r"step 1: dice is nan, cross_entropy is nan.* from case 7 \(step 1, slots \[2\]\).*last checkpoint"
+    with pytest.raises(training.NonFiniteLoss, match=message):
+        trainer.train(_spoil_one_patch, 3, describe=lambda step, slots: f"case 7 (step {step}, slots {slots})")
+    _assert_equal(trainer.state(), before)
+
+
+def test_a_step_that_is_no_number_can_be_left_out(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "config", tiny.config(non_finite="skip"))
+    seen = []
+    result = trainer.train(_spoil_one_patch, 3, on_step=lambda step, values: seen.append(values))
+    skipped = trainer.weights()
+    assert trainer.step == 3 and result["skipped_steps"] == 1
+    assert result["total"] == pytest.approx((seen[0]["total"] + seen[2]["total"]) / 2)
+    assert "total" not in seen[1] and seen[1]["skipped"] == 1
+    assert all(np.isfinite(array).all() for array in skipped.values())
 
 
 def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):

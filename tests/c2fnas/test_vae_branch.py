@@ -5,7 +5,7 @@ import tensorflow as tf
 from c2fnas import network
 from c2fnas.genotype import CellGene, Genotype, named
 from c2fnas.named_weights import NamedLayers
-from c2fnas.vae_branch import PositiveDeviation, VaeBranch
+from c2fnas.vae_branch import PositiveDeviation, VaeBranch, cost
 from tests.c2fnas import reference
 
 SMALL = Genotype("small", (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")), filters=1)
@@ -112,3 +112,15 @@ def test_unknown_kind_and_size_are_refused():
         network.build(SMALL, patch_size=(8, 8, 8), vae="wide")
     with pytest.raises(ValueError, match="latent_size is 0"):
         network.build(SMALL, patch_size=(8, 8, 8), latent_size=0)
+
+
+def test_cost_at_full_size_by_hand():
+    """Encoder end 6x6x6x512, reduced to 3x3x3x16, latent 128, decoder 256, 128 and 64 filters at 12, 24 and 48."""
+    built = network.build(named("c2fnas"), patch_size=(96, 96, 96))
+    dense = 432 * 128 * 2 + 128 * 432
+    scales = [(16, 256, 6), (256, 128, 12), (128, 64, 24)]  # channels in and out, grid before its doubling
+    kernels = 27 * 512 * 16 + dense + sum(i * o + 2 * 27 * o * o for i, o, _ in scales) + 27 * 64
+    biases_and_norms = 2 * 128 + 432 + 1 + 2 * 512 + sum(4 * o for _, o, _ in scales)
+    macs = 27 * (27 * 512 * 16) + dense + sum(n**3 * i * o + (2 * n) ** 3 * 2 * 27 * o * o for i, o, n in scales) + 96**3 * 27 * 64
+    assert cost(built) == (kernels + biases_and_norms, macs)
+    assert cost(network.build(named("c2fnas").with_size(filters=1), patch_size=(16, 16, 16), vae=None)) == (0, 0)

@@ -11,6 +11,9 @@ from c2fnas import network, training
 from c2fnas.genotype import CellGene, Genotype
 from runkit import randomness
 
+# Rewriting a graph costs more time than it saves in a few steps of a small network. oneDNN's kernels are not chosen by it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 PATCH = (16, 16, 8)
 GENOTYPE = Genotype(
     name="tiny",

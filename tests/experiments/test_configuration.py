@@ -26,6 +26,11 @@ VALUES = {
         ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
         ("window_hu", (250.0, -200.0), "low below high"),
         ("class_prior", (1.0, 0.0, 0.0), "three shares above 0"),
+        ("precision", "half", r"precision is 'half'; expected 'float32', 'mixed_bfloat16'"),
+        ("clip_norm", -1.0, r"clip_norm is -1.0; expected a finite number above 0, or 0"),
+        ("non_finite", "hope", r"non_finite is 'hope'; expected 'stop' or 'skip'"),
+        ("instance_norm", "batch", r"instance_norm is 'batch'; expected 'rows' or 'library'"),
+        ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_expected(name, value, words):
