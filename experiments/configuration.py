@@ -26,6 +26,7 @@ class ExperimentConfig:
     patch_size: tuple[int, int, int]  # voxels
     patches_per_case: int  # per epoch
     foreground_fraction: float
+    tumour_fraction: float = 0.0  # of the foreground patches
     batch_size: int  # over all replicas
     # optimisation
     learning_rate: float
@@ -55,6 +56,7 @@ class ExperimentConfig:
         _require(self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'")
         _require(self.instance_norm in ("rows", "library"), "instance_norm", self.instance_norm, "'rows' or 'library'")
         _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
+        _require(0 <= self.tumour_fraction <= 1, "tumour_fraction", self.tumour_fraction, "a share between 0 and 1")
         _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
         _require(
             0 < self.final_learning_rate <= self.learning_rate,
@@ -88,7 +90,12 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
         "classes": {"0": "background", "1": "pancreas", "2": "tumour"},
         "spacing_mm": list(config.spacing_mm),
         "window_hu": list(config.window_hu),
-        "patch": {"size": list(config.patch_size), "per_case": config.patches_per_case, "foreground_fraction": config.foreground_fraction},
+        "patch": {
+            "size": list(config.patch_size),
+            "per_case": config.patches_per_case,
+            "foreground_fraction": config.foreground_fraction,
+            "tumour_fraction": config.tumour_fraction,
+        },
         "training": {
             "batch_size": config.batch_size,
             "learning_rate": config.learning_rate,

@@ -49,6 +49,7 @@ def define_experiment() -> None:
     flags.DEFINE_list(keep("patch_size"), ["96", "96", "96"], "Training patch in voxels.")
     flags.DEFINE_integer(keep("patches_per_case"), 4, "Patches per training case and epoch.")
     flags.DEFINE_float(keep("foreground_fraction"), 0.5, "Share of patches centred on foreground.")
+    flags.DEFINE_float(keep("tumour_fraction"), 0.0, "Share of the foreground patches centred on tumour; 0 is the paper's.")
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")

@@ -62,6 +62,7 @@ def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> Patc
         PatchConfig(
             size=config.patch_size,
             foreground_fraction=config.foreground_fraction,
+            tumour_fraction=config.tumour_fraction,
             patches_per_case=config.patches_per_case,
             batch_size=config.batch_size,
             seed=config.seed,

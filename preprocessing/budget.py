@@ -21,6 +21,7 @@ _MARGIN = 1.1
 _SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
 _DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
 _DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
+_START_S = 1.5  # until worker processes have imported what they need
 _SAMPLE = (256, 256, 48)
 
 
@@ -143,7 +144,7 @@ def cohort_budget(needs: Iterable[CaseNeed | None], *, done: int, workers: int, 
         )
     together = idle + sum(heapq.nlargest(workers, (need.memory_bytes for need in known)))
     processors = min(workers, os.cpu_count() or 1)
-    seconds = sum(speed.seconds(need) for need in known) / processors
+    seconds = sum(speed.seconds(need) for need in known) / processors + (_START_S if workers > 1 else 0.0)
     return Budget(
         len(needs), done, len(needs) - len(known), workers, min(together, limit_bytes), sum(need.disk_bytes for need in known), seconds
     )
