@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from c2fnas.losses import LossConfig
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
+
+
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # image, label, sample_seed -> image, label
 
 
 class TrainStep:
@@ -31,9 +35,11 @@ class TrainStep:
         clip_norm: float,
         frozen: tuple[str, ...],
         xla: bool,
+        augment: Augment | None,
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
+        self._augment = augment
         self._replicas = strategy.num_replicas_in_sync
         self._variables = [v for name, v in network.variables.items() if not name.startswith(frozen)]
         self._patches = (global_batch // self._replicas, *network.patch_size)
@@ -88,6 +94,8 @@ class TrainStep:
         # Patches travel as float16, half the bytes from the case store to the device. Another size than planned is an error.
         image = tf.cast(tf.ensure_shape(batch["image"], (*self._patches, 1)), tf.float32)
         label = tf.ensure_shape(batch["label"], self._patches)
+        if self._augment is not None:
+            image, label = self._augment(image, label, batch["sample_seed"])
         noise = None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
         parts, samples, gradients = self._local(image, label, noise, loss_scale)
         if self._replicas > 1:
@@ -136,6 +144,7 @@ def make_train_step(
     clip_norm: float = 0.0,
     frozen: tuple[str, ...] = (),
     xla: bool = False,
+    augment: Augment | None = None,
 ) -> TrainStep:
     """Returns the compiled halves of a step.
 
@@ -151,6 +160,7 @@ def make_train_step(
       clip_norm: gradients whose norm, all together, is above it are scaled down to it; 0 for never.
       frozen: prefixes of canonical names; weights so named keep their values.
       xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a factor of ten.
+      augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica -> image and label; part of the graph.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, or if `frozen` leaves nothing to train.
     """
@@ -159,7 +169,7 @@ def make_train_step(
         raise ValueError(f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices")
     if all(name.startswith(frozen) for name in network.variables):
         raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
-    return TrainStep(network, optimizer, strategy, loss_config, global_batch, clip_norm=clip_norm, frozen=frozen, xla=xla)
+    return TrainStep(network, optimizer, strategy, loss_config, global_batch, clip_norm=clip_norm, frozen=frozen, xla=xla, augment=augment)
 
 
 def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:

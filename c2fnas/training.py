@@ -15,7 +15,7 @@ from absl import logging
 from c2fnas import inference, keras_stack, named_weights
 from c2fnas.losses import LossConfig
 from c2fnas.sliding_window import LogitsFn
-from c2fnas.train_step import make_train_step, share
+from c2fnas.train_step import Augment, make_train_step, share
 from runkit import progress
 
 if TYPE_CHECKING:
@@ -83,12 +83,20 @@ class Trainer:
       strategy: e.g. tf.distribute.MirroredStrategy(); one replica is as good as any.
       optimizer: made inside `strategy.scope()` with its state; None makes Adam.
       xla: compile the step's arithmetic by XLA; GPUs only.
+      augment: see `make_train_step`.
     Raises:
       ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for without a GPU.
     """
 
     def __init__(
-        self, network: Network, config: TrainingConfig, strategy: tf.distribute.Strategy, *, optimizer: Any = None, xla: bool = False
+        self,
+        network: Network,
+        config: TrainingConfig,
+        strategy: tf.distribute.Strategy,
+        *,
+        optimizer: Any = None,
+        xla: bool = False,
+        augment: Augment | None = None,
     ):
         if xla and not tf.config.list_logical_devices("GPU"):
             raise ValueError(
@@ -109,6 +117,7 @@ class Trainer:
                 clip_norm=config.clip_norm,
                 frozen=config.frozen,
                 xla=xla,
+                augment=augment,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 

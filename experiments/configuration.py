@@ -27,6 +27,9 @@ class ExperimentConfig:
     patches_per_case: int  # per epoch
     foreground_fraction: float
     tumour_fraction: float = 0.0  # of the foreground patches
+    flip_axes: tuple[str, ...] = ()  # augmentation, off as in the paper
+    intensity_scale: float = 0.0
+    intensity_shift: float = 0.0
     batch_size: int  # over all replicas
     # optimisation
     learning_rate: float
@@ -57,6 +60,10 @@ class ExperimentConfig:
         _require(self.instance_norm in ("rows", "library"), "instance_norm", self.instance_norm, "'rows' or 'library'")
         _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
         _require(0 <= self.tumour_fraction <= 1, "tumour_fraction", self.tumour_fraction, "a share between 0 and 1")
+        axes = ",".join(self.flip_axes)
+        _require(len(set(self.flip_axes) & {"x", "y", "z"}) == len(self.flip_axes), "flip_axes", axes, "some of x, y, z, each once")
+        _require(0 <= self.intensity_scale < 1, "intensity_scale", self.intensity_scale, "0 up to, not including, 1")
+        _require(0 <= self.intensity_shift <= 2, "intensity_shift", self.intensity_shift, "0 to 2, the width of the window")
         _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
         _require(
             0 < self.final_learning_rate <= self.learning_rate,
@@ -95,6 +102,11 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "per_case": config.patches_per_case,
             "foreground_fraction": config.foreground_fraction,
             "tumour_fraction": config.tumour_fraction,
+        },
+        "augmentation": {
+            "flip_axes": sorted(config.flip_axes),
+            "intensity_scale": config.intensity_scale,
+            "intensity_shift": config.intensity_shift,
         },
         "training": {
             "batch_size": config.batch_size,

@@ -50,6 +50,9 @@ def define_experiment() -> None:
     flags.DEFINE_integer(keep("patches_per_case"), 4, "Patches per training case and epoch.")
     flags.DEFINE_float(keep("foreground_fraction"), 0.5, "Share of patches centred on foreground.")
     flags.DEFINE_float(keep("tumour_fraction"), 0.0, "Share of the foreground patches centred on tumour; 0 is the paper's.")
+    flags.DEFINE_list(keep("flip_axes"), [], "Augmentation: axes along which patches are reversed at random, e.g. x,z. None in the paper.")
+    flags.DEFINE_float(keep("intensity_scale"), 0.0, "Augmentation: patches are multiplied by 1 - s to 1 + s.")
+    flags.DEFINE_float(keep("intensity_shift"), 0.0, "Augmentation: -s to s is added to patches; the window is 2 wide.")
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
@@ -143,6 +146,7 @@ def experiment_config() -> ExperimentConfig:
             window_hu=numbers("window_hu", float, 2),
             patch_size=numbers("patch_size", int, 3),
             inference_window=numbers("inference_window", int, 3),
+            flip_axes=tuple(FLAGS.flip_axes),
         )
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error

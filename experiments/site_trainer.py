@@ -6,6 +6,7 @@ validation and checkpoints after every epoch. A baseline is the same rounds with
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -18,9 +19,11 @@ import tensorflow as tf
 from c2fnas import case_scores, checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
 from c2fnas.losses import LossConfig
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
+from c2fnas.train_step import Augment
 from experiments import case_rows
 from experiments.configuration import ExperimentConfig, plan
 from preprocessing import dataset, resampling
+from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_store import CaseStore, StoredCase
 from preprocessing.patches import PatchConfig, PatchSampler
 from runkit import atomic, events, progress
@@ -91,7 +94,14 @@ def build_trainer(
         ),
         strategy,
         xla=xla,
+        augment=augmentation(config),
     )
+
+
+def augmentation(config: ExperimentConfig) -> Augment | None:
+    """Returns what happens to patches inside the training step, None where nothing does."""
+    chosen = AugmentationConfig(flip_axes=config.flip_axes, intensity_scale=config.intensity_scale, intensity_shift=config.intensity_shift)
+    return functools.partial(augment, config=chosen) if chosen.active else None
 
 
 class SiteTrainer:

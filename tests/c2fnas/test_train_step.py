@@ -98,3 +98,24 @@ def test_one_two_and_four_replicas_take_the_same_steps():
             assert other == pytest.approx(one, rel=1e-4)
         assert result[replicas]["difference"] < 1e-4
     assert "batch_size is 4 over 3 replicas; give a multiple of 3" in result["refused"]
+
+
+def test_augmentation_is_part_of_the_step():
+    def mirrored(image, label, sample_seed):
+        assert sample_seed.shape == (4, 2)
+        return tf.reverse(image, [1]), tf.reverse(label, [1])
+
+    strategy = tf.distribute.get_strategy()
+    network = tiny.build()
+    optimizer = tf.keras.optimizers.SGD(0.1)
+    optimizer.build(list(network.variables.values()))
+
+    def parts(batch, **changes):
+        found, *_ = make_train_step(network, optimizer, strategy, LossConfig(), 4, **changes).gradients(share(batch, strategy))
+        return {name: float(value) for name, value in found.items()}
+
+    batch = tiny.batch(0)
+    by_hand = {**batch, "image": batch["image"][:, ::-1].copy(), "label": batch["label"][:, ::-1].copy()}
+    augmented = parts(batch, augment=mirrored)
+    assert augmented == pytest.approx(parts(by_hand), rel=1e-5)
+    assert augmented != pytest.approx(parts(batch), rel=1e-5)

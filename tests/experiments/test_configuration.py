@@ -30,6 +30,9 @@ VALUES = {
         ("clip_norm", -1.0, r"clip_norm is -1.0; expected a finite number above 0, or 0"),
         ("non_finite", "hope", r"non_finite is 'hope'; expected 'stop' or 'skip'"),
         ("instance_norm", "batch", r"instance_norm is 'batch'; expected 'rows' or 'library'"),
+        ("flip_axes", ("x", "w"), "flip_axes is 'x,w'; expected some of x, y, z"),
+        ("flip_axes", ("x", "x"), "flip_axes is 'x,x'; expected some of x, y, z, each once"),
+        ("intensity_scale", 1.0, "intensity_scale is 1.0; expected 0 up to, not including, 1"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
     ],
 )
@@ -49,6 +52,8 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
         "local_epochs": 1,
         "batch_size": 8,
         "kl": "latent",
+        "flip_axes": ("x",),
+        "intensity_shift": 0.1,
     }
     for name, value in shared.items():
         assert configuration.plan(dataclasses.replace(config, **{name: value}), {"cells": [1]}) != same, name
