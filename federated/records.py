@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,32 +45,42 @@ def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
 
 
 class Records:
-    """Facts that survive a crash. Every method that changes one returns after the change is on disk. Not thread-safe."""
+    """Facts that survive a crash. Every method that changes one returns after the change is on disk.
+
+    Any thread may call any method: one statement runs at a time, and a transaction keeps out every other. What must hold between two
+    calls is for the caller's own lock.
+    """
 
     def __init__(self, path: str | os.PathLike):
+        # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
+        self._lock = threading.RLock()
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        self._database.close()
+        with self._lock:
+            self._database.close()
 
     def _all(self, statement: str, *values: Any) -> list[tuple]:
-        return self._database.execute(statement, values).fetchall()
+        with self._lock:
+            return self._database.execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> tuple | None:
-        return self._database.execute(statement, values).fetchone()
+        with self._lock:
+            return self._database.execute(statement, values).fetchone()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
 
     # The run.
 
