@@ -53,27 +53,27 @@ class Records:
 
     def __init__(self, path: str | os.PathLike):
         # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
-        self._lock = threading.RLock()
+        self._serial = threading.RLock()
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        with self._lock:
+        with self._serial:
             self._database.close()
 
     def _all(self, statement: str, *values: Any) -> list[tuple]:
-        with self._lock:
+        with self._serial:
             return self._database.execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> tuple | None:
-        with self._lock:
+        with self._serial:
             return self._database.execute(statement, values).fetchone()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._serial:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
