@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -37,7 +38,7 @@ def training_step(network: Network, batch: int) -> MemoryEstimate:
     more for the working space of its own backward pass. What a framework's allocator and convolution workspaces add is not in it:
     allow a quarter more.
     """
-    sizes = [_output_size(layer) for layer in network.trainer.layers]
+    sizes = [_output_size(node) for nodes in network.trainer._nodes_by_depth.values() for node in nodes]
     weights = sum(int(np.prod(variable.shape)) for variable in network.variables.values())
     return MemoryEstimate(
         weights=4 * weights * _FLOAT_BYTES,
@@ -45,7 +46,9 @@ def training_step(network: Network, batch: int) -> MemoryEstimate:
     )
 
 
-def _output_size(layer) -> int:
-    """Returns values in a layer's outputs for one patch."""
-    outputs = layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]
-    return sum(int(np.prod([1 if n is None else n for n in output.shape[1:]])) for output in outputs)
+def _output_size(node) -> int:
+    """Returns values in the outputs of one call of a layer for one patch.
+
+    Of the call, not of the layer: a layer's own `output` is that of its first call, on volumes of any size.
+    """
+    return sum(int(np.prod(output.shape[1:])) for output in tf.nest.flatten(node.outputs))
