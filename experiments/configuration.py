@@ -44,6 +44,7 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
+    validation_every: int = 1  # rounds between two validations of the site's own model, one of which is chosen
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float
@@ -75,7 +76,16 @@ class ExperimentConfig:
         _require(
             len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
         )
-        for name in ("filters", "latent_size", "patches_per_case", "batch_size", "num_rounds", "local_epochs", "keep_checkpoints"):
+        for name in (
+            "filters",
+            "latent_size",
+            "patches_per_case",
+            "batch_size",
+            "num_rounds",
+            "local_epochs",
+            "validation_every",
+            "keep_checkpoints",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):
@@ -113,7 +123,11 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
         },
-        "schedule": {"num_rounds": config.num_rounds, "local_epochs": config.local_epochs},
+        "schedule": {
+            "num_rounds": config.num_rounds,
+            "local_epochs": config.local_epochs,
+            "validation_every": config.validation_every,
+        },
         "inference": {
             "window": list(config.inference_window),
             "overlap": config.inference_overlap,

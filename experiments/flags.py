@@ -94,6 +94,12 @@ def define_experiment() -> None:
     )
     flags.DEFINE_integer(keep("num_rounds"), 60, "Federated rounds; a baseline trains num_rounds * local_epochs epochs.")
     flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
+    flags.DEFINE_integer(
+        keep("validation_every"),
+        1,
+        "Rounds between two validations of a site's own model, of which the best is kept; the last round has one always. A received "
+        "global model is scored in every round.",
+    )
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
     flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")
     flags.DEFINE_enum(keep("inference_blending"), "constant", ["constant", "gaussian"], "Weights of a window's voxels.")

@@ -84,7 +84,8 @@ def cost(spec: RunSpec) -> dict[str, float]:
     epochs = config.num_rounds * config.local_epochs
     longest = max(math.ceil(c[0] * config.patches_per_case / config.batch_size) for c in counts)
     validation, test = max(c[1] for c in counts), max(c[2] for c in counts)
-    alone = epochs * longest * step + config.num_rounds * validation * validated
+    own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
+    alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
     stages = {
         "cohort": max((sum(site.cohort.values()) for site in spec.sites), default=0) * _COHORT_S * together,
@@ -97,9 +98,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
     }
     if POOLED in spec.beyond:
         steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
-        stages["pooled training"] = (
-            epochs * steps * step / 1.5 + config.num_rounds * sum(c[1] for c in counts) * validated / 1.5
-        )  # on both cores
+        stages["pooled training"] = epochs * steps * step / 1.5 + own_validations * sum(c[1] for c in counts) / 1.5  # on both cores
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
     if spec.beyond:

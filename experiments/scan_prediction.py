@@ -16,7 +16,7 @@ import numpy as np
 from c2fnas import components, inference, sliding_window
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from preprocessing import geometry, integrity, intensity, nifti, resampling, separable, sources
+from preprocessing import geometry, integrity, intensity, nifti, resampling, sources
 from preprocessing.manifest import Case
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
@@ -119,7 +119,7 @@ def predict_scan(
         for value, name in CLASS_NAMES.items():
             path = _beside(output, f".{name}.nii.gz")
             with _written(path):
-                nifti.write_volume(path, Volume(_native_linear(by_class[..., value], ct.grid, settings.spacing_mm), ct.affine))
+                nifti.write_volume(path, Volume(_on_native_grid(by_class[..., value], ct.grid, settings.spacing_mm), ct.affine))
     if overlay is not None:
         with _written(overlay), atomic.replacing(overlay) as path:
             figures.overlay(scaled, mask, settings.spacing_mm).savefig(path)
@@ -174,11 +174,13 @@ def _described(native: np.ndarray, grid: Grid) -> Prediction:
     )
 
 
-def _native_linear(volume: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
-    """Returns a volume of the training grid linearly interpolated on the scan's own grid, float32 in the scan's axis order."""
-    upright = geometry.ras_grid(native)
-    places = [np.arange(n) * (s / t) for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
-    return geometry.from_ras(separable.interpolate(volume, places), native)
+def _on_native_grid(probability: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
+    """Returns one class's probabilities of the training grid on the scan's own grid, float32 in the scan's axis order."""
+    restored = np.empty(native.shape, dtype=np.float32, order="F")
+    upright = geometry.to_ras_order(restored, native)
+    for rows, slab in resampling.restored_probabilities(probability[..., np.newaxis], native, target_mm):
+        upright[rows] = slab[..., 0]
+    return restored
 
 
 def _beside(output: str | os.PathLike, ending: str) -> pathlib.Path:

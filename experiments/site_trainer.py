@@ -1,7 +1,8 @@
 """One site's training: case store -> patches -> steps -> named weights. Both the baseline and the federation drive it.
 
-A round is the unit of both: `train` runs its local epochs, validates on whole volumes, keeps the best model by the site's own
-validation and checkpoints after every epoch. A baseline is the same rounds without an exchange in between.
+A round is the unit of both: `train` runs its local epochs, validates on whole volumes (in every round, or as often as the
+configuration says), keeps the best model by the site's own validation and checkpoints after every epoch. A baseline is the same rounds
+without an exchange in between.
 """
 
 from __future__ import annotations
@@ -209,17 +210,23 @@ class SiteTrainer:
             self._record("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
             if until < end:
                 self._save()
+        if round_number % self._config.validation_every == 0 or round_number == self._config.num_rounds:
+            score = self._choose(round_number)
+            parts = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
+        self._state = {**self._state, "complete": True, "metrics": parts}
+        self._save()
+
+    def _choose(self, round_number: int) -> dict[str, float]:
+        """Validates the trained weights, keeps them where they are the best so far, and returns their score."""
         score = self.validate(f"{self._label} validation")
         self._record("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
         if self._writes:
             self._board.validation(self._trainer.step, score)
         best = self._state["best"]
         if best is None or score["dice"] > best["dice"]:
-            best = {"dice": score["dice"], "round": round_number}
+            self._state = {**self._state, "best": {"dice": score["dice"], "round": round_number}}
             self._save_best(round_number)
-        values = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
-        self._state = {**self._state, "complete": True, "metrics": values, "best": best}
-        self._save()
+        return score
 
     def _train_until(self, until: int, label: str) -> dict[str, float]:
         if self._profiler is not None:
@@ -280,6 +287,9 @@ class SiteTrainer:
     def local_models(self) -> dict[str, Weights]:
         """Returns what this site lends to the cross-site evaluation: its earlier models and its best federated one."""
         models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
+        if self._state["best"] is None:  # the run ended before the first validation was due
+            self._choose(self._state["round"])
+            self._save()
         models[self._label] = self.best_model()
         return models
 

@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
     )
     for round_number, metrics in site.train_alone(weights):
         logging.info(
-            "site=%s round=%d validation_dice=%.4f data_wait_share=%.3f",
+            "site=%s round=%d validation_dice=%s data_wait_share=%.3f",
             store.site,
             round_number,
-            metrics["validation_dice"],
+            metrics.get("validation_dice", "not this round"),
             metrics["data_wait_share"],
         )
     if devices.is_chief():

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
     site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
     for round_number, metrics in site.train_alone(weights):
-        logging.info("model=pooled round=%d validation_dice=%.4f", round_number, metrics["validation_dice"])
+        logging.info("model=pooled round=%d validation_dice=%s", round_number, metrics.get("validation_dice", "not this round"))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class GrpcTransport:
             protocol=PROTOCOL,
         )
         with self._calling():
-            metadata = ((wire.TOKEN_KEY, f"{wire.CREDENTIAL_PREFIX}{self.site}:{self._credential}"),)
+            metadata = wire.credential_metadata(self.site, self._credential)
             session = wire.session_from_message(self._stub.Login(request, timeout=_SHORT_S, metadata=metadata))
         self._token, self._poll_s, self._encoding = session.token, session.poll_s, session.transport
         return session
@@ -165,8 +165,8 @@ class GrpcTransport:
             raise errors.DamagedTransfer(f"the server's receipt is for another model than site {self.site!r} sent; send it again")
         return receipt
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return ((wire.TOKEN_KEY, wire.TOKEN_PREFIX + self._token),)
+    def _metadata(self) -> wire.Metadata:
+        return wire.token_metadata(self._token)
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from absl import logging
 
 from federated import errors, tls, wire
 from federated import operation_pb2 as pb
+from federated.answering import Answering, turned_away
 from federated.credentials import CredentialBook
 from federated.exchange import PROTOCOL
 from runkit import release
@@ -66,13 +67,12 @@ class OperationGate(grpc.ServerInterceptor):
             if method != "Probe" and name != OPERATOR:
                 raise errors.WrongCredential(f"site {name!r} is not the operator; use the operator's kit of this federation")
         except errors.FederationError as error:
-            refusal = error  # the name `error` ends with this block
-            # Stream in, stream out: gRPC reads no message before such a handler asks for one.
-            return grpc.stream_stream_rpc_method_handler(lambda _, context: _refuse(context, refusal))
+            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            return turned_away(error)
         return self._handlers.get(method)
 
     def _check_credential(self, metadata: Any) -> str:
-        name, secret = _presented(metadata)
+        name, secret = wire.presented_credential(metadata)
         if name == OPERATOR:
             self._credentials.check_operator(secret)
         else:
@@ -81,7 +81,7 @@ class OperationGate(grpc.ServerInterceptor):
 
     def _caller(self, context: grpc.ServicerContext) -> str:
         """Returns who calls, once the certificate of the connection is found to bear the name of the credential."""
-        name, _ = _presented(context.invocation_metadata())
+        name, _ = wire.presented_credential(context.invocation_metadata())
         owner, certificate = tls.caller(context)
         self._credentials.check_certificate(certificate)
         if owner != name:
@@ -89,7 +89,7 @@ class OperationGate(grpc.ServerInterceptor):
         return name
 
     def _probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
-        with _answering(context):
+        with Answering(context):
             name = self._caller(context)
             size, plan = self._desk.model_facts()
             lines, head = self._desk.log_head()
@@ -105,50 +105,13 @@ class OperationGate(grpc.ServerInterceptor):
             )
 
     def _status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
-        with _answering(context):
+        with Answering(context):
             self._caller(context)
             return pb.StatusReply(status_json=json.dumps(self._desk.status(), allow_nan=False))
 
     def _order(self, request: pb.OrderRequest, context: grpc.ServicerContext) -> pb.OrderReply:
-        with _answering(context):
+        with Answering(context):
             self._caller(context)
             if request.kind not in ORDERS:
                 raise errors.OrderRefused(f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}")
             return pb.OrderReply(answer=self._desk.order(request.kind, request.site))
-
-
-def header(name: str, credential: str) -> tuple[tuple[str, str], ...]:
-    """Returns the metadata of a call."""
-    return ((wire.TOKEN_KEY, f"{wire.CREDENTIAL_PREFIX}{name}:{credential}"),)
-
-
-def _presented(metadata: Any) -> tuple[str, str]:
-    for key, value in metadata or ():
-        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(wire.CREDENTIAL_PREFIX):
-            name, _, secret = value[len(wire.CREDENTIAL_PREFIX) :].partition(":")
-            return name[:64], secret
-    return "", ""
-
-
-def _refuse(context: grpc.ServicerContext, error: errors.FederationError) -> None:
-    logging.info("event=refused error=%s %s", type(error).__name__, error)
-    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__),))
-    unknown = isinstance(error, (errors.WrongCredential, errors.SessionExpired))
-    context.abort(grpc.StatusCode.UNAUTHENTICATED if unknown else grpc.StatusCode.FAILED_PRECONDITION, str(error))
-
-
-class _answering:
-    """Sends the errors of this package with their class; anything else is logged here and told to the caller in general terms."""
-
-    def __init__(self, context: grpc.ServicerContext):
-        self._context = context
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, errors.FederationError):
-            _refuse(self._context, error)
-        if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
-            logging.exception("event=failed")
-            self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")

@@ -78,7 +78,7 @@ class Operator:
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, reply.FromString)
         try:
-            return call(request, timeout=self._timeout_s, metadata=operation.header(self._kit.name, self._kit.credential))
+            return call(request, timeout=self._timeout_s, metadata=wire.credential_metadata(self._kit.name, self._kit.credential))
         except grpc.RpcError as error:
             raise self._error(error) from None  # gRPC's own text holds addresses and internals
 

@@ -5,62 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import grpc
-from absl import logging
 from google.protobuf.message import DecodeError
 
 from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
+from federated.answering import Answering, turned_away
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
 
-_STATUS = {
-    errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
-    errors.SessionExpired: grpc.StatusCode.UNAUTHENTICATED,
-    errors.CertificateRefused: grpc.StatusCode.PERMISSION_DENIED,
-    errors.UnknownSite: grpc.StatusCode.PERMISSION_DENIED,
-    errors.PlanDiffers: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.VersionDiffers: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.StaleUpdate: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.FederationFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.StorageTrouble: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.UpdateRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.IncompatibleWeights: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.ModelRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.PrivacyRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
-    errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
-}
 _LOGIN = "/weight_exchange.WeightExchange/Login"
-_MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
 _MAX_ROWS = 200_000
-Reply = TypeVar("Reply")
-
-
-def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:
-    reasons = ((wire.REASONS_KEY, wire.reasons_to_text(error.reasons)),) if error.reasons else ()
-    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__), *reasons))
-    text = str(error)
-    context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")
-
-
-def _token(metadata: Any) -> str:
-    return _after(wire.TOKEN_PREFIX, metadata)
-
-
-def _credential(metadata: Any) -> tuple[str, str]:
-    """Returns (site, credential) that a login carries."""
-    site, _, credential = _after(wire.CREDENTIAL_PREFIX, metadata).rpartition(":")
-    return site, credential
-
-
-def _after(prefix: str, metadata: Any) -> str:
-    for key, value in metadata or ():
-        if key == wire.TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
-            return value[len(prefix) :]
-    return ""
 
 
 class TokenGate(grpc.ServerInterceptor):
@@ -72,13 +29,11 @@ class TokenGate(grpc.ServerInterceptor):
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         try:
             if details.method == _LOGIN:
-                self._coordinator.check_credential(*_credential(details.invocation_metadata))
+                self._coordinator.check_credential(*wire.presented_credential(details.invocation_metadata))
             else:
-                self._coordinator.site_of(_token(details.invocation_metadata))
+                self._coordinator.site_of(wire.presented_token(details.invocation_metadata))
         except errors.FederationError as error:
-            refusal = error  # the name `error` ends with this block
-            # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
-            return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, refusal))
+            return turned_away(error)
         return continuation(details)
 
 
@@ -89,7 +44,7 @@ class WeightExchangeServicer:
         self._coordinator, self._poll_s = coordinator, poll_s
 
     def Login(self, request: pb.LoginRequest, context: grpc.ServicerContext) -> pb.LoginReply:
-        with _answering(context):
+        with Answering(context):
             name, certificate = tls.caller(context)
             if name != request.site:
                 raise errors.CertificateRefused(
@@ -101,35 +56,33 @@ class WeightExchangeServicer:
                 raise errors.PlanDiffers(f"the plan of site {request.site!r} is not JSON; install the same release at both ends") from error
             if not isinstance(plan, dict):
                 raise errors.PlanDiffers(f"the plan of site {request.site!r} is no JSON object; install the same release at both ends")
-            site, credential = _credential(context.invocation_metadata())
+            site, credential = wire.presented_credential(context.invocation_metadata())
             if site != request.site:
-                raise errors.WrongCredential(
-                    f"the credential is that of {site[:80]!r}, not of site {request.site[:80]!r}; use one kit, whole"
-                )
+                raise errors.WrongCredential(f"the credential is that of {site!r}, not of site {request.site[:80]!r}; use one kit, whole")
             session = self._coordinator.login(
                 site, credential, plan, request.num_examples, certificate=certificate, protocol=request.protocol
             )
             return wire.session_to_message(session)
 
     def NextTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:
-        with _answering(context):
+        with Answering(context):
             site = self._site(context)
             context.add_callback(self._coordinator.wake)  # a site that hangs up frees its thread at once
             return wire.task_to_message(self._coordinator.next_task(site, wait_s=self._poll_s, asking=context.is_active))
 
     def HeartBeat(self, request: pb.HeartBeatRequest, context: grpc.ServicerContext) -> pb.Acknowledgement:
-        with _answering(context):
+        with Answering(context):
             self._site(context)
             return pb.Acknowledgement()
 
     def Describe(self, request: pb.ModelName, context: grpc.ServicerContext) -> pb.ModelHeader:
-        with _answering(context):
+        with Answering(context):
             file, manifest = self._coordinator.open_model(self._site(context), request.model)
             file.close()
             return wire.header_to_message(Offer(manifest, model=request.model))
 
     def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[codec.Chunk]:
-        with _answering(context):
+        with Answering(context):
             site, began, sent = self._site(context), time.monotonic(), 0
             file, manifest = self._coordinator.open_model(site, request.model, request.sha256)
             with file:
@@ -140,27 +93,27 @@ class WeightExchangeServicer:
                 self._coordinator.note_pulled(site, request.model, nbytes=sent, seconds=time.monotonic() - began)
 
     def ReportScores(self, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
-        with _answering(context):
+        with Answering(context):
             self._coordinator.report_scores(self._site(context), request.model, dict(request.values))
             return pb.Acknowledgement()
 
     def Offer(self, request: pb.ModelHeader, context: grpc.ServicerContext) -> pb.OfferReply:
-        with _answering(context):
+        with Answering(context):
             site = self._site(context)
             return wire.answer_to_message(self._coordinator.offer(site, wire.header_from_message(request)))
 
     def Send(self, request_iterator: Iterator[wire.Part], context: grpc.ServicerContext) -> pb.Receipt:
-        with _answering(context):
+        with Answering(context):
             site = self._site(context)
             return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_parts(request_iterator)))
 
     def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
-        with _answering(context):
+        with Answering(context):
             self._coordinator.declare_models(self._site(context), list(request.names))
             return pb.Acknowledgement()
 
     def SubmitRows(self, request_iterator: Iterator[pb.Row], context: grpc.ServicerContext) -> pb.Acknowledgement:
-        with _answering(context):
+        with Answering(context):
             site, rows = self._site(context), []
             for message in request_iterator:
                 rows.append(wire.row_from_message(message))
@@ -181,7 +134,7 @@ class WeightExchangeServicer:
                 raise errors.DamagedTransfer("a message cannot be read; install the same release at both ends") from error
 
         def call(received: Any, context: grpc.ServicerContext) -> Any:
-            with _answering(context):
+            with Answering(context):
                 if not login:
                     self._site(context)
                 request = map(decoded, received) if streamed else decoded(received)
@@ -192,7 +145,7 @@ class WeightExchangeServicer:
     def _site(self, context: grpc.ServicerContext) -> str:
         """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
         _, certificate = tls.caller(context)
-        return self._coordinator.site_of(_token(context.invocation_metadata()), certificate)
+        return self._coordinator.site_of(wire.presented_token(context.invocation_metadata()), certificate)
 
 
 def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:
@@ -219,21 +172,3 @@ def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None
         for name, (make, reads, writes) in methods.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weight_exchange.WeightExchange", handlers),))
-
-
-class _answering:
-    """Sends the errors of this package with their status; anything else is logged here and told to the caller in general terms."""
-
-    def __init__(self, context: grpc.ServicerContext):
-        self._context = context
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, errors.FederationError):
-            logging.info("event=refused error=%s %s", type(error).__name__, error)
-            _abort(self._context, error)
-        if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
-            logging.exception("event=failed")
-            self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")

@@ -18,8 +18,7 @@ from federated.weights import Manifest, TensorSpec, check_declaration
 ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
 REASONS_KEY = "federation-reasons"  # and why, tensor by tensor
 TOKEN_KEY = "authorization"
-TOKEN_PREFIX = "Bearer "
-CREDENTIAL_PREFIX = "Credential "
+_TOKEN, _CREDENTIAL = "Bearer ", "Credential "
 _MAX_REASONS, _MAX_REASONS_TEXT = 100, 16 * 2**10
 MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a model of many tensors
 CHANNEL_OPTIONS = (
@@ -35,6 +34,37 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def token_metadata(token: str) -> Metadata:
+    """Returns the metadata of a call of a site that is logged in."""
+    return ((TOKEN_KEY, _TOKEN + token),)
+
+
+def credential_metadata(name: str, credential: str) -> Metadata:
+    """Returns the metadata of a login, or of an operator's call."""
+    return ((TOKEN_KEY, f"{_CREDENTIAL}{name}:{credential}"),)
+
+
+def presented_token(metadata: Any) -> str:
+    """Returns the token that a call carries, or ""."""
+    return _after(_TOKEN, metadata)
+
+
+def presented_credential(metadata: Any) -> tuple[str, str]:
+    """Returns (name, credential) that a call carries, or empty ones."""
+    name, _, credential = _after(_CREDENTIAL, metadata).rpartition(":")
+    return name[:64], credential
+
+
+def _after(prefix: str, metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
+            return value[len(prefix) :]
+    return ""
 
 
 def task_to_message(task: Task) -> pb.Task:

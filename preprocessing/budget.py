@@ -109,10 +109,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     planes = 4 * _planes_voxels(grid, upright, prepared)
     plain_label = label_type.itemsize == 1 and not label_scaled
     label_bytes = math.prod(label_grid.shape) * (1 if plain_label else 2 * label_type.itemsize + 6)
-    # label read | image decompressed, label held | planes besides both
+    # both read at the same time | planes besides both
     stages = (
-        label_file + label_bytes,
-        read_bytes + native_voxels * image_bytes + math.prod(label_grid.shape),
+        label_file + label_bytes + read_bytes + native_voxels * image_bytes,
         native_voxels * (image_bytes + 1) + math.prod(label_grid.shape) + planes,
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES

@@ -5,6 +5,7 @@ The pipeline, the check and the reports open a case here and nowhere else.
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import pathlib
 from collections.abc import Mapping
@@ -28,9 +29,10 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
     Raises:
       IntegrityError: with rule and file, whatever is wrong with one of them.
     """
-    # the label first: it is small, and a case without a usable one needs no CT
-    label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None)
-    image = read_image(case)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:  # decompressing lets go of the interpreter
+        reading = beside.submit(read_image, case)
+        label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None)
+        image = reading.result()
     if case.label_turn is not None:
         label = Volume(turned(label.array, case.label_turn), image.affine)
     return image, label

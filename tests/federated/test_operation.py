@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import audit, credentials, doctor, errors, examination, operation, operator_client, provision, tensor_files, tls
+from federated import audit, credentials, doctor, errors, examination, operation, operator_client, provision, tensor_files, tls, wire
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from tests.federated import toy
@@ -166,14 +166,14 @@ def test_the_operators_credential_is_of_no_use_with_a_sites_certificate_nor_the_
     secret = {name: (kits / name / "credential").read_text().strip() for name in ("operator", "C1")}
     site, operator = tls.Identity.of(kits / "C1", "site"), tls.Identity.of(kits / "operator", "operator")
     for identity, name, credential, code in (
-        (site, "operator", secret["operator"], grpc.StatusCode.FAILED_PRECONDITION),
+        (site, "operator", secret["operator"], grpc.StatusCode.PERMISSION_DENIED),
         (operator, "operator", secret["C1"], grpc.StatusCode.UNAUTHENTICATED),
         (operator, "C1", secret["C1"], grpc.StatusCode.UNAUTHENTICATED),
         (operator, "", "", grpc.StatusCode.UNAUTHENTICATED),
         (site, "C1", secret["operator"], grpc.StatusCode.UNAUTHENTICATED),
     ):
         with pytest.raises(grpc.RpcError) as caught:
-            call(running, identity, operation.header(name, credential))
+            call(running, identity, wire.credential_metadata(name, credential))
         assert caught.value.code() == code, (name, code)
     for metadata in (
         (),
@@ -191,7 +191,7 @@ def test_an_unknown_method_is_no_way_in(serving, kits):
     identity = tls.Identity.of(kits / "operator", "operator")
     secret = (kits / "operator" / "credential").read_text().strip()
     with pytest.raises(grpc.RpcError) as caught:
-        call(running, identity, operation.header("operator", secret), method="Everything")
+        call(running, identity, wire.credential_metadata("operator", secret), method="Everything")
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -272,7 +272,12 @@ def test_who_is_not_the_operator_is_turned_away_before_a_message_is_read(serving
     secret = (kits / "C1" / "credential").read_text().strip()
     order = pb.OrderRequest(kind="pause", site="x" * 2**20)
     with grpc.secure_channel(f"localhost:{running.port}", tls.Identity.of(kits / "C1", "site").for_client()) as channel:
-        for metadata in ((), operation.header("operator", secret), operation.header("C1", secret), operation.header("C1", "made up")):
+        for metadata in (
+            (),
+            wire.credential_metadata("operator", secret),
+            wire.credential_metadata("C1", secret),
+            wire.credential_metadata("C1", "made up"),
+        ):
             sent = []
 
             def endless(sent=sent):

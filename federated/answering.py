@@ -1,0 +1,61 @@
+"""How a service of this package answers with an error: one gRPC status, the error's class and its reasons in the trailing metadata."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+from absl import logging
+
+from federated import errors, wire
+
+_STATUS = {
+    errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
+    errors.SessionExpired: grpc.StatusCode.UNAUTHENTICATED,
+    errors.CertificateRefused: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnknownSite: grpc.StatusCode.PERMISSION_DENIED,
+    errors.PlanDiffers: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.VersionDiffers: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StaleUpdate: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OrderRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.FederationFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StorageTrouble: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UpdateRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.IncompatibleWeights: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.PrivacyRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
+}
+_MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
+
+
+def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
+    """Returns a handler that answers with `error` before it reads a message."""
+    # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
+    return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, error))
+
+
+class Answering:
+    """A call's block: ends it with the errors of this package; anything else is logged here and told to the caller in general terms."""
+
+    def __init__(self, context: grpc.ServicerContext):
+        self._context = context
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, errors.FederationError):
+            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            _abort(self._context, error)
+        if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
+            logging.exception("event=failed")
+            self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+
+
+def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:
+    reasons = ((wire.REASONS_KEY, wire.reasons_to_text(error.reasons)),) if error.reasons else ()
+    context.set_trailing_metadata(((wire.ERROR_KEY, type(error).__name__), *reasons))
+    text = str(error)
+    context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")

@@ -1,0 +1,79 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from c2fnas import named_weights
+from experiments import site_trainer
+from experiments.configuration import ExperimentConfig
+from preprocessing import manifest, nifti, pipeline
+from tests.experiments import study
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder, cases = tmp_path_factory.mktemp("site"), []
+    for number in range(4):
+        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
+        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
+            nifti.write_volume(path, volume)
+        cases.append(manifest.Case(f"case{number}", image, label))
+    listed = manifest.Manifest("C2", tuple(cases))
+    return pipeline.prepare(listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1))
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "genotype.json").write_text(json.dumps(study.GENOTYPE))
+    return ExperimentConfig(
+        profile="tiny", seed=5, genotype=str(tmp_path / "genotype.json"), filters=4, vae="none", latent_size=4, classifier_bias="zero",
+        class_prior=(0.9, 0.08, 0.02), spacing_mm=(3.0, 3.0, 3.0), window_hu=(-200.0, 250.0), patch_size=(16, 16, 8), patches_per_case=1,
+        foreground_fraction=0.5, batch_size=2, learning_rate=0.01, final_learning_rate=0.001, kl="voxels", num_rounds=5, local_epochs=1,
+        validation_every=2, inference_window=(16, 16, 8), inference_overlap=0.25, inference_blending="constant",
+    )  # fmt: skip
+
+
+def trainer(config, store, folder):
+    return site_trainer.SiteTrainer(config, store, folder, label="C2_FL_local", strategy=tf.distribute.MirroredStrategy(["CPU:0"]))
+
+
+def validated(folder):
+    lines = map(json.loads, (folder / "history.jsonl").read_text().splitlines())
+    return [(line["round"], line["dice"]) for line in lines if line["event"] == "validation"]
+
+
+def initial(config):
+    return named_weights.read(site_trainer.build_network(config))
+
+
+def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(config, store, tmp_path):
+    site = trainer(config, store, tmp_path)
+    rounds = dict(site.train_alone(initial(config)))
+    assert [number for number, _ in validated(tmp_path)] == [2, 4, 5]
+    assert [number for number, metrics in rounds.items() if "validation_dice" in metrics] == [2, 4, 5]
+    best = max(score for _, score in validated(tmp_path))
+    first = next(number for number, score in validated(tmp_path) if score == best)
+    assert site.best_score == {"dice": best, "round": first}
+
+
+def test_how_often_changes_no_weight(config, store, tmp_path):
+    ends = []
+    for every in (1, 2):
+        site = trainer(dataclasses.replace(config, validation_every=every), store, tmp_path / str(every))
+        weights = initial(config)
+        for number in (1, 2, 3):
+            weights, _ = site.train(weights, number)
+        ends.append(weights)
+    for name, array in ends[0].items():
+        np.testing.assert_array_equal(array, ends[1][name])
+
+
+def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(config, store, tmp_path):
+    site = trainer(config, store, tmp_path)
+    weights, metrics = site.train(initial(config), 1)
+    assert "validation_dice" not in metrics and validated(tmp_path) == []
+    lent = trainer(config, store, tmp_path).local_models()["C2_FL_local"]  # a restart in between makes no difference
+    assert set(lent) == set(weights) and all(np.array_equal(lent[name], array) for name, array in weights.items())
+    assert [number for number, _ in validated(tmp_path)] == [1]
