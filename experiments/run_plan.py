@@ -66,7 +66,7 @@ class RunSpec:
 
 
 # Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
-_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.42, 0.4, 1.2, 1.6, 0.4, 8.0
+_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.46, 0.36, 1.2, 1.4, 0.25, 8.0
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
@@ -98,7 +98,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
     }
     if POOLED in spec.beyond:
         steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
-        stages["pooled training"] = epochs * steps * step / 1.5 + own_validations * sum(c[1] for c in counts) / 1.5  # on both cores
+        stages["pooled training"] = epochs * steps * step / 1.3 + own_validations * sum(c[1] for c in counts) / 1.3  # on both cores
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
     if spec.beyond:

@@ -13,16 +13,18 @@ from federated.weights import NamedArrays, TensorSpec, check_same, dtype_runs, s
 SLAB_BYTES = 2**20  # averaged at a time, whatever the tensors
 
 
-def mean_of(slabs: Sequence[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
+def mean_of(slabs: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
     """Returns sum(n_i * x_i) / sum(n_i), accumulated in float64 in the order given, in the dtype of the inputs.
 
-    An integer n times a float32 is exact in float64 while n < 2**29, so the mean of one site is that site, bit for bit.
+    One slab is asked for after the other, so a generator keeps one of them in memory. An integer n times a float32 is exact in
+    float64 while n < 2**29, so the mean of one site is that site, bit for bit.
     """
-    total = np.zeros(slabs[0].shape, dtype=np.float64)
-    term = np.empty_like(total)
+    total = term = dtype = None
     for slab, examples in zip(slabs, num_examples, strict=True):
+        if total is None:
+            total, term, dtype = np.zeros(slab.shape), np.empty(slab.shape), slab.dtype
         total += np.multiply(slab, float(examples), out=term, dtype=np.float64)
-    return np.divide(total, float(sum(num_examples)), out=total).astype(slabs[0].dtype)
+    return np.divide(total, float(sum(num_examples)), out=total).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ def weighted_mean(contributions: Iterable[Contribution]) -> NamedArrays:
     _check_weights([(c.site, c.num_examples) for c in ordered])
     for other in ordered[1:]:
         check_same(specs_of(ordered[0].arrays), specs_of(other.arrays), what=f"update of site {other.site!r}")
-    return {name: mean_of([c.arrays[name] for c in ordered], [c.num_examples for c in ordered]) for name in ordered[0].arrays}
+    return {name: mean_of((c.arrays[name] for c in ordered), [c.num_examples for c in ordered]) for name in ordered[0].arrays}
 
 
 class Source(Protocol):
@@ -83,7 +85,7 @@ def weighted_mean_of_sources(
     for dtype, begin, nbytes in dtype_runs(first.specs):
         for start in range(begin, begin + nbytes, SLAB_BYTES):
             size = min(SLAB_BYTES, begin + nbytes - start)
-            mean = mean_of([np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered], weights)
+            mean = mean_of((np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered), weights)
             sink.write(memoryview(finish(mean)).cast("B"))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
 
@@ -21,6 +23,7 @@ from federated.weights import check_declaration, check_same
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NOTE_EVERY_S = 1.0  # that bytes of a site came
+_LOOKING = max(2, os.cpu_count() or 1)  # pieces that are checked at the same time: more would only wait for processors, each in its memory
 
 
 class Intake:
@@ -31,6 +34,7 @@ class Intake:
 
     def __init__(self, run: RunState):
         self._run, self._transfers = run, Transfers()
+        self._looking = threading.Semaphore(_LOOKING)
 
     def offer(self, site: str, offer: Offer) -> Answer:
         """Checks what a site announces and says which chunks are missing, or, where all of it is there already, its receipt.
@@ -58,7 +62,8 @@ class Intake:
         with self._storing(site), self._transfer(site, offer) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
-                transfer.partial.put(chunk)
+                with self._looking:
+                    transfer.partial.put(chunk)
                 received += len(chunk.data)
                 if time.monotonic() - noted >= _NOTE_EVERY_S:
                     noted = time.monotonic()

@@ -29,7 +29,7 @@ from federated.servicer import TokenGate, WeightExchangeServicer, add_to_server
 from federated.storage import Store
 from federated.tally import Tally
 from federated.tls import Identity
-from runkit import atomic, release
+from runkit import allocator, atomic, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
 
@@ -47,7 +47,8 @@ def serve(
 ) -> ServerSummary:
     """Serves one run until every round is aggregated and every site's rows are in, or until SIGTERM, SIGINT or `stop`.
 
-    Started again with the same store, it goes on where it was.
+    Started again with the same store, it goes on where it was. The process becomes a server's: its C library gives large blocks
+    of memory back at once from here on.
 
     Args:
       config: the operator's decisions.
@@ -63,6 +64,7 @@ def serve(
       PortInUse, StoreInUse, DifferentRun: naming what is in the way.
       StorageTrouble: where the store cannot be written any more; what was confirmed is safe.
     """
+    allocator.return_large_blocks()
     store_folder = pathlib.Path(store_folder)
     identity = Identity.of(kit_folder, "server")
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")

@@ -1,4 +1,4 @@
-"""A whole round without training: our server and sites, the least that gRPC allows, and NVFLARE; time and server memory.
+"""A whole round without training: our server and sites, the least that gRPC allows, NVFLARE and Flower; time and server memory.
 
     .venv/py3.11/bin/python -m tests.benchmarks.federated_rounds --peers_python=.venv/peers/bin/python
     SITES=2,8 VALUES=20000000 ROUNDS=4 ...       sites, float32 values in 150 arrays, rounds (the first is not counted)
@@ -7,7 +7,8 @@
 
 Every site is a process; a site adds a constant to what it gets. Ours has everything on: mutual TLS, checks, fsync, audit, scores.
 `floor` is one Python gRPC server under mutual TLS that adds up what comes in memory, with no check, hash or file. NVFLARE runs
-FedAvg in its simulator with the values in one array, which favours it. Flower is not run here.
+FedAvg in its simulator with the values in one array, which favours it. Flower runs its SuperLink and a SuperNode a site, without TLS,
+which favours it too; with ROUNDS above 4 it takes long, `FLOWER=0` leaves it out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -252,6 +256,118 @@ def nvflare(sites: int) -> dict[str, float]:
     return {"seconds a round": _median_step(moments[1:])}
 
 
+_FLOWER_PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "rounds"
+version = "1.0.0"
+description = ""
+license = "Apache-2.0"
+dependencies = ["flwr"]
+
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+
+[tool.flwr.app]
+publisher = "benchmark"
+
+[tool.flwr.app.components]
+serverapp = "rounds.server:app"
+clientapp = "rounds.site:app"
+
+[tool.flwr.app.config]
+rounds = {rounds}
+sites = {sites}
+"""
+_FLOWER_SERVER = """
+import time
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    rounds, sites = context.run_config["rounds"], context.run_config["sites"]
+    with np.load("{arrays}") as stored:
+        start = ArrayRecord([stored[name] for name in sorted(stored)])
+    def note(number, arrays):
+        with open("{times}", "a") as log:
+            log.write(f"{{time.time()}}\\n")
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=sites, min_available_nodes=sites)
+    strategy.start(grid=grid, initial_arrays=start, num_rounds=rounds, evaluate_fn=note)
+"""
+_FLOWER_SITE = """
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    arrays = [array + np.float32(0.5) for array in message.content["arrays"].to_numpy_ndarrays()]
+    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 10, "dice": 0.5})})
+    return Message(content, reply_to=message)
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def flower(sites: int) -> dict[str, float]:
+    import numpy as np
+
+    programs = pathlib.Path(sys.executable).parent
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as started:
+        folder = pathlib.Path(name)
+        np.savez(folder / "arrays.npz", **_arrays())
+        package = folder / "app" / "rounds"
+        package.mkdir(parents=True)
+        (folder / "app" / "pyproject.toml").write_text(_FLOWER_PROJECT.format(rounds=ROUNDS, sites=sites))
+        (package / "__init__.py").write_text("")
+        (package / "server.py").write_text(_FLOWER_SERVER.format(arrays=folder / "arrays.npz", times=folder / "times"))
+        (package / "site.py").write_text(_FLOWER_SITE)
+        port = _free_port()
+        home = folder / "home"
+        home.mkdir()
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+        )
+        environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+
+        def start(*command: str) -> subprocess.Popen:
+            program = subprocess.Popen(
+                [programs / command[0], *command[1:]], env=environment, cwd=folder, stdout=sys.stderr, start_new_session=True
+            )
+            started.callback(lambda: os.killpg(program.pid, signal.SIGKILL) if program.poll() is None else None)
+            return program
+
+        server = start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port))
+        for _ in range(sites):
+            start("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(_free_port()))
+        while True:  # until the server listens
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        start("flwr", "run", "app", "here", "--stream")
+        log, peak, deadline = folder / "times", 0.0, time.monotonic() + 120 + 120 * ROUNDS
+        while not log.exists() or len(log.read_text().split()) < ROUNDS + 1:
+            peak = max(peak, _memory(server.pid, "VmHWM"))
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("Flower's rounds did not come to their end; its own messages are above")
+            time.sleep(0.05)
+        moments = [float(line) for line in log.read_text().split()]
+    return {"seconds a round": _median_step(moments), "server MiB": peak}
+
+
 def main() -> None:
     flags = side_by_side.arguments(__doc__)
     if "MEMORY" in os.environ:
@@ -263,9 +379,11 @@ def main() -> None:
             Candidate(name, f"tests.benchmarks.federated_rounds:{name}", arguments={"sites": sites}) for name in ("ours", "floor")
         ]
         if flags.peers_python:
-            candidates.append(
-                Candidate("nvflare", "tests.benchmarks.federated_rounds:nvflare", python=flags.peers_python, arguments={"sites": sites})
-            )
+            peers = ("nvflare", "flower") if os.environ.get("FLOWER", "1") == "1" else ("nvflare",)
+            candidates += [
+                Candidate(name, f"tests.benchmarks.federated_rounds:{name}", python=flags.peers_python, arguments={"sites": sites})
+                for name in peers
+            ]
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
         print(f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n", flush=True)
 
