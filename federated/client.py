@@ -29,6 +29,7 @@ _SHORT_S = 60.0  # calls without weights
 _SILENCE_S = 600.0  # a transfer may take hours on a slow link, but not this long without a chunk; a dead link shows sooner
 _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
+    ("grpc.http2.lookahead_bytes", 4 * 2**20),  # a site has one transfer and memory enough: the server need not wait for it
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
@@ -107,7 +108,7 @@ class GrpcTransport:
         with self._calling():
             described = self._stub.Describe(pb.ModelName(model=model), timeout=_SHORT_S, metadata=self._metadata())
             manifest = wire.header_from_message(described).manifest
-            with PartialModel(path, manifest, {}) as partial:
+            with PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
                 missing = partial.missing()
                 if missing:
                     request = pb.PullRequest(model=model, sha256=manifest.sha256, chunks=wire.ranges_to_messages(missing))

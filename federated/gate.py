@@ -41,12 +41,15 @@ class UpdateGate:
             if begin >= end:
                 continue
             values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
-            finite &= bool(np.isfinite(values).all())
-            if before and finite:
+            squares = math.inf
+            if before:
                 # float32 is exact enough for a norm, and float16 squares would overflow.
                 wide = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
                 change = np.subtract(values, np.frombuffer(before, dtype, len(values), begin), dtype=wide)
-                total += float(np.dot(change, change))
+                squares = float(np.dot(change, change))
+                total += squares
+            # Squares that add up to a number have no value in them that is none; only else is each looked at.
+            finite &= math.isfinite(squares) or bool(np.isfinite(values).all())
         if not finite:
             self._not_finite[index] = self._count(start, data)
         self._squares[index] = total

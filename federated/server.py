@@ -47,8 +47,8 @@ def serve(
 ) -> ServerSummary:
     """Serves one run until every round is aggregated and every site's rows are in, or until SIGTERM, SIGINT or `stop`.
 
-    Started again with the same store, it goes on where it was. The process becomes a server's: its C library gives large blocks
-    of memory back at once from here on.
+    Started again with the same store, it goes on where it was. The process becomes a server's: its threads share their pools
+    of freed memory from here on.
 
     Args:
       config: the operator's decisions.
@@ -64,7 +64,7 @@ def serve(
       PortInUse, StoreInUse, DifferentRun: naming what is in the way.
       StorageTrouble: where the store cannot be written any more; what was confirmed is safe.
     """
-    allocator.return_large_blocks()
+    allocator.share_arenas()
     store_folder = pathlib.Path(store_folder)
     identity = Identity.of(kit_folder, "server")
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
@@ -143,6 +143,8 @@ def _listen(
         maximum_concurrent_rpcs=workers,
         options=[
             *wire.CHANNEL_OPTIONS,
+            # A stream holds a chunk's worth in flight and no more: that bounds the server's memory, whatever the number of sites.
+            ("grpc.http2.lookahead_bytes", 2**20),
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),

@@ -95,7 +95,7 @@ class InProcessTransport:
 
     def pull(self, model: str, path: str | os.PathLike) -> Pulled:
         file, manifest = self._coordinator.open_model(self._verified(), model)
-        with file, PartialModel(path, manifest, {}) as partial:
+        with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
             for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
                 partial.put(chunk)
         return Pulled(load(path)[0], manifest.sha256, manifest.nbytes)
