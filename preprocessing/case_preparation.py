@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -38,36 +37,38 @@ def prepare_case(
 
 def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report) -> tuple[dict[str, str], list[str]]:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
-    with concurrent.futures.ThreadPoolExecutor(1) as helper:
-        digests = helper.submit(sources.digests, case)
-        if done is not None:
-            report("checking files")
-            if (done.get("sources"), done.get("settings")) == (digests.result(), dict(settings)):
-                return digests.result(), done.get("slices", [])
-        report("reading")
-        values = settings["label_values"]
-        image, label = sources.read_case(case, None if values is None else {int(k): v for k, v in values.items()})
-        integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
-        report("resampling and writing")
-        target_mm, upright = settings["target_mm"], geometry.to_ras(image)
-        box = LabelBox.of(label.array).to_ras(label.grid)
-        slices = same_scan.slice_marks(upright)
-        case_store.write_case(
-            root,
-            case.case_id,
-            image=resampling.linear_slabs(
-                upright.array,
-                upright.spacing_mm,
-                target_mm,
-                finish=functools.partial(intensity.window_float16, low=settings["window_hu"][0], high=settings["window_hu"][1]),
-                threads=threads,
-            ),
-            label=resampling.resample_box(box, upright.spacing_mm, target_mm),
-            # the label may be stored in another axis order than the scan; the scan's is the native one
-            native_label=box.from_ras(image.grid),
-            native=image.grid,
-            sources=digests.result(),
-            settings=settings,
-            slices=slices,
-        )
-        return digests.result(), list(slices)
+    if done is not None:
+        report("checking files")
+        if (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
+            return done["sources"], done.get("slices", [])
+    report("reading")
+    values = settings["label_values"]
+    image, label, (box, made_of) = sources.read_case_and(
+        case,
+        None if values is None else {int(k): v for k, v in values.items()},
+        lambda voxels: (LabelBox.of(voxels), sources.digests(case)),
+    )
+    integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
+    report("resampling and writing")
+    target_mm, upright = settings["target_mm"], geometry.to_ras(image)
+    box = box.to_ras(label.grid)
+    slices = same_scan.slice_marks(upright)
+    case_store.write_case(
+        root,
+        case.case_id,
+        image=resampling.linear_slabs(
+            upright.array,
+            upright.spacing_mm,
+            target_mm,
+            finish=functools.partial(intensity.window_float16, low=settings["window_hu"][0], high=settings["window_hu"][1]),
+            threads=threads,
+        ),
+        label=resampling.resample_box(box, upright.spacing_mm, target_mm),
+        # the label may be stored in another axis order than the scan; the scan's is the native one
+        native_label=box.from_ras(image.grid),
+        native=image.grid,
+        sources=made_of,
+        settings=settings,
+        slices=slices,
+    )
+    return made_of, list(slices)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from preprocessing.rules import broken
 from preprocessing.volume import Volume
 
 _AXES = "xyz"
+Found = TypeVar("Found")
 
 
 def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tuple[Volume, Volume]:
@@ -29,13 +31,22 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
     Raises:
       IntegrityError: with rule and file, whatever is wrong with one of them.
     """
+    image, label, _ = read_case_and(case, label_values, lambda label: None)
+    return image, label
+
+
+def read_case_and(
+    case: Case, label_values: Mapping[int, int] | None, meanwhile: Callable[[np.ndarray], Found]
+) -> tuple[Volume, Volume, Found]:
+    """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while the CT is still being read."""
     with concurrent.futures.ThreadPoolExecutor(1) as beside:  # decompressing lets go of the interpreter
         reading = beside.submit(read_image, case)
         label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None)
+        if case.label_turn is not None:
+            label = Volume(turned(label.array, case.label_turn), label.affine)
+        found = meanwhile(label.array)
         image = reading.result()
-    if case.label_turn is not None:
-        label = Volume(turned(label.array, case.label_turn), image.affine)
-    return image, label
+    return image, label if case.label_turn is None else Volume(label.array, image.affine), found
 
 
 def read_image(case: Case) -> Volume:
