@@ -5,10 +5,12 @@ A resumed run, a prefetching pipeline and another machine see the same patches, 
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import fractions
 import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,6 +21,7 @@ from runkit.randomness import generator, seed_pair
 
 _TUMOUR = 2
 _AIR = -1.0  # what lies outside the volume: the lower end of the window
+_COPIERS = min(2, os.cpu_count() or 1)  # more only wait for the memory; what is copied does not depend on their number
 
 
 class PatchSource(Protocol):
@@ -131,12 +134,16 @@ class PatchSampler:
         image = _aligned((batch_size, *size, 1), np.float16)
         label = _aligned((batch_size, *size), np.uint8)
         seeds = np.empty((batch_size, 2), dtype=np.int32)
-        for slot in range(batch_size):
-            choice = self.choose(step, slot)
-            case = self._cases[choice.case]
-            cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
-            cut(case.label, choice.centre, label[slot], fill=0)
-            seeds[slot] = seed_pair(self._config.seed, "sample", step, slot)
+
+        def fill(slots: range) -> None:
+            for slot in slots:
+                choice = self.choose(step, slot)
+                case = self._cases[choice.case]
+                cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
+                cut(case.label, choice.centre, label[slot], fill=0)
+                seeds[slot] = seed_pair(self._config.seed, "sample", step, slot)
+
+        list(_copiers().map(fill, (range(first, batch_size, _COPIERS) for first in range(_COPIERS))))
         return {"image": image, "label": label, "sample_seed": seeds}
 
     def _draw_epoch_order(self, epoch: int) -> np.ndarray:
@@ -149,6 +156,11 @@ class PatchSampler:
         while (flat := int(rng.integers(voxels))) in runs:
             pass
         return flat
+
+
+@functools.cache
+def _copiers() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_COPIERS, thread_name_prefix="patches")
 
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:

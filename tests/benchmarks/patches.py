@@ -2,8 +2,9 @@
 
 .venv/py3.11/bin/python -m tests.benchmarks.patches --peers_python=.venv/peers/bin/python
 
-Ours reads the case store's memory maps (page cache warm) and keeps float16 and uint8; MONAI crops arrays in memory, and its views are
-made contiguous, as batching would. `index_mib` is what each keeps to know the voxels to draw from.
+Ours reads the case store's memory maps (page cache warm) and keeps float16 and uint8; MONAI crops float32 arrays in memory, tracking
+their geometry as it does by default (LoadImage gives such), once with that switched off, and its views are made contiguous, as
+batching would. `index_mib` is what each keeps to know the voxels to draw from.
 """
 
 from __future__ import annotations
@@ -105,14 +106,16 @@ def copying() -> dict[str, float]:
     return {"patches_per_s": count / seconds}
 
 
-def monai(samples: int, cached: bool) -> dict[str, float]:
+def monai(samples: int, cached: bool, tracked: bool) -> dict[str, float]:
     import torch
-    from monai.data import set_track_meta
+    from monai.data import MetaTensor, set_track_meta
     from monai.transforms import FgBgToIndicesd, RandCropByPosNegLabeld
 
-    set_track_meta(False)
+    set_track_meta(tracked)
     image, label = _arrays()
     data = {"image": torch.from_numpy(image)[None], "label": torch.from_numpy(label)[None]}
+    if tracked:
+        data = {key: MetaTensor(tensor) for key, tensor in data.items()}
     indices, index_bytes = {}, 0
     if cached:
         data = FgBgToIndicesd("label")(data)
@@ -143,9 +146,9 @@ def main() -> None:
         side_by_side.Candidate("ours, tf.data into batches of 8", f"{module}:ours_pipeline", environment=threads),
     ]
     if flags.peers_python:
-        for samples, cached in ((4, True), (1, True), (4, False), (1, False)):
-            name = f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices"
-            arguments = {"samples": samples, "cached": cached}
+        for samples, cached, tracked in ((4, True, True), (1, True, True), (4, True, False), (4, False, True), (1, False, True)):
+            name = f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices{'' if tracked else ', tracking off'}"
+            arguments = {"samples": samples, "cached": cached, "tracked": tracked}
             candidates.append(side_by_side.Candidate(name, f"{module}:monai", flags.peers_python, arguments, threads))
     figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
     print(f"\n## {PATCH} patches from {SHAPE}\n")
