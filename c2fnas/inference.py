@@ -43,7 +43,7 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
     def logits(image: np.ndarray) -> np.ndarray:
         network.genotype.check_size(tuple(image.shape[1:4]))
         if replicas == 1:
-            return np.asarray(forward(tf.constant(image, tf.float32)))  # not .numpy(), which copies
+            return np.asarray(forward(as_tensor(image)))  # not .numpy(), which copies
         if len(image) % replicas:
             raise ValueError(f"{len(image)} windows for {replicas} replicas; set the sliding window's batch to a multiple of {replicas}")
         parts = np.split(np.asarray(image, np.float32), replicas)
@@ -51,6 +51,13 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
         return np.concatenate([np.asarray(part) for part in strategy.experimental_local_results(forward_on_replicas(shares))])
 
     return logits
+
+
+def as_tensor(image: np.ndarray) -> tf.Tensor:
+    """Returns the array as a tensor, where it is if it can be read there. It must not change before the result is there."""
+    if image.dtype == np.float32 and image.flags.c_contiguous and image.flags.writeable and image.ctypes.data % 64 == 0:
+        return tf.experimental.dlpack.from_dlpack(image.__dlpack__())
+    return tf.constant(image, tf.float32)
 
 
 def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:

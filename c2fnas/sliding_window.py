@@ -20,6 +20,7 @@ import numpy as np
 
 Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
+_BLOCKS = 12  # of a slab, each added up at a time: few calls, and still in the processor's cache
 AIR = -1.0  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
 _BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they add up does not depend on their number
 
@@ -126,16 +127,25 @@ def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[
 def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
     """Yields the logits [x, y, z, classes] of each window, z fastest; the last call's spare places repeat earlier windows."""
     corners = list(itertools.product(begins_y, begins_z))
-    patches = np.empty((config.batch, *config.size, 1), dtype=np.float32)
+    patches = aligned_empty((config.batch, *config.size, 1))
     patches[...] = AIR
     for first in range(0, len(corners), config.batch):
         batch = corners[first : first + config.batch]
         for slot, (y, z) in enumerate(batch):
-            patches[slot, ..., 0] = voxels[:, y : y + config.size[1], z : z + config.size[2]]
+            seen = voxels[:, y : y + config.size[1], z : z + config.size[2]]
+            in_parallel(lambda planes, seen=seen, patch=patches[slot, ..., 0]: np.copyto(patch[planes], seen[planes]), len(seen))
         logits = np.asarray(logits_fn(patches))
         if logits.shape[:-1] != patches.shape[:-1]:
             raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
         yield from logits[: len(batch)]
+
+
+def aligned_empty(shape: Sequence[int]) -> np.ndarray:
+    """Returns an array float32 that begins at a multiple of 64 bytes: such a one TensorFlow can read where it is."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + 64, dtype=np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size].view(np.float32).reshape(shape)
 
 
 def _rows(windows: Iterator[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
@@ -167,15 +177,20 @@ class _Blend:
         thickness, _, columns, classes = self._sums.shape
         rows = self._sums.reshape(thickness, -1, columns * classes)
         height = len(parts[0][1])
-        total = np.empty((height, columns * classes), dtype=np.float32)
-        weighted = np.empty_like(parts[0][1])
-        for index in range(indices.start, indices.stop):
+        planes = -(-thickness // _BLOCKS)
+        totals = np.empty((planes, height, columns * classes), dtype=np.float32)
+        products = np.empty((planes, *parts[0][1].shape), dtype=np.float32)
+        for first in range(indices.start, indices.stop, planes):
+            block = slice(first, min(first + planes, indices.stop))
+            count = block.stop - first
+            total, weighted = totals[:count], products[:count]
             total.fill(0.0)
             for span, plane, logits in parts:
-                np.multiply(logits[index].reshape(height, -1), plane, out=weighted)
-                total[:, span] += weighted
-            total *= weights_x[index]
-            rows[(x + index) % thickness, y : y + height] += total
+                np.multiply(logits[block].reshape(count, height, -1), plane, out=weighted)
+                total[:, :, span] += weighted
+            total *= weights_x[block, np.newaxis, np.newaxis]
+            for index, plane in zip(range(first, block.stop), total, strict=True):
+                rows[(x + index) % thickness, y : y + height] += plane
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""

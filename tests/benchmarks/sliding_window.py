@@ -104,7 +104,7 @@ def ours() -> dict[str, float]:
     volume, config = image(), WindowConfig(WINDOW, OVERLAP, "gaussian")
     patch = tf.zeros((1, *WINDOW, 1))
     return _measured(
-        lambda: inference.segment(volume, lambda patches: np.asarray(network(tf.constant(patches))), config),
+        lambda: inference.segment(volume, lambda patches: np.asarray(network(inference.as_tensor(patches))), config),
         lambda: network(patch),
         _windows(),
     )
