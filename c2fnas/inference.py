@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from c2fnas import metrics, sliding_window
 from c2fnas.sliding_window import LogitsFn, WindowConfig
+from runkit.aligned import is_aligned
 
 if TYPE_CHECKING:
     from c2fnas.network import Network
@@ -55,7 +56,7 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
 def as_tensor(image: np.ndarray) -> tf.Tensor:
     """Returns the array as a tensor, where it is if it can be read there. It must not change before the result is there."""
-    if image.dtype == np.float32 and image.flags.c_contiguous and image.flags.writeable and image.ctypes.data % 64 == 0:
+    if image.dtype == np.float32 and image.flags.writeable and is_aligned(image):
         return tf.experimental.dlpack.from_dlpack(image.__dlpack__())
     return tf.constant(image, tf.float32)
 

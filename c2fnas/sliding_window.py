@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from runkit.aligned import aligned_empty
+
 Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
 _BLOCKS = 12  # of a slab, each added up at a time: few calls, and still in the processor's cache
@@ -127,7 +129,7 @@ def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[
 def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
     """Yields the logits [x, y, z, classes] of each window, z fastest; the last call's spare places repeat earlier windows."""
     corners = list(itertools.product(begins_y, begins_z))
-    patches = aligned_empty((config.batch, *config.size, 1))
+    patches = aligned_empty((config.batch, *config.size, 1), np.float32)
     patches[...] = AIR
     for first in range(0, len(corners), config.batch):
         batch = corners[first : first + config.batch]
@@ -138,14 +140,6 @@ def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConf
         if logits.shape[:-1] != patches.shape[:-1]:
             raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
         yield from logits[: len(batch)]
-
-
-def aligned_empty(shape: Sequence[int]) -> np.ndarray:
-    """Returns an array float32 that begins at a multiple of 64 bytes: such a one TensorFlow can read where it is."""
-    size = 4 * math.prod(shape)
-    memory = np.empty(size + 64, dtype=np.uint8)
-    begin = -memory.ctypes.data % 64
-    return memory[begin : begin + size].view(np.float32).reshape(shape)
 
 
 def _rows(windows: Iterator[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:

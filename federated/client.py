@@ -20,7 +20,6 @@ from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.agenda import Task
 from federated.exchange import PROTOCOL, Pulled, Receipt, Session
 from federated.partial import PartialModel
-from federated.tensor_files import load
 from federated.transport import offering
 from federated.weights import Manifest
 from runkit import atomic
@@ -29,7 +28,7 @@ _SHORT_S = 60.0  # calls without weights
 _SILENCE_S = 600.0  # a transfer may take hours on a slow link, but not this long without a chunk; a dead link shows sooner
 _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
-    ("grpc.http2.lookahead_bytes", 4 * 2**20),  # a site has one transfer and memory enough: the server need not wait for it
+    ("grpc.http2.lookahead_bytes", 2**20),  # a chunk: what is in flight is lost with a cut
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
@@ -118,7 +117,7 @@ class GrpcTransport:
                             partial.put(chunk_wire.chunk_from_bytes(message))
                 if partial.missing():
                     raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
-        return Pulled(load(path)[0], manifest.sha256, manifest.nbytes)
+        return Pulled(pathlib.Path(path), manifest.sha256, manifest.nbytes)
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         with self._calling():

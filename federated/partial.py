@@ -46,7 +46,7 @@ class PartialModel:
             if os.pread(self._file, len(header), 0) != header:
                 if os.fstat(self._file).st_size:
                     # Another file, not this one cut to nothing: some file systems write out at its closing what such a file got since.
-                    os.close(self._file)
+                    self.close()
                     self.path.unlink(missing_ok=True)
                     self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
                 _write(self._file, header, 0)

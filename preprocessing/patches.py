@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from preprocessing.foreground import LabelRuns
+from runkit.aligned import aligned_empty
 from runkit.randomness import generator, seed_pair
 
 _TUMOUR = 2
@@ -131,8 +132,9 @@ class PatchSampler:
           int32 [batch, 2], for whatever else is random about a sample.
         """
         size, batch_size = self._config.size, self._config.batch_size
-        image = _aligned((batch_size, *size, 1), np.float16)
-        label = _aligned((batch_size, *size), np.uint8)
+        # TensorFlow takes aligned arrays over without copying them
+        image = aligned_empty((batch_size, *size, 1), np.float16)
+        label = aligned_empty((batch_size, *size), np.uint8)
         seeds = np.empty((batch_size, 2), dtype=np.int32)
 
         def fill(slots: range) -> None:
@@ -161,14 +163,6 @@ class PatchSampler:
 @functools.cache
 def _copiers() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(_COPIERS, thread_name_prefix="patches")
-
-
-def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Returns an empty array that begins at a multiple of 64 bytes: such a one TensorFlow takes over without copying it."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, dtype=np.uint8)
-    begin = -memory.ctypes.data % 64
-    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _share_of(count: int, share: fractions.Fraction) -> int:
