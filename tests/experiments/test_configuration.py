@@ -50,6 +50,7 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
         "patch_size": (96, 96, 96),
         "num_rounds": 9,
         "local_epochs": 1,
+        "validation_every": 2,
         "batch_size": 8,
         "kl": "latent",
         "flip_axes": ("x",),
