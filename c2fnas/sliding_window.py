@@ -134,8 +134,7 @@ def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConf
     for first in range(0, len(corners), config.batch):
         batch = corners[first : first + config.batch]
         for slot, (y, z) in enumerate(batch):
-            seen = voxels[:, y : y + config.size[1], z : z + config.size[2]]
-            in_parallel(lambda planes, seen=seen, patch=patches[slot, ..., 0]: np.copyto(patch[planes], seen[planes]), len(seen))
+            patches[slot, ..., 0] = voxels[:, y : y + config.size[1], z : z + config.size[2]]
         logits = np.asarray(logits_fn(patches))
         if logits.shape[:-1] != patches.shape[:-1]:
             raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")

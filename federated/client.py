@@ -18,7 +18,7 @@ from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.agenda import Task
-from federated.exchange import PROTOCOL, Pulled, Receipt, Session
+from federated.exchange import PROTOCOL, Receipt, Session
 from federated.partial import PartialModel
 from federated.transport import offering
 from federated.weights import Manifest
@@ -28,7 +28,6 @@ _SHORT_S = 60.0  # calls without weights
 _SILENCE_S = 600.0  # a transfer may take hours on a slow link, but not this long without a chunk; a dead link shows sooner
 _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
-    ("grpc.http2.lookahead_bytes", 2**20),  # a chunk: what is in flight is lost with a cut
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
@@ -103,7 +102,7 @@ class GrpcTransport:
         with self._calling():
             self._stub.HeartBeat(pb.HeartBeatRequest(), timeout=_SHORT_S, metadata=self._metadata())
 
-    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
+    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
         with self._calling():
             described = self._stub.Describe(pb.ModelName(model=model), timeout=_SHORT_S, metadata=self._metadata())
             manifest = wire.header_from_message(described).manifest
@@ -117,7 +116,7 @@ class GrpcTransport:
                             partial.put(chunk_wire.chunk_from_bytes(message))
                 if partial.missing():
                     raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
-        return Pulled(pathlib.Path(path), manifest.sha256, manifest.nbytes)
+        return manifest
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         with self._calling():

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import pathlib
 from collections.abc import Mapping
 
-from federated.tensor_files import load
-from federated.weights import Manifest, NamedArrays
+from federated.weights import Manifest
 
 PROTOCOL = 2  # of the weight exchange; raised when the two ends would no longer understand each other
 
@@ -58,17 +55,3 @@ class Answer:
 
     receipt: Receipt | None = None
     missing: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Pulled:
-    """A model as a site received it."""
-
-    path: pathlib.Path
-    sha256: str
-    nbytes: int
-
-    @functools.cached_property
-    def arrays(self) -> NamedArrays:
-        """The model in memory; read when it is first asked for, which must be before the file becomes another model's."""
-        return load(self.path)[0]

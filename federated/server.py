@@ -143,8 +143,6 @@ def _listen(
         maximum_concurrent_rpcs=workers,
         options=[
             *wire.CHANNEL_OPTIONS,
-            # A stream holds a chunk's worth in flight and no more: that bounds the server's memory, whatever the number of sites.
-            ("grpc.http2.lookahead_bytes", 2**20),
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),

@@ -20,7 +20,6 @@ from absl import logging
 
 from federated import codec, errors, privacy, tensor_files
 from federated.agenda import Task
-from federated.exchange import Pulled
 from federated.journal import Journal
 from federated.retries import Persistent, backoff
 from federated.transport import Transport
@@ -128,7 +127,7 @@ class _Loop:
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
         )
         self._transport_form = "raw"
-        self._pulled: tuple[str, Pulled] | None = None
+        self._pulled: tuple[str, NamedArrays] | None = None
         self.rounds = self.models_evaluated = 0
 
     def note(self, event: str, **fields: Any) -> None:
@@ -189,7 +188,7 @@ class _Loop:
             self._score(task.round - 1, pulled)
             began = self._clock()
             self._pulled = None  # the trainer may work in place
-            arrays, metrics = self._trainer.train(pulled.arrays, task.round)
+            arrays, metrics = self._trainer.train(pulled, task.round)
             checked = privacy.check_metrics(metrics, what=f"metrics of round {task.round}")
             self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
             if self._transport_form == "half":
@@ -216,21 +215,22 @@ class _Loop:
             self.note("pushed", round=spooled.round, bytes=self._journal.update_path.stat().st_size, seconds=self._since(began))
         self._journal.release_update()
 
-    def _pull(self, model: str) -> Pulled:
+    def _pull(self, model: str) -> NamedArrays:
         if self._pulled is not None and self._pulled[0] == model:
             return self._pulled[1]
         began = self._clock()
         self._pulled = None  # one model at a time in memory
-        pulled = self._server.pull(model, self._journal.incoming_path)
-        self._pulled = (model, pulled)
-        self.note("pulled", model=model, bytes=pulled.nbytes, seconds=self._since(began))
-        return pulled
+        manifest = self._server.pull(model, self._journal.incoming_path)
+        arrays, _ = tensor_files.load(self._journal.incoming_path)
+        self._pulled = (model, arrays)
+        self.note("pulled", model=model, bytes=manifest.nbytes, seconds=self._since(began))
+        return arrays
 
-    def _score(self, number: int, pulled: Pulled) -> None:
+    def _score(self, number: int, pulled: NamedArrays) -> None:
         scores = self._journal.scores(number)
         if scores is None:
             began = self._clock()
-            scores = privacy.check_metrics(self._trainer.score(pulled.arrays), what=f"scores of global model {number}")
+            scores = privacy.check_metrics(self._trainer.score(pulled), what=f"scores of global model {number}")
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
         self._server.report_scores(number, scores)
@@ -256,7 +256,7 @@ class _Loop:
             if rows is None:
                 pulled = self._pull(name)
                 began = self._clock()
-                rows = privacy.check_rows(self._trainer.evaluate(name, pulled.arrays), site=self._transport.site, models=[name])
+                rows = privacy.check_rows(self._trainer.evaluate(name, pulled), site=self._transport.site, models=[name])
                 self._journal.keep_rows(name, rows)
                 self.models_evaluated += 1
                 self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))

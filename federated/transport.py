@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from federated import codec
 from federated.agenda import Task
-from federated.exchange import Offer, Pulled, Receipt, Session
+from federated.exchange import Offer, Receipt, Session
 from federated.partial import PartialModel
 from federated.tensor_files import TensorFile, file_manifest
 from federated.weights import Manifest
@@ -35,8 +34,8 @@ class Transport(Protocol):
 
     def heart_beat(self) -> None: ...
 
-    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
-        """Brings a model into the file `path` and returns it; what is there of it already is not sent again."""
+    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
+        """Brings a model into the file `path` and returns its manifest; what is there of it already is not sent again."""
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None: ...
 
@@ -94,12 +93,12 @@ class InProcessTransport:
     def heart_beat(self) -> None:
         self._verified()
 
-    def pull(self, model: str, path: str | os.PathLike) -> Pulled:
+    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
         file, manifest = self._coordinator.open_model(self._verified(), model)
         with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
             for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
                 partial.put(chunk)
-        return Pulled(pathlib.Path(path), manifest.sha256, manifest.nbytes)
+        return manifest
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         self._coordinator.report_scores(self._verified(), model, scores)

@@ -26,7 +26,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 64 * 2**10),  # errors travel in it, and one may list every difference of two plans
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
-    ("grpc.http2.bdp_probe", 0),  # it would raise what a stream may hold, which each end sets for itself
+    # A stream holds a chunk's worth in flight and no more: that bounds a site's share of the server's memory, and what a cut can lose.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2**20),
     # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -320,13 +320,14 @@ def test_many_megabytes_both_ways(serving, tmp_path):
     start = toy.write_initial(tmp_path / "large.safetensors", arrays=arrays)
     transport = serving(start=start, min_num_clients=1, max_num_clients=1).connect("C1")
     transport.login(toy.PLAN, 30)
-    pulled = transport.pull("round_000", tmp_path / "incoming.safetensors")
-    assert pulled.nbytes == sum(array.nbytes for array in arrays.values()) > 6 * 2**20
+    incoming = tmp_path / "incoming.safetensors"
+    assert transport.pull("round_000", incoming).nbytes == sum(array.nbytes for array in arrays.values()) > 6 * 2**20
     for name, array in arrays.items():
-        np.testing.assert_array_equal(pulled.arrays[name], array)
+        np.testing.assert_array_equal(tensor_files.load(incoming)[0][name], array)
     push(transport, start)
     assert transport.next_task().round == 2
-    np.testing.assert_array_equal(transport.pull("round_001", tmp_path / "incoming.safetensors").arrays["layer_5"], arrays["layer_5"])
+    transport.pull("round_001", incoming)
+    np.testing.assert_array_equal(tensor_files.load(incoming)[0]["layer_5"], arrays["layer_5"])
     transport.close()
 
 
