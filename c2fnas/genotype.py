@@ -108,8 +108,13 @@ class Genotype:
 
     @property
     def depth(self) -> int:
-        """The deepest level; every spatial size must be a multiple of 2**depth."""
+        """The deepest level."""
         return max(cell.level for cell in self.cells)
+
+    @property
+    def size_multiple(self) -> int:
+        """Every spatial size must be a multiple of it, in voxels."""
+        return 2**self.depth
 
     @property
     def encoder_end(self) -> int:
@@ -173,8 +178,8 @@ class Genotype:
         return sum(convolution.weights * (voxels // 8**convolution.level) for convolution in self.convolutions())
 
     def check_size(self, size: tuple[int, int, int]) -> None:
-        """Raises ValueError unless `size` is three multiples of 2**depth voxels."""
-        step = 2**self.depth
+        """Raises ValueError unless `size` is three multiples of `size_multiple`."""
+        step = self.size_multiple
         if len(size) != 3 or any(n < step or n % step for n in size):
             raise ValueError(f"size {tuple(size)} voxels does not fit genotype {self.name!r}; expected three multiples of {step}")
 

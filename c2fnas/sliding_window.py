@@ -29,12 +29,19 @@ _BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they ad
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """Size in voxels, overlap of neighbours as a share of the size, weights within a window, windows per call."""
+    """Size in voxels, overlap of neighbours as a share of the size, weights within a window, windows per call.
+
+    Attributes:
+      multiple: the network takes sizes that are multiples of it. Along an axis on which a volume is shorter than the window, the window
+        becomes the smallest of them that covers it: the less air lies around a volume, the less of it the instance norms see. 0 keeps
+        the window as it is.
+    """
 
     size: tuple[int, int, int]
     overlap: float = 0.25
     blending: Blending = "constant"
     batch: int = 1
+    multiple: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
@@ -46,6 +53,16 @@ class WindowConfig:
             raise ValueError(f"blending is {self.blending!r}; expected one of {', '.join(get_args(Blending))}")
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; expected at least 1")
+        if self.multiple < 0:
+            raise ValueError(f"multiple is {self.multiple}; expected a number of voxels, or 0 to keep the window")
+
+    def fitted(self, shape: Sequence[int]) -> WindowConfig:
+        """Returns the window for a volume of `shape`; see `multiple`."""
+        if not self.multiple:
+            return self
+        return dataclasses.replace(
+            self, size=tuple(min(w, -(-n // self.multiple) * self.multiple) for w, n in zip(self.size, shape, strict=True))
+        )
 
 
 def starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
@@ -85,12 +102,13 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
     Args:
       image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along an axis, it is padded there
         with -1 on both sides and cropped again.
-      logits_fn: called with float32 [config.batch, *config.size, 1], always this shape, which it must not keep.
+      logits_fn: called with float32 [config.batch, *config.fitted(image.shape).size, 1], always this shape, which it must not keep.
     Raises:
       ValueError: if the image has not three axes, or what logits_fn returns has another grid or is not finite.
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; expected voxels along x, y and z")
+    config = config.fitted(image.shape)
     covered = tuple(max(n, window) for n, window in zip(image.shape, config.size, strict=True))
     before = tuple((n - own) // 2 for n, own in zip(covered, image.shape, strict=True))
     inside = tuple(slice(first, first + n) for first, n in zip(before, image.shape, strict=True))

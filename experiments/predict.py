@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     logits_fn = inference.logits_fn(network, strategy)
     if FLAGS.flips:
         logits_fn = inference.with_flips(logits_fn, ["xyz".index(axis) for axis in FLAGS.flips])
-    settings = _replaced(settings, batch=inference.parallel_windows(strategy))
+    settings = _replaced(settings, batch=inference.parallel_windows(strategy), multiple=model.genotype.size_multiple)
     rows, failed = [], []
     for image, mask in progress.bar(jobs, what="scans", unit="scan"):
         begin = time.monotonic()

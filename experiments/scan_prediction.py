@@ -82,7 +82,7 @@ def predict_scan(
 ) -> Prediction:
     """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they are, bit for bit.
 
-    A scan smaller than the sliding window is surrounded with air. Every file is there whole or not at all.
+    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its size. Every file is there whole or not at all.
 
     Args:
       image: CT, a NIfTI file or the folder of a DICOM series.

@@ -57,6 +57,7 @@ def window_config(config: ExperimentConfig, strategy: tf.distribute.Strategy | N
         overlap=config.inference_overlap,
         blending=config.inference_blending,
         batch=inference.parallel_windows(strategy),
+        multiple=load_genotype(config).size_multiple,
     )
 
 

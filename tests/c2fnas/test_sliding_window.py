@@ -179,3 +179,30 @@ def test_a_slab_read_from_another_memory_order_or_type_is_the_same():
     expected = sliding_window.predict_logits(image.astype(np.float32), position_dependent, config)
     for other in (image, np.asfortranarray(image), image[::-1].copy()[::-1]):
         np.testing.assert_array_equal(sliding_window.predict_logits(other, position_dependent, config), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((90, 70, 30), (80, 64, 32)), ((80, 16, 33), (80, 16, 48)), ((200, 64, 64), (80, 64, 64)), ((1, 63, 17), (16, 64, 32))],
+)
+def test_the_window_shrinks_to_the_next_size_that_covers_a_volume(shape, size):
+    config = WindowConfig((80, 64, 64), 0.25, "gaussian", multiple=16)
+    assert config.fitted(shape).size == size and WindowConfig((80, 64, 64)).fitted(shape).size == (80, 64, 64)
+    seen = set()
+
+    def watched(patches):
+        seen.add(patches.shape)
+        return identity(patches)
+
+    image = np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
+    np.testing.assert_allclose(
+        sliding_window.predict_logits(image, watched, config),
+        sliding_window.predict_logits(image, identity, WindowConfig((16, 16, 16))),
+        atol=1e-5,
+    )
+    assert seen == {(1, *size, 1)}
+
+
+def test_a_negative_multiple_is_refused():
+    with pytest.raises(ValueError, match="multiple is -16; expected a number of voxels, or 0"):
+        WindowConfig((16, 16, 16), multiple=-16)
