@@ -25,7 +25,7 @@ from federated.weights import Manifest
 from runkit import atomic
 
 _SHORT_S = 60.0  # calls without weights
-_SILENCE_S = 600.0  # a transfer may take hours on a slow link, but not this long without a chunk; a dead link shows sooner
+_SILENCE_S = 600.0  # a transfer may take hours on a slow link and wait for its turn first, but not this long; a dead link shows sooner
 _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.

@@ -45,6 +45,7 @@ class Intake:
         receipt = self._checked(site, offer)
         if receipt is not None:
             return Answer(receipt)
+        self._note_progress(site, offer)  # it may have to wait for its turn: no deadline shall pass meanwhile
         with self._storing(site), self._transfer(site, offer) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 

@@ -29,6 +29,7 @@ from federated.servicer import TokenGate, WeightExchangeServicer, add_to_server
 from federated.storage import Store
 from federated.tally import Tally
 from federated.tls import Identity
+from federated.turns import Turns
 from runkit import allocator, atomic, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
@@ -135,7 +136,7 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
 def _listen(
     coordinator: Coordinator, operation: OperationGate, config: ServerConfig, identity: Identity, store_folder: pathlib.Path
 ) -> tuple[grpc.Server, int]:
-    # Per site: one call that waits, one heart beat, one transfer, and as many again that a killed site left behind.
+    # Per site: one call that waits, one heart beat, one transfer or its wait for a turn, and as many again that a killed site left behind.
     workers = 6 * config.max_num_clients + 4
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
@@ -146,9 +147,11 @@ def _listen(
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),
+            # Else every connection keeps the buffer that its fastest moment asked for, a megabyte and more; an older gRPC ignores it.
+            ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(WeightExchangeServicer(coordinator, poll_s=config.poll_s), server)
+    add_to_server(WeightExchangeServicer(coordinator, Turns(config.transfers_at_once), poll_s=config.poll_s), server)
     address = store_folder / "address.json"
     port = config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
     try:

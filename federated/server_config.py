@@ -28,6 +28,7 @@ class ServerConfig:
     cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
     token_lifetime_s: float = 24 * 3600.0
     poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    transfers_at_once: int = 4  # models on their way from or to sites; memory grows with these, not with the sites
     keep_updates: int = 1  # rounds whose updates stay on disk, so that an audit can average them again
     keep_globals: int = 0  # newest global models that stay beside the initial and the best ones, 0 for all
     linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
@@ -48,6 +49,8 @@ class ServerConfig:
             raise ValueError(
                 f"patience_rounds is {self.patience_rounds}, min_improvement {self.min_improvement}; expected 0 or more of both"
             )
+        if self.transfers_at_once < 1:
+            raise ValueError(f"transfers_at_once is {self.transfers_at_once}; expected at least 1")
         if self.keep_updates < 0 or self.keep_globals < 0 or self.keep_globals == 1:
             # The newest but one is scored while the newest is made, and may turn out the best.
             raise ValueError(

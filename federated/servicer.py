@@ -15,6 +15,7 @@ from federated import weight_exchange_pb2 as pb
 from federated.answering import Answering, turned_away
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
+from federated.turns import Turn, Turns
 
 _LOGIN = "/weight_exchange.WeightExchange/Login"
 _MAX_ROWS = 200_000
@@ -38,10 +39,10 @@ class TokenGate(grpc.ServerInterceptor):
 
 
 class WeightExchangeServicer:
-    """The service over a coordinator; a site with nothing to do is answered after `poll_s` seconds."""
+    """The service over a coordinator; a site with nothing to do is answered after `poll_s` seconds, models move by `turns`."""
 
-    def __init__(self, coordinator: Coordinator, *, poll_s: float):
-        self._coordinator, self._poll_s = coordinator, poll_s
+    def __init__(self, coordinator: Coordinator, turns: Turns, *, poll_s: float):
+        self._coordinator, self._turns, self._poll_s = coordinator, turns, poll_s
 
     def Login(self, request: pb.LoginRequest, context: grpc.ServicerContext) -> pb.LoginReply:
         with Answering(context):
@@ -83,14 +84,18 @@ class WeightExchangeServicer:
 
     def Pull(self, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[codec.Chunk]:
         with Answering(context):
-            site, began, sent = self._site(context), time.monotonic(), 0
-            file, manifest = self._coordinator.open_model(site, request.model, request.sha256)
-            with file:
-                wanted = wire.indices_from_messages(request.chunks, num_chunks=manifest.num_chunks)
-                for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
-                    sent += len(chunk.data)
-                    yield chunk
-                self._coordinator.note_pulled(site, request.model, nbytes=sent, seconds=time.monotonic() - began)
+            site = self._site(context)
+            context.add_callback(self._turns.wake)  # a site that hangs up gives up its place at once
+            with self._turns.turn(context.is_active) as turn:
+                began, sent = time.monotonic(), 0
+                file, manifest = self._coordinator.open_model(site, request.model, request.sha256)
+                with file:
+                    wanted = wire.indices_from_messages(request.chunks, num_chunks=manifest.num_chunks)
+                    for chunk in codec.chunks(file, wanted, transport=self._coordinator.transport):
+                        sent += len(chunk.data)
+                        yield chunk
+                        turn.moved(len(chunk.data))
+                    self._coordinator.note_pulled(site, request.model, nbytes=sent, seconds=time.monotonic() - began)
 
     def ReportScores(self, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with Answering(context):
@@ -100,12 +105,19 @@ class WeightExchangeServicer:
     def Offer(self, request: pb.ModelHeader, context: grpc.ServicerContext) -> pb.OfferReply:
         with Answering(context):
             site = self._site(context)
-            return wire.answer_to_message(self._coordinator.offer(site, wire.header_from_message(request)))
+            answer = self._coordinator.offer(site, wire.header_from_message(request))
+            if answer.receipt is None:  # waits here, where nothing of the model is under way yet
+                context.add_callback(self._turns.wake)
+                self._turns.reserve(site, context.is_active)
+            return wire.answer_to_message(answer)
 
     def Send(self, request_iterator: Iterator[wire.Part], context: grpc.ServicerContext) -> pb.Receipt:
         with Answering(context):
             site = self._site(context)
-            return wire.receipt_to_message(self._coordinator.send(site, *wire.model_from_parts(request_iterator)))
+            context.add_callback(self._turns.wake)
+            with self._turns.turn(context.is_active, name=site) as turn:  # nothing is taken from the stream before
+                offer, chunks = wire.model_from_parts(request_iterator)
+                return wire.receipt_to_message(self._coordinator.send(site, offer, _noted(chunks, turn)))
 
     def DeclareModels(self, request: pb.Models, context: grpc.ServicerContext) -> pb.Acknowledgement:
         with Answering(context):
@@ -146,6 +158,12 @@ class WeightExchangeServicer:
         """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
         _, certificate = tls.caller(context)
         return self._coordinator.site_of(wire.presented_token(context.invocation_metadata()), certificate)
+
+
+def _noted(chunks: Iterator[codec.Chunk], turn: Turn) -> Iterator[codec.Chunk]:
+    for chunk in chunks:
+        turn.moved(len(chunk.data))
+        yield chunk
 
 
 def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:

@@ -99,6 +99,15 @@ def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
     assert scale(run, 1) == 2.0
 
 
+def test_a_site_that_has_announced_its_update_and_waits_for_its_turn_is_waited_for(opened, clock):
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0, progress_grace_s=60.0, heart_beat_timeout_s=1e9)
+    Site(run, "C1").push(1, 1.0)
+    _, offer = Site(run, "C2").offer(5.0, round=1, num_examples=10)
+    clock.now += 9.0
+    run.lead.offer("C2", offer)
+    assert run.lead.advance() == 60.0
+
+
 def score_rounds(run, site, scores):
     """Plays rounds of one site that scores model n with scores[n]; returns how many there were."""
     for number in range(1, len(scores) + 1):

@@ -61,6 +61,17 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     assert {"model", "site", "case", "grid", "dice_pancreas", "dice_tumour"} == set(rows[0]) and rows[0]["dice_tumour"] is None
 
 
+def test_a_federation_whose_transfers_go_one_by_one_comes_to_the_same_models(serving, take_part):
+    running = serving(transfers_at_once=1)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    assert running.join().finished
+    for number, model in enumerate(toy.expected_globals(("C1", "C2"), 3)):
+        arrays, _ = tensor_files.load(running.folder / "global" / f"round_{number:03d}.safetensors")
+        for name, array in model.items():
+            np.testing.assert_array_equal(arrays[name], array.astype(np.float32))
+
+
 def test_no_secret_and_no_path_is_logged_or_stored(serving, take_part, kits, tmp_path, caplog):
     running = serving(num_rounds=1, min_num_clients=1, max_num_clients=1)
     transport = running.connect("C1")
