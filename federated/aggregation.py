@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Protocol
 
 import numpy as np
 
-from federated.weights import NamedArrays, TensorSpec, check_same, dtype_runs, specs_of
+from federated.weights import CHUNK_BYTES, NamedArrays, TensorSpec, check_same, dtype_runs, specs_of
 
-SLAB_BYTES = 2**20  # averaged at a time, whatever the tensors
+SLAB_BYTES = 2**16  # averaged at a time, whatever the tensors: what is worked on stays in a processor's cache
+_WORKERS, _AHEAD = 2, 4  # chunks that are averaged at the same time, and that wait to be written at most
 
 
 def mean_of(slabs: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
@@ -51,7 +54,10 @@ def weighted_mean(contributions: Iterable[Contribution]) -> NamedArrays:
 
 
 class Source(Protocol):
-    """Anything that hands out a model's bytes piece by piece, e.g. `tensor_files.TensorFile`."""
+    """Anything that hands out a model's bytes piece by piece, e.g. `tensor_files.TensorFile`.
+
+    Several threads may ask, each for the pieces of one chunk in order.
+    """
 
     specs: tuple[TensorSpec, ...]
 
@@ -82,11 +88,39 @@ def weighted_mean_of_sources(
     for site, source, _ in ordered[1:]:
         check_same(first.specs, source.specs, what=f"update of site {site!r}")
     weights = [examples for _, _, examples in ordered]
-    for dtype, begin, nbytes in dtype_runs(first.specs):
-        for start in range(begin, begin + nbytes, SLAB_BYTES):
-            size = min(SLAB_BYTES, begin + nbytes - start)
-            mean = mean_of((np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered), weights)
-            sink.write(memoryview(finish(mean)).cast("B"))
+
+    def averaged(stretches: list[tuple[np.dtype, int, int]]) -> list[np.ndarray]:
+        means = []
+        for dtype, begin, end in stretches:
+            means.append(np.empty((end - begin) // dtype.itemsize, dtype))
+            for start in range(begin, end, SLAB_BYTES):
+                size = min(SLAB_BYTES, end - start)
+                mean = mean_of((np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered), weights)
+                at = (start - begin) // dtype.itemsize
+                means[-1][at : at + len(mean)] = mean
+        return means
+
+    with futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="average") as pool:
+        pending: collections.deque[futures.Future] = collections.deque()
+
+        def write_next() -> None:
+            for mean in pending.popleft().result():
+                sink.write(memoryview(finish(mean)).cast("B"))
+
+        for stretches in _chunks(first.specs):
+            pending.append(pool.submit(averaged, stretches))
+            if len(pending) == _AHEAD:
+                write_next()
+        while pending:
+            write_next()
+
+
+def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[tuple[np.dtype, int, int]]]:
+    """Yields each chunk of a model as its stretches of one dtype, (dtype, first byte, end)."""
+    runs = [(dtype, begin, begin + nbytes) for dtype, begin, nbytes in dtype_runs(specs) if nbytes]
+    for start in range(0, runs[-1][2] if runs else 0, CHUNK_BYTES):
+        cut = [(dtype, max(start, begin), min(start + CHUNK_BYTES, end)) for dtype, begin, end in runs]
+        yield [stretch for stretch in cut if stretch[1] < stretch[2]]
 
 
 def _check_weights(weights: Sequence[tuple[str, int]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -11,7 +12,7 @@ import numpy as np
 from federated.aggregation import weighted_mean_of_sources
 from federated.rounds import Update
 from federated.tensor_files import TensorFile, TensorFileWriter
-from federated.weights import Digest, Manifest, TensorSpec
+from federated.weights import CHUNK_BYTES, Manifest, TensorSpec
 from runkit import atomic
 
 
@@ -48,7 +49,7 @@ def average(
 
 
 class _Verified:
-    """A spooled update that is read once from beginning to end, and told afterwards whether it was what had been received."""
+    """A spooled update whose chunks are each read once, and that is told afterwards whether it was what had been received."""
 
     def __init__(self, path: pathlib.Path, update: Update):
         self._update = update
@@ -57,18 +58,19 @@ class _Verified:
         except ValueError as error:
             raise Spoilt(update) from error
         self.specs = self._file.specs
-        self._digest = Digest(self.specs)
+        self._chunks: dict[int, hashlib._Hash] = {}
 
     def read_range(self, start: int, size: int) -> bytes:
         try:
             data = self._file.read_range(start, size)
         except ValueError as error:
             raise Spoilt(self._update) from error
-        self._digest.update(data)
+        self._chunks.setdefault(start // CHUNK_BYTES, hashlib.sha256()).update(data)
         return data
 
     def check(self) -> None:
-        if self._digest.hex() != self._update.sha256:
+        addresses = b"".join(self._chunks[index].digest() for index in sorted(self._chunks))
+        if Manifest(self.specs, addresses).sha256 != self._update.sha256:
             raise Spoilt(self._update)
 
     def __enter__(self) -> _Verified:

@@ -193,7 +193,7 @@ class Intake:
                     reference = with_files.enter_context(TensorFile(store.global_path(offer.round - 1)))
             looking = gate.UpdateGate(offer.manifest.specs, reference)
             path = store.incoming_path(site, offer.sha256)
-            partial = PartialModel(path, offer.manifest, {**self._run.metadata, "site": site}, look=looking.look)
+            partial = PartialModel(path, offer.manifest, {**self._run.metadata, "site": site}, durable=True, look=looking.look)
             with_files.enter_context(partial)
             on_error.pop_all()
         return Transfer(partial, looking, with_files.close)

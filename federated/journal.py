@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from federated import tensor_files
 from federated.errors import DifferentRun
@@ -38,6 +40,7 @@ class Journal:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "journal.json"
+        self._syncing: threading.Thread | None = None
         self.manifest: Manifest | None = None  # of the update, where this process wrote it
         self._state: dict[str, Any] = {
             "run": None,
@@ -105,12 +108,30 @@ class Journal:
         return None if state is None else Spooled(**state)
 
     def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
-        """Keeps a trained update until its receipt is there."""
+        """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `settle` returns."""
+        self.settle()
         self._state["update"] = None
-        self.manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)})
+        self.manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)}, sync=False)
         spooled = Spooled(round_number, num_examples, dict(metrics), self.manifest.sha256)
         self._set(update=dataclasses.asdict(spooled))
+        self._syncing = threading.Thread(target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync")
+        self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a spoilt one here is known by its digest
         return spooled
+
+    def _sync_update(self, file: int) -> None:
+        try:
+            os.fsync(file)
+            atomic.sync_directory(self.folder)
+        except OSError as error:
+            logging.warning("event=update_not_synced reason=%s", error.strerror)
+        finally:
+            os.close(file)
+
+    def settle(self) -> None:
+        """Returns once the update is on disk."""
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
 
     def release_update(self) -> None:
         """Forgets an update that was confirmed. A restart may remember it: sent again it is only confirmed again."""

@@ -11,6 +11,7 @@ from federated import errors
 from federated.codec import Chunk, decoded
 from federated.tensor_files import MAX_BYTES, file_header
 from federated.weights import CHUNK_BYTES, Manifest, check_declaration
+from runkit import writeback
 
 
 class PartialModel:
@@ -23,6 +24,7 @@ class PartialModel:
       path: the file; one that began with another header is begun anew.
       manifest: what is to arrive; checked before a byte is written.
       metadata: of the file.
+      durable: the model is to be synced by `finish`; each piece is then on its way to the disk while the next ones arrive.
       look: told (index, bytes) of every piece that is there, before it counts; of one that came twice perhaps twice.
     Raises:
       IncompatibleWeights: for a declaration that cannot be.
@@ -34,11 +36,12 @@ class PartialModel:
         manifest: Manifest,
         metadata: Mapping[str, str],
         *,
+        durable: bool = False,
         look: Callable[[int, bytes], None] = lambda index, data: None,
     ):
         check_declaration(manifest.specs, max_bytes=MAX_BYTES)
         self.path, self.manifest = pathlib.Path(path), manifest
-        self._look, self._lock, self._there = look, threading.Lock(), set[int]()
+        self._durable, self._look, self._lock, self._there = durable, look, threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
         self._start = len(header)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -76,7 +79,10 @@ class PartialModel:
         data = decoded(chunk, self.manifest.size_of(index))
         if not self.manifest.is_chunk(index, data):
             raise errors.DamagedTransfer(f"checksum of chunk {index} does not match; send the model again")
-        _write(self._file, data, self._start + index * CHUNK_BYTES)
+        at = self._start + index * CHUNK_BYTES
+        _write(self._file, data, at)
+        if self._durable:
+            writeback.begin(self._file, at, len(data))
         self._look(index, data)  # before it counts: who finds the model whole finds it looked at
         with self._lock:
             self._there.add(index)

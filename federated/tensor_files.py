@@ -29,10 +29,11 @@ from federated.weights import (
     little_endian_bytes,
     specs_of,
 )
-from runkit import atomic
+from runkit import atomic, writeback
 
 MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
 MAX_BYTES = 64 * 2**30  # of one model file
+_AHEAD = 8 * 2**20  # bytes written before the disk is told to begin with them
 
 
 class TensorFile:
@@ -154,7 +155,7 @@ class TensorFileWriter:
     def __init__(self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]):
         self.specs = canonical(specs)
         self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
-        self._digest = Digest(self.specs)
+        self._digest, self._begun = Digest(self.specs), 0
         self._stream = open(path, "wb")  # noqa: SIM115 - closed by finish() or close()
         self._stream.write(file_header(self.specs, metadata))
 
@@ -164,13 +165,17 @@ class TensorFileWriter:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         self._digest.update(data)
         self._stream.write(data)
+        if self._written - self._begun >= _AHEAD:
+            writeback.begin(self._stream.fileno(), self._begun, self._written - self._begun)
+            self._begun = self._written
 
-    def finish(self) -> Manifest:
-        """Syncs the file to disk and returns the manifest of its weights."""
+    def finish(self, *, sync: bool = True) -> Manifest:
+        """Syncs the file to disk, if wanted, and returns the manifest of its weights."""
         if self._written != self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        if sync:
+            os.fsync(self._stream.fileno())
         self._stream.close()
         return self._digest.manifest()
 
@@ -189,12 +194,21 @@ def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Ma
     return save_as(path, arrays, metadata).sha256
 
 
-def save_as(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Manifest:
-    """Writes `arrays` atomically and returns their manifest."""
-    with atomic.replacing(path, sync=False) as temporary, TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer:
+def save_as(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, sync: bool = True
+) -> Manifest:
+    """Writes `arrays` atomically and returns their manifest.
+
+    Args:
+      sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by its digest.
+    """
+    with (
+        atomic.replacing(path, sync=False, sync_folder=sync) as temporary,
+        TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer,
+    ):
         for spec in writer.specs:
             writer.write(little_endian_bytes(arrays[spec.name]))
-        return writer.finish()
+        return writer.finish(sync=sync)
 
 
 def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:

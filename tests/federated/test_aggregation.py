@@ -75,6 +75,27 @@ def test_spooled_updates_give_the_bits_of_the_mean_in_memory(tmp_path, monkeypat
         np.testing.assert_array_equal(arrays[name], array)
 
 
+def test_chunks_that_hold_several_dtypes_and_models_of_many_chunks_give_the_bits_of_the_mean_in_memory(tmp_path):
+    def large(seed, site, examples):
+        rng = np.random.default_rng(seed)  # 1.2, 2.4 and 0.6 MB: dtypes meet inside of chunks
+        arrays = {"wide": rng.normal(size=150_001), "kernel": rng.normal(size=600_007).astype(np.float32)}
+        return Contribution(site, {**arrays, "half": rng.normal(size=300_003).astype(np.float16)}, examples)
+
+    contributions = [large(1, "C1", 252), large(2, "C2", 286), large(3, "C3", 7)]
+    sources = {}
+    for c in contributions:
+        tensor_files.save(tmp_path / c.site, c.arrays)
+        sources[c.site] = (TensorFile(tmp_path / c.site), c.num_examples)
+    with TensorFileWriter(tmp_path / "mean", sources["C1"][0].specs, {}) as writer:
+        aggregation.weighted_mean_of_sources(sources, writer)
+        writer.finish()
+    for source, _ in sources.values():
+        source.close()
+    arrays, _ = tensor_files.load(tmp_path / "mean")
+    for name, expected in aggregation.weighted_mean(contributions).items():
+        np.testing.assert_array_equal(arrays[name], expected)
+
+
 def test_updates_that_do_not_fit_each_other_are_not_broadcast():
     with pytest.raises(errors.IncompatibleWeights, match=r"'b' .* w: expected F64\[2\], received F64\[1\]"):
         aggregation.weighted_mean([Contribution("a", {"w": np.zeros(2)}, 1), Contribution("b", {"w": np.zeros(1)}, 1)])

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -36,14 +38,33 @@ def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp
 
     save = tensor_files.save_as
 
-    def killed(path, arrays, metadata):
-        save(path, arrays, metadata)
+    def killed(path, arrays, metadata, **how):
+        save(path, arrays, metadata, **how)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tensor_files, "save_as", killed)
     with pytest.raises(KeyboardInterrupt):
         journal.spool(2, {"w": ARRAYS["w"] + 1}, 30, {})
     assert Journal(tmp_path).update is None  # the file is of round 2, the note of round 1
+
+
+def test_an_update_is_on_disk_once_it_is_settled(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino)))
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.settle()
+    assert {journal.update_path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
+
+
+def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.settle()
+    size = journal.update_path.stat().st_size
+    os.truncate(journal.update_path, size - 4)
+    os.truncate(journal.update_path, size)  # the end is zeros now, as where the disk never got it
+    assert Journal(tmp_path).update is None
 
 
 def test_a_delivered_update_may_be_remembered_and_is_then_whole(tmp_path):
