@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import metrics, sliding_window
+from c2fnas import keras_stack, metrics, sample_loop, sliding_window
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
 
@@ -26,20 +26,25 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
     Args:
       network: built inside `strategy.scope()` where there is one.
       strategy: shares the n patches equally among its replicas. Give the sliding window a `batch` of `parallel_windows`, or a
-        multiple. None, or one replica, computes them together.
+        multiple. None is one replica. On a CPU a replica computes several patches at the same time, each by itself.
     Raises:
       ValueError: from the function, for a patch that does not fit the genotype, or an n that the replicas cannot share.
     """
 
-    @tf.function(autograph=False)
-    def forward(image):
+    def segmenter(image):
         return network.segmenter(image, training=False)
 
-    replicas = parallel_windows(strategy)
+    at_once = keras_stack.samples_at_once()
+
+    @tf.function(autograph=False)
+    def forward(image):
+        return segmenter(image) if 1 in (at_once, image.shape[0]) else sample_loop.joined(segmenter, image, at_once=at_once)
+
+    replicas = _replicas(strategy)
 
     @tf.function(autograph=False)
     def forward_on_replicas(shares):
-        return strategy.run(lambda image: network.segmenter(image, training=False), args=(shares,))
+        return strategy.run(segmenter, args=(shares,))
 
     def logits(image: np.ndarray) -> np.ndarray:
         network.genotype.check_size(tuple(image.shape[1:4]))
@@ -62,10 +67,12 @@ def as_tensor(image: np.ndarray) -> tf.Tensor:
 
 
 def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:
-    """Returns how many windows are computed at the same time: one a replica.
+    """Returns how many windows are computed at the same time: one a replica, on a CPU as many as there are threads for."""
+    return keras_stack.samples_at_once() if _replicas(strategy) == 1 else _replicas(strategy)
 
-    One over several workers: there each would wait for the others at every window, so each infers by itself on its first device.
-    """
+
+def _replicas(strategy: tf.distribute.Strategy | None) -> int:
+    # Over several workers each would wait for the others at every window, so each infers by itself on its first device.
     if strategy is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     return strategy.num_replicas_in_sync

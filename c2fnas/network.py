@@ -93,18 +93,15 @@ class _Body:
         full, half = genotype.filters_at(0), genotype.filters_at(1)
         self.stem = [
             ConvNorm(layers, "stem/first", full, (3, 3, 3)),
-            relu("stem/second"),
-            ConvNorm(layers, "stem/second", half, (3, 3, 3), stride=2),
+            ConvNorm(layers, "stem/second", half, (3, 3, 3), stride=2, relu_first=True),
         ]
         self.cells = [Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)]
         self.concatenate = keras.layers.Concatenate(axis=-1, name="end_concatenate")
         self.end = [
-            relu("end/first"),
-            ConvNorm(layers, "end/first", half, (3, 3, 3)),
+            ConvNorm(layers, "end/first", half, (3, 3, 3), relu_first=True),
             *([relu("end/double")] if genotype.end_relu else []),
             ConvNorm(layers, "end/second", full, (3, 3, 3), double=True),
-            relu("end/classifier"),
-            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True, full_precision=True),
+            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True, relu_first=True, full_precision=True),
         ]
 
     def __call__(self, image):

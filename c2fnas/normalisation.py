@@ -97,7 +97,7 @@ def _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon: float):
         )
         for index, (above, sample) in enumerate(pairs)
     ]
-    to_voxels = tf.reshape(tf.concat([part.x_backprop for part in parts], axis=0), voxels.shape)
+    to_voxels = tf.reshape(_joined([part.x_backprop for part in parts]), voxels.shape)
     return to_voxels, tf.add_n([part.scale_backprop for part in parts]), tf.add_n([part.offset_backprop for part in parts])
 
 
@@ -109,7 +109,11 @@ def _fused(voxels, gamma, beta, epsilon: float):
         ).y
         for sample in tf.split(tf.reshape(voxels, [samples, x * y, z, channels]), samples)
     ]
-    return tf.reshape(tf.concat(parts, axis=0), voxels.shape)
+    return tf.reshape(_joined(parts), voxels.shape)
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)  # of one, concat makes a copy
 
 
 def _known(voxels) -> bool:

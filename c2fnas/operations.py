@@ -52,7 +52,8 @@ class ConvNorm:
 
     The convolution has a bias only where `bias` is true. With stride 2 one voxel is padded on each side explicitly and the
     convolution is `valid`: TensorFlow's `same` would sample other positions. With `double` the volume is doubled first;
-    the kernel is 3x3x3 then. With `full_precision` it computes in float32 whatever the network's precision is.
+    the kernel is 3x3x3 then. With `relu_first` the input goes through a ReLU: after the padding, which changes no value, so that one
+    volume waits for the gradients of both, not two. With `full_precision` it computes in float32 whatever the network's precision is.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class ConvNorm:
         norm: bool = True,
         bias: bool = False,
         double: bool = False,
+        relu_first: bool = False,
         full_precision: bool = False,
     ):
         self.steps: list[Any] = []
         keras_name = name.replace("/", "_")
         if stride == 2:
             self.steps.append(keras.layers.ZeroPadding3D(1, name=f"{keras_name}_pad"))
+        if relu_first:
+            self.steps.append(relu(name))
         # The kernel's start values are named_weights.initial's.
         common = {"use_bias": bias, "kernel_initializer": "zeros", "name": f"{keras_name}_conv"}
         if full_precision:
@@ -95,11 +99,10 @@ class Block:
     """ReLU, one or two convolutions without bias, instance norm."""
 
     def __init__(self, layers: NamedLayers, name: str, filters: int, kernel: tuple[int, int, int], *, stride: int = 1):
-        self.relu = relu(name)
-        self.conv_norm = ConvNorm(layers, name, filters, kernel, stride=stride)
+        self.conv_norm = ConvNorm(layers, name, filters, kernel, stride=stride, relu_first=True)
 
     def __call__(self, voxels):
-        return self.conv_norm(self.relu(voxels))
+        return self.conv_norm(voxels)
 
 
 class OperationBlock:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, losses
+from c2fnas import keras_stack, losses, sample_loop
 from c2fnas.losses import LossConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class TrainStep:
         frozen: tuple[str, ...],
         xla: bool,
         augment: Augment | None,
+        at_once: int,
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
@@ -46,8 +47,10 @@ class TrainStep:
         self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
         if network.vae is not None:
             self._weights.update(kl=loss_config.kl, reconstruction=loss_config.reconstruction)
+        self._at_once = min(at_once, global_batch // self._replicas)
+        local = self._local_gradients if self._at_once == 1 else self._one_by_one
         # Only the replica's own arithmetic: the sum over replicas is not XLA's.
-        self._local = tf.function(self._local_gradients, jit_compile=True, autograph=False) if xla else self._local_gradients
+        self._local = tf.function(local, jit_compile=True, autograph=False) if xla else local
         self._compiled_gradients = tf.function(self._all_gradients, autograph=False)
         self._compiled_apply = tf.function(self._apply_all, autograph=False)
 
@@ -106,6 +109,19 @@ class TrainStep:
             gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
         return parts, norm, samples, gradients
 
+    def _one_by_one(self, image, label, noise, loss_scale):
+        """As `_local_gradients`, sample by sample."""
+
+        def one(image, label, noise=None):
+            parts, samples, gradients = self._local_gradients(image, label, noise, loss_scale)
+            return (parts, gradients), samples
+
+        scalar = tf.TensorSpec(())
+        like = ({"total": scalar, **dict.fromkeys(self._weights, scalar)}, [tf.TensorSpec(v.shape) for v in self._variables])
+        inputs = (image, label) if noise is None else (image, label, noise)
+        (parts, gradients), samples = sample_loop.summed(one, inputs, like, at_once=self._at_once)
+        return parts, samples, gradients
+
     def _local_gradients(self, image, label, noise, loss_scale):
         scaled = self._network.precision == "mixed_float16"
         with tf.GradientTape() as tape:
@@ -123,10 +139,8 @@ class TrainStep:
     def _per_sample(self, image, label, noise) -> dict[str, tf.Tensor]:
         network, config = self._network, self._loss_config
         outputs = network.train_outputs(image, noise)
-        values = {
-            "dice": losses.soft_dice_loss(outputs["logits"], label, include_background=config.include_background),
-            "cross_entropy": losses.cross_entropy(outputs["logits"], label),
-        }
+        dice, entropy = losses.dice_and_cross_entropy(outputs["logits"], label, include_background=config.include_background)
+        values = {"dice": dice, "cross_entropy": entropy}
         if network.vae is not None:
             voxels = int(np.prod(network.patch_size))
             values["kl"] = losses.kl_divergence(outputs["mean"], outputs["std"], voxels=voxels, kind=config.kl_kind)
@@ -145,6 +159,7 @@ def make_train_step(
     frozen: tuple[str, ...] = (),
     xla: bool = False,
     augment: Augment | None = None,
+    at_once: int = 1,
 ) -> TrainStep:
     """Returns the compiled halves of a step.
 
@@ -161,6 +176,7 @@ def make_train_step(
       frozen: prefixes of canonical names; weights so named keep their values.
       xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a factor of ten.
       augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica -> image and label; part of the graph.
+      at_once: samples of a replica that are computed at the same time, each by itself; 1 computes all of them together, see sample_loop.py.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, or if `frozen` leaves nothing to train.
     """
@@ -169,7 +185,18 @@ def make_train_step(
         raise ValueError(f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices")
     if all(name.startswith(frozen) for name in network.variables):
         raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
-    return TrainStep(network, optimizer, strategy, loss_config, global_batch, clip_norm=clip_norm, frozen=frozen, xla=xla, augment=augment)
+    return TrainStep(
+        network,
+        optimizer,
+        strategy,
+        loss_config,
+        global_batch,
+        clip_norm=clip_norm,
+        frozen=frozen,
+        xla=xla,
+        augment=augment,
+        at_once=at_once,
+    )
 
 
 def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:

@@ -118,6 +118,7 @@ class Trainer:
                 frozen=config.frozen,
                 xla=xla,
                 augment=augment,
+                at_once=keras_stack.samples_at_once(),
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 

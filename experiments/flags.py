@@ -15,6 +15,7 @@ from experiments.configuration import ExperimentConfig
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
+_WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
 def define_experiment() -> None:
@@ -107,7 +108,11 @@ def define_experiment() -> None:
 
 def define_runtime() -> None:
     """Flags of the machine: they change the speed; results are bit-equal for the same thread count only."""
-    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow, 0 for one a core.")
+    flags.DEFINE_integer(
+        "threads",
+        0,
+        "Threads of TensorFlow, 0 for one a core. Several patches or windows are computed at the same time, with a share each.",
+    )
     flags.DEFINE_bool("deterministic", True, "Use only deterministic kernels, so that a rerun gives the same bits.")
 
 
@@ -206,7 +211,8 @@ def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception]
         if needs_tensorflow:
             from c2fnas import keras_stack
 
-            keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), deterministic=FLAGS.deterministic)
+            samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
+            keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples)
         try:
             sys.exit(main(argv))
         except (ValueError, OSError, *expected) as error:

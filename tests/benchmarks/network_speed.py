@@ -52,7 +52,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
 
     from c2fnas import genotype, keras_stack, named_weights, network, training
 
-    keras_stack.set_up(1, threads)
+    keras_stack.set_up(1, threads, samples=BATCH)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     shared = dict(np.load(pathlib.Path(folder) / "shared.npz"))
     batch = {"image": shared.pop("image"), "label": shared.pop("label"), "sample_seed": np.zeros((BATCH, 2), np.int32)}

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import training
+from c2fnas import keras_stack, training
 from c2fnas.genotype import CellGene, Genotype
 from c2fnas.losses import LossConfig
 from tests.c2fnas import tiny
@@ -39,6 +39,27 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     return parts, trainer.weights()
 
 
+def adam(replicas: int) -> dict[str, list[float]]:
+    """Three steps of Adam with given gradients on every replica: what it leaves in the weights, in its moments and in its count."""
+    reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction)
+    with strategy.scope():
+        make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
+        variables = {"w": make(np.array([1.0, -2.0], np.float32), name="w"), "b": make(np.array([0.5], np.float32), name="b")}
+        optimizer = keras_stack.optimizer(0.01, variables)
+
+    @tf.function
+    def step(gradients):
+        strategy.run(lambda: keras_stack.apply_summed_gradients(optimizer, gradients, list(variables.values()), replicas))
+
+    for scale in (1.0, -0.5, 3.0):
+        step([tf.constant([0.3, -0.1]) * scale, tf.constant([2.0]) * scale])
+    state = {**{name: v.numpy() for name, v in variables.items()}, **keras_stack.optimizer_state(optimizer, variables)}
+    on_devices = [part.numpy() for part in strategy.experimental_local_results(keras_stack.tf_variable(variables["w"]))]
+    state["devices"] = np.ptp(np.stack(on_devices), axis=0)  # how far the devices' copies lie apart
+    return {name: np.asarray(array, np.float64).ravel().tolist() for name, array in state.items()}
+
+
 def main() -> None:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(4)]
@@ -50,7 +71,7 @@ def main() -> None:
         reference = reference or weights
         # Relative to the largest weight of each array; single weights near 0 differ by rounding alone.
         difference = max(np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3) for name in weights)
-        result[str(replicas)] = {"parts": parts, "difference": float(difference)}
+        result[str(replicas)] = {"parts": parts, "difference": float(difference), "adam": adam(replicas)}
     try:
         run(3)  # refused before a step
     except ValueError as error:

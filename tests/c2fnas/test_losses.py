@@ -75,16 +75,21 @@ def test_cross_entropy_stays_finite_for_large_logits():
     np.testing.assert_allclose(losses.cross_entropy(tf.constant(logits), tf.zeros((1, 2, 2, 2), tf.int32)), [1e4], rtol=1e-6)
 
 
-def test_gradients_are_those_of_the_definition():
+@pytest.mark.parametrize("include_background", [True, False])
+def test_gradients_are_those_of_the_definition(include_background):
     # d cross entropy / d logits = (p - truth) / voxels; the Dice gradient by central differences in float64.
     logits, labels = _case(2)
     variable = tf.Variable(logits)
     with tf.GradientTape(persistent=True) as tape:
         entropy = losses.cross_entropy(variable, tf.constant(labels))
-        dice = losses.soft_dice_loss(variable, tf.constant(labels))
+        dice = losses.soft_dice_loss(variable, tf.constant(labels), include_background=include_background)
+        both = losses.dice_and_cross_entropy(variable, tf.constant(labels), include_background=include_background)
+        weighted = 0.7 * tf.reduce_sum(both[0] * [1.0, 3.0]) + 1.3 * tf.reduce_sum(both[1] * [2.0, 1.0])
     expected = (_probabilities(logits) - np.eye(3)[labels]) / 60
     np.testing.assert_allclose(tape.gradient(entropy, variable), expected, atol=1e-7)
     gradient = tape.gradient(dice, variable).numpy()
+    shares = np.array([[1.0, 3.0], [2.0, 1.0]]).reshape(2, 2, 1, 1, 1, 1)
+    np.testing.assert_allclose(tape.gradient(weighted, variable), 0.7 * shares[0] * gradient + 1.3 * shares[1] * expected, atol=1e-7)
     for index in [(0, 0, 0, 0, 0), (1, 2, 3, 4, 1), (0, 1, 1, 1, 2)]:
         ends = []
         for shift in (-1e-4, 1e-4):
@@ -92,7 +97,7 @@ def test_gradients_are_those_of_the_definition():
             moved[index] += shift
             p, truth = _probabilities(moved)[index[0]], np.eye(3)[labels[index[0]]]
             scores = (2 * (p * truth).sum((0, 1, 2)) + 1e-5) / ((p + truth).sum((0, 1, 2)) + 1e-5)
-            ends.append(1 - scores.mean())
+            ends.append(1 - scores[0 if include_background else 1 :].mean())
         assert gradient[index] == pytest.approx((ends[1] - ends[0]) / 2e-4, abs=2e-6)
 
 

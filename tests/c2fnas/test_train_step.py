@@ -97,7 +97,32 @@ def test_one_two_and_four_replicas_take_the_same_steps():
         for one, other in zip(result["1"]["parts"], result[replicas]["parts"], strict=True):
             assert other == pytest.approx(one, rel=1e-4)
         assert result[replicas]["difference"] < 1e-4
+        assert result[replicas]["adam"] == result["1"]["adam"]
+    assert result["1"]["adam"]["iterations"] == [3.0] and result["4"]["adam"]["devices"] == [0.0, 0.0]
     assert "batch_size is 4 over 3 replicas; give a multiple of 3" in result["refused"]
+
+
+@pytest.mark.parametrize("vae", ["reduced", None])
+def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        network = tiny.build(vae=vae)
+    results = []
+    for at_once in (1, 2, 3):
+        step = make_train_step(network, None, strategy, LossConfig(kl=500.0), 4, at_once=at_once)
+        parts, norm, samples, gradients = step.gradients(share(tiny.batch(0), strategy))
+        values = {name: float(value) for name, value in parts.items()}
+        results.append((values, float(norm), samples, [np.array(g) for g in gradients]))
+    together = results[0]
+    assert len(together[2]) == 4 and len(set(together[2])) == 4
+    for one_by_one in results[1:]:
+        assert one_by_one[0] == pytest.approx(together[0], rel=1e-5)
+        assert one_by_one[1] == pytest.approx(together[1], rel=1e-4)
+        np.testing.assert_allclose(one_by_one[2], together[2], rtol=1e-5)
+        for one, other in zip(one_by_one[3], together[3], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4 * max(1e-3, np.abs(other).max()))
+    for one, other in zip(results[1][3], results[2][3], strict=True):
+        np.testing.assert_array_equal(one, other)  # added up in the samples' order, whichever is ready first
 
 
 def test_augmentation_is_part_of_the_step():
