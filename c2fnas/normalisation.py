@@ -8,10 +8,13 @@ of 36 norms amplifies it. Adding up in rows costs a third more time on the two l
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 # One fused operation for each sample: with more of them than this, starting them costs more than the open formula.
 _FUSED_SAMPLES = 8
+_FUSED_VOXELS = 16**3  # and with fewer voxels in each
 
 
 def instance_normalise(voxels, gamma, beta, *, epsilon: float):
@@ -43,7 +46,7 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
         normalised = centred * rows.spread(scale) + rows.spread(tf.tile(beta[tf.newaxis], [rows.samples, 1]))
 
         def gradient(upstream):
-            if _known(voxels) and voxels.shape[0] <= _FUSED_SAMPLES:
+            if _known(voxels) and voxels.shape[0] <= _FUSED_SAMPLES and math.prod(voxels.shape[1:4]) >= _FUSED_VOXELS:
                 return _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon)
             above = tf.reshape(upstream, rows.shape)
             to_beta = rows.sums(above)  # [b, c], as everything that follows
