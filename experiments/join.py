@@ -30,8 +30,9 @@ def main(argv: list[str]) -> int:
 
     from experiments import devices, model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import atomic
+    from runkit import allocator, atomic
 
+    allocator.keep_buffers()
     devices.single_machine("experiments.join")
     config = experiment_flags.experiment_config()
     folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))

@@ -66,6 +66,7 @@ def serve(
       StorageTrouble: where the store cannot be written any more; what was confirmed is safe.
     """
     allocator.share_arenas()
+    allocator.keep_buffers()
     store_folder = pathlib.Path(store_folder)
     identity = Identity.of(kit_folder, "server")
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")

@@ -89,7 +89,9 @@ def _serve(folder: str, sites: int, ports) -> None:
 
 def _take_part(folder: str, site: str, number: int, port: int) -> None:
     from federated import client, site_loop
+    from runkit import allocator
 
+    allocator.keep_buffers()  # as experiments/join.py
     root = pathlib.Path(folder)
     site_loop.run(Adds(number), client.connect(root / "kits" / site, host="localhost", port=port), root / site)
 

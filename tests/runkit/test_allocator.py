@@ -35,3 +35,28 @@ def test_threads_use_again_what_others_let_go():
 
     shared, apart = kept("yes"), kept("no")
     assert 2 * shared < apart
+
+
+# Page faults of a loop that needs a buffer of a megabyte at a time, beside a larger one that comes and goes.
+_BUFFERS = """
+import resource, sys
+from runkit import allocator
+if sys.argv[1] == "yes":
+    assert allocator.keep_buffers()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+for _ in range(200):
+    first, second, third = bytes(2**20), bytes(2**20), bytes(2**20)
+    del first, second, third
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_a_buffer_that_was_let_go_is_used_again():
+    def faults(wanted):
+        done = subprocess.run([sys.executable, "-c", _BUFFERS, wanted], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert 10 * faults("yes") < faults("no")
