@@ -111,7 +111,7 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     label_bytes = math.prod(label_grid.shape) * (1 if plain_label else 2 * label_type.itemsize + 6)
     # both read at the same time | planes besides both
     stages = (
-        label_file + label_bytes + read_bytes + native_voxels * image_bytes,
+        label_bytes + native_voxels * image_bytes,
         native_voxels * (image_bytes + 1) + math.prod(label_grid.shape) + planes,
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES

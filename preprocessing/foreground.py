@@ -98,6 +98,15 @@ class LabelRuns:
     shape: tuple[int, int, int]
     runs: np.ndarray
 
+    @functools.cached_property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The smallest box that holds all foreground, along x, y, z; without foreground one with no voxel."""
+        if not len(self.runs):
+            return (slice(0, 0),) * 3
+        x, y, z = np.unravel_index(self.runs[:, 0], self.shape)
+        firsts, ends = (x.min(), y.min(), z.min()), (x.max() + 1, y.max() + 1, (z + self.runs[:, 1]).max())
+        return tuple(slice(int(first), int(end)) for first, end in zip(firsts, ends, strict=True))
+
     def count(self, class_: int | None = None) -> int:
         """Returns the number of voxels of a class, or of all above 0."""
         ends = self._places(class_)[1]

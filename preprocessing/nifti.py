@@ -1,15 +1,16 @@
 """NIfTI files in and out. The only file that imports nibabel, and that for headers only.
 
-Reading is one decompression of the whole file and one pass over the voxels: the array keeps the file's order (x fastest), so
-nothing is transposed, and a value is converted once.
+Reading is one decompression, block by block into the array of the voxels: it keeps the file's order (x fastest), so nothing is
+transposed, and a value is converted once.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import pathlib
 import zlib
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -29,6 +30,8 @@ _UNITS = ("mm", "unknown")  # many writers leave "unknown"; everyone reads it as
 _CT_RANGE = (-200, 100)  # no label map spans it, every CT does
 _FRACTION = 1e-4  # of a class: what a slope in float32 leaves
 _UNSET_PIXDIM = (0.0, 1.0)  # in all three places: a writer that set the sform only
+_DENSEST = 1032  # bytes that one byte of a deflated file can stand for
+_BLOCK = 2**18  # bytes decompressed at a time
 _BROKEN_FILE = (OSError, EOFError, zlib.error, isal_zlib.error)
 
 
@@ -38,8 +41,8 @@ def read_ct(path: str | os.PathLike) -> Volume:
     Args:
       path: a .nii or .nii.gz file, recognised by its content.
     Returns:
-      HU [x, y, z] in the file's axis order, slope and intercept applied: int16, a read-only view of the decompressed file, where
-      the file holds HU as int16, else float32.
+      HU [x, y, z] in the file's axis order, slope and intercept applied: int16 as stored, read-only, where the file
+      holds HU as int16, else float32.
     Raises:
       IntegrityError: one message with the file and the way out, if it is missing, truncated or corrupt, not three-dimensional, has
         NaN or infinite voxels, or a header that places no voxel or each at two places.
@@ -155,9 +158,7 @@ def write_labels_like(path: str | os.PathLike, mask: np.ndarray, reference_path:
 def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
     """Reads only the header of a file. Raises IntegrityError as `read_ct`."""
     try:
-        with open(path, "rb") as stream:
-            compressed = stream.read(2) == _GZIP_MAGIC
-        with (igzip.open if compressed else open)(path, "rb") as stream:
+        with _opened(path) as stream:
             start = stream.read(max(_HEADERS))
     except _BROKEN_FILE as error:
         raise _unreadable(path, error) from error
@@ -171,39 +172,56 @@ def stored_form(path: str | os.PathLike) -> tuple[Grid, np.dtype, bool]:
     return grid, header.get_data_dtype(), _scaling(path, header) != (1.0, 0.0)
 
 
+def _opened(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file for reading what it holds, decompressed where it is compressed."""
+    with open(path, "rb") as stream:
+        compressed = stream.read(2) == _GZIP_MAGIC
+    return (igzip.open if compressed else open)(path, "rb")
+
+
 def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
-    """Returns header and voxels as stored, a read-only Fortran-ordered view of the decompressed file."""
+    """Returns header and voxels as stored, Fortran-ordered and read-only."""
     try:
-        content = pathlib.Path(path).read_bytes()
-        if content[:2] == _GZIP_MAGIC:
-            content = _decompressed(content)
+        with _opened(path) as stream:
+            start = stream.read(max(_HEADERS))
+            header = _parse_header(path, start)
+            shape = _shape(path, header)
+            try:
+                dtype = header.get_data_dtype()
+            except nibabel.spatialimages.HeaderDataError as error:
+                raise broken(rules.DATA_TYPE, path, str(error), "export the volume again with a standard data type") from error
+            if dtype.kind not in "iuf":
+                raise broken(rules.DATA_TYPE, path, f"voxels are {dtype}; expected one real number a voxel")
+            offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
+            size = math.prod(shape) * dtype.itemsize
+            content, held = _voxels(stream, start, offset, size, os.path.getsize(path) * _DENSEST)
+            while stream.read(_BLOCK):  # to the end, where the checksum of a compressed file is
+                pass
     except _BROKEN_FILE as error:
         raise _unreadable(path, error) from error
-    header = _parse_header(path, content)
-    shape = _shape(path, header)
-    try:
-        dtype = header.get_data_dtype()
-    except nibabel.spatialimages.HeaderDataError as error:
-        raise broken(rules.DATA_TYPE, path, str(error), "export the volume again with a standard data type") from error
-    if dtype.kind not in "iuf":
-        raise broken(rules.DATA_TYPE, path, f"voxels are {dtype}; expected one real number a voxel")
-    offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
-    count = int(np.prod(shape, dtype=np.int64))
-    if len(content) < offset + count * dtype.itemsize:
-        held = max(0, len(content) - offset)
-        raise broken(rules.TRUNCATED, path, f"holds {held} of the {count * dtype.itemsize} bytes of {shape} voxels")
-    return header, np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
+    if held < size:
+        raise broken(rules.TRUNCATED, path, f"holds {held} of the {size} bytes of {shape} voxels")
+    stored = content.view(dtype).reshape(shape, order="F")
+    stored.flags.writeable = False
+    return header, stored
 
 
-def _decompressed(content: bytes) -> bytes:
-    # A gzip file ends with its size modulo 2**32: one allocation instead of growing steps. Several members say only the last one's.
-    size = int.from_bytes(content[-4:], "little")
-    if 0 < size <= 1032 * len(content):  # deflate packs no denser: beyond it the number is no size
-        member = isal_zlib.decompressobj(wbits=31)
-        first = member.decompress(content, size)
-        if member.eof and not member.unused_data:
-            return first
-    return igzip.decompress(content)
+def _voxels(stream: BinaryIO, start: bytes, offset: int, size: int, most: int) -> tuple[np.ndarray, int]:
+    """Reads the bytes from `offset` on, `start` being those already read, and returns room for `size` of them and how many there were.
+
+    They go where they stay, in blocks that the processor's cache holds, so that neither the file nor a growing buffer is in memory beside
+    them. A header that declares more than `most` bytes gets no room.
+    """
+    content = np.empty(size if size <= most else 0, dtype=np.uint8)
+    skipped, block, held = 0, start, 0
+    while block and held < size:
+        piece = memoryview(block)[max(0, offset - skipped) :]
+        skipped += len(block)
+        piece = piece[: size - held]
+        content[held : held + len(piece)] = piece[: len(content)]
+        held += len(piece)
+        block = stream.read(_BLOCK)
+    return content, held
 
 
 def _parse_header(path: str | os.PathLike, start: bytes) -> nibabel.Nifti1Header:

@@ -142,7 +142,8 @@ class PatchSampler:
                 choice = self.choose(step, slot)
                 case = self._cases[choice.case]
                 cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
-                cut(case.label, choice.centre, label[slot], fill=0)
+                # of the label only what is around the foreground has to be read
+                cut(case.label, choice.centre, label[slot], fill=0, within=self._runs[choice.case].box)
                 seeds[slot] = seed_pair(self._config.seed, "sample", step, slot)
 
         list(_copiers().map(fill, (range(first, batch_size, _COPIERS) for first in range(_COPIERS))))
@@ -169,18 +170,22 @@ def _share_of(count: int, share: fractions.Fraction) -> int:
     return count * share.numerator // share.denominator
 
 
-def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: float) -> None:
+def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: float, within: tuple[slice, ...] | None = None) -> None:
     """Copies the patch around `centre` into `out`; what lies outside the volume becomes `fill`.
 
     The centre is voxel `size // 2` of the patch along each axis.
+
+    Args:
+      within: of the volume, a box outside of which all is `fill` and need not be read; None is the whole volume.
     """
     source, target = [], out
-    for axis, (middle, size, length) in enumerate(zip(centre, out.shape, volume.shape, strict=True)):
+    for middle, size, box in zip(centre, out.shape, within or tuple(slice(0, n) for n in volume.shape), strict=True):
         start = middle - size // 2
-        low, high = max(start, 0), min(start + size, length)
+        low = min(max(start, box.start), start + size)
+        high = max(min(start + size, box.stop), low)
         source.append(slice(low, high))
         # only what lies outside is filled: writing a patch twice takes as long as reading it
-        along = (slice(None),) * axis
+        along = (slice(None),) * (len(source) - 1)
         target[(*along, slice(None, low - start))] = fill
         target[(*along, slice(high - start, None))] = fill
         target = target[(*along, slice(low - start, high - start))]

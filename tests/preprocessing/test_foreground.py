@@ -50,6 +50,7 @@ def test_runs_name_every_foreground_voxel_in_order(label):
     assert [flat for flat in range(label.size) if flat in runs] == np.flatnonzero(label).tolist()
     np.testing.assert_array_equal(runs.array(), label)
     assert runs.runs.dtype == np.int32
+    assert runs.box == tuple(slice(min(places), max(places) + 1) for places in np.nonzero(label))
 
 
 def test_runs_are_as_long_as_can_be():
@@ -61,6 +62,7 @@ def test_runs_are_as_long_as_can_be():
 def test_without_foreground_there_is_no_run():
     box = LabelBox.of(np.zeros((3, 4, 5), dtype=np.uint8))
     assert box.runs().count() == 0 and 7 not in box.runs()
+    assert box.runs().box == (slice(0, 0),) * 3
     np.testing.assert_array_equal(box.runs().array(), np.zeros((3, 4, 5)))
     native = Grid((3, 4, 5), stored_affine((2, 0, 1), (1, -1, 1)))
     assert not box.to_ras(native).from_ras(native).array().any()

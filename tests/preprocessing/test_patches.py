@@ -28,9 +28,14 @@ def choices(of, steps):
 
 def test_patches_against_a_padded_volume():
     """Every patch is the window around its centre in a volume padded by hand."""
-    cases = [case(seed=1), case((5, 30, 3), seed=2)]  # the second is smaller than the patch along two axes
+    corner = case((20, 24, 28), seed=3)
+    corner.label[1:4, 18:21, 2:5] = 1
+    corner.label[4:, :, :], corner.label[:, :18], corner.label[:, 21:], corner.label[:, :, 5:] = 0, 0, 0, 0  # most patches lie beside it
+    corner.runs = LabelBox.of(corner.label).runs()
+    # the second is smaller than the patch along two axes, the third has no foreground
+    cases = [case(seed=1), case((5, 30, 3), seed=2), case(seed=4, foreground=0), corner]
     drawn = sampler(cases, size=(4, 7, 8), batch_size=6)
-    for step in range(10):
+    for step in range(20):
         batch = drawn.batch(step)
         assert batch["image"].dtype == np.float16 and batch["image"].shape == (6, 4, 7, 8, 1)
         assert batch["label"].dtype == np.uint8 and batch["label"].shape == (6, 4, 7, 8)
@@ -178,3 +183,20 @@ def test_cut_by_hand():
     assert out.tolist() == [-1, -1, 1, 2]
     cut(np.array([1, 2, 3], dtype=np.int8), (2,), out, fill=-1)
     assert out.tolist() == [1, 2, 3, -1]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 7), [3, 4, 5, 6]),
+        ((3, 5), [-1, 4, 5, -1]),
+        ((4, 7), [-1, -1, 5, 6]),
+        ((0, 2), [-1] * 4),
+        ((6, 7), [-1] * 4),
+        ((0, 0), [-1] * 4),
+    ],
+)
+def test_cut_reads_within_a_box_alone(box, expected):
+    out = np.zeros((4,), dtype=np.int8)
+    cut(np.arange(1, 8, dtype=np.int8), (4,), out, fill=-1, within=(slice(*box),))
+    assert out.tolist() == expected
