@@ -49,7 +49,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("patience_rounds", 0, "End the run after so many global models without a better mean score; 0 never.")
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
 flags.DEFINE_integer(
-    "transfers_at_once", 4, "Models that sites send or fetch at the same time while others wait for their turn; bounds memory."
+    "transfers_at_once", 2, "Models that sites send or fetch at the same time while others wait for their turn; bounds memory."
 )
 flags.DEFINE_integer("keep_updates", 1, "Newest rounds whose updates stay in the store, so that experiments.audit can average them again.")
 flags.DEFINE_integer("keep_globals", 0, "Newest global models that stay in the store beside the initial and the best ones; 0 keeps all.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from federated.weights import CHUNK_BYTES, NamedArrays, TensorSpec, check_same, dtype_runs, specs_of
 
-SLAB_BYTES = 2**16  # averaged at a time, whatever the tensors: what is worked on stays in a processor's cache
+SLAB_BYTES = 2**18  # averaged at a time, whatever the tensors: what is worked on stays in a processor's cache
 _WORKERS, _AHEAD = 2, 4  # chunks that are averaged at the same time, and that wait to be written at most
 
 

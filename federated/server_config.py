@@ -28,7 +28,7 @@ class ServerConfig:
     cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
     token_lifetime_s: float = 24 * 3600.0
     poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
-    transfers_at_once: int = 4  # models on their way from or to sites; memory grows with these, not with the sites
+    transfers_at_once: int = 2  # models on their way from or to sites; memory grows with these, not with the sites
     keep_updates: int = 1  # rounds whose updates stay on disk, so that an audit can average them again
     keep_globals: int = 0  # newest global models that stay beside the initial and the best ones, 0 for all
     linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask

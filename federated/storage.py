@@ -193,23 +193,31 @@ class Store(Records):
             state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
         return state
 
-    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
-        """Records the aggregate of `closed`, whose file is in place, and clears the round's spool and what has become old.
+    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0) -> None:
+        """Records the aggregate of `closed`, whose file is in place.
 
         Args:
           keep_updates: newest rounds whose updates stay, in `kept`.
-          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
         """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
             insert_addresses(database, manifest)
+        for path in map(self.update_path, closed.received.values()) if keep_updates else ():
+            kept = self.kept_folder(closed.number) / path.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, kept)
+
+    def clear_away(self, closed: Round, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Removes the spool of a closed round and what has become old. Needs no lock: nobody asks for these files any more.
+
+        Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
+
+        Args:
+          keep_updates: as for `close_round`.
+          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
+        """
         for path in map(self.update_path, closed.received.values()):
-            if keep_updates:
-                kept = self.kept_folder(closed.number) / path.name
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, kept)
-            else:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         for folder in (self.folder / "kept").glob("round_*"):
             if agenda.global_number(folder.name) <= closed.number - keep_updates:
                 shutil.rmtree(folder)

@@ -163,8 +163,11 @@ class TensorFileWriter:
         self._written += len(data)
         if self._written > self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
-        self._digest.update(data)
-        self._stream.write(data)
+        view = memoryview(data)
+        for start in range(0, len(view), CHUNK_BYTES):  # a piece is hashed and written while the processor's cache holds it
+            piece = view[start : start + CHUNK_BYTES]
+            self._digest.update(piece)
+            self._stream.write(piece)
         if self._written - self._begun >= _AHEAD:
             writeback.begin(self._stream.fileno(), self._begun, self._written - self._begun)
             self._begun = self._written

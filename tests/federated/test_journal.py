@@ -67,13 +67,14 @@ def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
     assert Journal(tmp_path).update is None
 
 
-def test_a_delivered_update_may_be_remembered_and_is_then_whole(tmp_path):
+def test_a_confirmed_update_is_removed_with_the_model_it_came_of(tmp_path):
     journal = Journal(tmp_path)
-    spooled = journal.spool(1, ARRAYS, 30, {})
+    journal.incoming_path.write_bytes(b"the model it was trained from")
+    journal.spool(1, ARRAYS, 30, {})
     journal.release_update()
-    assert journal.update is None
+    assert journal.update is None and not journal.incoming_path.exists()
     again = Journal(tmp_path)
-    assert again.update == spooled and again.manifest == weights.manifest_of(ARRAYS)
+    assert again.update is None and not again.update_path.exists()
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

@@ -98,6 +98,7 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     closed = store.open_round(POLICY, now=90.0)
     manifest = tensor_files.save_as(store.global_path(1), toy.INITIAL)
     store.close_round(closed, manifest)
+    store.clear_away(closed)
     assert store.manifest_addresses(manifest.sha256) == manifest.addresses
     store = reopen()
     assert store.open_round(POLICY, now=90.0) == Round(2, opened_at=90.0, counted_before=frozenset({"C1", "C2"}))

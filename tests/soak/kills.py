@@ -17,7 +17,7 @@ import time
 from federated import provision
 from tests.federated.programs import federate, results
 
-ROUNDS, BULK = 3, 700_000  # three chunks a model
+ROUNDS, BULK = 5, 700_000  # three chunks a model
 
 # In the order of a run: after each, the program starts again and goes on to the next.
 SERVER_POINTS = [
@@ -42,6 +42,8 @@ SERVER_POINTS = [
     "event:aggregated:1",
     "Store.keep_selection:before:1",
     "Store.keep_selection:after:1",
+    "Store.clear_away:before:1",
+    "Store.clear_away:after:1",
 ]
 SERVER_ENDING = [
     "Store.keep_model:before:1",
