@@ -1,6 +1,7 @@
 """Short samples of the soaks: strangers' requests while honest sites go on, random input to every decoder, cut links."""
 
-from tests.soak import forged, fuzz_decoder, rounds
+from federated.weights import CHUNK_BYTES
+from tests.soak import forged, fuzz_decoder, rounds, slow_link
 
 
 def test_of_forged_requests_none_is_accepted_and_honest_rounds_come_out_right():
@@ -18,3 +19,10 @@ def test_decoders_read_or_refuse_whatever_comes():
 def test_rounds_over_links_that_are_cut_end_with_the_weights_worked_out_by_hand():
     *samples, last = rounds.run(6, samples=2)
     assert last["round"] == 6 and samples
+
+
+def test_a_slow_link_that_is_cut_three_times_is_no_failure():
+    result = slow_link.run(4.0, 4.0, fetch_every_s=0.2)
+    assert result["cuts"] == 3 and result["seconds"] > 2.0
+    lost = 4 * CHUNK_BYTES / result["model_bytes"]  # of a cut, see test_resuming
+    assert result["down / model"] < 1 + lost and result["up / model"] < 1 + 2 * lost

@@ -1,0 +1,194 @@
+"""A large model over a slow link that is cut three times: it arrives, no more than the cuts cost is sent again, and nobody else waits.
+
+    .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
+
+Server, slow site and quick site are programs of their own under mutual TLS; the slow site's link passes `--rate` megabytes a second each
+way and is cut once on the way down and twice on the way up. The round's deadline is shorter than the transfers together, so that it is
+their progress that keeps it open. Meanwhile the quick site, which has delivered, beats and fetches the model over and over. The figures
+are printed as JSON: bytes that passed the slow link for each of the model, and what the quick site's calls took before and meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from federated import client, provision, server, server_config, site_loop, tensor_files
+from tests.federated.proxy import link
+
+SLOW, QUICK = "C1", "C2"
+PLAN = {"what": "slow link"}
+_TENSOR = 7 * 2**20  # values: 28 MiB, the largest tensor of the network
+_CUTS = {"down": (0.5,), "up": (0.3, 0.7)}  # at which share of the model
+
+
+def _model(megabytes: float, value: float) -> dict[str, np.ndarray]:
+    values = round(megabytes * 1e6 / 4)
+    sizes = [min(_TENSOR, values - begin) for begin in range(0, values, _TENSOR)]
+    return {f"layer_{number:02d}": np.full(size, value, np.float32) for number, size in enumerate(sizes)}
+
+
+class Adds:
+    """A site that trains nothing: it adds a number."""
+
+    plan = PLAN
+
+    def __init__(self, step: float, num_examples: int):
+        self._step, self.num_examples = np.float32(step), num_examples
+
+    def score(self, weights):
+        return {"dice": 0.5}
+
+    def train(self, weights, round_number):
+        for array in weights.values():
+            array += self._step
+        return weights, {"loss": 1.0}
+
+    def local_models(self):
+        return {}
+
+    def evaluate(self, model_name, weights):
+        return []
+
+
+def _serve(folder: str, deadline_s: float | None, ports) -> None:
+    root = pathlib.Path(folder)
+    config = server_config.ServerConfig(
+        num_rounds=1, round_deadline_s=deadline_s, cross_site_evaluation=False, host="127.0.0.1", port=0, poll_s=2.0, linger_s=5.0
+    )
+    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+
+
+def _take_part(folder: str, port: int) -> None:
+    root = pathlib.Path(folder)
+    site_loop.run(Adds(1.0, 30), client.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
+
+
+@contextlib.contextmanager
+def _program(target, *arguments) -> Iterator[multiprocessing.Process]:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def _timed(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class _QuickSite:
+    """Delivers its update, and measures what its calls take."""
+
+    def __init__(self, folder: pathlib.Path, port: int):
+        self._transport, self._folder = client.connect(folder / "kits" / QUICK, host="localhost", port=port), folder / QUICK
+        self._transport.login(PLAN, 10)
+        self._folder.mkdir()
+        self._incoming = self._folder / "incoming.safetensors"
+        self._incoming_s, self._beats_s = [], []
+
+    def deliver(self) -> None:
+        self.fetch()
+        arrays, _ = tensor_files.load(self._incoming)
+        arrays, metrics = Adds(-1.0, 10).train(arrays, 1)
+        path = self._folder / "update.safetensors"
+        sha256 = tensor_files.save(path, arrays)
+        self._transport.report_scores(0, {"dice": 0.5})
+        self._transport.push(path, sha256, round_number=1, num_examples=10, metrics=metrics)
+        path.unlink()
+
+    def fetch(self) -> None:
+        self._incoming.unlink(missing_ok=True)
+        self._incoming_s.append(_timed(lambda: self._transport.pull("round_000", self._incoming)))
+
+    def beat(self) -> None:
+        self._beats_s.append(_timed(self._transport.heart_beat))
+
+    def figures(self) -> dict[str, float]:
+        """Returns the figures since the last call, in seconds."""
+        taken = {"pulls": len(self._incoming_s), "pull": statistics.median(self._incoming_s), "longest_pull": max(self._incoming_s)}
+        taken.update(heart_beat=statistics.median(self._beats_s), longest_heart_beat=max(self._beats_s))
+        self._incoming_s, self._beats_s = [], []
+        return {key: round(value, 4) for key, value in taken.items()}
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch_every_s: float = 20.0) -> dict:
+    """Returns the figures up to the mean of the round; raises where that is not the one worked out by hand.
+
+    Args:
+      megabytes, rate: of the model, and a second over the slow link each way.
+      deadline_s: of the round; an update's progress moves it on, the time before one begins has to fit into it.
+    """
+    ports = multiprocessing.get_context("spawn").Queue()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(name)
+        provision.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
+        tensor_files.save(folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)})
+        size = sum(array.nbytes for array in _model(megabytes, 0.0).values())
+        stack.enter_context(_program(_serve, name, deadline_s, ports))
+        port = ports.get(timeout=120)
+        quick = _QuickSite(folder, port)
+        for _ in range(3):
+            quick.beat()
+            quick.fetch()
+        alone = quick.figures()
+        quick.deliver()
+        quick.beat()
+        wire = stack.enter_context(link(port))
+        wire.rate = rate * 1e6
+        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[way]] for way in ("down", "up"))
+        site, began, due = stack.enter_context(_program(_take_part, name, wire.port)), time.monotonic(), 0.0
+        events = folder / "store" / "events.jsonl"
+        while '"aggregated"' not in events.read_text():
+            if not site.is_alive() and site.exitcode:
+                raise RuntimeError("the slow site gave up; its own messages are above")
+            quick.beat()
+            if time.monotonic() >= due:
+                quick.fetch()
+                due = time.monotonic() + fetch_every_s
+            site.join(min(1.0, fetch_every_s))
+        seconds, meanwhile = time.monotonic() - began, quick.figures()
+        quick.close()
+        arrays, _ = tensor_files.load(folder / "store" / "global" / "round_001.safetensors")
+        assert all((array == 2.5).all() for array in arrays.values()), "the mean is not (30 * 3 + 10 * 1) / 40"
+        kinds = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    return {
+        "model_bytes": size,
+        "seconds": round(seconds, 1),
+        "deadline_s": deadline_s,
+        "cuts": wire.cuts - 1,  # closing the link counts as one
+        "down / model": round(wire.down / size, 4),
+        "up / model": round(wire.up / size, 4),
+        "expired": kinds.count("round_expired"),
+        "quick site alone": alone,
+        "quick site meanwhile": meanwhile,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=758.0, help="of the model, 10^6 bytes")
+    parser.add_argument("--rate", type=float, default=1.0, help="megabytes a second over the slow link, each way")
+    flags = parser.parse_args()
+    result = run(flags.megabytes, flags.rate, deadline_s=1.2 * flags.megabytes / flags.rate)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
