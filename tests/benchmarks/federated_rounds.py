@@ -382,10 +382,11 @@ def train(message, context):
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    """Returns different ports: asked for one after the other, the same might come twice."""
+    with contextlib.ExitStack() as opened:
+        listening = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in listening]
 
 
 def flower(sites: int) -> dict[str, float]:
@@ -401,7 +402,7 @@ def flower(sites: int) -> dict[str, float]:
         (package / "__init__.py").write_text("")
         (package / "server.py").write_text(_FLOWER_SERVER.format(arrays=folder / "arrays.npz", times=folder / "times"))
         (package / "site.py").write_text(_FLOWER_SITE)
-        port = _free_port()
+        port, *site_ports = _free_ports(1 + sites)
         home = folder / "home"
         home.mkdir()
         (home / "config.toml").write_text(
@@ -418,8 +419,8 @@ def flower(sites: int) -> dict[str, float]:
             return program
 
         server = start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port))
-        for _ in range(sites):
-            start("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(_free_port()))
+        for site_port in site_ports:
+            start("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(site_port))
         while True:  # until the server listens
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
