@@ -22,7 +22,7 @@ from runkit.aligned import aligned_empty
 
 Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
-_BLOCKS = 12  # of a slab, each added up at a time: few calls, and still in the processor's cache
+_CACHED_BYTES = 2**20  # of a window weighted at a time: few calls, and still in the processor's cache
 AIR = -1.0  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
 _BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they add up does not depend on their number
 
@@ -96,8 +96,8 @@ def normalised_weights(length: int, window: int, overlap: float, blending: Blend
 def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is covered.
 
-    Memory is one slab as thick as the window and the logits of one row of windows along z, whatever the length of the volume. A
-    slab is valid until the next is asked for.
+    Memory is one slab as thick as the window and the logits of one call, whatever the length of the volume. A slab is valid until the
+    next is asked for.
 
     Args:
       image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along an axis, it is padded there
@@ -119,10 +119,11 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
     blend = None
     for number, x in enumerate(begins_x):
         voxels = _voxels(image, x, covered, inside, config.size[0])
-        rows = _rows(_windows(voxels, begins_y, begins_z, logits_fn, config), len(begins_z))
-        for y, planes, row in zip(begins_y, weights_y, rows, strict=True):
-            blend = blend or _Blend(config.size[0], covered[1:], row[0].shape[-1])
-            blend.add(x, weights_x[number], y, planes, list(zip(begins_z, weights_z, row, strict=True)))
+        corners = list(itertools.product(range(len(begins_y)), range(len(begins_z))))
+        places = [(begins_y[j], begins_z[k]) for j, k in corners]
+        for (j, k), logits in zip(corners, _windows(voxels, places, logits_fn, config), strict=True):
+            blend = blend or _Blend(config.size[0], covered[1:], logits.shape[-1])
+            blend.add((x, begins_y[j], begins_z[k]), (weights_x[number], weights_y[j], weights_z[k]), logits)
         first, end = (x, begins_x[number + 1]) if number + 1 < len(begins_x) else (x, covered[0])
         for start, finished in blend.planes(max(first, inside[0].start), min(end, inside[0].stop)):
             part = finished[:, inside[1], inside[2]]
@@ -144,9 +145,8 @@ def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[
     return voxels
 
 
-def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
-    """Yields the logits [x, y, z, classes] of each window, z fastest; the last call's spare places repeat earlier windows."""
-    corners = list(itertools.product(begins_y, begins_z))
+def _windows(voxels: np.ndarray, corners: Sequence[tuple[int, int]], logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
+    """Yields the logits [x, y, z, classes] of the window at each (y, z); the last call's spare places repeat earlier windows."""
     patches = aligned_empty((config.batch, *config.size, 1), np.float32)
     patches[...] = AIR
     for first in range(0, len(corners), config.batch):
@@ -159,49 +159,41 @@ def _windows(voxels, begins_y, begins_z, logits_fn: LogitsFn, config: WindowConf
         yield from logits[: len(batch)]
 
 
-def _rows(windows: Iterator[np.ndarray], length: int) -> Iterator[list[np.ndarray]]:
-    while row := list(itertools.islice(windows, length)):
-        yield row
-
-
 class _Blend:
     """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness.
 
-    A whole row of windows along z is added at once: their sum is made in the processor's cache, plane by plane, and added to a
-    stretch of memory without gaps.
+    A window is weighted a few planes at a time, in the processor's cache, right after the network has left it in a larger one.
     """
 
     def __init__(self, thickness: int, plane: Sequence[int], classes: int):
-        self._sums = np.zeros((thickness, *plane, classes), dtype=np.float32)
+        self._sums = np.empty((thickness, *plane, classes), dtype=np.float32)
+        self._sums.fill(0.0)  # not np.zeros: NumPy asks for memory in large pages for what is empty only
+        self._spare: list[np.ndarray] = []  # a buffer for each thread, used again: new memory costs more than what is done in it
 
-    def add(self, x: int, weights_x: np.ndarray, y: int, weights_y: np.ndarray, row: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """Adds the windows that begin at x and y; `row` holds (z, its weights, logits [x, y, z, classes]) of each."""
-        classes = self._sums.shape[-1]
-        # the weights of y and z as one plane [y, z * classes], in which neighbours along z lie beside each other as in memory
-        parts = [
-            (slice(z * classes, (z + len(weights)) * classes), weights_y[:, np.newaxis] * np.repeat(weights, classes), logits)
-            for z, weights, logits in row
-        ]
-        in_parallel(lambda indices: self._add_planes(indices, x, weights_x, y, parts), len(self._sums))
+    def add(self, start: Sequence[int], weights: Sequence[np.ndarray], logits: np.ndarray) -> None:
+        """Adds the logits [x, y, z, classes] of the window that begins at `start`; `weights` are those along each axis."""
+        (x, y, z), (weights_x, weights_y, weights_z), classes = start, weights, logits.shape[-1]
+        # y and z as one plane [y, z * classes], in which neighbours along z lie beside each other as in memory
+        plane = weights_y[:, np.newaxis] * np.repeat(weights_z, classes)
+        logits = logits.reshape(len(logits), *plane.shape)
+        thickness, rows, columns, _ = self._sums.shape
+        sums = self._sums.reshape(thickness, rows, columns * classes)[:, y : y + len(weights_y), z * classes : z * classes + plane.shape[1]]
+        in_parallel(lambda part: self._add_planes(sums, x, logits, weights_x, plane, part), thickness)
 
-    def _add_planes(self, indices: slice, x: int, weights_x: np.ndarray, y: int, parts) -> None:
-        thickness, _, columns, classes = self._sums.shape
-        rows = self._sums.reshape(thickness, -1, columns * classes)
-        height = len(parts[0][1])
-        planes = -(-thickness // _BLOCKS)
-        totals = np.empty((planes, height, columns * classes), dtype=np.float32)
-        products = np.empty((planes, *parts[0][1].shape), dtype=np.float32)
-        for first in range(indices.start, indices.stop, planes):
-            block = slice(first, min(first + planes, indices.stop))
-            count = block.stop - first
-            total, weighted = totals[:count], products[:count]
-            total.fill(0.0)
-            for span, plane, logits in parts:
-                np.multiply(logits[block].reshape(count, height, -1), plane, out=weighted)
-                total[:, :, span] += weighted
-            total *= weights_x[block, np.newaxis, np.newaxis]
-            for index, plane in zip(range(first, block.stop), total, strict=True):
-                rows[(x + index) % thickness, y : y + height] += plane
+    def _add_planes(self, sums: np.ndarray, x: int, logits: np.ndarray, weights_x: np.ndarray, plane: np.ndarray, part: slice) -> None:
+        """Adds the planes `part` of a window's logits, weighted, to `sums`, where the window's first plane has the number `x`."""
+        count = min(len(logits), max(1, _CACHED_BYTES // plane.nbytes))
+        products = self._spare.pop() if self._spare else np.empty((count, *plane.shape), dtype=np.float32)
+        for first in range(part.start, part.stop, count):
+            block = slice(first, min(first + count, part.stop))
+            weighted = np.multiply(logits[block], plane, out=products[: block.stop - first])
+            weighted *= weights_x[block, np.newaxis, np.newaxis]
+            place = (x + first) % len(sums)
+            before_end = len(sums) - place
+            sums[place : place + len(weighted)] += weighted[:before_end]
+            if before_end < len(weighted):
+                sums[: len(weighted) - before_end] += weighted[before_end:]
+        self._spare.append(products)
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""
