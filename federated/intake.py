@@ -177,7 +177,7 @@ class Intake:
         with run.changed:
             run.last_seen[site] = run.clock()
             if run.round is not None and not offer.model and offer.round == run.round.number and not run.closing:
-                run.round = rounds.progressed(run.round, site, now=run.clock())
+                run.round = rounds.progressed(run.round, site, policy=run.policy, now=run.clock())
                 run.note_change()
 
     def _transfer(self, site: str, offer: Offer) -> contextlib.AbstractContextManager[Transfer]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from federated.errors import StaleUpdate, UnknownSite
 
@@ -58,13 +58,20 @@ class Update:
     sha256: str
 
 
+class Arrival(NamedTuple):
+    """An update under way: since when its bytes come without a gap longer than the grace, and when the last ones came."""
+
+    since: float
+    last: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Round:
     """An open round: it starts from global model `number - 1` and makes global model `number`.
 
     Attributes:
       opened_at, min_reached_at: seconds since the epoch.
-      arriving: when the last bytes came of a site whose update is under way.
+      arriving: of each site whose update is under way.
       absent: sites that left, or were sent away: not waited for.
       counted_before: sites whose updates are in global model `number - 1`.
     """
@@ -74,7 +81,7 @@ class Round:
     min_reached_at: float | None = None
     opened_at: float = 0.0
     attempt: int = 1
-    arriving: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    arriving: Mapping[str, Arrival] = dataclasses.field(default_factory=dict)
     absent: frozenset[str] = frozenset()
     counted_before: frozenset[str] = frozenset()
 
@@ -105,21 +112,25 @@ def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round
     reached = state.min_reached_at
     if reached is None and len(received) >= policy.min_num_clients:
         reached = now
-    arriving = {site: at for site, at in state.arriving.items() if site != update.site}
+    arriving = {site: arrival for site, arrival in state.arriving.items() if site != update.site}
     return dataclasses.replace(state, received=received, min_reached_at=reached, arriving=arriving, absent=state.absent - {update.site})
 
 
-def progressed(state: Round, site: str, *, now: float) -> Round:
+def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
     """Returns `state` knowing that bytes of a site's update came just now; the site is there again if it had left."""
     if site in state.received:
         return state
-    return dataclasses.replace(state, arriving={**state.arriving, site: now}, absent=state.absent - {site})
+    before = state.arriving.get(site)
+    goes_on = before is not None and now <= before.last + policy.progress_grace_s
+    arrival = Arrival(before.since if goes_on else now, now)
+    return dataclasses.replace(state, arriving={**state.arriving, site: arrival}, absent=state.absent - {site})
 
 
 def without(state: Round, absent: Iterable[str]) -> Round:
     """Returns `state` waiting for none of `absent`, and again for those that were absent and are not any more."""
     absent = frozenset(absent)
-    return dataclasses.replace(state, absent=absent, arriving={site: at for site, at in state.arriving.items() if site not in absent})
+    arriving = {site: arrival for site, arrival in state.arriving.items() if site not in absent}
+    return dataclasses.replace(state, absent=absent, arriving=arriving)
 
 
 def withdrawn(state: Round, site: str, *, policy: Policy) -> Round:
@@ -179,9 +190,9 @@ def next_moment(state: Round, policy: Policy) -> float | None:
 
 
 def _extended(due: float, state: Round, policy: Policy) -> float:
-    """Moves a deadline on while bytes arrive. Only progress made before the deadline, as it then was, counts."""
+    """Moves a deadline on while bytes arrive. Only what was under way before the deadline, as it then was, counts."""
     limit = due + policy.max_extension_s
-    for at in sorted(state.arriving.values()):
-        if at <= due:
-            due = min(limit, max(due, at + policy.progress_grace_s))
+    for arrival in sorted(state.arriving.values()):
+        if arrival.since <= due:
+            due = min(limit, max(due, arrival.last + policy.progress_grace_s))
     return due

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from federated.errors import StaleUpdate, UnknownSite
-from federated.rounds import Policy, Round, Update, accept, closes_at, is_over
+from federated.rounds import Policy, Round, Update, accept, closes_at, expires_at, is_expired, is_over, progressed
 
 POLICY = Policy(min_num_clients=2, max_num_clients=3, num_rounds=5, wait_after_min_clients_s=10.0)
 
@@ -83,3 +83,29 @@ def test_random_schedules_keep_the_bounds():
 def test_a_policy_that_cannot_work_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(POLICY, **settings)
+
+
+SLOW = dataclasses.replace(POLICY, round_deadline_s=100.0, progress_grace_s=20.0, max_extension_s=1000.0)
+
+
+def arriving(state, moments, policy=SLOW):
+    for now in moments:
+        assert not is_expired(state, policy, now=now)
+        state = progressed(state, "C1", policy=policy, now=now)
+    return state
+
+
+def test_a_transfer_many_times_as_long_as_the_deadline_keeps_the_round_open_while_it_goes_on():
+    state = arriving(Round(3), range(95, 500, 10))
+    assert expires_at(state, SLOW) == 495 + 20
+    once_there = accept(accept(state, update("C2"), policy=SLOW, now=496.0), update("C3"), policy=SLOW, now=497.0)
+    assert closes_at(once_there, SLOW) == 495 + 20  # below the maximum: two are there, the third still sends
+    short = dataclasses.replace(SLOW, max_extension_s=50.0)
+    assert expires_at(arriving(Round(3), range(95, 150, 10), short), short) == 150.0
+
+
+def test_bytes_after_a_gap_longer_than_the_grace_are_a_new_transfer():
+    state = arriving(Round(3), [50, 60, 90])  # 30 s apart, so from 90 on
+    assert expires_at(state, SLOW) == 110.0
+    late = progressed(state, "C1", policy=SLOW, now=111.0)  # after the deadline, as it then was
+    assert late.arriving["C1"].since == 111.0 and expires_at(late, SLOW) == 100.0
