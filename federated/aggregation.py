@@ -25,8 +25,10 @@ def mean_of(slabs: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndar
     total = term = dtype = None
     for slab, examples in zip(slabs, num_examples, strict=True):
         if total is None:
-            total, term, dtype = np.zeros(slab.shape), np.empty(slab.shape), slab.dtype
-        total += np.multiply(slab, float(examples), out=term, dtype=np.float64)
+            total, term, dtype = np.empty(slab.shape), np.empty(slab.shape), slab.dtype
+            np.multiply(slab, float(examples), out=total, dtype=np.float64)
+        else:
+            total += np.multiply(slab, float(examples), out=term, dtype=np.float64)
     return np.divide(total, float(sum(num_examples)), out=total).astype(dtype)
 
 

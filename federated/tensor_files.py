@@ -113,16 +113,22 @@ class TensorFile:
             start, size, number = start + count, size - count, number + 1
         return b"".join(pieces)
 
-    def read(self, spec: TensorSpec) -> np.ndarray:
-        array = np.empty(spec.shape, dtype=DTYPES[spec.dtype])
-        begin, _ = self._start[spec.name]
-        view, filled = memoryview(array.reshape(-1)).cast("B") if spec.nbytes else memoryview(b""), 0
-        while filled < spec.nbytes:  # one call reads at most 2 GiB
-            count = os.preadv(self._stream.fileno(), [view[filled:]], begin + filled)
+    def read(self) -> NamedArrays:
+        """Returns all tensors, as parts of one piece of memory: the system hands out a large one in far fewer, larger pages."""
+        memory, arrays = np.empty(self.nbytes, dtype=np.uint8), {}
+        for spec, place in zip(self.specs, self._places, strict=False):
+            part = memory[place : place + spec.nbytes]
+            self._fill(part, spec)
+            arrays[spec.name] = part.view(DTYPES[spec.dtype]).reshape(spec.shape)
+        return arrays
+
+    def _fill(self, part: np.ndarray, spec: TensorSpec) -> None:
+        begin, filled = self._start[spec.name][0], 0
+        while filled < len(part):  # one call reads at most 2 GiB
+            count = os.preadv(self._stream.fileno(), [part[filled:]], begin + filled)
             if not count:
                 raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
             filled += count
-        return array
 
     def close(self) -> None:
         self._stream.close()
@@ -217,7 +223,7 @@ def save_as(
 def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
     """Returns (arrays, metadata). Raises ValueError naming the file where it is not a whole safetensors file."""
     with TensorFile(path) as file:
-        return {spec.name: file.read(spec) for spec in file.specs}, file.metadata
+        return file.read(), file.metadata
 
 
 def file_manifest(file: TensorFile) -> Manifest:
