@@ -94,7 +94,7 @@ class Random:
 
     def __init__(self, seed: int, kills: int, *, every_s: float):
         self._rng, self.left, self._every_s = random.Random(seed), kills, every_s
-        self._next = time.monotonic() + 1.0
+        self._next = time.monotonic() + self._rng.expovariate(1 / every_s)
 
     def __call__(self, programs: dict) -> None:
         if self.left and programs and time.monotonic() >= self._next:
@@ -107,19 +107,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="at least so many, all in all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=1.5, help="seconds between random kills, on average")
+    parser.add_argument("--every", type=float, default=0.7, help="seconds between random kills, on average")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         kits = provision.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
         options = {"num_rounds": ROUNDS, "bulk": BULK, "seconds": 600}
         store, _ = federate(folder / "alone", kits, **options)
-        expected, total = results(store, ROUNDS), 0
+        expected, total, runs = results(store, ROUNDS), 0, 0
 
         def run(what: str, **kills) -> None:
-            nonlocal total
+            nonlocal total, runs
+            runs += 1  # a folder for each, also for one that nothing was killed in
             began = time.monotonic()
-            store, deaths = federate(folder / f"run_{total}_{what}", kits, **options, **kills)
+            store, deaths = federate(folder / f"run_{runs}_{what}", kits, **options, **kills)
             assert results(store, ROUNDS) == expected, f"{what}: other bits than the run left alone"
             assert not list((store / "spool").iterdir())
             total += deaths
@@ -132,7 +133,7 @@ def main() -> None:
         )
         run("all_named", server_kills=SERVER_POINTS[::3] + SERVER_ENDING[::2], site_kills={"C1": SITE_POINTS[::4], "C2": SITE_POINTS[2::4]})
         while total < flags.kills:
-            run("random", meanwhile=Random(flags.seed + total, 25, every_s=flags.every))
+            run("random", meanwhile=Random(flags.seed + runs, 25, every_s=flags.every))
     print(f"{total} kills, every run the same bits")
 
 
