@@ -85,6 +85,7 @@ class Admission:
             poll_s=config.poll_s,
             heart_beat_s=min(60.0, config.heart_beat_timeout_s / 4),
             transport=config.transport,
+            ends_with_scores=not config.cross_site_evaluation,
         )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:

@@ -23,6 +23,7 @@ class Session:
     poll_s: float
     heart_beat_s: float
     transport: str = "raw"  # how models travel; see `codec`
+    ends_with_scores: bool = False  # nothing is asked of a site after the scores of the last global model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Journal:
 
     @property
     def reported(self) -> bool:
-        """Whether the server has confirmed the rows: the last thing that a site owes it."""
+        """Whether the server has confirmed the last thing that a site owes it: its rows, or else its scores of the last global model."""
         return self._state["reported"]
 
     def keep_reported(self) -> None:

@@ -126,7 +126,7 @@ class _Loop:
             pause=pause,
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
         )
-        self._transport_form = "raw"
+        self._transport_form, self._ends_with_scores = "raw", False
         self._pulled: tuple[str, NamedArrays] | None = None
         self.rounds = self.models_evaluated = 0
 
@@ -141,7 +141,7 @@ class _Loop:
             return
         session = self._server.login()
         self._journal.enter(session.run)
-        self._transport_form = session.transport
+        self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
@@ -171,7 +171,9 @@ class _Loop:
         if task.kind == "train":
             self._train(task)
         elif task.kind == "score":
-            self._score(task.round, self._pull(task.model))
+            self._score(task.round, self._pull(task.model))  # the last one
+            if self._ends_with_scores:
+                self._journal.keep_reported()
         elif task.kind == "publish":
             self._publish()
         elif task.kind == "evaluate":

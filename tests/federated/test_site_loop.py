@@ -87,6 +87,28 @@ def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, t
     assert site_loop.run(toy.ToyTrainer("C1"), Unreachable(), tmp_path / "journal_C1").finished
 
 
+@pytest.mark.parametrize("evaluation", [True, False])
+def test_a_loop_killed_before_it_noted_the_end_needs_no_server_either(opened, take_part, tmp_path, monkeypatch, evaluation):
+    run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1, cross_site_evaluation=evaluation)
+    driver = start_driving(run.lead)
+    with monkeypatch.context() as killed:
+        killed.setattr(site_loop.Journal, "finish", _interrupt)
+        summaries = take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    driver.join(30)
+    assert run.store.finished and not summaries["C1"].finished
+
+    class Away:
+        site = "C1"
+
+        def login(self, plan, num_examples):
+            raise errors.ServerUnreachable("the server has left")
+
+        def close(self):
+            pass
+
+    assert site_loop.run(toy.ToyTrainer("C1"), Away(), tmp_path / "journal_C1").finished
+
+
 def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
     first = opened(min_num_clients=1, max_num_clients=1)
     with pytest.raises(KeyboardInterrupt):

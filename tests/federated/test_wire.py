@@ -20,7 +20,7 @@ def travel(message):
 def test_values_arrive_as_they_were_sent():
     for task in (Task("wait"), Task("train", 3, "round_002"), Task("evaluate", models=("a", "b"))):
         assert wire.task_from_message(travel(wire.task_to_message(task))) == task
-    session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0, "half")
+    session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0, "half", True)
     assert wire.session_from_message(travel(wire.session_to_message(session))) == session
     receipt = Receipt("C1", "round_003", "ab" * 32)
     assert wire.receipt_from_message(travel(wire.receipt_to_message(receipt))) == receipt
