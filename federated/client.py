@@ -30,7 +30,7 @@ _OPTIONS = (
     *wire.CHANNEL_OPTIONS,
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 20_000),  # how long one attempt may take: handshakes over a far or busy line are slow
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 

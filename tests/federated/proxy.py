@@ -50,9 +50,9 @@ class Link:
     def _carry(self, source: socket.socket, sink: socket.socket, passed: Callable[[int], bool]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
-                sink.sendall(data)
                 if self.rate:
                     time.sleep(len(data) / self.rate)
+                sink.sendall(data)
                 if passed(len(data)):
                     self.cut()
                     return

@@ -93,6 +93,15 @@ def test_many_cuts_and_a_restart_of_the_server_in_between(linked, serving, tmp_p
     assert [(line["round"], line["sha256"]) for line in pushed if line["event"] == "pushed"] == [(1, sha256)]  # counted once
 
 
+def test_a_handshake_over_a_slow_line_is_waited_for(serving):
+    running = serving()
+    with link(running.port) as wire:
+        wire.rate = 5_000  # a second for the certificates
+        transport = running.connect("C1", port=wire.port)
+        assert transport.login(toy.PLAN, 30).num_rounds == 3
+        transport.close()
+
+
 def test_another_update_of_the_site_takes_the_place_of_one_that_was_cut(linked, tmp_path):
     running, wire, transport, _ = linked
     path, sha256 = update(tmp_path)
