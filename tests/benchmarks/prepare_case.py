@@ -4,6 +4,8 @@
 
 Ours ends with every file of the case written and synced to the disk, the files' hashes and all checks included; the peers end with
 arrays in memory. The floor decompresses both files (isal) and writes and syncs as many bytes as a case has, nothing else.
+
+Two shared cores, medians of 5, scans a and b: MONAI 16 and 13 times ours, SimpleITK 2.3 and 2.5 times, the floor 1.19 and 0.88 times.
 """
 
 from __future__ import annotations
