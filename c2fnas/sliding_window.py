@@ -116,14 +116,14 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
     weights_x, weights_y, weights_z = (
         normalised_weights(n, window, config.overlap, config.blending) for n, window in zip(covered, config.size, strict=True)
     )
+    spots = list(itertools.product(zip(begins_y, weights_y, strict=True), zip(begins_z, weights_z, strict=True)))
     blend = None
     for number, x in enumerate(begins_x):
         voxels = _voxels(image, x, covered, inside, config.size[0])
-        corners = list(itertools.product(range(len(begins_y)), range(len(begins_z))))
-        places = [(begins_y[j], begins_z[k]) for j, k in corners]
-        for (j, k), logits in zip(corners, _windows(voxels, places, logits_fn, config), strict=True):
-            blend = blend or _Blend(config.size[0], covered[1:], logits.shape[-1])
-            blend.add((x, begins_y[j], begins_z[k]), (weights_x[number], weights_y[j], weights_z[k]), logits)
+        windows = _windows(voxels, [(y, z) for (y, _), (z, _) in spots], logits_fn, config)
+        for ((y, in_y), (z, in_z)), logits in zip(spots, windows, strict=True):
+            blend = blend or _Blend(config.size, covered[1:], logits.shape[-1])
+            blend.add((x, y, z), (weights_x[number], in_y, in_z), logits)
         first, end = (x, begins_x[number + 1]) if number + 1 < len(begins_x) else (x, covered[0])
         for start, finished in blend.planes(max(first, inside[0].start), min(end, inside[0].stop)):
             part = finished[:, inside[1], inside[2]]
@@ -165,10 +165,13 @@ class _Blend:
     A window is weighted a few planes at a time, in the processor's cache, right after the network has left it in a larger one.
     """
 
-    def __init__(self, thickness: int, plane: Sequence[int], classes: int):
+    def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
+        thickness, height, depth = window
         self._sums = np.empty((thickness, *plane, classes), dtype=np.float32)
         self._sums.fill(0.0)  # not np.zeros: NumPy asks for memory in large pages for what is empty only
-        self._spare: list[np.ndarray] = []  # a buffer for each thread, used again: new memory costs more than what is done in it
+        count = min(-(-thickness // _BLENDERS), max(1, _CACHED_BYTES // (4 * height * depth * classes)))
+        # a buffer for each thread, used again and again: new memory costs more than what is done in it
+        self._spare = [np.empty((count, height, depth * classes), dtype=np.float32) for _ in range(_BLENDERS)]
 
     def add(self, start: Sequence[int], weights: Sequence[np.ndarray], logits: np.ndarray) -> None:
         """Adds the logits [x, y, z, classes] of the window that begins at `start`; `weights` are those along each axis."""
@@ -182,10 +185,9 @@ class _Blend:
 
     def _add_planes(self, sums: np.ndarray, x: int, logits: np.ndarray, weights_x: np.ndarray, plane: np.ndarray, part: slice) -> None:
         """Adds the planes `part` of a window's logits, weighted, to `sums`, where the window's first plane has the number `x`."""
-        count = min(len(logits), max(1, _CACHED_BYTES // plane.nbytes))
-        products = self._spare.pop() if self._spare else np.empty((count, *plane.shape), dtype=np.float32)
-        for first in range(part.start, part.stop, count):
-            block = slice(first, min(first + count, part.stop))
+        products = self._spare.pop()
+        for first in range(part.start, part.stop, len(products)):
+            block = slice(first, min(first + len(products), part.stop))
             weighted = np.multiply(logits[block], plane, out=products[: block.stop - first])
             weighted *= weights_x[block, np.newaxis, np.newaxis]
             place = (x + first) % len(sums)

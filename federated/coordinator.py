@@ -216,7 +216,7 @@ class Coordinator:
             self._give_back(spoilt.update)
             return
         with run.changed:
-            run.store.close_round(closed, manifest, keep_updates=run.config.keep_updates)
+            run.store.close_round(closed, manifest, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
             self._evaluation.select()
             if closed.number < run.last_round and self._evaluation.has_plateaued():
                 run.store.end_after(closed.number, "plateau")
@@ -236,7 +236,7 @@ class Coordinator:
             )
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])
-        run.store.clear_away(closed, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
+        run.store.empty_discarded()
 
     def _try_again(self, now: float) -> None:
         """Starts another attempt at a round whose deadline passed below the minimum."""

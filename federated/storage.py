@@ -9,6 +9,7 @@
             spool/                    updates of the open round
             kept/round_003/           updates of the newest closed rounds, for an audit
             incoming/                 transfers under way; a restart goes on with them
+            discarded/                of closed rounds and old models, about to be removed
 
 A file gets its final name only when it is whole and synced, and counts only when the database says so; what a kill leaves
 in between is removed at the next start.
@@ -16,6 +17,7 @@ in between is removed at the next start.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -49,7 +51,8 @@ class Store(Records):
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
-        for name in ("global", "models", "spool", "incoming"):
+        self._discarded = self.folder / "discarded"
+        for name in ("global", "models", "spool", "incoming", "discarded"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held until close()
         try:
@@ -70,6 +73,7 @@ class Store(Records):
         partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
         for path in [*(path for path in spooled if path.name not in known), *partial]:
             path.unlink()
+        self.empty_discarded()
 
     # The run.
 
@@ -193,37 +197,41 @@ class Store(Records):
             state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
         return state
 
-    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0) -> None:
-        """Records the aggregate of `closed`, whose file is in place.
+    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Records the aggregate of `closed`, whose file is in place, and takes the round's spool and what has become old out of the store.
 
         Args:
           keep_updates: newest rounds whose updates stay, in `kept`.
+          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
         """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
             insert_addresses(database, manifest)
-        for path in map(self.update_path, closed.received.values()) if keep_updates else ():
-            kept = self.kept_folder(closed.number) / path.name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, kept)
-
-    def clear_away(self, closed: Round, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
-        """Removes the spool of a closed round and what has become old. Needs no lock: nobody asks for these files any more.
-
-        Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
-
-        Args:
-          keep_updates: as for `close_round`.
-          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
-        """
         for path in map(self.update_path, closed.received.values()):
-            path.unlink(missing_ok=True)
+            if keep_updates:
+                kept = self.kept_folder(closed.number) / path.name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, kept)
+            else:
+                self._discard(path)
         for folder in (self.folder / "kept").glob("round_*"):
             if agenda.global_number(folder.name) <= closed.number - keep_updates:
-                shutil.rmtree(folder)
+                self._discard(folder)
         for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
             if number not in self._best_rounds():
-                self.global_path(number).unlink(missing_ok=True)
+                self._discard(self.global_path(number))
+
+    def _discard(self, path: pathlib.Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, self._discarded / path.name)
+
+    def empty_discarded(self) -> None:
+        """Removes what is no longer part of the store. The only method that needs no lock: nobody else looks there.
+
+        Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
+        """
+        for path in self._discarded.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def kept_folder(self, number: int) -> pathlib.Path:
         return self.folder / "kept" / agenda.global_name(number)

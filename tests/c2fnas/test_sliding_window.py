@@ -169,8 +169,9 @@ def test_memory_does_not_grow_with_the_length_of_the_volume():
 
     slab = 8 * 40 * 30 * 3 * 4
     peak(16)
-    assert slab < peak(32) < 2.5 * slab
-    assert peak(256) < peak(32) + 0.2 * slab  # 8 times as long: only the one-dimensional weights of more windows
+    short = max(peak(32) for _ in range(8))  # what two threads hold at the same moment is not the same every time
+    assert slab < short < 2.5 * slab
+    assert peak(256) < short + 0.2 * slab  # 8 times as long: only the one-dimensional weights of more windows
 
 
 def test_a_slab_read_from_another_memory_order_or_type_is_the_same():

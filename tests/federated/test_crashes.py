@@ -14,7 +14,7 @@ SERVER_KILLS = [
     "event:pushed:1",  # recorded, its receipt not sent
     "Store.close_round:before:1",  # the aggregate is in place, the round not closed
     "Store.close_round:after:1",  # closed, nothing selected
-    "Store.clear_away:before:1",  # the next round is open, the spool of the closed one still there
+    "Store.empty_discarded:before:2",  # the next round is open, the spool of the closed one not yet removed
     "PartialModel.put:after:2",  # in the middle of a transfer
     "Store.keep_model:before:1",
     "Store.fix_models:after:1",

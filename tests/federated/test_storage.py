@@ -98,7 +98,6 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     closed = store.open_round(POLICY, now=90.0)
     manifest = tensor_files.save_as(store.global_path(1), toy.INITIAL)
     store.close_round(closed, manifest)
-    store.clear_away(closed)
     assert store.manifest_addresses(manifest.sha256) == manifest.addresses
     store = reopen()
     assert store.open_round(POLICY, now=90.0) == Round(2, opened_at=90.0, counted_before=frozenset({"C1", "C2"}))
@@ -112,7 +111,13 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
 def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
     store = reopen()
     kept = arrive(store, "C1")
-    for stray in ("spool/round_001.C2.aa.safetensors", "models/x.safetensors", "global/.partial-x", ".partial-y"):
+    for stray in (
+        "discarded/round_001.safetensors",
+        "spool/round_001.C2.aa.safetensors",
+        "models/x.safetensors",
+        "global/.partial-x",
+        ".partial-y",
+    ):
         (store.folder / stray).write_bytes(b"half")
     store = reopen()
     assert store.update_path(kept).exists()

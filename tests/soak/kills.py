@@ -42,8 +42,8 @@ SERVER_POINTS = [
     "event:aggregated:1",
     "Store.keep_selection:before:1",
     "Store.keep_selection:after:1",
-    "Store.clear_away:before:1",
-    "Store.clear_away:after:1",
+    "Store.empty_discarded:before:2",  # the first is at the start
+    "Store.empty_discarded:after:2",
 ]
 SERVER_ENDING = [
     "Store.keep_model:before:1",
