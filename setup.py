@@ -36,6 +36,7 @@ setup(
         "isal>=1.5",
         "matplotlib>=3.8",
         "nibabel>=5.2",
+        "numba>=0.61",
         "pillow>=9",
         "psutil>=5.9",
         "safetensors>=0.4",

@@ -18,11 +18,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from c2fnas import window_kernels
 from runkit.aligned import aligned_empty
 
 Blending = Literal["constant", "gaussian"]
 LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
-_CACHED_BYTES = 2**20  # of a window weighted at a time: few calls, and still in the processor's cache
 AIR = -1.0  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
 _BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they add up does not depend on their number
 
@@ -112,25 +112,54 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
     covered = tuple(max(n, window) for n, window in zip(image.shape, config.size, strict=True))
     before = tuple((n - own) // 2 for n, own in zip(covered, image.shape, strict=True))
     inside = tuple(slice(first, first + n) for first, n in zip(before, image.shape, strict=True))
-    begins_x, begins_y, begins_z = (starts(n, window, config.overlap) for n, window in zip(covered, config.size, strict=True))
-    weights_x, weights_y, weights_z = (
-        normalised_weights(n, window, config.overlap, config.blending) for n, window in zip(covered, config.size, strict=True)
-    )
-    spots = list(itertools.product(zip(begins_y, weights_y, strict=True), zip(begins_z, weights_z, strict=True)))
+    along_x, along_y, along_z = (_axis_windows(n, window, config) for n, window in zip(covered, config.size, strict=True))
+    spots = list(itertools.product(along_y, along_z))
+    patches = aligned_empty((config.batch, *config.size, 1), np.float32)
+    patches[...] = AIR
     blend = None
-    for number, x in enumerate(begins_x):
-        voxels = _voxels(image, x, covered, inside, config.size[0])
-        windows = _windows(voxels, [(y, z) for (y, _), (z, _) in spots], logits_fn, config)
-        for ((y, in_y), (z, in_z)), logits in zip(spots, windows, strict=True):
+    for number, in_x in enumerate(along_x):
+        voxels = _voxels(image, in_x.begin, covered, inside, config.size[0])
+        for first in range(0, len(spots), config.batch):
+            batch = spots[first : first + config.batch]
+            for patch, (in_y, in_z) in zip(patches[..., 0], batch, strict=False):  # the last call's spare places keep earlier windows
+                _copy(voxels[:, in_y.begin : in_y.begin + config.size[1], in_z.begin : in_z.begin + config.size[2]], patch)
+            logits = np.asarray(logits_fn(patches))
+            if logits.shape[:-1] != patches.shape[:-1]:
+                raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
             blend = blend or _Blend(config.size, covered[1:], logits.shape[-1])
-            blend.add((x, y, z), (weights_x[number], in_y, in_z), logits)
-        first, end = (x, begins_x[number + 1]) if number + 1 < len(begins_x) else (x, covered[0])
-        for start, finished in blend.planes(max(first, inside[0].start), min(end, inside[0].stop)):
-            part = finished[:, inside[1], inside[2]]
-            if not all(in_parallel(lambda planes, part=part: bool(np.isfinite(part[planes].sum())), len(part))):
-                raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
-            yield start - before[0], part
-            in_parallel(lambda planes, sums=finished: sums[planes].fill(0.0), len(finished))
+            for slot, (in_y, in_z) in enumerate(batch):
+                blend.add((in_x, in_y, in_z), logits[slot])
+            del logits  # the network's next call then writes into the same memory, which is still in a cache
+        end = along_x[number + 1].begin if number + 1 < len(along_x) else covered[0]
+        for start, finished in blend.planes(max(in_x.begin, inside[0].start), min(end, inside[0].stop)):
+            yield start - before[0], finished[:, inside[1], inside[2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _AxisWindow:
+    """One place of the window along one axis.
+
+    Attributes:
+      begin: its first voxel.
+      fresh: within the window, the first voxel that no earlier window of the axis has covered.
+      weights: float32 [window], see `normalised_weights`.
+    """
+
+    begin: int
+    fresh: int
+    weights: np.ndarray
+
+
+def _axis_windows(length: int, window: int, config: WindowConfig) -> list[_AxisWindow]:
+    """Returns the windows of one axis in order."""
+    begins = starts(length, window, config.overlap)
+    ends = [0, *(begin + window for begin in begins)]
+    weights = normalised_weights(length, window, config.overlap, config.blending)
+    return [_AxisWindow(begin, end - begin, own) for begin, end, own in zip(begins, ends, weights, strict=False)]
+
+
+def _copy(source: np.ndarray, target: np.ndarray) -> None:
+    in_parallel(lambda planes: np.copyto(target[planes], source[planes]), len(target))
 
 
 def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int) -> np.ndarray:
@@ -145,57 +174,26 @@ def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[
     return voxels
 
 
-def _windows(voxels: np.ndarray, corners: Sequence[tuple[int, int]], logits_fn: LogitsFn, config: WindowConfig) -> Iterator[np.ndarray]:
-    """Yields the logits [x, y, z, classes] of the window at each (y, z); the last call's spare places repeat earlier windows."""
-    patches = aligned_empty((config.batch, *config.size, 1), np.float32)
-    patches[...] = AIR
-    for first in range(0, len(corners), config.batch):
-        batch = corners[first : first + config.batch]
-        for slot, (y, z) in enumerate(batch):
-            patches[slot, ..., 0] = voxels[:, y : y + config.size[1], z : z + config.size[2]]
-        logits = np.asarray(logits_fn(patches))
-        if logits.shape[:-1] != patches.shape[:-1]:
-            raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
-        yield from logits[: len(batch)]
-
-
 class _Blend:
-    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness.
-
-    A window is weighted a few planes at a time, in the processor's cache, right after the network has left it in a larger one.
-    """
+    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness."""
 
     def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
-        thickness, height, depth = window
-        self._sums = np.empty((thickness, *plane, classes), dtype=np.float32)
-        self._sums.fill(0.0)  # not np.zeros: NumPy asks for memory in large pages for what is empty only
-        count = min(-(-thickness // _BLENDERS), max(1, _CACHED_BYTES // (4 * height * depth * classes)))
-        # a buffer for each thread, used again and again: new memory costs more than what is done in it
-        self._spare = [np.empty((count, height, depth * classes), dtype=np.float32) for _ in range(_BLENDERS)]
+        self._sums = np.empty((window[0], *plane, classes), dtype=np.float32)  # set before it is read, see `_AxisWindow.fresh`
 
-    def add(self, start: Sequence[int], weights: Sequence[np.ndarray], logits: np.ndarray) -> None:
-        """Adds the logits [x, y, z, classes] of the window that begins at `start`; `weights` are those along each axis."""
-        (x, y, z), (weights_x, weights_y, weights_z), classes = start, weights, logits.shape[-1]
-        # y and z as one plane [y, z * classes], in which neighbours along z lie beside each other as in memory
-        plane = weights_y[:, np.newaxis] * np.repeat(weights_z, classes)
-        logits = logits.reshape(len(logits), *plane.shape)
-        thickness, rows, columns, _ = self._sums.shape
-        sums = self._sums.reshape(thickness, rows, columns * classes)[:, y : y + len(weights_y), z * classes : z * classes + plane.shape[1]]
-        in_parallel(lambda part: self._add_planes(sums, x, logits, weights_x, plane, part), thickness)
-
-    def _add_planes(self, sums: np.ndarray, x: int, logits: np.ndarray, weights_x: np.ndarray, plane: np.ndarray, part: slice) -> None:
-        """Adds the planes `part` of a window's logits, weighted, to `sums`, where the window's first plane has the number `x`."""
-        products = self._spare.pop()
-        for first in range(part.start, part.stop, len(products)):
-            block = slice(first, min(first + len(products), part.stop))
-            weighted = np.multiply(logits[block], plane, out=products[: block.stop - first])
-            weighted *= weights_x[block, np.newaxis, np.newaxis]
-            place = (x + first) % len(sums)
-            before_end = len(sums) - place
-            sums[place : place + len(weighted)] += weighted[:before_end]
-            if before_end < len(weighted):
-                sums[: len(weighted) - before_end] += weighted[before_end:]
-        self._spare.append(products)
+    def add(self, window: Sequence[_AxisWindow], logits: np.ndarray) -> None:
+        """Adds the logits [x, y, z, classes] of a window, given by its place along each axis; in the order of `slabs`."""
+        in_x, in_y, in_z = window
+        thickness, height, _, classes = logits.shape
+        # z and classes as one axis, in which neighbours along z lie beside each other as in memory
+        arguments = (
+            self._sums.reshape(*self._sums.shape[:2], -1),
+            np.ascontiguousarray(logits, np.float32).reshape(thickness, height, -1),
+            (in_x.weights, in_y.weights, np.repeat(in_z.weights, classes)),
+            (in_x.begin, in_y.begin, in_z.begin * classes),
+            (in_x.fresh, in_y.fresh, in_z.fresh * classes),
+        )
+        if not all(in_parallel(lambda planes: window_kernels.add_weighted(*arguments, planes.start, planes.stop), thickness)):
+            raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""
@@ -209,15 +207,17 @@ class _Blend:
 def in_parallel(work: Callable[[slice], Any], count: int) -> list[Any]:
     """Calls `work` with each part of 0 to `count`, at the same time, and returns what the calls return.
 
-    NumPy lets go of the interpreter while it computes. What is computed must not depend on how the range is parted.
+    NumPy and compiled kernels let go of the interpreter while they compute. What is computed must not depend on how the range is parted.
     """
-    edges = np.linspace(0, count, _BLENDERS + 1).astype(int)
-    return list(_pool().map(lambda span: work(slice(*span)), itertools.pairwise(int(edge) for edge in edges)))
+    edges = [count * part // _BLENDERS for part in range(_BLENDERS + 1)]
+    own, *others = (slice(*span) for span in itertools.pairwise(edges))
+    waiting = [_pool().submit(work, part) for part in others]
+    return [work(own), *(part.result() for part in waiting)]
 
 
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(_BLENDERS, thread_name_prefix="blend")
+    return concurrent.futures.ThreadPoolExecutor(max(1, _BLENDERS - 1), thread_name_prefix="blend")
 
 
 def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> np.ndarray:
