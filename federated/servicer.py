@@ -15,9 +15,10 @@ from federated import weight_exchange_pb2 as pb
 from federated.answering import Answering, turned_away
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
+from federated.inbox import Inbox
 from federated.turns import Turn, Turns
 
-_LOGIN = "/weight_exchange.WeightExchange/Login"
+_SERVICE = "/weight_exchange.WeightExchange"
 _MAX_ROWS = 200_000
 
 
@@ -29,7 +30,7 @@ class TokenGate(grpc.ServerInterceptor):
 
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         try:
-            if details.method == _LOGIN:
+            if details.method == _SERVICE + "/Login":
                 self._coordinator.check_credential(*wire.presented_credential(details.invocation_metadata))
             else:
                 self._coordinator.site_of(wire.presented_token(details.invocation_metadata))
@@ -136,8 +137,12 @@ class WeightExchangeServicer:
             self._coordinator.submit_rows(site, rows)
             return pb.Acknowledgement()
 
-    def checked(self, method: Callable, read: Callable[[bytes], Any], *, streamed: bool, login: bool) -> Callable:
-        """Returns `method` for messages that are still bytes: decoded only once it is clear from whom they come."""
+    def checked(self, method: Callable, read: Callable[[bytes], Any], *, inbox: Inbox | None = None, login: bool = False) -> Callable:
+        """Returns `method` for messages that are still bytes: decoded only once it is clear from whom they come.
+
+        Args:
+          inbox: of the call, where the messages are a stream.
+        """
 
         def decoded(data: bytes) -> Any:
             try:
@@ -149,7 +154,7 @@ class WeightExchangeServicer:
             with Answering(context):
                 if not login:
                     self._site(context)
-                request = map(decoded, received) if streamed else decoded(received)
+                request = decoded(received) if inbox is None else map(decoded, inbox.messages(received))
             return method(request, context)
 
         return call
@@ -168,25 +173,37 @@ def _noted(chunks: Iterator[codec.Chunk], turn: Turn) -> Iterator[codec.Chunk]:
 
 def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:
     """Registers the service. Messages are decoded by `checked`, not by gRPC, which would decode whatever comes."""
-    unary, incoming, outgoing = (
-        grpc.unary_unary_rpc_method_handler,
-        grpc.stream_unary_rpc_method_handler,
-        grpc.unary_stream_rpc_method_handler,
-    )
-    methods = {
-        "Login": (unary, pb.LoginRequest.FromString, pb.LoginReply.SerializeToString),
-        "NextTask": (unary, pb.TaskRequest.FromString, pb.Task.SerializeToString),
-        "HeartBeat": (unary, pb.HeartBeatRequest.FromString, pb.Acknowledgement.SerializeToString),
-        "Describe": (unary, pb.ModelName.FromString, pb.ModelHeader.SerializeToString),
-        "Pull": (outgoing, pb.PullRequest.FromString, chunk_wire.chunk_to_bytes),
-        "ReportScores": (unary, pb.Scores.FromString, pb.Acknowledgement.SerializeToString),
-        "Offer": (unary, pb.ModelHeader.FromString, pb.OfferReply.SerializeToString),
-        "Send": (incoming, chunk_wire.part_from_bytes, pb.Receipt.SerializeToString),
-        "DeclareModels": (unary, pb.Models.FromString, pb.Acknowledgement.SerializeToString),
-        "SubmitRows": (incoming, pb.Row.FromString, pb.Acknowledgement.SerializeToString),
-    }
-    handlers = {
-        name: make(servicer.checked(getattr(servicer, name), reads, streamed=make is incoming, login=name == "Login"), None, writes)
-        for name, (make, reads, writes) in methods.items()
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weight_exchange.WeightExchange", handlers),))
+    server.add_generic_rpc_handlers((_Calls(servicer),))
+
+
+class _Calls(grpc.GenericRpcHandler):
+    """What gRPC asks, call by call, for the function to run: an incoming stream has an inbox of its own."""
+
+    def __init__(self, servicer: WeightExchangeServicer):
+        unary, incoming, outgoing = (
+            grpc.unary_unary_rpc_method_handler,
+            grpc.stream_unary_rpc_method_handler,
+            grpc.unary_stream_rpc_method_handler,
+        )
+        self._servicer = servicer
+        self._methods = {
+            "Login": (unary, pb.LoginRequest.FromString, pb.LoginReply.SerializeToString),
+            "NextTask": (unary, pb.TaskRequest.FromString, pb.Task.SerializeToString),
+            "HeartBeat": (unary, pb.HeartBeatRequest.FromString, pb.Acknowledgement.SerializeToString),
+            "Describe": (unary, pb.ModelName.FromString, pb.ModelHeader.SerializeToString),
+            "Pull": (outgoing, pb.PullRequest.FromString, chunk_wire.chunk_to_bytes),
+            "ReportScores": (unary, pb.Scores.FromString, pb.Acknowledgement.SerializeToString),
+            "Offer": (unary, pb.ModelHeader.FromString, pb.OfferReply.SerializeToString),
+            "Send": (incoming, chunk_wire.part_from_bytes, pb.Receipt.SerializeToString),
+            "DeclareModels": (unary, pb.Models.FromString, pb.Acknowledgement.SerializeToString),
+            "SubmitRows": (incoming, pb.Row.FromString, pb.Acknowledgement.SerializeToString),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        service, _, name = details.method.rpartition("/")
+        if service != _SERVICE or name not in self._methods:
+            return None
+        make, reads, writes = self._methods[name]
+        inbox = Inbox() if make is grpc.stream_unary_rpc_method_handler else None
+        method = self._servicer.checked(getattr(self._servicer, name), reads, inbox=inbox, login=name == "Login")
+        return make(method, inbox and inbox.arrived, writes)

@@ -26,9 +26,10 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 64 * 2**10),  # errors travel in it, and one may list every difference of two plans
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
-    # A stream holds a chunk's worth in flight and no more: that bounds a site's share of the server's memory, and what a cut can lose.
+    # Beyond the message that is being read a stream has this much in flight and no more: it bounds a site's share of the server's memory,
+    # and what a cut loses. The window opens for the whole of a message as soon as it is asked for, so a far link is hardly slower.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 2**20),
+    ("grpc.http2.lookahead_bytes", 2**16),
     # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),

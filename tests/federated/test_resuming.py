@@ -12,7 +12,7 @@ from tests.federated.proxy import link
 
 CHUNKS = 12
 ARRAYS = {"w": np.random.default_rng(7).normal(size=CHUNKS * CHUNK_BYTES // 4).astype(np.float32)}
-SLACK = 4 * CHUNK_BYTES  # the chunk that was cut, one in flight, what sockets hold that is lost when they are torn down, and framing
+SLACK = 1.1 * CHUNK_BYTES  # the chunk that was cut, and what TLS, HTTP/2 and the second attempt's handshake add to the model's bytes
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def until_done(call, *, tries=20):
     raise AssertionError(f"not done after {tries} tries")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.505, 0.7, 0.9])  # within a chunk, at the end of one, just after it
 def test_after_a_cut_at_x_percent_an_upload_sends_only_the_rest(linked, tmp_path, share):
     _, wire, transport, _ = linked
     path, sha256 = update(tmp_path)
@@ -63,7 +63,7 @@ def test_after_a_cut_at_x_percent_an_upload_sends_only_the_rest(linked, tmp_path
     assert push(transport, path, sha256) == receipt and wire.up - before <= size + SLACK  # nothing is sent for a receipt
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.505, 0.7, 0.9])
 def test_after_a_cut_at_x_percent_a_download_brings_only_the_rest(linked, tmp_path, share):
     _, wire, transport, _ = linked
     size, before, path = CHUNKS * CHUNK_BYTES, wire.down, tmp_path / "incoming.safetensors"
