@@ -204,6 +204,8 @@ class Coordinator:
         run, began = self._run, time.monotonic()
         error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
+        with run.changed:
+            surely = frozenset(filter(run.untouched.holds, updates))
         try:
             manifest = averaging.average(
                 updates,
@@ -211,6 +213,7 @@ class Coordinator:
                 run.specs,
                 {**run.metadata, "round": str(closed.number)},
                 rounding=None if error is None else codec.rounding(error),
+                surely=surely,
             )
         except averaging.Spoilt as spoilt:
             self._give_back(spoilt.update)

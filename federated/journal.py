@@ -99,7 +99,7 @@ class Journal:
 
     @property
     def incoming_path(self) -> pathlib.Path:
-        """Where global models arrive; one stays until an update was made of it, so that a restart need not fetch it again."""
+        """Where global models arrive; one stays until the next is written over it, so that a restart need not fetch it again."""
         return self.folder / "incoming.safetensors"
 
     @property
@@ -134,14 +134,13 @@ class Journal:
             self._syncing = None
 
     def release_update(self) -> None:
-        """Forgets an update that was confirmed, and removes it and the model that it was trained from.
+        """Forgets an update that was confirmed, and removes it.
 
         That it was noted may survive a kill: without its file it counts for nothing, and sent again it is only confirmed again.
         """
         self._state["update"], self.manifest = None, None
-        # now, while others are waited for, and not when the next models take their places: removing takes as long as copying
+        # now, while others are waited for, and not when the next takes its place: removing takes as long as copying
         self.update_path.unlink(missing_ok=True)
-        self.incoming_path.unlink(missing_ok=True)
 
     def drop_update(self) -> None:
         """Forgets an update for good."""

@@ -21,7 +21,7 @@ class PartialModel:
     behind goes on where it is, and nothing besides the file needs to be remembered.
 
     Args:
-      path: the file; one that began with another header is begun anew.
+      path: the file; one that began with another header is written over.
       manifest: what is to arrive; checked before a byte is written.
       metadata: of the file.
       durable: the model is to be synced by `finish`; each piece is then on its way to the disk while the next ones arrive.
@@ -46,14 +46,12 @@ class PartialModel:
         self._start = len(header)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if os.pread(self._file, len(header), 0) != header:
-                if os.fstat(self._file).st_size:
-                    # Another file, not this one cut to nothing: some file systems write out at its closing what such a file got since.
-                    self.close()
-                    self.path.unlink(missing_ok=True)
-                    self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            if os.pread(self._file, len(header), 0) == header:
+                self._recognise()
+            else:
+                # What another model left is written over: the memory and the disk that it has need not be given back and asked for again.
                 _write(self._file, header, 0)
-            self._recognise()
+                os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._start + manifest.nbytes))
         except BaseException:
             self.close()
             raise

@@ -13,6 +13,7 @@ from federated.rounds import Round
 from federated.server_config import ServerConfig
 from federated.storage import Store
 from federated.tensor_files import TensorFile
+from federated.untouched import Untouched
 from runkit.events import EventLog
 
 
@@ -23,6 +24,7 @@ class RunState:
       changed: the lock, and the condition that is notified when a site's next task or the driving thread's may have changed.
       round: the open round, None after the last one.
       closing: the open round is over and being aggregated, without the lock.
+      untouched: which updates in the spool need not be checked again.
       specs, metadata: of the initial model, and so of every model of the run.
     """
 
@@ -34,6 +36,7 @@ class RunState:
         self.stopping = False
         self.closing = False
         self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
+        self.untouched = Untouched()
         self.round: Round | None = None
         self.last_seen = dict.fromkeys(store.sites(), clock())  # nobody is silent because the server was
         self.reopen()

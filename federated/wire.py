@@ -29,7 +29,7 @@ CHANNEL_OPTIONS = (
     # Beyond the message that is being read a stream has this much in flight and no more: it bounds a site's share of the server's memory,
     # and what a cut loses. The window opens for the whole of a message as soon as it is asked for, so a far link is hardly slower.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 2**16),
+    ("grpc.http2.lookahead_bytes", 2**18),
     # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),

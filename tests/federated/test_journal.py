@@ -67,12 +67,12 @@ def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
     assert Journal(tmp_path).update is None
 
 
-def test_a_confirmed_update_is_removed_with_the_model_it_came_of(tmp_path):
+def test_a_confirmed_update_is_removed_and_the_model_it_came_of_stays_to_be_written_over(tmp_path):
     journal = Journal(tmp_path)
     journal.incoming_path.write_bytes(b"the model it was trained from")
     journal.spool(1, ARRAYS, 30, {})
     journal.release_update()
-    assert journal.update is None and not journal.incoming_path.exists()
+    assert journal.update is None and journal.incoming_path.exists()
     again = Journal(tmp_path)
     assert again.update is None and not again.update_path.exists()
 

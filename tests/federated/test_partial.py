@@ -68,11 +68,27 @@ def test_what_the_disk_spoilt_or_a_kill_cut_is_missing_again(begin, chunks, tmp_
     assert begin().missing() == [1, 2]
 
 
-def test_a_file_of_another_model_is_begun_anew(begin, chunks, tmp_path):
+def test_a_file_of_another_model_is_written_over(begin, chunks, tmp_path):
     begin().put(chunks[0])
     other = Manifest((TensorSpec("z", "F32", (3,)),), bytes(32))
     assert begin(other).missing() == [0]
     assert begin().missing() == [0, 1, 2]
+
+
+def test_nothing_of_a_longer_file_stays(begin, chunks, tmp_path):
+    path = tmp_path / "partial.safetensors"
+    path.write_bytes(b"\xff" * (MANIFEST.nbytes + 2**20))
+    model = begin()
+    assert model.missing() == [0, 1, 2]
+    model.put(chunks[1])
+    again = begin()  # as after a kill: what was there before is no piece of this model
+    assert again.missing() == [0, 2]
+    again.put(chunks[0])
+    again.put(chunks[2])
+    again.finish()
+    whole = tmp_path / "expected.safetensors"
+    tensor_files.save(whole, ARRAYS, {"site": "C1"})
+    assert path.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(
