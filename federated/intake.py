@@ -125,8 +125,8 @@ class Intake:
                 now = run.clock()
                 state = rounds.accept(run.round, update, policy=run.policy, now=now)
                 run.store.keep_update(transfer.partial.path, update, metrics, now=now, counts_in=number, change=change)
-                run.untouched.note(run.store.update_path(update))
                 run.round = state
+                run.untouched.note(run.store.update_path(update))
                 run.note_change()
                 run.log(  # with the lock held: the log must have the update before the round that counts it
                     "pushed",

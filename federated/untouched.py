@@ -31,11 +31,15 @@ class Untouched:
     def note(self, path: pathlib.Path) -> None:
         """Notes a file whose content has been checked and whose name is final.
 
-        Left out is one whose stamp a change would perhaps not alter: written within the tick, or on a disk that stamps whole seconds.
+        Left out is one whose stamp a change would perhaps not alter: written within the tick, or on a disk that stamps whole seconds. So is
+        one that cannot be looked at: whoever reads it will say why.
         """
         now = self._clock()
         self._noted = {other: (mark, since) for other, (mark, since) in self._noted.items() if now - since <= _FOR_S}
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError:
+            return
         if self._now_ns() - status.st_mtime_ns >= _TICK_NS and status.st_mtime_ns % _SECOND_NS:
             self._noted[path] = (_mark(status), now)
 

@@ -69,3 +69,9 @@ def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
     coarse = Untouched()
     coarse.note(file)
     assert not coarse.holds(file)
+
+
+def test_a_file_that_is_not_there_is_not_noted(tmp_path):
+    untouched = Untouched()
+    untouched.note(tmp_path / "gone")
+    assert not untouched.holds(tmp_path / "gone")
