@@ -1,4 +1,4 @@
-"""Checks a server's log and models: the chain of hashes, the server's signatures, every model, and what can be averaged again.
+"""Checks a server's log and what it holds: hashes, signatures, every model, the lent models, the rows, the choice of the best model.
 
     python -m experiments.audit --store=store --authority=kit/ca.pem
     python -m experiments.audit --store=store --head=HASH          the log must still have a line that was noted earlier
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     del argv
     from cryptography import x509
 
-    from federated import audit
+    from federated import audit, verification
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
     authority = x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
@@ -38,15 +38,23 @@ def main(argv: list[str]) -> None:
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
             facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in _CHAIN)
             print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {record['event']:<14} {facts}")
-    found = audit.verify(store, authority, head=FLAGS.head)
+    found = verification.verify(store, authority, head=FLAGS.head)
     print(f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}")
     print(f"{len(found.rounds)} global models are the logged ones{_pruned(found.pruned)}")
     again = f"rounds {', '.join(map(str, found.recomputed))}" if found.recomputed else "none: their updates are not kept"
     print(f"averaged again from the sites' updates, to the same bits: {again}")
+    if found.discarded:
+        print(f"taken back by the operator: rounds {', '.join(map(str, found.discarded))}")
+    if found.models:
+        print(f"lent models as logged: {', '.join(found.models)}")
+    if found.rows:
+        print(f"rows as logged: of {', '.join(found.rows)}")
+    if found.best_round is not None:
+        print(f"the best model, chosen again from the logged scores: round {found.best_round}")
 
 
 def _pruned(numbers: tuple[int, ...]) -> str:
-    return f", {len(numbers)} are not kept any more" if numbers else ""
+    return f", {len(numbers)} are no longer kept" if numbers else ""
 
 
 if __name__ == "__main__":

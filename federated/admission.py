@@ -28,14 +28,18 @@ class Admission:
             self._note_refusal(site, error)
             raise
 
-    def login(self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, protocol: int) -> Session:
+    def login(
+        self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, certificate_ends: float, protocol: int
+    ) -> Session:
         """Admits a site whose plan is the server's.
 
+        Args:
+          certificate_ends: seconds since the epoch; the token ends with the certificate at the latest.
         Raises:
           WrongCredential, CertificateRefused, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
         try:
-            return self._login(site, credential, plan, num_examples, certificate, protocol)
+            return self._login(site, credential, plan, num_examples, certificate, certificate_ends, protocol)
         except errors.FederationError as error:
             self._note_refusal(site, error)
             raise
@@ -48,14 +52,21 @@ class Admission:
         if str(times).strip("0") == "1":
             self._run.log("login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {}))
 
-    def _login(self, site: str, credential: str, plan: dict, num_examples: int, certificate: str, protocol: int) -> Session:
+    def _login(
+        self, site: str, credential: str, plan: dict, num_examples: int, certificate: str, certificate_ends: float, protocol: int
+    ) -> Session:
         self._credentials.check(site, credential)
         self._credentials.check_certificate(certificate)
+        if certificate_ends <= self._run.clock():  # TLS looks at it once, when the connection is made
+            raise errors.CertificateRefused(f"the certificate of site {site!r} has ended; renew it: experiments.request, then start again")
         if protocol != PROTOCOL:
             raise errors.VersionDiffers(
                 f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"
             )
-        differing = plans.differences(self._plan, plan)
+        try:
+            differing = plans.differences(self._plan, plan)
+        except (ValueError, RecursionError) as error:
+            raise errors.PlanDiffers(f"the plan of site {site!r} cannot be read; install the same release at both ends") from error
         if differing:
             raise errors.PlanDiffers(f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server")
         if not 1 <= num_examples <= MAX_EXAMPLES:
@@ -70,8 +81,14 @@ class Admission:
                 )
             if site in sites and sites[site].evicted:
                 raise errors.UnknownSite(f"site {site!r} was sent away from this run; ask the server's operator")
+            before = sites[site].num_examples if site in sites else 0
+            if before not in (0, num_examples):
+                raise errors.UpdateRefused(
+                    f"site {site!r} logs in with {num_examples} training cases, and with {before} before; the number weights its updates. "
+                    "Prepare the cases it had, or have the server's operator allow the change with --order=admit"
+                )
             run.store.enrol(site, num_examples)
-            token, expires_at = self._sessions.open(site, certificate)
+            token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
             run.last_seen[site] = run.clock()
             run.note_change()
         run.log("login", site=site, num_examples=num_examples)
@@ -89,12 +106,18 @@ class Admission:
         )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
-        """Returns whose token it is. Raises SessionExpired, CertificateRefused."""
+        """Returns whose token it is, and notes that the site was heard. Raises SessionExpired, CertificateRefused."""
         run = self._run
         with run.changed:
+            site = self.check_token(token, certificate)
+            run.last_seen[site] = run.clock()
+            return site
+
+    def check_token(self, token: str, certificate: str | None = None) -> str:
+        """Returns whose token it is. Raises SessionExpired, CertificateRefused."""
+        with self._run.changed:
             site = self._sessions.site_of(token, certificate)
             self._credentials.check_certificate(certificate or "")
             if site not in self._credentials.sites:
-                raise errors.SessionExpired(f"site {site!r} has no part in this federation any more; ask the server's operator for a kit")
-            run.last_seen[site] = run.clock()
+                raise errors.SessionExpired(f"site {site!r} no longer has a part in this federation; ask the server's operator for a kit")
             return site

@@ -8,6 +8,7 @@ import grpc
 from absl import logging
 
 from federated import errors, wire
+from runkit.line_budget import LineBudget
 
 _STATUS = {
     errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
@@ -20,6 +21,7 @@ _STATUS = {
     errors.OrderRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.FederationFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageTrouble: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UpdateRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.IncompatibleWeights: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelRefused: grpc.StatusCode.INVALID_ARGUMENT,
@@ -30,8 +32,13 @@ _STATUS = {
 _MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
 
 
+_MAX_LOGGED = 2000  # characters of it in the server's own log
+_lines = LineBudget()
+
+
 def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
     """Returns a handler that answers with `error` before it reads a message."""
+    _log(error)
     # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
     return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, error))
 
@@ -47,11 +54,21 @@ class Answering:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, errors.FederationError):
-            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            _log(error)
             _abort(self._context, error)
         if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
             logging.exception("event=failed")
             self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+
+
+def _log(error: errors.FederationError) -> None:
+    """Logs a refusal; callers that keep being refused do not fill the log."""
+    omitted = _lines.take(type(error).__name__)
+    if omitted is not None:
+        text = str(error)
+        text = text if len(text) <= _MAX_LOGGED else f"{text[:_MAX_LOGGED]}… ({len(text)} characters)"
+        more = f" omitted={omitted}" if omitted else ""
+        logging.info("event=refused error=%s%s %s", type(error).__name__, more, text)
 
 
 def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:

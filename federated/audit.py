@@ -17,7 +17,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -26,16 +26,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federated import agenda, certificates, codec
-from federated.aggregation import weighted_mean_of_sources
+from federated import certificates
 from federated.storage import Store
-from federated.tensor_files import TensorFile, file_digest
-from federated.weights import Digest
 from runkit.events import EventLog
 
 FIRST = "0" * 64  # what the first line has for `previous`
-SIGNED = frozenset({"aggregated", "finished"})
-_COUNTED = frozenset({"pushed", "aggregated"})
+SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
 _LINE = re.compile(rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n')
 
 
@@ -81,8 +77,9 @@ class AuditLog(EventLog):
         for listener in self._listeners:
             try:
                 listener(record)
-            except OSError as error:  # a picture of the run that cannot be drawn must not stop the run
-                logging.warning("event=listener_failed reason=%s", error.strerror)
+            except Exception as error:  # a picture of the run that cannot be drawn must not stop the run
+                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                logging.warning("event=listener_failed reason=%s", reason)
 
     def _line(self, record: dict[str, Any]) -> str:
         record = {**record, "line": self._count + 1, "previous": self._head}
@@ -151,16 +148,20 @@ def read_chain(path: str | os.PathLike, authority: x509.Certificate | None = Non
             yield {**record, "hash": head}
 
 
-def make_good(log: AuditLog, store: Store) -> None:
-    """Logs what the store holds and the log has lost: a kill or a power cut may come between the two."""
-    have = {(r["event"], r.get("counts_in", r["round"]), r.get("site", ""), r["sha256"]) for r in log.read() if r["event"] in _COUNTED}
-    models, counted = store.globals(), store.counted_updates()
-    for number in sorted({*models, *counted} - {0}):
+def backfill(log: EventLog, store: Store) -> None:
+    """Logs what the store holds and the log does not: a kill, a power cut or a full disk may come between the two."""
+    known = _replayed(log.read())
+    globals_, counted, models = store.globals(), store.counted_updates(), store.models()
+    beyond = [number for number in known.aggregated if number not in globals_]
+    if beyond:
+        first = min(beyond)
+        log.append("round_discarded", round=first, back_to=first - 1, sha256=globals_.get(first - 1), backfilled=True)
+    for number in sorted({*globals_, *counted} - {0}):
         updates = counted.get(number, [])
-        if ("aggregated", number, "", models.get(number)) in have:
+        if number in globals_ and known.aggregated.get(number) == globals_[number]:
             continue
         for update in updates:
-            if ("pushed", number, update.site, update.sha256) not in have:
+            if (number, update.site, update.sha256) not in known.pushed:
                 log.append(
                     "pushed",
                     site=update.site,
@@ -168,17 +169,52 @@ def make_good(log: AuditLog, store: Store) -> None:
                     counts_in=number,
                     num_examples=update.num_examples,
                     sha256=update.sha256,
-                    made_good=True,
+                    backfilled=True,
                 )
-        if number in models:
+        if number in globals_:
             log.append(
                 "aggregated",
                 round=number,
                 sites={update.site: update.num_examples for update in updates},
                 updates={update.site: update.sha256 for update in updates},
-                sha256=models[number],
-                made_good=True,
+                sha256=globals_[number],
+                backfilled=True,
             )
+    for name, (site, sha256) in models.items():
+        if known.published.get(name) != sha256:
+            log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
+    for site, (count, sha256) in store.row_digests().items():
+        if known.rows.get(site) != sha256:
+            log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
+
+
+@dataclasses.dataclass
+class _Known:
+    """What a log says was taken in and not taken back: digests."""
+
+    aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
+    pushed: set[tuple[int, str, str]] = dataclasses.field(default_factory=set)  # (round it counts in, site, update)
+    published: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> model
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
+
+
+def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
+    known = _Known()
+    for record in records:
+        event = record["event"]
+        if event == "aggregated":
+            known.aggregated[record["round"]] = record["sha256"]
+        elif event == "pushed":
+            known.pushed.add((record.get("counts_in", record["round"]), record["site"], record["sha256"]))
+        elif event == "published":
+            known.published[record["model"]] = record["sha256"]
+        elif event == "rows":
+            known.rows[record["site"]] = record.get("sha256", "")
+        elif event == "round_discarded":
+            first = record["round"]
+            known.aggregated = {number: sha256 for number, sha256 in known.aggregated.items() if number < first}
+            known.pushed = {entry for entry in known.pushed if entry[0] < first}
+    return known
 
 
 def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
@@ -200,122 +236,3 @@ def _signed_by(certificate: x509.Certificate | None, digest: bytes, signature: b
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-@dataclasses.dataclass(frozen=True)
-class Verified:
-    """What `verify` found in order."""
-
-    lines: int
-    head: str
-    rounds: tuple[int, ...]  # whose models are in the store and have the logged digest
-    recomputed: tuple[int, ...]  # of them, those whose updates are still kept and give the very model again
-    pruned: tuple[int, ...]  # whose models the server did not keep
-
-
-def verify(store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = "") -> Verified:
-    """Checks the log of a store, the models against the log, and recomputes every aggregation whose updates are still there.
-
-    Reads only, and may run beside the server.
-
-    Args:
-      store: the server's folder, or a copy of it.
-      authority: as in `read_chain`.
-      head: a hash noted earlier, or its first digits; the log must still have that line.
-    Raises:
-      BrokenChain: naming the first line that is wrong, or that a model or an update contradicts.
-    """
-    store = pathlib.Path(store)
-    path = store / "events.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the folder that the server calls its store")
-    pushed: dict[tuple[int, str], tuple[str, int]] = {}
-    rounds: list[int] = []
-    recomputed: list[int] = []
-    pruned: list[int] = []
-    last, seen_head, lines, expected = FIRST, not head, 0, 1
-    for record in read_chain(path, authority):
-        line, last = record["line"], record["hash"]
-        lines, seen_head = line, seen_head or last.startswith(head)
-        if record["event"] == "pushed":
-            pushed[record["counts_in"], record["site"]] = (record["sha256"], record["num_examples"])
-        if record["event"] != "aggregated":
-            continue
-        number = record["round"]
-        if number != expected:
-            raise BrokenChain(line, f"aggregates round {number} where round {expected} is due")
-        expected += 1
-        for site, sha256 in record["updates"].items():
-            if pushed.get((number, site)) != (sha256, record["sites"][site]):
-                raise BrokenChain(line, f"round {number} counts an update of site {site!r} that the log did not take in")
-        _check_model(store, record)
-        if _model_path(store, number).exists():
-            rounds.append(number)
-            if _recompute(store, record):
-                recomputed.append(number)
-        else:
-            pruned.append(number)
-    if not seen_head:
-        raise BrokenChain(lines, f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run")
-    return Verified(lines, last, tuple(rounds), tuple(recomputed), tuple(pruned))
-
-
-def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
-    return store / "global" / f"{agenda.global_name(number)}.safetensors"
-
-
-def _check_model(store: pathlib.Path, record: dict[str, Any]) -> None:
-    path = _model_path(store, record["round"])
-    try:
-        if path.exists():
-            with TensorFile(path) as file:
-                digest = file_digest(file)
-        else:
-            return
-    except ValueError as error:
-        raise BrokenChain(record["line"], f"its model cannot be read: {error}") from error
-    if digest != record["sha256"]:
-        raise BrokenChain(record["line"], f"{path.name} is not the model of round {record['round']} that was logged")
-
-
-def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Averages the kept updates of a round again; returns False where one is not kept any more."""
-    number, line = record["round"], record["line"]
-    folder = store / "kept" / agenda.global_name(number)
-    # The file is named after the round that it was trained for; a late one counts in the next.
-    found = {site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors")) for site, sha256 in record["updates"].items()}
-    if not all(found.values()):
-        return False
-    paths = {site: files[0] for site, files in found.items()}
-    sources: dict[str, tuple[TensorFile, int]] = {}
-    try:
-        for site, path in paths.items():
-            sources[site] = (TensorFile(path), record["sites"][site])
-            if file_digest(sources[site][0]) != record["updates"][site]:
-                raise BrokenChain(line, f"{path.name} is not the update of site {site!r} that was logged")
-        sink = _DigestSink(next(iter(sources.values()))[0])
-        rounding = {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
-        weighted_mean_of_sources(sources, sink, **rounding)
-    except BrokenChain:
-        raise
-    except ValueError as error:
-        raise BrokenChain(line, f"an update cannot be read: {error}") from error
-    finally:
-        for source, _ in sources.values():
-            source.close()
-    if sink.hex() != record["sha256"]:
-        raise BrokenChain(line, f"the updates of round {number} do not average to the model that was logged")
-    return True
-
-
-class _DigestSink:
-    """Takes an aggregate and keeps its digest only."""
-
-    def __init__(self, like: TensorFile):
-        self._digest = Digest(like.specs)
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
-
-    def hex(self) -> str:
-        return self._digest.hex()

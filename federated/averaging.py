@@ -39,7 +39,8 @@ def average(
       rounding: applied to each piece of the mean.
       surely: those of the files that are known to be what was received.
     Raises:
-      Spoilt: naming an update that the disk has changed; `target` is then as it was.
+      Spoilt: naming an update whose content the disk has changed or lost; `target` is then as it was.
+      OSError: where the system cannot read an update or write the mean; the updates may be as good as ever.
     """
     with contextlib.ExitStack() as opened:
         sources = {
@@ -60,7 +61,7 @@ class _Spooled:
         self._update, self._surely = update, surely
         try:
             self._file = TensorFile(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise Spoilt(update) from error
         self.specs = self._file.specs
         self._chunks: dict[int, hashlib._Hash] = {}

@@ -38,7 +38,7 @@ class ControlDesk:
         self._folder, self._warnings = pathlib.Path(store_folder), warnings
         self.standing, self.model_facts = steering.standing, steering.model_facts
 
-    def order(self, kind: str, site: str) -> str:
+    def order(self, kind: str, site: str, round_number: int = 0) -> str:
         """Carries an order out, for good before it is answered. Raises OrderRefused, UnknownSite, StaleUpdate."""
         steering = self._steering
         if kind == "pause":
@@ -49,10 +49,16 @@ class ControlDesk:
             return "resumed"
         if kind == "evict":
             steering.evict(site)
-            return f"{site} is sent away: its token is void, it cannot log in, its update of the open round does not count"
+            return (
+                f"{site} is sent away: its token is void, it cannot log in, what it is sending ends; its update of the open round, its lent "
+                "models, its scores and its rows do not count"
+            )
         if kind == "admit":
             steering.readmit(site)
-            return f"{site} may log in again"
+            return f"{site} may log in again, and with another number of training cases"
+        if kind == "discard_round":
+            steering.discard_round(round_number)
+            return f"back to global model {round_number - 1}: round {round_number} is open again, and every site trains it anew"
         if kind == "finish":
             return f"round {steering.finish()} is the last one; the sites' evaluation follows"
         if kind == "finish_now":
@@ -95,6 +101,7 @@ class ControlDesk:
         status["model_bytes"], _ = self._steering.model_facts()
         status["disk_free_bytes"] = shutil.disk_usage(self._folder).free
         status["release"] = release.version()
-        status["warnings"] = self._warnings()
+        trouble = status.pop("trouble")
+        status["warnings"] = [*([f"the store cannot be used: {trouble}; the server tries again"] if trouble else []), *self._warnings()]
         status["audit"] = dict(zip(("lines", "head"), self.log_head(), strict=True))
         return status

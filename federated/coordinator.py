@@ -7,12 +7,16 @@ rows), `averaging` (the mean), `steering` (the operator), `rounds` and `agenda` 
 
 from __future__ import annotations
 
+import math
 import pathlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from federated import agenda, averaging, codec, errors, rounds
+from absl import logging
+
+from federated import agenda, audit, averaging, codec, errors, retries, rounds
 from federated.admission import Admission
 from federated.credentials import CredentialBook
 from federated.evaluation import Evaluation
@@ -23,7 +27,7 @@ from federated.server_config import ServerConfig, ServerSummary
 from federated.steering import Steering
 from federated.storage import Store
 from federated.tensor_files import TensorFile, file_manifest
-from federated.weights import Manifest
+from federated.weights import CHUNK_BYTES, Manifest
 from runkit.events import EventLog
 
 
@@ -43,23 +47,36 @@ class Coordinator:
     def __init__(
         self, store: Store, config: ServerConfig, credentials: CredentialBook, events: EventLog, *, clock: Callable[[], float] = time.time
     ):
-        self._run = RunState(store, config, events, clock)
+        self._run, self._events = RunState(store, config, events, clock), events
         self._admission = Admission(self._run, credentials)
-        self._intake = Intake(self._run)
+        self._intake = Intake(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
-        self.steering = Steering(self._run)
+        self.steering = Steering(self._run, self._intake, self._evaluation)
         if self._run.round is not None:
             self._run.log("round_opened", round=self._run.round.number, received=sorted(self._run.round.received))
 
     # Requests of sites; what they raise is written where they are carried out.
 
     def login(
-        self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str = "", protocol: int = PROTOCOL
+        self,
+        site: str,
+        credential: str,
+        plan: dict,
+        num_examples: int,
+        *,
+        certificate: str = "",
+        certificate_ends: float = math.inf,
+        protocol: int = PROTOCOL,
     ) -> Session:
-        return self._admission.login(site, credential, plan, num_examples, certificate=certificate, protocol=protocol)
+        return self._admission.login(
+            site, credential, plan, num_examples, certificate=certificate, certificate_ends=certificate_ends, protocol=protocol
+        )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
         return self._admission.site_of(token, certificate)
+
+    def check_token(self, token: str, certificate: str | None = None) -> str:
+        return self._admission.check_token(token, certificate)
 
     def check_credential(self, site: str, credential: str) -> None:
         self._admission.check_credential(site, credential)
@@ -67,8 +84,8 @@ class Coordinator:
     def offer(self, site: str, offer: Offer) -> Answer:
         return self._intake.offer(site, offer)
 
-    def send(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk]) -> Receipt:
-        return self._intake.send(site, offer, chunks)
+    def send(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
+        return self._intake.send(site, offer, chunks, verify)
 
     def report_scores(self, site: str, model: int, scores: Mapping[str, float]) -> None:
         self._evaluation.report_scores(site, model, scores)
@@ -76,8 +93,8 @@ class Coordinator:
     def declare_models(self, site: str, names: Sequence[str]) -> None:
         self._evaluation.declare_models(site, names)
 
-    def submit_rows(self, site: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._evaluation.submit_rows(site, rows)
+    def submit_rows(self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None) -> None:
+        self._evaluation.submit_rows(site, rows, verify)
 
     def next_task(self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True) -> agenda.Task:
         """Returns what `site` is to do; while that is to wait, answers only after `wait_s`, or when `asking` turns false."""
@@ -104,6 +121,12 @@ class Coordinator:
     def transport(self) -> str:
         return self._run.config.transport
 
+    @property
+    def header_bytes(self) -> int:
+        """Returns about how many bytes the header of one of this run's models has."""
+        specs = self._run.specs
+        return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES)
+
     def open_model(self, site: str, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
         """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a published one.
 
@@ -128,23 +151,36 @@ class Coordinator:
         """Logs that `site` received what it asked for of a model."""
         with self._run.changed:
             self._run.note_traffic(site, sent=nbytes)
-        self._run.log("pulled", site=site, model=name, bytes=nbytes, seconds=round(seconds, 3))
+        if nbytes:
+            self._run.log_repeatable("pulled", site=site, model=name, bytes=nbytes, seconds=round(seconds, 3))
 
     # The driving thread.
 
     def drive(self) -> bool:
         """Leads the run until it is finished (True) or `stop` is called (False).
 
+        While the system refuses (a full disk, too many open files, a read that fails), it says so, waits, and tries again. What was
+        confirmed stays, sites wait meanwhile, and nothing is dropped: only what a file holds can make it corrupt.
+
         Raises:
-          OSError: where the store cannot be written; a restart goes on from what was confirmed.
+          sqlite3.DatabaseError: where the database itself is damaged.
         """
-        run = self._run
+        run, pauses = self._run, retries.backoff(1.0)
         while True:
             with run.changed:
                 if run.stopping or run.store.finished:
                     return run.store.finished
                 version = run.version
-            wait_s = self.advance()
+            try:
+                wait_s = self.advance()
+                pauses, run.trouble = retries.backoff(1.0), ""
+            except (OSError, MemoryError, sqlite3.OperationalError) as error:
+                wait_s = next(pauses)
+                run.trouble = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+                logging.error("event=storage_trouble next_try_s=%g reason=%s", wait_s, run.trouble)
+                with run.changed:
+                    run.changed.wait_for(lambda: run.stopping, wait_s)
+                continue
             with run.changed:
                 run.changed.wait_for(lambda seen=version: run.version != seen or run.stopping, wait_s)
 
@@ -154,6 +190,13 @@ class Coordinator:
         while True:
             with run.changed:
                 now = run.clock()
+                if run.log_is_behind:
+                    audit.backfill(self._events, run.store)
+                    run.log_is_behind = False
+                if run.stale:
+                    run.reopen()
+                    run.stale = False
+                    run.note_change()
                 if run.store.paused:
                     return None
                 if run.round is None:
@@ -167,6 +210,9 @@ class Coordinator:
                 run.closing, closed = True, run.round
             try:
                 self._close_round(closed)
+            except BaseException:  # the store may have closed it, or not: it knows
+                run.stale = run.log_is_behind = True
+                raise
             finally:
                 run.closing = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import math
 import os
 import pathlib
 import secrets
@@ -133,11 +134,16 @@ class Sessions:
     def __init__(self, store: SessionStore, *, lifetime_s: float, clock: Callable[[], float], run: str = ""):
         self._store, self._lifetime_s, self._clock, self._run = store, lifetime_s, clock, run
 
-    def open(self, site: str, certificate: str) -> tuple[str, float]:
-        """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with."""
+    def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
+        """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with.
+
+        Args:
+          until: when the certificate ends, seconds since the epoch.
+        """
         token, now = new_secret(), self._clock()
-        self._store.add_session(self._key(token), Session(site, certificate, now + self._lifetime_s), now=now)
-        return token, now + self._lifetime_s
+        expires_at = min(now + self._lifetime_s, until)
+        self._store.add_session(self._key(token), Session(site, certificate, expires_at), now=now)
+        return token, expires_at
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
         """Returns the site a token was issued to.

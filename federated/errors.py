@@ -30,6 +30,10 @@ class ServerUnreachable(FederationError):
     """The server is away, restarting or too busy. The only remedy is to try again, which the site loop does by itself."""
 
 
+class TooManyCalls(FederationError):
+    """A caller holds all the calls that one caller may hold. Trying again later is safe."""
+
+
 class DamagedTransfer(FederationError):
     """Bytes were lost, repeated or changed on the way; nothing was kept. Sending again is safe."""
 
@@ -106,7 +110,7 @@ class StoreInUse(FederationError):
     """Another server process works on the same store folder."""
 
 
-RETRYABLE = (ServerUnreachable, DamagedTransfer, StorageTrouble)
+RETRYABLE = (ServerUnreachable, DamagedTransfer, StorageTrouble, TooManyCalls)
 
 
 def by_name(name: str) -> type[FederationError] | None:

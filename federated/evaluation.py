@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from federated import agenda, errors, privacy, selection
+from federated.records import SiteRecord
 from federated.run_state import RunState
 
 SCORE = "dice"  # the key of a site's scores by which global models are compared
+_RESCORED = 20  # different scores of one model that a site may send
+_FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10  # test cases that a site can have, given its training cases: far more than any split leaves
+
+
+def _cases(num_examples: int) -> int:
+    return max(_FEW_CASES, _CASES_PER_EXAMPLE * num_examples)
 
 
 class Evaluation:
@@ -16,16 +24,23 @@ class Evaluation:
 
     def __init__(self, run: RunState):
         self._run = run
+        self._rescored: dict[tuple[str, int], int] = {}
+        self._withdrawn: set[str] = set()
 
     def report_scores(self, site: str, model: int, scores: Mapping[str, float]) -> None:
         """Records what `site` scored on global model number `model`. Raises UnknownModel, PrivacyRefused."""
-        run, checked = self._run, privacy.check_metrics(scores, what=f"scores of site {site!r}")
+        run, checked = self._run, privacy.check_scores(scores, what=f"scores of site {site!r}")
         with run.changed:
             if model not in run.store.globals():
                 raise errors.UnknownModel(f"there is no global model {model} to score; the last one is {max(run.store.globals())}")
+            if run.store.scores().get(model, {}).get(site) == checked or run.store.fixed_models() or run.store.finished:
+                return  # sent again; or it comes after the best model was chosen, and changes nothing any longer
+            times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
+            if times > _RESCORED:
+                raise errors.UpdateRefused(f"site {site!r} scored model {model} in {_RESCORED} different ways; its last scores stay")
             run.store.record_scores(model, site, checked)
             run.note_change()
-        run.log("scored", site=site, model=model, scores=checked)
+            run.log("scored", site=site, model=model, scores=checked)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
         """Records that `site` has published all it will. Raises UnknownModel for a name that has not arrived."""
@@ -34,14 +49,22 @@ class Evaluation:
             held = {name for name, (owner, _) in run.store.models().items() if owner == site}
             missing = sorted(set(names) - held)
             if missing:
-                raise errors.UnknownModel(f"site {site!r} declares {', '.join(missing)}, which it has not published; publish first")
-            if not run.store.fixed_models():
-                run.store.declare(site, names)
-                run.note_change()
-        run.log("declared", site=site, models=sorted(names))
+                listed = ", ".join(name[:64] for name in missing[:10])
+                raise errors.UnknownModel(f"site {site!r} declares {listed}, which it has not published; publish first")
+            if run.store.fixed_models() or site in run.store.declared():
+                return
+            run.store.declare(site, sorted(set(names)))
+            run.note_change()
+            run.log("declared", site=site, models=sorted(set(names)))
 
-    def submit_rows(self, site: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Records the per-case rows of `site`. Raises PrivacyRefused, UnknownModel, UnknownSite."""
+    def submit_rows(self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None) -> None:
+        """Records the per-case rows of `site`, each checked as it arrives. They count once: rows that come later change nothing.
+
+        Args:
+          verify: raises once the site is no longer let in; asked again when the last row is there.
+        Raises:
+          PrivacyRefused, UnknownModel, UnknownSite, and what `verify` raises.
+        """
         run = self._run
         with run.changed:
             models = run.store.fixed_models()
@@ -49,10 +72,38 @@ class Evaluation:
                 raise errors.UnknownModel(f"site {site!r} sent rows before the models to evaluate were fixed; ask for the next task")
             if site not in run.store.participants():
                 raise errors.UnknownSite(f"site {site!r} sent rows but no update in any round; only sites that took part evaluate")
-            checked = privacy.check_rows(rows, site=site, models=models)
-            run.store.keep_rows(site, checked)
+            if site in run.store.reported():
+                return
+            withdrawn, cases = self._withdrawn, _cases(run.store.sites()[site].num_examples)
+        # As text, which takes a tenth of the memory of a row's numbers and names.
+        checked = privacy.checked_rows(rows, site=site, models=(*models, *withdrawn), max_cases=cases)
+        lines = [json.dumps(row, allow_nan=False) for row in checked]
+        with run.changed:
+            verify()
+            if site in run.store.reported():
+                return
+            run.store.keep_rows(site, lines)
             run.note_change()
-        run.log("rows", site=site, rows=len(checked))
+            self._log_rows([site])
+
+    def withdraw(self, site: str) -> list[str]:
+        """Takes the models of a site that is sent away out of the run, with the lock held; returns their names."""
+        names = self._run.store.drop_models(site)
+        self._withdrawn |= set(names)  # a site that evaluates them at this moment may still report them; they are left out
+        return names
+
+    def rewrite_rows(self) -> None:
+        """Brings `rows.jsonl` up to which sites and models count, with the lock held."""
+        if self._run.store.reported():
+            self._run.store.write_rows()
+            self._log_rows(self._run.store.row_digests())
+
+    def _log_rows(self, sites: Iterable[str]) -> None:
+        digests = self._run.store.row_digests()
+        for site in sites:
+            if site in digests:
+                count, sha256 = digests[site]
+                self._run.log("rows", site=site, rows=count, sha256=sha256)
 
     def advance(self, now: float) -> float | None:
         """Moves on after the last round: selection, fixing the models to evaluate, the end; returns seconds until the clock may matter."""
@@ -69,13 +120,14 @@ class Evaluation:
             if run.config.cross_site_evaluation:
                 run.store.fix_models(names, best)
                 run.note_change()
-                run.log("models_fixed", models=names, best_round=best)
+                run.log("models_fixed", models=names, best_round=best, scored_by=self._scored_by())
                 progress = run.progress()
         if not run.config.cross_site_evaluation or expected <= progress.reported:
             run.store.write_rows()
             run.store.finish()
             run.note_change()
-            run.log("finished", rounds=max(run.store.globals()), sites=sorted(progress.participants))
+            about = {"best_round": best, "scored_by": self._scored_by()} if not progress.models else {}
+            run.log("finished", rounds=max(run.store.globals()), sites=sorted(progress.participants), **about)
             return None
         return next_silent
 
@@ -91,12 +143,22 @@ class Evaluation:
         scores, records = self._run.store.scores(), self._run.store.sites()
         return selection.select(
             {
-                model: {site: values[SCORE] for site, values in by_site.items() if SCORE in values}
+                model: {site: values[SCORE] for site, values in by_site.items() if self._counts(records[site], values)}
                 for model, by_site in scores.items()
                 if not held_only or self._run.store.global_path(model).exists()
             },
-            {site: record.num_examples for site, record in records.items()},
+            {site: max(1, record.num_examples) for site, record in records.items()},
         )
+
+    @staticmethod
+    def _counts(record: SiteRecord, values: Mapping[str, float]) -> bool:
+        # A store of an earlier release may hold a score of 1e308, whose mean is infinite.
+        return not record.evicted and 0 <= values.get(SCORE, -1.0) <= 1
+
+    def _scored_by(self) -> list[str]:
+        """Returns the sites whose scores choose the best model, for the log."""
+        chosen = self._chosen(held_only=True)
+        return [] if chosen is None else list(chosen.sites)
 
     def select(self) -> int:
         """Compares what has been scored so far, keeps the best model, and returns its number."""

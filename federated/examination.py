@@ -150,7 +150,7 @@ def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
         with TensorFile(path) as file:
             json.loads(file.metadata["plan"])
             return good("initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"), file.nbytes
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError) as error:
         words = "carries no plan" if isinstance(error, KeyError) else str(error)
         return fault("initial model", words, "write it with experiments.init_model"), otherwise
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from federated.errors import Reason
 from federated.tensor_files import TensorFile
 from federated.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs
 
-_FEW = 2  # norms of others that a median needs
+_FLOOR = 0.5  # times the norm of the initial model
+_SMALL_VALUE = 1e-3
 
 
 class UpdateGate:
@@ -83,18 +84,49 @@ class UpdateGate:
             raise errors.UpdateRefused(f"{what}: {listed}; look at the site's training loss and lower its learning rate", reasons=reasons)
 
 
-def check_change(change: float, others: Sequence[float], *, max_ratio: float, what: str) -> None:
-    """Raises UpdateRefused for a change that is many times the median of those that others made.
+def norm_of(file: TensorFile) -> float:
+    """Returns the Euclidean norm of a model's values, in the memory of a chunk."""
+    squares = []
+    for start in range(0, file.nbytes, CHUNK_BYTES):
+        data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        for values in _values(data, start, dtype_runs(file.specs)):
+            wide = values.astype(np.float64)
+            squares.append(float(np.dot(wide, wide)))
+    return math.sqrt(math.fsum(squares))
+
+
+def _values(data: bytes, start: int, runs: Sequence[tuple[np.dtype, int, int]]) -> Iterator[np.ndarray]:
+    """Yields the values of a piece that begins at byte `start` of a model, one array for each dtype in it."""
+    for dtype, run_start, run_bytes in runs:
+        begin, end = max(start, run_start) - start, min(start + len(data), run_start + run_bytes) - start
+        if begin < end:
+            yield np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
+
+
+def usual_change(others: Sequence[float], *, initial_norm: float, num_values: int) -> float:
+    """Returns how far an update may be expected to change the model, Euclidean norm.
+
+    That is the median of what other sites' updates changed, and never less than half the norm of the initial model: before anybody else
+    has sent anything there is nothing else to go by, and a hostile site that sends tiny changes must not shut the others out. The
+    caller's own updates are left out, or it could grow from round to round. For scale: Adam moves each weight by at most about its rate
+    per step, which in a round of 1,260 steps at 1e-4 comes to 0.1 to 3.5 times the norm of this network's initial weights.
 
     Args:
-      others: norms of the updates in the last global model and in the open round; fewer than two decide nothing.
+      others: norms of the changes by other sites, in the rounds before and in the open one.
+      initial_norm: of global model 0.
+      num_values: of a model; one of nothing but zeros counts as if its values were 0.001.
+    """
+    floor = _FLOOR * max(initial_norm, _SMALL_VALUE * math.sqrt(num_values))
+    return max(statistics.median(others), floor) if others else floor
+
+
+def check_change(change: float, usual: float, *, max_ratio: float, what: str) -> None:
+    """Raises UpdateRefused for a change that is many times the usual one.
+
+    Args:
+      usual: see `usual_change`.
       max_ratio: 0 switches the check off.
     """
-    if not max_ratio or len(others) < _FEW:
-        return
-    usual = statistics.median(others)
-    if usual > 0 and not change <= max_ratio * usual:
-        text = (
-            f"it changes the model by {change:.4g} (Euclidean norm), the median of others is {usual:.4g}, {max_ratio:g} times that is taken"
-        )
+    if max_ratio and not change <= max_ratio * usual:
+        text = f"it changes the model by {change:.4g} (Euclidean norm), {usual:.4g} is usual, {max_ratio:g} times that is taken"
         raise errors.UpdateRefused(f"{what}: {text}; look at the site's data and learning rate", reasons=[Reason("", "norm", text)])

@@ -9,10 +9,11 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 from federated import agenda, errors, gate, privacy, rounds
-from federated.admission import MAX_EXAMPLES
 from federated.codec import Chunk
 from federated.exchange import Answer, Offer, Receipt
 from federated.partial import PartialModel
@@ -22,6 +23,9 @@ from federated.transfers import Transfer, Transfers
 from federated.weights import check_declaration, check_same
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_LENT = 8  # models of one site; each takes its place on the server's disk and everybody's time
+_REPLACED = 20  # different updates that a site may send for one round; an honest one that was killed makes the same or one more
+_HISTORY = 5  # closed rounds whose changes say what is usual
 _NOTE_EVERY_S = 1.0  # that bytes of a site came
 _LOOKING = max(2, os.cpu_count() or 1)  # pieces that are checked at the same time: more would only wait for processors, each in its memory
 
@@ -32,8 +36,10 @@ class Intake:
     An offer without a model's name is an update, else a model for cross-site evaluation.
     """
 
-    def __init__(self, run: RunState):
-        self._run, self._transfers = run, Transfers()
+    def __init__(self, run: RunState, site_names: Callable[[], Collection[str]] = tuple):
+        """`site_names`: every site there is, logged in or not; names of models begin with one of them."""
+        self._run, self._transfers, self._site_names = run, Transfers(), site_names
+        self._pushed: Counter[tuple[str, int]] = Counter()
         self._looking = threading.Semaphore(_LOOKING)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -49,11 +55,13 @@ class Intake:
         with self._storing(site), self._transfer(site, offer) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 
-    def send(self, site: str, offer: Offer, chunks: Iterable[Chunk]) -> Receipt:
+    def send(self, site: str, offer: Offer, chunks: Iterable[Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
         """Takes the missing chunks; checks and syncs the whole, records it, and only then returns.
 
+        Args:
+          verify: raises once the site is no longer let in. An upload may take hours, so it is asked again when everything is there.
         Raises:
-          As `offer`: and nothing changed, but that a next attempt need not send again what arrived.
+          As `offer`, and what `verify` raises: and nothing changed, but that a next attempt need not send again what arrived.
         """
         began, received = time.monotonic(), 0
         receipt = self._checked(site, offer)
@@ -69,12 +77,17 @@ class Intake:
                 if time.monotonic() - noted >= _NOTE_EVERY_S:
                     noted = time.monotonic()
                     self._note_progress(site, offer)
+            verify()
             transfer.partial.finish()
             try:
                 transfer.gate.check(_what(site, offer))
-                receipt = keep(site, offer, transfer, {"received": received, "seconds": round(time.monotonic() - began, 3)})
+                about = {"received": received, "seconds": round(time.monotonic() - began, 3)}
+                with self._run.changed:
+                    verify()
+                    receipt = keep(site, offer, transfer, about)
             except errors.UpdateRefused as refusal:
-                self._run.log("refused", site=site, what=_what(site, offer), reasons=[reason._asdict() for reason in refusal.reasons[:30]])
+                reasons = [reason._asdict() for reason in refusal.reasons[:30]]
+                self._run.log_repeatable("refused", site=site, what=_what(site, offer), reasons=reasons)
                 transfer.partial.path.unlink(missing_ok=True)  # sent again it would be refused again
                 raise
             finally:
@@ -86,16 +99,18 @@ class Intake:
     def close(self) -> None:
         self._transfers.close()
 
+    def drop(self, site: str) -> None:
+        """Forgets what a site that was sent away has under way."""
+        self._transfers.end(site)
+        self._run.store.drop_incoming(site)
+
     def _checked(self, site: str, offer: Offer) -> Receipt | None:
         """Returns the receipt of a model that is there already, None for one that may come."""
         run = self._run
         check_declaration(offer.manifest.specs, max_bytes=MAX_BYTES)
         offer.manifest.check(offer.sha256)
         if offer.model:
-            if not _MODEL_NAME.fullmatch(offer.model) or agenda.is_global(offer.model):
-                raise errors.ModelRefused(
-                    f"model name {offer.model[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
-                )
+            self._check_name(site, offer.model)
             with run.changed:
                 if self._is_published(site, offer):
                     return Receipt(site, offer.model, offer.sha256)
@@ -106,8 +121,10 @@ class Intake:
                 if run.store.update(site, offer.round) == update:
                     return Receipt(site, agenda.global_name(offer.round), offer.sha256)  # its receipt was lost on the way
                 self._check_round_takes(update)
-            if not 1 <= offer.num_examples <= MAX_EXAMPLES:
-                text = f"num_examples {offer.num_examples} for round {offer.round}; expected 1 to {MAX_EXAMPLES}"
+                record = run.store.sites().get(site)
+            if record is None or offer.num_examples != record.num_examples:
+                known = record.num_examples if record else 0
+                text = f"num_examples {offer.num_examples} for round {offer.round}; expected {known}, the number it logged in with"
                 raise errors.UpdateRefused(f"site {site!r} sent {text}", reasons=[errors.Reason("", "examples", text)])
         check_same(run.specs, offer.manifest.specs, what=_what(site, offer))
         return None
@@ -118,10 +135,16 @@ class Intake:
         with run.changed:
             if run.store.update(site, offer.round) != update:
                 self._check_round_takes(update)
-                earlier, number = run.store.changes(run.round.number - 1), run.round.number
-                others = [*earlier.values(), *(change for other, change in run.store.changes(number).items() if other != site)]
-                change = transfer.gate.change
-                gate.check_change(change, others, max_ratio=run.config.max_change_ratio, what=_what(site, offer))
+                number, change = run.round.number, transfer.gate.change
+                usual = gate.usual_change(
+                    run.store.changes_of_others(site, since=number - _HISTORY),
+                    initial_norm=run.initial_norm,
+                    num_values=sum(spec.size for spec in run.specs),
+                )
+                gate.check_change(change, usual, max_ratio=run.config.max_change_ratio, what=_what(site, offer))
+                self._pushed[site, number] += 1
+                if self._pushed[site, number] > _REPLACED:
+                    raise errors.UpdateRefused(f"{_what(site, offer)}: {_REPLACED} different updates came before it; the last one counts")
                 now = run.clock()
                 state = rounds.accept(run.round, update, policy=run.policy, now=now)
                 run.store.keep_update(transfer.partial.path, update, metrics, now=now, counts_in=number, change=change)
@@ -166,12 +189,27 @@ class Intake:
         store = self._run.store
         owner, sha256 = store.models().get(offer.model, (site, ""))
         if owner != site:
-            raise errors.ModelRefused(
-                f"model {offer.model!r} of site {site!r} has the name of a model of site {owner!r}; begin the name with the site's"
-            )
-        if sha256 != offer.sha256 and store.fixed_models():
+            raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} has the name of a model of site {owner!r}; rename it")
+        if sha256 == offer.sha256:
+            return True
+        if store.fixed_models():
             raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} came after the models to evaluate were fixed")
-        return sha256 == offer.sha256
+        if self._run.round is not None:
+            raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} came before the last round was over; models are lent then")
+        if not sha256 and sum(owner == site for owner, _ in store.models().values()) >= MAX_LENT:
+            raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} is one too many; a site lends {MAX_LENT} at most")
+        return False
+
+    def _check_name(self, site: str, name: str) -> None:
+        """Raises ModelRefused unless the name is well-formed and begins with the site's own, so that nobody takes another's."""
+        if not _MODEL_NAME.fullmatch(name) or agenda.is_global(name):
+            raise errors.ModelRefused(
+                f"model name {name[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
+            )
+        # Of sites C1 and C1_north, C1_north_baseline belongs to the second.
+        owner = max((known for known in {*self._site_names(), site} if name.startswith(f"{known}_")), key=len, default=None)
+        if owner != site:
+            raise errors.ModelRefused(f"model name {name!r} of site {site!r} does not begin with its own name; call it {site}_{name}"[:300])
 
     def _note_progress(self, site: str, offer: Offer) -> None:
         run = self._run
@@ -190,7 +228,7 @@ class Intake:
             on_error.push(with_files)
             reference = None
             if not offer.model:
-                with contextlib.suppress(ValueError):  # an old model may have been cleared away
+                with contextlib.suppress(FileNotFoundError):  # an old model may have been cleared away
                     reference = with_files.enter_context(TensorFile(store.global_path(offer.round - 1)))
             looking = gate.UpdateGate(offer.manifest.specs, reference)
             path = store.incoming_path(site, offer.sha256)

@@ -63,7 +63,7 @@ class Journal:
         try:
             with tensor_files.TensorFile(self.update_path) as file:
                 self.manifest = tensor_files.file_manifest(file)
-        except ValueError:
+        except (ValueError, FileNotFoundError):  # any other error of the system says nothing about the update: it must not be forgotten
             self.manifest = None
         if self.manifest is None or self.manifest.sha256 != noted["sha256"]:
             self._state["update"], self.manifest = None, None

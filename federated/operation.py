@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grpc
-from absl import logging
+from google.protobuf.message import DecodeError
 
 from federated import errors, tls, wire
 from federated import operation_pb2 as pb
 from federated.answering import Answering, turned_away
+from federated.calls import Calls
 from federated.credentials import CredentialBook
 from federated.exchange import PROTOCOL
 from runkit import release
 
 PREFIX = "/federation_operation.Operation/"
 OPERATOR = "operator"
-ORDERS = ("pause", "resume", "evict", "admit", "finish", "finish_now")
+_MAX_MESSAGE = 4 * 2**10  # bytes of a request
+ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
 
 
 class Desk(Protocol):
@@ -37,7 +39,7 @@ class Desk(Protocol):
     def status(self) -> dict[str, Any]:
         """Returns the whole picture as JSON-able values."""
 
-    def order(self, kind: str, site: str) -> str:
+    def order(self, kind: str, site: str, round_number: int) -> str:
         """Carries an order out and returns what came of it. Raises OrderRefused."""
 
 
@@ -47,15 +49,16 @@ class OperationGate(grpc.ServerInterceptor):
     Args:
       desk: carries the calls out.
       credentials: whose callers' credentials are known.
+      calls: the calls under way; the operator has places of its own there, whatever the sites do.
       clock: seconds since the epoch.
     """
 
-    def __init__(self, desk: Desk, credentials: CredentialBook, *, clock: Callable[[], float] = time.time):
-        self._desk, self._credentials, self._clock = desk, credentials, clock
-        self._handlers = {
-            "Probe": grpc.unary_unary_rpc_method_handler(self._probe, pb.ProbeRequest.FromString, pb.ProbeReply.SerializeToString),
-            "Status": grpc.unary_unary_rpc_method_handler(self._status, pb.StatusRequest.FromString, pb.StatusReply.SerializeToString),
-            "Order": grpc.unary_unary_rpc_method_handler(self._order, pb.OrderRequest.FromString, pb.OrderReply.SerializeToString),
+    def __init__(self, desk: Desk, credentials: CredentialBook, calls: Calls, *, clock: Callable[[], float] = time.time):
+        self._desk, self._credentials, self._calls, self._clock = desk, credentials, calls, clock
+        self._methods = {
+            "Probe": (self._probe, pb.ProbeRequest, pb.ProbeReply),
+            "Status": (self._status, pb.StatusRequest, pb.StatusReply),
+            "Order": (self._order, pb.OrderRequest, pb.OrderReply),
         }
 
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -67,9 +70,26 @@ class OperationGate(grpc.ServerInterceptor):
             if method != "Probe" and name != OPERATOR:
                 raise errors.WrongCredential(f"site {name!r} is not the operator; use the operator's kit of this federation")
         except errors.FederationError as error:
-            logging.info("event=refused error=%s %s", type(error).__name__, error)
             return turned_away(error)
-        return self._handlers.get(method)
+        return self._handler(*self._methods[method]) if method in self._methods else None
+
+    def _handler(self, method: Callable, request: Any, reply: Any) -> grpc.RpcMethodHandler:
+        """Returns a handler that is a stream both ways to gRPC, which then reads no message before it is asked for one."""
+
+        def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            with Answering(context):
+                name = self._caller(context)
+                with self._calls.of(name, context, lambda: self._caller(context)) as call:
+                    data = next(call.following(stream), b"")
+                    if len(data) > _MAX_MESSAGE:
+                        raise errors.OrderRefused(f"a message of {len(data)} bytes came where {_MAX_MESSAGE} are the most")
+                    try:
+                        decoded = request.FromString(data)
+                    except DecodeError as error:
+                        raise errors.OrderRefused("a message cannot be read; install the same release at both ends") from error
+                    return iter((method(name, decoded),))
+
+        return grpc.stream_stream_rpc_method_handler(answer, None, reply.SerializeToString)
 
     def _check_credential(self, metadata: Any) -> str:
         name, secret = wire.presented_credential(metadata)
@@ -88,30 +108,24 @@ class OperationGate(grpc.ServerInterceptor):
             raise errors.CertificateRefused(f"the certificate is that of {owner!r}, the credential of {name!r}; use one kit, whole")
         return name
 
-    def _probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeReply:
-        with Answering(context):
-            name = self._caller(context)
-            size, plan = self._desk.model_facts()
-            lines, head = self._desk.log_head()
-            return pb.ProbeReply(
-                time=self._clock(),
-                protocol=PROTOCOL,
-                release=release.version(),
-                standing=OPERATOR if name == OPERATOR else self._desk.standing(name),
-                model_bytes=size,
-                plan_json=json.dumps(plan),
-                log_lines=lines,
-                log_head=head,
-            )
+    def _probe(self, name: str, request: pb.ProbeRequest) -> pb.ProbeReply:
+        size, plan = self._desk.model_facts()
+        lines, head = self._desk.log_head()
+        return pb.ProbeReply(
+            time=self._clock(),
+            protocol=PROTOCOL,
+            release=release.version(),
+            standing=OPERATOR if name == OPERATOR else self._desk.standing(name),
+            model_bytes=size,
+            plan_json=json.dumps(plan),
+            log_lines=lines,
+            log_head=head,
+        )
 
-    def _status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
-        with Answering(context):
-            self._caller(context)
-            return pb.StatusReply(status_json=json.dumps(self._desk.status(), allow_nan=False))
+    def _status(self, name: str, request: pb.StatusRequest) -> pb.StatusReply:
+        return pb.StatusReply(status_json=json.dumps(self._desk.status(), allow_nan=False))
 
-    def _order(self, request: pb.OrderRequest, context: grpc.ServicerContext) -> pb.OrderReply:
-        with Answering(context):
-            self._caller(context)
-            if request.kind not in ORDERS:
-                raise errors.OrderRefused(f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}")
-            return pb.OrderReply(answer=self._desk.order(request.kind, request.site))
+    def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
+        if request.kind not in ORDERS:
+            raise errors.OrderRefused(f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}")
+        return pb.OrderReply(answer=self._desk.order(request.kind, request.site, request.round))

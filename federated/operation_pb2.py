@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x65rated/operation.proto\x12\x14\x66\x65\x64\x65ration_operation\"\x0e\n\x0cProbeRequest\"\x9c\x01\n\nProbeReply\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x10\n\x08protocol\x18\x02 \x01(\x05\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x10\n\x08standing\x18\x04 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x03\x12\x11\n\tplan_json\x18\x06 \x01(\t\x12\x11\n\tlog_lines\x18\x07 \x01(\x03\x12\x10\n\x08log_head\x18\x08 \x01(\t\"\x0f\n\rStatusRequest\"\"\n\x0bStatusReply\x12\x13\n\x0bstatus_json\x18\x01 \x01(\t\"*\n\x0cOrderRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\"\x1c\n\nOrderReply\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t2\xfb\x01\n\tOperation\x12M\n\x05Probe\x12\".federation_operation.ProbeRequest\x1a .federation_operation.ProbeReply\x12P\n\x06Status\x12#.federation_operation.StatusRequest\x1a!.federation_operation.StatusReply\x12M\n\x05Order\x12\".federation_operation.OrderRequest\x1a .federation_operation.OrderReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x65rated/operation.proto\x12\x14\x66\x65\x64\x65ration_operation\"\x0e\n\x0cProbeRequest\"\x9c\x01\n\nProbeReply\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x10\n\x08protocol\x18\x02 \x01(\x05\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x10\n\x08standing\x18\x04 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x03\x12\x11\n\tplan_json\x18\x06 \x01(\t\x12\x11\n\tlog_lines\x18\x07 \x01(\x03\x12\x10\n\x08log_head\x18\x08 \x01(\t\"\x0f\n\rStatusRequest\"\"\n\x0bStatusReply\x12\x13\n\x0bstatus_json\x18\x01 \x01(\t\"9\n\x0cOrderRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\"\x1c\n\nOrderReply\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t2\xfb\x01\n\tOperation\x12M\n\x05Probe\x12\".federation_operation.ProbeRequest\x1a .federation_operation.ProbeReply\x12P\n\x06Status\x12#.federation_operation.StatusRequest\x1a!.federation_operation.StatusReply\x12M\n\x05Order\x12\".federation_operation.OrderRequest\x1a .federation_operation.OrderReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -30,9 +30,9 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_STATUSREPLY']._serialized_start=243
   _globals['_STATUSREPLY']._serialized_end=277
   _globals['_ORDERREQUEST']._serialized_start=279
-  _globals['_ORDERREQUEST']._serialized_end=321
-  _globals['_ORDERREPLY']._serialized_start=323
-  _globals['_ORDERREPLY']._serialized_end=351
-  _globals['_OPERATION']._serialized_start=354
-  _globals['_OPERATION']._serialized_end=605
+  _globals['_ORDERREQUEST']._serialized_end=336
+  _globals['_ORDERREPLY']._serialized_start=338
+  _globals['_ORDERREPLY']._serialized_end=366
+  _globals['_OPERATION']._serialized_start=369
+  _globals['_OPERATION']._serialized_end=620
 # @@protoc_insertion_point(module_scope)

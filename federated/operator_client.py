@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from federated import operation_pb2 as pb
 from runkit import atomic
 
 _KINDS = ("site", "operator")
+_PAUSES_S = (0.2, 0.4, 0.6)  # between tries to connect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Operator:
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
         self._kit, self._timeout_s = kit, timeout_s
         address = f"[{kit.host}]:{kit.port}" if ":" in kit.host else f"{kit.host}:{kit.port}"
-        self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=wire.CHANNEL_OPTIONS)
+        options = (*wire.CHANNEL_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
+        self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=options)
 
     def probe(self) -> pb.ProbeReply:
         return self._call("Probe", pb.ProbeRequest(), pb.ProbeReply)
@@ -63,8 +66,8 @@ class Operator:
     def status(self) -> dict[str, Any]:
         return json.loads(self._call("Status", pb.StatusRequest(), pb.StatusReply).status_json)
 
-    def order(self, kind: str, site: str = "") -> str:
-        return self._call("Order", pb.OrderRequest(kind=kind, site=site), pb.OrderReply).answer
+    def order(self, kind: str, site: str = "", round_number: int = 0) -> str:
+        return self._call("Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply).answer
 
     def close(self) -> None:
         self._channel.close()
@@ -77,10 +80,16 @@ class Operator:
 
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, reply.FromString)
-        try:
-            return call(request, timeout=self._timeout_s, metadata=wire.credential_metadata(self._kit.name, self._kit.credential))
-        except grpc.RpcError as error:
-            raise self._error(error) from None  # gRPC's own text holds addresses and internals
+        metadata = wire.credential_metadata(self._kit.name, self._kit.credential)
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return call(request, timeout=self._timeout_s, metadata=metadata)
+            except grpc.RpcError as error:
+                reason = self._error(error)
+                if pause_s is None or not isinstance(reason, errors.ServerUnreachable) or error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise reason from None  # gRPC's own text holds addresses and internals
+            time.sleep(pause_s)  # a server at whose port many connections wait makes room in less than a second
+        raise AssertionError("the last try returns or raises")
 
     def _error(self, error: grpc.RpcError) -> errors.FederationError:
         where = f"{self._kit.host}:{self._kit.port}"

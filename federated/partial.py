@@ -44,7 +44,7 @@ class PartialModel:
         self._durable, self._look, self._lock, self._there = durable, look, threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
         self._start = len(header)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             if os.pread(self._file, len(header), 0) == header:
                 self._recognise()

@@ -33,9 +33,12 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
 
+_SESSIONS = 8  # of one site at a time; each login adds one
+
+
 @dataclasses.dataclass(frozen=True)
 class SiteRecord:
-    num_examples: int
+    num_examples: int  # 0 until its next login, where the operator lets it change
     confirmed: bool  # the site was told that it is finished
     evicted: bool = False
 
@@ -146,12 +149,22 @@ class Records:
             database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
             database.execute("DELETE FROM sessions WHERE site = ?", (site,))
 
+    def allow_another_number(self, site: str) -> None:
+        """Lets a site log in with another number of training cases, once."""
+        with self._transaction() as database:
+            database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
+
     def add_session(self, token_sha256: str, session: Session, *, now: float) -> None:
-        """Adds a session and drops those that have expired."""
+        """Adds a session, and drops those that have expired and all but the newest few of the site."""
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
             database.execute(
                 "INSERT INTO sessions VALUES (?, ?, ?, ?)", (token_sha256, session.site, session.certificate, session.expires_at)
+            )
+            database.execute(
+                "DELETE FROM sessions WHERE site = ?1 AND rowid NOT IN "
+                "(SELECT rowid FROM sessions WHERE site = ?1 ORDER BY rowid DESC LIMIT ?2)",
+                (session.site, _SESSIONS),
             )
 
     def session(self, token_sha256: str) -> Session | None:
@@ -199,9 +212,15 @@ class Records:
         """Returns the sites whose updates count in a round."""
         return frozenset(site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number))
 
-    def changes(self, number: int) -> dict[str, float]:
-        """Returns site to the norm of the change that its update of a round makes to the global model."""
-        return dict(self._all("SELECT site, change FROM updates WHERE counts_in = ? ORDER BY site", number))
+    def changes_of_others(self, site: str, *, since: int) -> list[float]:
+        """Returns the norms of the changes by other sites that count in round `since` or later; those of evicted sites do not count."""
+        found = self._all(
+            "SELECT change FROM updates WHERE site != ? AND counts_in >= ? "
+            "AND site NOT IN (SELECT name FROM sites WHERE evicted) ORDER BY counts_in, site",
+            site,
+            since,
+        )
+        return [change for (change,) in found]
 
     def participants(self) -> frozenset[str]:
         return frozenset(site for (site,) in self._all("SELECT DISTINCT site FROM updates"))
@@ -248,8 +267,10 @@ class Records:
     def fixed_best(self) -> int:
         return self._value("evaluation")["best"]
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        return {site: json.loads(rows) for site, rows in self._all("SELECT site, rows FROM reports ORDER BY site")}
+    def rows(self, site: str | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Returns site to its rows, of one site or of all."""
+        found = self._all("SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site)
+        return {site: json.loads(rows) for site, rows in found}
 
     def reported(self) -> frozenset[str]:
         """Returns the sites whose rows are in."""

@@ -9,12 +9,14 @@ from typing import Any
 from absl import logging
 
 from federated import agenda, rounds
+from federated.gate import norm_of
 from federated.rounds import Round
 from federated.server_config import ServerConfig
 from federated.storage import Store
 from federated.tensor_files import TensorFile
 from federated.untouched import Untouched
 from runkit.events import EventLog
+from runkit.line_budget import LineBudget
 
 
 class RunState:
@@ -24,8 +26,12 @@ class RunState:
       changed: the lock, and the condition that is notified when a site's next task or the driving thread's may have changed.
       round: the open round, None after the last one.
       closing: the open round is over and being aggregated, without the lock.
+      stale: the open round may not be that of the store, after an error in the middle of closing one.
+      log_is_behind: an event could not be written; the store has what it was about.
+      trouble: why the system keeps the run from going on at the moment, "" where nothing does.
       untouched: which updates in the spool need not be checked again.
       specs, metadata: of the initial model, and so of every model of the run.
+      initial_norm: Euclidean norm of the initial model.
     """
 
     def __init__(self, store: Store, config: ServerConfig, events: EventLog, clock: Callable[[], float]):
@@ -35,6 +41,10 @@ class RunState:
         self.version = 0
         self.stopping = False
         self.closing = False
+        self.stale = False
+        self.log_is_behind = False
+        self.trouble = ""
+        self._lines = LineBudget()
         self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
         self.untouched = Untouched()
         self.round: Round | None = None
@@ -42,6 +52,7 @@ class RunState:
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
+            self.initial_norm = norm_of(initial)
 
     @property
     def last_round(self) -> int:
@@ -68,9 +79,22 @@ class RunState:
         self.changed.notify_all()
 
     def log(self, event: str, **fields: Any) -> None:
-        """Appends an event; no field may hold a secret or a path."""
-        self._events.append(event, **fields)
+        """Appends an event; no field may hold a secret or a path.
+
+        An event that cannot be written fails nothing: the store has what was done, and the log is completed from it (`audit.backfill`).
+        """
+        try:
+            self._events.append(event, **fields)
+        except OSError as error:
+            self.log_is_behind = True
+            logging.error("event=log_not_written reason=%s", error.strerror)
         logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+
+    def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
+        """Appends an event that a site can bring about as often as it likes: beyond a budget of lines it is only counted."""
+        omitted = self._lines.take((site, event))
+        if omitted is not None:
+            self.log(event, site=site, **fields, **({"omitted": omitted} if omitted else {}))
 
     def progress(self) -> agenda.Progress:
         last, store = self.last_round, self.store

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import queue
+import resource
 import signal
 import sqlite3
 import threading
@@ -19,9 +20,11 @@ from absl import logging
 
 from federated import audit, expiry, wire
 from federated.audit import AuditLog
+from federated.calls import PER_CALLER, Calls
 from federated.control_desk import ControlDesk
 from federated.coordinator import Coordinator
 from federated.credentials import CredentialBook
+from federated.door import Door
 from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.operation import OperationGate
 from federated.server_config import ServerConfig, ServerSummary
@@ -33,6 +36,13 @@ from federated.turns import Turns
 from runkit import allocator, atomic, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
+_CONNECTIONS = 256  # beside four for each site
+_STORE_FILES = 512  # descriptors for the store, and then some
+_HANDSHAKE_MS = 10_000  # over the slowest line worth having (5 kB/s) it takes two seconds
+_STREAMS = 100  # calls of one connection, those that are turned away included
+_OPERATION_CALLS = 4  # of each caller to the operator's service
+_SITES_TO_COME = 4  # that may be provisioned while the server runs
+_TURNED_AWAY = 16  # calls that are being refused
 
 
 def serve(
@@ -85,14 +95,23 @@ def serve(
         for record in events.read():
             tally.note(record)
         events.append("started", release=release.version(), certificate=identity.certificate.read_text(encoding="ascii"))
-        audit.make_good(events, store)
+        audit.backfill(events, store)
         coordinator = Coordinator(store, config, credentials, events, clock=clock)
         desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
     except BaseException:
         store.close()
         raise
-    with contextlib.closing(coordinator):
-        server, port = _listen(coordinator, OperationGate(desk, credentials, clock=clock), config, identity, store_folder)
+    with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
+        port = _chosen_port(config, store_folder)
+        places = _CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients)
+        _raise_open_files(places)
+        door = Door(places)
+        calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
+        gate = OperationGate(desk, credentials, calls[1], clock=clock)
+        sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
+        server, port = _listen(coordinator, gate, calls[0], config, identity, port, places=places, sites=sites)
+        for watched in (calls[0].watched(), calls[1].watched(), door.watched(port)):
+            watching.enter_context(watched)
         endings: queue.SimpleQueue = queue.SimpleQueue()  # put() is safe inside a signal handler, an Event's set() is not
         try:
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
@@ -134,11 +153,33 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
         endings.put(error)
 
 
+def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
+    address = store_folder / "address.json"
+    return config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
+
+
+def _raise_open_files(connections: int) -> None:
+    """Asks for as many open files as all connections and the store need, where the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _STORE_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 def _listen(
-    coordinator: Coordinator, operation: OperationGate, config: ServerConfig, identity: Identity, store_folder: pathlib.Path
+    coordinator: Coordinator,
+    operation: OperationGate,
+    calls: Calls,
+    config: ServerConfig,
+    identity: Identity,
+    port: int,
+    *,
+    places: int,
+    sites: int,
 ) -> tuple[grpc.Server, int]:
-    # Per site: one call that waits, one heart beat, one transfer or its wait for a turn, and as many again that a killed site left behind.
-    workers = 6 * config.max_num_clients + 4
+    # Every site may hold all its calls, and the operator its own: nobody's calls wait for a thread that another one holds.
+    workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
         interceptors=(operation, TokenGate(coordinator)),
@@ -146,15 +187,16 @@ def _listen(
         options=[
             *wire.CHANNEL_OPTIONS,
             ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
+            ("grpc.max_allowed_incoming_connections", places),  # each takes a descriptor, which the store needs too
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),
             # Else every connection keeps the buffer that its fastest moment asked for, a megabyte and more; an older gRPC ignores it.
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(WeightExchangeServicer(coordinator, Turns(config.transfers_at_once), poll_s=config.poll_s), server)
-    address = store_folder / "address.json"
-    port = config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
+    add_to_server(WeightExchangeServicer(coordinator, Turns(config.transfers_at_once), calls, poll_s=config.poll_s), server)
     try:
         bound = server.add_secure_port(f"{config.host}:{port}", identity.for_server())
     except RuntimeError:

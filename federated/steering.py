@@ -1,18 +1,20 @@
-"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it come again, end early."""
+"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it come again, go back, end early."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from federated import errors, rounds
+from federated.evaluation import Evaluation
+from federated.intake import Intake
 from federated.run_state import RunState
 
 
 class Steering:
     """Requests of the operator; each holds across restarts, and asking twice does no harm."""
 
-    def __init__(self, run: RunState):
-        self._run = run
+    def __init__(self, run: RunState, intake: Intake, evaluation: Evaluation):
+        self._run, self._intake, self._evaluation = run, intake, evaluation
 
     def pause(self) -> None:
         """Gives out no more work and closes no round; what sites still send is taken."""
@@ -37,7 +39,11 @@ class Steering:
                 run.log("resumed", round=run.round.number if run.round else None)
 
     def evict(self, site: str) -> None:
-        """Sends a site away: its sessions end, its update of the open round does not count. Raises UnknownSite, StaleUpdate."""
+        """Sends a site away: its sessions end; its update of the open round, its lent models, scores and rows do not count.
+
+        Raises:
+          UnknownSite, StaleUpdate.
+        """
         run = self._run
         with run.changed:
             self._check_known(site)
@@ -49,19 +55,58 @@ class Steering:
             update = run.round.received.get(site) if run.round else None
             if update is not None:
                 run.store.forget_update(update)
+            self._intake.drop(site)
+            models = self._evaluation.withdraw(site)
+            run.log("evicted", site=site, dropped=update.sha256 if update else None, models=models)
+            self._evaluation.rewrite_rows()
             if not run.closing:
                 run.reopen()
             run.note_change()
-        run.log("evicted", site=site, dropped=update.sha256 if update else None)
+        run.store.empty_discarded()
 
     def readmit(self, site: str) -> None:
-        """Lets a site that was sent away log in again. Raises UnknownSite."""
+        """Lets a site that was sent away log in again, and any site with another number of training cases. Raises UnknownSite."""
         run = self._run
         with run.changed:
             self._check_known(site)
             run.store.evict(site, False)
+            run.store.allow_another_number(site)
+            run.log("readmitted", site=site)
+            self._evaluation.rewrite_rows()
             run.note_change()
-        run.log("readmitted", site=site)
+
+    def discard_round(self, number: int) -> None:
+        """Takes the run back to the global model before round `number`; that round and those after it are trained again.
+
+        Raises:
+          OrderRefused: where there is no such round, or a site has reported its rows and left.
+          StaleUpdate: while a round is being averaged.
+        """
+        run = self._run
+        with run.changed:
+            store = run.store
+            last = max(store.globals())
+            if run.closing:
+                raise errors.StaleUpdate("a round is being averaged; ask again in a moment")
+            if not 1 <= number <= last:
+                done = f"rounds 1 to {last} are done" if last else "no round is done yet"
+                raise errors.OrderRefused(f"round {number} cannot be discarded: {done}")
+            left = sorted(store.reported() | {site for site, record in store.sites().items() if record.confirmed})
+            if left or store.finished:
+                raise errors.OrderRefused(f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part")
+            if not store.global_path(number - 1).exists():
+                raise errors.OrderRefused(
+                    f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
+                )
+            store.discard_rounds(number)
+            run.log("round_discarded", round=number, back_to=number - 1, sha256=store.globals()[number - 1], last=last)
+            run.untouched.forget()
+            run.reopen()
+            self._evaluation.select()
+            run.note_change()
+            if run.round is not None:
+                run.log("round_opened", round=run.round.number, received=[])
+        run.store.empty_discarded()
 
     def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
         """Makes the open round the last one, or the one before it; returns its number. The evaluation follows as usual."""
@@ -122,6 +167,7 @@ class Steering:
                 "min_num_clients": run.policy.min_num_clients,
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
+                "trouble": run.trouble,
                 "sites": sites,
             }
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import json
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from federated import agenda
@@ -35,7 +36,7 @@ from federated.records import Records, insert_addresses
 from federated.rounds import Policy, Round, Update, accept
 from federated.tensor_files import TensorFile, file_manifest
 from federated.weights import Manifest
-from runkit import atomic
+from runkit import atomic, links
 
 FORMAT = "2"
 
@@ -47,11 +48,14 @@ class Store(Records):
 
     Raises:
       StoreInUse: while another process has the folder open.
+      ValueError: for a folder with a link in it.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self._discarded = self.folder / "discarded"
+        if self.folder.is_dir():
+            links.refuse(self.folder, what="a store")
         for name in ("global", "models", "spool", "incoming", "discarded"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held until close()
@@ -71,7 +75,9 @@ class Store(Records):
         known = {self.update_path(update).name for update in self._spooled()} | {f"{name}.safetensors" for name in self.models()}
         spooled = itertools.chain((self.folder / "spool").iterdir(), (self.folder / "models").iterdir())
         partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
-        for path in [*(path for path in spooled if path.name not in known), *partial]:
+        numbers = self.globals()
+        beyond = (path for path in (self.folder / "global").glob("round_*") if agenda.global_number(path.stem) not in numbers)
+        for path in [*(path for path in spooled if path.name not in known), *partial, *(beyond if numbers else ())]:
             path.unlink()
         self.empty_discarded()
 
@@ -125,6 +131,11 @@ class Store(Records):
             if other.name != path.name and other.name.count(".") == path.name.count("."):
                 other.unlink(missing_ok=True)
         return path
+
+    def drop_incoming(self, site: str) -> None:
+        """Removes what a site has begun to send."""
+        for path in (self.folder / "incoming").glob(f"{site}.*.safetensors"):
+            path.unlink(missing_ok=True)
 
     def update_path(self, update: Update) -> pathlib.Path:
         # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
@@ -276,17 +287,66 @@ class Store(Records):
             database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, manifest.sha256))
             insert_addresses(database, manifest)
 
-    def keep_rows(self, site: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Records the rows of a site, in place of those it sent before, and writes `rows.jsonl` anew."""
+    def drop_models(self, site: str) -> list[str]:
+        """Takes the models that a site published out of the store, and out of what is evaluated; returns their names."""
+        names = [name for name, (owner, _) in self.models().items() if owner == site]
+        fixed = self.fixed_models()
         with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, json.dumps([dict(row) for row in rows], allow_nan=False))
-            )
+            database.execute("DELETE FROM models WHERE site = ?", (site,))
+            database.execute("DELETE FROM declared WHERE site = ?", (site,))
+        if fixed:
+            self.fix_models([name for name in fixed if name not in names], self.fixed_best())
+        for name in names:
+            self._discard(self.model_path(name))
+        return names
+
+    def keep_rows(self, site: str, lines: Sequence[str]) -> None:
+        """Records the rows of a site, JSON one by one, in place of those it sent before, and writes `rows.jsonl` anew."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, f"[{', '.join(lines)}]"))
         self.write_rows()
 
+    def row_lines(self, site: str) -> list[str]:
+        """Returns the rows of a site as `rows.jsonl` has them: of the models that are evaluated."""
+        models = frozenset(self.fixed_models())
+        return [json.dumps(row, allow_nan=False) for row in self.rows(site).get(site, []) if row["model"] in models]
+
+    def row_digests(self) -> dict[str, tuple[int, str]]:
+        """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of its lines of `rows.jsonl`."""
+        found = {site: self.row_lines(site) for site in sorted(self.reported()) if not self.sites()[site].evicted}
+        return {site: (len(lines), rows_digest(lines)) for site, lines in found.items()}
+
     def write_rows(self) -> None:
-        lines = [json.dumps(row, allow_nan=False) + "\n" for rows in self.rows().values() for row in rows]
-        atomic.write_text(self.folder / "rows.jsonl", "".join(lines))
+        """Writes `rows.jsonl`: every row of every site but those that were sent away."""
+        sites = [site for site in sorted(self.reported()) if not self.sites()[site].evicted]
+        with atomic.replacing(self.folder / "rows.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as stream:
+            for site in sites:  # one after the other: all rows of many sites are a lot
+                stream.writelines(line + "\n" for line in self.row_lines(site))
+
+    # Going back.
+
+    def discard_rounds(self, first: int) -> None:
+        """Takes the run back to global model `first - 1`: what came of later rounds is no longer part of the store."""
+        paths = [self.update_path(update) for update in self._spooled()]
+        paths += [self.global_path(number) for number in self.globals() if number >= first]
+        with self._transaction() as database:
+            database.execute("DELETE FROM globals WHERE number >= ?", (first,))
+            database.execute("DELETE FROM updates WHERE counts_in >= ?", (first,))
+            database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
+            database.execute("DELETE FROM scores WHERE model >= ?", (first,))
+            database.execute("DELETE FROM declared")
+            database.execute("DELETE FROM run WHERE key = 'evaluation'")
+        kept = (self.folder / "kept").glob("round_*")
+        for path in [*paths, *(folder for folder in kept if agenda.global_number(folder.name) >= first)]:
+            self._discard(path)
+
+
+def rows_digest(lines: Iterable[str]) -> str:
+    """Returns the SHA-256 of rows as lines of `rows.jsonl`."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8") + b"\n")
+    return digest.hexdigest()
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -43,20 +43,23 @@ class TensorFile:
       specs: the tensors in canonical order.
       metadata: the header's strings.
     Raises:
-      ValueError: naming the file, for anything but a whole safetensors file of floating-point tensors.
+      ValueError: naming the file, for anything but a whole safetensors file of floating-point tensors. Only what a file holds makes
+        it corrupt: callers may drop such a file.
+      OSError: where the system cannot open or read it (no such file, too many open files, no permission, a failing disk). It says
+        nothing about the content, so nothing may be dropped because of it.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
-        try:
-            self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
-        except OSError as error:
-            raise ValueError(f"{self.path}: cannot be opened ({error.strerror}); expected a safetensors file") from error
+        self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         try:
             self._read_header()
-        except (ValueError, KeyError, TypeError, struct.error, errors.IncompatibleWeights) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error, errors.IncompatibleWeights) as error:
             self._stream.close()
             raise ValueError(f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again") from error
+        except BaseException:
+            self._stream.close()
+            raise
 
     def _read_header(self) -> None:
         size = os.fstat(self._stream.fileno()).st_size
@@ -221,7 +224,7 @@ def save_as(
 
 
 def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
-    """Returns (arrays, metadata). Raises ValueError naming the file where it is not a whole safetensors file."""
+    """Returns (arrays, metadata). Raises ValueError, OSError as `TensorFile`."""
     with TensorFile(path) as file:
         return file.read(), file.metadata
 

@@ -10,6 +10,7 @@ import ssl
 
 import grpc
 from absl import logging
+from cryptography import x509
 
 from federated.certificates import fingerprint_of_pem
 from federated.errors import CertificateRefused, ServerUnreachable
@@ -89,6 +90,15 @@ def caller(context: grpc.ServicerContext) -> tuple[str, str]:
     facts = context.auth_context()
     names, certificates = facts.get("x509_common_name") or [b""], facts.get("x509_pem_cert") or [b""]
     return names[0].decode("utf-8", "replace"), fingerprint_of_pem(certificates[0])
+
+
+def certificate_ends(context: grpc.ServicerContext) -> float:
+    """Returns when the caller's certificate ends, seconds since the epoch; 0 where there is none that can be read."""
+    pem = (context.auth_context().get("x509_pem_cert") or [b""])[0]
+    try:
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: float = 5.0) -> None:

@@ -43,6 +43,10 @@ class Untouched:
         if self._now_ns() - status.st_mtime_ns >= _TICK_NS and status.st_mtime_ns % _SECOND_NS:
             self._noted[path] = (_mark(status), now)
 
+    def forget(self) -> None:
+        """Forgets every file: they are to be checked again."""
+        self._noted = {}
+
     def holds(self, path: pathlib.Path) -> bool:
         """Returns whether the file is surely as it was noted."""
         mark, since = self._noted.get(path, (None, 0.0))

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from federated import audit
+from federated import verification
 from tests.deployment import guide, network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,7 +152,7 @@ class Walk:
         output = self._do("server", "server audit")
         assert "unbroken, signed by the server" in output and "to the same bits: rounds" in output, output
         for head in self._noted:
-            audit.verify(self._path("server", "store"), head=head)
+            verification.verify(self._path("server", "store"), head=head)
         assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
         rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
         assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from federated import audit, provision, tensor_files
+from federated import audit, provision, tensor_files, verification
 from federated.aggregation import Contribution, weighted_mean
 from tests.federated import toy
 
@@ -51,7 +51,7 @@ def store(tmp_path, kits, clock):
 
 
 def test_an_honest_store_verifies_and_is_recomputed(store, authority):
-    found = audit.verify(store, authority)
+    found = verification.verify(store, authority)
     assert (found.lines, found.rounds, found.recomputed, found.pruned) == (10, (1, 2, 3), (2, 3), ())
     assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
 
@@ -97,12 +97,12 @@ def test_lines_removed_moved_or_repeated_are_found(store, change, line):
     path = store / "events.jsonl"
     path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
     with pytest.raises(audit.BrokenChain) as caught:
-        audit.verify(store)
+        verification.verify(store)
     assert caught.value.line == line
 
 
 def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store, authority, tmp_path):
-    noted = audit.verify(store).head
+    noted = verification.verify(store).head
     path = store / "events.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     path.unlink()
@@ -110,11 +110,11 @@ def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store
     for record in records:
         fields = {key: value for key, value in record.items() if key not in ("time", "line", "previous", "hash", "signature", "event")}
         forged.append(record["event"], **fields)
-    audit.verify(store)  # consistent in itself
+    verification.verify(store)  # consistent in itself
     with pytest.raises(audit.BrokenChain, match="not signed by the server's key"):
-        audit.verify(store, authority)
+        verification.verify(store, authority)
     with pytest.raises(audit.BrokenChain, match="no line with the noted hash"):
-        audit.verify(store, head=noted)
+        verification.verify(store, head=noted)
 
 
 def test_a_site_cannot_sign_for_the_server(store, authority, kits):
@@ -124,7 +124,7 @@ def test_a_site_cannot_sign_for_the_server(store, authority, kits):
     log.append("started", certificate=(kits / "C1" / "site.pem").read_text())
     keep_round(store, log, 1)
     with pytest.raises(audit.BrokenChain, match=r"line 1: .* not one that the authority gave to a server"):
-        audit.verify(store, authority)
+        verification.verify(store, authority)
 
 
 def test_a_renewed_key_signs_from_the_next_start_on(store, authority, kits, tmp_path):
@@ -134,7 +134,7 @@ def test_a_renewed_key_signs_from_the_next_start_on(store, authority, kits, tmp_
     log = audit.AuditLog(store / "events.jsonl", key=kit / "server.key")
     log.append("started", certificate=(kit / "server.pem").read_text())
     keep_round(store, log, 4)
-    assert audit.verify(store, authority).rounds == (1, 2, 3, 4)
+    assert verification.verify(store, authority).rounds == (1, 2, 3, 4)
 
 
 def spoil(path):
@@ -146,11 +146,11 @@ def spoil(path):
 def test_a_model_or_an_update_that_is_another_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
     with pytest.raises(audit.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"):
-        audit.verify(store)
+        verification.verify(store)
     spoil(store / "global" / "round_002.safetensors")
     spoil(next((store / "kept" / "round_003").glob("round_003.C2.*")))
     with pytest.raises(audit.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"):
-        audit.verify(store)
+        verification.verify(store)
 
 
 def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(store, tmp_path):
@@ -165,26 +165,26 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
         )
     (tmp_path / "other.jsonl").rename(store / "events.jsonl")
     with pytest.raises(audit.BrokenChain, match="line 13: the updates of round 4 do not average"):
-        audit.verify(store)
+        verification.verify(store)
 
 
 def test_an_aggregation_of_an_update_that_never_came_is_found(store):
     log = audit.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
     with pytest.raises(audit.BrokenChain, match="line 11: round 4 counts an update of site 'C1' that the log did not take in"):
-        audit.verify(store)
+        verification.verify(store)
 
 
 def test_a_round_that_was_skipped_is_found(store):
     log = audit.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=5, sites={}, updates={}, sha256="0" * 64)
     with pytest.raises(audit.BrokenChain, match="aggregates round 5 where round 4 is due"):
-        audit.verify(store)
+        verification.verify(store)
 
 
 def test_models_the_server_did_not_keep_are_said_to_be_so(store):
     (store / "global" / "round_001.safetensors").unlink()
-    assert audit.verify(store).pruned == (1,)
+    assert verification.verify(store).pruned == (1,)
 
 
 @pytest.mark.parametrize("cut", [1, 40, 250])
@@ -236,4 +236,4 @@ def test_a_listener_that_cannot_write_does_not_stop_the_log(tmp_path):
 
 def test_a_folder_that_is_no_store_is_named(tmp_path):
     with pytest.raises(ValueError, match="the folder that the server calls its store"):
-        audit.verify(pathlib.Path(tmp_path))
+        verification.verify(pathlib.Path(tmp_path))

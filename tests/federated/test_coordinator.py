@@ -187,12 +187,18 @@ def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clo
 
 
 def test_published_models_belong_to_their_site(opened):
-    run = opened()
+    run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
+    with pytest.raises(errors.ModelRefused, match="'C1_baseline' of site 'C1' came before the last round was over"):
+        first.publish("C1_baseline", 1.0)
+    for site in (first, second):
+        site.push(1)
+    run.lead.advance()
     receipt = first.publish("C1_baseline", 1.0)
     assert first.publish("C1_baseline", 1.0) == receipt and receipt.what == "C1_baseline"
-    with pytest.raises(errors.ModelRefused, match="'C1_baseline' of site 'C2' has the name of a model of site 'C1'"):
-        second.publish("C1_baseline", 2.0)
+    for taken in ("C1_baseline", "C1_FL_local", "baseline"):  # whether or not C1 has come with it
+        with pytest.raises(errors.ModelRefused, match=f"'{taken}' of site 'C2' does not begin with its own name; call it C2_"):
+            second.publish(taken, 2.0)
     with pytest.raises(errors.UnknownModel, match="'C2' declares C1_baseline, which it has not published"):
         run.lead.declare_models("C2", ["C1_baseline"])
     assert tensor_files.load(run.store.model_path("C1_baseline"))[0]["scale"] == 1.0
@@ -260,7 +266,7 @@ def test_a_site_that_is_no_longer_provisioned_is_out_at_once(opened):
     run = opened()
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
     run.lead._admission._credentials = credentials.CredentialBook({"C2": "0" * 64})
-    with pytest.raises(errors.SessionExpired, match="'C1' has no part"):
+    with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part"):
         run.lead.site_of(token)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from cryptography import x509
 
-from federated import audit, tensor_files
+from federated import tensor_files, verification
 from tests.federated import toy
 from tests.federated.programs import Program, federate, results, until
 
@@ -54,7 +54,7 @@ def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(tmp_path
     assert list((store / "spool").iterdir()) == list((store / "incoming").iterdir()) == []
     assert [path.name for path in (store / "kept").iterdir()] == ["round_003"]
     authority = x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
-    verified = audit.verify(store, authority)
+    verified = verification.verify(store, authority)
     assert (verified.rounds, verified.recomputed) == ((1, 2, 3), (3,))
 
 

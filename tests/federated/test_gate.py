@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from federated import codec, errors, tensor_files, weights
-from federated.gate import UpdateGate, check_change
+from federated.gate import UpdateGate, check_change, norm_of, usual_change
 from federated.tensor_files import TensorFile
 
 RNG = np.random.default_rng(2)
@@ -57,18 +57,33 @@ def test_a_change_beyond_float32_is_infinite_and_refused(look):
     gate.check("update")  # each value is finite
     assert gate.change == np.inf
     with pytest.raises(errors.UpdateRefused, match="changes the model by inf"):
-        check_change(gate.change, [1.0, 1.0], max_ratio=10.0, what="update")
+        check_change(gate.change, 1.0, max_ratio=10.0, what="update")
 
 
-def test_a_change_is_compared_with_the_median_of_others():
-    check_change(99.0, [9.0, 10.0, 1000.0], max_ratio=10.0, what="u")
-    with pytest.raises(
-        errors.UpdateRefused, match=r"changes the model by 101 .* the median of others is 10, 10 times that is taken"
-    ) as caught:
-        check_change(101.0, [9.0, 10.0, 1000.0], max_ratio=10.0, what="u")
+def test_a_change_is_compared_with_what_is_usual():
+    check_change(99.0, 10.0, max_ratio=10.0, what="u")
+    with pytest.raises(errors.UpdateRefused, match=r"changes the model by 101 .*, 10 is usual, 10 times that is taken") as caught:
+        check_change(101.0, 10.0, max_ratio=10.0, what="u")
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]
+    check_change(1e9, 1.0, max_ratio=0, what="u")  # no limit
 
 
-@pytest.mark.parametrize(("others", "ratio"), [([], 10.0), ([1.0], 10.0), ([0.0, 0.0], 10.0), ([1.0, 1.0], 0)])
-def test_too_few_others_no_change_of_theirs_or_no_limit_decide_nothing(others, ratio):
-    check_change(1e9, others, max_ratio=ratio, what="u")
+@pytest.mark.parametrize(
+    ("others", "norm", "values", "expected"),
+    [
+        ([], 8.0, 100, 4.0),  # half the initial model's norm
+        ([9.0, 10.0, 1000.0], 8.0, 100, 10.0),  # the median of others
+        ([7.0], 8.0, 100, 7.0),  # one other is enough
+        ([1e-9, 1e-9], 8.0, 100, 4.0),  # tiny changes of a hostile site shut nobody out
+        ([], 0.0, 10_000, 0.05),  # a model of zeros counts as one of values of 0.001
+    ],
+)
+def test_what_is_usual_follows_the_others_and_never_falls_below_a_share_of_the_initial_model(others, norm, values, expected):
+    assert usual_change(others, initial_norm=norm, num_values=values) == pytest.approx(expected)
+
+
+def test_the_norm_of_a_model_is_that_of_all_its_values(tmp_path):
+    tensor_files.save(tmp_path / "global.safetensors", GLOBAL)
+    expected = np.sqrt(sum(np.sum(array.astype(np.float64) ** 2) for array in GLOBAL.values()))
+    with TensorFile(tmp_path / "global.safetensors") as file:
+        np.testing.assert_allclose(norm_of(file), expected, rtol=1e-12)

@@ -8,7 +8,20 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import audit, credentials, doctor, errors, examination, operation, operator_client, provision, tensor_files, tls, wire
+from federated import (
+    audit,
+    credentials,
+    doctor,
+    errors,
+    examination,
+    operation,
+    operator_client,
+    provision,
+    tensor_files,
+    tls,
+    verification,
+    wire,
+)
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from tests.federated import toy
@@ -140,7 +153,7 @@ def test_a_site_may_probe_but_neither_look_nor_order(serving, asking):
     assert (reply.protocol, reply.standing, json.loads(reply.plan_json)) == (PROTOCOL, "welcome", toy.PLAN)
     last = list(audit.read_chain(running.folder / "events.jsonl"))[-1]
     assert (reply.log_lines, reply.log_head) == (last["line"], last["hash"])
-    assert audit.verify(running.folder, head=reply.log_head[:32]).lines == last["line"]
+    assert verification.verify(running.folder, head=reply.log_head[:32]).lines == last["line"]
     for call in (site.status, lambda: site.order("pause")):
         with pytest.raises(errors.WrongCredential, match="'C1' is not the operator"):
             call()

@@ -60,7 +60,7 @@ def test_a_revoked_site_is_refused_at_its_next_call_and_cannot_log_in_again(serv
     revoked.login(toy.PLAN, 30)
     other.login(toy.PLAN, 10)
     provision.revoke(federation, ["C1"])
-    with pytest.raises(errors.SessionExpired, match="'C1' has no part in this federation any more"):
+    with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part in this federation"):
         revoked.next_task()
     with pytest.raises(errors.WrongCredential):
         revoked.login(toy.PLAN, 30)

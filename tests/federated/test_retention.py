@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from federated import audit, errors, server_config
+from federated import errors, server_config, verification
 from tests.federated.test_coordinator import Site
 
 
@@ -83,5 +83,5 @@ def test_an_audit_of_a_pruned_store_says_what_is_gone(serving, kits, tmp_path):
     assert transport.next_task().kind == "score"
     transport.close()
     running.stop()
-    found = audit.verify(running.folder)
+    found = verification.verify(running.folder)
     assert found.recomputed == (5,) and set(found.pruned) == {1, 2, 3}

@@ -58,7 +58,7 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     }
     # No row may change its columns or values on the wire.
     rows = [json.loads(line) for line in (running.folder / "rows.jsonl").read_text().splitlines()]
-    assert {"model", "site", "case", "grid", "dice_pancreas", "dice_tumour"} == set(rows[0]) and rows[0]["dice_tumour"] is None
+    assert {"model", "site", "case", "grid", "volume_error_ml_pancreas", "dice_tumour"} == set(rows[0]) and rows[0]["dice_tumour"] is None
 
 
 def test_a_federation_whose_transfers_go_one_by_one_comes_to_the_same_models(serving, take_part):
@@ -276,7 +276,7 @@ def test_a_model_of_another_genotype_is_refused_with_what_differs(logged_in, tmp
     ("spoil", "kind", "message"),
     [
         (lambda path: push_with(np.nan), errors.UpdateRefused, "head/bias holds a value that is not finite"),
-        (lambda path: {"num_examples": 0}, errors.UpdateRefused, "num_examples 0 for round 1; expected 1"),
+        (lambda path: {"num_examples": 0}, errors.UpdateRefused, "num_examples 0 for round 1; expected 30, the number it logged in with"),
         (lambda path: {"num_examples": -5}, errors.UpdateRefused, "num_examples -5"),
         (lambda path: {"round_number": 2}, errors.StaleUpdate, "'C1' sent round 2, round 1 is open"),
     ],

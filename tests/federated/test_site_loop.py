@@ -38,7 +38,7 @@ def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened
         for model in ("C1_baseline", "C2_baseline", "FL_global", "FL_best_global")
         for case in (1, 2)
     }
-    by_model = {row["model"]: row["dice_pancreas"] for row in rows if row["case"] == 1 and row["site"] == "C2"}
+    by_model = {row["model"]: row["volume_error_ml_pancreas"] for row in rows if row["case"] == 1 and row["site"] == "C2"}
     assert by_model["C1_baseline"] == 32.0 and by_model["C2_baseline"] == 12.0  # 2 + the site's examples
     assert by_model["FL_global"] == np.float32(expected[3]["scale"])
 

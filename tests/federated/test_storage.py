@@ -145,7 +145,7 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     store.declare("C1", ["C1_baseline"])
     store.fix_models(["C1_baseline", "FL_global"], 1)
     rows = [{"model": "FL_global", "site": "C1", "case": 1, "grid": "native", "dice_pancreas": 0.1 + 0.2}]
-    store.keep_rows("C1", rows)
+    store.keep_rows("C1", list(map(json.dumps, rows)))
     store = reopen()
     assert {name: record.num_examples for name, record in store.sites().items()} == {"C1": 31}
     assert store.scores() == {0: {"C1": {"dice": 0.5}}}
@@ -158,9 +158,11 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
 
 def test_rows_sent_twice_are_there_once(reopen):
     store = reopen()
+    store.enrol("C1", 30)
+    store.fix_models(["FL_global"], 0)
     row = {"model": "FL_global", "site": "C1", "case": 1, "grid": "native"}
-    store.keep_rows("C1", [row, {**row, "case": 2}])
-    store.keep_rows("C1", [row])
+    store.keep_rows("C1", [json.dumps(row), json.dumps({**row, "case": 2})])
+    store.keep_rows("C1", [json.dumps(row)])
     assert (store.folder / "rows.jsonl").read_text().count("\n") == 1
 
 

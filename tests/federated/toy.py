@@ -57,7 +57,7 @@ class ToyTrainer:
                 "site": self.site,
                 "case": case,
                 "grid": "training",
-                "dice_pancreas": float(np.asarray(weights["scale"])) / case,
+                "volume_error_ml_pancreas": float(np.asarray(weights["scale"])) / case,
                 "dice_tumour": None,
             }
             for case in (1, 2)

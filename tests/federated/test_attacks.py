@@ -1,0 +1,524 @@
+"""What a caller with a certificate of the federation may try, and one without: nothing stops the run, and nobody else notices."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+
+import grpc
+import numpy as np
+import pytest
+
+from federated import agenda, averaging, codec, errors, operator_client, retries, storage, tensor_files, wire
+from federated import weight_exchange_pb2 as pb
+from federated.exchange import Offer
+from federated.tensor_files import TensorFile
+from federated.tls import Identity
+from tests.federated import toy
+from tests.federated.test_coordinator import Site, scale
+
+SERVICE = "/weight_exchange.WeightExchange/"
+
+
+@pytest.fixture
+def channel(serving, kits):
+    """Opens raw channels of a site to a server that is running."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(running, site):
+            credentials = Identity.of(kits / site, "site").for_client()
+            # A connection of its own: gRPC shares one among channels with the same settings.
+            options = [*wire.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+            return stack.enter_context(grpc.secure_channel(f"localhost:{running.port}", credentials, options=options))
+
+        yield open_
+
+
+@pytest.fixture
+def operator(kits):
+    with contextlib.ExitStack() as stack:
+
+        def open_(running):
+            kit = operator_client.Kit.read(kits / "operator", host="localhost", port=running.port)
+            return stack.enter_context(operator_client.Operator(kit))
+
+        yield open_
+
+
+class HalfOpen:
+    """A stream of requests that stays silent until it is told to end."""
+
+    def __init__(self, *messages):
+        self._messages, self.over = messages, threading.Event()
+
+    def __iter__(self):
+        yield from self._messages
+        self.over.wait(60)
+
+
+def hold(channel, method, metadata, *messages):
+    """Opens a call that sends `messages` and then nothing; returns what ends it, and the call."""
+    silent = HalfOpen(*messages)
+    call = channel.stream_stream(SERVICE + method)(iter(silent), metadata=metadata)
+    return silent, call
+
+
+def fails(call):
+    """Returns the status with which a call ends."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    return caught.value.code()
+
+
+@pytest.mark.parametrize("method", ["Login", "NextTask", "ReportScores", "Send", "SubmitRows"])
+def test_half_open_calls_of_one_site_lock_nobody_out(serving, channel, operator, kits, method):
+    running = serving(max_num_clients=3)
+    hostile = running.connect("C3")
+    token = hostile.login(toy.PLAN, 5).token
+    secret = (kits / "C3" / "credential").read_text().strip()
+    metadata = wire.credential_metadata("C3", secret) if method == "Login" else wire.token_metadata(token)
+    raw = channel(running, "C3")
+    held = [hold(raw, method, metadata) for _ in range(16)]
+    try:
+        honest = running.connect("C1")
+        honest.login(toy.PLAN, 30)
+        assert honest.next_task() == agenda.Task("train", round=1, model="round_000")
+        assert set(operator(running).status()["sites"]) == {"C1", "C3"}
+        assert operator(running).order("evict", "C3").startswith("C3 is sent away")
+        honest.close()
+    finally:
+        for silent, _ in held:
+            silent.over.set()
+    hostile.close()
+
+
+def test_beyond_its_places_a_site_is_told_so_and_tries_again(serving, channel):
+    running = serving()
+    transport = running.connect("C1")
+    metadata = wire.token_metadata(transport.login(toy.PLAN, 30).token)
+    raw = channel(running, "C1")
+    held = [hold(raw, "Send", metadata) for _ in range(12)]
+    try:
+        refused = next(call for _, call in held[6:] if _ended(call))
+        assert fails(refused) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"):
+            transport.heart_beat()
+        assert errors.TooManyCalls in errors.RETRYABLE
+    finally:
+        for silent, _ in held:
+            silent.over.set()
+    transport.close()
+
+
+def _ended(call, seconds=10):
+    over = threading.Event()
+    return not call.add_callback(over.set) or over.wait(seconds)
+
+
+def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_count(serving, channel, operator, tmp_path):
+    running = serving(min_num_clients=1, max_num_clients=2)
+    honest, hostile = running.connect("C1"), running.connect("C2")
+    honest.login(toy.PLAN, 30)
+    metadata = wire.token_metadata(hostile.login(toy.PLAN, 10).token)
+    path = tmp_path / "update.safetensors"
+    offer = Offer(tensor_files.save_as(path, toy.INITIAL), round=1, num_examples=10)
+    header = pb.ModelPart(header=wire.header_to_message(offer)).SerializeToString()
+    silent, call = hold(channel(running, "C2"), "Send", metadata, header)
+    try:
+        assert not _ended(call, 0.2)
+        operator(running).order("evict", "C2")
+        assert _ended(call) and call.code() == grpc.StatusCode.CANCELLED
+    finally:
+        silent.over.set()
+    assert list((running.folder / "incoming").iterdir()) == []
+    assert operator(running).status()["updates"] == []
+    honest.close()
+    hostile.close()
+
+
+def test_who_a_caller_is_is_asked_again_when_an_upload_ends(opened):
+    run = opened(min_num_clients=1, max_num_clients=2)
+    site = Site(run, "C2")
+    token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
+    path, offer = site.offer(5.0, round=1, num_examples=10)
+
+    def chunks_and_then_an_eviction(file):
+        yield from codec.chunks(file)
+        run.lead.steering.evict("C2")
+
+    with TensorFile(path) as file, pytest.raises(errors.SessionExpired):
+        run.lead.send("C2", offer, chunks_and_then_an_eviction(file), verify=lambda: run.lead.check_token(token))
+    assert run.store.counted(1) == frozenset() and list((run.folder / "spool").iterdir()) == []
+
+
+def finished_rounds(opened, **settings):
+    """A run whose only round is over, and its two sites."""
+    run = opened(num_rounds=1, **settings)
+    sites = Site(run, "C1"), Site(run, "C2")
+    for site in sites:
+        site.push(1)
+    run.lead.advance()
+    return run, *sites
+
+
+def fixed_models(run, *sites):
+    for site in sites:
+        run.lead.report_scores(site.name, 1, {"dice": 0.5})
+        site.publish(f"{site.name}_FL_local")
+        run.lead.declare_models(site.name, [f"{site.name}_FL_local"])
+    run.lead.advance()
+
+
+def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(opened):
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    taken = []
+
+    def endless():
+        for case in range(1, 10_000_000):
+            taken.append(case)
+            yield first.row(case=case)
+
+    with pytest.raises(errors.PrivacyRefused, match="more than 1000 cases; no site of this run has so many"):
+        run.lead.submit_rows("C1", endless())
+    assert len(taken) == 1001
+    with pytest.raises(errors.PrivacyRefused, match="row 2: a second row of the same model, case, grid and class"):
+        run.lead.submit_rows("C1", [first.row(), first.row()])
+    run.lead.submit_rows("C1", [first.row()])
+    run.lead.submit_rows("C1", [first.row(case=2)])  # rows count once
+    assert [row["case"] for row in run.store.rows("C1")["C1"]] == [1]
+
+
+def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
+    running = serving()
+    transport = running.connect("C1")
+    metadata = wire.token_metadata(transport.login(toy.PLAN, 30).token)
+    raw = channel(running, "C1")
+    header = pb.ModelHeader(tensors=[pb.TensorSpec()] * 500_000).SerializeToString()
+    for method, message in (("Describe", bytes(2000)), ("Offer", header), ("DeclareModels", bytes(10**6)), ("HeartBeat", bytes(2000))):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(raw.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=30))
+        assert caught.value.code() == grpc.StatusCode.DATA_LOSS and "bytes came where" in caught.value.details()
+    transport.close()
+
+
+@pytest.mark.parametrize("value", [1.7e308, 1e39, 1.5, -0.1])
+def test_a_score_out_of_its_range_is_refused_and_the_run_goes_on(opened, value):
+    run, first, second = finished_rounds(opened, cross_site_evaluation=False)
+    with pytest.raises(errors.PrivacyRefused, match=r"scores of site 'C1': dice is .*; expected 0 to 1"):
+        run.lead.report_scores("C1", 1, {"dice": value})
+    for site in (first, second):
+        run.lead.report_scores(site.name, 1, {"dice": 0.5})
+    assert run.lead.drive()
+
+
+def test_a_store_that_holds_an_absurd_score_already_is_led_to_its_end(opened):
+    run, *_ = finished_rounds(opened, cross_site_evaluation=False)
+    run.store.record_scores(1, "C1", {"dice": 1.7e308})
+    run.store.record_scores(1, "C2", {"dice": 0.25})
+    run = opened(num_rounds=1, cross_site_evaluation=False)
+    assert run.lead.drive() and run.store.best_round() == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("dice_pancreas", 1.7e308), ("dice_tumour", 1.01), ("hd95_mm_tumour", 1e9), ("volume_ml_pancreas", 1.7e308), ("nsd_tumour", -1.0)],
+)
+def test_a_number_of_a_row_out_of_its_range_is_refused(opened, column, value):
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    with pytest.raises(errors.PrivacyRefused, match=f"row 1: column '{column}' is .*; expected"):
+        run.lead.submit_rows("C1", [{**first.row(), column: value}])
+
+
+def test_two_sites_bound_each_other_from_the_first_round(opened):
+    run = opened(num_rounds=5, min_num_clients=2, max_num_clients=2)
+    hostile, honest = Site(run, "C1"), Site(run, "C2")
+    with pytest.raises(errors.UpdateRefused, match="changes the model by"):
+        hostile.push(1, 3e38)
+    largest = 2.0
+    for number in (1, 2, 3, 4, 5):
+        for value in (largest * 5 * number, 30.0):  # fivefold each time, and then as far as it goes
+            with contextlib.suppress(errors.UpdateRefused):
+                hostile.push(number, value)
+        honest.push(number, 2.0)
+        run.lead.advance()
+        assert abs(scale(run, number)) < 40
+
+
+def test_a_hostile_site_that_sends_tiny_changes_shuts_nobody_out(opened):
+    run = opened(num_rounds=3, min_num_clients=2, max_num_clients=2)
+    _, honest = Site(run, "C1"), Site(run, "C2")
+    for number in (1, 2, 3):
+        before = tensor_files.load(run.store.global_path(number - 1))[0]
+        path = run.folder / "same.safetensors"
+        offer = Offer(tensor_files.save_as(path, before), round=number, num_examples=30)
+        with TensorFile(path) as file:
+            run.lead.send("C1", offer, codec.chunks(file))
+        honest.push(number, 2.0 + number)
+        run.lead.advance()
+    assert max(run.store.globals()) == 3
+
+
+def test_the_number_of_cases_is_that_of_the_login_unless_the_operator_allows_another(opened):
+    run = opened(min_num_clients=1, max_num_clients=2)
+    site = Site(run, "C1")
+    with pytest.raises(errors.UpdateRefused, match="num_examples 3000 for round 1; expected 30, the number it logged in with"):
+        site.push(1, num_examples=3000)
+    with pytest.raises(errors.UpdateRefused, match="logs in with 3000 training cases, and with 30 before"):
+        run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
+    run.lead.steering.readmit("C1")
+    run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
+    site.push(1, num_examples=3000)
+
+
+def test_an_evicted_sites_models_scores_and_rows_go(opened):
+    run, first, second = finished_rounds(opened, min_num_clients=1)
+    for site in (first, second):
+        run.lead.report_scores(site.name, 1, {"dice": 1.0 if site is second else 0.5})
+    run.lead.report_scores("C2", 0, {"dice": 1.0})
+    fixed_models(run, first, second)
+    rows = [first.row(model) for model in run.store.fixed_models()]
+    assert {row["model"] for row in rows} == {"C1_FL_local", "C2_FL_local", "FL_global", "FL_best_global"}
+    run.lead.submit_rows("C1", rows)
+    run.lead.steering.evict("C2")
+    assert run.store.fixed_models() == ("C1_FL_local", "FL_global", "FL_best_global")
+    assert list((run.folder / "models").iterdir()) == [run.store.model_path("C1_FL_local")]
+    lines = (run.folder / "rows.jsonl").read_text().splitlines()
+    assert {json.loads(line)["model"] for line in lines} == {"C1_FL_local", "FL_global", "FL_best_global"}
+    assert run.lead.drive()
+
+
+def test_a_site_that_evaluates_while_another_is_evicted_may_report_what_it_has(opened):
+    run, first, second = finished_rounds(opened, min_num_clients=1)
+    fixed_models(run, first, second)
+    rows = [first.row(model) for model in run.store.fixed_models()]
+    run.lead.steering.evict("C2")
+    run.lead.submit_rows("C1", rows)
+    assert {row["model"] for row in map(json.loads, (run.folder / "rows.jsonl").read_text().splitlines())} == {
+        "C1_FL_local",
+        "FL_global",
+        "FL_best_global",
+    }
+
+
+def test_one_site_lends_so_many_models_and_no_more(opened):
+    _, first, _ = finished_rounds(opened)
+    for number in range(8):
+        first.publish(f"C1_{number}", float(number))
+    with pytest.raises(errors.ModelRefused, match="'C1_8' of site 'C1' is one too many; a site lends 8 at most"):
+        first.publish("C1_8")
+    first.publish("C1_7", 9.0)  # another version of one that is there
+
+
+def test_no_call_puts_much_into_the_log(opened):
+    run, first, _ = finished_rounds(opened)
+    first.publish("C1_FL_local")
+    before = (run.folder / "events.jsonl").stat().st_size
+    run.lead.declare_models("C1", ["C1_FL_local"] * 100_000)
+    for _ in range(100):
+        run.lead.declare_models("C1", ["C1_FL_local"])
+        run.lead.report_scores("C1", 1, {"dice": 0.5})
+    for number in range(100):
+        with contextlib.suppress(errors.UpdateRefused):
+            run.lead.report_scores("C1", 1, {"dice": number / 100})
+    for _ in range(5000):
+        run.lead.note_pulled("C1", "round_001", nbytes=2**20, seconds=0.1)
+    assert (run.folder / "events.jsonl").stat().st_size - before < 250_000
+
+
+def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits, caplog):
+    running = serving()
+    metadata = wire.credential_metadata("C1", (kits / "C1" / "credential").read_text().strip())
+    login = channel(running, "C1").unary_unary(SERVICE + "Login")
+    plans = ["[" * 200_000, '{"a":' * 40_000 + "1" + "}" * 40_000, json.dumps({f"k{i:06d}": i for i in range(20_000)}), " " * 10**6]
+    with caplog.at_level("INFO"):
+        for plan in plans:
+            request = pb.LoginRequest(site="C1", plan_json=plan, num_examples=30, protocol=2).SerializeToString()
+            with pytest.raises(grpc.RpcError) as caught:
+                login(request, metadata=metadata, timeout=30)
+            assert caught.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS)
+    assert max(len(record.getMessage()) for record in caplog.records) < 3000
+    assert "Traceback" not in caplog.text
+
+
+def test_sessions_do_not_pile_up(opened):
+    run = opened()
+    tokens = [run.lead.login("C1", "secret of C1", toy.PLAN, 30).token for _ in range(30)]
+    assert run.store._one("SELECT COUNT(*) FROM sessions") == (8,)
+    assert run.lead.site_of(tokens[-1]) == "C1"
+    with pytest.raises(errors.SessionExpired):
+        run.lead.site_of(tokens[0])
+
+
+def test_an_expired_certificate_does_not_log_in_again_over_an_open_connection(serving, clock):
+    running = serving(clock=clock)
+    transport = running.connect("C1")
+    session = transport.login(toy.PLAN, 30)
+    transport.heart_beat()
+    clock.now += 10 * 365 * 86400 + 2_000_000_000  # the connection stays as it is
+    with pytest.raises(errors.SessionExpired):
+        transport.heart_beat()
+    with pytest.raises(errors.CertificateRefused, match="the certificate of site 'C1' has ended; renew it"):
+        transport.login(toy.PLAN, 30)
+    assert session.expires_at < clock.now
+    transport.close()
+
+
+def test_a_token_ends_with_its_certificate(opened, clock):
+    run = opened()
+    session = run.lead.login("C1", "secret of C1", toy.PLAN, 30, certificate_ends=clock.now + 60)
+    assert session.expires_at == clock.now + 60
+    clock.now += 60
+    with pytest.raises(errors.SessionExpired):
+        run.lead.site_of(session.token)
+    with pytest.raises(errors.CertificateRefused):
+        run.lead.login("C1", "secret of C1", toy.PLAN, 30, certificate_ends=clock.now)
+
+
+@pytest.mark.parametrize("place", ["events.jsonl", "global/round_001.safetensors", "incoming/C1.0.safetensors", "models/x", "spool"])
+def test_a_link_in_a_store_is_refused_by_name(tmp_path, place):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "store"
+    storage.Store(folder).close()
+    path = folder / place
+    if path.is_dir():
+        path.rmdir()
+    path.symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(ValueError, match=rf"{place.split('/')[-1]}.*is a link"):
+        storage.Store(folder)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ENOMEM, errno.ENOSPC])
+def test_an_error_of_the_system_drops_no_update_and_the_run_goes_on_by_itself(opened, monkeypatch, number):
+    run = opened(num_rounds=1, cross_site_evaluation=False)
+    sites = Site(run, "C1"), Site(run, "C2")
+    receipts = [site.push(1, value) for site, value in zip(sites, (1.0, 5.0), strict=True)]
+    monkeypatch.setattr(retries, "backoff", lambda first_s: iter(lambda: 0.01, None))
+    failures = iter(range(6))
+    real = tensor_files.open if hasattr(tensor_files, "open") else open
+
+    def failing(path, *given, **named):
+        if "spool" in str(path) and next(failures, None) is not None:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(tensor_files, "open", failing, raising=False)
+    monkeypatch.setattr(averaging.TensorFileWriter, "finish", _failing_once(averaging.TensorFileWriter.finish, number))
+    driving = threading.Thread(target=run.lead.drive)
+    driving.start()
+    try:
+        while run.lead.next_task("C1", wait_s=20.0).kind == "wait":
+            assert driving.is_alive()
+    finally:
+        run.lead.stop()
+        driving.join()
+    assert scale(run, 1) == 2.0 and len(receipts) == 2
+    assert next(failures, None) is None
+
+
+def _failing_once(real, number):
+    left = [1]
+
+    def finish(*given, **named):
+        if left:
+            left.pop()
+            raise OSError(number, os.strerror(number))
+        return real(*given, **named)
+
+    return finish
+
+
+def test_an_update_whose_content_is_lost_is_asked_for_again(opened):
+    run = opened(num_rounds=1)
+    sites = Site(run, "C1"), Site(run, "C2")
+    for site in sites:
+        site.push(1)
+    next((run.folder / "spool").glob("*.C2.*")).unlink()
+    run.lead.advance()
+    assert sites[1].task() == agenda.Task("train", round=1, model="round_000")
+    assert sites[0].task().kind == "wait"
+
+
+def test_a_log_that_cannot_be_written_fails_no_request_and_is_completed(opened, monkeypatch):
+    run = opened(num_rounds=1, cross_site_evaluation=False)
+    sites = Site(run, "C1"), Site(run, "C2")
+    with monkeypatch.context() as broken:
+        broken.setattr(type(run.lead._events), "append", _no_space)
+        for site in sites:
+            site.push(1)
+    run.lead.advance()
+    events = [json.loads(line)["event"] for line in (run.folder / "events.jsonl").read_text().splitlines()]
+    assert events[-4:].count("pushed") == 2 and "aggregated" in events
+    assert events.index("aggregated") > max(i for i, event in enumerate(events) if event == "pushed")
+
+
+def _no_space(*given, **named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_idle_connections_neither_stop_the_server_nor_hold_it(serving, operator, tmp_path):
+    running = serving(num_rounds=1, cross_site_evaluation=False)
+    idle = []
+    try:
+        for _ in range(600):
+            idle.append(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+        assert operator(running).status()["phase"] == "rounds"  # places are made
+        for site, value in (("C1", 1.0), ("C2", 5.0)):
+            transport = running.connect(site)
+            transport.login(toy.PLAN, toy.EXAMPLES[site])
+            path = tmp_path / f"{site}.safetensors"
+            sha256 = tensor_files.save(path, {name: np.full_like(array, value) for name, array in toy.INITIAL.items()})
+            transport.push(path, sha256, round_number=1, num_examples=toy.EXAMPLES[site], metrics={})
+            transport.close()
+        assert operator(running).status()["rounds_done"] >= 0
+    finally:
+        for held in idle:
+            held.close()
+
+
+def test_the_server_raises_its_limit_of_open_files_where_it_may():
+    resource = pytest.importorskip("resource")
+    from federated import server
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        server._raise_open_files(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == (812 if hard == resource.RLIM_INFINITY else min(812, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_round_can_be_discarded_and_is_made_again(opened):
+    run = opened(num_rounds=3, min_num_clients=2)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    for number in (1, 2):
+        first.push(number, 1.0)
+        second.push(number, 5.0 if number == 1 else 9.0)
+        run.lead.advance()
+    first.push(3, 1.0)
+    run.lead.report_scores("C1", 2, {"dice": 0.9})
+    with pytest.raises(errors.OrderRefused, match="round 3 cannot be discarded: rounds 1 to 2 are done"):
+        run.lead.steering.discard_round(3)
+    run.lead.steering.discard_round(2)
+    assert list(run.store.globals()) == [0, 1] and list((run.folder / "spool").iterdir()) == []
+    assert not (run.folder / "global" / "round_002.safetensors").exists() and 2 not in run.store.scores()
+    assert first.task() == second.task() == agenda.Task("train", round=2, model="round_001")
+    for site in (first, second):
+        site.push(2, 3.0)
+    run = opened(num_rounds=3, min_num_clients=2)  # after a restart, too
+    run.lead.advance()
+    assert scale(run, 2) == 3.0
+
+
+def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    run.lead.submit_rows("C1", [first.row()])
+    with pytest.raises(errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"):
+        run.lead.steering.discard_round(1)
