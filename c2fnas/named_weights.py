@@ -140,7 +140,14 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     Raises:
       ValueError: naming the file, if it is missing, cut short or of another kind.
+      OSError: where the system cannot open it (too many open files, no permission): that says nothing about the file, so no caller may
+        take another in its place.
     """
+    try:
+        with open(path, "rb"):  # safetensors' own errors do not tell the two apart
+            pass
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; give the path of saved weights") from error
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118

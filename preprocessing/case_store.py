@@ -153,10 +153,10 @@ def fingerprint(sources: Mapping[str, str], settings: Mapping[str, Any]) -> str:
 
 
 def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what case.json says, or None where there is no (whole) case."""
+    """Returns what case.json says, or None where there is no (whole) case. Raises OSError where the system cannot read it."""
     try:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # any other error says nothing about the case
         return None
 
 

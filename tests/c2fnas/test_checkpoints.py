@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import resource
 
 import numpy as np
@@ -112,6 +114,21 @@ def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, fille
     newest.write_bytes(newest.read_bytes()[:1000])
     assert checkpoints.load(tmp_path, trainer) == {"step": 8}
     assert trainer.step == 8
+
+
+def test_an_error_of_the_system_puts_no_earlier_checkpoint_in_the_place_of_the_newest(trainer, filled, tmp_path, monkeypatch):
+    for step in (3, 5):
+        trainer.step = step
+        checkpoints.save(tmp_path, trainer, {"step": step}, keep=2)
+
+    def too_many(path, *given):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(named_weights, "open", too_many, raising=False)
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoints.load(tmp_path, trainer)
+    assert checkpoints.load(tmp_path, trainer) == {"step": 5}
 
 
 def test_a_full_disk_is_one_error_and_keeps_what_was_there(trainer, filled, tmp_path):
