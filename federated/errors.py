@@ -90,6 +90,18 @@ class UnknownSite(FederationError):
     """A site that has no part in what it asks for."""
 
 
+class ServerMisbehaves(FederationError):
+    """The server sent what no server of this product sends: a path for a name, or a size, number or receipt that cannot be.
+
+    Nothing is done with it, and the call is not tried again: only people can find out what kind of server this is.
+    """
+
+    @classmethod
+    def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:
+        """Returns the error for what the server did, e.g. "sends a chunk twice"."""
+        return cls(f"the server {what}; tell its operator, and join again once the cause is found", reasons=reasons)
+
+
 class OrderRefused(FederationError):
     """An order of the operator that cannot be carried out as things stand."""
 
