@@ -8,6 +8,7 @@ import grpc
 from absl import logging
 
 from federated import errors, wire
+from runkit import printable
 
 _STATUS = {
     errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
@@ -47,7 +48,7 @@ class Answering:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, errors.FederationError):
-            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            logging.info("event=refused error=%s %s", type(error).__name__, printable.text(error))
             _abort(self._context, error)
         if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
             logging.exception("event=failed")

@@ -15,7 +15,7 @@ from federated import operation_pb2 as pb
 from federated.answering import Answering, turned_away
 from federated.credentials import CredentialBook
 from federated.exchange import PROTOCOL
-from runkit import release
+from runkit import printable, release
 
 PREFIX = "/federation_operation.Operation/"
 OPERATOR = "operator"
@@ -67,7 +67,7 @@ class OperationGate(grpc.ServerInterceptor):
             if method != "Probe" and name != OPERATOR:
                 raise errors.WrongCredential(f"site {name!r} is not the operator; use the operator's kit of this federation")
         except errors.FederationError as error:
-            logging.info("event=refused error=%s %s", type(error).__name__, error)
+            logging.info("event=refused error=%s %s", type(error).__name__, printable.text(error))
             return turned_away(error)
         return self._handlers.get(method)
 

@@ -19,14 +19,13 @@ from federated import codec, errors, wire
 from federated import operation_pb2 as operation_pb
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import MAX_ROUND, Task, check_model_name
-from federated.exchange import Answer, Receipt, Session
+from federated.exchange import MAX_WAIT_S, MIN_WAIT_S, Answer, Receipt, Session
 from federated.weights import Manifest, TensorSpec, check_same
 from runkit import printable
 
 SMALL = 64 * 2**10  # bytes of a reply that describes no model: 256 names of models take 17,000
 LARGE = wire.MAX_MESSAGE
 ERROR_TEXT = 8_000  # characters of a server's error; one may list every difference of two plans
-_MAX_WAIT_S, _MIN_WAIT_S = 3600.0, 0.05  # a site asks, and beats, neither less often than this nor more
 _MAX_TIME_S = 1e11  # since the epoch: beyond it Python knows no date
 _TOKEN = re.compile(r"[!-~]{16,512}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -70,8 +69,8 @@ def session(message: pb.LoginReply) -> Session:
     _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
     _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
     _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
-    _check_range("login reply", "poll_s", found.poll_s, _MIN_WAIT_S, _MAX_WAIT_S)
-    _check_range("login reply", "heart_beat_s", found.heart_beat_s, _MIN_WAIT_S, _MAX_WAIT_S)
+    _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
+    _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
     _check("login reply", "transport", found.transport, found.transport in codec.TRANSPORTS, " or ".join(codec.TRANSPORTS))
     return found
 

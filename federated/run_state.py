@@ -14,6 +14,7 @@ from federated.server_config import ServerConfig
 from federated.storage import Store
 from federated.tensor_files import TensorFile
 from federated.untouched import Untouched
+from runkit import printable
 from runkit.events import EventLog
 
 
@@ -70,7 +71,7 @@ class RunState:
     def log(self, event: str, **fields: Any) -> None:
         """Appends an event; no field may hold a secret or a path."""
         self._events.append(event, **fields)
-        logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+        logging.info("event=%s %s", event, " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()))
 
     def progress(self) -> agenda.Progress:
         last, store = self.last_round, self.store

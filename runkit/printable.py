@@ -7,6 +7,7 @@ the place where it enters. `block` is the net beneath: whatever a program prints
 from __future__ import annotations
 
 import logging
+import unicodedata
 from typing import Any
 
 LIMIT = 300  # characters of one foreign text in a line of a log
@@ -15,8 +16,8 @@ LIMIT = 300  # characters of one foreign text in a line of a log
 def text(value: Any, *, limit: int = LIMIT) -> str:
     """Returns `str(value)` as one line of printable characters, cut after `limit` of them, and the cut said.
 
-    Control characters, line separators, bidirectional overrides and all else that `str.isprintable` denies become what Python
-    writes for them, e.g. ESC becomes the four characters \\x1b. Text without any, the usual case, stays as it is.
+    Control characters, line separators, bidirectional overrides and all else that `str.isprintable` denies, spaces excepted, become
+    what Python writes for them, e.g. ESC becomes the four characters \\x1b. Text without any, the usual case, stays as it is.
     """
     whole = str(value)
     kept = whole[:limit]
@@ -48,4 +49,6 @@ class Formatter(logging.Formatter):
 
 
 def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    # Zs are spaces of other widths, which change nothing but what they take of a line.
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if shown else character.encode("unicode_escape").decode("ascii")
