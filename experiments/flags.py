@@ -201,7 +201,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:
-    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace.
+    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the error's own, not a stack trace.
 
     Args:
       main: called with the arguments that are no flags; what it returns is the exit code.
@@ -222,7 +222,7 @@ def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception]
         except (ValueError, OSError, *expected) as error:
             logging.debug("stack trace of the error below", exc_info=True)
             print(f"error: {printable.block(error)}", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(getattr(error, "exit_code", 1))
 
     _escape_foreign_text()
     logging.set_verbosity(logging.INFO)

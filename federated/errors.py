@@ -18,8 +18,11 @@ class FederationError(Exception):
     """Base of every error of this package. The message names the thing, the value and the way out.
 
     Attributes:
+      exit_code: of a program that ends with the error.
       reasons: one for each tensor that is at fault, where tensors are; they travel with the error.
     """
+
+    exit_code = 1
 
     def __init__(self, message: str = "", *, reasons: Sequence[Reason] = ()):
         super().__init__(message)
@@ -95,6 +98,8 @@ class ServerMisbehaves(FederationError):
 
     Nothing is done with it, and the call is not tried again: only people can find out what kind of server this is.
     """
+
+    exit_code = 76  # EX_PROTOCOL of <sysexits.h>: a service that ends with it is not to be started again by itself
 
     @classmethod
     def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:

@@ -98,13 +98,21 @@ def manifest(message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec]
         raise _refused(f"describes model {_shown(message.model)} where {model} was asked for")
     try:
         found = wire.header_from_message(message).manifest
-        if specs is not None:
-            check_same(specs, found.specs, what=f"model {model!r} of the server")
     except (errors.IncompatibleWeights, errors.DamagedTransfer) as error:
+        raise _refused(f"describes model {model} as a model cannot be ({printable.text(error)})") from error
+    if specs is not None:
+        check_specs(found, model=model, specs=specs)
+    return found
+
+
+def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
+    """Raises ServerMisbehaves unless a model has the tensors of this site's own, before a byte of it is allocated or written."""
+    try:
+        check_same(specs, found.specs, what=f"model {model!r} of the server")
+    except errors.IncompatibleWeights as error:
         raise _refused(
             f"describes model {model} as this site's network is not ({printable.text(error, limit=2000)})", reasons=error.reasons
         ) from error
-    return found
 
 
 def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha256: str) -> Answer:

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from federated import codec
+from federated import codec, replies
 from federated.agenda import Task
 from federated.exchange import Offer, Receipt, Session
 from federated.partial import PartialModel
 from federated.tensor_files import TensorFile, file_manifest
-from federated.weights import Manifest, TensorSpec, check_same
+from federated.weights import Manifest, TensorSpec
 
 if TYPE_CHECKING:  # a site needs no server code
     from federated.coordinator import Coordinator
@@ -110,7 +110,7 @@ class InProcessTransport:
     def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
         file, manifest = self._coordinator.open_model(self._verified(), model)
         if specs is not None:
-            check_same(specs, manifest.specs, what=f"model {model!r} of the server")
+            replies.check_specs(manifest, model=model, specs=specs)
         with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
             for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
                 partial.put(chunk)

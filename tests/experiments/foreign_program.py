@@ -6,6 +6,7 @@ import threading
 from absl import flags, logging
 
 from experiments import flags as experiment_flags
+from federated import errors
 from tests.experiments.test_foreign_text import NASTY
 
 flags.DEFINE_string("how", "", "")
@@ -24,6 +25,8 @@ def main(argv):
         except KeyError:
             logging.exception("event=failed")
         return 0
+    if how == "misbehaves":
+        raise errors.ServerMisbehaves(NASTY)
     if how == "error":
         raise ValueError(NASTY)
     if how == "thread":
@@ -39,4 +42,4 @@ def _raise(error):
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, expected=(errors.FederationError,))

@@ -48,7 +48,7 @@ def printed(module, *flags, code=0, expect):
     return whole
 
 
-@pytest.mark.parametrize(("how", "code"), [("log", 0), ("error", 1), ("thread", 0), ("nobody catches it", 1)])
+@pytest.mark.parametrize(("how", "code"), [("log", 0), ("error", 1), ("misbehaves", 76), ("thread", 0), ("nobody catches it", 1)])
 def test_the_net_under_all_programs(how, code):
     printed("tests.experiments.foreign_program", f"--how={how}", code=code, expect="desrever")
 

@@ -15,6 +15,7 @@ from tests.federated import fake_server, toy
 UNPRINTABLE = "\x1b[2J\x1b[31mforged\r\nI0101 event=pushed site=C2\u202ereversed\u2028\x00"
 BAD_NAMES = [
     "../cases/case001/label",
+    "x/../../../cases/case001/label",
     "/tmp/absolute",
     "..",
     "",
