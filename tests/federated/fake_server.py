@@ -37,7 +37,8 @@ class FakeServer:
     Attributes:
       answers: method -> function of (request as bytes or an iterator of bytes, context); returns a message, bytes, or for Pull an
         iterator of them.
-      tasks: handed out one by one; the last one again and again.
+      tasks: handed out one by one; then the run is finished.
+      repeat: a task that is handed out again and again in place of all that.
       received: (method, request) of every call, in order; of a stream in, the list of its messages.
     """
 
@@ -47,7 +48,8 @@ class FakeServer:
         save(self._path, self.arrays)
         self.answers: dict[str, Callable] = {}
         self.login = dict(LOGIN)
-        self.tasks: list[pb.Task] = [pb.Task(kind="finished")]
+        self.tasks: list[pb.Task] = []
+        self.repeat: pb.Task | None = None
         self.received: list[tuple[str, object]] = []
         self._lock = threading.Lock()
 
@@ -87,7 +89,7 @@ class FakeServer:
 
     def _nexttask(self, request, context):
         with self._lock:
-            return self.tasks.pop(0) if len(self.tasks) > 1 else self.tasks[0]
+            return self.repeat or (self.tasks.pop(0) if self.tasks else pb.Task(kind="finished"))
 
     def _heartbeat(self, request, context):
         return pb.Acknowledgement()

@@ -79,7 +79,6 @@ def test_the_fake_server_is_one_that_a_site_gets_on_with_until_it_misbehaves(fak
     fake.tasks = [
         pb.Task(kind="train", round=1, model="round_000"),
         pb.Task(kind="evaluate", models=["FL_global", "C2_baseline"]),
-        pb.Task(kind="finished"),
     ]
     trainer = join()
     assert trainer.summary.finished and trainer.calls == ["score", "train 1", "evaluate FL_global", "evaluate C2_baseline"]
@@ -128,11 +127,12 @@ def test_rounds_go_forward_also_after_a_restart(fake, join):
     trainer = toy.ToyTrainer("C1")
     refused(join, "training in round 1.*trained round 2 last", trainer=trainer)
     assert "train 2" in trainer.calls and "train 1" not in trainer.calls
+    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     refused(join, "training in round 1.*trained round 2 last")
 
 
 def test_the_same_round_again_is_trained_again_and_put_off_longer_each_time(fake, join):
-    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
+    fake.repeat = pb.Task(kind="train", round=1, model="round_000")
     trainer = join(longest=6)
     assert not trainer.summary.finished  # stopped by the test
     assert join.pauses[:6] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
@@ -140,7 +140,7 @@ def test_the_same_round_again_is_trained_again_and_put_off_longer_each_time(fake
 
 def test_a_server_that_says_wait_without_waiting_is_not_asked_without_a_pause(fake, join):
     fake.login["poll_s"] = 5.0
-    fake.tasks = [pb.Task(kind="wait")]
+    fake.repeat = pb.Task(kind="wait")
     join(longest=3)
     assert all(seconds > 0.5 for seconds in join.pauses)
 
@@ -247,12 +247,12 @@ def test_a_receipt_for_something_else_is_refused_and_the_update_kept(fake, join,
             setattr(reply.receipt, field, value)
         return reply
 
-    fake.tasks = [pb.Task(kind="train", round=1, model="round_000"), pb.Task(kind="finished")]
+    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     fake.answers["Offer"] = offer
     refused(join, r"gives a receipt for .*site C1 sent round_001")
     assert (join.journal / "update.safetensors").exists() and len(fake.calls("Offer")) == 1
     del fake.answers["Offer"]  # an honest one gets the same update, and nothing is trained twice
-    fake.tasks = [pb.Task(kind="train", round=1, model="round_000"), pb.Task(kind="finished")]
+    fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     assert "train 1" not in join().calls
 
 
@@ -271,7 +271,6 @@ def test_a_reply_that_is_none_or_too_large_is_refused(fake, join, method, reply)
         pb.Task(kind="train", round=1, model="round_000"),
         pb.Task(kind="publish"),
         pb.Task(kind="evaluate", models=["m"]),
-        pb.Task(kind="finished"),
     ]
     fake.answers[method] = lambda request, context: reply
     refused(join, "answers with")
@@ -314,7 +313,7 @@ def test_an_unknown_task_is_named_without_its_control_characters(fake, join):
 
 
 def test_rows_that_the_site_did_not_write_are_not_sent(fake, join):
-    fake.tasks = [pb.Task(kind="evaluate", models=["FL_global"]), pb.Task(kind="finished")]
+    fake.tasks = [pb.Task(kind="evaluate", models=["FL_global"])]
     (join.journal / "rows").mkdir(parents=True)
     (join.journal / "rows" / "FL_global.json").write_text(json.dumps([{"patient": "Doe"}]))
     assert "evaluate FL_global" in join().calls
@@ -332,8 +331,8 @@ def test_scores_and_metrics_from_the_journal_pass_the_privacy_check(fake, join):
             changed[key].update(value)
         (join.journal / "journal.json").write_text(json.dumps(changed))
         fake.received.clear()
-        fake.tasks = [pb.Task(kind="score", round=0, model="round_000")] if named == "scores" else fake.tasks
-        fake.tasks = fake.tasks if named == "scores" else [pb.Task(kind="train", round=1, model="round_000")]
+        kind = {"kind": "score", "round": 0} if named == "scores" else {"kind": "train", "round": 1}
+        fake.tasks = [pb.Task(**kind, model="round_000")]
         with pytest.raises(errors.PrivacyRefused, match=named):
             join()
         assert fake.calls("ReportScores", "Offer", "Send") == []
