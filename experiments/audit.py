@@ -15,6 +15,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
+from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("store", None, "The server's folder, or a copy of it.")
@@ -36,8 +37,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.show:
         for record in audit.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
-            facts = " ".join(f"{key}={value}" for key, value in record.items() if key not in _CHAIN)
-            print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {record['event']:<14} {facts}")
+            facts = " ".join(printable.text(f"{key}={value}") for key, value in record.items() if key not in _CHAIN)
+            print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {printable.text(record['event']):<14} {facts}")
     found = verification.verify(store, authority, head=FLAGS.head)
     print(f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}")
     print(f"{len(found.rounds)} global models are the logged ones{_pruned(found.pruned)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import html_page
 from preprocessing import cohort, rules
+from runkit import printable
 
 _KINDS = ("one", "two")
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -15,6 +16,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of one site, or of several side by side, in columns."""
     lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
+    lines = [[printable.text(cell, limit=80) for cell in line] for line in lines]  # a report may be another site's
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -28,7 +30,7 @@ def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
             largest = max((c for c in counts if c), default=0) or 1
             # the least that is there is seen
             bars = "".join(_BARS[0 if not c else max(1, round(8 * c / largest))] for c in counts)
-            lines.append(f"  {report['site']} |{bars}|")
+            lines.append(f"  {printable.text(report['site'], limit=80)} |{bars}|")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from absl import app, flags
 from experiments import cohort_page
 from experiments import flags as experiment_flags
 from preprocessing import cohort
-from runkit import atomic
+from runkit import atomic, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("reports", None, "The cohort.json of the two sites.")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     print(cohort_page.text_table(reports))
     print(cohort_page.text_histograms(reports))
     print("\nWhat differs:")
-    print("\n".join(f"  {line}" for line in cohort.differences(*reports)) or "  nothing that stands out")
+    print("\n".join(f"  {printable.text(line)}" for line in cohort.differences(*reports)) or "  nothing that stands out")
     if FLAGS.output:
         atomic.write_text(FLAGS.output, cohort_page.page(reports))
         print(f"\npage {pathlib.Path(FLAGS.output)}")

@@ -22,6 +22,7 @@ from absl import flags, logging
 from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
+from federated.weights import specs_of
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -36,6 +37,7 @@ class OneStepSite:
 
     def __init__(self, plan: dict, num_examples: int, after: dict[str, np.ndarray]):
         self.plan, self.num_examples, self._after = plan, num_examples, after
+        self.specs = specs_of(after)
 
     def score(self, weights):
         return {"dice": 0.0}

@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("prediction", None, "Mask (.nii, .nii.gz) or folder of masks.")
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
             rows.append({"case": name, **case_rows.of_files(prediction, truth, values, FLAGS.tolerance_mm)})
         except ValueError as error:
             failed.append(str(error))
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable.block(error)}", file=sys.stderr)
     if not rows:
         raise ValueError(f"none of {len(pairs)} masks could be scored")
     summary = score_summary.of_rows(rows)

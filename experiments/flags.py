@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import traceback
+import types
 
 from absl import app, flags, logging
 
 from experiments.configuration import ExperimentConfig
+from runkit import printable
 
 FLAGS = flags.FLAGS
 
@@ -197,7 +201,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:
-    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, not a stack trace.
+    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the error's own, not a stack trace.
 
     Args:
       main: called with the arguments that are no flags; what it returns is the exit code.
@@ -217,12 +221,24 @@ def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception]
             sys.exit(main(argv))
         except (ValueError, OSError, *expected) as error:
             logging.debug("stack trace of the error below", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            print(f"error: {printable.block(error)}", file=sys.stderr)
+            sys.exit(getattr(error, "exit_code", 1))
 
-    logging.use_absl_handler()
+    _escape_foreign_text()
     logging.set_verbosity(logging.INFO)
     app.run(guarded)
+
+
+def _escape_foreign_text() -> None:
+    """Nets under all that is printed: logs, and the traces of errors that nobody caught."""
+
+    def print_trace(kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None) -> None:
+        print(printable.block("".join(traceback.format_exception(kind, error, trace)).rstrip()), file=sys.stderr)
+
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(printable.Formatter(logging.PythonFormatter()))
+    sys.excepthook = print_trace
+    threading.excepthook = lambda failure: print_trace(failure.exc_type, failure.exc_value, failure.exc_traceback)
 
 
 def numbers(name: str, kind: type, count: int) -> tuple:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import matplotlib.image
 import numpy as np
 
+from runkit import printable
+
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d2126; --soft: #5d6670; --line: #dcd8cf; --card: #ffffff;
   --one: #1f6fb2; --two: #c8741a; --bad: #b3261e; --warn: #8a6100; --good: #2c7a4b; }
@@ -46,7 +48,7 @@ def page(title: str, subtitle: str, *sections: str) -> str:
 
 
 def text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(printable.block(value))  # a page may be read as text, and turned by an override
 
 
 def tiles(values: Iterable[tuple[object, str, str]]) -> str:

@@ -19,7 +19,7 @@ from experiments.figures.style import MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
 from preprocessing.case_store import CaseStore
-from runkit import atomic
+from runkit import atomic, printable
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _BEYOND_COLOURS = {
@@ -352,7 +352,7 @@ def _clock(seconds: float) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(printable.block(value))
 
 
 def _colours() -> dict[str, str]:

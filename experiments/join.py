@@ -22,6 +22,12 @@ experiment_flags.define_site()
 flags.DEFINE_string("kit", None, "The site's folder, made by experiments.provision.")
 flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
 flags.DEFINE_list("lend", [], "name:file of earlier models to evaluate at all sites, e.g. C1_baseline:sites/C1/baseline/best.safetensors.")
+flags.DEFINE_bool(
+    "lend_local",
+    True,
+    "Lend this site's best model of this run, e.g. C1_FL_local, to the evaluation at all sites. --nolend_local keeps it here: the "
+    "server never gets it, no other site sees it, and Table 1 has no row of it and therefore no row Average.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -53,6 +59,7 @@ def main(argv: list[str]) -> int:
         label=f"{store.site}_FL_local",
         strategy=tf.distribute.MirroredStrategy(),
         extra_models=dict(_lent(entry) for entry in FLAGS.lend),
+        lend_local=FLAGS.lend_local,
     )
     try:
         summary = site_loop.run(trainer, transport, folder / "federated" / "journal")

@@ -16,6 +16,7 @@ from absl import flags
 from experiments import flags as experiment_flags
 from preprocessing import layouts, pancreas_ct
 from preprocessing import manifest as manifests
+from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out.")
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     else:
         cases, orphans = (layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders)(images, labels)
         if orphans:
-            print(f"{len(orphans)} labels have no scan of their name, e.g. {orphans[0]}")
+            print(f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}")
     manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded)))
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
@@ -52,7 +53,7 @@ def _pancreas_ct(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[manif
         case_id = placed.case.case_id
         if placed.error is not None:
             excluded.append(case_id)
-            print(f"{case_id}: excluded: {placed.error}")
+            print(f"{case_id}: excluded: {printable.text(placed.error, limit=1000)}")
         else:
             print(f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, the next {placed.runner_up:.2f}")
         cases[case_id] = placed.case

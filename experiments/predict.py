@@ -19,6 +19,7 @@ from collections import Counter
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
+from runkit import printable
 
 FLAGS = flags.FLAGS
 experiment_flags.define_runtime()
@@ -85,11 +86,15 @@ def main(argv: list[str]) -> int:
             )
         except (ValueError, OSError, MemoryError) as error:
             failed.append(str(error) or f"{image}: does not fit into memory")
-            print(f"error: {failed[-1]}", file=sys.stderr)
+            print(f"error: {printable.block(failed[-1])}", file=sys.stderr)
             rows.append({"scan": str(image), "mask": "", "note": f"failed: {failed[-1]}"})
             continue
         seconds = time.monotonic() - begin
-        print(f"{mask}: " + ", ".join(f"{name} {volume:.1f} ml" for name, volume in found.volumes_ml.items()) + f" ({seconds:.0f} s)")
+        print(
+            f"{printable.text(mask, limit=1000)}: "
+            + ", ".join(f"{name} {volume:.1f} ml" for name, volume in found.volumes_ml.items())
+            + f" ({seconds:.0f} s)"
+        )
         for note in found.notes:
             logging.warning("%s: %s", image, note)
         rows.append(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
+from runkit import printable
+
 _POLL_S = 0.2
 _LINE_EVERY_S = 15.0  # off a terminal
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -51,7 +53,7 @@ class Program:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - limit))
             text = stream.read().decode("utf-8", errors="replace")
-        pieces = (_CONTROL.sub("", piece).strip() for piece in re.split(r"[\r\n]", text))
+        pieces = (printable.text(_CONTROL.sub("", piece).strip(), limit=2000) for piece in re.split(r"[\r\n]", text))
         return [piece for piece in pieces if piece]
 
 

@@ -23,6 +23,8 @@ from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments import case_rows
 from experiments.configuration import ExperimentConfig, plan
+from federated.agenda import check_model_name
+from federated.weights import TensorSpec
 from preprocessing import dataset, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_store import CaseStore, StoredCase
@@ -115,6 +117,7 @@ class SiteTrainer:
       folder: this model's checkpoints, best weights and logs; stays at the site.
       label: what the progress bars call the model, e.g. "C1_baseline".
       extra_models: models of earlier runs that the site lends to the cross-site evaluation, name -> weights file.
+      lend_local: whether it also lends its best model of this run.
       example_cases: how many test cases keep their predicted masks, for the site's own figures.
       freeze_encoder: the encoder keeps the weights it starts with.
       profile_steps: first and last step to profile, or None.
@@ -131,6 +134,7 @@ class SiteTrainer:
         label: str,
         strategy: tf.distribute.Strategy,
         extra_models: Mapping[str, pathlib.Path] | None = None,
+        lend_local: bool = True,
         example_cases: int = 4,
         freeze_encoder: bool = False,
         profile_steps: tuple[int, int] | None = None,
@@ -138,7 +142,7 @@ class SiteTrainer:
         writes: bool = True,
     ):
         self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
-        self._extra_models = dict(extra_models or {})
+        self._extra_models, self._lend_local = dict(extra_models or {}), lend_local
         self._example_cases = example_cases
         self._window = window_config(config, strategy)
         self._cases = {split: [store.open(case_id) for case_id in store.case_ids(split)] for split in ("training", "validation", "test")}
@@ -161,6 +165,7 @@ class SiteTrainer:
             "complete": True,
             "best": None,
         }
+        self.specs = tuple(TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(self._trainer.network).items())
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
 
@@ -286,12 +291,13 @@ class SiteTrainer:
         return named_weights.load(self._best_file)[0]
 
     def local_models(self) -> dict[str, Weights]:
-        """Returns what this site lends to the cross-site evaluation: its earlier models and its best federated one."""
+        """Returns what this site lends to the cross-site evaluation: its earlier models and, unless told not to, its best federated one."""
         models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
         if self._state["best"] is None:  # the run ended before the first validation was due
             self._choose(self._state["round"])
             self._save()
-        models[self._label] = self.best_model()
+        if self._lend_local:
+            models[self._label] = self.best_model()
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
@@ -300,7 +306,10 @@ class SiteTrainer:
         Returns:
           Rows of running number and scores (see case_rows): no identifier, path or picture. Masks of the first few cases stay in the
           site's folder, for its own figures.
+        Raises:
+          ServerMisbehaves: for a name that is not one of a model; it would become the name of a file.
         """
+        check_model_name(model_name)
         self._trainer.set_weights(weights)
         rows = []
         examples = self._folder / "examples"

@@ -16,6 +16,7 @@ from absl import flags
 from experiments import flags as experiment_flags
 from experiments import status_table
 from federated.errors import FederationError, ServerUnreachable
+from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The operator's folder, made by experiments.provision.")
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
             except ServerUnreachable as error:
                 if not FLAGS.every:
                     raise
-                status, text = None, f"{error}; looking again every {FLAGS.every:g} s"
+                status, text = None, f"{printable.text(error)}; looking again every {FLAGS.every:g} s"
             if status is not None:
                 text = json.dumps(status) if FLAGS.json else status_table.render(status, rounds=FLAGS.rounds)
             print((_CLEAR if FLAGS.every and sys.stdout.isatty() and not FLAGS.json else "") + text, flush=True)

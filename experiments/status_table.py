@@ -27,7 +27,8 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
         ]
     best = next((entry for entry in status["rounds"] if entry["round"] == status["best_round"]), None)
     if best is not None and best["mean"] is not None:
-        lines += ["", f"best so far: round {best['round']}, mean score {best['mean']:.4f}, worst site {best['worst']:.4f}"]
+        worst = "" if best["worst"] is None else f", worst site {best['worst']:.4f}"
+        lines += ["", f"best so far: round {best['round']}, mean score {best['mean']:.4f}{worst}"]
     audit = status["audit"]
     lines += [
         "",
@@ -41,7 +42,7 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
 def _phase(status: dict[str, Any]) -> str:
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
-        again = f", attempt {status['attempt']}" if status["attempt"] > 1 else ""
+        again = f", attempt {status['attempt']}" if (status["attempt"] or 1) > 1 else ""
         return f"round {status['open_round']} open: {len(status['updates'])} of {status['min_num_clients']} updates needed are in{again}; {done}"
     return f"{status['phase']}; {done}"
 

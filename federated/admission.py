@@ -100,7 +100,7 @@ class Admission:
             num_rounds=config.num_rounds,
             local_epochs=config.local_epochs,
             poll_s=config.poll_s,
-            heart_beat_s=min(60.0, config.heart_beat_timeout_s / 4),
+            heart_beat_s=config.heart_beat_s,
             transport=config.transport,
             ends_with_scores=not config.cross_site_evaluation,
         )

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Literal
 
+from federated import errors
 from federated.rounds import Round
+from runkit import printable
 
 Kind = Literal["wait", "train", "score", "publish", "evaluate", "finished"]
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names files, rows and lines of logs at both ends: never a path
+MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's journal
+# Models that a site evaluates in one run. The largest federation of hospitals that trained one segmentation model, FeTS 2022, had 71
+# sites: with three models each and the two global ones that would be 215. Each costs a site a pass over its test cases.
+MAX_MODELS = 256
 LAST_GLOBAL = "FL_global"  # the last round's aggregate, unselected
 BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
 
@@ -40,6 +48,54 @@ class Task:
     round: int = 0
     model: str = ""
     models: tuple[str, ...] = ()
+
+
+def check_task(task: Task, *, trained: int, num_rounds: int, evaluated: Collection[str] = ()) -> None:
+    """Checks, at a site, a task against what the site has done already: rounds go forward, and nothing is without bounds.
+
+    Args:
+      trained: the last round that this site trained, 0 before the first. The same round may come again, because the server may
+        have lost its update. A later one than the next may come, because the site may have been away.
+      num_rounds: of the run, as the server said at login.
+      evaluated: models that this site has evaluated in this run.
+    Raises:
+      ServerMisbehaves: naming the task and what is wrong with it.
+    """
+    refused = errors.ServerMisbehaves.because
+    if task.kind == "train":
+        if not max(1, trained) <= task.round <= num_rounds:
+            raise refused(
+                f"asks for training in round {task.round}, but the run has {num_rounds} rounds and this site trained round {trained} last"
+            )
+        _check_model_of(task, task.round - 1)
+    elif task.kind == "score":
+        if not 0 <= task.round <= num_rounds:
+            raise refused(f"asks for scores of global model {task.round}, but the run has {num_rounds} rounds")
+        _check_model_of(task, task.round)
+    elif task.kind == "evaluate":
+        for name in task.models:
+            check_model_name(name)
+        if len(set(task.models)) != len(task.models):
+            raise refused(f"asks for the evaluation of {len(task.models)} models and names one twice")
+        if len({*task.models, *evaluated}) > MAX_MODELS:
+            raise refused(
+                f"asks for the evaluation of {len(task.models)} models after {len(evaluated)}; a site evaluates {MAX_MODELS} in a run at most"
+            )
+
+
+def check_model_name(name: str) -> None:
+    """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a path, a row or a line of a log."""
+    if not MODEL_NAME.fullmatch(name):
+        shown = printable.text(repr(name), limit=80)
+        raise errors.ServerMisbehaves.because(f"names a model {shown}; a name is letters, digits, '_' and '-', at most 64")
+
+
+def _check_model_of(task: Task, number: int) -> None:
+    check_model_name(task.model)
+    if task.model != global_name(number):
+        raise errors.ServerMisbehaves.because(
+            f"asks to {task.kind} in round {task.round} with model {task.model}; it must be {global_name(number)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

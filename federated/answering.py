@@ -8,6 +8,7 @@ import grpc
 from absl import logging
 
 from federated import errors, wire
+from runkit import printable
 from runkit.line_budget import LineBudget
 
 _STATUS = {
@@ -65,10 +66,8 @@ def _log(error: errors.FederationError) -> None:
     """Logs a refusal; callers that keep being refused do not fill the log."""
     omitted = _lines.take(type(error).__name__)
     if omitted is not None:
-        text = str(error)
-        text = text if len(text) <= _MAX_LOGGED else f"{text[:_MAX_LOGGED]}… ({len(text)} characters)"
         more = f" omitted={omitted}" if omitted else ""
-        logging.info("event=refused error=%s%s %s", type(error).__name__, more, text)
+        logging.info("event=refused error=%s%s %s", type(error).__name__, more, printable.text(error, limit=_MAX_LOGGED))
 
 
 def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:

@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
+from runkit import printable
+
 BACKDATED = datetime.timedelta(hours=1)  # a site whose clock is a little behind can begin at once
+_NAME = 64  # characters of a common name, as X.520 has it
 WARN_DAYS = 30  # before a certificate ends
 
 
@@ -93,7 +96,9 @@ def read_request(pem: bytes) -> Request:
         raise ValueError(f"not a certificate request of this release ({type(error).__name__})") from error
     if not whole or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise ValueError("a certificate request whose signature, name or credential hash is not right")
-    return Request(str(names[0].value), key, digest, fingerprint_of_bytes(request.public_bytes(serialization.Encoding.DER)))
+    return Request(
+        printable.text(names[0].value, limit=_NAME), key, digest, fingerprint_of_bytes(request.public_bytes(serialization.Encoding.DER))
+    )
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -117,16 +122,17 @@ def spoken(digest: str) -> str:
 
 def common_name(certificate: x509.Certificate) -> str:
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    return printable.text(names[0].value, limit=_NAME) if names else ""
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Returns the names and addresses that a server's certificate bears."""
+    """Returns the names and addresses that a server's certificate bears, as printable text."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
-    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    found = [*names.get_values_for_type(x509.DNSName), *names.get_values_for_type(x509.IPAddress)]
+    return [printable.text(name) for name in found]
 
 
 def days_left(certificate: x509.Certificate, now: datetime.datetime) -> float:

@@ -1,4 +1,7 @@
-"""The transport over gRPC with mutual TLS: one deadline a call, errors raised as the server raised them."""
+"""The transport over gRPC with mutual TLS: a deadline for each call, errors raised as the server raised them.
+
+What the server answers is read by `replies`, and nothing of it is used unchecked.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 from absl import logging
 
-from federated import chunk_wire, codec, errors, tls, wire
+from federated import chunk_wire, codec, errors, replies, tls, wire
 from federated import weight_exchange_pb2 as pb
-from federated import weight_exchange_pb2_grpc as pb_grpc
-from federated.agenda import Task
+from federated.agenda import Task, global_name
 from federated.exchange import PROTOCOL, Receipt, Session
 from federated.partial import PartialModel
-from federated.transport import offering
-from federated.weights import Manifest
-from runkit import atomic
+from federated.transport import offering, unknown
+from federated.weights import Manifest, TensorSpec
+from runkit import atomic, printable
 
+_SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
 _SILENCE_S = 600.0  # a transfer may take hours on a slow link and wait for its turn first, but not this long; a dead link shows sooner
 _OPTIONS = (
@@ -68,18 +71,15 @@ class GrpcTransport:
         self._credential, self._identity, self._host, self._port = credential, identity, host, port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._channel = grpc.secure_channel(address, identity.for_client(), options=_OPTIONS)
+        # Replies stay bytes here: `replies` looks at their size before it decodes them.
         self._sending = self._channel.stream_unary(
-            "/weight_exchange.WeightExchange/Send",
-            request_serializer=chunk_wire.part_to_bytes,
-            response_deserializer=pb.Receipt.FromString,
+            _SERVICE + "Send", request_serializer=chunk_wire.part_to_bytes, response_deserializer=bytes
         )
         self._pulling = self._channel.unary_stream(
-            "/weight_exchange.WeightExchange/Pull",
-            request_serializer=pb.PullRequest.SerializeToString,
-            response_deserializer=bytes,
+            _SERVICE + "Pull", request_serializer=pb.PullRequest.SerializeToString, response_deserializer=bytes
         )
-        self._stub = pb_grpc.WeightExchangeStub(self._channel)
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
+        self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
 
     def login(self, plan: dict, num_examples: int) -> Session:
         request = pb.LoginRequest(
@@ -90,37 +90,55 @@ class GrpcTransport:
         )
         with self._calling():
             metadata = wire.credential_metadata(self.site, self._credential)
-            session = wire.session_from_message(self._stub.Login(request, timeout=_SHORT_S, metadata=metadata))
+            session = replies.session(self._ask("Login", request, pb.LoginReply, metadata=metadata))
         self._token, self._poll_s, self._encoding = session.token, session.poll_s, session.transport
         return session
 
     def next_task(self) -> Task:
         with self._calling():
-            return wire.task_from_message(self._stub.NextTask(pb.TaskRequest(), timeout=self._poll_s + _SHORT_S, metadata=self._metadata()))
+            return replies.task(self._ask("NextTask", pb.TaskRequest(), pb.Task, timeout_s=self._poll_s + _SHORT_S))
 
     def heart_beat(self) -> None:
         with self._calling():
-            self._stub.HeartBeat(pb.HeartBeatRequest(), timeout=_SHORT_S, metadata=self._metadata())
+            self._ask("HeartBeat", pb.HeartBeatRequest(), pb.Acknowledgement)
 
-    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
+    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
         with self._calling():
-            described = self._stub.Describe(pb.ModelName(model=model), timeout=_SHORT_S, metadata=self._metadata())
-            manifest = wire.header_from_message(described).manifest
+            described = self._ask("Describe", pb.ModelName(model=model), pb.ModelHeader, limit=replies.LARGE)
+            manifest = replies.manifest(described, model=model, specs=specs)
             with PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
                 missing = partial.missing()
                 if missing:
                     request = pb.PullRequest(model=model, sha256=manifest.sha256, chunks=wire.ranges_to_messages(missing))
                     call = self._pulling(request, metadata=self._metadata())
                     with _Watchdog(call) as watchdog:
-                        for message in watchdog.following(call):
-                            partial.put(chunk_wire.chunk_from_bytes(message))
+                        for chunk in self._chunks(watchdog.following(call), model, set(missing)):
+                            partial.put(chunk)
                 if partial.missing():
                     raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
         return manifest
 
+    def _chunks(self, messages: Iterator[bytes], model: str, wanted: set[int]) -> Iterator[codec.Chunk]:
+        """Yields the chunks that were asked for. A stream with anything else in it would never end, and is not read further."""
+        for message in messages:
+            chunk = chunk_wire.chunk_from_bytes(message)
+            if chunk.index not in wanted:
+                raise errors.ServerMisbehaves.because(
+                    f"sends chunk {chunk.index} of model {model}, which was not asked for or came already"
+                )
+            if chunk.encoding not in codec.ENCODINGS[self._encoding]:
+                what = f"sends chunks of model {model} in encoding {chunk.encoding}, but agreed on transport {self._encoding!r} at login"
+                if self._other_encoding:
+                    raise errors.ServerMisbehaves.because(what)
+                self._other_encoding = True
+                raise errors.SessionExpired(f"the server {what}; logging in again")
+            wanted.remove(chunk.index)
+            yield chunk
+        self._other_encoding = False
+
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
         with self._calling():
-            self._stub.ReportScores(pb.Scores(model=model, values=dict(scores)), timeout=_SHORT_S, metadata=self._metadata())
+            self._ask("ReportScores", pb.Scores(model=model, values=dict(scores)), pb.Acknowledgement)
 
     def push(
         self,
@@ -130,7 +148,7 @@ class GrpcTransport:
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
-        manifest: Manifest | None = None,
+        manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
         return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
 
@@ -139,30 +157,44 @@ class GrpcTransport:
 
     def declare_models(self, names: Sequence[str]) -> None:
         with self._calling():
-            self._stub.DeclareModels(pb.Models(names=names), timeout=_SHORT_S, metadata=self._metadata())
+            self._ask("DeclareModels", pb.Models(names=names), pb.Acknowledgement)
 
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._calling():
-            self._stub.SubmitRows(map(wire.row_to_message, rows), timeout=_SHORT_S, metadata=self._metadata())
+            call = self._channel.stream_unary(
+                _SERVICE + "SubmitRows", request_serializer=pb.Row.SerializeToString, response_deserializer=bytes
+            )
+            replies.read(call(map(wire.row_to_message, rows), timeout=_SHORT_S, metadata=self._metadata()), pb.Acknowledgement)
 
     def close(self) -> None:
         self._channel.close()
 
     def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
         with offering(path, sha256, **about) as (file, offer), self._calling():
-            header = wire.header_to_message(offer)
-            reply = self._stub.Offer(header, timeout=_SILENCE_S, metadata=self._metadata())
-            answer = wire.answer_from_message(reply, num_chunks=offer.manifest.num_chunks)
-            receipt = answer.receipt
-            if receipt is None:
-                watchdog = _Watchdog()
-                chunks = codec.chunks(file, answer.missing, transport=self._encoding)
-                call = self._sending.future(watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata())
-                with watchdog.of(call):
-                    receipt = wire.receipt_from_message(call.result())
-        if (receipt.site, receipt.sha256) != (self.site, offer.sha256):
-            raise errors.DamagedTransfer(f"the server's receipt is for another model than site {self.site!r} sent; send it again")
-        return receipt
+            due = {"site": self.site, "what": offer.model or global_name(offer.round), "sha256": offer.sha256}
+            reply = self._ask("Offer", wire.header_to_message(offer), pb.OfferReply, timeout_s=_SILENCE_S, limit=replies.LARGE)
+            answer = replies.answer(reply, num_chunks=offer.manifest.num_chunks, **due)
+            if answer.receipt is not None:
+                return answer.receipt
+            watchdog = _Watchdog()
+            chunks = codec.chunks(file, answer.missing, transport=self._encoding)
+            call = self._sending.future(watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata())
+            with watchdog.of(call):
+                reply = replies.read(call.result(), pb.Receipt)
+        return replies.check_receipt(wire.receipt_from_message(reply), **due)
+
+    def _ask(
+        self,
+        method: str,
+        request: Any,
+        reply: type[replies.Reply],
+        *,
+        timeout_s: float = _SHORT_S,
+        metadata: wire.Metadata | None = None,
+        limit: int = replies.SMALL,
+    ) -> replies.Reply:
+        call = self._channel.unary_unary(_SERVICE + method, request_serializer=type(request).SerializeToString, response_deserializer=bytes)
+        return replies.read(call(request, timeout=timeout_s, metadata=metadata or self._metadata()), reply, limit=limit)
 
     def _metadata(self) -> wire.Metadata:
         return wire.token_metadata(self._token)
@@ -175,21 +207,19 @@ class GrpcTransport:
             raise self._error(error) from None  # gRPC's own text holds addresses and internals
 
     def _error(self, error: Exception) -> errors.FederationError:
+        where = printable.text(f"{self._host}:{self._port}")
         if not isinstance(error, grpc.Call):
-            return errors.ServerUnreachable(f"{self._host}:{self._port}: the call was cut")
-        trailing = dict(error.trailing_metadata() or ())
-        reasons = wire.reasons_from_text(trailing.get(wire.REASONS_KEY, "[]"))
-        for key, value in trailing.items():
-            kind = errors.by_name(value) if key == wire.ERROR_KEY else None
-            if kind is not None:
-                return kind(error.details(), reasons=reasons)
+            return errors.ServerUnreachable(f"{where}: the call was cut")
+        told = replies.error(error)
+        if told is not None:
+            return told
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             try:
                 tls.explain_failure(self._host, self._port, self._identity)
             except errors.FederationError as reason:
                 return reason
         logging.debug("event=call_failed code=%s", error.code())
-        return errors.ServerUnreachable(f"{self._host}:{self._port}: no answer ({error.code().name.lower().replace('_', ' ')})")
+        return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")
 
 
 class _Watchdog:

@@ -18,6 +18,7 @@ from federated.weights import CHUNK_BYTES, NamedArrays
 
 RAW, DEFLATED, HALF = 0, 1, 2  # numbers on the wire
 TRANSPORTS = ("raw", "deflate", "half")  # what the operator chooses from
+ENCODINGS = {"raw": frozenset({RAW}), "deflate": frozenset({RAW, DEFLATED}), "half": frozenset({RAW, HALF})}  # what each may send
 _FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 
 

@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from runkit import printable
+
+_TEXT = 2_000  # characters of what is found, and of its remedy
 State = Literal["good", "warning", "fault", "skipped"]
 MARKS: dict[State, str] = {"good": "✓", "warning": "!", "fault": "✗", "skipped": "-"}
 
@@ -21,6 +24,11 @@ class Finding:
     state: State
     found: str
     mend: str = ""
+
+    def __post_init__(self):
+        # Findings quote certificates, proxies, servers and the system.
+        for field in ("found", "mend"):
+            object.__setattr__(self, field, printable.text(getattr(self, field), limit=_TEXT))
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -18,8 +18,11 @@ class FederationError(Exception):
     """Base of every error of this package. The message names the thing, the value and the way out.
 
     Attributes:
+      exit_code: of a program that ends with the error.
       reasons: one for each tensor that is at fault, where tensors are; they travel with the error.
     """
+
+    exit_code = 1
 
     def __init__(self, message: str = "", *, reasons: Sequence[Reason] = ()):
         super().__init__(message)
@@ -92,6 +95,20 @@ class PrivacyRefused(FederationError):
 
 class UnknownSite(FederationError):
     """A site that has no part in what it asks for."""
+
+
+class ServerMisbehaves(FederationError):
+    """The server sent what no server of this product sends: a path for a name, or a size, number or receipt that cannot be.
+
+    Nothing is done with it, and the call is not tried again: only people can find out what kind of server this is.
+    """
+
+    exit_code = 76  # EX_PROTOCOL of <sysexits.h>: a service that ends with it is not to be started again by itself
+
+    @classmethod
+    def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:
+        """Returns the error for what the server did, e.g. "sends a chunk twice"."""
+        return cls(f"the server {what}; tell its operator, and join again once the cause is found", reasons=reasons)
 
 
 class OrderRefused(FederationError):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from federated.weights import Manifest
 
 PROTOCOL = 2  # of the weight exchange; raised when the two ends would no longer understand each other
+MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0  # a site asks, and beats, neither more often than this nor less
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from federated import agenda, errors, gate, privacy, rounds
+from federated import agenda, codec, errors, gate, privacy, rounds
 from federated.codec import Chunk
 from federated.exchange import Answer, Offer, Receipt
 from federated.partial import PartialModel
@@ -71,6 +71,11 @@ class Intake:
         with self._storing(site), self._transfer(site, offer) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
+                if chunk.encoding not in codec.ENCODINGS[self._run.config.transport]:
+                    raise errors.SessionExpired(
+                        f"site {site!r} sends chunks in encoding {chunk.encoding}, and models travel {self._run.config.transport!r} here; "
+                        "log in again to learn how"
+                    )
                 with self._looking:
                     transfer.partial.put(chunk)
                 received += len(chunk.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from federated import tensor_files
+from federated.agenda import check_model_name
 from federated.errors import DifferentRun
 from federated.weights import Manifest
 from runkit import atomic
@@ -32,8 +34,10 @@ class Spooled:
 class Journal:
     """A folder that is consistent after a kill at any moment: one JSON file, replaced atomically, and files it points to.
 
+    What is in a file counts only while it is what this class wrote there: the update and the rows of a model are known by digest.
+
     Raises:
-      ValueError: for a journal that is no JSON.
+      ValueError: for a journal that is not JSON, or not a journal's.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -41,32 +45,53 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
-        self.manifest: Manifest | None = None  # of the update, where this process wrote it
+        self._manifest: tuple[Manifest, tuple[int, ...]] | None = None  # of the update, and the stamp of its file
         self._state: dict[str, Any] = {
             "run": None,
+            "trained": 0,
             "scores": {},
             "update": None,
             "published": {},
+            "rows": {},
             "declared": False,
             "reported": False,
             "finished": False,
         }
         if self._path.exists():
-            self._state.update(atomic.read_json(self._path))
+            self._read()
             self._check_update()
+
+    def _read(self) -> None:
+        found = atomic.read_json(self._path)
+        whole = isinstance(found, dict) and all(isinstance(found.get(key, value), _KINDS[key]) for key, value in self._state.items())
+        update = found.get("update") if whole else None
+        if not whole or (update is not None and not _is_update(update)):
+            raise ValueError(f"{self._path}: not what this program writes there; restore it, or give the run a new folder")
+        self._state.update(found)
+        if self.update is not None:
+            self._state["trained"] = max(self.trained, self.update.round)  # an earlier release noted the round with the update only
+
+    def manifest(self) -> Manifest | None:
+        """Of the update, where this process wrote or read it and nobody has touched the file since."""
+        if self._manifest is None or _stamp(self.update_path) != self._manifest[1]:
+            return None
+        return self._manifest[0]
 
     def _check_update(self) -> None:
         """Forgets an update whose file is not the one that was noted: a kill came between the two."""
         noted = self._state["update"]
         if noted is None:
             return
+        stamp = _stamp(self.update_path)
         try:
             with tensor_files.TensorFile(self.update_path) as file:
-                self.manifest = tensor_files.file_manifest(file)
+                manifest = tensor_files.file_manifest(file)
         except (ValueError, FileNotFoundError):  # any other error of the system says nothing about the update: it must not be forgotten
-            self.manifest = None
-        if self.manifest is None or self.manifest.sha256 != noted["sha256"]:
-            self._state["update"], self.manifest = None, None
+            manifest = None
+        if manifest is None or manifest.sha256 != noted["sha256"]:
+            self._state["update"] = None
+        else:
+            self._manifest = manifest, stamp
 
     def enter(self, run: str) -> None:
         """Begins or continues a run. Raises DifferentRun where the folder belongs to another one."""
@@ -87,11 +112,17 @@ class Journal:
 
     def scores(self, model: int) -> dict[str, float] | None:
         """Returns what this site scored on a global model, so that no model is scored twice."""
-        return self._state["scores"].get(str(model))
+        found = self._state["scores"].get(str(model))
+        return found if isinstance(found, dict) else None
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
         # Worth keeping, not worth a wait: lost in a power cut, the model is scored again.
         self._set(durable=False, scores={**self._state["scores"], str(model): dict(scores)})
+
+    @property
+    def trained(self) -> int:
+        """Returns the last round that this site has trained, 0 before the first."""
+        return self._state["trained"]
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -110,10 +141,11 @@ class Journal:
     def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
         """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `settle` returns."""
         self.settle()
-        self._state["update"] = None
-        self.manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)}, sync=False)
-        spooled = Spooled(round_number, num_examples, dict(metrics), self.manifest.sha256)
-        self._set(update=dataclasses.asdict(spooled))
+        self._state["update"] = self._manifest = None
+        manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)}, sync=False)
+        self._manifest = manifest, _stamp(self.update_path)
+        spooled = Spooled(round_number, num_examples, dict(metrics), manifest.sha256)
+        self._set(update=dataclasses.asdict(spooled), trained=max(self.trained, round_number))
         self._syncing = threading.Thread(target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync")
         self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a spoilt one here is known by its digest
         return spooled
@@ -138,13 +170,13 @@ class Journal:
 
         That it was noted may survive a kill: without its file it counts for nothing, and sent again it is only confirmed again.
         """
-        self._state["update"], self.manifest = None, None
+        self._state["update"] = self._manifest = None
         # now, while others are waited for, and not when the next takes its place: removing takes as long as copying
         self.update_path.unlink(missing_ok=True)
 
     def drop_update(self) -> None:
         """Forgets an update for good."""
-        self.manifest = None
+        self._manifest = None
         self._set(update=None)
         self.update_path.unlink(missing_ok=True)
 
@@ -171,18 +203,52 @@ class Journal:
     def keep_reported(self) -> None:
         self._set(reported=True)
 
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Returns the models whose rows are noted."""
+        return tuple(self._state["rows"])
+
     def rows(self, model: str) -> list[dict[str, Any]] | None:
-        """Returns the rows of a model that has been evaluated already."""
-        path = self._rows_path(model)
-        return atomic.read_json(path) if path.exists() else None
+        """Returns the rows of a model that has been evaluated already; None where the file is not the one that was noted."""
+        try:
+            content = self._rows_path(model).read_bytes()
+        except FileNotFoundError:
+            return None
+        return json.loads(content) if hashlib.sha256(content).hexdigest() == self._state["rows"].get(model) else None
 
     def keep_rows(self, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        atomic.write_json(self._rows_path(model), [dict(row) for row in rows])
+        content = (json.dumps([dict(row) for row in rows], indent=2, allow_nan=False) + "\n").encode("utf-8")
+        atomic.write_bytes(self._rows_path(model), content)
+        self._set(rows={**self._state["rows"], model: hashlib.sha256(content).hexdigest()})
 
     def _rows_path(self, model: str) -> pathlib.Path:
+        check_model_name(model)
         return self.folder / "rows" / f"{model}.json"
 
     def _set(self, *, durable: bool = True, **changes: Any) -> None:
         self._state.update(changes)
         with atomic.replacing(self._path, sync_folder=durable) as temporary:
             temporary.write_text(json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "run": (str, type(None)),
+    "update": (dict, type(None)),
+    "trained": (int,),
+    **dict.fromkeys(("scores", "published", "rows"), (dict,)),
+    **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
+}
+
+
+def _is_update(found: Mapping[str, Any]) -> bool:
+    kinds = {"round": int, "num_examples": int, "metrics": dict, "sha256": str}
+    return found.keys() == kinds.keys() and all(isinstance(found[key], kind) for key, kind in kinds.items())
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, ...]:
+    """Returns what a change of a file alters; empty where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

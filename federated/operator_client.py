@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -11,9 +10,9 @@ from typing import Any
 
 import grpc
 
-from federated import errors, operation, tls, wire
+from federated import errors, operation, replies, tls, wire
 from federated import operation_pb2 as pb
-from runkit import atomic
+from runkit import atomic, printable
 
 _KINDS = ("site", "operator")
 _PAUSES_S = (0.2, 0.4, 0.6)  # between tries to connect
@@ -51,7 +50,8 @@ class Kit:
 class Operator:
     """Calls of the `Operation` service. A context manager.
 
-    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason.
+    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason; ServerMisbehaves for
+    an answer that no server of this product gives.
     """
 
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
@@ -61,13 +61,13 @@ class Operator:
         self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=options)
 
     def probe(self) -> pb.ProbeReply:
-        return self._call("Probe", pb.ProbeRequest(), pb.ProbeReply)
+        return replies.probe(self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE))
 
     def status(self) -> dict[str, Any]:
-        return json.loads(self._call("Status", pb.StatusRequest(), pb.StatusReply).status_json)
+        return replies.status(self._call("Status", pb.StatusRequest(), pb.StatusReply, limit=replies.LARGE))
 
     def order(self, kind: str, site: str = "", round_number: int = 0) -> str:
-        return self._call("Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply).answer
+        return replies.order(self._call("Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply))
 
     def close(self) -> None:
         self._channel.close()
@@ -78,12 +78,12 @@ class Operator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, request: Any, reply: Any) -> Any:
-        call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, reply.FromString)
+    def _call(self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL) -> replies.Reply:
+        call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, bytes)
         metadata = wire.credential_metadata(self._kit.name, self._kit.credential)
         for pause_s in (*_PAUSES_S, None):
             try:
-                return call(request, timeout=self._timeout_s, metadata=metadata)
+                return replies.read(call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit)
             except grpc.RpcError as error:
                 reason = self._error(error)
                 if pause_s is None or not isinstance(reason, errors.ServerUnreachable) or error.code() != grpc.StatusCode.UNAVAILABLE:
@@ -92,11 +92,10 @@ class Operator:
         raise AssertionError("the last try returns or raises")
 
     def _error(self, error: grpc.RpcError) -> errors.FederationError:
-        where = f"{self._kit.host}:{self._kit.port}"
-        for key, value in error.trailing_metadata() or ():
-            kind = errors.by_name(value) if key == wire.ERROR_KEY else None
-            if kind is not None:
-                return kind(error.details())
+        where = printable.text(f"{self._kit.host}:{self._kit.port}")
+        told = replies.error(error)
+        if told is not None:
+            return told
         if error.code() == grpc.StatusCode.UNIMPLEMENTED:
             return errors.VersionDiffers(
                 f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"

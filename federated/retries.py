@@ -12,6 +12,7 @@ from absl import logging
 from federated import errors
 from federated.exchange import Session
 from federated.transport import Transport
+from runkit import printable
 
 
 def backoff(first_s: float = 0.25, longest_s: float = 30.0, factor: float = 2.0) -> Iterator[float]:
@@ -55,17 +56,23 @@ class Persistent:
         return functools.wraps(method)(lambda *given, **named: self._trying(name, lambda: method(*given, **named)))
 
     def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
-        pauses = self._pauses()
+        pauses, logged_in = self._pauses(), False
         while True:
             try:
                 return call()
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
-                self._on_retry(error)
+                if logged_in:  # just now: a server that voids every token at once must not be asked without a pause
+                    self._wait(name, next(pauses), error)
+                else:
+                    self._on_retry(error)
                 self.login()
+                logged_in = True
             except errors.RETRYABLE as error:
-                wait_s = next(pauses)
-                logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, error)
-                self._on_retry(error)
-                self._pause(wait_s)
+                self._wait(name, next(pauses), error)
+
+    def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
+        logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+        self._on_retry(error)
+        self._pause(wait_s)

@@ -15,6 +15,7 @@ from federated.server_config import ServerConfig
 from federated.storage import Store
 from federated.tensor_files import TensorFile
 from federated.untouched import Untouched
+from runkit import printable
 from runkit.events import EventLog
 from runkit.line_budget import LineBudget
 
@@ -88,7 +89,7 @@ class RunState:
         except OSError as error:
             self.log_is_behind = True
             logging.error("event=log_not_written reason=%s", error.strerror)
-        logging.info("event=%s %s", event, " ".join(f"{key}={value}" for key, value in fields.items()))
+        logging.info("event=%s %s", event, " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()))
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
         """Appends an event that a site can bring about as often as it likes: beyond a budget of lines it is only counted."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from federated import codec, rounds
+from federated.agenda import MAX_ROUND
+from federated.exchange import MAX_WAIT_S, MIN_WAIT_S
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,18 @@ class ServerConfig:
         for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
+        if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
+            raise ValueError(f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; sites take at most {MAX_ROUND} of each")
+        for name, seconds in (("poll_s", self.poll_s), ("heart_beat_timeout_s", self.heart_beat_s)):
+            if not MIN_WAIT_S <= seconds <= MAX_WAIT_S:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; sites would ask every {seconds:g} s, and take {MIN_WAIT_S:g} to {MAX_WAIT_S:g} s"
+                )
+
+    @property
+    def heart_beat_s(self) -> float:
+        """Seconds between two heart beats of a site."""
+        return min(60.0, self.heart_beat_timeout_s / 4)
 
     @property
     def policy(self) -> rounds.Policy:

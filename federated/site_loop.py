@@ -13,18 +13,21 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import logging
 
 from federated import codec, errors, privacy, tensor_files
-from federated.agenda import Task
+from federated.agenda import MODEL_NAME, Task, check_task
 from federated.journal import Journal
 from federated.retries import Persistent, backoff
 from federated.transport import Transport
-from federated.weights import NamedArrays
+from federated.weights import NamedArrays, TensorSpec, canonical
+from runkit import printable
 from runkit.events import EventLog
+
+_BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
 
 
 class SiteTrainer(Protocol):
@@ -33,10 +36,13 @@ class SiteTrainer(Protocol):
     Attributes:
       plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
       num_examples: training cases; they weight the site's update.
+      specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes must have them before a byte of
+        it is written.
     """
 
     plan: dict
     num_examples: int
+    specs: Sequence[TensorSpec]
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
         """Scores a received global model on the site's own validation cases; key "dice" is the mean that selects models."""
@@ -93,6 +99,7 @@ def run(
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+      ServerMisbehaves: the server sent what no server of this product sends. An update that was not confirmed is kept.
     """
     journal = Journal(journal_folder)
     log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
@@ -117,7 +124,8 @@ def run(
 class _Loop:
     def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses):
         self._trainer, self._transport, self._journal, self._events = trainer, transport, journal, events
-        self._clock = clock
+        self._clock, self._pause, self._pauses = clock, pause, pauses
+        self._specs = canonical(trainer.specs)
         self._server = Persistent(
             transport,
             trainer.plan,
@@ -127,12 +135,16 @@ class _Loop:
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
         )
         self._transport_form, self._ends_with_scores = "raw", False
+        self._num_rounds, self._poll_s = 0, _BREATH_S
+        self._done: set[tuple[str, int]] = set()  # kind and round of every task of this process
+        self._again = pauses()
         self._pulled: tuple[str, NamedArrays] | None = None
         self.rounds = self.models_evaluated = 0
 
     def note(self, event: str, **fields: Any) -> None:
         self._events.append(event, site=self._transport.site, **fields)
-        logging.info("event=%s site=%s %s", event, self._transport.site, " ".join(f"{key}={value}" for key, value in fields.items()))
+        told = " ".join(f"{key}={printable.text(value)}" for key, value in fields.items())
+        logging.info("event=%s site=%s %s", event, self._transport.site, told)
 
     def run(self) -> None:
         if self._journal.reported and self._server_has_left():
@@ -142,6 +154,7 @@ class _Loop:
         session = self._server.login()
         self._journal.enter(session.run)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
+        self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
         self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
@@ -161,13 +174,27 @@ class _Loop:
 
     def _next_task(self) -> Task:
         began, waited = self._clock(), False
-        while (task := self._server.next_task()).kind == "wait":
+        while True:
+            asked = self._clock()
+            task = self._server.next_task()
+            if task.kind != "wait":
+                break
             waited = True
+            early_s = min(self._poll_s, _BREATH_S) - (self._clock() - asked)
+            if early_s > 0:
+                self._pause(early_s)
         if waited:
             self.note("waited", seconds=self._since(began))
         return task
 
     def _do(self, task: Task) -> None:
+        """Carries a task out. One that comes again, as after an update that was lost, is put off longer each time."""
+        check_task(task, trained=self._journal.trained, num_rounds=self._num_rounds, evaluated=self._journal.evaluated)
+        if (task.kind, task.round) in self._done:
+            self._pause(next(self._again))
+        elif task.kind in ("train", "score", "publish", "evaluate"):
+            self._done.add((task.kind, task.round))
+            self._again = self._pauses()
         if task.kind == "train":
             self._train(task)
         elif task.kind == "score":
@@ -180,7 +207,7 @@ class _Loop:
             self._evaluate(task.models)
         else:
             raise errors.VersionDiffers(
-                f"the server asks for {task.kind!r}, which this release does not know; install the server's release"
+                f"the server asks for {printable.text(task.kind, limit=40)!r}, which this release does not know; install the server's release"
             )
 
     def _train(self, task: Task) -> None:
@@ -204,11 +231,13 @@ class _Loop:
                 spooled.sha256,
                 round_number=spooled.round,
                 num_examples=spooled.num_examples,
-                metrics=spooled.metrics,
+                metrics=privacy.check_metrics(spooled.metrics, what=f"metrics of round {spooled.round}"),
                 manifest=self._journal.manifest,
             )
         except errors.StaleUpdate as error:
             self.note("dropped", round=spooled.round, error=type(error).__name__)
+        except errors.ServerMisbehaves:
+            raise  # the update is good, and waits for a server that is
         except errors.FederationError:
             self._journal.drop_update()  # refused for what it is: sent again it would be refused again, trained again it may not be
             raise
@@ -222,25 +251,26 @@ class _Loop:
             return self._pulled[1]
         began = self._clock()
         self._pulled = None  # one model at a time in memory
-        manifest = self._server.pull(model, self._journal.incoming_path)
+        manifest = self._server.pull(model, self._journal.incoming_path, specs=self._specs)
         arrays, _ = tensor_files.load(self._journal.incoming_path)
         self._pulled = (model, arrays)
         self.note("pulled", model=model, bytes=manifest.nbytes, seconds=self._since(began))
         return arrays
 
     def _score(self, number: int, pulled: NamedArrays) -> None:
-        scores = self._journal.scores(number)
+        scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
             began = self._clock()
-            scores = privacy.check_metrics(self._trainer.score(pulled), what=f"scores of global model {number}")
+            scores = privacy.check_metrics(self._trainer.score(pulled), what=what)
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
-        self._server.report_scores(number, scores)
+        self._server.report_scores(number, privacy.check_metrics(scores, what=what))  # checked again: it may be from a file
 
     def _publish(self) -> None:
         if not self._journal.declared:
             path = self._journal.folder / "model.safetensors"
             for name, arrays in self._trainer.local_models().items():
+                _check_own_name(name)
                 if name not in self._journal.published:
                     began = self._clock()
                     sha256 = tensor_files.save(path, arrays, {"model": name})
@@ -249,27 +279,40 @@ class _Loop:
                     self.note("published", model=name, bytes=path.stat().st_size, seconds=self._since(began))
             path.unlink(missing_ok=True)
             self._journal.keep_declared()
+        for name in self._journal.published:
+            _check_own_name(name)
         self._server.declare_models(sorted(self._journal.published))
 
     def _evaluate(self, models: tuple[str, ...]) -> None:
+        self.note("to_evaluate", count=len(models), models=list(models))
         collected: list[dict[str, Any]] = []
         for name in models:
             rows = self._journal.rows(name)
             if rows is None:
                 pulled = self._pull(name)
                 began = self._clock()
-                rows = privacy.check_rows(self._trainer.evaluate(name, pulled), site=self._transport.site, models=[name])
+                rows = self._checked_rows(self._trainer.evaluate(name, pulled), name)
                 self._journal.keep_rows(name, rows)
                 self.models_evaluated += 1
                 self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))
-            collected.extend(rows)
+            collected.extend(self._checked_rows(rows, name))  # checked again: they may be from a file
         self._pulled = None
         self._server.submit_rows(collected)
         self._journal.keep_reported()
         self.note("rows_submitted", rows=len(collected))
 
+    def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
+        return privacy.check_rows(rows, site=self._transport.site, models=[model])
+
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)
+
+
+def _check_own_name(name: str) -> None:
+    if not MODEL_NAME.fullmatch(name):
+        raise errors.ModelRefused(
+            f"this site's model is named {printable.text(repr(name), limit=80)}; use letters, digits, '_' and '-', at most 64, in --lend"
+        )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from federated.certificates import fingerprint_of_pem
 from federated.errors import CertificateRefused, ServerUnreachable
+from runkit import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def caller(context: grpc.ServicerContext) -> tuple[str, str]:
     """Returns (common name, fingerprint of the certificate) of who calls."""
     facts = context.auth_context()
     names, certificates = facts.get("x509_common_name") or [b""], facts.get("x509_pem_cert") or [b""]
-    return names[0].decode("utf-8", "replace"), fingerprint_of_pem(certificates[0])
+    return printable.text(names[0].decode("utf-8", "replace"), limit=64), fingerprint_of_pem(certificates[0])
 
 
 def certificate_ends(context: grpc.ServicerContext) -> float:
@@ -114,14 +115,14 @@ def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: floa
     # is killed in that moment, but not three times running.
     if all(_hangs_up(host, port, identity, timeout_s) for _ in range(3)):
         raise CertificateRefused(
-            f"{host}:{port}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
+            f"{printable.text(f'{host}:{port}')}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
             "and see that the clocks agree"
         )
 
 
 def _hangs_up(host: str, port: int, identity: Identity, timeout_s: float) -> bool:
     """Returns whether the other end closes the connection right after a successful handshake; raises as `explain_failure`."""
-    where = f"{host}:{port}"
+    where = printable.text(f"{host}:{port}")
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False

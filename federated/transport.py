@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from federated import codec
+from federated import codec, replies
 from federated.agenda import Task
 from federated.exchange import Offer, Receipt, Session
 from federated.partial import PartialModel
 from federated.tensor_files import TensorFile, file_manifest
-from federated.weights import Manifest
+from federated.weights import Manifest, TensorSpec
 
 if TYPE_CHECKING:  # a site needs no server code
     from federated.coordinator import Coordinator
+
+
+def unknown() -> None:
+    """What a caller knows of a file that it has not looked at."""
 
 
 class Transport(Protocol):
@@ -34,8 +38,12 @@ class Transport(Protocol):
 
     def heart_beat(self) -> None: ...
 
-    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
-        """Brings a model into the file `path` and returns its manifest; what is there of it already is not sent again."""
+    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
+        """Brings a model into the file `path` and returns its manifest; what is there of it already is not sent again.
+
+        Args:
+          specs: of the site's own model; a description that differs raises ServerMisbehaves, and the file stays as it is.
+        """
 
     def report_scores(self, model: int, scores: Mapping[str, float]) -> None: ...
 
@@ -47,9 +55,13 @@ class Transport(Protocol):
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
-        manifest: Manifest | None = None,
+        manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
-        """Sends the update in the file `path`. `manifest` is what the file holds, where the caller has just written it."""
+        """Sends the update in the file `path`.
+
+        Args:
+          manifest: returns what the file holds while nobody has touched it since the caller looked, else None: then it is read.
+        """
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt: ...
 
@@ -61,17 +73,19 @@ class Transport(Protocol):
 
 
 @contextlib.contextmanager
-def offering(path: str | os.PathLike, sha256: str, *, manifest: Manifest | None = None, **about: Any) -> Iterator[tuple[TensorFile, Offer]]:
-    """Yields a model file, open, and its offer. Raises ValueError where the file is not the model of that digest any more.
+def offering(
+    path: str | os.PathLike, sha256: str, *, manifest: Callable[[], Manifest | None] = unknown, **about: Any
+) -> Iterator[tuple[TensorFile, Offer]]:
+    """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the model of that digest.
 
     Args:
-      manifest: of the file, where the caller has just written it; else the file is read for it.
+      manifest: as in `Transport.push`.
     """
     with TensorFile(path) as file:
-        manifest = manifest or file_manifest(file)
-        if manifest.sha256 != sha256:
-            raise ValueError(f"{path}: is not what was written there; the disk may be failing, train the round again")
-        yield file, Offer(manifest, **about)
+        found = manifest() or file_manifest(file)
+        if found.sha256 != sha256:
+            raise ValueError(f"{path}: is not what was written there, and is not sent; start again, and the round is trained again")
+        yield file, Offer(found, **about)
 
 
 class InProcessTransport:
@@ -93,8 +107,10 @@ class InProcessTransport:
     def heart_beat(self) -> None:
         self._verified()
 
-    def pull(self, model: str, path: str | os.PathLike) -> Manifest:
+    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
         file, manifest = self._coordinator.open_model(self._verified(), model)
+        if specs is not None:
+            replies.check_specs(manifest, model=model, specs=specs)
         with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
             for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
                 partial.put(chunk)
@@ -111,7 +127,7 @@ class InProcessTransport:
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
-        manifest: Manifest | None = None,
+        manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
         return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
 

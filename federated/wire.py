@@ -122,7 +122,7 @@ def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> l
     indices: list[int] = []
     for message in messages:
         first = message.first
-        if first + message.count > num_chunks or (indices and first <= indices[-1]):
+        if not message.count or first + message.count > num_chunks or (indices and first <= indices[-1]):
             raise errors.DamagedTransfer(f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order")
         indices.extend(range(first, first + message.count))
     return indices
@@ -169,8 +169,8 @@ def reasons_to_text(reasons: Sequence[errors.Reason]) -> str:
 
 def reasons_from_text(text: str) -> tuple[errors.Reason, ...]:
     try:
-        return tuple(errors.Reason(*map(str, reason)) for reason in json.loads(text))
-    except (TypeError, ValueError):
+        return tuple(errors.Reason(*map(str, reason)) for reason in json.loads(text)[:_MAX_REASONS])
+    except (TypeError, ValueError, KeyError, RecursionError):
         return ()
 
 

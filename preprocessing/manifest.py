@@ -12,7 +12,7 @@ from typing import Any
 
 from preprocessing import rules
 from preprocessing.rules import Rule, broken
-from runkit import atomic
+from runkit import atomic, printable
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _TURN = re.compile(r"(?=.*x)(?=.*y)(?=.*z)([+-][xyz]){3}\Z")
@@ -22,6 +22,7 @@ class _Problem(ValueError):
     """What is wrong in a manifest, before its file is known."""
 
     def __init__(self, rule: Rule, problem: str, fix: str | None = None):
+        problem = printable.text(problem, limit=1000)  # it may quote a manifest that others wrote
         super().__init__(f"{problem} [{rule.id} {rule.name}]; {fix or rule.fix}")
         self.rule, self.problem, self.fix = rule, problem, fix
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from runkit import printable
+
 SPACING_MM = (0.05, 20.0)
 MISPLACED_VOXELS = 0.25  # of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
 
@@ -203,7 +205,8 @@ class IntegrityError(ValueError):
     """
 
     def __init__(self, rule: str, file: str, problem: str, fix: str):
-        super().__init__(f"{file}: {problem} [{rule} {BY_ID[rule].name}]; {fix}")
+        problem = printable.text(problem, limit=1000)  # it may quote a header
+        super().__init__(f"{printable.text(file, limit=1000)}: {problem} [{rule} {BY_ID[rule].name}]; {fix}")
         self.rule, self.file, self.problem, self.fix = rule, str(file), problem, fix
 
     def __reduce__(self):  # travels from worker processes

@@ -8,6 +8,8 @@ from typing import Any
 
 import tqdm
 
+from runkit import printable
+
 
 def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "it", initial: int = 0) -> Any:
     """Returns a tqdm bar over `iterable` (or a manual one), rate and time left included.
@@ -18,7 +20,7 @@ def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str
     return tqdm.tqdm(
         iterable,
         total=total,
-        desc=what,
+        desc=printable.text(what, limit=100),
         unit=unit,
         initial=initial,
         dynamic_ncols=interactive,

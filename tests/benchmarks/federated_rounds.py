@@ -53,8 +53,8 @@ class Adds:
 
     plan = _PLAN
 
-    def __init__(self, number: int):
-        self.num_examples = 10 + number
+    def __init__(self, number: int, specs):
+        self.num_examples, self.specs = 10 + number, specs
 
     def score(self, weights):
         return {"dice": 0.5}
@@ -90,12 +90,14 @@ def _serve(folder: str, sites: int, ports) -> None:
 
 
 def _take_part(folder: str, site: str, number: int, port: int) -> None:
-    from federated import client, site_loop
+    from federated import client, site_loop, tensor_files
     from runkit import allocator
 
     allocator.keep_buffers()  # as experiments/join.py
     root = pathlib.Path(folder)
-    site_loop.run(Adds(number), client.connect(root / "kits" / site, host="localhost", port=port), root / site)
+    with tensor_files.TensorFile(root / "initial.safetensors") as initial:
+        specs = initial.specs
+    site_loop.run(Adds(number, specs), client.connect(root / "kits" / site, host="localhost", port=port), root / site)
 
 
 def _memory(pid: int, key: str) -> float:
@@ -138,7 +140,12 @@ def _relay(folder: str, names: list[str], port: int) -> None:
                 continue
             transport.report_scores(task.round - 1, {"dice": 0.5})
             transport.push(
-                root / "update.safetensors", manifest.sha256, round_number=task.round, num_examples=10, metrics={}, manifest=manifest
+                root / "update.safetensors",
+                manifest.sha256,
+                round_number=task.round,
+                num_examples=10,
+                metrics={},
+                manifest=lambda: manifest,
             )
         transport.close()
 

@@ -29,7 +29,9 @@ class ToyTrainer:
     """Halves the weights and adds a step of its own."""
 
     def __init__(self, site: str, plan: dict):
-        self.site, self.plan, self.num_examples = site, plan, 30
+        from federated.weights import specs_of
+
+        self.site, self.plan, self.num_examples, self.specs = site, plan, 30, specs_of(WEIGHTS)
         self._step = np.float32(0.25 if site == "C1" else 0.5)
 
     def score(self, weights):

@@ -8,6 +8,8 @@ import tensorflow as tf
 from c2fnas import named_weights
 from experiments import site_trainer
 from experiments.configuration import ExperimentConfig
+from federated import errors
+from federated.weights import canonical, specs_of
 from preprocessing import manifest, nifti, pipeline
 from tests.experiments import study
 
@@ -35,8 +37,9 @@ def config(tmp_path):
     )  # fmt: skip
 
 
-def trainer(config, store, folder):
-    return site_trainer.SiteTrainer(config, store, folder, label="C2_FL_local", strategy=tf.distribute.MirroredStrategy(["CPU:0"]))
+def trainer(config, store, folder, **named):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    return site_trainer.SiteTrainer(config, store, folder, label="C2_FL_local", strategy=strategy, **named)
 
 
 def validated(folder):
@@ -77,3 +80,25 @@ def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(conf
     lent = trainer(config, store, tmp_path).local_models()["C2_FL_local"]  # a restart in between makes no difference
     assert set(lent) == set(weights) and all(np.array_equal(lent[name], array) for name, array in weights.items())
     assert [number for number, _ in validated(tmp_path)] == [1]
+
+
+def test_the_specs_are_those_of_the_weights_that_it_trains(config, store, tmp_path):
+    site = trainer(config, store, tmp_path)
+    weights, _ = site.train(initial(config), 1)
+    assert canonical(site.specs) == specs_of(weights)
+
+
+def test_a_site_that_lends_no_model_of_its_own_keeps_it_and_lends_what_it_was_told_to(config, store, tmp_path):
+    named_weights.save(tmp_path / "earlier.safetensors", initial(config))
+    site = trainer(config, store, tmp_path, extra_models={"C2_baseline": tmp_path / "earlier.safetensors"}, lend_local=False)
+    site.train(initial(config), 1)
+    assert set(site.local_models()) == {"C2_baseline"}
+    assert set(site.best_model()) == set(initial(config))  # there, for the site's own use
+
+
+@pytest.mark.parametrize("name", ["x/../../../escaped", "../escaped", "", "a\x00b", "x" * 65])
+def test_a_name_that_is_a_path_names_no_picture(config, store, tmp_path, name):
+    site = trainer(config, store, tmp_path / "models" / "federated")
+    with pytest.raises(errors.ServerMisbehaves, match="names a model"):
+        site.evaluate(name, initial(config))
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name]

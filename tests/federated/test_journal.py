@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -87,3 +88,64 @@ def test_a_journal_that_is_no_json_is_named(tmp_path):
     (tmp_path / "journal.json").write_text("{")
     with pytest.raises(ValueError, match=r"journal\.json: not valid JSON"):
         Journal(tmp_path)
+
+
+def test_rows_count_while_their_file_is_what_was_written(tmp_path):
+    journal = Journal(tmp_path)
+    journal.keep_rows("FL_global", [{"case": 1}])
+    (tmp_path / "rows" / "FL_global.json").write_text('[{"case": 2}]')
+    (tmp_path / "rows" / "other.json").write_text('[{"case": 1}]')
+    for again in (journal, Journal(tmp_path)):
+        assert again.rows("FL_global") is None and again.rows("other") is None and again.evaluated == ("FL_global",)
+
+
+def test_a_name_that_is_a_path_is_no_file_of_a_journal(tmp_path):
+    (tmp_path / "label.json").write_text("[]")
+    journal = Journal(tmp_path / "journal")
+    for name in ("../../label", str(tmp_path / "label"), "", "a\x00"):
+        with pytest.raises(errors.ServerMisbehaves):
+            journal.rows(name)
+        with pytest.raises(errors.ServerMisbehaves):
+            journal.keep_rows(name, [])
+    assert (tmp_path / "label.json").read_text() == "[]"
+
+
+def test_the_last_round_is_remembered_after_its_update_is_gone(tmp_path):
+    journal = Journal(tmp_path)
+    assert journal.trained == 0
+    journal.spool(2, ARRAYS, 30, {})
+    journal.settle()
+    journal.drop_update()
+    assert Journal(tmp_path).trained == 2
+
+
+def test_a_journal_of_an_earlier_release_opens(tmp_path):
+    journal = Journal(tmp_path)
+    journal.enter("run 1")
+    journal.spool(2, ARRAYS, 30, {"loss": 0.5})
+    journal.settle()
+    state = json.loads((tmp_path / "journal.json").read_text())
+    del state["trained"], state["rows"]
+    (tmp_path / "journal.json").write_text(json.dumps(state))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "FL_global.json").write_text("[]")
+    again = Journal(tmp_path)
+    assert again.trained == 2 and again.update.round == 2
+    assert again.rows("FL_global") is None  # evaluated again: nobody noted what was in it
+
+
+@pytest.mark.parametrize("content", ["[]", '{"run": 5}', '{"update": {"round": 1}}', '{"update": []}', '{"scores": []}', '{"rows": null}'])
+def test_what_is_no_journal_is_named(tmp_path, content):
+    (tmp_path / "journal.json").write_text(content)
+    with pytest.raises(ValueError, match=r"journal\.json: not what this program writes"):
+        Journal(tmp_path)
+
+
+def test_the_manifest_of_an_update_holds_until_somebody_touches_the_file(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.settle()
+    for opened in (journal, Journal(tmp_path)):
+        assert opened.manifest().sha256 == weights.digest(ARRAYS)
+    tensor_files.save(journal.update_path, {"w": ARRAYS["w"] + 1})
+    assert journal.manifest() is None

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from federated import errors, site_loop, tensor_files
+from federated import errors, retries, site_loop, tensor_files
 from tests.federated import toy
 
 
@@ -166,3 +166,81 @@ def test_interrupted_it_says_so_and_goes_on_at_the_next_start(opened, take_part,
     assert take_part({"C1": run.transport("C1")}, {"C1": again})["C1"].finished
     driver.join(30)
     assert again.calls[0] == "train 2"  # model 1 had been scored before the interruption
+
+
+def test_a_site_that_lends_no_model_takes_part_all_the_same(opened, take_part):
+    class Declines(toy.ToyTrainer):
+        def local_models(self):
+            return {}
+
+    run = opened()
+    driver = start_driving(run.lead)
+    trainers = {"C1": toy.ToyTrainer("C1"), "C2": Declines("C2")}
+    take_part({site: run.transport(site) for site in trainers}, trainers)
+    driver.join(30)
+    assert set(run.store.models()) == {"C1_baseline"}
+    rows = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
+    models = ("C1_baseline", "FL_global", "FL_best_global")
+    assert {(row["site"], row["model"]) for row in rows} == {(site, model) for site in ("C1", "C2") for model in models}
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", "x" * 65])
+def test_a_site_says_at_once_that_the_name_of_a_model_it_lends_is_none(opened, take_part, name):
+    class Misnamed(toy.ToyTrainer):
+        def local_models(self):
+            return {name: toy.INITIAL}
+
+    run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
+    driver = start_driving(run.lead)
+    with pytest.raises(errors.ModelRefused, match="this site's model is named"):
+        take_part({"C1": run.transport("C1")}, {"C1": Misnamed("C1")})
+    assert run.store.models() == {}
+    run.lead.stop()
+    driver.join(30)
+
+
+def test_a_site_whose_network_is_another_takes_no_model(opened, take_part, tmp_path):
+    class Other(toy.ToyTrainer):
+        _bulk = 5
+
+    run = opened(min_num_clients=1, max_num_clients=1)
+    driver = start_driving(run.lead)
+    with pytest.raises(errors.ServerMisbehaves, match="bulk: missing, expected F32"):
+        take_part({"C1": run.transport("C1")}, {"C1": Other("C1", bulk=5)})
+    assert not (tmp_path / "journal_C1" / "incoming.safetensors").exists()
+    run.lead.stop()
+    driver.join(30)
+
+
+def test_a_server_that_is_started_again_with_another_transport_is_understood(serving, tmp_path):
+    arrays = toy.initial(bulk=100_000)
+    start = toy.write_initial(tmp_path / "bulky.safetensors", arrays=arrays)
+    before = serving(start=start, min_num_clients=1, max_num_clients=1, num_rounds=2)
+    trainer = toy.ToyTrainer("C1", bulk=100_000)
+    transport = before.connect("C1")
+    session = transport.login(toy.PLAN, 30)
+    before.stop()
+    serving(start=start, min_num_clients=1, max_num_clients=1, num_rounds=2, transport="deflate", port=before.port)
+    server = retries.Persistent(transport, toy.PLAN, 30, pause=lambda seconds: None)
+    logins, login = [], transport.login
+    transport.login = lambda *given: (logins.append(given), login(*given))[1]
+    server.pull("round_000", tmp_path / "incoming.safetensors", specs=trainer.specs)
+    np.testing.assert_array_equal(tensor_files.load(tmp_path / "incoming.safetensors")[0]["bulk"], arrays["bulk"])
+    assert session.transport == "raw" and len(logins) == 1
+    transport.close()
+
+
+def test_a_server_takes_chunks_in_the_encodings_of_its_transport_only(serving, tmp_path):
+    arrays = {**toy.INITIAL, "bulk": np.zeros(100_000, np.float32)}  # every encoding has something to save
+    start = toy.write_initial(tmp_path / "bulky.safetensors", arrays=arrays)
+    transport = serving(start=start).connect("C1")
+    sha256 = tensor_files.save(tmp_path / "update.safetensors", arrays)
+    transport.login(toy.PLAN, 30)
+    for encoding in ("deflate", "half"):
+        transport._encoding = encoding
+        with pytest.raises(errors.SessionExpired, match="models travel 'raw' here"):
+            transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+    transport.login(toy.PLAN, 30)  # and so learns how
+    receipt = transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+    assert receipt.sha256 == sha256
+    transport.close()

@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from federated import tensor_files
+from federated.weights import specs_of
 
 PLAN = {"genotype": {"name": "toy", "filters": 2}, "patch": {"size": [4, 4, 4]}, "schedule": {"num_rounds": 3, "local_epochs": 10}}
 INITIAL = {
@@ -31,10 +32,16 @@ def write_initial(path, *, plan=None, arrays=None):
 class ToyTrainer:
     """Halves the weights and adds the site's step times the round; scores by the round number that the weights hold."""
 
+    _bulk = 0
+
     def __init__(self, site, *, plan=None, on_train=lambda round_number: None, bulk=0):
         self.site, self.plan, self.num_examples = site, plan or PLAN, EXAMPLES[site]
         self.calls, self._bulk = [], bulk
         self._on_train = on_train
+
+    @property
+    def specs(self):
+        return specs_of(initial(self._bulk))
 
     def score(self, weights):
         self.calls.append("score")

@@ -298,7 +298,9 @@ def expected(rounds: int) -> np.ndarray:
     """Returns the tensor "scale" of the last global model, by plain arithmetic."""
     value, total = 2.0, sum(toy.EXAMPLES[site] for site in HONEST)
     for number in range(1, rounds + 1):
-        mean = sum(toy.EXAMPLES[s] * float(np.float32(np.float32(value) * np.float32(0.5) + np.float32(toy.STEP[s] * number))) for s in HONEST)
+        mean = sum(
+            toy.EXAMPLES[s] * float(np.float32(np.float32(value) * np.float32(0.5) + np.float32(toy.STEP[s] * number))) for s in HONEST
+        )
         value = float(np.float32(mean / total))
     return np.float32(value)
 

@@ -15,7 +15,7 @@ import tracemalloc
 
 from google.protobuf.message import DecodeError
 
-from federated import chunk_wire, codec, errors, wire
+from federated import chunk_wire, codec, errors, operation_pb2, replies, wire
 from federated import weight_exchange_pb2 as pb
 from federated.codec import Chunk
 from federated.exchange import Answer
@@ -42,6 +42,12 @@ def read_message(data: bytes) -> None:
         (pb.OfferReply, lambda message: wire.answer_from_message(message, num_chunks=100)),
         (pb.PullRequest, lambda message: wire.indices_from_messages(message.chunks, num_chunks=100)),
         (pb.Row, wire.row_from_message),
+        (pb.LoginReply, replies.session),
+        (pb.Task, replies.task),
+        (pb.ModelHeader, lambda message: replies.manifest(message, model="m", specs=OFFER.manifest.specs)),
+        (pb.OfferReply, lambda message: replies.answer(message, num_chunks=100, site="C1", what="m", sha256="0" * 64)),
+        (operation_pb2.ProbeReply, replies.probe),
+        (operation_pb2.StatusReply, replies.status),
     ):
         try:
             read(kind.FromString(data))

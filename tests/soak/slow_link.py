@@ -42,8 +42,8 @@ class Adds:
 
     plan = PLAN
 
-    def __init__(self, step: float, num_examples: int):
-        self._step, self.num_examples = np.float32(step), num_examples
+    def __init__(self, step: float, num_examples: int, specs=()):
+        self._step, self.num_examples, self.specs = np.float32(step), num_examples, specs
 
     def score(self, weights):
         return {"dice": 0.5}
@@ -70,7 +70,9 @@ def _serve(folder: str, deadline_s: float | None, ports) -> None:
 
 def _take_part(folder: str, port: int) -> None:
     root = pathlib.Path(folder)
-    site_loop.run(Adds(1.0, 30), client.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
+    with tensor_files.TensorFile(root / "initial.safetensors") as initial:
+        specs = initial.specs
+    site_loop.run(Adds(1.0, 30, specs), client.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
 
 
 @contextlib.contextmanager

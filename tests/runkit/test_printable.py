@@ -1,0 +1,74 @@
+import io
+import logging
+import unicodedata
+
+import pytest
+
+from runkit import printable, progress
+
+FORGED = "x\nI0101 event=pushed site=C2"
+FOREIGN = [
+    FORGED,
+    "\x1b[2J\x1b]0;title\x07",  # clears the screen, names the window
+    "100 %\rdone",
+    "abc\u202egnp.exe",
+    "\u2066isolated\u2069",
+    "line\u2028separator\u2029paragraph\x85next",
+    "nul\x00 bell\x07 delete\x7f c1\x9b31m",
+    "\ud800 half a pair",
+    "zero\u200bwidth\ufeff",
+]
+
+
+def harmless(text):
+    """No character of a text is a control, a format, a separator of lines, half of a pair, or unassigned."""
+    return all(unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"} for character in text)
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_foreign_text_becomes_one_line_that_says_what_was_there(foreign):
+    shown = printable.text(foreign)
+    assert harmless(shown) and shown.encode("ascii", "backslashreplace").decode("unicode_escape") == foreign
+
+
+@pytest.mark.parametrize("plain", ["", "C1_FL_local", "Tumor 3 mm, Größe „5“ … 膵臓", "C:\\kit\\new", "10\u00a0000"])
+def test_text_that_is_harmless_stays_as_it_is(plain):
+    assert printable.text(plain) == plain and printable.block(plain) == plain
+
+
+def test_a_long_text_is_cut_and_the_cut_said():
+    shown = printable.text("a" * 10_000, limit=50)
+    assert shown == "a" * 50 + "… (cut, 10000 characters)"
+    assert len(printable.text("\x1b" * 10_000, limit=50)) < 80  # escapes count too
+    assert printable.text("a" * 50, limit=50) == "a" * 50
+
+
+def test_a_block_keeps_its_lines_and_none_but_the_first_begins_at_the_margin():
+    assert printable.block("Traceback:\n  File\tx\nValueError: " + FORGED) == (
+        "Traceback:\n      File\tx\n    ValueError: x\n    I0101 event=pushed site=C2"
+    )
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_the_formatter_of_a_log_lets_no_foreign_text_act(foreign):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(printable.Formatter(logging.Formatter("%(levelname)s %(message)s")))
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.info("event=%s", foreign)
+    try:
+        raise ValueError(foreign)
+    except ValueError:
+        logger.exception("failed")
+    lines = stream.getvalue().rstrip("\n").split("\n")
+    assert all(harmless(line) for line in lines)
+    assert [line for line in lines if not line.startswith(("INFO event=", "ERROR failed", "    "))] == []
+    assert any("Traceback (most recent call last)" in line for line in lines)  # a trace stays readable, line by line
+
+
+def test_the_label_of_a_progress_bar_is_one_harmless_line(capsys):
+    for _ in progress.bar([1], what=FORGED + "\x1b[2J"):
+        pass
+    printed = capsys.readouterr().err
+    assert "\x1b[2J" not in printed and "\nI0101" not in printed and "\\n" in printed
