@@ -178,6 +178,8 @@ class SiteTrainer:
         start = _fingerprint(weights)
         if self._state["round"] != round_number or self._state["start"] != start:
             self._trainer.set_weights(weights)
+            # A round is its own epochs whenever it begins: after rounds that this site has missed, or that the operator has discarded.
+            self._trainer.step = (round_number - 1) * self._steps_per_round
             if self._writes:
                 self._board.federated_round(self._trainer.step, round_number)
             self._open_round(round_number, start)

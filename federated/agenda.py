@@ -17,6 +17,7 @@ MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's jou
 # Models that a site evaluates in one run. The largest federation of hospitals that trained one segmentation model, FeTS 2022, had 71
 # sites: with three models each and the two global ones that would be 215. Each costs a site a pass over its test cases.
 MAX_MODELS = 256
+MAX_DISCARDED = 100  # times that a run may go back, so that no server keeps a site training for ever
 LAST_GLOBAL = "FL_global"  # the last round's aggregate, unselected
 BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
 
@@ -48,22 +49,28 @@ class Task:
     round: int = 0
     model: str = ""
     models: tuple[str, ...] = ()
+    discarded: int = 0  # of `train`: how often the operator has taken the run back to an earlier round
 
 
-def check_task(task: Task, *, trained: int, num_rounds: int, evaluated: Collection[str] = ()) -> None:
+def check_task(task: Task, *, trained: int, num_rounds: int, discarded: int = 0, evaluated: Collection[str] = ()) -> None:
     """Checks, at a site, a task against what the site has done already: rounds go forward, and nothing is without bounds.
 
     Args:
       trained: the last round that this site trained, 0 before the first. The same round may come again, because the server may
         have lost its update. A later one than the next may come, because the site may have been away.
       num_rounds: of the run, as the server said at login.
+      discarded: how often the run had been taken back when this site heard of it last. Each further time it may go back to any round.
       evaluated: models that this site has evaluated in this run.
     Raises:
       ServerMisbehaves: naming the task and what is wrong with it.
     """
     refused = errors.ServerMisbehaves.because
     if task.kind == "train":
-        if not max(1, trained) <= task.round <= num_rounds:
+        if not discarded <= task.discarded <= MAX_DISCARDED:
+            raise refused(
+                f"says that rounds were discarded {task.discarded} times, and {discarded} times before; expected {MAX_DISCARDED} at most"
+            )
+        if not (1 if task.discarded > discarded else max(1, trained)) <= task.round <= num_rounds:
             raise refused(
                 f"asks for training in round {task.round}, but the run has {num_rounds} rounds and this site trained round {trained} last"
             )
@@ -112,6 +119,7 @@ class Progress:
       declared: sites that published all their models, or declared none.
       models: what every site evaluates; empty until it is fixed.
       reported: sites whose rows are in.
+      discarded: how often the operator has taken the run back.
     """
 
     open_round: Round | None
@@ -124,6 +132,7 @@ class Progress:
     models: tuple[str, ...] = ()
     reported: frozenset[str] = frozenset()
     finished: bool = False
+    discarded: int = 0
 
 
 def next_task(progress: Progress, site: str) -> Task:
@@ -134,7 +143,7 @@ def next_task(progress: Progress, site: str) -> Task:
         number = progress.open_round.number
         if progress.closing or site in progress.open_round.received:
             return Task("wait")
-        return Task("train", round=number, model=global_name(number - 1))
+        return Task("train", round=number, model=global_name(number - 1), discarded=progress.discarded)
     if progress.finished or site in progress.reported or site not in progress.participants:
         return Task("finished")
     if progress.models:

@@ -136,9 +136,9 @@ class GrpcTransport:
             yield chunk
         self._other_encoding = False
 
-    def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
+    def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
         with self._calling():
-            self._ask("ReportScores", pb.Scores(model=model, values=dict(scores)), pb.Acknowledgement)
+            self._ask("ReportScores", pb.Scores(model=model, values=dict(scores), sha256=sha256), pb.Acknowledgement)
 
     def push(
         self,

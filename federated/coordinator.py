@@ -87,8 +87,8 @@ class Coordinator:
     def send(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
         return self._intake.send(site, offer, chunks, verify)
 
-    def report_scores(self, site: str, model: int, scores: Mapping[str, float]) -> None:
-        self._evaluation.report_scores(site, model, scores)
+    def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
+        self._evaluation.report_scores(site, model, scores, sha256)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
         self._evaluation.declare_models(site, names)

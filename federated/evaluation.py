@@ -27,12 +27,20 @@ class Evaluation:
         self._rescored: dict[tuple[str, int], int] = {}
         self._withdrawn: set[str] = set()
 
-    def report_scores(self, site: str, model: int, scores: Mapping[str, float]) -> None:
-        """Records what `site` scored on global model number `model`. Raises UnknownModel, PrivacyRefused."""
+    def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
+        """Records what `site` scored on global model number `model`.
+
+        Args:
+          sha256: digest of the weights that were scored, "" from an earlier release.
+        Raises:
+          UnknownModel, PrivacyRefused, UpdateRefused.
+        """
         run, checked = self._run, privacy.check_scores(scores, what=f"scores of site {site!r}")
         with run.changed:
             if model not in run.store.globals():
                 raise errors.UnknownModel(f"there is no global model {model} to score; the last one is {max(run.store.globals())}")
+            if sha256 not in ("", run.store.globals()[model]):
+                raise errors.UnknownModel(f"global model {model} is another one by now; ask for the next task")
             if run.store.scores().get(model, {}).get(site) == checked or run.store.fixed_models() or run.store.finished:
                 return  # sent again; or it comes after the best model was chosen, and changes nothing any longer
             times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1

@@ -49,6 +49,7 @@ class Journal:
         self._state: dict[str, Any] = {
             "run": None,
             "trained": 0,
+            "discarded": 0,
             "scores": {},
             "update": None,
             "published": {},
@@ -123,6 +124,27 @@ class Journal:
     def trained(self) -> int:
         """Returns the last round that this site has trained, 0 before the first."""
         return self._state["trained"]
+
+    @property
+    def discarded(self) -> int:
+        """Returns how often the operator had taken the run back when this site heard of it last."""
+        return self._state["discarded"]
+
+    def go_back(self, round_number: int, discarded: int) -> None:
+        """Forgets what came of a round and of all later ones: they are trained, scored and evaluated anew."""
+        scores = {model: found for model, found in self._state["scores"].items() if int(model) < round_number}
+        self._manifest = None
+        self._set(
+            discarded=discarded,
+            trained=min(self.trained, round_number - 1),
+            scores=scores,
+            update=None,
+            published={},
+            rows={},
+            declared=False,
+            reported=False,
+        )
+        self.update_path.unlink(missing_ok=True)
 
     @property
     def update_path(self) -> pathlib.Path:
@@ -235,6 +257,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "run": (str, type(None)),
     "update": (dict, type(None)),
     "trained": (int,),
+    "discarded": (int,),
     **dict.fromkeys(("scores", "published", "rows"), (dict,)),
     **dict.fromkeys(("declared", "reported", "finished"), (bool,)),
 }

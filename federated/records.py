@@ -123,6 +123,11 @@ class Records:
         value = self._value("last_round")
         return None if value is None else value["round"]
 
+    @property
+    def discarded(self) -> int:
+        """Returns how often the run was taken back to an earlier round."""
+        return self._value("discarded") or 0
+
     def end_after(self, number: int, reason: str) -> None:
         self._set_value("last_round", {"round": number, "reason": reason})
 

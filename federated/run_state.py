@@ -110,6 +110,7 @@ class RunState:
             models=store.fixed_models(),
             reported=store.reported(),
             finished=store.finished,
+            discarded=store.discarded,
         )
 
     def expected(self, participants: frozenset[str], now: float) -> tuple[frozenset[str], float | None]:

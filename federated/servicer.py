@@ -114,7 +114,7 @@ class WeightExchangeServicer:
                 self._coordinator.note_pulled(caller.site, request.model, nbytes=sent, seconds=time.monotonic() - began)
 
     def ReportScores(self, caller: Caller, request: pb.Scores, context: grpc.ServicerContext) -> pb.Acknowledgement:
-        self._coordinator.report_scores(caller.site, request.model, dict(request.values))
+        self._coordinator.report_scores(caller.site, request.model, dict(request.values), request.sha256)
         return pb.Acknowledgement()
 
     def Offer(self, caller: Caller, request: pb.ModelHeader, context: grpc.ServicerContext) -> pb.OfferReply:

@@ -139,6 +139,7 @@ class _Loop:
         self._done: set[tuple[str, int]] = set()  # kind and round of every task of this process
         self._again = pauses()
         self._pulled: tuple[str, NamedArrays] | None = None
+        self._pulled_sha256 = ""
         self.rounds = self.models_evaluated = 0
 
     def note(self, event: str, **fields: Any) -> None:
@@ -189,7 +190,13 @@ class _Loop:
 
     def _do(self, task: Task) -> None:
         """Carries a task out. One that comes again, as after an update that was lost, is put off longer each time."""
-        check_task(task, trained=self._journal.trained, num_rounds=self._num_rounds, evaluated=self._journal.evaluated)
+        journal = self._journal
+        check_task(task, trained=journal.trained, num_rounds=self._num_rounds, discarded=journal.discarded, evaluated=journal.evaluated)
+        if task.kind == "train" and task.discarded > journal.discarded:
+            self.note("went_back", to_round=task.round, from_round=journal.trained, times=task.discarded)
+            journal.go_back(task.round, task.discarded)
+            self._pulled = None
+            self._done.clear()
         if (task.kind, task.round) in self._done:
             self._pause(next(self._again))
         elif task.kind in ("train", "score", "publish", "evaluate"):
@@ -253,7 +260,7 @@ class _Loop:
         self._pulled = None  # one model at a time in memory
         manifest = self._server.pull(model, self._journal.incoming_path, specs=self._specs)
         arrays, _ = tensor_files.load(self._journal.incoming_path)
-        self._pulled = (model, arrays)
+        self._pulled, self._pulled_sha256 = (model, arrays), manifest.sha256
         self.note("pulled", model=model, bytes=manifest.nbytes, seconds=self._since(began))
         return arrays
 
@@ -261,10 +268,14 @@ class _Loop:
         scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
             began = self._clock()
-            scores = privacy.check_metrics(self._trainer.score(pulled), what=what)
+            scores = privacy.check_scores(self._trainer.score(pulled), what=what)
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
-        self._server.report_scores(number, privacy.check_metrics(scores, what=what))  # checked again: it may be from a file
+        checked = privacy.check_scores(scores, what=what)  # again: they may be from a file
+        try:
+            self._server.report_scores(number, checked, sha256=self._pulled_sha256)
+        except errors.UnknownModel as error:  # discarded meanwhile; the next task says how it goes on
+            self.note("dropped", model=number, error=type(error).__name__)
 
     def _publish(self) -> None:
         if not self._journal.declared:
@@ -289,7 +300,11 @@ class _Loop:
         for name in models:
             rows = self._journal.rows(name)
             if rows is None:
-                pulled = self._pull(name)
+                try:
+                    pulled = self._pull(name)
+                except errors.UnknownModel as error:  # its site was sent away meanwhile; the next task names those that are left
+                    self.note("dropped", model=name, error=type(error).__name__)
+                    return
                 began = self._clock()
                 rows = self._checked_rows(self._trainer.evaluate(name, pulled), name)
                 self._journal.keep_rows(name, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federated import errors, rounds
+from federated import agenda, errors, rounds
 from federated.evaluation import Evaluation
 from federated.intake import Intake
 from federated.run_state import RunState
@@ -94,6 +94,8 @@ class Steering:
             left = sorted(store.reported() | {site for site, record in store.sites().items() if record.confirmed})
             if left or store.finished:
                 raise errors.OrderRefused(f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part")
+            if store.discarded >= agenda.MAX_DISCARDED:
+                raise errors.OrderRefused(f"the run has gone back {store.discarded} times, the most that sites follow; start a new one")
             if not store.global_path(number - 1).exists():
                 raise errors.OrderRefused(
                     f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"

@@ -327,6 +327,7 @@ class Store(Records):
 
     def discard_rounds(self, first: int) -> None:
         """Takes the run back to global model `first - 1`: what came of later rounds is no longer part of the store."""
+        times = self.discarded + 1
         paths = [self.update_path(update) for update in self._spooled()]
         paths += [self.global_path(number) for number in self.globals() if number >= first]
         with self._transaction() as database:
@@ -336,6 +337,7 @@ class Store(Records):
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
+            database.execute("INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),))
         kept = (self.folder / "kept").glob("round_*")
         for path in [*paths, *(folder for folder in kept if agenda.global_number(folder.name) >= first)]:
             self._discard(path)

@@ -45,7 +45,8 @@ class Transport(Protocol):
           specs: of the site's own model; a description that differs raises ServerMisbehaves, and the file stays as it is.
         """
 
-    def report_scores(self, model: int, scores: Mapping[str, float]) -> None: ...
+    def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
+        """Tells what the site scored on global model number `model`; `sha256` is the digest of the weights that were scored."""
 
     def push(
         self,
@@ -116,8 +117,8 @@ class InProcessTransport:
                 partial.put(chunk)
         return manifest
 
-    def report_scores(self, model: int, scores: Mapping[str, float]) -> None:
-        self._coordinator.report_scores(self._verified(), model, scores)
+    def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
+        self._coordinator.report_scores(self._verified(), model, scores, sha256)
 
     def push(
         self,

@@ -69,11 +69,11 @@ def _after(prefix: str, metadata: Any) -> str:
 
 
 def task_to_message(task: Task) -> pb.Task:
-    return pb.Task(kind=task.kind, round=task.round, model=task.model, models=task.models)
+    return pb.Task(kind=task.kind, round=task.round, model=task.model, models=task.models, discarded=task.discarded)
 
 
 def task_from_message(message: pb.Task) -> Task:
-    return Task(message.kind, message.round, message.model, tuple(message.models))
+    return Task(message.kind, message.round, message.model, tuple(message.models), message.discarded)
 
 
 def session_to_message(session: Session) -> pb.LoginReply:

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import agenda, averaging, codec, errors, operator_client, retries, storage, tensor_files, wire
+from federated import agenda, averaging, codec, errors, operator_client, retries, storage, tensor_files, verification, wire
 from federated import weight_exchange_pb2 as pb
 from federated.exchange import Offer
 from federated.tensor_files import TensorFile
@@ -508,12 +508,38 @@ def test_a_round_can_be_discarded_and_is_made_again(opened):
     run.lead.steering.discard_round(2)
     assert list(run.store.globals()) == [0, 1] and list((run.folder / "spool").iterdir()) == []
     assert not (run.folder / "global" / "round_002.safetensors").exists() and 2 not in run.store.scores()
-    assert first.task() == second.task() == agenda.Task("train", round=2, model="round_001")
+    assert first.task() == second.task() == agenda.Task("train", round=2, model="round_001", discarded=1)
     for site in (first, second):
         site.push(2, 3.0)
     run = opened(num_rounds=3, min_num_clients=2)  # after a restart, too
     run.lead.advance()
     assert scale(run, 2) == 3.0
+
+
+def test_sites_follow_a_run_that_goes_back_and_the_audit_knows_of_it(serving, operator, take_part):
+    running = serving(num_rounds=4, cross_site_evaluation=True)
+    answers = []
+
+    def on_train(number):
+        if number == 3 and not answers:
+            answers.append(operator(running).order("discard_round", round_number=2))
+
+    trainers = {"C1": toy.ToyTrainer("C1", on_train=on_train), "C2": toy.ToyTrainer("C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    assert running.join().finished and answers == ["back to global model 1: round 2 is open again, and every site trains it anew"]
+    assert trainers["C1"].calls.count("train 2") == 2
+    for number, model in enumerate(toy.expected_globals(("C1", "C2"), 4)):
+        arrays, _ = tensor_files.load(running.folder / "global" / f"round_{number:03d}.safetensors")
+        for name, array in model.items():
+            np.testing.assert_array_equal(arrays[name], array.astype(np.float32))
+    found = verification.verify(running.folder)
+    assert (found.rounds, found.discarded, found.rows, found.models) == (
+        (1, 2, 3, 4),
+        (2,),
+        ("C1", "C2"),
+        ("C1_baseline", "C2_baseline"),
+    )
+    assert found.best_round == running.join().best_round
 
 
 def test_a_run_whose_sites_have_finished_cannot_go_back(opened):

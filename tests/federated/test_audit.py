@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from federated import audit, provision, tensor_files, verification
+from federated import audit, provision, storage, tensor_files, verification
 from federated.aggregation import Contribution, weighted_mean
 from tests.federated import toy
 
@@ -237,3 +237,82 @@ def test_a_listener_that_cannot_write_does_not_stop_the_log(tmp_path):
 def test_a_folder_that_is_no_store_is_named(tmp_path):
     with pytest.raises(ValueError, match="the folder that the server calls its store"):
         verification.verify(pathlib.Path(tmp_path))
+
+
+@pytest.fixture
+def whole(serving, take_part):
+    """The store of a run that went to its end."""
+    running = serving()
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    take_part({site: running.connect(site) for site in trainers}, trainers)
+    running.join()
+    return running.folder
+
+
+def test_rows_lent_models_and_the_choice_of_the_best_are_covered(whole, authority):
+    found = verification.verify(whole, authority)
+    assert found.rows == ("C1", "C2") and found.models == ("C1_baseline", "C2_baseline")
+    assert found.best_round == json.loads((whole / "selection.json").read_text())["best_round"]
+
+
+def test_a_changed_row_is_found(whole):
+    path = whole / "rows.jsonl"
+    path.write_text(path.read_text().replace('"case": 2', '"case": 3', 1))
+    with pytest.raises(audit.BrokenChain, match=r"the rows of site 'C1' in rows\.jsonl are not those that were logged"):
+        verification.verify(whole)
+
+
+def test_rows_of_a_site_that_sent_none_are_found(whole):
+    path = whole / "rows.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n")
+    with pytest.raises(audit.BrokenChain, match="has rows of 'C9', which the log did not take in"):
+        verification.verify(whole)
+
+
+def test_a_lent_model_that_was_changed_is_found(whole):
+    tensor_files.save(whole / "models" / "C2_baseline.safetensors", toy.INITIAL)
+    with pytest.raises(audit.BrokenChain, match=r"C2_baseline\.safetensors is not the model that site 'C2' lent"):
+        verification.verify(whole)
+
+
+def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
+    best = json.loads((whole / "selection.json").read_text())["best_round"]
+    other = next(number for number in (1, 2, 3) if number != best)
+    (whole / "best.safetensors").unlink()  # another name of the global model
+    shutil.copy(whole / "global" / f"round_{other:03d}.safetensors", whole / "best.safetensors")
+    with pytest.raises(audit.BrokenChain, match=rf"best\.safetensors is not the model of round {best}"):
+        verification.verify(whole)
+    lines = [json.loads(line) for line in (whole / "events.jsonl").read_text().splitlines()]
+    forged = audit.AuditLog(tmp_path / "forged.jsonl")
+    for record in lines:
+        kept = {k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
+        forged.append(record["event"], **{**kept, **({"best_round": other} if record["event"] == "models_fixed" else {})})
+    (tmp_path / "forged.jsonl").rename(whole / "events.jsonl")
+    with pytest.raises(audit.BrokenChain, match=f"round {other} was called the best; by the logged scores it is round {best}"):
+        verification.verify(whole)
+
+
+def test_what_the_log_has_lost_is_backfilled_from_the_store(whole, kits, clock):
+    path = whole / "events.jsonl"
+    lost = ("pushed", "aggregated", "published", "rows")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    log = audit.AuditLog(path)
+    for record in records:
+        if record["event"] not in lost:
+            kept = {k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
+            log.append(record["event"], **kept)
+    store = storage.Store(whole)
+    try:
+        audit.backfill(log, store)
+    finally:
+        store.close()
+    found = verification.verify(whole)
+    assert (found.rounds, found.rows, found.models) == ((1, 2, 3), ("C1", "C2"), ("C1_baseline", "C2_baseline"))
+    before = path.read_bytes()
+    store = storage.Store(whole)
+    try:
+        audit.backfill(audit.AuditLog(path), store)
+    finally:
+        store.close()
+    assert path.read_bytes() == before
