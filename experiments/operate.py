@@ -25,12 +25,15 @@ flags.DEFINE_string("site", None, "The site to evict or admit.")
 def main(argv: list[str]) -> None:
     del argv
     from federated import operator_client
+    from runkit import private
 
     order = experiment_flags.required("order", "what the server is to do")
     if (order in ("evict", "admit")) != bool(FLAGS.site):
         raise app.UsageError(f"--order={order} takes {'the name of a site: --site' if not FLAGS.site else 'no --site'}")
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    kit = operator_client.Kit.read(experiment_flags.required("kit", "the operator's folder"), host=host, port=port)
+    folder = experiment_flags.required("kit", "the operator's folder")
+    kit = operator_client.Kit.read(folder, host=host, port=port)
+    private.tree(folder)
     with operator_client.Operator(kit) as operator:
         print(operator.order(order, FLAGS.site or ""))
 

@@ -16,7 +16,7 @@ from absl import logging
 from federated import tensor_files
 from federated.errors import DifferentRun
 from federated.weights import Manifest
-from runkit import atomic
+from runkit import atomic, private
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = pathlib.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
         self.manifest: Manifest | None = None  # of the update, where this process wrote it
