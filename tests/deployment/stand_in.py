@@ -76,8 +76,8 @@ def join() -> int:
     experiment_flags.define_site()
     flags.DEFINE_string("kit", None, "")
     flags.FLAGS(["join", *sys.argv[3:]])
-    transport = client.connect(flags.FLAGS.kit)
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
+    transport = client.connect(flags.FLAGS.kit, learned=folder.parent)
     summary = site_loop.run(ToyTrainer(transport.site, _plan()), transport, folder, pauses=lambda: iter(lambda: 0.2, None))
     return 0 if summary.finished else 1
 
