@@ -69,7 +69,7 @@ def of_site(
         findings.append(skipped("network", "mend the kit first"))
     if folder is not None:
         findings += doctor_kit.check_folder("site's folder", folder, _SITE_COPIES * model_bytes, disk_usage)
-        findings.append(doctor_kit.check_private("site's folder, private", folder))
+        findings.append(doctor_kit.check_private("private folder", folder))
     return findings
 
 
@@ -98,7 +98,7 @@ def of_server(
         # Global models, each site's update twice (the open round's and the last one's), the models that sites lend.
         needed = model_bytes * (num_rounds + 1 + 4 * sites)
         findings += doctor_kit.check_folder("store", store, needed, disk_usage)
-        findings.append(doctor_kit.check_private("store, private", store))
+        findings.append(doctor_kit.check_private("private folder", store))
     findings.append(doctor_kit.check_open_files(open_files))
     return findings
 

@@ -64,7 +64,7 @@ def prepare() -> int:
     experiment_flags.define_site()
     flags.DEFINE_string("manifest", None, "")
     flags.FLAGS(["prepare", *sys.argv[3:]])
-    pathlib.Path(flags.FLAGS.site_folder).mkdir(exist_ok=True)
+    experiment_flags.site_folder(make=True)
     return 0
 
 

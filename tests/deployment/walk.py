@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 
 from federated import audit, provision
+from runkit import private
 from tests.deployment import guide, network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -169,6 +170,9 @@ class Walk:
         for head in self._noted:
             audit.verify(self._path("server", "store"), head=head)
         assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
+        folders = ["server/store", "server/kit", "operator/federation", *(f"{h}/{f}" for h in HOSPITALS.values() for f in ("kit", "site"))]
+        open_ones = [path for folder in folders for path in private.open_to_others(self._folder / folder)]
+        assert not open_ones, f"other accounts can read {', '.join(map(str, open_ones))}"
         rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
         assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"
         assert list(self._path("server", "scalars").glob("events.out.tfevents.*")), "nothing for TensorBoard"
