@@ -19,6 +19,7 @@ import safetensors
 from absl import logging
 
 from c2fnas import keras_stack, named_weights
+from runkit import atomic, private
 
 if TYPE_CHECKING:
     from c2fnas.training import Trainer
@@ -31,7 +32,7 @@ def save(folder: str | os.PathLike, trainer: Trainer, extra: Mapping[str, Any], 
     """Writes the trainer's state to `folder`/checkpoint.safetensors and returns that path.
 
     Args:
-      folder: made where it is missing.
+      folder: made where it is missing; other accounts cannot read what it holds.
       trainer: whose weights, moments and step are kept, with its genotype and configuration.
       extra: JSON-able; given back by `load`.
       keep: how many checkpoints stay, this one included.
@@ -43,6 +44,7 @@ def save(folder: str | os.PathLike, trainer: Trainer, extra: Mapping[str, Any], 
     texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
     state = trainer.state()
     try:
+        private.folder(path.parent)
         if keep > 1:
             _set_aside(path)
         named_weights.save(path, state, texts)
@@ -116,7 +118,8 @@ def _set_aside(path: pathlib.Path) -> None:
     try:
         os.link(path, name)
     except OSError:  # a file system without hard links
-        shutil.copyfile(path, name)
+        with atomic.replacing(name) as copy:
+            shutil.copyfile(path, copy)
 
 
 def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:

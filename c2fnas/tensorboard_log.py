@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from runkit import private
+
 
 class TensorBoardLog:
     """Writes scalars of one model into a folder that TensorBoard reads.
@@ -39,14 +41,17 @@ class TensorBoardLog:
     def flush(self) -> None:
         if self._writer is not None:
             self._writer.flush()
+            private.inherit(self._folder)  # TensorFlow asks the umask only
 
     def close(self) -> None:
         if self._writer is not None:
+            self.flush()
             self._writer.close()
             self._writer = None
 
     def _write(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._writer is None:
+            private.make(self._folder)
             self._writer = tf.summary.create_file_writer(self._folder)
         with self._writer.as_default():
             for name, value in values.items():
@@ -80,3 +85,4 @@ class StepProfiler:
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
+            private.inherit(self._folder)

@@ -28,7 +28,7 @@ flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one 
 def main(argv: list[str]) -> int:
     del argv
     manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
+    folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=True)
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1)
     report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"))
     print(cohort_page.text_table([report]))

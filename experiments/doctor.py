@@ -68,9 +68,9 @@ def _path(value: str | None) -> pathlib.Path | None:
 def _prepared_site(folder: pathlib.Path | None) -> str | None:
     if folder is None or not (folder / "cases").is_dir():
         return None
-    from preprocessing.case_store import CaseStore
+    from preprocessing import case_store
 
-    return CaseStore(folder / "cases").site
+    return case_store.site_of(folder / "cases")
 
 
 def _plan() -> dict | None:

@@ -6,6 +6,7 @@ A module that defines `main` calls the `define_*` functions it needs; nothing el
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 import threading
 import traceback
@@ -14,7 +15,7 @@ import types
 from absl import app, flags, logging
 
 from experiments.configuration import ExperimentConfig
-from runkit import printable
+from runkit import printable, private
 
 FLAGS = flags.FLAGS
 
@@ -148,7 +149,9 @@ def profile_steps() -> tuple[int, int] | None:
 
 def define_site() -> None:
     flags.DEFINE_string("site", None, "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.")
-    flags.DEFINE_string("site_folder", None, "Folder of the site's prepared cases, models and figures. Never leaves the site.")
+    flags.DEFINE_string(
+        "site_folder", None, "Folder of the site's prepared cases, models and figures; made private to this account. Never leaves the site."
+    )
 
 
 def experiment_config() -> ExperimentConfig:
@@ -190,6 +193,12 @@ def required(name: str, why: str) -> str:
     if not value:
         raise app.UsageError(f"--{name} is missing: {why}")
     return value
+
+
+def site_folder(why: str = "the folder that experiments.prepare made", *, make: bool = False) -> pathlib.Path:
+    """Returns --site_folder, closed to other accounts: prepared scans, pictures and models are in it."""
+    path = pathlib.Path(required("site_folder", why))
+    return private.folder(path) if make or path.is_dir() else path
 
 
 def address(text: str) -> tuple[str, int]:

@@ -41,12 +41,12 @@ def main(argv: list[str]) -> int:
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
     config = experiment_flags.experiment_config()
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
+    folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
-    transport = client.connect(kit, host=host, port=port)
+    transport = client.connect(kit, host=host, port=port, learned=folder / "federated")
     store = CaseStore(folder / "cases")
     if transport.site != store.site:
         raise ValueError(

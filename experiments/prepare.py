@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     del argv
     config = experiment_flags.experiment_config()
     manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder of the site's prepared cases"))
+    folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=not FLAGS.dry_run)
     if FLAGS.check:
         return _check(manifest, folder / "check")
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None

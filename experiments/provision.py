@@ -2,9 +2,10 @@
 
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites=C1,C2
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites= --requests=C1.csr,C2.csr
-    python -m experiments.provision --output=federation --add=C3        (or --renew=server,C1, --revoke=C2, --list)
+    python -m experiments.provision --output=federation --add=C3        (or --renew=server,C1, --revoke=C2, --revoke=server, --list)
 
-With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent. Keep `authority` offline.
+With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent. Read the authority's fingerprint out to
+every site: its answer is taken in with it only. Keep `authority` offline.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ flags.DEFINE_integer("valid_days", 365, "Lifetime of the certificates.")
 flags.DEFINE_bool("overwrite", False, "Replace kits that are there; the old ones stop working.")
 flags.DEFINE_list("add", [], "Take these sites in: keys made here, the others' kits stay.")
 flags.DEFINE_list("renew", [], "New keys and certificates for these kits made here: site names, server, operator.")
-flags.DEFINE_list("revoke", [], "Shut these out: site names, or operator.")
+flags.DEFINE_list(
+    "revoke", [], "Shut these out: site names, or operator. With server: a new key for it; sites refuse the old one once they hear of it."
+)
+flags.DEFINE_list(
+    "replace_credential", [], "Sites whose request may come with another credential than the known one, which ends the kit they have."
+)
 flags.DEFINE_bool("list", False, "Change nothing: show the fingerprints of --requests, and every certificate, its end and state.")
 
 
@@ -49,15 +55,21 @@ def main(argv: list[str]) -> None:
             _list(output)
         return
     if FLAGS.revoke:
-        provision.revoke(output, FLAGS.revoke)
-        print(f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY}")
+        provision.revoke(output, FLAGS.revoke, valid_days=FLAGS.valid_days)
+        print(f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY_SERVER if 'server' in FLAGS.revoke else _CARRY}")
     elif FLAGS.renew:
         provision.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
         print(
             f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used and start its program again (the server reads it by itself)"
         )
     elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
-        added = provision.add(output, sites=FLAGS.add, requests=FLAGS.requests, valid_days=FLAGS.valid_days)
+        added = provision.add(
+            output,
+            sites=FLAGS.add,
+            requests=FLAGS.requests,
+            valid_days=FLAGS.valid_days,
+            replace_credential=FLAGS.replace_credential,
+        )
         print(f"{output}: {', '.join(added)}. {_CARRY}")
     else:
         sites = [site for site in FLAGS.sites if site]
@@ -71,10 +83,15 @@ def main(argv: list[str]) -> None:
             overwrite=FLAGS.overwrite,
         )
         print(f"{output}: authority, server, operator, {', '.join([*sites, *(request.name for _, request in asked)])}")
+    print(f"authority's fingerprint {provision.authority_fingerprint(output)}; read it out to every site that takes an answer in")
     _list(output)
 
 
 _CARRY = "The server's credentials.json has changed; where the server uses a copy, carry it there"
+_CARRY_SERVER = (
+    "Carry the whole folder of the server there at once and start it again. Sites hear of it at their next login; authority/revoked.crl, "
+    "sent by any channel, tells them before (experiments.request --revoked)"
+)
 
 
 def _is_there(output: str) -> bool:

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     from runkit import atomic
 
     config = experiment_flags.experiment_config()
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
+    folder = experiment_flags.site_folder()
     weights, _ = named_weights.load(experiment_flags.required("weights", "the weights with their VAE branch"))
     output = pathlib.Path(experiment_flags.required("output", "the picture to write"))
     network = site_trainer.build_network(config)

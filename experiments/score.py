@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     from runkit import atomic
 
     config = experiment_flags.experiment_config()
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
+    folder = experiment_flags.site_folder()
     output = experiment_flags.required("output", "the file of rows to write")
     models = [_model(entry) for entry in FLAGS.models]
     store = CaseStore(folder / "cases")

@@ -29,7 +29,7 @@ from preprocessing import dataset, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_store import CaseStore, StoredCase
 from preprocessing.patches import PatchConfig, PatchSampler
-from runkit import atomic, events, progress
+from runkit import atomic, events, private, progress
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 Weights = dict[str, np.ndarray]
@@ -155,6 +155,8 @@ class SiteTrainer:
         total_steps = self._steps_per_round * config.num_rounds
         self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla)
         self._writes = writes
+        if writes:
+            private.tree(self._folder)
         self._profiler = StepProfiler(self._folder / "tensorboard", *profile_steps) if profile_steps and writes else None
         self._logits = self._trainer.logits_fn()
         self._history = events.EventLog(self._folder / "history.jsonl")

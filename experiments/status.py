@@ -31,9 +31,12 @@ _CLEAR = "\x1b[H\x1b[J"
 def main(argv: list[str]) -> int:
     del argv
     from federated import operator_client
+    from runkit import private
 
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    kit = operator_client.Kit.read(experiment_flags.required("kit", "the operator's folder"), host=host, port=port)
+    folder = experiment_flags.required("kit", "the operator's folder")
+    kit = operator_client.Kit.read(folder, host=host, port=port)
+    private.tree(folder)
     with operator_client.Operator(kit) as operator:
         while True:
             try:

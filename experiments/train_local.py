@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from preprocessing.case_store import CaseStore
 
     config = experiment_flags.experiment_config()
-    folder = pathlib.Path(experiment_flags.required("site_folder", "the folder that experiments.prepare made"))
+    folder = experiment_flags.site_folder()
     weights, kind = _start(site_trainer.load_genotype(config))
     store = CaseStore(folder / "cases")
     model_folder, label = folder / (FLAGS.model_folder or kind), FLAGS.model_name or f"{store.site}_{kind}"

@@ -18,7 +18,13 @@ class Admission:
         self._run, self._credentials = run, credentials
         self._plan = run.store.plan
         self._refusals: dict[tuple[str, str], int] = {}
-        self._sessions = Sessions(run.store, lifetime_s=run.config.token_lifetime_s, clock=run.clock, run=run.store.run_id)
+        self._sessions = Sessions(
+            run.store,
+            lifetime_s=run.config.token_lifetime_s,
+            clock=run.clock,
+            run=run.store.run_id,
+            generation=lambda: credentials.server_revocation()[0],
+        )
 
     def check_credential(self, site: str, credential: str) -> None:
         """Raises WrongCredential; asked before a byte of a login is read."""
@@ -103,6 +109,7 @@ class Admission:
             heart_beat_s=config.heart_beat_s,
             transport=config.transport,
             ends_with_scores=not config.cross_site_evaluation,
+            revocation=self._credentials.server_revocation()[1],
         )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
+import re
 import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from runkit import printable
 BACKDATED = datetime.timedelta(hours=1)  # a site whose clock is a little behind can begin at once
 _NAME = 64  # characters of a common name, as X.520 has it
 WARN_DAYS = 30  # before a certificate ends
+_GENERATION = re.compile(r"server-([1-9][0-9]{0,5})\.federation\.invalid")
+_SPOKEN_BITS = 128  # of a fingerprint are compared at least
 
 
 class Request(NamedTuple):
@@ -55,8 +58,14 @@ def issue(
     now: datetime.datetime,
     *,
     hosts: Sequence[str] = (),
+    generation: int = 0,
 ) -> x509.Certificate:
-    """Returns a certificate: of a server where `hosts` are given, else of a client. It ends with its authority at the latest."""
+    """Returns a certificate: of a server where `hosts` are given, else of a client. It ends with its authority at the latest.
+
+    Args:
+      generation: how often the server's certificate was revoked before this one. The certificate bears the name of every generation up
+        to it, so that a client that has not heard of the newest revocation still connects, and hears of it.
+    """
     ends = min(now + datetime.timedelta(days=valid_days), authority.not_valid_after_utc)
     if ends <= now:
         raise ValueError(f"the authority ended on {authority.not_valid_after_utc:%Y-%m-%d}; provision the federation again")
@@ -69,7 +78,8 @@ def issue(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
     )
     if hosts:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in dict.fromkeys(hosts)]), critical=False)
+        names = dict.fromkeys([*hosts, *(server_name(number) for number in range(1, generation + 1))])
+        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
     return builder.sign(authority_key, hashes.SHA256())
 
 
@@ -101,6 +111,58 @@ def read_request(pem: bytes) -> Request:
     )
 
 
+def server_name(generation: int) -> str:
+    """Returns the name that server certificates bear from a generation on. Nobody can be reached under it (RFC 6761)."""
+    return f"server-{generation}.federation.invalid"
+
+
+def generation_of(certificate: x509.Certificate) -> int:
+    """Returns the generation of a server's certificate, 0 where no certificate was revoked before it."""
+    return max((int(found[1]) for name in _alternatives(certificate) if (found := _GENERATION.fullmatch(name))), default=0)
+
+
+def new_revocation(
+    generation: int,
+    serial_numbers: Sequence[int],
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+    now: datetime.datetime,
+) -> bytes:
+    """Returns the authority's statement that server certificates before a generation are revoked: a PEM list of revoked certificates
+    (X.509 CRL) whose number is the generation. It holds as long as the authority does.
+    """
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(now - BACKDATED)
+        .next_update(authority.not_valid_after_utc)
+        .add_extension(x509.CRLNumber(generation), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+    )
+    for number in serial_numbers:
+        builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build())
+    return builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
+    """Returns from which generation on server certificates are trusted.
+
+    Args:
+      authority: whose statement it must be; None where nobody relies on the answer.
+    Raises:
+      ValueError: for anything but a statement of `new_revocation` that this authority has signed.
+    """
+    try:
+        statement = x509.load_pem_x509_crl(pem)
+        number = statement.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        signed = authority is None or statement.is_signature_valid(authority.public_key())
+    except (ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature) as error:
+        raise ValueError(f"not a list of revoked certificates of this release ({type(error).__name__})") from error
+    if not signed:
+        raise ValueError("a list of revoked certificates that this federation's authority has not signed")
+    return number
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Returns the SHA-256 of the DER form, as `openssl x509 -fingerprint -sha256` prints it, without colons."""
     return certificate.fingerprint(hashes.SHA256()).hex()
@@ -120,13 +182,29 @@ def spoken(digest: str) -> str:
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
 
+def is_spoken(text: str, digest: str) -> bool:
+    """Returns whether a fingerprint as somebody typed it, in groups, with colons or in capitals, is that of `digest`.
+
+    Raises:
+      ValueError: for what is no fingerprint, or for fewer than 128 bits of one.
+    """
+    given = re.sub(r"[\s:-]", "", text).lower()
+    if not re.fullmatch(r"[0-9a-f]*", given) or not _SPOKEN_BITS // 4 <= len(given) <= len(digest):
+        raise ValueError(f"{text[:100]!r} is not a fingerprint; give at least its first {_SPOKEN_BITS // 4} digits, 0 to 9 and a to f")
+    return digest.startswith(given)
+
+
 def common_name(certificate: x509.Certificate) -> str:
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return printable.text(names[0].value, limit=_NAME) if names else ""
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Returns the names and addresses that a server's certificate bears, as printable text."""
+    """Returns the names and addresses under which a server's certificate may be reached, as printable text."""
+    return [name for name in _alternatives(certificate) if not _GENERATION.fullmatch(name)]
+
+
+def _alternatives(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

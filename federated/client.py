@@ -6,6 +6,7 @@ What the server answers is read by `replies`, and nothing of it is used unchecke
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -17,14 +18,14 @@ from typing import Any
 import grpc
 from absl import logging
 
-from federated import chunk_wire, codec, errors, replies, tls, wire
+from federated import chunk_wire, codec, errors, replies, revocation, tls, wire
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import Task, global_name
 from federated.exchange import PROTOCOL, Receipt, Session
 from federated.partial import PartialModel
 from federated.transport import offering, unknown
 from federated.weights import Manifest, TensorSpec
-from runkit import atomic, printable
+from runkit import atomic, printable, private
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
@@ -38,15 +39,21 @@ _OPTIONS = (
 )
 
 
-def connect(kit_folder: str | os.PathLike, *, host: str | None = None, port: int | None = None) -> GrpcTransport:
+def connect(
+    kit_folder: str | os.PathLike, *, host: str | None = None, port: int | None = None, learned: str | os.PathLike | None = None
+) -> GrpcTransport:
     """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No connection is made yet.
 
     Args:
       host, port: in place of those in the kit's `site.json`.
+      learned: folder that keeps what the server says about its revoked certificates; the kit's where none is given.
     Raises:
-      ValueError: for a kit that is not whole, or without a port.
+      ValueError: for a kit that is not whole, without a port, or with a link in place of a file.
     """
     folder = pathlib.Path(kit_folder)
+    private.refuse_links(folder)
+    if folder.is_dir():
+        private.tree(folder)
     for name in ("site.json", "credential"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: no such file; use the site's folder as `provision` made it")
@@ -60,17 +67,24 @@ def connect(kit_folder: str | os.PathLike, *, host: str | None = None, port: int
     if not port:
         raise ValueError(f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed")
     credential = (folder / "credential").read_text(encoding="ascii").strip()
-    return GrpcTransport(site, credential, tls.Identity.of(folder, "site"), host, port)
+    identity = tls.Identity.of(folder, "site", learned=learned)
+    return GrpcTransport(site, credential, identity, host, port, learned=pathlib.Path(learned or folder))
 
 
 class GrpcTransport:
     """See `transport.Transport`. Thread-safe: heart beats come from a thread of their own."""
 
-    def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int):
+    def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int, *, learned: pathlib.Path | None = None):
         self.site = site
-        self._credential, self._identity, self._host, self._port = credential, identity, host, port
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._channel = grpc.secure_channel(address, identity.for_client(), options=_OPTIONS)
+        self._credential, self._identity, self._host, self._port, self._learned = credential, identity, host, port, learned
+        self._token, self._poll_s, self._encoding = "", 0.0, "raw"
+        self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        address = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        options = (*_OPTIONS, *self._identity.channel_options)
+        self._channel = grpc.secure_channel(address, self._identity.for_client(), options=options)
         # Replies stay bytes here: `replies` looks at their size before it decodes them.
         self._sending = self._channel.stream_unary(
             _SERVICE + "Send", request_serializer=chunk_wire.part_to_bytes, response_deserializer=bytes
@@ -78,8 +92,26 @@ class GrpcTransport:
         self._pulling = self._channel.unary_stream(
             _SERVICE + "Pull", request_serializer=pb.PullRequest.SerializeToString, response_deserializer=bytes
         )
-        self._token, self._poll_s, self._encoding = "", 0.0, "raw"
-        self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
+
+    def _learn(self, statement: bytes) -> None:
+        """Takes note of revoked server certificates; from here on the server must show a later one."""
+        try:
+            generation = revocation.read(statement, self._identity.authority)
+        except ValueError as error:
+            logging.warning("event=revocation_passed_over site=%s reason=%s", self.site, error)
+            return
+        if generation <= self._identity.generation:
+            return
+        logging.warning("event=server_certificates_revoked site=%s generation=%d", self.site, generation)
+        if self._learned is not None:
+            try:
+                revocation.keep(self._learned, statement, self._identity.authority)
+            except OSError as error:
+                logging.error("event=revocation_not_kept site=%s folder=%s reason=%s", self.site, self._learned, error.strerror)
+        before = self._channel
+        self._identity = dataclasses.replace(self._identity, generation=generation)
+        self._open_channel()
+        before.close()
 
     def login(self, plan: dict, num_examples: int) -> Session:
         request = pb.LoginRequest(
@@ -92,6 +124,8 @@ class GrpcTransport:
             metadata = wire.credential_metadata(self.site, self._credential)
             session = replies.session(self._ask("Login", request, pb.LoginReply, metadata=metadata))
         self._token, self._poll_s, self._encoding = session.token, session.poll_s, session.transport
+        if session.revocation:
+            self._learn(session.revocation)
         return session
 
     def next_task(self) -> Task:

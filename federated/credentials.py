@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from absl import logging
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
+from federated import certificates
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
-from runkit import atomic
+from runkit import atomic, private
 
 
 def new_secret() -> str:
@@ -33,8 +36,10 @@ class CredentialBook:
 
     def __init__(self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()):
         self._hashes, self._operator, self._revoked = dict(hashes), operator, frozenset(revoked)
+        self._revocation = b""
         self._path: pathlib.Path | None = None
         self._seen: tuple[int, ...] = ()
+        self._served: tuple[tuple[int, ...], tuple[int, bytes]] = ((), (0, b""))
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> CredentialBook:
@@ -44,6 +49,7 @@ class CredentialBook:
           ValueError: naming a file that is missing or malformed. Once it was read, a bad file is logged and the last good one holds.
         """
         path = pathlib.Path(path)
+        private.refuse_link(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run `provision` and give its folder for the server")
         book = cls({})
@@ -52,16 +58,18 @@ class CredentialBook:
         book._load()
         return book
 
-    def _version(self) -> tuple[int, ...]:
-        about = os.stat(self._path)
-        return (about.st_mtime_ns, about.st_size, about.st_ino)
+    def _version(self, *files: str) -> tuple[int, ...]:
+        found = [os.stat(path) for path in (self._path, *(self._path.with_name(name) for name in files))]
+        return tuple(number for about in found for number in (about.st_mtime_ns, about.st_size, about.st_ino))
 
     def _load(self) -> None:
+        private.refuse_link(self._path)
         book = atomic.read_json(self._path)
         sites = book.get("sites") if isinstance(book, dict) else None
         if not isinstance(sites, dict) or not all(isinstance(h, str) and len(h) == 64 for h in sites.values()):
             raise ValueError(f'{self._path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again')
         self._hashes, self._operator, self._revoked = dict(sites), str(book.get("operator", "")), frozenset(book.get("revoked", ()))
+        self._revocation = str(book.get("server_revocation", "")).encode("ascii", "replace")
 
     def _refresh(self) -> None:
         if self._path is None:
@@ -97,6 +105,28 @@ class CredentialBook:
                 f"the certificate {certificate[:16]}… was revoked; have the federation's operator certify a new key of this site"
             )
 
+    def server_revocation(self) -> tuple[int, bytes]:
+        """Returns (generation, the authority's statement) of the revoked server certificates; (0, b"") where none was revoked.
+
+        Nor is there anything to say before this server has its own new certificate: sites that knew would refuse it.
+        """
+        self._refresh()
+        if self._path is None or not self._revocation:
+            return 0, b""
+        try:
+            version = self._version("server.pem", "server.key")
+            if version != self._served[0]:
+                generation = certificates.read_revocation(self._revocation, None)  # the sites do not take this server's word for it
+                own = x509.load_pem_x509_certificate(self._path.with_name("server.pem").read_bytes())
+                key = serialization.load_pem_private_key(self._path.with_name("server.key").read_bytes(), None)
+                there = certificates.generation_of(own) >= generation and certificates.same_key(own, key)
+                if not there:
+                    logging.error("event=server_certificate_revoked note=carry_the_new_folder_of_the_server_here generation=%d", generation)
+                self._served = version, (generation, self._revocation) if there else (0, b"")
+        except (OSError, ValueError) as error:
+            logging.error("event=revocation_unreadable reason=%s", error)
+        return self._served[1]
+
     def check_operator(self, credential: str) -> None:
         """Raises WrongCredential unless this is the operator's credential."""
         self._refresh()
@@ -129,10 +159,20 @@ class Sessions:
       lifetime_s: seconds until a token expires.
       clock: seconds since the epoch.
       run: the tokens hold in this run only, even where the table of hashes was copied from another.
+      generation: of the server's certificate. Tokens of an earlier one are unknown: with its key somebody may have seen them, and at the
+        new login sites hear of the revocation.
     """
 
-    def __init__(self, store: SessionStore, *, lifetime_s: float, clock: Callable[[], float], run: str = ""):
-        self._store, self._lifetime_s, self._clock, self._run = store, lifetime_s, clock, run
+    def __init__(
+        self,
+        store: SessionStore,
+        *,
+        lifetime_s: float,
+        clock: Callable[[], float],
+        run: str = "",
+        generation: Callable[[], int] = lambda: 0,
+    ):
+        self._store, self._lifetime_s, self._clock, self._run, self._generation = store, lifetime_s, clock, run, generation
 
     def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
         """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with.
@@ -166,4 +206,5 @@ class Sessions:
         return session.site
 
     def _key(self, token: str) -> str:
-        return hashed(f"{self._run} {token}")
+        generation = self._generation()
+        return hashed(f"{self._run}{f'/{generation}' if generation else ''} {token}")

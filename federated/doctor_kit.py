@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from federated import certificates
+from federated import certificates, revocation
 from federated.credentials import CredentialBook
 from federated.doctor import Finding, fault, good, warning
-from runkit import release
+from runkit import private, release
 
 KINDS: Mapping[str, Sequence[str]] = {
     "site": ("ca.pem", "site.pem", "site.key", "credential", "site.json"),
     "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
     "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
 }
-_PRIVATE = ("key", "credential")
 _FRESH_KIT = "ask the federation's operator for this kit again, and take the whole folder"
 
 
@@ -49,7 +47,7 @@ def check_kit(kit: pathlib.Path, *, now: datetime.datetime, site: str | None = N
     findings = [_files(kit, kind)]
     if findings[0].state == "fault":
         return findings
-    findings += [_privacy(kit, kind), *_certificate(kit, kind, now)]
+    findings += [check_private("private files", kit), *_certificate(kit, kind, now)]
     if any(finding.check == "certificate" and "damaged" in finding.found for finding in findings):
         return findings
     if kind == "site":
@@ -66,8 +64,11 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
     missing = [name for name in KINDS[kind] if not (kit / name).is_file()]
     if missing:
         asked = (kit / "site.key.next").is_file()
-        way_out = "install the operator's answer: python -m experiments.request --kit=… --answer=…" if asked else _FRESH_KIT
+        way_out = "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…" if asked else _FRESH_KIT
         return fault(check, f"{', '.join(missing)} missing in {kit}", way_out)
+    links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
+    if links:
+        return fault(check, f"{', '.join(links)} in {kit}: a link, not a file", "put the files themselves there; links are not followed")
     unreadable = [name for name in KINDS[kind] if not os.access(kit / name, os.R_OK)]
     if unreadable:
         return fault(
@@ -76,15 +77,18 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
     return good(check, f"a {kind}'s kit, whole")
 
 
-def _privacy(kit: pathlib.Path, kind: str) -> Finding:
-    open_ones = [
-        name
-        for name in KINDS[kind]
-        if name.split(".")[-1] in _PRIVATE and stat.S_IMODE((kit / name).stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
-    ]
+def check_private(check: str, folder: pathlib.Path) -> Finding:
+    """Checks that other accounts of the machine cannot read a folder and what is in it. One that is missing will be made private."""
+    if not folder.is_dir():
+        return good(check, f"{folder} will be made private")
+    open_ones = list(private.open_to_others(folder))
     if open_ones:
-        return warning("private files", f"{', '.join(open_ones)} can be read by other users", f"chmod 600 {' '.join(open_ones)}")
-    return good("private files", "readable by their owner only")
+        names = ", ".join("the folder" if path == folder else str(path.relative_to(folder)) for path in open_ones[:3])
+        more = f" and {len(open_ones) - 3} more" if len(open_ones) > 3 else ""
+        few = len(open_ones) <= 3 and all(path.parent == folder and path.is_file() for path in open_ones)
+        mend = f"chmod 600 {names.replace(',', '')}, in {folder}" if few else f"chmod -R go= {folder}, as its owner"
+        return warning(check, f"{names}{more} in {folder} can be read by other users", mend)
+    return good(check, "readable by their owner only")
 
 
 def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Finding]:
@@ -104,12 +108,27 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
     else:
         about = f"of {certificates.common_name(certificate)}, {certificates.spoken(certificates.fingerprint(certificate))}"
         findings.append(good("certificate", about))
+        findings.append(good("authority", certificates.spoken(certificates.fingerprint(authority))))
     findings.append(check_validity("validity", f"{kind}.pem", certificate, now))
     if (ends := check_validity("validity", "ca.pem", authority, now)).state != "good":
         findings.append(ends)
     if kind == "server":
         findings.append(good("host names", ", ".join(certificates.hosts_of(certificate))))
+        findings += _revoked(kit, certificate)
     return findings
+
+
+def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
+    try:
+        statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get("server_revocation", "")
+        generation = revocation.read(statement.encode("ascii"), kit / "ca.pem") if statement else 0
+    except (ValueError, AttributeError) as error:
+        return [fault("revocation", f"credentials.json: {error}", "copy credentials.json from where the federation was provisioned")]
+    if certificates.generation_of(certificate) < generation:
+        return [
+            fault("revocation", "server.pem was revoked: sites refuse it", "carry the whole folder of the server here from the operator")
+        ]
+    return [good("revocation", f"certificates before generation {generation} are revoked")] if generation else []
 
 
 def check_validity(check: str, name: str, certificate: x509.Certificate, now: datetime.datetime) -> Finding:

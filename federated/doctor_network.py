@@ -181,6 +181,12 @@ def _judge(way: Way, identity: Identity, served: x509.Certificate, now: datetime
             f"it was issued by {issuer!r}, not by this federation: TLS is inspected on the way, or this is another server",
             f"ask the network team to exempt {way.address} from TLS inspection; check host and port",
         )
+    if certificates.generation_of(served) < identity.generation:
+        return fault(
+            check,
+            "it was revoked by the operator: whoever shows it may have stolen the server's key",
+            "do not join; tell the operator, and check host and port. The server itself needs the new folder that was made for it",
+        )
     finding = check_validity(check, "it", served, now)
     if finding.state == "fault":
         ended = now > served.not_valid_after_utc
@@ -192,7 +198,8 @@ def _judge(way: Way, identity: Identity, served: x509.Certificate, now: datetime
         return dataclasses.replace(finding, mend=mend)
     names = certificates.hosts_of(served)
     if not any(_matches(name, way.host) for name in names):
-        return fault(
+        say = warning if identity.generation else fault  # after a revocation another name is asked for, see `tls.Identity`
+        return say(
             check,
             f"it does not bear the name {way.host}, but {', '.join(names)}",
             "use one of these in the kit's json file; or have the operator provision with this name in --server_host",
@@ -205,7 +212,10 @@ def _own(way: Way, identity: Identity) -> Finding:
     # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
     for _ in range(2):
         try:
-            with way.connected() as plain, _context(identity).wrap_socket(plain, server_hostname=way.host) as secure:
+            with (
+                way.connected() as plain,
+                _context(identity).wrap_socket(plain, server_hostname=identity.expected_name(way.host)) as secure,
+            ):
                 if secure.recv(1):
                     return good(check, "the server accepts it")
         except TimeoutError:

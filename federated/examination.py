@@ -54,7 +54,7 @@ def of_site(
     if is_well(finding for finding in findings if finding.check != "validity"):
         from federated import operator_client  # after the packages were found to work
 
-        opened = operator_client.Kit.read(kit, host=host, port=port)
+        opened = operator_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
         way = Way(opened.host, opened.port, environ, timeout_s)
         replies: list[Any] = []
 
@@ -69,6 +69,7 @@ def of_site(
         findings.append(skipped("network", "mend the kit first"))
     if folder is not None:
         findings += doctor_kit.check_folder("site's folder", folder, _SITE_COPIES * model_bytes, disk_usage)
+        findings.append(doctor_kit.check_private("private folder", folder))
     return findings
 
 
@@ -97,6 +98,7 @@ def of_server(
         # Global models, each site's update twice (the open round's and the last one's), the models that sites lend.
         needed = model_bytes * (num_rounds + 1 + 4 * sites)
         findings += doctor_kit.check_folder("store", store, needed, disk_usage)
+        findings.append(doctor_kit.check_private("private folder", store))
     findings.append(doctor_kit.check_open_files(open_files))
     return findings
 

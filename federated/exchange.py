@@ -25,6 +25,7 @@ class Session:
     heart_beat_s: float
     transport: str = "raw"  # how models travel; see `codec`
     ends_with_scores: bool = False  # nothing is asked of a site after the scores of the last global model
+    revocation: bytes = b""  # the authority's statement on revoked server certificates, if there is one; see `revocation`
 
 
 @dataclasses.dataclass(frozen=True)

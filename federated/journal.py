@@ -18,7 +18,7 @@ from federated import tensor_files
 from federated.agenda import check_model_name
 from federated.errors import DifferentRun
 from federated.weights import Manifest
-from runkit import atomic
+from runkit import atomic, private
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = pathlib.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
         self._manifest: tuple[Manifest, tuple[int, ...]] | None = None  # of the update, and the stamp of its file

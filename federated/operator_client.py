@@ -12,7 +12,7 @@ import grpc
 
 from federated import errors, operation, replies, tls, wire
 from federated import operation_pb2 as pb
-from runkit import atomic, printable
+from runkit import atomic, printable, private
 
 _KINDS = ("site", "operator")
 _PAUSES_S = (0.2, 0.4, 0.6)  # between tries to connect
@@ -29,9 +29,19 @@ class Kit:
     identity: tls.Identity
 
     @classmethod
-    def read(cls, folder: str | os.PathLike, *, host: str | None = None, port: int | None = None) -> Kit:
-        """Reads a kit as `provision` made it. Raises ValueError naming what is missing or malformed."""
+    def read(
+        cls, folder: str | os.PathLike, *, host: str | None = None, port: int | None = None, learned: str | os.PathLike | None = None
+    ) -> Kit:
+        """Reads a kit as `provision` made it; changes nothing there.
+
+        Args:
+          host, port: in place of the kit's.
+          learned: as in `tls.Identity.of`.
+        Raises:
+          ValueError: naming what is missing, malformed or a link.
+        """
         folder = pathlib.Path(folder)
+        private.refuse_links(folder)
         kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
         if kind is None:
             raise ValueError(f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it")
@@ -44,7 +54,7 @@ class Kit:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
         credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
-        return cls(name, host, port, credential, tls.Identity.of(folder, kind))
+        return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 
 
 class Operator:
@@ -57,7 +67,12 @@ class Operator:
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
         self._kit, self._timeout_s = kit, timeout_s
         address = f"[{kit.host}]:{kit.port}" if ":" in kit.host else f"{kit.host}:{kit.port}"
-        options = (*wire.CHANNEL_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
+        options = (
+            *wire.CHANNEL_OPTIONS,
+            *kit.identity.channel_options,
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        )
         self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=options)
 
     def probe(self) -> pb.ProbeReply:

@@ -11,7 +11,7 @@ from federated import errors
 from federated.codec import Chunk, decoded
 from federated.tensor_files import MAX_BYTES, file_header
 from federated.weights import CHUNK_BYTES, Manifest, check_declaration
-from runkit import writeback
+from runkit import private, writeback
 
 
 class PartialModel:
@@ -44,7 +44,7 @@ class PartialModel:
         self._durable, self._look, self._lock, self._there = durable, look, threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
         self._start = len(header)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             if os.pread(self._file, len(header), 0) == header:
                 self._recognise()

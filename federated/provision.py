@@ -5,7 +5,8 @@
          operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
          <site>/{ca.pem, site.pem, site.key, credential, site.json}
 
-A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in them is secret.
+A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in them is secret. Once a certificate of
+the server was revoked, authority, operator and sites have the statement on it too, `revoked.crl` (see `revocation`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federated import certificates
+from federated import certificates, revocation
 from federated.credentials import hashed, new_secret
-from runkit import atomic
+from runkit import atomic, private
 
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 RESERVED = ("server", "operator", "authority")
@@ -43,7 +44,7 @@ def provision(
     requests: Sequence[str | os.PathLike] = (),
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes an authority of its own and all kits; returns the folder.
+    """Writes an authority of its own and all kits, private to this account; returns the folder.
 
     Args:
       server_hosts: names or addresses under which sites reach the server, the first being the one written into their kits;
@@ -77,6 +78,10 @@ def provision(
         )
 
     key = certificates.new_key()
+    private.folder(folder)
+    for name in there:
+        private.refuse_link(folder / name)
+        private.refuse_links(folder / name)
     with atomic.replacing_folder(folder / "authority") as kit:
         (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
         write_private(kit / "ca.key", certificates.key_to_pem(key))
@@ -95,14 +100,22 @@ def provision(
 
 
 def add(
-    folder: str | os.PathLike, *, sites: Sequence[str] = (), requests: Sequence[str | os.PathLike] = (), valid_days: int = 365
+    folder: str | os.PathLike,
+    *,
+    sites: Sequence[str] = (),
+    requests: Sequence[str | os.PathLike] = (),
+    valid_days: int = 365,
+    replace_credential: Sequence[str] = (),
 ) -> list[str]:
     """Takes further sites in, and renews those that send a request; returns their names.
 
     The server's `credentials.json` changes with it: where the server is another machine, copy that file there.
 
+    Args:
+      replace_credential: sites whose request may come with another credential than the one that is known. Somebody who can make a request
+        cannot take a site's place without the operator saying so.
     Raises:
-      ValueError: for names that cannot be used or are there already, or a request that is none.
+      ValueError: for names that cannot be used or are there already, a request that is none, or one with an unexpected credential.
     """
     authority = _Authority.of(folder)
     asked = [read_request_file(path) for path in requests]
@@ -111,6 +124,18 @@ def add(
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
         raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
+    similar = {name.lower(): name for name in book["sites"]}
+    for path, request in zip(requests, asked, strict=True):
+        if similar.get(request.name.lower(), request.name) != request.name:
+            raise ValueError(f"{path}: asks for {request.name!r}, and there is {similar[request.name.lower()]!r}; choose another name")
+        if (
+            book["sites"].get(request.name, request.credential_sha256) != request.credential_sha256
+            and request.name not in replace_credential
+        ):
+            raise ValueError(
+                f"{path}: comes with another credential than site {request.name} has, whose kit would stop working. If the site has "
+                f"lost its kit and says so over the telephone, add --replace_credential={request.name}"
+            )
     for site in sites:
         credential = new_secret()
         authority.write_kit(site, valid_days, credential=credential)
@@ -146,18 +171,23 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
         authority.write_kit(name, valid_days)
 
 
-def revoke(folder: str | os.PathLike, names: Sequence[str]) -> None:
+def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
     """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued to them is refused.
 
     A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that file, and until it is
     there let the operator evict the site.
 
+    "server" makes a new key and certificate for the server, and a statement that earlier ones are revoked: the server hands it on at every
+    login, and from then on a site refuses them. Carry the whole folder to the server.
+
+    Args:
+      valid_days: lifetime of the server's new certificate.
     Raises:
       ValueError: for a name that has no part in the federation.
     """
     authority = _Authority.of(folder)
     book = authority.book()
-    unknown = [name for name in names if name not in book["sites"] and not (name == "operator" and book["operator"])]
+    unknown = [name for name in names if name not in (*book["sites"], "server") and not (name == "operator" and book["operator"])]
     if unknown:
         raise ValueError(f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}")
     for name in names:
@@ -165,6 +195,8 @@ def revoke(folder: str | os.PathLike, names: Sequence[str]) -> None:
         book["operator"] = "" if name == "operator" else book["operator"]
         held = {entry["sha256"] for entry in authority.about["issued"] if entry["name"] == name}
         book["revoked"] = sorted({*book["revoked"], *held})
+    if "server" in names:
+        book["server_revocation"] = authority.revoke_server(valid_days).decode("ascii")
     authority.write_book(book)
 
 
@@ -195,8 +227,14 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
     ]
 
 
+def authority_fingerprint(folder: str | os.PathLike) -> str:
+    """Returns what the operator reads out to a site that takes an answer in."""
+    return certificates.spoken(certificates.fingerprint(_Authority.of(folder).certificate))
+
+
 def read_request_file(path: str | os.PathLike) -> certificates.Request:
-    """Reads a site's request. Raises ValueError naming the file that is none."""
+    """Reads a site's request. Raises ValueError naming the file that is none, or a link."""
+    private.refuse_link(path)
     try:
         return certificates.read_request(pathlib.Path(path).read_bytes())
     except FileNotFoundError:
@@ -223,16 +261,23 @@ class _Authority:
         """Opens the authority of a provisioned folder. Raises ValueError where there is none."""
         folder = pathlib.Path(folder)
         kit = folder / "authority"
+        for name in ("authority", *_FILE):
+            private.refuse_link(folder / name)
+            private.refuse_links(folder / name)
         for name in ("ca.pem", "ca.key", "federation.json"):
             if not (kit / name).is_file():
                 raise ValueError(f"{kit / name}: no such file; give the folder in which the federation was provisioned")
+        private.folder(folder)
+        for name in ("authority", *_FILE):
+            if (folder / name).is_dir():
+                private.tree(folder / name)
         key = serialization.load_pem_private_key((kit / "ca.key").read_bytes(), None)
         certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
         return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
         """Writes a kit with a fresh key; a kit that is there keeps its credential where none is given."""
-        there, file = self.folder / name, _FILE.get(name, "site")
+        there, file = self._member(name), _FILE.get(name, "site")
         key = certificates.new_key()
         hosts = [*self.about["hosts"], "localhost", "127.0.0.1", "::1"] if name == "server" else ()
         certificate = self._issue(name, key.public_key(), valid_days, hosts)
@@ -251,10 +296,27 @@ class _Authority:
     def write_answer(self, request: certificates.Request, valid_days: int) -> None:
         """Writes what a site that keeps its own key gets back."""
         certificate = self._issue(request.name, request.public_key, valid_days, ())
-        with atomic.replacing_folder(self.folder / request.name) as kit:
+        with atomic.replacing_folder(self._member(request.name)) as kit:
             (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
             (kit / "site.pem").write_bytes(certificates.to_pem(certificate))
             self._write_address(kit, request.name)
+
+    def revoke_server(self, valid_days: int) -> bytes:
+        """Begins a generation of server certificates with a new one; returns the statement that revokes all earlier ones."""
+        held = [int(entry["serial"], 16) for entry in self.about["issued"] if entry["name"] == "server" and "serial" in entry]
+        self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
+        self.write_kit("server", valid_days)  # notes the generation first: a kill from here on only begins one more
+        statement = certificates.new_revocation(generation, held, self.certificate, self._key, _now())
+        for name in ("authority", "operator"):
+            if (self.folder / name).is_dir():
+                atomic.write_bytes(self.folder / name / revocation.FILE, statement)
+        return statement
+
+    def _member(self, name: str) -> pathlib.Path:
+        """Returns the folder of a kit. Raises ValueError where it is a link, or holds one."""
+        private.refuse_link(self.folder / name)
+        private.refuse_links(self.folder / name)
+        return self.folder / name
 
     def book(self) -> dict:
         book = atomic.read_json(self.folder / "server" / "credentials.json")
@@ -266,12 +328,16 @@ class _Authority:
     def _write_address(self, kit: pathlib.Path, name: str) -> None:
         file = _FILE.get(name, "site")
         atomic.write_json(kit / f"{file}.json", {file: name, "host": self.about["hosts"][0], "port": self.about["port"]})
+        if (statement := self.folder / "authority" / revocation.FILE).is_file():
+            atomic.write_bytes(kit / revocation.FILE, statement.read_bytes())
 
     def _issue(self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]) -> x509.Certificate:
-        certificate = certificates.issue(name, key, self.certificate, self._key, valid_days, _now(), hosts=hosts)
+        generation = self.about.get("server_generation", 0) if name == "server" else 0
+        certificate = certificates.issue(name, key, self.certificate, self._key, valid_days, _now(), hosts=hosts, generation=generation)
         entry = {
             "name": name,
             "sha256": certificates.fingerprint(certificate),
+            "serial": f"{certificate.serial_number:x}",
             "ends": certificate.not_valid_after_utc.isoformat(),
         }
         self.about["issued"].append(entry)

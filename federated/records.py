@@ -14,6 +14,7 @@ from typing import Any
 from federated.credentials import Session
 from federated.rounds import Update
 from federated.weights import Manifest
+from runkit import private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,6 +58,7 @@ class Records:
     def __init__(self, path: str | os.PathLike):
         # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
         self._serial = threading.RLock()
+        os.close(private.opener(path, os.O_RDWR | os.O_CREAT))  # SQLite gives its further files the permissions of this one
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not

@@ -33,7 +33,7 @@ from federated.storage import Store
 from federated.tally import Tally
 from federated.tls import Identity
 from federated.turns import Turns
-from runkit import allocator, atomic, release
+from runkit import allocator, atomic, private, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
 _CONNECTIONS = 256  # beside four for each site
@@ -78,7 +78,9 @@ def serve(
     allocator.share_arenas()
     allocator.keep_buffers()
     store_folder = pathlib.Path(store_folder)
+    private.refuse_links(kit_folder)
     identity = Identity.of(kit_folder, "server")
+    private.tree(kit_folder)
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
     if len(credentials.sites) < config.min_num_clients:
         raise FederationFull(

@@ -36,7 +36,7 @@ from federated.records import Records, insert_addresses
 from federated.rounds import Policy, Round, Update, accept
 from federated.tensor_files import TensorFile, file_manifest
 from federated.weights import Manifest
-from runkit import atomic, links
+from runkit import atomic, private
 
 FORMAT = "2"
 
@@ -54,11 +54,11 @@ class Store(Records):
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self._discarded = self.folder / "discarded"
-        if self.folder.is_dir():
-            links.refuse(self.folder, what="a store")
+        private.refuse_links(self.folder, recursive=True)
+        private.tree(self.folder)  # single sites' updates are in it
         for name in ("global", "models", "spool", "incoming", "discarded"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held until close()
+            private.make(self.folder / name)
+        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -221,7 +221,7 @@ class Store(Records):
         for path in map(self.update_path, closed.received.values()):
             if keep_updates:
                 kept = self.kept_folder(closed.number) / path.name
-                kept.parent.mkdir(parents=True, exist_ok=True)
+                private.make(kept.parent)
                 os.replace(path, kept)
             else:
                 self._discard(path)

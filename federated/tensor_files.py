@@ -29,7 +29,7 @@ from federated.weights import (
     little_endian_bytes,
     specs_of,
 )
-from runkit import atomic, writeback
+from runkit import atomic, private, writeback
 
 MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
 MAX_BYTES = 64 * 2**30  # of one model file
@@ -165,7 +165,7 @@ class TensorFileWriter:
         self.specs = canonical(specs)
         self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
         self._digest, self._begun = Digest(self.specs), 0
-        self._stream = open(path, "wb")  # noqa: SIM115 - closed by finish() or close()
+        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115 - closed by finish() or close()
         self._stream.write(file_header(self.specs, metadata))
 
     def write(self, data: bytes | memoryview) -> None:

@@ -12,29 +12,57 @@ import grpc
 from absl import logging
 from cryptography import x509
 
-from federated.certificates import fingerprint_of_pem
+from federated import revocation
+from federated.certificates import fingerprint_of_pem, server_name
 from federated.errors import CertificateRefused, ServerUnreachable
-from runkit import printable
+from runkit import printable, private
+
+_NAME_DIFFERS = 62  # X509_V_ERR_HOSTNAME_MISMATCH of OpenSSL
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The authority both ends trust, and the own certificate with its key, in PEM files."""
+    """The authority both ends trust, and the own certificate with its key, in PEM files.
+
+    Attributes:
+      generation: from which on this end trusts server certificates; earlier ones were revoked (see `revocation`).
+    """
 
     authority: pathlib.Path
     certificate: pathlib.Path
     key: pathlib.Path
+    generation: int = 0
 
     @classmethod
-    def of(cls, folder: str | os.PathLike, name: str) -> Identity:
-        """Finds the files of a kit. Raises ValueError naming the one that is missing, unreadable or belongs to another key."""
+    def of(cls, folder: str | os.PathLike, name: str, *, learned: str | os.PathLike | None = None) -> Identity:
+        """Finds the files of a kit.
+
+        Args:
+          learned: folder in which this end keeps what servers said about revoked certificates, where that is not the kit.
+        Raises:
+          ValueError: naming the file that is missing, unreadable, a link, or belongs to another key.
+        """
         folder = pathlib.Path(folder)
         identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
         identity.context(ssl.PROTOCOL_TLS_CLIENT)
-        return identity
+        known = revocation.lowest_trusted(identity.authority, folder, *([learned] if learned else []))
+        return dataclasses.replace(identity, generation=known)
+
+    def expected_name(self, host: str) -> str:
+        """Returns the name that the server's certificate must bear: the host's, or, once one was revoked, that of its generation.
+
+        gRPC checks one name only. The second is as good: none but servers of this federation get it from the authority.
+        """
+        return server_name(self.generation) if self.generation else host
+
+    @property
+    def channel_options(self) -> tuple[tuple[str, str], ...]:
+        """What gRPC must be told to ask for `expected_name`."""
+        return (("grpc.ssl_target_name_override", server_name(self.generation)),) if self.generation else ()
 
     def context(self, protocol: int) -> ssl.SSLContext:
         for path in (self.authority, self.certificate, self.key):
+            private.refuse_link(path)
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise ValueError(f"{path}: no such file, or it may not be read; use a whole folder as `provision` made it")
         context = ssl.SSLContext(protocol)
@@ -127,10 +155,18 @@ def _hangs_up(host: str, port: int, identity: Identity, timeout_s: float) -> boo
     context.set_alpn_protocols(["h2"])
     shaken = False
     try:
-        with socket.create_connection((host, port), timeout=timeout_s) as plain, context.wrap_socket(plain, server_hostname=host) as secure:
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=identity.expected_name(host)) as secure,
+        ):
             shaken = True
             return not secure.recv(1)  # an HTTP/2 server speaks first
     except ssl.SSLCertVerificationError as error:
+        if identity.generation and error.verify_code == _NAME_DIFFERS:
+            raise CertificateRefused(
+                f"{where}: its certificate was revoked, and whoever has its key may pose as the server; "
+                "ask the server's operator, and go on when the server shows its new one"
+            ) from error
         raise CertificateRefused(
             f"{where}: its certificate is not trusted ({error.verify_message}); check that host, port and ca.pem belong to the same federation"
         ) from error

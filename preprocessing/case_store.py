@@ -10,7 +10,7 @@
 C order is the layout for patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of 38 KB of the file, each read in one go, and
 twice its own bytes; blocks of 32 x 32 x 32 would read as much and would have to be put together.
 
-A folder appears whole or not at all. It carries the fingerprint of the files and the settings that made it, so a case of other
+The root is private to the account that prepares, whatever the umask. A folder appears whole or not at all. It carries the fingerprint of the files and the settings that made it, so a case of other
 files or settings is never taken for the current one.
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
-from runkit import atomic
+from runkit import atomic, private
 
 FORMAT = 2  # raise it when the same files and settings give another store
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
@@ -103,10 +103,8 @@ class CaseStore:
 
     def __init__(self, root: str | os.PathLike):
         self.root = pathlib.Path(root)
-        try:
-            index = atomic.read_json(self.root / "index.json")
-        except FileNotFoundError:
-            raise ValueError(f"{self.root}: holds no prepared cases (no index.json); run the preparation to its end first") from None
+        index = _read_index(self.root)
+        private.tree(self.root)
         self.site: str = index["site"]
         self.settings: dict[str, Any] = index["settings"]
         self.seed: int = index["seed"]
@@ -140,6 +138,18 @@ class CaseStore:
             raise ValueError(f"{folder}: is missing or of other files or settings than the index; run the preparation again")
         native = Grid(tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64))
         return StoredCase(case_id, self._numbers[case_id], folder, self._sources[case_id], native, tuple(self.settings["target_mm"]))
+
+
+def site_of(root: str | os.PathLike) -> str:
+    """Returns whose prepared cases are in `root`; changes nothing there. Raises ValueError if it holds no finished store."""
+    return _read_index(pathlib.Path(root))["site"]
+
+
+def _read_index(root: pathlib.Path) -> dict[str, Any]:
+    try:
+        return atomic.read_json(root / "index.json")
+    except FileNotFoundError:
+        raise ValueError(f"{root}: holds no prepared cases (no index.json); run the preparation to its end first") from None
 
 
 def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
@@ -186,6 +196,7 @@ def write_case(
     voxels = math.prod(label.shape)
     if voxels > np.iinfo(np.int32).max:
         raise ValueError(f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan")
+    private.folder(root)
     with atomic.replacing_folder(case_folder(root, case_id)) as folder:
         _save(folder / "runs.npy", label.runs().runs)
         _save(folder / "native_runs.npy", native_label.runs().runs)
@@ -215,7 +226,7 @@ def write_index(
 ) -> None:
     """Writes index.json, which makes the cases a store. `sources` gives for each case, in the order of the running numbers, its files' hashes."""
     atomic.write_json(
-        pathlib.Path(root) / "index.json",
+        private.folder(root) / "index.json",
         {
             "site": site,
             "seed": seed,

@@ -24,7 +24,7 @@ from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
 from preprocessing.splits import listed_split, split_cases
-from runkit import atomic, progress
+from runkit import atomic, private, progress
 
 _LISTEN_S = 0.5  # between two looks at what the workers are doing
 
@@ -257,7 +257,8 @@ def _in_worker(case: Case, root: pathlib.Path, settings: Mapping[str, Any], thre
 
 def _clean(root: pathlib.Path) -> None:
     """Makes the folder and removes the old index and what a killed run left half written."""
-    (root / "cases").mkdir(parents=True, exist_ok=True)
+    private.tree(root)
+    private.make(root / "cases")
     (root / "index.json").unlink(missing_ok=True)
     for leftover in (root / "cases").glob(".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)

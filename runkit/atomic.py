@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from runkit import private
+
 
 def sync_directory(folder: str | os.PathLike) -> None:
     """Makes a rename inside `folder` survive a power cut. A no-op where directories cannot be opened (Windows)."""
@@ -29,14 +31,14 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
     """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it is removed.
 
     The temporary name keeps the suffixes of `path`, since many writers choose their format by them, and starts with a
-    dot, so that no listing of a folder takes it for a result.
+    dot, so that no listing of a folder takes it for a result. The file is no more open than its folder (see `private`).
 
     Args:
       sync: False where the block has synced the file itself.
       sync_folder: False where a power cut may bring the earlier file back.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.make(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix="".join(path.suffixes), dir=path.parent)
     os.close(descriptor)
     temporary = pathlib.Path(name)
@@ -45,7 +47,7 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
         if sync:
             with open(temporary, "rb+") as stream:
                 os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, private.mode_in(path.parent, 0o666))
         os.replace(temporary, path)
         if sync_folder:
             sync_directory(path.parent)
@@ -57,7 +59,7 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`; on success its files are synced and it takes the name, else it goes."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.make(path.parent)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
     try:
         yield temporary
@@ -65,7 +67,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             if file.is_file():
                 with open(file, "rb+") as stream:
                     os.fsync(stream.fileno())
-        os.chmod(temporary, 0o777 & ~_umask())
+        private.inherit(temporary)
+        os.chmod(temporary, private.mode_in(path.parent, 0o777))
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -94,9 +97,3 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); restore it or make it again") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

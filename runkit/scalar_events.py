@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from runkit import private
+
 
 class ScalarEvents:
     """Appends scalars to a file of its own in `folder`. Thread-safe; nothing is made before the first value.
@@ -34,13 +36,13 @@ class ScalarEvents:
         with self._mutex:
             records = b""
             if self._path is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                private.make(self._folder)
                 self._path = self._folder / f"events.out.tfevents.{int(self._clock())}.{os.getpid()}"
                 records = _record(_double(1, self._clock()) + _bytes(3, b"brain.Event:2"))
             for tag, value in values.items():
                 summary = _bytes(1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value))
                 records += _record(_double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary))
-            with open(self._path, "ab") as stream:
+            with open(self._path, "ab", opener=private.opener) as stream:
                 stream.write(records)
 
 

@@ -66,7 +66,7 @@ def prepare() -> int:
     experiment_flags.define_site()
     flags.DEFINE_string("manifest", None, "")
     flags.FLAGS(["prepare", *sys.argv[3:]])
-    pathlib.Path(flags.FLAGS.site_folder).mkdir(exist_ok=True)
+    experiment_flags.site_folder(make=True)
     return 0
 
 
@@ -78,8 +78,8 @@ def join() -> int:
     experiment_flags.define_site()
     flags.DEFINE_string("kit", None, "")
     flags.FLAGS(["join", *sys.argv[3:]])
-    transport = client.connect(flags.FLAGS.kit)
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
+    transport = client.connect(flags.FLAGS.kit, learned=folder.parent)
     summary = site_loop.run(ToyTrainer(transport.site, _plan()), transport, folder, pauses=lambda: iter(lambda: 0.2, None))
     return 0 if summary.finished else 1
 

@@ -22,7 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from federated import verification
+from federated import provision, verification
+from runkit import private
 from tests.deployment import guide, network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,14 +89,29 @@ class Walk:
         output = self._do("operator", "operator fingerprints")
         for site, fingerprint in spoken.items():
             assert fingerprint in output, f"the operator does not see the fingerprint that {site} reads out:\n{output}"
-        self._do("operator", "operator provision")
+        self._authority = _fingerprint(self._do("operator", "operator provision"), "authority's fingerprint")
         for site, host in HOSPITALS.items():
             self._carry("operator", f"federation/{site}", host, "answer")
             secrets = [path.name for path in self._path(host, "answer").iterdir() if path.suffix == ".key" or path.name == "credential"]
             assert not secrets, f"{secrets} travelled"
-            self._do(host, "hospital answer")
+            if host == "hospital1":
+                self._exchanged_on_the_way(site, host)
+            output = self._do(host, "hospital answer", AUTHORITY=self._authority)
+            assert self._authority in output, output
         self._carry("operator", "federation/server", "server", "kit")
         self._carry("operator", "initial.safetensors", "server", "initial.safetensors")
+
+    def _exchanged_on_the_way(self, site: str, host: str) -> None:
+        """Somebody on the way answers in the operator's place; with the fingerprint from the telephone it is refused."""
+        forged = provision.provision(
+            self._folder / "somebody", "attacker.example", (), requests=[self._path(host, "kit/site.csr")], port=8443
+        )
+        genuine = self._path(host, "answer").rename(self._path(host, "genuine"))
+        shutil.copytree(forged / site, self._path(host, "answer"))
+        output = self._do(host, "hospital answer", code=1, AUTHORITY=self._authority)
+        assert "is not the authority with the fingerprint" in output, output
+        shutil.rmtree(self._path(host, "answer"))
+        genuine.rename(self._path(host, "answer"))
 
     def _serve_and_join(self) -> None:
         output = self._do("hospital1", "hospital doctor", code=1)
@@ -130,7 +146,7 @@ class Walk:
         self._carry("hospital1", "kit/site.csr", "operator", "C1.csr")
         self._do("operator", "operator renew")
         self._carry("operator", "federation/C1", "hospital1", "answer")
-        self._do("hospital1", "hospital answer")
+        self._do("hospital1", "hospital renewed")
         self._carry("operator", "federation/server", "server", "kit")
         self._stop(self._sites["hospital1"], signal.SIGTERM)
         self._sites["hospital1"] = self._start("hospital1", "hospital join")
@@ -154,13 +170,16 @@ class Walk:
         for head in self._noted:
             verification.verify(self._path("server", "store"), head=head)
         assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
+        folders = ["server/store", "server/kit", "operator/federation", *(f"{h}/{f}" for h in HOSPITALS.values() for f in ("kit", "site"))]
+        open_ones = [path for folder in folders for path in private.open_to_others(self._folder / folder)]
+        assert not open_ones, f"other accounts can read {', '.join(map(str, open_ones))}"
         rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
         assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"
         assert list(self._path("server", "scalars").glob("events.out.tfevents.*")), "nothing for TensorBoard"
 
     def _revoke(self) -> None:
         shutil.move(self._path("server", "store"), self._path("server", "store_of_the_first_run"))
-        server = self._serve()
+        server = self._revoke_server(self._serve())
         self._do("hospital2", "hospital doctor")
         self._do("operator", "operator revoke")
         self._carry("operator", "federation/server/credentials.json", "server", "kit/credentials.json")
@@ -168,7 +187,31 @@ class Walk:
         assert "or the site was revoked" in output, output
         self._do("hospital1", "hospital doctor")
         self._stop(server, signal.SIGTERM)
+
+    def _revoke_server(self, server: subprocess.Popen) -> subprocess.Popen:
+        """Returns the server with its new key, once whoever has the old one was refused."""
+        shutil.copytree(self._path("server", "kit"), self._path("server", "stolen"))
+        self._do("operator", "operator revokeserver")
+        self._carry("operator", "federation/server", "server", "kit")
+        self._stop(server, signal.SIGTERM)
         assert "stopped; the same command goes on" in self._said("server", "server serve")
+        shutil.rmtree(self._path("hospital1", "site/federated"))  # the first run's
+        server = self._serve()
+        site = self._start("hospital1", "hospital join")
+        self._until(self._path("hospital1", "site/federated/revoked.crl").is_file, "the news of the revocation", site)
+        self._stop(site, signal.SIGTERM)
+        self._do("hospital1", "hospital doctor")
+        self._do("operator", "operator status")
+        self._stop(server, signal.SIGTERM)
+        self._path("server", "kit").rename(self._path("server", "new_kit"))
+        self._path("server", "stolen").rename(self._path("server", "kit"))
+        server = self._serve()
+        output = self._do("hospital1", "hospital doctor", code=1)
+        assert "revoked by the operator" in output, output
+        self._stop(server, signal.SIGTERM)
+        self._path("server", "kit").rename(self._path("server", "stolen"))
+        self._path("server", "new_kit").rename(self._path("server", "kit"))
+        return self._serve()
 
     def _scans(self) -> None:
         for site, host in HOSPITALS.items():
@@ -259,8 +302,8 @@ def _is_running(group: int) -> bool:
     return False
 
 
-def _fingerprint(output: str) -> str:
-    found = re.search(r"fingerprint ((?:[0-9a-f]{4} ){7}[0-9a-f]{4})", output)
+def _fingerprint(output: str, what: str = "fingerprint") -> str:
+    found = re.search(rf"{what} ((?:[0-9a-f]{{4}} ){{7}}[0-9a-f]{{4}})", output)
     assert found, f"no fingerprint in:\n{output}"
     return found[1]
 

@@ -16,6 +16,7 @@ from c2fnas import named_weights
 from experiments import results
 from experiments.processes import ProgramFailed, ProgramGroup
 from preprocessing import nifti
+from runkit import private
 from tests.experiments.study import CASES, Study, scan
 from tests.preprocessing import dicom_files
 
@@ -73,6 +74,11 @@ def test_site_keeps_its_picture_and_the_best_of_its_own_models(study, finished):
         best, _ = named_weights.load(study.site_folder(site) / "federated" / "best.safetensors")
         lent, _ = named_weights.load(finished / "models" / f"{site}_FL_local.safetensors")
         assert all(np.array_equal(best[name], lent[name]) for name in best)
+
+
+def test_what_the_programs_keep_is_private_to_their_account(study, finished):
+    for folder in (study.kits, finished, *(study.site_folder(site) for site in CASES)):
+        assert list(private.open_to_others(folder)) == []
 
 
 def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, finished):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from experiments.configuration import ExperimentConfig
 from federated import errors
 from federated.weights import canonical, specs_of
 from preprocessing import manifest, nifti, pipeline
+from runkit import private
 from tests.experiments import study
 
 
@@ -59,6 +61,24 @@ def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(conf
     best = max(score for _, score in validated(tmp_path))
     first = next(number for number, score in validated(tmp_path) if score == best)
     assert site.best_score == {"dice": best, "round": first}
+
+
+def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, tmp_path):
+    """Checkpoints, best model, predictions, and TensorBoard's files, which TensorFlow writes as the umask says."""
+    folder = tmp_path / "federated"
+    folder.mkdir()
+    folder.chmod(0o755)  # an earlier release's
+    before = os.umask(0)
+    try:
+        site = trainer(dataclasses.replace(config, num_rounds=2, keep_checkpoints=2), store, folder)
+        dict(site.train_alone(initial(config)))
+        site.evaluate("C2_FL_local", site.best_model())
+    finally:
+        os.umask(before)
+    names = {path.name for path in folder.rglob("*")}
+    assert {"checkpoint.safetensors", "best.safetensors", "examples", "history.jsonl"} <= names
+    assert any("tfevents" in name for name in names) and any(name.startswith("earlier_") for name in names)
+    assert list(private.open_to_others(folder)) == [] == list(private.open_to_others(store.root))
 
 
 def test_how_often_changes_no_weight(config, store, tmp_path):

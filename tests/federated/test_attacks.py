@@ -388,7 +388,7 @@ def test_a_link_in_a_store_is_refused_by_name(tmp_path, place):
     if path.is_dir():
         path.rmdir()
     path.symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(ValueError, match=rf"{place.split('/')[-1]}.*is a link"):
+    with pytest.raises(ValueError, match=rf"{place.split('/')[-1]}.*is a symbolic link"):
         storage.Store(folder)
     assert list(elsewhere.iterdir()) == []
 

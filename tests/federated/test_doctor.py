@@ -158,6 +158,29 @@ def test_the_key_can_be_read_by_others(kit):
     assert finding.state == "warning" and "chmod 600 site.key" in finding.mend
 
 
+def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
+    for folder in (kit, tmp_path / "site" / "cases", tmp_path / "store"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+    (tmp_path / "site").chmod(0o700)
+    (tmp_path / "store" / "state.sqlite").touch(0o644)
+    findings = site(kit, 1, folder=tmp_path / "site")
+    assert one(findings, "private files").state == one(findings, "private folder").state == "warning"
+    assert f"cases in {tmp_path / 'site'}" in one(findings, "private folder").found
+    assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").mend
+    finding = one(examination.of_server(kits / "server", store=tmp_path / "store", port=0), "private folder")
+    assert finding.state == "warning" and "the folder, state.sqlite in" in finding.found
+    (tmp_path / "site" / "cases").chmod(0o700)
+    assert one(site(kit, 1, folder=tmp_path / "site"), "private folder").state == "good"
+    assert kit.stat().st_mode & 0o777 == 0o755, "the doctor has changed something"
+
+
+def test_the_doctor_shows_the_authority_that_the_operator_reads_out(kits, kit):
+    said = provision.authority_fingerprint(kits)
+    assert one(site(kit, 1), "authority").found == said
+    assert one(examination.of_server(kits / "server", port=0), "authority").found == said
+
+
 def test_the_key_is_of_another_kit(kit, kits):
     shutil.copy(kits / "C2" / "site.key", kit / "site.key")
     only_fault(site(kit, 1), "certificate", "not a pair", "take the whole folder")

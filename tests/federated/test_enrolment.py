@@ -1,11 +1,15 @@
+import datetime
+import hashlib
 import json
 import shutil
+import ssl
 import stat
 import subprocess
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
-from federated import certificates, credentials, enrolment, expiry, provision, tls
+from federated import certificates, client, credentials, doctor_kit, enrolment, expiry, operator_client, provision, tls
 from federated.errors import CertificateRefused
 
 
@@ -21,8 +25,16 @@ def enrolled(federation, tmp_path):
     kit = tmp_path / "C2_kit"
     enrolment.request(kit, "C2")
     provision.add(federation, requests=[kit / "site.csr"])
-    enrolment.install(kit, federation / "C2")
+    enrolment.install(kit, federation / "C2", authority=provision.authority_fingerprint(federation))
     return kit
+
+
+@pytest.fixture
+def asked(federation, tmp_path):
+    """C2 has made a request, and the answer to it is in `federation`/C2; returns the kit."""
+    enrolment.request(tmp_path / "asked", "C2")
+    provision.add(federation, requests=[tmp_path / "asked" / "site.csr"])
+    return tmp_path / "asked"
 
 
 def book(federation):
@@ -110,6 +122,182 @@ def test_an_answer_with_another_authority_is_refused(federation, tmp_path, other
     shutil.copy(other_kits / "C1" / "ca.pem", federation / "C2" / "ca.pem")
     with pytest.raises(ValueError, match=r"is not of the authority in ca\.pem beside it"):
         enrolment.install(kit, federation / "C2")
+
+
+def colons(digest):
+    return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2)).upper()
+
+
+@pytest.mark.parametrize("said", [lambda digest: digest, colons, certificates.spoken, lambda d: certificates.spoken(d).replace(" ", "-")])
+def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation, asked, said):
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert((federation / "authority" / "ca.pem").read_text())).hexdigest()
+    enrolment.install(asked, federation / "C2", authority=said(digest))
+    tls.Identity.of(asked, "site")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (lambda digest: "", "the authority's fingerprint is missing.*telephone.*--authority"),
+        (lambda digest: digest[:31], "at least its first 32 digits"),
+        (lambda digest: digest[:31] + "g", "is not a fingerprint"),
+        (lambda digest: digest + "0", "is not a fingerprint"),
+        (lambda digest: digest[:31] + ("0" if digest[31] != "0" else "1"), "is not the authority with the fingerprint.*changed on its way"),
+        (lambda digest: digest[1:33], "is not the authority"),
+    ],
+    ids=["none", "short", "letters", "long", "another", "shifted"],
+)
+def test_an_answer_without_the_right_fingerprint_changes_nothing(federation, asked, said, message):
+    digest = tls.fingerprint_of_pem((federation / "authority" / "ca.pem").read_bytes())
+    before = {path.name: path.read_bytes() for path in asked.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        enrolment.install(asked, federation / "C2", authority=said(digest))
+    assert {path.name: path.read_bytes() for path in asked.iterdir()} == before
+
+
+def attackers_answer(kit, folder, **about):
+    """The answer that somebody on the way makes from the request: whole, and of an authority of his own."""
+    forged = provision.provision(folder, "attacker.example", (), requests=[kit / "site.csr"])
+    name = provision.read_request_file(kit / "site.csr").name
+    return forged, forged / name
+
+
+def test_an_answer_that_was_made_by_somebody_on_the_way_is_refused(federation, asked, tmp_path):
+    _, answer = attackers_answer(asked, tmp_path / "forged")
+    with pytest.raises(ValueError, match="is not the authority with the fingerprint"):
+        enrolment.install(asked, answer, authority=provision.authority_fingerprint(federation))
+    assert not (asked / "ca.pem").exists()
+
+
+def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation(enrolled, tmp_path):
+    before = (enrolled / "ca.pem").read_bytes()
+    enrolment.request(enrolled, "C2")
+    forged, answer = attackers_answer(enrolled, tmp_path / "forged")
+    said = provision.authority_fingerprint(forged)
+    with pytest.raises(ValueError, match=r"its authority is another than the kit's; host is 'attacker\.example', in the kit 'localhost'"):
+        enrolment.install(enrolled, answer)
+    with pytest.raises(ValueError, match="--confirm_change"):
+        enrolment.install(enrolled, answer, authority=said)
+    with pytest.raises(ValueError, match="give the fingerprint of the new one"):
+        enrolment.install(enrolled, answer, confirm_change=True)
+    assert (enrolled / "ca.pem").read_bytes() == before
+    enrolment.install(enrolled, answer, authority=said, confirm_change=True)
+    assert (enrolled / "ca.pem").read_bytes() == (forged / "authority" / "ca.pem").read_bytes()
+    tls.Identity.of(enrolled, "site")
+
+
+@pytest.mark.parametrize(("key", "value"), [("host", "attacker.example"), ("port", 4443)])
+def test_a_renewal_with_another_address_is_refused_unless_confirmed(federation, enrolled, key, value):
+    enrolment.request(enrolled, "C2")
+    provision.add(federation, requests=[enrolled / "site.csr"])
+    about = json.loads((federation / "C2" / "site.json").read_text())
+    (federation / "C2" / "site.json").write_text(json.dumps({**about, key: value}))
+    with pytest.raises(ValueError, match=rf"{key} is {value!r}, in the kit .*--confirm_change"):
+        enrolment.install(enrolled, federation / "C2", authority=provision.authority_fingerprint(federation))
+    assert json.loads((enrolled / "site.json").read_text()) == about
+    enrolment.install(enrolled, federation / "C2", confirm_change=True)
+    assert json.loads((enrolled / "site.json").read_text()) == {**about, key: value}
+
+
+def test_an_answer_under_another_name_is_refused(federation, tmp_path):
+    """The operator's own mistake, or his address book's: the certificate is for this key, but not for this site."""
+    kit = tmp_path / "kit"
+    enrolment.request(kit, "C2")
+    key = serialization.load_pem_private_key((kit / "site.key.next").read_bytes(), None)
+    secret_hash = credentials.hashed(secret(kit))
+    (tmp_path / "C9.csr").write_bytes(certificates.new_request("C9", key, secret_hash))
+    provision.add(federation, requests=[tmp_path / "C9.csr"])
+    said = provision.authority_fingerprint(federation)
+    with pytest.raises(ValueError, match="site is 'C9', the request was made for 'C2'"):
+        enrolment.install(kit, federation / "C9", authority=said)
+    (federation / "C9" / "site.json").write_text(json.dumps({"site": "C2", "host": "localhost", "port": 1}))
+    with pytest.raises(ValueError, match="is of site 'C2', the certificate beside it of 'C9'"):
+        enrolment.install(kit, federation / "C9", authority=said)
+
+
+@pytest.mark.parametrize(
+    "about",
+    ["[]", "{}", '{"site": "C2", "host": "a b", "port": 1}', '{"site": "C2", "host": "a\\u001b[2J", "port": 1}'],
+    ids=["list", "empty", "space", "escape"],
+)
+def test_an_answer_without_a_usable_address_is_refused_by_name(federation, asked, about):
+    (federation / "C2" / "site.json").write_text(about)
+    with pytest.raises(ValueError, match=r"site\.json: expected"):
+        enrolment.install(asked, federation / "C2", authority=provision.authority_fingerprint(federation))
+
+
+def test_another_credential_under_a_known_name_needs_the_operators_word(federation, enrolled, tmp_path):
+    enrolment.request(tmp_path / "somebody", "C2")
+    csr = tmp_path / "somebody" / "site.csr"
+    before = json.loads((federation / "server" / "credentials.json").read_text())
+    with pytest.raises(ValueError, match=r"another credential than site C2 has.*--replace_credential=C2"):
+        provision.add(federation, requests=[csr])
+    with pytest.raises(ValueError, match="another credential"):
+        provision.add(federation, requests=[csr], replace_credential=["C1"])
+    assert json.loads((federation / "server" / "credentials.json").read_text()) == before
+    provision.add(federation, requests=[csr], replace_credential=["C2"])
+    book(federation).check("C2", secret(tmp_path / "somebody"))
+
+
+def test_a_name_that_differs_in_case_only_is_not_a_new_site(federation, enrolled, tmp_path):
+    enrolment.request(tmp_path / "somebody", "c2")
+    with pytest.raises(ValueError, match="asks for 'c2', and there is 'C2'"):
+        provision.add(federation, requests=[tmp_path / "somebody" / "site.csr"])
+
+
+# Links.
+
+
+@pytest.mark.parametrize("name", ["credential", "site.key.next", "site.csr"])
+def test_a_link_in_a_kit_is_not_followed(federation, asked, tmp_path, name):
+    (asked / name).rename(tmp_path / "elsewhere")
+    (asked / name).symlink_to(tmp_path / "elsewhere")
+    before = (tmp_path / "elsewhere").read_bytes()
+    for work in (
+        lambda: enrolment.request(asked, "C2"),
+        lambda: enrolment.install(asked, federation / "C2", authority=provision.authority_fingerprint(federation)),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: is a symbolic link.*put the file itself"):
+            work()
+    assert (tmp_path / "elsewhere").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "site.pem", "site.json"])
+def test_a_link_in_an_answer_is_not_followed(federation, asked, tmp_path, name):
+    (federation / "C2" / name).rename(tmp_path / "elsewhere")
+    (federation / "C2" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{name}: is a symbolic link"):
+        enrolment.install(asked, federation / "C2", authority=provision.authority_fingerprint(federation))
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "site.pem", "site.key", "credential", "site.json"])
+def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tmp_path, name):
+    (enrolled / name).rename(tmp_path / "elsewhere")
+    (enrolled / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{name}: is a symbolic link"):
+        client.connect(enrolled, port=1)
+    with pytest.raises(ValueError, match=rf"{name}: is a symbolic link"):
+        operator_client.Kit.read(enrolled, port=1)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    (finding,) = (f for f in doctor_kit.check_kit(enrolled, now=now) if f.state == "fault")
+    assert name in finding.found and "links are not followed" in finding.mend
+
+
+@pytest.mark.parametrize("name", ["authority", "authority/ca.key", "server/credentials.json", "C1", "C1/site.key", "operator/credential"])
+def test_provisioning_writes_through_no_link(federation, tmp_path, name):
+    path = federation / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{path.name}: is a symbolic link"):
+        provision.renew(federation, ["server", "operator", "C1"])
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        provision.provision(federation, "localhost", ("C1",), overwrite=True)
+
+
+def test_a_link_in_place_of_a_request_is_not_followed(federation, asked, tmp_path):
+    (tmp_path / "C2.csr").symlink_to(asked / "site.csr")
+    with pytest.raises(ValueError, match=r"C2\.csr: is a symbolic link"):
+        provision.add(federation, requests=[tmp_path / "C2.csr"])
 
 
 @pytest.mark.parametrize(
