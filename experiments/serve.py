@@ -41,7 +41,10 @@ flags.DEFINE_enum(
     "late_updates", "discard", ["discard", "keep"], "What comes after its round was averaged: drop it, or count it in the next."
 )
 flags.DEFINE_float(
-    "max_change_ratio", 10.0, "Refuse an update that changes the model so many times more than the median of others; 0 never."
+    "max_change_ratio",
+    10.0,
+    "Refuse an update that changes the model so many times more than is usual: the median of what other sites changed in the last five "
+    "rounds, at least half the norm of the initial model; 0 never.",
 )
 flags.DEFINE_enum(
     "transport", "raw", ["raw", "deflate", "half"], "How models travel: as they are, losslessly packed, or rounded to float16."

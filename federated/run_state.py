@@ -45,7 +45,7 @@ class RunState:
         self.stale = False
         self.log_is_behind = False
         self.trouble = ""
-        self._lines = LineBudget()
+        self._lines = LineBudget(burst=1000, every_s=10.0)
         self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
         self.untouched = Untouched()
         self.round: Round | None = None

@@ -22,7 +22,7 @@ class ServerConfig:
     progress_grace_s: float = 60.0  # how long a transfer that has begun may stand still before it is no longer waited for
     max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
     late_updates: str = "discard"  # or "keep": what comes after its round was averaged counts in the next one
-    max_change_ratio: float = 10.0  # an update that changes the model so many times more than the median of others is refused; 0: never
+    max_change_ratio: float = 10.0  # an update that changes the model so many times more than is usual (see `gate`) is refused; 0: never
     transport: str = "raw"  # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
     patience_rounds: int = 0  # so many global models without a better mean score end the run; 0: never
     min_improvement: float = 0.0  # of the mean score, to count as better
