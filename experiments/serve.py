@@ -44,7 +44,7 @@ flags.DEFINE_float(
     "max_change_ratio",
     10.0,
     "Refuse an update that changes the model so many times more than is usual: the median of what other sites changed in the last five "
-    "rounds, at least half the norm of the initial model; 0 never.",
+    "rounds, at least a fifth of the norm of the initial model; 0 never.",
 )
 flags.DEFINE_enum(
     "transport", "raw", ["raw", "deflate", "half"], "How models travel: as they are, losslessly packed, or rounded to float16."

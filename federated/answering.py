@@ -33,7 +33,7 @@ _STATUS = {
 _MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
 
 
-_MAX_LOGGED = 2000  # characters of it in the server's own log
+_MAX_LOGGED = 1500  # characters of it in the server's own log
 _lines = LineBudget()
 
 

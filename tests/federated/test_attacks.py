@@ -238,14 +238,14 @@ def test_two_sites_bound_each_other_from_the_first_round(opened):
     hostile, honest = Site(run, "C1"), Site(run, "C2")
     with pytest.raises(errors.UpdateRefused, match="changes the model by"):
         hostile.push(1, 3e38)
-    largest = 2.0
     for number in (1, 2, 3, 4, 5):
-        for value in (largest * 5 * number, 30.0):  # fivefold each time, and then as far as it goes
+        hostile.push(number, 3.0)
+        for value in (10.0, 15.0 * 5**number):  # as far as it goes
             with contextlib.suppress(errors.UpdateRefused):
                 hostile.push(number, value)
         honest.push(number, 2.0)
         run.lead.advance()
-        assert abs(scale(run, number)) < 40
+        assert abs(scale(run, number)) < 20
 
 
 def test_a_hostile_site_that_sends_tiny_changes_shuts_nobody_out(opened):

@@ -71,11 +71,11 @@ def test_a_change_is_compared_with_what_is_usual():
 @pytest.mark.parametrize(
     ("others", "norm", "values", "expected"),
     [
-        ([], 8.0, 100, 4.0),  # half the initial model's norm
+        ([], 8.0, 100, 1.6),  # a fifth of the initial model's norm
         ([9.0, 10.0, 1000.0], 8.0, 100, 10.0),  # the median of others
         ([7.0], 8.0, 100, 7.0),  # one other is enough
-        ([1e-9, 1e-9], 8.0, 100, 4.0),  # tiny changes of a hostile site shut nobody out
-        ([], 0.0, 10_000, 0.05),  # a model of zeros counts as one of values of 0.001
+        ([1e-9, 1e-9], 8.0, 100, 1.6),  # tiny changes of a hostile site shut nobody out
+        ([], 0.0, 10_000, 0.02),  # a model of zeros counts as one of values of 0.001
     ],
 )
 def test_what_is_usual_follows_the_others_and_never_falls_below_a_share_of_the_initial_model(others, norm, values, expected):
