@@ -25,7 +25,16 @@ experiment_flags.define_runtime()
 flags.DEFINE_integer("seed", 0, "Of Keras; a prediction draws nothing.")
 flags.DEFINE_string("model", None, "Folder of the model: weights, genotype, plan, card.")
 flags.DEFINE_multi_string(
-    "image", [], "A CT (.nii, .nii.gz), the folder of one DICOM series, or a folder of CTs and of such folders. May be given several times."
+    "image",
+    [],
+    "A CT: .nii, .nii.gz, the folder or zip of a DICOM series, a multi-frame DICOM file; or a folder of CTs and of such folders. "
+    "May be given several times.",
+)
+flags.DEFINE_string(
+    "series",
+    None,
+    "Of every DICOM scan, the series to segment: its SeriesInstanceUID or SeriesNumber, and behind a # the acquisition of a series that "
+    'holds several, e.g. "2" or "1.2.840.113619.2.55#1".',
 )
 flags.DEFINE_string("list", None, "Text file with one such path a line; relative ones start at the file's folder.")
 flags.DEFINE_string("output", None, "Mask to write (.nii.gz) for one scan; for several, the folder of masks.")
@@ -50,12 +59,15 @@ def main(argv: list[str]) -> int:
 
     from c2fnas import inference, model_folder
     from experiments import scan_prediction
+    from preprocessing import dicom
     from runkit import atomic, progress
 
     model = model_folder.load(experiment_flags.required("model", "the folder of the model"))
     settings = _settings(model)
     model.genotype.check_size(settings.window.size)
     jobs = _jobs()
+    if FLAGS.series is not None and not any(dicom.is_series(image) for image, _ in jobs):
+        raise app.UsageError("--series chooses a series of a DICOM scan, and no scan given is DICOM")
     if FLAGS.dicom_seg:
         from preprocessing import dicom_segmentation
 
@@ -80,8 +92,9 @@ def main(argv: list[str]) -> int:
                 settings,
                 overlay=mask.with_name(scan_prediction.stem(mask) + ".png") if FLAGS.overlay else None,
                 probabilities=FLAGS.probabilities,
-                dicom_seg=mask.with_name(scan_prediction.stem(mask) + ".dcm") if FLAGS.dicom_seg and image.is_dir() else None,
+                dicom_seg=mask.with_name(scan_prediction.stem(mask) + ".dcm") if FLAGS.dicom_seg and dicom.is_series(image) else None,
                 model_name=model.name,
+                series=FLAGS.series,
             )
         except (ValueError, OSError, MemoryError) as error:
             failed.append(str(error) or f"{image}: does not fit into memory")
@@ -160,12 +173,17 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def _scans(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the path itself for a file or a DICOM series, and what lies in it for a folder of scans."""
+    """Returns the path itself for a file or a DICOM series, and what lies in it for a folder of scans: NIfTI files, zips, folders."""
+    from preprocessing import dicom
+
     if not path.is_dir():
         return [path]
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    scans = [entry for entry in inside if entry.is_file() and entry.name.endswith((".nii", ".nii.gz"))]
-    if scans or not any(entry.is_file() for entry in inside):
+    files = [entry for entry in inside if entry.is_file()]
+    scans = [entry for entry in files if entry.name.endswith((".nii", ".nii.gz"))]
+    if scans or not any(dicom.is_series(entry) and entry.suffix.lower() != ".zip" for entry in files):
+        scans = sorted([*scans, *(entry for entry in files if entry.suffix.lower() == ".zip")])
+    if scans or not files:
         return scans + [entry for entry in inside if entry.is_dir()]
     return [path]
 

@@ -16,12 +16,19 @@ import numpy as np
 from c2fnas import components, inference, sliding_window
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from preprocessing import geometry, integrity, intensity, nifti, resampling, sources
+from preprocessing import dicom, geometry, integrity, intensity, nifti, resampling, rules, sources
 from preprocessing.manifest import Case
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+# remedies of rules whose own speak of a manifest
+_REMEDIES = {
+    rules.SEVERAL_SERIES.id: "choose one with --series and its SeriesInstanceUID or number",
+    rules.SEVERAL_ACQUISITIONS.id: "choose one with --series: the series, then # and the acquisition, e.g. --series=1.2.840.113619#2",
+}
+_DICOM_SUFFIXES = (".zip", ".dcm", ".dicom", ".ima")
 _EXPECTED_VIEW = 0.5  # of the shortest training scan: below it the organ may well lie outside
 
 
@@ -79,24 +86,30 @@ def predict_scan(
     probabilities: bool = False,
     dicom_seg: str | os.PathLike | None = None,
     model_name: str = "C2FNAS",
+    series: str | None = None,
 ) -> Prediction:
     """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they are, bit for bit.
 
     A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its size. Every file is there whole or not at all.
 
     Args:
-      image: CT, a NIfTI file or the folder of a DICOM series.
+      image: CT, a NIfTI file or a DICOM series: its folder, a zip of it, or one multi-frame file.
       output: mask to write, .nii.gz.
       logits_fn: the network, see c2fnas.inference.logits_fn.
       overlay: picture to write, .png.
       probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each class on the scan's grid.
       dicom_seg: DICOM segmentation object to write, .dcm, for a DICOM series.
       model_name: written into it.
+      series: which DICOM series, where there are several, see `dicom.read_series`.
     Raises:
       ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and the file that cannot be written.
     """
     image = pathlib.Path(image)
-    ct = sources.read_image(Case("scan", image, None))
+    is_dicom = dicom.is_series(image)
+    try:
+        ct = sources.read_image(Case("scan", image, None, series))
+    except IntegrityError as error:
+        raise IntegrityError(error.rule, error.file, error.problem, _REMEDIES.get(error.rule, error.fix)) from error
     integrity.check_scan(ct, str(image))
     upright = geometry.to_ras(ct)
     _check_view(upright, image, settings.expected_view_mm)
@@ -111,7 +124,7 @@ def predict_scan(
         mask = components.keep_largest(mask)
     native = resampling.restore_labels(mask, ct.grid, settings.spacing_mm)
     with _written(output):
-        if image.is_dir():
+        if is_dicom:
             nifti.write_volume(output, Volume(native, ct.affine))
         else:
             nifti.write_labels_like(output, native, image)
@@ -123,12 +136,14 @@ def predict_scan(
     if overlay is not None:
         with _written(overlay), atomic.replacing(overlay) as path:
             figures.overlay(scaled, mask, settings.spacing_mm).savefig(path)
+    unusual = tuple(f"{warning.problem} [{warning.rule}]; {warning.fix}" for warning in ct.warnings)
     found = _described(native, ct.grid)
+    found = dataclasses.replace(found, notes=(*found.notes, *unusual))
     if dicom_seg is not None and native.any():
         from preprocessing import dicom_segmentation
 
         with _written(dicom_seg):
-            dicom_segmentation.write(dicom_seg, native, image, model_name=model_name)
+            dicom_segmentation.write(dicom_seg, native, image, model_name=model_name, series=series)
     return found
 
 
@@ -189,8 +204,11 @@ def _beside(output: str | os.PathLike, ending: str) -> pathlib.Path:
 
 
 def stem(path: str | os.PathLike) -> str:
-    """Returns the name of a scan without .nii, .nii.gz; of a folder its name."""
-    return pathlib.Path(path).name.removesuffix(".gz").removesuffix(".nii")
+    """Returns the name of a scan without .nii, .nii.gz, .zip, .dcm; of a folder its name."""
+    name = pathlib.Path(path).name
+    if name.lower().endswith(_DICOM_SUFFIXES):
+        return name[: name.rindex(".")]
+    return name.removesuffix(".gz").removesuffix(".nii")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 from isal import igzip
 
-from preprocessing import geometry, intensity, nifti, resampling
+from preprocessing import dicom, geometry, intensity, nifti, resampling
 from preprocessing.manifest import Case
 from preprocessing.volume import Grid
 
@@ -93,7 +93,7 @@ class Budget:
 def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     """Returns what a labelled case needs, or None where its headers cannot be read: it will be refused before it needs anything."""
     try:
-        if case.image.is_dir():
+        if dicom.is_series(case.image):
             grid, image_bytes, read_bytes = _dicom_form(case)
         else:
             grid, dtype, scaled = nifti.stored_form(case.image)
@@ -182,11 +182,12 @@ def _planes_voxels(grid: Grid, upright: Grid, prepared: Sequence[int]) -> int:
 
 
 def _dicom_form(case: Case) -> tuple[Grid, int, int]:
-    sizes = [path.stat().st_size for path in case.image.rglob("*") if path.is_file()]
     label_grid, _, _ = nifti.stored_form(case.label)
-    shape = (*_DICOM_SLICE, max(2, len(sizes)))
     affine = np.diag([*label_grid.spacing_mm, 1.0])
-    return Grid(shape, affine), 6, sum(sizes)
+    if not case.image.is_dir():  # a zip or a multi-frame file: as many voxels as its label
+        return Grid(label_grid.shape, affine), 6, case.image.stat().st_size
+    sizes = [path.stat().st_size for path in dicom.files_in(case.image)]
+    return Grid((*_DICOM_SLICE, max(2, len(sizes))), affine), 6, sum(sizes)
 
 
 def _duration(seconds: float) -> str:

@@ -50,8 +50,8 @@ def read_case_and(
 
 
 def read_image(case: Case) -> Volume:
-    """Returns the CT of a case: of a folder its DICOM series, else of a NIfTI file. Raises as `read_case`."""
-    if case.image.is_dir():
+    """Returns the CT of a case: a DICOM series (a folder, a zip of one, a multi-frame file), or a NIfTI file. Raises as `read_case`."""
+    if dicom.is_series(case.image):
         return dicom.read_series(case.image, case.series)
     return nifti.read_ct(case.image)
 
@@ -72,8 +72,8 @@ def digests(case: Case) -> dict[str, str]:
 
 
 def require_readers(manifest: Manifest) -> None:
-    """Raises ValueError, with the way out, if a case needs a reader that is not installed: before the work, not for each case."""
-    if any(case.image.is_dir() for case in manifest.included):
+    """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before the work, not for each case."""
+    if any(dicom.is_series(case.image) for case in manifest.included):
         dicom.require_reader()
 
 

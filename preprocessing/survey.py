@@ -93,7 +93,7 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
     try:
         if case.label is None:
             image = sources.read_image(case)
-            integrity.check_scan(image, str(case.image))
+            problems += integrity.check_scan(image, str(case.image))
         else:
             image, label = sources.read_case(case, label_values)
             problems += integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
