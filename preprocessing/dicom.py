@@ -178,7 +178,9 @@ def _stored(header: Header) -> _Stored:
     colour = header.text("PhotometricInterpretation").upper()
     if not colour:
         raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
-    if colour not in ("MONOCHROME1", "MONOCHROME2"):
+    if colour == "MONOCHROME1":  # SimpleITK turns such pixels round, others do not
+        raise broken(rules.NOT_GREY, path, "has pixels of MONOCHROME1: whether their values run from white to black is not clear")
+    if colour != "MONOCHROME2":
         raise broken(rules.NOT_GREY, path, f"has pixels of {colour}")
     size = (header.required("Rows"), header.required("Columns"))
     for name, value in zip(("Rows", "Columns"), size, strict=True):
@@ -229,7 +231,10 @@ def _require_whole(stored: _Stored) -> None:
         raise broken(rules.UNDECODABLE, stored.file, f"has encapsulated pixels, but names transfer syntax {stored.transfer_syntax}")
     row = stored.size[1] * stored.bits[0] // 8
     expected = row * stored.size[0] * (stored.frames or 1)
-    there = min(stored.where.length, max(0, stored.file.stat().st_size - stored.where.start))
+    there = stored.where.length
+    left = max(0, stored.file.stat().st_size - stored.where.start)
+    if there > left:
+        raise broken(rules.UNDECODABLE, stored.file, f"is cut short: of {there} bytes of pixel data {left} are there")
     # some writers add a few bytes at the end; a row too many is another picture
     if not expected <= there < expected + max(row, 2):
         shape = f"{stored.size[0]} x {stored.size[1]} pixels of {stored.bits[0]} bits"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -97,8 +97,8 @@ def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
     for groups in (
         _by(mark.number for mark in marks),
         _numbered(_by(mark.time for mark in marks)),
-        _passes_over_places(marks, heights),
         _passes_in_order(marks, heights),
+        _passes_over_places(marks, heights),
     ):
         if len(groups) > 1 and _overlap([heights[members] for members in groups.values()]):
             return groups
@@ -125,9 +125,7 @@ def _passes_over_places(marks: Sequence[Marks], heights: np.ndarray) -> dict[str
     if not len(real) or len(real) == len(gaps):
         return {}
     places = np.split(by_height, np.flatnonzero(gaps > max(1e-3, _SAME_PLACE * float(np.median(real)))) + 1)
-    counts = Counter(len(place) for place in places)
-    (passes, often), *_ = counts.most_common(1)
-    if passes < 2 or often < len(places) / 2:
+    if len({len(place) for place in places}) > 1:
         return {}
     groups: dict[str, list[int]] = defaultdict(list)
     for place in places:
@@ -154,6 +152,10 @@ def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, l
         else:
             direction = sign
     groups.append(in_order[start:])
+    for i, members in enumerate(groups[:-1]):  # where the table turns, its step shows which pass the last slice belongs to
+        steps = np.abs(np.diff(heights[members]))
+        if len(steps) > 2 and abs(steps[-1] - np.median(steps)) > 0.1 * np.median(steps):
+            groups[i], groups[i + 1] = members[:-1], np.concatenate([members[-1:], groups[i + 1]])
     extent = np.ptp(heights)
     # each pass covers most of the patient; numbers in no order at all make many short runs
     if not 2 <= len(groups) <= _MOST_PASSES or any(len(g) < 3 or np.ptp(heights[g]) < extent / 2 for g in groups):

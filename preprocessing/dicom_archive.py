@@ -1,6 +1,7 @@
 """A zip of a DICOM series, unpacked into a temporary folder within limits.
 
-No name of the archive becomes a path: files get numbers, in numbered folders, and errors speak of them by their names in the archive.
+No path of the archive becomes a path here: folders get numbers, and so do files unless their own names are plain. Errors speak of files
+by their names in the archive.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from preprocessing.rules import IntegrityError, broken
 MOST_FILES = 50_000
 MOST_BYTES = 16 * 2**30
 _RATIO, _FREE_OF_RATIO = 100, 2**26  # CT shrinks by two to four, air alone by a thousand; small archives do no harm
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
 _BLOCK = 2**20
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError, OSError, UnicodeError, LookupError)
@@ -100,7 +102,7 @@ def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
 
 
 def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
-    """Writes the files and returns their names in the archive by their names in the folder."""
+    """Writes the files and returns their names in the archive by their paths."""
     folders: dict[tuple[str, ...], pathlib.Path] = {}
     names: dict[str, str] = {}
     for number, info in enumerate(members):
@@ -110,8 +112,8 @@ def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: pa
             inner = folders[tuple(above)] = folder / f"{len(folders):05d}"
             inner.mkdir()
         suffix = _SUFFIX.search(name)
-        target = inner / f"unpacked{number:06d}{suffix[0] if suffix else ''}"
-        names[target.name] = info.filename
+        target = inner / (name if _PLAIN.match(name) else f"unpacked{number:06d}{suffix[0] if suffix else ''}")
+        names[str(target)] = info.filename
         try:
             with archive.open(info) as source, open(target, "xb") as sink:
                 shutil.copyfileobj(source, sink, _BLOCK)
@@ -126,9 +128,12 @@ def _remedy(error: Exception) -> str | None:
 
 
 def _renamed(error: IntegrityError, folder: pathlib.Path, path: pathlib.Path, names: dict[str, str]) -> IntegrityError:
-    def plain(text: str) -> str:
-        return re.sub(r"unpacked\d{6}(\.[A-Za-z0-9]{1,12})?", lambda m: names.get(m[0], m[0]), text).replace(str(folder), str(path))
+    short = {pathlib.Path(file).name: pathlib.PurePosixPath(name).name for file, name in names.items()}
 
-    file = pathlib.Path(error.file)
-    inside = names.get(file.name)
-    return IntegrityError(error.rule, f"{path}/{inside}" if inside else plain(error.file), plain(error.problem), plain(error.fix))
+    def plain(text: str) -> str:
+        for file in sorted(re.findall(re.escape(str(folder)) + r"/\d{5}/[^\s:;,)]+", text), key=len, reverse=True):
+            text = text.replace(file, f"{path}/{names.get(file, '')}")
+        text = re.sub(r"unpacked\d{6}(\.[A-Za-z0-9]{1,12})?", lambda found: short.get(found[0], found[0]), text)
+        return text.replace(str(folder), str(path))
+
+    return IntegrityError(error.rule, plain(error.file), plain(error.problem), plain(error.fix))

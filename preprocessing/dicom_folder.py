@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -18,6 +19,7 @@ from preprocessing.rules import IntegrityError, broken
 
 _CT_STORAGE = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
+_UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+\Z")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 # a slice that is still being copied, or packed by itself
@@ -207,13 +209,20 @@ def _kind(header: Header, modality: str) -> str | None:
         raise _incomplete(header, "Modality")
     if modality != "CT":
         return modality
+    if not storage:
+        raise _incomplete(header, "SOPClassUID")
     if storage.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
+    if storage not in _CT_STORAGE:
+        if not _UID.match(storage):
+            raise broken(rules.ATTRIBUTE, header.path, f"SOPClassUID is {storage!r}, which names no kind of image")
+        if header.has("Rows"):
+            return f"CT object of another class ({storage})"
+        if header.pixels is None:
+            return "CT object without an image"  # protocols and raw data
     if "LOCALIZER" in (value.upper() for value in header.texts("ImageType")):
         return "localizer"
     if not header.has("Rows"):
-        if storage and storage not in _CT_STORAGE and header.pixels is None:
-            return "CT object without an image"  # protocols and raw data
         raise _incomplete(header, "Rows")
     if header.pixels is None:
         raise _incomplete(header, "pixel data")

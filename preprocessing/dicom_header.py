@@ -29,6 +29,7 @@ _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 _LARGEST = 1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
+_ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 _START = 140  # bytes that show whether a file is DICOM
 _PREAMBLE = 128
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -152,17 +153,32 @@ class Header:
 
     @property
     def transfer_syntax(self) -> str:
-        """How the file is encoded; a file without a meta group says it by how it begins."""
-        meta = getattr(self._dataset, "file_meta", None)
-        named = Header(self.path, meta, "meta group: ").text("TransferSyntaxUID") if meta is not None else ""
+        """How the file is encoded; a file without a meta group says it by how it begins.
+
+        Raises:
+          IntegrityError: if a meta group does not say it, or says implicit of attributes that are explicit, or the other way round:
+            readers then disagree, or leave the file out.
+        """
         implicit, little = self._dataset.original_encoding
-        return named or (_IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN)
+        rows = self._dataset.get_item(_tag("Rows"))  # that an image has
+        implicit = getattr(rows, "is_implicit_VR", implicit) and getattr(rows, "VR", None) is None
+        if not self._dataset.file_meta:
+            return _IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN
+        meta = Header(self.path, self._dataset.file_meta, "meta group: ")
+        named = meta.text("TransferSyntaxUID")
+        if not named:
+            raise broken(rules.ATTRIBUTE, self.path, "meta group: has no TransferSyntaxUID")
+        if implicit != (named == _IMPLICIT):
+            meta.refuse("TransferSyntaxUID", f"but the attributes are written as {'implicit' if implicit else 'explicit'} ones")
+        return named
 
     @property
     def storage_class(self) -> str:
         """SOP class of the object, "" where neither the object nor its file says it."""
-        meta = getattr(self._dataset, "file_meta", None)
-        return self.text("SOPClassUID") or (Header(self.path, meta, "meta group: ").text("MediaStorageSOPClassUID") if meta else "")
+        own = self.text("SOPClassUID")
+        if own or not self._dataset.file_meta:
+            return own
+        return Header(self.path, self._dataset.file_meta, "meta group: ").text("MediaStorageSOPClassUID")
 
     def _bytes(self, name: str, representations: Sequence[str] | frozenset[str] | None = None) -> bytes | None:
         """Returns the bytes of an attribute, None where it is absent or empty."""
@@ -180,7 +196,7 @@ class Header:
             raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} is written as {element.VR}; expected {kind}")
         if not isinstance(raw, bytes):
             return str(raw).encode("latin-1", "replace")
-        if element.length not in (len(raw), _UNDEFINED):
+        if getattr(element, "length", _UNDEFINED) not in (len(raw), _UNDEFINED):  # of an element that pydicom converted there is none
             raise broken(rules.UNDECODABLE, self.path, f"is cut short inside its header, in {name}")
         return raw if raw.strip(b" \0") or representations is not _TEXT else None
 
@@ -232,7 +248,27 @@ def read(path: pathlib.Path) -> Header:
             raise
         except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
             raise broken(rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})") from error
+    for element in dataset.values():
+        if element.VR == "SQ" and isinstance(element.value, bytes) and element.is_little_endian and not _are_items(element.value):
+            raise broken(
+                rules.UNDECODABLE, path, f"its header is damaged: {element.tag} is a sequence whose items do not end where it ends"
+            )
     return Header(path, dataset, pixels=found[0] if found else None)
+
+
+def _are_items(content: bytes) -> bool:
+    """Returns whether the bytes of a sequence are items one after another: readers differ in what they make of others."""
+    at = 0
+    while at < len(content):
+        if content[at : at + 4] == _END:
+            return True
+        if content[at : at + 4] != _ITEM or len(content) < at + 8:
+            return False
+        (length,) = struct.unpack("<I", content[at + 4 : at + 8])
+        if length == _UNDEFINED:  # it ends at a mark, as the items in it may
+            return _ITEM_END in content[at + 8 :]
+        at += 8 + length
+    return at == len(content)
 
 
 def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
@@ -245,12 +281,14 @@ def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
         dataset = pydicom.dcmread(path, force=True)
         dataset.file_meta.TransferSyntaxUID = transfer_syntax
         return dataset.pixel_array
-    except Exception as error:  # each decoder raises errors of its own kind for damaged or unsupported data
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # each decoder raises errors of its own kind; a panic of one written in Rust is no Exception
         problem = f"its pixels in transfer syntax {transfer_syntax or 'none'} cannot be decoded ({_one_line(error)})"
         raise broken(rules.UNDECODABLE, path, problem) from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
 
 
