@@ -32,9 +32,9 @@ class Case:
 
     Attributes:
       case_id: names its folder in the case store.
-      image: a NIfTI file, or the folder of a DICOM series.
+      image: a NIfTI file; or a DICOM series: its folder, a zip of it, or one multi-frame file.
       label: a NIfTI file; None for a scan that nobody has drawn.
-      series: SeriesInstanceUID, where the folder holds several.
+      series: which DICOM series, where there are several: see `dicom.read_series`.
       label_turn: how the label's voxels are turned onto the image's, whatever the label's header says, e.g. "+x-y+z"; None: as
         the headers say.
       accept: ids of rules that this case may break, since somebody has looked.
