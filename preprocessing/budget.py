@@ -96,10 +96,12 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
         if case.image.is_dir():
             grid, image_bytes, read_bytes = _dicom_form(case)
         else:
-            grid, dtype, scaled = nifti.stored_form(case.image)
+            grid, dtype, scaled = nifti.stored_form(case.image, orientation=case.orientation)
             image_bytes = dtype.itemsize + (0 if dtype.kind == "i" and dtype.itemsize == 2 and not scaled else 4)
             read_bytes = case.image.stat().st_size
-        label_grid, label_type, label_scaled = nifti.stored_form(case.label)
+        label_grid, label_type, label_scaled = nifti.stored_form(
+            case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
+        )
         label_file = case.label.stat().st_size
     except (ValueError, OSError):
         return None

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from runkit import text_files
+
 
 def sync_directory(folder: str | os.PathLike) -> None:
     """Makes a rename inside `folder` survive a power cut. A no-op where directories cannot be opened (Windows)."""
@@ -80,7 +82,8 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """Writes text in UTF-8; names of files that are not UTF-8 keep their bytes."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -89,10 +92,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads JSON. Raises ValueError naming the file where it is not JSON."""
+    """Reads JSON, with or without a byte-order mark. Raises ValueError naming the file where it is not JSON."""
+    text = text_files.read(path)
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); restore it or make it again") from error
 
 
