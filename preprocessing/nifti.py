@@ -429,7 +429,7 @@ def _end_of_members(path: str | os.PathLike) -> int | None:
 
 def _write(path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndarray, compress_level: int) -> None:
     name = os.fspath(path)
-    if not name.endswith((".nii", ".nii.gz")):
+    if not name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: a NIfTI file is named .nii or .nii.gz; choose such a name")
     if compress_level not in range(4):
         raise ValueError(f"compress_level is {compress_level}; expected 0 to 3")
@@ -437,6 +437,6 @@ def _write(path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndar
     header["magic"] = header.single_magic
     voxels = array.astype(header.get_data_dtype(), copy=False)  # in the header's byte order
     content = header.binaryblock + bytes(4) + voxels.tobytes("F")
-    if name.endswith(".gz"):
+    if name.lower().endswith(".gz"):
         content = igzip.compress(content, compress_level, mtime=0)
     atomic.write_bytes(path, content)
