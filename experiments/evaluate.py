@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     if missing and FLAGS.missing == "error":
         _tell(failed, len(pairs))
         raise ValueError(
-            f"{len(missing)} labels in {FLAGS.truth} have no mask in {FLAGS.prediction}: {_names(missing)}. Segment these scans, or say how they "
+            f"labels in {FLAGS.truth} without a mask in {FLAGS.prediction}: {len(missing)}: {_names(missing)}. Segment these scans, or say how they "
             f"count: --missing=score_zero or --missing=skip. {len(rows)} cases are scored in {output / 'cases.csv'}; no mean is given"
         )
     if not rows:
@@ -94,10 +94,10 @@ def _remarks(pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str],
     """Returns what a reader of the means must know: which labels they are over."""
     lines = [f"{len(rows)} of {len(pairs)} cases are scored."]
     if missing:
-        how = "count as a mask of nothing" if FLAGS.missing == "score_zero" else "are left out of the means"
-        lines.append(f"{len(missing)} labels have no mask and {how} (--missing={FLAGS.missing}): {_names(missing)}.")
+        how = "each counts as a mask of nothing" if FLAGS.missing == "score_zero" else "they are left out of the means"
+        lines.append(f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): {_names(missing)}.")
     if failed:
-        lines.append(f"{len(failed)} cases could not be scored and are not in the means: {_names(list(failed))}.")
+        lines.append(f"Could not be scored and not in the means: {len(failed)}: {_names(list(failed))}.")
     return lines if missing or failed else []
 
 

@@ -186,6 +186,11 @@ def experiment_config() -> ExperimentConfig:
         raise app.UsageError(f"--{error}") from error
 
 
+def genotype_file() -> dict[str, list[str]]:
+    """Returns the genotype's flag and file where it is one, for `overwriting.require_apart`."""
+    return {"--genotype": [FLAGS.genotype]} if os.path.isfile(FLAGS.genotype) else {}
+
+
 def experiment_flags_text() -> str:
     """Returns the experiment's flags as the text of a flag file, so that a sub-process or a colleague repeats them."""
     lines = []

@@ -13,11 +13,12 @@ import numpy as np
 import psutil
 from isal import igzip
 
-from preprocessing import geometry, intensity, nifti, resampling
+from preprocessing import geometry, intensity, nifti, resampling, rules
 from preprocessing.manifest import Case
 from preprocessing.volume import Grid
 
 _MARGIN = 1.1
+_USUAL_DENSITY = 32  # bytes of voxels per byte of a compressed CT, at most
 _SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
 _DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
 _DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
@@ -103,7 +104,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
             case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
         )
         label_file = case.label.stat().st_size
-    except (ValueError, OSError):
+        if not case.image.is_dir() and _is_refused(case, grid, dtype, label_grid):
+            return None
+    except Exception:  # whatever it is, it will be said when the case is read
         return None
     upright = geometry.ras_grid(grid)
     prepared = resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm)
@@ -118,6 +121,15 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES
     return CaseNeed(native_voxels, prepared_voxels, read_bytes + label_file, memory, 3 * prepared_voxels)
+
+
+def _is_refused(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
+    """Returns whether the headers already show that a rule is broken: one odd number must not stop a cohort for want of memory."""
+    low, high = rules.SPACING_MM
+    if math.prod(grid.shape) != math.prod(label_grid.shape) or not all(low <= length <= high for length in grid.spacing_mm):
+        return True
+    declared = math.prod(grid.shape) * dtype.itemsize
+    return declared > _USUAL_DENSITY * case.image.stat().st_size and not nifti.holds_its_voxels(case.image)
 
 
 def choose_workers(cases: int, wanted: int) -> int:

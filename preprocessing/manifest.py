@@ -118,6 +118,11 @@ class Manifest:
         """The cases to use, those without a label included."""
         return tuple(case for case in self.cases if case.case_id not in self.excluded)
 
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """Images and labels of all cases, the excluded ones as well."""
+        return [path for case in self.cases for path in (case.image, case.label) if path is not None]
+
 
 def read(path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None) -> Manifest:
     """Reads a manifest.

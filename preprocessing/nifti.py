@@ -192,6 +192,20 @@ def stored_form(path: str | os.PathLike, *, ignore_place: bool = False, orientat
     return grid, _data_type(path, header), _scaling(path, header) != (1.0, 0.0)
 
 
+def holds_its_voxels(path: str | os.PathLike) -> bool:
+    """Returns whether a file is as long as its header says; a compressed one is decompressed to its end. Raises as `read_ct`."""
+    header = read_header(path)
+    size = math.prod(_shape(path, header)) * _data_type(path, header).itemsize
+    expected, held = _voxel_offset(path, header) + size, 0
+    try:
+        with _opened(path) as stream:
+            while held < expected and (block := stream.read(_BLOCK)):
+                held += len(block)
+    except _BROKEN_FILE as error:
+        raise _unreadable(path, error) from error
+    return held >= expected
+
+
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading what it holds, decompressed where it is compressed."""
     with open(path, "rb") as stream:

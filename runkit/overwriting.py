@@ -18,7 +18,7 @@ def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None
     Args:
       inputs: what the user calls them, e.g. "--image" -> files and folders. A folder is an input as a whole: no output may lie in it.
       outputs: files to write.
-      folders: folders that the program makes anew or clears: no input may lie in them.
+      folders: folders that the program fills, clears or makes anew: no input may lie in them.
     Raises:
       ValueError: naming the output, the input, and what the user called them.
     """
@@ -29,14 +29,17 @@ def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None
             if found is not None:
                 where = "is" if place == path else "lies in"
                 raise ValueError(f"{name}: {path} {where} the input {found[1]} ({found[0]}) and would replace it; {_REMEDY}")
-    cleared = _Paths(folders or {})
-    if not cleared:
+    filled = _Paths(folders or {})
+    if not filled:
         return
     for name, path in _listed(inputs):
         for place in _upwards(path):
-            found = cleared.find(place)
+            found = filled.find(place)
             if found is not None:
-                raise ValueError(f"{found[0]}: {found[1]} is made anew and holds the input {path} ({name}); {_REMEDY}")
+                where = "is" if place == path else "holds"
+                raise ValueError(
+                    f"{found[0]}: the program writes the folder {found[1]}, which {where} the input {path} ({name}); {_REMEDY}"
+                )
 
 
 def repeated(outputs: Iterable[str | os.PathLike]) -> list[str]:

@@ -65,9 +65,9 @@ def test_nothing_is_written_into_an_input_folder_or_beneath_a_file(scan, tmp_pat
     allowed([scan.parent], [tmp_path / "scans2" / "a.nii.gz"])
 
 
-def test_no_input_lies_in_a_folder_that_is_made_anew(scan, tmp_path):
+def test_no_input_lies_in_a_folder_that_the_program_fills(scan, tmp_path):
     text = refused([scan], [], [tmp_path])
-    assert "--site_folder" in text and "made anew" in text and str(scan) in text
+    assert "--site_folder" in text and "writes the folder" in text and str(scan) in text
     allowed([scan], [], [tmp_path / "cases"])
 
 
