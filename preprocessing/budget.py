@@ -104,7 +104,10 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
             case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
         )
         label_file = case.label.stat().st_size
-        if not case.image.is_dir() and _is_refused(case, grid, dtype, label_grid):
+        low, high = rules.SPACING_MM
+        if not all(low <= length <= high for length in grid.spacing_mm):
+            return None
+        if not case.image.is_dir() and not _is_whole(case, grid, dtype, label_grid):
             return None
     except Exception:  # whatever it is, it will be said when the case is read
         return None
@@ -123,13 +126,12 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     return CaseNeed(native_voxels, prepared_voxels, read_bytes + label_file, memory, 3 * prepared_voxels)
 
 
-def _is_refused(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
-    """Returns whether the headers already show that a rule is broken: one odd number must not stop a cohort for want of memory."""
-    low, high = rules.SPACING_MM
-    if math.prod(grid.shape) != math.prod(label_grid.shape) or not all(low <= length <= high for length in grid.spacing_mm):
-        return True
+def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
+    """Returns whether scan and label may be what their headers declare: one odd number must not stop a cohort for want of memory."""
+    if math.prod(grid.shape) != math.prod(label_grid.shape):
+        return False
     declared = math.prod(grid.shape) * dtype.itemsize
-    return declared > _USUAL_DENSITY * case.image.stat().st_size and not nifti.holds_its_voxels(case.image)
+    return declared <= _USUAL_DENSITY * case.image.stat().st_size or nifti.holds_its_voxels(case.image)
 
 
 def choose_workers(cases: int, wanted: int) -> int:

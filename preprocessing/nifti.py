@@ -23,6 +23,7 @@ from runkit import atomic
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
+_MAGIC = {348: b"n+1\0", 540: b"n+2\0"}
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}
 _SMALLEST_VOXEL_MM3 = 1e-9  # below it the header has an axis without extent
@@ -257,10 +258,10 @@ def _parse_header(path: str | os.PathLike, start: bytes) -> nibabel.Nifti1Header
         size = int.from_bytes(start[:4], order)
         if size in _HEADERS and len(start) >= size:
             header = _HEADERS[size](start[:size], endianness=mark, check=False)
-            kind = bytes(np.asarray(header["magic"]).tobytes())[:2]
-            if kind == b"n+":
+            kind = np.asarray(header["magic"]).tobytes()[:4]
+            if kind == _MAGIC[size]:  # another ending is no NIfTI to other software, which takes its place for unknown
                 return header
-            if kind == b"ni":
+            if kind[:2] == b"ni":
                 raise broken(rules.NOT_NIFTI, path, "is one half of a .hdr/.img pair", "convert the pair to one .nii.gz file")
     if start[:2] == _GZIP_MAGIC:
         raise broken(rules.NOT_NIFTI, path, "is compressed twice", "decompress it once (gunzip)")
@@ -294,7 +295,7 @@ def _voxel_offset(path: str | os.PathLike, header: nibabel.Nifti1Header) -> int:
     given, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
     if given == 0:
         return first
-    if not (given >= first and given == int(given)):  # NaN fails the first comparison
+    if not (given >= first and given.is_integer()):  # NaN fails the first comparison
         raise broken(rules.NOT_NIFTI, path, f"its voxels begin at byte {given:g}, its header ends at {first}", "export it again")
     return int(given)
 
@@ -333,7 +334,8 @@ def _affine(path: str | os.PathLike, header: nibabel.Nifti1Header, orientation: 
         affine = _qform(path, header)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _SMALLEST_VOXEL_MM3:
         raise broken(rules.NO_PLACE, path, f"affine {affine[:3].tolist()} places no voxel")
-    _require_one_place(path, header, Grid(shape, affine))
+    with np.errstate(all="ignore"):  # what overflows is refused by its distance
+        _require_one_place(path, header, Grid(shape, affine))
     return affine
 
 

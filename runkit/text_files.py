@@ -25,14 +25,13 @@ def read(path: str | os.PathLike, *, errors: str = "strict") -> str:
     """
     content = pathlib.Path(path).read_bytes()
     mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
+    if not mark and b"\0" in content:
+        raise ValueError(f"{path}: holds bytes of zero, perhaps UTF-16 without a byte-order mark; save it as UTF-8")
     try:
-        text = content[len(mark) :].decode(encoding, errors if encoding == "utf-8" else "strict")
+        return content[len(mark) :].decode(encoding, errors if encoding == "utf-8" else "strict")
     except UnicodeDecodeError as error:
         byte = content[len(mark) + error.start]
         guess = ", perhaps Latin-1 or Windows-1252" if encoding == "utf-8" and byte >= 0x80 else ""
         raise ValueError(
             f"{path}: is not {encoding.upper()} (byte {byte:#04x} at position {len(mark) + error.start}{guess}); save it as UTF-8"
         ) from error
-    if "\0" in text:
-        raise ValueError(f"{path}: holds bytes of zero, perhaps UTF-16 without a byte-order mark; save it as UTF-8")
-    return text
