@@ -73,7 +73,12 @@ def test_how_missing_masks_count_is_a_choice_that_the_results_name(folders, poli
     done = run(folders, f"--missing={policy}")
     assert done.returncode == 0, done.stderr
     rows, summary = results(folders)
-    assert (summary["missing"], summary["missing_masks"], summary["without_mask"], summary["scored"]) == (policy, 3, ["b", "c", "e"], scored)
+    assert (summary["missing"], summary["missing_masks"], summary["without_mask"], summary["scored"]) == (
+        policy,
+        3,
+        ["b", "c", "e"],
+        scored,
+    )
     line = mean_dice(folders)
     assert (float(line["mean"]), int(line["cases"])) == (pytest.approx(mean), cases)
     assert (line["missing"], line["missing_masks"]) == (policy, "3")
@@ -92,7 +97,11 @@ def test_one_broken_mask_stops_no_other_and_is_counted(folders):
     assert done.returncode == 1 and "stray.nii.gz: has no label of this name" in done.stderr and "c.nii.gz" in done.stderr
     assert done.stderr.strip().splitlines()[-1] == "2 of 6 cases could not be scored"
     rows, summary = results(folders)
-    assert set(rows) == {"a", "d"} and set(summary["failed"]) == {"c", "stray"} and "Could not be scored and not in the means: 2" in done.stdout
+    assert (
+        set(rows) == {"a", "d"}
+        and set(summary["failed"]) == {"c", "stray"}
+        and "Could not be scored and not in the means: 2" in done.stdout
+    )
 
 
 def test_names_and_suffixes_as_they_come(folders):
