@@ -35,6 +35,7 @@ _UNSET_PIXDIM = (0.0, 1.0)  # in all three places: a writer that set the sform o
 _DENSEST = 1032  # bytes that one byte of a deflated file can stand for
 _BLOCK = 2**18  # bytes decompressed at a time
 _LONGEST_QUATERNION = 1.0001  # printed digits and float32 leave less; longer, it is not a rotation
+_SMALLEST_SLOPE = 1e-12  # other software takes less for "not scaled"
 _LARGEST_INTERCEPT = 1e30  # beyond it, float32 may overflow
 _FORM_FIX = "write a valid sform or qform into the header, or say how the axes of the array run: --orientation=LPS or the like"
 _LABEL_FORM_FIX = (
@@ -291,12 +292,10 @@ def _data_type(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.dtyp
 
 
 def _voxel_offset(path: str | os.PathLike, header: nibabel.Nifti1Header) -> int:
-    """Returns the byte at which the voxels begin. Old writers leave 0, which stands for the first possible one."""
     given, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
-    if given == 0:
-        return first
     if not (given >= first and given.is_integer()):  # NaN fails the first comparison
-        raise broken(rules.NOT_NIFTI, path, f"its voxels begin at byte {given:g}, its header ends at {first}", "export it again")
+        problem = f"its voxels begin at byte {given:g}, its header ends at {first}: software differs on what that means"
+        raise broken(rules.NOT_NIFTI, path, problem, "export it again")
     return int(given)
 
 
@@ -308,7 +307,7 @@ def _scaling(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[flo
         if intercept == 0 or math.isnan(intercept):
             return 1.0, 0.0
         raise broken(rules.SCALING, path, f"slope is {slope:g}, intercept {intercept:g}: software differs on whether they apply")
-    if not math.isfinite(intercept):
+    if not math.isfinite(intercept) or abs(slope) < _SMALLEST_SLOPE:
         raise broken(rules.SCALING, path, f"slope is {slope:g}, intercept {intercept:g}")
     return slope, intercept
 

@@ -125,7 +125,6 @@ def valid() -> Iterator[Kind]:
         ("label without orientation, placed by the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(label_turn="+x+y+z")]})),
         ("zeros behind the compressed data", damaged("image.nii.gz", lambda content: content + bytes(512))),
         ("two compressed members with padding", damaged("image.nii.gz", lambda content: gzip.compress(gzip.decompress(content)[:4000]) + bytes(9) + gzip.compress(gzip.decompress(content)[4000:]))),
-        ("voxels said to begin at byte 0", both(change=put(108, "<f4", 0))),
         ("unit unknown", both(change=put(123, "u1", 0))),
         ("tumour of one slice", then(both(), label(thin_tumour()))),
         ("no tumour", then(both(), label((LABEL.array > 0).astype(np.uint8)))),

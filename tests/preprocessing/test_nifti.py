@@ -312,7 +312,7 @@ def test_bytes_behind_a_gzip_are_padding_a_further_member_or_refused(tmp_path, t
             nifti.read_ct(path)
 
 
-@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -1.0, 100.0, 352.5])
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -1.0, 0.0, 100.0, 352.5])
 def test_voxels_that_begin_nowhere_are_refused(tmp_path, offset):
     with pytest.raises(ValueError, match=r"ct\.nii\.gz: its voxels begin at byte"):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (108, "f", offset)))
