@@ -74,6 +74,9 @@ def main(argv: list[str]) -> int:
     )
     shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))
     print(f"site {store.site}: {shares}; case store {store.root}")
+    if (store.root / "rejected.json").exists():
+        refused = len(atomic.read_json(store.root / "rejected.json"))
+        print(f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why")
     return 0
 
 

@@ -93,7 +93,7 @@ def prepare(
                     logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
                     _report(root, _rejected(cases, refused))
                 shown.finished(case.case_id, refused="sources" not in outcome)
-        except case_store.CannotWrite as error:
+        except OSError as error:  # reading is a case's own failure, so this is the store
             left = [needs[case.case_id] for case in cases if case.case_id not in made_of and case.case_id not in refused]
             raise ValueError(_unwritten(error, root, sum(need.disk_bytes for need in left if need is not None), len(made_of))) from error
     passed = [case for case in cases if case.case_id in made_of]
@@ -109,7 +109,10 @@ def prepare(
     if not accepted:
         raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
     splits = split(accepted)
-    case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
+    try:
+        case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
+    except OSError as error:
+        raise ValueError(_unwritten(error, root, 0, len(accepted))) from error
     return CaseStore(root)
 
 
@@ -274,7 +277,7 @@ def _rejected(cases: Sequence[Case], refused: Mapping[str, Mapping[str, str]]) -
     return [{"case_id": case.case_id, **refused[case.case_id]} for case in cases if case.case_id in refused]
 
 
-def _unwritten(error: case_store.CannotWrite, root: pathlib.Path, needed: int, finished: int) -> str:
+def _unwritten(error: OSError, root: pathlib.Path, needed: int, finished: int) -> str:
     free = shutil.disk_usage(root).free
     return (
         f"{error}; the cases left need about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there. Free space, or name another "
@@ -291,4 +294,4 @@ def _report(root: pathlib.Path, rejected: list[dict[str, str]]) -> None:
 
 def _summary(rejected: list[dict[str, str]], cases: int, root: pathlib.Path) -> str:
     listed = "\n".join(f"  {r['case_id']}: {r['problem']}" for r in rejected)
-    return f"{len(rejected)} of {cases} cases refused (also in {root / 'rejected.json'}):\n{listed}"
+    return f"cases are refused:\n{listed}\n{len(rejected)} of {cases} cases refused (also in {root / 'rejected.json'})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from runkit import text_files
+
+_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name))
 
 
 def sync_directory(folder: str | os.PathLike) -> None:
@@ -51,6 +54,10 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
         os.replace(temporary, path)
         if sync_folder:
             sync_directory(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in _DISK:
+            error.filename = os.fspath(path)  # the system names no file when a disk is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
