@@ -101,16 +101,14 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
         else:
             image, label = sources.read_case(case, label_values)
             problems += integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
-        if not any(p.rule == rules.NO_PLACE.id for p in problems):
-            return _measured(case, problems, image, label)
     except Exception as error:  # whatever one case does, the others are looked at
         problems.insert(0, rules.refusal(error, case.image))
-    if image is not None and problems[0].rule != rules.UNUSABLE.id:
-        try:
-            return _measured(case, problems, image, label)
-        except Exception as error:
-            problems.append(rules.refusal(error, case.image))
-    return Finding(case, tuple(problems))
+    if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
+        return Finding(case, tuple(problems))
+    try:
+        return _measured(case, problems, image, label)
+    except Exception as error:
+        return Finding(case, (rules.refusal(error, case.image), *problems))
 
 
 def _measured(case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None) -> Finding:
