@@ -122,6 +122,6 @@ def _place(case: Case) -> Placed:
         if fit < _LEAST_FIT or fit - runner_up < _LEAST_LEAD:
             problem = f"turned {turn} it fits its scan with {fit:.2f}, turned another way with {runner_up:.2f}"
             return Placed(case, fit, runner_up, broken(rules.TURN_UNCLEAR, case.label, problem))
-    except IntegrityError as error:
-        return Placed(case, error=error)
+    except Exception as error:  # whatever one case does, the others are compared
+        return Placed(case, error=rules.refusal(error, case.image))
     return Placed(dataclasses.replace(case, label_turn=turn), fit, runner_up)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from absl import logging
+
 SPACING_MM = (0.05, 20.0)
 MISPLACED_VOXELS = 0.25  # of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
 
@@ -243,6 +245,22 @@ class IntegrityError(ValueError):
 
     def __reduce__(self):  # travels from worker processes
         return IntegrityError, (self.rule, self.file, self.problem, self.fix)
+
+
+def refusal(error: Exception, file) -> IntegrityError:
+    """Returns why a case is refused whose files raised an error: the error itself where it is a rule, else that it cannot be processed.
+
+    A programming error is one case's failure as well; its stack trace goes to the log, where someone may find the cause.
+    """
+    if isinstance(error, IntegrityError):
+        return error
+    if isinstance(error, MemoryError):
+        return broken(UNUSABLE, file, "does not fit into memory", "free memory, or use a machine with more of it")
+    text = " ".join(str(error).split()).removeprefix(f"{file}: ")
+    if isinstance(error, ValueError | OSError):
+        return broken(UNUSABLE, file, text or type(error).__name__)
+    logging.error("rule=%s: stack trace of an unforeseen error", UNUSABLE.id, exc_info=error)
+    return broken(UNUSABLE, file, f"an unforeseen {type(error).__name__}: {text}", "see the stack trace in the log, and report it")
 
 
 def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:

@@ -22,6 +22,7 @@ from tests.preprocessing.corpus_files import (
     each,
     entry,
     flip_x,
+    flip_y,
     image,
     label,
     listing,
@@ -126,6 +127,11 @@ def _stretched(factors: tuple[int, int, int], crop, affine):
     return make
 
 
+def long_quaternion():
+    """Half a turn about z, whose quaternion (0, 0, 1) float32 may print a little long."""
+    return CT.array[::-1, ::-1].copy(), LABEL.array[::-1, ::-1].copy(), AFFINE @ flip_x() @ flip_y()
+
+
 def thin_tumour() -> np.ndarray:
     thin = np.where(LABEL.array > 0, 1, 0).astype(np.uint8)
     k = int(np.flatnonzero((LABEL.array == 2).any(axis=(0, 1)))[1])
@@ -160,7 +166,15 @@ def valid() -> Iterator[Kind]:
         ("not compressed, named .nii.gz", damaged("image.nii.gz", gzip.decompress)),
         ("fourth axis of length one", then(both(), image(CT.array[..., None]))),
         ("sform only", both(change=lambda raw: (put(252, "<i2", 0)(raw), put(80, "<f4", 1, 1, 1)(raw)))),
-        ("qform only", both(change=put(254, "<i2", 0))),
+        ("qform only", both(change=put(252, "<i2", 1, 0))),
+        ("qfac of 0", both(change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(76, "<f4", 0)(raw)))),
+        ("quaternion long by rounding, qform only", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
+        ("quaternion long by rounding beside an sform", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
+        ("no orientation, given in the manifest", then(both(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="RAS")]})),
+        ("label without orientation, given in the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="ras")]})),
+        ("label without orientation, placed by the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(label_turn="+x+y+z")]})),
+        ("zeros behind the compressed data", damaged("image.nii.gz", lambda content: content + bytes(512))),
+        ("two compressed members with padding", damaged("image.nii.gz", lambda content: gzip.compress(gzip.decompress(content)[:4000]) + bytes(9) + gzip.compress(gzip.decompress(content)[4000:]))),
         ("unit unknown", both(change=put(123, "u1", 0))),
         ("tumour of one slice", then(both(), label(thin_tumour()))),
         ("no tumour", then(both(), label((LABEL.array > 0).astype(np.uint8)))),
