@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import numpy as np
+
 from c2fnas import case_scores
 from c2fnas.case_scores import ClassScores
 from preprocessing import geometry, nifti
+from preprocessing.volume import Volume
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 
@@ -45,17 +48,30 @@ def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
 
 
 def of_files(
-    prediction: str | os.PathLike, truth: str | os.PathLike, label_values: Mapping[int, int] | None, tolerance_mm: float
+    prediction: str | os.PathLike | None,
+    truth: str | os.PathLike,
+    label_values: Mapping[int, int] | None,
+    tolerance_mm: float,
+    *,
+    orientation: str | None = None,
 ) -> dict[str, float | None]:
     """Returns the columns of both classes for a mask and a label map, NIfTI files on one grid in whatever axis orders.
 
+    Args:
+      prediction: the mask; None for one that is missing, which counts as a mask of nothing.
+      orientation: of files whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
       ValueError: naming the file that cannot be read, or both where they do not lie on one grid.
     """
-    masks = [geometry.to_ras(nifti.read_labels(prediction)), geometry.to_ras(nifti.read_labels(truth, label_values))]
-    apart = geometry.corner_displacement_mm(masks[0].grid, masks[1].grid) if masks[0].shape == masks[1].shape else None
-    if apart is None or apart > 0.25 * min(masks[1].spacing_mm):
-        found = f"{masks[0].shape} and {masks[1].shape} voxels" if apart is None else f"corners {apart:.2g} mm apart"
+    label = nifti.read_labels(truth, label_values, orientation=orientation)
+    if prediction is None:
+        mask = Volume(np.zeros_like(label.array), label.affine)
+    else:
+        mask = geometry.at_place_of(nifti.read_labels(prediction, orientation=orientation), label)
+    mask, label = geometry.to_ras(mask), geometry.to_ras(label)
+    apart = geometry.corner_displacement_mm(mask.grid, label.grid) if mask.shape == label.shape else None
+    if apart is None or apart > 0.25 * min(label.spacing_mm):
+        found = f"{mask.shape} and {label.shape} voxels" if apart is None else f"corners {apart:.2g} mm apart"
         raise ValueError(f"{prediction} and {truth} are two grids ({found}); bring the mask back to the label's grid")
-    scores = case_scores.compare(masks[0].array, masks[1].array, masks[1].spacing_mm, tolerance_mm=tolerance_mm)
-    return {column: value for label, one in scores.items() for column, value in columns(one, CLASS_NAMES[label]).items()}
+    scores = case_scores.compare(mask.array, label.array, label.spacing_mm, tolerance_mm=tolerance_mm)
+    return {column: value for class_, one in scores.items() for column, value in columns(one, CLASS_NAMES[class_]).items()}

@@ -14,10 +14,11 @@ from preprocessing.survey import Finding
 from runkit import atomic
 
 
-def document(site: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Returns the findings as JSON values."""
+def document(site: str, findings: Sequence[Finding], *, finished: bool = True) -> dict[str, Any]:
+    """Returns the findings as JSON values; `finished` says whether they are those of all cases."""
     return {
         "site": site,
+        "finished": finished,
         "cases": len(findings),
         "refused": sum(not finding.usable for finding in findings),
         "with_warnings": sum(finding.usable and bool(finding.warnings) for finding in findings),

@@ -3,6 +3,8 @@
 python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
 cohort.json may be given to the other sites: it holds sums over the cases, no id, path or picture. `compare_cohorts` sets two side by side.
+cohort_cases.json, which stays at the site, is written as each case ends and says which rules it breaks. A refused case stops no other; the
+exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -12,31 +14,44 @@ import pathlib
 
 from absl import flags
 
-from experiments import cohort_page
+from experiments import check_report, cohort_page
 from experiments import flags as experiment_flags
 from preprocessing import cohort, survey
 from preprocessing import manifest as manifests
 from preprocessing.case_store import CaseStore
-from runkit import atomic
+from runkit import atomic, overwriting
 
 FLAGS = flags.FLAGS
 experiment_flags.define_site()
-flags.DEFINE_string("manifest", None, "The site's manifest.json, or an MSD dataset.json.")
+experiment_flags.define_orientation()
+flags.DEFINE_string("manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net.")
+flags.DEFINE_bool("strict", True, "Exit code 1 when a case is refused. The report of the others is written either way.")
 flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one a processor.")
 
 
 def main(argv: list[str]) -> int:
     del argv
-    manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
+    listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
+    manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=True)
-    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1)
+    outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]
+    overwriting.require_apart({"--manifest": [listed, *manifest.files]}, {"--site_folder": outputs})
+
+    def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
+        atomic.write_json(folder / "cohort_cases.json", check_report.document(manifest.site, found, finished=finished))
+
+    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
+    keep(findings, finished=True)
     report = cohort.summarise(manifest.site, findings, _splits(folder / "cases"))
     print(cohort_page.text_table([report]))
     print(cohort_page.text_histograms([report]))
     atomic.write_json(folder / "cohort.json", report)
     atomic.write_text(folder / "cohort.html", cohort_page.page([report]))
     print(f"report {folder / 'cohort.json'}, as a page {folder / 'cohort.html'}")
-    return 0
+    refused = sum(not finding.usable for finding in findings)
+    if refused:
+        print(f"{refused} of {len(findings)} cases are refused and not in the report; {folder / 'cohort_cases.json'} says why")
+    return int(FLAGS.strict and refused > 0)
 
 
 def _splits(root: pathlib.Path) -> dict[str, int] | None:

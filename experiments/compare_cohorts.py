@@ -13,7 +13,7 @@ from absl import app, flags
 from experiments import cohort_page
 from experiments import flags as experiment_flags
 from preprocessing import cohort
-from runkit import atomic, printable
+from runkit import atomic, overwriting, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("reports", None, "The cohort.json of the two sites.")
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     experiment_flags.required("reports", "the cohort.json of two sites")
     if len(FLAGS.reports) != 2:
         raise app.UsageError(f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma")
+    overwriting.require_apart({"--reports": FLAGS.reports}, {"--output": [FLAGS.output] if FLAGS.output else []})
     reports = [_read(path) for path in FLAGS.reports]
     print(cohort_page.text_table(reports))
     print(cohort_page.text_histograms(reports))

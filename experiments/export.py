@@ -20,9 +20,12 @@ flags.DEFINE_list("window", [], "Voxels x,y,z of the exported window. Default: t
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import model_folder, saved_model
+    from runkit import overwriting
 
-    model = model_folder.load(experiment_flags.required("model", "the folder of the model"))
+    folder = experiment_flags.required("model", "the folder of the model")
     output = experiment_flags.required("output", "the folder of the SavedModel")
+    overwriting.require_apart({"--model": [folder]}, {}, folders={"--output": [output]})
+    model = model_folder.load(folder)
     window = experiment_flags.numbers("window", int, 3) if FLAGS.window else None
     saved_model.export(model, output, window=window)
     print(f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] -> logits; the plan lies in assets.extra")

@@ -5,6 +5,7 @@ A module that defines `main` calls the `define_*` functions it needs; nothing el
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import sys
@@ -154,6 +155,28 @@ def define_site() -> None:
     )
 
 
+def define_orientation() -> None:
+    flags.DEFINE_string(
+        "orientation",
+        None,
+        "Where the axes of the array run in NIfTI files whose header does not say it (sform and qform code 0), e.g. LPS: towards the left, the "
+        "back, the head. Files that say it themselves are read as they say. Without this flag such a file is refused.",
+    )
+
+
+def orientation() -> str | None:
+    """Returns the flag. Raises app.UsageError where it names no orientation."""
+    if FLAGS.orientation is None:
+        return None
+    from preprocessing import geometry
+
+    try:
+        geometry.require_axes(FLAGS.orientation)
+    except ValueError as error:
+        raise app.UsageError(f"--{error}") from error
+    return FLAGS.orientation
+
+
 def experiment_config() -> ExperimentConfig:
     """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what is expected."""
     try:
@@ -168,6 +191,11 @@ def experiment_config() -> ExperimentConfig:
         )
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
+
+
+def genotype_file() -> dict[str, list[str]]:
+    """Returns the genotype's flag and file where it is one, for `overwriting.require_apart`."""
+    return {"--genotype": [FLAGS.genotype]} if os.path.isfile(FLAGS.genotype) else {}
 
 
 def experiment_flags_text() -> str:
@@ -219,6 +247,10 @@ def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception]
     """
 
     def guarded(argv: list[str]) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            # a name of a file that the terminal's encoding cannot show is shown escaped, and ends nothing
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)")
         if needs_tensorflow:

@@ -25,9 +25,11 @@ def main(argv: list[str]) -> None:
     del argv
     from c2fnas import keras_stack, named_weights
     from experiments import site_trainer
+    from runkit import overwriting
 
     output = experiment_flags.required("output", "the file to write the initial weights to")
     config = experiment_flags.experiment_config()
+    overwriting.require_apart(experiment_flags.genotype_file(), {"--output": [output]})
     network = site_trainer.build_network(config)
     weights = named_weights.initial(network, config.seed)
     genotype = site_trainer.load_genotype(config)

@@ -36,13 +36,16 @@ def main(argv: list[str]) -> int:
 
     from experiments import devices, model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import allocator, atomic
+    from runkit import allocator, atomic, overwriting
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
+    lent = {"--lend": [file for _, file in map(_lent, FLAGS.lend)], "--site_folder": [folder / "cases"]}
+    written = [folder / "federated", folder / "figures" / "comparison.png"]
+    overwriting.require_apart({**lent, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written})
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)

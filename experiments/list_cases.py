@@ -4,7 +4,7 @@ python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=m
 
 Layouts: `nifti`, files of the same name in two folders; `dicom`, one folder of DICOM files a case and NIfTI labels of the folder's
 name; `pancreas_ct`, NIH Pancreas-CT as it is downloaded, where the turn of every label is found from the voxels and written into
-the manifest. A Medical Segmentation Decathlon dataset.json needs none of this: `prepare` reads it as it is.
+the manifest. A dataset.json of the Medical Segmentation Decathlon or of nnU-Net needs none of this: `prepare` reads it as it is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from preprocessing import layouts, pancreas_ct
+from preprocessing import layouts, names, pancreas_ct
 from preprocessing import manifest as manifests
-from runkit import printable
+from runkit import overwriting, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out.")
@@ -33,21 +33,29 @@ def main(argv: list[str]) -> int:
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
     output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
-    excluded: list[str] = []
+    excluded, orphans = [], []
     if FLAGS.layout == "pancreas_ct":
-        cases, excluded = _pancreas_ct(images, labels)
+        cases = pancreas_ct.find_cases(images, labels)
     else:
         cases, orphans = (layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders)(images, labels)
+    drawn = [*(case.label for case in cases if case.label is not None), *names.nifti_files(labels)]
+    overwriting.require_apart({"--images": [case.image for case in cases], "--labels": drawn}, {"--output": [output]})
+    if FLAGS.layout == "pancreas_ct":
+        cases, excluded = _placed(cases)
+    else:
         if orphans:
             print(f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}")
+        renamed = [case for case in cases if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))]
+        if renamed:
+            print(f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}")
     manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded)))
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
     return 0
 
 
-def _pancreas_ct(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[manifests.Case], list[str]]:
-    cases = {case.case_id: case for case in pancreas_ct.find_cases(images, labels)}
+def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str]]:
+    cases = {case.case_id: case for case in found}
     excluded = []
     for placed in pancreas_ct.place_labels(list(cases.values()), workers=FLAGS.workers):
         case_id = placed.case.case_id

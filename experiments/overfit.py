@@ -19,6 +19,7 @@ from experiments import flags as experiment_flags
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
+experiment_flags.define_orientation()
 flags.DEFINE_string("image", None, "The CT (.nii or .nii.gz).")
 flags.DEFINE_string("label", None, "Its label map.")
 flags.DEFINE_list("label_values", [], "value:class pairs for an organ map, e.g. 7:1; every other value is background.")
@@ -35,13 +36,18 @@ def main(argv: list[str]) -> int:
     from c2fnas import inference, keras_stack, named_weights
     from experiments import scan_prediction, site_trainer
     from preprocessing import dataset, manifest, pipeline
-    from runkit import atomic
+    from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the result"))
     image = pathlib.Path(experiment_flags.required("image", "the CT"))
     label = pathlib.Path(experiment_flags.required("label", "its label map"))
-    listed = manifest.Manifest("overfit", (manifest.Case("scan", image, label),), "one scan", label_values=_label_values())
+    orientation = experiment_flags.orientation()
+    written = [output / name for name in ("prediction.nii.gz", "overlay.png", "model.safetensors", "result.json")]
+    overwriting.require_apart({"--image": [image], "--label": [label]}, {"--output": written}, folders={"--output": [output / "cases"]})
+    listed = manifest.Manifest(
+        "overfit", (manifest.Case("scan", image, label, orientation=orientation),), "one scan", label_values=_label_values()
+    )
     store = pipeline.prepare(
         listed, output / "cases", target_mm=config.spacing_mm, window_hu=config.window_hu, split_seed=config.seed, split_counts=(1, 0, 0)
     )
@@ -58,7 +64,11 @@ def main(argv: list[str]) -> int:
         print(f"step {trainer.step}: Dice {score['dice']:.3f}", flush=True)
     named_weights.save(output / "model.safetensors", trainer.weights(), {"model": "overfit"})
     settings = scan_prediction.Settings(spacing_mm=config.spacing_mm, window_hu=config.window_hu, window=window)
-    found = scan_prediction.predict_scan(image, output / "prediction.nii.gz", trainer.logits_fn(), settings, overlay=output / "overlay.png")
+    found = scan_prediction.predict_scan(
+        image, output / "prediction.nii.gz", trainer.logits_fn(), settings, overlay=output / "overlay.png", orientation=orientation
+    )
+    if found.failed:
+        raise ValueError("; ".join(found.failed))
     truth = {name: int(np.count_nonzero(case.label == value)) for value, name in site_trainer.CLASS_NAMES.items()}
     atomic.write_json(
         output / "result.json",

@@ -29,12 +29,17 @@ def main(argv: list[str]) -> None:
     from c2fnas import model_folder, named_weights
     from experiments import model_writing, results
     from preprocessing.case_store import CaseStore
+    from runkit import overwriting
 
     config = experiment_flags.experiment_config()
     output = experiment_flags.required("output", "the folder of the model")
-    weights, _ = named_weights.load(experiment_flags.required("weights", "the weights of the model"))
+    source = experiment_flags.required("weights", "the weights of the model")
+    cases = [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folder]
+    inputs = {"--weights": [source], "--rows": [FLAGS.rows] if FLAGS.rows else [], "--site_folder": cases}
+    overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
+    weights, _ = named_weights.load(source)
     name = experiment_flags.required("name", "the model's name")
-    stores = [CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folder]
+    stores = [CaseStore(folder) for folder in cases]
     rows = results.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
     model_writing.write(output, name, weights, config, stores=stores, rows=rows)
     try:

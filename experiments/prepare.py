@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 
 from absl import flags
 
@@ -16,12 +17,13 @@ from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
 from preprocessing import pipeline, splits, survey
-from runkit import atomic
+from runkit import atomic, overwriting
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_site()
-flags.DEFINE_string("manifest", None, "The site's manifest.json, or an MSD dataset.json.")
+experiment_flags.define_orientation()
+flags.DEFINE_string("manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net.")
 flags.DEFINE_list(
     "split", None, "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20."
 )
@@ -38,10 +40,14 @@ flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     del argv
     config = experiment_flags.experiment_config()
-    manifest = manifests.read(experiment_flags.required("manifest", "the site's list of scans"), site=FLAGS.site)
+    listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
+    manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=not FLAGS.dry_run)
+    inputs = {"--manifest": [listed, *manifest.files], "--split_list": [FLAGS.split_list] if FLAGS.split_list else []}
     if FLAGS.check:
+        overwriting.require_apart(inputs, {"--site_folder": [folder / "check" / name for name in ("check.json", "check.html")]})
         return _check(manifest, folder / "check")
+    overwriting.require_apart(inputs, {}, folders={"--site_folder": [folder / "cases"]})
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {
         "target_mm": config.spacing_mm,
@@ -51,6 +57,9 @@ def main(argv: list[str]) -> int:
     }
     budget = pipeline.plan(manifest, folder / "cases", **how)
     print(budget)
+    free = _free_bytes(folder)
+    if free < budget.disk_bytes:
+        print(f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full")
     if FLAGS.dry_run:
         return 0
     store = pipeline.prepare(
@@ -65,11 +74,24 @@ def main(argv: list[str]) -> int:
     )
     shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))
     print(f"site {store.site}: {shares}; case store {store.root}")
+    if (store.root / "rejected.json").exists():
+        refused = len(atomic.read_json(store.root / "rejected.json"))
+        print(f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why")
     return 0
 
 
+def _free_bytes(folder: pathlib.Path) -> int:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
 def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
-    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1)
+    def keep(found: list[survey.Finding]) -> None:
+        atomic.write_json(folder / "check.json", check_report.document(manifest.site, found, finished=False))
+
+    findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     print(check_report.summary(findings))
     document, page = check_report.write(folder, manifest.site, findings)
     print(f"report {document}, with pictures {page}")

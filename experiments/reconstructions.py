@@ -31,12 +31,15 @@ def main(argv: list[str]) -> None:
     from c2fnas import named_weights
     from experiments import site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import atomic
+    from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
-    weights, _ = named_weights.load(experiment_flags.required("weights", "the weights with their VAE branch"))
+    source = experiment_flags.required("weights", "the weights with their VAE branch")
     output = pathlib.Path(experiment_flags.required("output", "the picture to write"))
+    inputs = {"--weights": [source], "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
+    overwriting.require_apart(inputs, {"--output": [output]})
+    weights, _ = named_weights.load(source)
     network = site_trainer.build_network(config)
     if network.vae is None:
         raise ValueError("--vae is none: there is no branch to draw; give the settings the model was trained with")

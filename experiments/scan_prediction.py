@@ -16,12 +16,19 @@ import numpy as np
 from c2fnas import components, inference, sliding_window
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from experiments import figures
-from preprocessing import geometry, integrity, intensity, nifti, resampling, sources
+from preprocessing import dicom, geometry, integrity, intensity, nifti, resampling, rules, sources
 from preprocessing.manifest import Case
+from preprocessing.names import stem
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+# remedies of rules whose own speak of a manifest
+_REMEDIES = {
+    rules.SEVERAL_SERIES.id: "choose one with --series and its SeriesInstanceUID or number",
+    rules.SEVERAL_ACQUISITIONS.id: "choose one with --series: the series, then # and the acquisition, e.g. --series=1.2.840.113619#2",
+}
 _EXPECTED_VIEW = 0.5  # of the shortest training scan: below it the organ may well lie outside
 
 
@@ -62,11 +69,13 @@ class Prediction:
       volumes_ml: class name -> volume on the scan's own grid.
       components: class name -> connected parts.
       notes: what a reader should know before believing it.
+      failed: what else was asked for and could not be written, a line for each file.
     """
 
     volumes_ml: Mapping[str, float]
     components: Mapping[str, int]
     notes: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
 
 def predict_scan(
@@ -79,24 +88,33 @@ def predict_scan(
     probabilities: bool = False,
     dicom_seg: str | os.PathLike | None = None,
     model_name: str = "C2FNAS",
+    series: str | None = None,
+    orientation: str | None = None,
 ) -> Prediction:
     """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they are, bit for bit.
 
-    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its size. Every file is there whole or not at all.
+    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its size. Every file is there whole or not
+    at all. What lies beside the mask is written after it: where one of these files fails, the mask stays and the others are written.
 
     Args:
-      image: CT, a NIfTI file or the folder of a DICOM series.
+      image: CT, a NIfTI file or a DICOM series: its folder, a zip of it, or one multi-frame file.
       output: mask to write, .nii.gz.
       logits_fn: the network, see c2fnas.inference.logits_fn.
       overlay: picture to write, .png.
       probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each class on the scan's grid.
       dicom_seg: DICOM segmentation object to write, .dcm, for a DICOM series.
       model_name: written into it.
+      series: which DICOM series, where there are several, see `dicom.read_series`.
+      orientation: of a NIfTI file whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
-      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and the file that cannot be written.
+      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and the mask that cannot be written.
     """
     image = pathlib.Path(image)
-    ct = sources.read_image(Case("scan", image, None))
+    is_dicom = dicom.is_series(image)
+    try:
+        ct = sources.read_image(Case("scan", image, None, series, orientation=orientation))
+    except IntegrityError as error:
+        raise IntegrityError(error.rule, error.file, error.problem, _REMEDIES.get(error.rule, error.fix)) from error
     integrity.check_scan(ct, str(image))
     upright = geometry.to_ras(ct)
     _check_view(upright, image, settings.expected_view_mm)
@@ -111,25 +129,36 @@ def predict_scan(
         mask = components.keep_largest(mask)
     native = resampling.restore_labels(mask, ct.grid, settings.spacing_mm)
     with _written(output):
-        if image.is_dir():
+        if is_dicom:
             nifti.write_volume(output, Volume(native, ct.affine))
         else:
             nifti.write_labels_like(output, native, image)
+    found, failed = _described(native, ct.grid), []
     if by_class is not None:
-        for value, name in CLASS_NAMES.items():
-            path = _beside(output, f".{name}.nii.gz")
-            with _written(path):
+        for value, path in zip(CLASS_NAMES, probability_files(output), strict=True):
+            with _extra(path, failed):
                 nifti.write_volume(path, Volume(_on_native_grid(by_class[..., value], ct.grid, settings.spacing_mm), ct.affine))
     if overlay is not None:
-        with _written(overlay), atomic.replacing(overlay) as path:
+        with _extra(overlay, failed), atomic.replacing(overlay) as path:
             figures.overlay(scaled, mask, settings.spacing_mm).savefig(path)
-    found = _described(native, ct.grid)
+    unusual = tuple(f"{warning.problem} [{warning.rule}]; {warning.fix}" for warning in ct.warnings)
     if dicom_seg is not None and native.any():
         from preprocessing import dicom_segmentation
 
-        with _written(dicom_seg):
-            dicom_segmentation.write(dicom_seg, native, image, model_name=model_name)
-    return found
+        with _extra(dicom_seg, failed):
+            dicom_segmentation.write(dicom_seg, native, image, model_name=model_name, series=series)
+    return dataclasses.replace(found, notes=(*found.notes, *unusual), failed=tuple(failed))
+
+
+def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
+    """Returns what a mask says that an earlier run wrote. Raises IntegrityError where it cannot be read."""
+    volume = nifti.read_labels(mask, orientation=orientation)
+    return _described(volume.array, volume.grid)
+
+
+def probability_files(output: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns where the probabilities of each class go, in the order of `CLASS_NAMES`."""
+    return [_beside(output, f".{name}.nii.gz") for name in CLASS_NAMES.values()]
 
 
 def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
@@ -188,9 +217,14 @@ def _beside(output: str | os.PathLike, ending: str) -> pathlib.Path:
     return output.with_name(stem(output) + ending)
 
 
-def stem(path: str | os.PathLike) -> str:
-    """Returns the name of a scan without .nii, .nii.gz; of a folder its name."""
-    return pathlib.Path(path).name.removesuffix(".gz").removesuffix(".nii")
+@contextlib.contextmanager
+def _extra(path: str | os.PathLike, failed: list[str]) -> Iterator[None]:
+    """Takes down what keeps a file beside the mask from being written: the mask is there and stays."""
+    try:
+        with _written(path):
+            yield
+    except Exception as error:
+        failed.append(str(rules.refusal(error, path)) if not isinstance(error, ValueError) else str(error))
 
 
 @contextlib.contextmanager

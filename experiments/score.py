@@ -28,12 +28,16 @@ def main(argv: list[str]) -> None:
     from c2fnas import named_weights
     from experiments import site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import atomic
+    from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
     output = experiment_flags.required("output", "the file of rows to write")
     models = [_model(entry) for entry in FLAGS.models]
+    inputs = {"--models": [file for _, file in models], "--site_folder": [folder / "cases"]}
+    overwriting.require_apart(
+        {**inputs, **experiment_flags.genotype_file()}, {"--output": [output]}, folders={"--site_folder": [folder / "scored"]}
+    )
     store = CaseStore(folder / "cases")
     # masks for the site's own figures go where the federation's are
     site = site_trainer.SiteTrainer(

@@ -14,6 +14,7 @@ from absl import flags
 
 from experiments import flags as experiment_flags
 from experiments import html_report, study_file, study_results, study_runner
+from runkit import overwriting
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -28,8 +29,10 @@ flags.DEFINE_bool("report_only", False, "Start no run; write the report of what 
 
 def main(argv: list[str]) -> int:
     del argv
-    study = study_file.read(experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json"), FLAGS.data)
+    file = experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json")
+    study = study_file.read(file, FLAGS.data)
     folder = pathlib.Path(FLAGS.runs) / study.name
+    overwriting.require_apart({"--study": [file]}, {"--runs": [folder / f"study.{ending}" for ending in ("json", "md", "html")]})
     specs = {
         (point.label, seed): study_file.run_spec(study, point, seed, folder, experiment_flags.parse_experiment)
         for point in study.points

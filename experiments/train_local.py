@@ -46,12 +46,21 @@ def main(argv: list[str]) -> None:
     strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
     from experiments import model_writing, site_trainer
     from preprocessing.case_store import CaseStore
+    from runkit import overwriting
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
-    weights, kind = _start(site_trainer.load_genotype(config))
+    kind = "baseline" if FLAGS.fine_tune is None else "finetuned"
+    model_folder = folder / (FLAGS.model_folder or kind)
+    start = {
+        "--fine_tune": [FLAGS.fine_tune] if FLAGS.fine_tune else [],
+        "--initial_model": [FLAGS.initial_model] if FLAGS.initial_model else [],
+    }
+    inputs = {**start, "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
+    overwriting.require_apart(inputs, {}, folders={"--model_folder": [model_folder]})
+    weights = _start(site_trainer.load_genotype(config))
     store = CaseStore(folder / "cases")
-    model_folder, label = folder / (FLAGS.model_folder or kind), FLAGS.model_name or f"{store.site}_{kind}"
+    label = FLAGS.model_name or f"{store.site}_{kind}"
     site = site_trainer.SiteTrainer(
         config,
         store,
@@ -78,24 +87,24 @@ def main(argv: list[str]) -> None:
         model_writing.write_best(model_folder / "model", label, site, config, store)
 
 
-def _start(genotype) -> tuple[dict[str, np.ndarray], str]:
-    """Returns the weights to start from and what the model is called."""
+def _start(genotype) -> dict[str, np.ndarray]:
+    """Returns the weights to start from."""
     from c2fnas import checkpoints, model_folder, named_weights
 
     if FLAGS.fine_tune is None:
         if FLAGS.freeze_encoder:
             raise app.UsageError("--freeze_encoder keeps an encoder that has learnt something; give its model with --fine_tune")
-        return named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))[0], "baseline"
+        return named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))[0]
     source = pathlib.Path(FLAGS.fine_tune)
     if not source.is_dir():
-        return named_weights.load(source)[0], "finetuned"
+        return named_weights.load(source)[0]
     model = model_folder.load(source)
     differences = checkpoints.differences(model.genotype.to_json(), genotype.to_json(), "genotype", there="the model")
     if differences:
         raise ValueError(
             f"{source} cannot be fine-tuned with these settings: {'; '.join(differences)}. Give the settings it was trained with"
         )
-    return dict(model.weights), "finetuned"
+    return dict(model.weights)
 
 
 if __name__ == "__main__":

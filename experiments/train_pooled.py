@@ -30,10 +30,14 @@ def main(argv: list[str]) -> None:
     from experiments import site_trainer
     from experiments.pooled import PooledStore
     from preprocessing.case_store import CaseStore
+    from runkit import overwriting
 
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
-    weights, _ = named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))
+    initial = experiment_flags.required("initial_model", "the weights to start from")
+    inputs = {"--initial_model": [initial], "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders]}
+    overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
+    weights, _ = named_weights.load(initial)
     store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
     site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
     for round_number, metrics in site.train_alone(weights):

@@ -13,11 +13,12 @@ import numpy as np
 import psutil
 from isal import igzip
 
-from preprocessing import geometry, intensity, nifti, resampling
+from preprocessing import dicom, geometry, intensity, nifti, resampling, rules
 from preprocessing.manifest import Case
 from preprocessing.volume import Grid
 
 _MARGIN = 1.1
+_USUAL_DENSITY = 32  # bytes of voxels per byte of a compressed CT, at most
 _SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
 _DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
 _DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
@@ -93,15 +94,22 @@ class Budget:
 def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     """Returns what a labelled case needs, or None where its headers cannot be read: it will be refused before it needs anything."""
     try:
-        if case.image.is_dir():
+        if dicom.is_series(case.image):
             grid, image_bytes, read_bytes = _dicom_form(case)
         else:
-            grid, dtype, scaled = nifti.stored_form(case.image)
+            grid, dtype, scaled = nifti.stored_form(case.image, orientation=case.orientation)
             image_bytes = dtype.itemsize + (0 if dtype.kind == "i" and dtype.itemsize == 2 and not scaled else 4)
             read_bytes = case.image.stat().st_size
-        label_grid, label_type, label_scaled = nifti.stored_form(case.label)
+        label_grid, label_type, label_scaled = nifti.stored_form(
+            case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
+        )
         label_file = case.label.stat().st_size
-    except (ValueError, OSError):
+        low, high = rules.SPACING_MM
+        if not all(low <= length <= high for length in grid.spacing_mm):
+            return None
+        if not dicom.is_series(case.image) and not _is_whole(case, grid, dtype, label_grid):
+            return None
+    except Exception:  # whatever it is, it will be said when the case is read
         return None
     upright = geometry.ras_grid(grid)
     prepared = resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm)
@@ -116,6 +124,14 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES
     return CaseNeed(native_voxels, prepared_voxels, read_bytes + label_file, memory, 3 * prepared_voxels)
+
+
+def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
+    """Returns whether scan and label may be what their headers declare: one odd number must not stop a cohort for want of memory."""
+    if math.prod(grid.shape) != math.prod(label_grid.shape):
+        return False
+    declared = math.prod(grid.shape) * dtype.itemsize
+    return declared <= _USUAL_DENSITY * case.image.stat().st_size or nifti.holds_its_voxels(case.image)
 
 
 def choose_workers(cases: int, wanted: int) -> int:
@@ -182,11 +198,12 @@ def _planes_voxels(grid: Grid, upright: Grid, prepared: Sequence[int]) -> int:
 
 
 def _dicom_form(case: Case) -> tuple[Grid, int, int]:
-    sizes = [path.stat().st_size for path in case.image.rglob("*") if path.is_file()]
     label_grid, _, _ = nifti.stored_form(case.label)
-    shape = (*_DICOM_SLICE, max(2, len(sizes)))
     affine = np.diag([*label_grid.spacing_mm, 1.0])
-    return Grid(shape, affine), 6, sum(sizes)
+    if not case.image.is_dir():  # a zip or a multi-frame file: as many voxels as its label
+        return Grid(label_grid.shape, affine), 6, case.image.stat().st_size
+    sizes = [path.stat().st_size for path in dicom.files_in(case.image)]
+    return Grid((*_DICOM_SLICE, max(2, len(sizes))), affine), 6, sum(sizes)
 
 
 def _duration(seconds: float) -> str:

@@ -25,13 +25,16 @@ def prepare_case(
       threads: for resampling.
     Returns:
       Its `sources` and the marks of its `slices` (see `same_scan`), or, where it is refused, why: `rule`, `file`, `problem`.
+    Raises:
+      CannotWrite: if the store cannot be written, which is not the case's fault.
     """
     try:
         made_of, slices = _prepare(case, root, settings, threads, report)
-    except rules.IntegrityError as error:
-        return {"rule": error.rule, "file": error.file, "problem": str(error)}
-    except (ValueError, MemoryError) as error:
-        return {"rule": rules.UNUSABLE.id, "file": str(case.image), "problem": f"{case.image}: {error or 'does not fit into memory'}"}
+    except case_store.CannotWrite:
+        raise
+    except Exception as error:  # whatever one case does, the others are prepared
+        refused = rules.refusal(error, case.image)
+        return {"rule": refused.rule, "file": refused.file, "problem": str(refused)}
     return {"sources": made_of, "slices": slices}
 
 
@@ -40,6 +43,7 @@ def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], thread
     if done is not None:
         report("checking files")
         if (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
+            sources.require_headers(case)  # an earlier release guessed what a header without an orientation means
             return done["sources"], done.get("slices", [])
     report("reading")
     values = settings["label_values"]

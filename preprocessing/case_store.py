@@ -16,6 +16,7 @@ files or settings is never taken for the current one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,7 +24,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -35,6 +36,10 @@ from runkit import atomic, private
 FORMAT = 2  # raise it when the same files and settings give another store
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
+
+
+class CannotWrite(OSError):
+    """The store cannot be written, whichever case comes next: a full disk, a quota, a missing right. The message names the file."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,16 +197,22 @@ def write_case(
       slices: marks by which the scan is recognised under another name.
     Raises:
       ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many voxels as the label.
+      CannotWrite: naming the file; nothing of the case is left, an earlier version of it stays.
     """
     voxels = math.prod(label.shape)
     if voxels > np.iinfo(np.int32).max:
         raise ValueError(f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan")
     private.folder(root)
-    with atomic.replacing_folder(case_folder(root, case_id)) as folder:
-        _save(folder / "runs.npy", label.runs().runs)
-        _save(folder / "native_runs.npy", native_label.runs().runs)
-        _save_label(folder / "label.npy", label)
-        written = _save_image(folder / "image.npy", label.shape, image)
+    target = case_folder(root, case_id)
+    with _writing(target, "case.json"), atomic.replacing_folder(target) as folder:
+        with _writing(target, "runs.npy"):
+            _save(folder / "runs.npy", label.runs().runs)
+        with _writing(target, "native_runs.npy"):
+            _save(folder / "native_runs.npy", native_label.runs().runs)
+        with _writing(target, "label.npy"):
+            _save_label(folder / "label.npy", label)
+        with _writing(target, "image.npy"):
+            written = _save_image(folder / "image.npy", label.shape, image)
         if written != voxels:
             raise ValueError(f"case {case_id}: its image has {written} voxels, its label {voxels}; resample both to one grid")
         value = {
@@ -236,6 +247,16 @@ def write_index(
             "sources": {case_id: fingerprint(hashes, settings) for case_id, hashes in sources.items()},
         },
     )
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite(f"{folder / name}: cannot be written ({error.strerror or error})") from error
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:

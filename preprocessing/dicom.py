@@ -1,165 +1,274 @@
-"""A CT series in DICOM files as one volume. The only reader that imports pydicom, which the extra `dicom` installs.
+"""A CT series in DICOM files as one volume.
 
 Slices are sorted by where they lie along their normal, never by file name or instance number, and each is rescaled with its own
-slope and intercept. What cannot be one upright stack of equidistant slices is refused.
+slope and intercept. What cannot be one upright stack of equidistant slices is refused. `dicom_header` reads attributes,
+`dicom_folder` finds the files of a series, `dicom_acquisitions` tells passes of one series apart.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
-from preprocessing import rules
-from preprocessing.rules import broken
+from preprocessing import dicom_acquisitions, dicom_archive, dicom_folder, dicom_header, rules
+from preprocessing.dicom_folder import Series, files_in
+from preprocessing.dicom_header import Header, PixelData
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
-try:
-    import pydicom
-except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
-    pydicom = None
+__all__ = ["files_in", "is_series", "read_series", "require_reader", "slice_files"]
 
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _DIRECTION = 1e-3  # between direction cosines of two slices: DICOM prints six digits, some exporters fewer
 _UNEVEN = 0.25  # of a slice distance, from where an even stack has the slice
 _ROUNDING_MM = 0.06  # positions are printed with one decimal by some
 _TILT = 0.002  # in-plane drift by length: 0.1 degrees
+_LARGEST_SLICE = 2**26  # pixels; a header that says more would have its decoder reserve gigabytes
+_INTEGER_PIXELS = 0x7FE00010
+_AIR_HU = -1024
+_PADDING_TISSUE_HU = (-900.0, 3000.0)  # between air and what a scanner's 12 bits hold: padding here may also be patient
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """How the pixels of a file lie in it. `frames` is None in a file of one slice."""
+
+    file: pathlib.Path
+    where: PixelData
+    size: tuple[int, int]  # rows, columns
+    frames: int | None
+    bits: tuple[int, int]  # allocated, stored
+    signed: bool
+    transfer_syntax: str
+    padding: tuple[int, int] | None  # first and last pixel value that stands for no measurement
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
     """One slice: where it lies and how its pixels become HU. `frame` is its number in a multi-frame file."""
 
-    file: pathlib.Path
+    stored: _Stored
     frame: int | None
-    size: tuple[int, int]  # rows, columns
     position: tuple[float, float, float]  # mm, DICOM's LPS
     directions: tuple[float, ...]  # along a row, along a column
     spacing: tuple[float, float]  # between rows, between columns
     rescale: tuple[float, float]
+    instance: int | None
+    of_acquisition: int | None  # how many images its acquisition gave
+    acquisition: dicom_acquisitions.Marks
+
+    @property
+    def file(self) -> pathlib.Path:
+        return self.stored.file
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.stored.size
+
+    @property
+    def name(self) -> str:
+        return self.file.name if self.frame is None else f"frame {self.frame + 1} of {self.file.name}"
 
 
 def require_reader() -> None:
-    """Raises ValueError, with the way out, where the extra is not installed."""
-    if pydicom is None:
+    """Raises ValueError, with the remedy, where the extra is not installed."""
+    if dicom_header.pydicom is None:
         raise ValueError("DICOM series need pydicom and its decoders, which are not installed: pip install -e '.[dicom]'")
 
 
-def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the files below a folder that may be DICOM, sorted by name; hidden ones and macOS' ._ files are left out."""
-    return sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+def is_series(path: str | os.PathLike) -> bool:
+    """Returns whether a path is read as DICOM: a folder, a zip, or a file that begins as DICOM does or is named so."""
+    path = pathlib.Path(path)
+    if path.is_dir() or dicom_archive.is_archive(path) or path.suffix.lower() in dicom_folder.SUFFIXES:
+        return True
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        return dicom_header.is_dicom(dicom_header.start_of(path))
+    except OSError:
+        return False
 
 
-def read_series(folder: str | os.PathLike, series: str | None = None) -> Volume:
-    """Reads the CT series in a folder or in folders below it.
+def read_series(path: str | os.PathLike, series: str | None = None) -> Volume:
+    """Reads a CT series.
 
     Args:
-      folder: holds one CT series; localizers, screenshots, other modalities and files that are no DICOM are left out.
-      series: SeriesInstanceUID, where the folder holds several.
+      path: a folder that holds the series in it or in folders below it, a zip of such a folder, or one multi-frame file. Localizers,
+        screenshots, other modalities and files that are not DICOM are left out.
+      series: SeriesInstanceUID or SeriesNumber where there are several, and behind a # the acquisition where the series holds several
+        ("1.2.840...#2", "#2"; "#all" takes them for one).
     Returns:
       HU [x, y, z]: x along a row, y along a column, z along the normal. int16 where every value is a whole number that fits, else
-      float32. Fortran-ordered.
+      float32. Fortran-ordered. Padding is air. `warnings` holds what is unusual.
     Raises:
-      IntegrityError: naming folder or slice, for the first rule of group D that is broken.
+      IntegrityError: naming the folder, or the file and the attribute, for the first rule of groups D and F that is broken.
       ValueError: without pydicom.
     """
+    with _opened(path, series) as (slices, warnings):
+        first, last = slices[0], slices[-1]
+        steps = (np.array(last.position) - first.position) / (len(slices) - 1)
+        # of length one: some scanners print cosines with so few digits that a voxel would grow by them
+        row, column = (direction / np.linalg.norm(direction) for direction in np.reshape(first.directions, (2, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = _LPS_TO_RAS @ np.stack([row * first.spacing[1], column * first.spacing[0], steps], axis=1)
+        affine[:3, 3] = _LPS_TO_RAS @ first.position
+        voxels, replaced = _voxels(slices)
+        return Volume(voxels, affine, warnings=(*warnings, *replaced))
+
+
+@contextlib.contextmanager
+def slice_files(path: str | os.PathLike, series: str | None = None) -> Iterator[list[pathlib.Path]]:
+    """Yields the file of each slice in the order of z of `read_series`; a multi-frame file stands there once per frame.
+
+    The files of a zip are there until the end of the block. Args, raises: as `read_series`.
+    """
+    with _opened(path, series) as (slices, _):
+        yield [one.file for one in slices]
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, wanted: str | None) -> Iterator[tuple[list[_Slice], list[IntegrityError]]]:
+    """Yields the sorted slices of the chosen series, and warnings."""
     require_reader()
-    slices = _sorted(list(_slices(_series(pathlib.Path(folder), series))), folder)
-    first, last = slices[0], slices[-1]
-    steps = (np.array(last.position) - first.position) / (len(slices) - 1)
-    # of length one: some scanners print cosines with so few digits that a voxel would grow by them
-    row, column = (direction / np.linalg.norm(direction) for direction in np.reshape(first.directions, (2, 3)))
-    affine = np.eye(4)
-    affine[:3, :3] = _LPS_TO_RAS @ np.stack([row * first.spacing[1], column * first.spacing[0], steps], axis=1)
-    affine[:3, 3] = _LPS_TO_RAS @ first.position
-    return Volume(_voxels(slices), affine)
-
-
-def slice_files(folder: str | os.PathLike, series: str | None = None) -> list[pathlib.Path]:
-    """Returns the file of each slice in the order of z of `read_series`; a multi-frame file stands there once a frame. Raises as that."""
-    require_reader()
-    return [one.file for one in _sorted(list(_slices(_series(pathlib.Path(folder), series))), folder)]
-
-
-def _series(folder: pathlib.Path, wanted: str | None) -> list[tuple[pathlib.Path, Any]]:
-    """Returns file and header of the slices of the one CT series."""
-    if not folder.is_dir():
-        raise broken(rules.MISSING, folder, "no such folder")
-    groups: dict[str, list[tuple[pathlib.Path, Any]]] = defaultdict(list)
-    others: Counter[str] = Counter()
-    captures: list[tuple[pathlib.Path, Any]] = []
-    for path in files_in(folder):
-        header = _header(path)
-        if header is None:
-            continue
-        modality, kind = str(header.get("Modality", "unknown")), [str(v).upper() for v in header.get("ImageType", None) or ()]
-        if modality != "CT" or "Rows" not in header:
-            others[modality] += 1
-        elif "LOCALIZER" in kind:
-            others["localizer"] += 1
-        elif str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE):
-            captures.append((path, header))
+    path = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        folder = path
+        if dicom_archive.is_archive(path):
+            folder = stack.enter_context(dicom_archive.unpacked(path))
+        if folder.is_dir():
+            files, missing = dicom_folder.listing(folder)
+        elif folder.is_file():
+            files, missing = [folder], []
+        elif folder.is_symlink():
+            files, missing = [], [folder]
         else:
-            groups[str(header.get("SeriesInstanceUID", ""))].append((path, header))
-    if wanted is not None and wanted in groups:
-        return groups[wanted]
-    listed = ", ".join(f"{uid} ({len(slices)} files)" for uid, slices in sorted(groups.items()))
-    if wanted is not None:
-        raise broken(rules.SEVERAL_SERIES, folder, f"holds no CT series {wanted}, but {listed or 'none'}")
-    if len(groups) > 1:
-        raise broken(rules.SEVERAL_SERIES, folder, f"holds {len(groups)} CT series: {listed}")
-    if groups:
-        return next(iter(groups.values()))
-    if captures:
-        raise broken(rules.NOT_GREY, captures[0][0], "is a secondary capture: a picture, not a reconstruction")
-    if others:
-        found = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
-        raise broken(rules.NOT_CT, folder, f"holds no CT slices, but {found}")
-    raise broken(rules.NO_SERIES, folder, "holds no DICOM file")
+            raise broken(rules.MISSING, path, "no such folder")
+        name, _, acquisition = (wanted or "").partition("#")
+        series = dicom_folder.choose(path, files, missing, name or None)
+        slices = [one for header in series.slices for one in _slices(header)]
+        _require_alike(slices)
+        _require_left_out(series, slices[0])
+        slices = dicom_acquisitions.choose(path, series.uid, slices, acquisition or None)
+        yield _sorted(slices, path), _gaps(slices, path)
 
 
-def _header(path: pathlib.Path) -> Any:
-    """Returns the header of a DICOM file, None for a file of another kind."""
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
-    except pydicom.errors.InvalidDicomError as error:
-        if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
-            raise broken(rules.UNDECODABLE, path, "is named as a DICOM file and is none, or cut short in its header") from error
+def _slices(header: Header) -> Iterator[_Slice]:
+    stored = _stored(header)
+    if stored.frames is None:
+        yield _slice(stored, None, header, [header], [header])
+        return
+    shared = header.items("SharedFunctionalGroupsSequence")
+    for number, frame in enumerate(header.items("PerFrameFunctionalGroupsSequence")):
+        groups = [group.within(f"frame {number + 1}: ") for group in (frame, *shared)]
+        yield _slice(stored, number, header, groups[:1], groups)
+
+
+def _stored(header: Header) -> _Stored:
+    """Returns how a file's pixels are stored, checked as far as its header tells."""
+    path = header.path
+    samples = header.short("SamplesPerPixel")
+    if samples not in (None, 1):
+        raise broken(rules.NOT_GREY, path, f"has {samples} channels per pixel")
+    colour = header.text("PhotometricInterpretation").upper()
+    if not colour:
+        raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
+    if colour == "MONOCHROME1":  # SimpleITK turns such pixels round, others do not
+        raise broken(rules.NOT_GREY, path, "has pixels of MONOCHROME1: whether their values run from white to black is not clear")
+    if colour != "MONOCHROME2":
+        raise broken(rules.NOT_GREY, path, f"has pixels of {colour}")
+    size = (header.required("Rows"), header.required("Columns"))
+    for name, value in zip(("Rows", "Columns"), size, strict=True):
+        if value == 0:
+            header.refuse(name, "expected at least 1")
+    if size[0] * size[1] > _LARGEST_SLICE:
+        header.refuse("Rows", f"with {size[1]} Columns a slice would have more than {_LARGEST_SLICE} pixels")
+    allocated, used = header.required("BitsAllocated"), header.required("BitsStored")
+    if allocated not in (8, 16, 32):
+        header.refuse("BitsAllocated", "expected 8, 16 or 32")
+    if not 1 <= used <= allocated:
+        header.refuse("BitsStored", f"expected 1 to {allocated}, the bits allocated")
+    highest = header.short("HighBit")
+    if highest not in (None, used - 1):
+        header.refuse("HighBit", f"expected {used - 1}, one below the bits stored")
+    signed = header.required("PixelRepresentation")
+    if signed not in (0, 1):
+        header.refuse("PixelRepresentation", "expected 0 or 1")
+    if header.pixels.tag != _INTEGER_PIXELS:
+        raise broken(rules.UNDECODABLE, path, "holds floating-point pixels: a map made of a CT, not the CT")
+    if header.has("ModalityLUTSequence"):
+        raise broken(rules.NO_RESCALE, path, "turns pixels into HU by a ModalityLUTSequence, not by slope and intercept")
+    frames = _frames(header)
+    stored = _Stored(
+        path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, _padding(header, signed == 1)
+    )
+    if stored.transfer_syntax in dicom_header.NATIVE:
+        _require_whole(stored)
+    return stored
+
+
+def _frames(header: Header) -> int | None:
+    """Returns how many frames a multi-frame file holds, None for a file of one slice."""
+    frames, groups = header.count("NumberOfFrames"), len(header.items("PerFrameFunctionalGroupsSequence"))
+    if frames is not None and frames < 1:
+        header.refuse("NumberOfFrames", "expected at least 1")
+    if not groups and (frames or 1) == 1 and not header.items("SharedFunctionalGroupsSequence"):
         return None
-    except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
-        raise broken(rules.UNDECODABLE, path, f"its header cannot be read ({type(error).__name__}: {error})") from error
+    if groups != (frames or 1):
+        problem = f"holds {frames or 1} frames and the functional groups of {groups}, so that not every frame has a position"
+        raise broken(rules.NO_GEOMETRY, header.path, problem)
+    return groups
 
 
-def _slices(series: Sequence[tuple[pathlib.Path, Any]]) -> Iterator[_Slice]:
-    for path, header in series:
-        if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise broken(rules.NOT_GREY, path, f"has {header.SamplesPerPixel} channels a pixel")
-        size = (int(header.Rows), int(header.get("Columns", 0)))
-        if "PerFrameFunctionalGroupsSequence" in header:
-            for number, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
-                yield _slice(path, number, size, [frame, *header.get("SharedFunctionalGroupsSequence", ())])
-        elif int(header.get("NumberOfFrames", 1) or 1) > 1:
-            raise broken(rules.NO_GEOMETRY, path, f"holds {header.NumberOfFrames} frames and no position for each")
-        else:
-            yield _slice(path, None, size, [header])
+def _require_whole(stored: _Stored) -> None:
+    """Raises where pixels that lie in the file as they are do not have the length that the header says."""
+    if stored.where.length is None:
+        raise broken(rules.UNDECODABLE, stored.file, f"has encapsulated pixels, but names transfer syntax {stored.transfer_syntax}")
+    row = stored.size[1] * stored.bits[0] // 8
+    expected = row * stored.size[0] * (stored.frames or 1)
+    there = stored.where.length
+    left = max(0, stored.file.stat().st_size - stored.where.start)
+    if there > left:
+        raise broken(rules.UNDECODABLE, stored.file, f"is cut short: of {there} bytes of pixel data {left} are there")
+    # some writers add a few bytes at the end; a row too many is another picture
+    if not expected <= there < expected + max(row, 2):
+        shape = f"{stored.size[0]} x {stored.size[1]} pixels of {stored.bits[0]} bits"
+        shape = shape if stored.frames is None else f"{stored.frames} frames of {shape}"
+        problem = f"has {there} bytes of pixel data where {shape} (Rows, Columns, BitsAllocated) take {expected}"
+        raise broken(rules.UNDECODABLE, stored.file, problem)
 
 
-def _slice(path: pathlib.Path, frame: int | None, size: tuple[int, int], headers: Sequence[Any]) -> _Slice:
+def _padding(header: Header, signed: bool) -> tuple[int, int] | None:
+    # the sign is that of the pixels, whatever the attribute is written as
+    value = header.short("PixelPaddingValue", signed=signed, any_sign=True)
+    limit = header.short("PixelPaddingRangeLimit", signed=signed, any_sign=True)
+    if value is None:
+        return None
+    return (value, value) if limit is None else (min(value, limit), max(value, limit))
+
+
+def _slice(stored: _Stored, frame: int | None, header: Header, own: Sequence[Header], groups: Sequence[Header]) -> _Slice:
+    """Returns a slice.
+
+    Args:
+      header: of the file.
+      own: what belongs to this frame alone.
+      groups: where its attributes are: the header itself, or the frame's and the shared functional groups.
+    """
+    where = groups[0].where
+
+    def holders(sequence: str) -> Iterator[Header]:
+        for group in groups:
+            yield from [group] if frame is None else group.items(sequence)[:1]
+
     def values(sequence: str, name: str, count: int) -> tuple[float, ...] | None:
-        for header in headers:
-            holder = header if frame is None else (header.get(sequence) or [{}])[0]
-            value = holder.get(name)
-            if value is not None and value != "":
-                numbers = tuple(float(v) for v in (value if count > 1 else [value]))
-                if len(numbers) == count and np.isfinite(numbers).all():
-                    return numbers
-        return None
+        found = (holder.numbers(name, count) for holder in holders(sequence))
+        return next((numbers for numbers in found if numbers is not None), None)
 
     position = values("PlanePositionSequence", "ImagePositionPatient", 3)
     directions = values("PlaneOrientationSequence", "ImageOrientationPatient", 6)
@@ -172,31 +281,72 @@ def _slice(path: pathlib.Path, frame: int | None, size: tuple[int, int], headers
         if value is None
     ]
     if absent:
-        raise broken(rules.NO_GEOMETRY, path, f"has no {', '.join(absent)}")
+        raise broken(rules.NO_GEOMETRY, stored.file, f"{where}has no {', '.join(absent)}")
     directions_ok = np.abs(np.reshape(directions, (2, 3)) @ np.reshape(directions, (2, 3)).T - np.eye(2)).max() < 10 * _DIRECTION
     if not directions_ok or min(spacing) <= 0:
-        raise broken(rules.NO_GEOMETRY, path, f"orientation {directions} or pixel spacing {spacing} places no pixel")
-    if slope is None or intercept is None or slope[0] == 0:
-        raise broken(rules.NO_RESCALE, path, "has no RescaleSlope and RescaleIntercept")
-    return _Slice(path, frame, size, position, directions, spacing, (slope[0], intercept[0]))
+        problem = f"{where}ImageOrientationPatient {directions} or PixelSpacing {spacing} places no pixel"
+        raise broken(rules.NO_GEOMETRY, stored.file, problem)
+    if slope is None or intercept is None:
+        raise broken(rules.NO_RESCALE, stored.file, f"{where}has no RescaleSlope and RescaleIntercept")
+    if slope[0] == 0:
+        raise broken(rules.NO_RESCALE, stored.file, f"{where}RescaleSlope is 0")
+    content = own if frame is None else own[0].items("FrameContentSequence")[:1]
+    return _Slice(
+        stored,
+        frame,
+        position,
+        directions,
+        spacing,
+        (slope[0], intercept[0]),
+        _maybe_count(header, "InstanceNumber") if frame is None else None,
+        _maybe_count(header, "ImagesInAcquisition") if frame is None else None,
+        dicom_acquisitions.Marks.of(header, content[0] if content else None, frame),
+    )
 
 
-def _sorted(slices: list[_Slice], folder: str | os.PathLike) -> list[_Slice]:
-    """Returns the slices along their normal, checked to be one upright, even stack."""
+def _maybe_count(header: Header, name: str) -> int | None:
+    """Returns a whole number that nothing but a warning depends on, None also where it is not one."""
+    with contextlib.suppress(IntegrityError):
+        return header.count(name)
+    return None
+
+
+def _require_alike(slices: Sequence[_Slice]) -> None:
     first = slices[0]
     for one in slices:
-        for what, differs in (
-            (f"size {one.size} instead of {first.size}", one.size != first.size),
-            (f"orientation {one.directions} instead of {first.directions}", _apart(one.directions, first.directions) > _DIRECTION),
-            (f"pixel spacing {one.spacing} instead of {first.spacing}", _apart(one.spacing, first.spacing) > _DIRECTION),
-        ):
-            if differs:
-                raise broken(rules.MIXED_SLICES, one.file, f"has {what} of {first.file.name}")
+        differs = _difference(one, first)
+        if differs:
+            raise broken(rules.MIXED_SLICES, one.file, f"has {differs} of {first.file.name}")
+
+
+def _difference(one: _Slice, first: _Slice) -> str | None:
+    if one.size != first.size:
+        return f"size {one.size} instead of {first.size}"
+    if _apart(one.directions, first.directions) > _DIRECTION:
+        return f"orientation {one.directions} instead of {first.directions}"
+    if _apart(one.spacing, first.spacing) > _DIRECTION:
+        return f"pixel spacing {one.spacing} instead of {first.spacing}"
+    return None
+
+
+def _require_left_out(series: Series, first: _Slice) -> None:
+    """Raises for a file of the series that says it is something else and lies as its slices lie."""
+    for kind, header in series.left_out:
+        try:
+            alike = not any(_difference(one, first) for one in _slices(header))
+        except IntegrityError:
+            continue  # without place or pixels: no slice of a CT
+        if alike:
+            problem = f"belongs to the series and lies as its slices do, but is marked as {kind}"
+            raise broken(rules.MIXED_SLICES, header.path, problem)
+
+
+def _sorted(slices: list[_Slice], path: pathlib.Path) -> list[_Slice]:
+    """Returns the slices along their normal, checked to be one upright, even stack."""
     if len(slices) < 2:
-        raise broken(rules.ONE_SLICE, folder, "holds a single slice")
-    row, column = np.reshape(first.directions, (2, 3))
-    normal = np.cross(row, column)
-    normal /= np.linalg.norm(normal)
+        raise broken(rules.ONE_SLICE, path, "holds a single slice")
+    first = slices[0]
+    normal = dicom_acquisitions.normal_of(first.directions)
     slices = sorted(slices, key=lambda s: float(np.dot(s.position, normal)))
     positions = np.array([s.position for s in slices])
     heights = positions @ normal
@@ -204,12 +354,12 @@ def _sorted(slices: list[_Slice], folder: str | os.PathLike) -> list[_Slice]:
     usual = float(np.median(gaps))
     for i, gap in enumerate(gaps):
         if gap < max(0.05 * usual, 1e-3):
-            raise broken(rules.DUPLICATE_SLICE, slices[i + 1].file, f"lies where {slices[i].file.name} lies, at {heights[i]:.2f} mm")
+            raise broken(rules.DUPLICATE_SLICE, slices[i + 1].file, f"lies where {slices[i].name} lies, at {heights[i]:.2f} mm")
     for i, gap in enumerate(gaps):
         if gap > 1.5 * usual + _ROUNDING_MM:
             lost = max(1, round(gap / usual) - 1)
-            where = f"after {slices[i].file.name} at {heights[i]:.2f} mm the next slice follows {gap:.2f} mm on, not {usual:.2f}"
-            raise broken(rules.MISSING_SLICE, folder, f"{where}: {lost} missing")
+            where = f"after {slices[i].name} at {heights[i]:.2f} mm the next slice follows {gap:.2f} mm on, not {usual:.2f}"
+            raise broken(rules.MISSING_SLICE, path, f"{where}: {lost} missing")
     even = np.linspace(heights[0], heights[-1], len(slices))
     worst = int(np.argmax(np.abs(heights - even)))
     if abs(heights[worst] - even[worst]) > _UNEVEN * usual + _ROUNDING_MM:
@@ -221,40 +371,110 @@ def _sorted(slices: list[_Slice], folder: str | os.PathLike) -> list[_Slice]:
     drift = np.linalg.norm((positions[-1] - positions[0]) - normal * (heights[-1] - heights[0]))
     if drift > max(_TILT * (heights[-1] - heights[0]), rules.MISPLACED_VOXELS * min(first.spacing)):
         angle = np.degrees(np.arctan2(drift, heights[-1] - heights[0]))
-        raise broken(rules.GANTRY_TILT, folder, f"slices are stacked {angle:.1f} degrees off their normal")
+        raise broken(rules.GANTRY_TILT, path, f"slices are stacked {angle:.1f} degrees off their normal")
     return slices
 
 
-def _voxels(slices: Sequence[_Slice]) -> np.ndarray:
+def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
+    """Returns a warning where numbers say that slices did not arrive; positions show only those between others."""
+    numbers = sorted({one.instance for one in slices if one.instance is not None})
+    if not numbers:
+        return []
+    # numbers may begin anywhere, as with the second reconstruction of a scan; but only a few above 1 look like a lost beginning
+    begin = 1 if 1 < numbers[0] <= len(slices) else numbers[0]
+    absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * len(slices)))) - set(numbers))
+    expected = max((one.of_acquisition or 0 for one in slices), default=0)
+    if absent:
+        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        problem = f"instance numbers run from {numbers[0]} to {numbers[-1]} without {shown}: {len(absent)} slices may be missing"
+    elif expected > len(slices):
+        problem = f"holds {len(slices)} slices of the {expected} that its acquisition gave (ImagesInAcquisition)"
+    else:
+        return []
+    return [broken(rules.INSTANCE_GAP, path, problem)]
+
+
+def _voxels(slices: Sequence[_Slice]) -> tuple[np.ndarray, list[IntegrityError]]:
+    """Returns HU [x, y, z], and warnings."""
     rows, columns = slices[0].size
-    hu = np.empty((len(slices), rows, columns), dtype=np.int16)
     opened: tuple[pathlib.Path, np.ndarray] | None = None
+    hu, in_tissue = None, 0
     for number, one in enumerate(slices):
         if opened is None or opened[0] != one.file:
-            opened = (one.file, _pixels(one.file))
-        pixels = opened[1] if one.frame is None else opened[1].reshape(-1, rows, columns)[one.frame]
-        if pixels.shape != (rows, columns):
-            raise broken(rules.UNDECODABLE, one.file, f"decodes to {pixels.shape} pixels instead of {(rows, columns)}")
+            opened = (one.file, _pixels(one.stored))
+        pixels = opened[1] if one.frame is None else opened[1][one.frame]
+        if hu is None:  # after the first picture, so that a header alone cannot reserve memory
+            hu = np.empty((len(slices), rows, columns), dtype=np.int16)
+        padded, doubtful = _padded(pixels, one)
+        in_tissue += doubtful
+        measured = pixels if padded is None else pixels[~padded]
+        lowest, highest = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
+        _require_in_range(one.stored, lowest, highest)
         slope, intercept = one.rescale
-        if hu.dtype == np.int16 and slope == 1.0 and intercept.is_integer():
-            exact = pixels.astype(np.int32) + int(intercept)
-            if exact.min() >= -32768 and exact.max() <= 32767:
-                hu[number] = exact
-                continue
-        hu = hu.astype(np.float32, copy=False)
-        hu[number] = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    return hu.transpose(2, 1, 0)
+        whole = slope == 1.0 and intercept.is_integer() and lowest + intercept >= -32768 and highest + intercept <= 32767
+        if hu.dtype == np.int16 and whole:
+            # modulo 2**16, which is exact since every result fits
+            hu[number] = pixels.astype(np.int16) + np.array(int(intercept) % 2**16, np.uint16).astype(np.int16)
+        else:
+            hu = hu.astype(np.float32, copy=False)
+            hu[number] = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        if padded is not None:
+            hu[number][padded] = _AIR_HU
+    warnings = []
+    if in_tissue:
+        problem = f"PixelPaddingValue {slices[0].stored.padding} stands for HU of tissue; {in_tissue} pixels at borders became air"
+        warnings.append(broken(rules.PADDING_IN_TISSUE, slices[0].file, problem))
+    return hu.transpose(2, 1, 0), warnings
 
 
-def _pixels(path: pathlib.Path) -> np.ndarray:
-    try:
-        return pydicom.dcmread(path).pixel_array
-    except Exception as error:  # each decoder raises errors of its own kind for damaged or unsupported data
-        raise broken(rules.UNDECODABLE, path, f"its pixels cannot be decoded ({type(error).__name__}: {_one_line(error)})") from error
+def _padded(pixels: np.ndarray, one: _Slice) -> tuple[np.ndarray | None, int]:
+    """Returns which pixels of a slice are padding, None without any, and how many of them have values of tissue."""
+    if one.stored.padding is None:
+        return None, 0
+    first, last = one.stored.padding
+    mask = (pixels >= first) & (pixels <= last)
+    if not mask.any():
+        return None, 0
+    slope, intercept = one.rescale
+    low, high = sorted((first * slope + intercept, last * slope + intercept))
+    if high <= _PADDING_TISSUE_HU[0] or low >= _PADDING_TISSUE_HU[1]:
+        return mask, 0
+    # a value that tissue has too: outside the reconstruction it fills the border, inside the patient it stands alone
+    parts, _ = scipy.ndimage.label(mask)
+    border = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    mask = np.isin(parts, border[border > 0])
+    count = int(np.count_nonzero(mask))
+    return (mask, count) if count else (None, 0)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _require_in_range(stored: _Stored, lowest: int, highest: int) -> None:
+    """Raises where pixels do not fit into the bits that the header says: readers differ in what they make of the others."""
+    used = stored.bits[1]
+    low, high = (-(2 ** (used - 1)), 2 ** (used - 1) - 1) if stored.signed else (0, 2**used - 1)
+    if lowest < low or highest > high:
+        kind = "signed" if stored.signed else "unsigned"
+        problem = f"BitsStored is {used} ({kind}), but pixels range from {lowest} to {highest}"
+        raise broken(rules.ATTRIBUTE, stored.file, problem)
+
+
+def _pixels(stored: _Stored) -> np.ndarray:
+    """Returns the pixels of a file: [rows, columns], of a multi-frame file [frames, rows, columns]."""
+    shape = stored.size if stored.frames is None else (stored.frames, *stored.size)
+    if stored.transfer_syntax in dicom_header.NATIVE:
+        kind = np.dtype(f"<{'i' if stored.signed else 'u'}{stored.bits[0] // 8}")
+        try:
+            pixels = np.fromfile(stored.file, kind, count=int(np.prod(shape)), offset=stored.where.start)
+        except OSError as error:
+            raise broken(rules.MISSING, stored.file, f"cannot be read ({error.strerror})") from error
+        if pixels.size == np.prod(shape):
+            return pixels.reshape(shape)
+        raise broken(rules.UNDECODABLE, stored.file, f"holds {pixels.size} pixels instead of {shape}")
+    pixels = dicom_header.decode(stored.file, stored.transfer_syntax)
+    if stored.frames == 1 and pixels.ndim == 2:
+        pixels = pixels[np.newaxis]
+    if pixels.shape != shape or pixels.dtype.kind not in "iu":
+        raise broken(rules.UNDECODABLE, stored.file, f"decodes to {pixels.shape} pixels of {pixels.dtype} instead of {shape}")
+    return pixels
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:

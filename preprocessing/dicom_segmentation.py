@@ -1,16 +1,19 @@
 """A mask as a DICOM segmentation object beside its CT series. The only file that imports highdicom, which the extra `dicom_seg` installs.
 
-The object belongs to the study: as DICOM asks, it carries the patient's name and number over from the series.
+The object belongs to the study: as DICOM asks, it carries the patient's name and number over from the series. What DICOM lets be
+empty and an exporter left out is empty in the object.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import pathlib
 
 import numpy as np
 
-from preprocessing import dicom
+from preprocessing import dicom, dicom_header, rules
+from preprocessing.rules import broken
 from runkit import atomic
 
 try:
@@ -25,11 +28,16 @@ _SEGMENTS = {
     1: ("Pancreas", ("123037004", "Anatomical Structure"), ("15776009", "Pancreas"), None),
     2: ("Pancreatic tumour", ("49755003", "Morphologically Altered Structure"), ("108369006", "Neoplasm"), ("15776009", "Pancreas")),
 }
+_MUST_REPEAT = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer",
+)  # fmt: skip
 _SERIES_NUMBER = 300  # away from the numbers that a scanner gives
 
 
 def require_writer() -> None:
-    """Raises ValueError, with the way out, where the extra is not installed."""
+    """Raises ValueError, with the remedy, where the extra is not installed."""
     if highdicom is None:
         raise ValueError("DICOM segmentation objects need highdicom, which is not installed: pip install -e '.[dicom_seg]'")
 
@@ -44,27 +52,46 @@ def write(path: str | os.PathLike, mask: np.ndarray, folder: str | os.PathLike, 
       model_name: what segmented it.
     Raises:
       ValueError: without highdicom; if the mask is empty, which a segmentation object cannot be, or not on the series' grid; or if
-        the series is one multi-frame file or lacks what an object of its study must repeat.
-      IntegrityError: as `dicom.read_series`.
+        the series is one multi-frame file or holds values that no object may repeat.
+      IntegrityError: as `dicom.read_series`; and rule D12, naming the file, if it lacks what an object of its study must repeat.
     """
     require_writer()
-    files = dicom.slice_files(folder, series)
+    with dicom.slice_files(folder, series) as files:
+        _write(path, mask, files, model_name)
+
+
+def _write(path: str | os.PathLike, mask: np.ndarray, files: list[pathlib.Path], model_name: str) -> None:
     present = [value for value in _SEGMENTS if np.any(mask == value)]
     if not present:
         raise ValueError(f"{path}: the mask is empty, and a DICOM segmentation object holds at least one segment; see the NIfTI mask")
     if len(set(files)) != len(files):
         raise ValueError(f"{path}: the CT is one multi-frame file, for which no segmentation object is written; see the NIfTI mask")
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    sources = [_source(file) for file in files]
     frames = np.ascontiguousarray(mask.transpose(2, 1, 0))
     expected = (len(files), int(sources[0].Rows), int(sources[0].Columns))
     if frames.shape != expected:
         raise ValueError(f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; pass the mask of this series")
     try:
         segmentation = _segmentation(sources, frames, present, model_name)
-    except (AttributeError, KeyError) as error:
-        raise ValueError(f"{path}: the series lacks what every object of its study must have ({error}); see the NIfTI mask") from error
+    except (AttributeError, KeyError, ValueError, TypeError, IndexError, OverflowError) as error:  # highdicom checks what it copies
+        problem = f"{path}: {files[0]} holds a value that the object may not repeat ({type(error).__name__}: {error})"
+        raise ValueError(f"{problem}; correct it there, or use the NIfTI mask") from error
     with atomic.replacing(path) as temporary:
         segmentation.save_as(temporary)
+
+
+def _source(file: pathlib.Path):
+    """Returns a slice's dataset without pixels, what DICOM lets be empty filled in."""
+    header = dicom_header.read(file)
+    absent = [name for name in _MUST_REPEAT if not header.text(name)]
+    if absent:
+        problem = f"has no {', '.join(absent)}, which every object of its study must repeat"
+        raise broken(rules.ATTRIBUTE, file, problem, "add it to this file (e.g. with dcmodify), or use the NIfTI mask")
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    for name in _MAY_BE_EMPTY:
+        if name not in dataset:
+            setattr(dataset, name, "")
+    return dataset
 
 
 def _segmentation(sources, frames: np.ndarray, present: list[int], model_name: str):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from preprocessing.volume import Grid, Volume
+
+_DIRECTIONS = ("RL", "AP", "SI")  # of x, y and z: where the positive axis runs, and the other way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +49,48 @@ def orientation(affine: np.ndarray) -> Orientation:
     return Orientation(axes, tuple(bool(directions[i, axes[i]] < 0) for i in range(3)))
 
 
+def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+    """Returns the affine of a volume of which only the directions of its axes are known; its middle lies at the origin.
+
+    Args:
+      axes: where each array axis runs, e.g. "LPS": towards the left, towards the back, upwards.
+    Raises:
+      ValueError: if `axes` does not name each direction of the patient once.
+    """
+    require_axes(axes)
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, length) in enumerate(zip(axes.upper(), spacing_mm, strict=True)):
+        patient, backwards = next((i, pair.index(letter)) for i, pair in enumerate(_DIRECTIONS) if letter in pair)
+        affine[patient, axis] = -length if backwards else length
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return affine
+
+
+def require_axes(axes: str) -> None:
+    """Raises ValueError where `axes` does not name each direction of the patient once, e.g. "LPS"."""
+    named = sorted(i for letter in axes.upper() for i, pair in enumerate(_DIRECTIONS) if letter in pair)
+    if len(axes) != 3 or named != [0, 1, 2]:
+        raise ValueError(
+            f"orientation is {axes!r}; expected where the three axes of the array run: one of R and L, one of A and P, one of S and I, e.g. LPS"
+        )
+
+
+def at_place_of(volume: Volume, other: Volume) -> Volume:
+    """Returns `volume` where `other` lies if one of the two has no place of its own, its own axes kept; else as it is.
+
+    Two volumes of one patient are meant, e.g. a scan and its label. Where shape or spacing differ they stay apart.
+    """
+    own, there = ras_grid(volume.grid), ras_grid(other.grid)
+    if volume.placed == other.placed or own.shape != there.shape or not np.allclose(own.spacing_mm, there.spacing_mm, rtol=1e-3):
+        return volume
+    to_upright = np.rint(np.linalg.inv(own.affine) @ volume.affine)  # whole: a permutation of voxel indices
+    return Volume(volume.array, there.affine @ to_upright, other.placed)
+
+
 def to_ras(volume: Volume) -> Volume:
     """Returns the volume in RAS+ order, a view of the same voxels, with the affine that keeps each at its place."""
-    return Volume(to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine)
+    return Volume(to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed)
 
 
 def ras_grid(grid: Grid) -> Grid:

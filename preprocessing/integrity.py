@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def check_case(
       names: what to call the two in the error, as a rule their paths.
       accepted: ids of rules that this case may break.
     Returns:
-      What is unusual and refuses nothing: rules of severity "warning".
+      What is unusual and refuses nothing, what the scan's reader found included: rules of severity "warning".
     Raises:
       IntegrityError: for the first rule that is broken.
     """
@@ -35,6 +35,7 @@ def check_case(
         _check_grid(volume, name)
     upright_image, upright_label = geometry.to_ras(image), geometry.to_ras(label)
     if upright_image.shape != upright_label.shape:
+        require_whole_scan(upright_image.shape, upright_label.shape, (image_name, label_name))
         raise broken(
             rules.OTHER_SHAPE,
             label_name,
@@ -43,17 +44,32 @@ def check_case(
     displacement = geometry.corner_displacement_mm(upright_image.grid, upright_label.grid)
     if displacement > rules.MISPLACED_VOXELS * min(image.spacing_mm):
         raise broken(rules.MISPLACED, label_name, f"label lies up to {displacement:.3g} mm from its CT {image_name}")
-    warnings = content.check(upright_image, upright_label, (image_name, label_name), accepted=accepted)
+    warnings = [*image.warnings, *content.check(upright_image, upright_label, (image_name, label_name), accepted=accepted)]
     extent = sorted(n * s for n, s in zip(image.shape, image.spacing_mm, strict=True))[1:]
     if not all(_VIEW_MM[0] <= length <= _VIEW_MM[1] for length in extent):
         warnings.append(broken(rules.SMALL_VIEW, image_name, f"the volume covers {_lengths(extent)} in its two widest axes"))
     return warnings
 
 
-def check_scan(image: Volume, name: str) -> None:
-    """Checks a scan that has no label. Raises as `check_case`."""
+def check_scan(image: Volume, name: str) -> list[IntegrityError]:
+    """Checks a scan that has no label. Returns, raises: as `check_case`."""
     _check_grid(image, name)
     content.check_hu(image.array, name)
+    return list(image.warnings)
+
+
+def require_whole_scan(image: Sequence[int], label: Sequence[int], names: tuple[str, str]) -> None:
+    """Raises IntegrityError, naming the scan, where its label has more slices: then slices are missing, and the label may be right.
+
+    Args:
+      image, label: voxels along each axis, in the same order.
+    """
+    differ = [axis for axis in range(3) if image[axis] != label[axis]]
+    if len(differ) != 1 or label[differ[0]] < image[differ[0]]:
+        return
+    lost = label[differ[0]] - image[differ[0]]
+    problem = f"has {image[differ[0]]} slices, its label {names[1]} has {label[differ[0]]}: {lost} of the scan did not arrive"
+    raise broken(rules.OTHER_SHAPE, names[0], problem, "fetch the whole scan again, or, where it is whole, redraw the label on its grid")
 
 
 def _check_grid(volume: Volume, name: str) -> None:

@@ -10,11 +10,18 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from preprocessing import rules
+from preprocessing import geometry, names, rules
 from preprocessing.rules import Rule, broken
 from runkit import atomic, printable
 
-_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_CLASS_NAMES = {
+    1: ("pancreas",),
+    2: (
+        *(f"{prefix}{name}" for prefix in ("", "pancreas ", "pancreatic ") for name in ("tumour", "tumor", "cancer", "lesion")),
+        *("pdac", "pdac lesion"),
+    ),
+}
+_TUMOUR = re.compile(r"tumou?r|cancer|lesion|carcinoma|pdac", re.IGNORECASE)
 _TURN = re.compile(r"(?=.*x)(?=.*y)(?=.*z)([+-][xyz]){3}\Z")
 
 
@@ -33,12 +40,13 @@ class Case:
 
     Attributes:
       case_id: names its folder in the case store.
-      image: a NIfTI file, or the folder of a DICOM series.
+      image: a NIfTI file; or a DICOM series: its folder, a zip of it, or one multi-frame file.
       label: a NIfTI file; None for a scan that nobody has drawn.
-      series: SeriesInstanceUID, where the folder holds several.
+      series: which DICOM series, where there are several: see `dicom.read_series`.
       label_turn: how the label's voxels are turned onto the image's, whatever the label's header says, e.g. "+x-y+z"; None: as
         the headers say.
       accept: ids of rules that this case may break, since somebody has looked.
+      orientation: where the array's axes run in those of its NIfTI files whose header does not say it, e.g. "LPS"; see `nifti.read_ct`.
     """
 
     case_id: str
@@ -47,13 +55,19 @@ class Case:
     series: str | None = None
     label_turn: str | None = None
     accept: tuple[str, ...] = ()
+    orientation: str | None = None
 
     def __post_init__(self):
-        if not _CASE_ID.match(self.case_id):
+        if not names.CASE_ID.match(self.case_id):
             raise _Problem(rules.CASE_ID, f"case_id {self.case_id!r}", "use letters, digits, '.', '_' and '-' only, letter or digit first")
         if self.label_turn is not None and not _TURN.match(self.label_turn):
             problem = f"label_turn of case {self.case_id} is {self.label_turn!r}"
             raise _Problem(rules.MANIFEST_REFERENCE, problem, 'name each axis once with its sign, e.g. "+x-y+z"')
+        if self.orientation is not None:
+            try:
+                geometry.require_axes(self.orientation)
+            except ValueError as error:
+                raise _Problem(rules.MANIFEST_REFERENCE, f"case {self.case_id}: {error}", "correct it") from error
         unknown = [i for i in self.accept if i not in rules.BY_ID or not rules.BY_ID[i].acceptable]
         if unknown:
             possible = ", ".join(rule.id for rule in rules.RULES if rule.acceptable)
@@ -84,13 +98,13 @@ class Manifest:
             raise _Problem(rules.MANIFEST_KEYS, "site is empty", "name the site")
         if not self.cases:
             raise _Problem(rules.MANIFEST_KEYS, "no case is listed", "add the site's scans under `cases`")
-        for what, names in (
+        for what, listed in (
             ("case_id", [case.case_id for case in self.cases]),
             # one folder may hold the series of several cases
             ("image", [str(case.image) + (case.series or "") for case in self.cases]),
             ("label", [str(case.label) for case in self.cases if case.label is not None]),
         ):
-            twice = [name for name, count in Counter(names).items() if count > 1]
+            twice = [name for name, count in Counter(listed).items() if count > 1]
             if twice:
                 raise _Problem(rules.CASE_TWICE, f"{what} {', '.join(sorted(twice))} listed more than once")
         unknown = sorted(set(self.excluded) - {case.case_id for case in self.cases})
@@ -105,15 +119,21 @@ class Manifest:
         """The cases to use, those without a label included."""
         return tuple(case for case in self.cases if case.case_id not in self.excluded)
 
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """Images and labels of all cases, the excluded ones as well."""
+        return [path for case in self.cases for path in (case.image, case.label) if path is not None]
 
-def read(path: str | os.PathLike, *, site: str | None = None) -> Manifest:
+
+def read(path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None) -> Manifest:
     """Reads a manifest.
 
     Args:
       path: our own JSON, `{"site", "description", "cases": [{"case_id", "image", "label"}]}` with optional `label_values`
-        (`{"7": 1}`) and `excluded` (`["case_0007"]`), and for a case `series`, `label_turn` and `accept`; or an MSD dataset.json.
-        Relative paths start at the file's folder.
-      site: takes the place of the site's name in the file; an MSD file gives the dataset's name otherwise.
+        (`{"7": 1}`) and `excluded` (`["case_0007"]`), and for a case `series`, `label_turn`, `accept` and `orientation`; or the
+        dataset.json of MSD or of nnU-Net. Relative paths start at the file's folder.
+      site: takes the place of the site's name in the file; a dataset.json gives the dataset's name otherwise.
+      orientation: of every case that does not give its own.
     Raises:
       IntegrityError: naming the file and a rule of group M, if it is missing, no JSON, lacks a key, lists no case or one twice.
     """
@@ -127,14 +147,24 @@ def read(path: str | os.PathLike, *, site: str | None = None) -> Manifest:
     if not isinstance(value, dict):
         raise broken(rules.MANIFEST, path, f"is a JSON {type(value).__name__}, not a JSON object with `site` and `cases`")
     try:
-        if "cases" in value:
-            return _own(value, path.parent, site)
-        if "training" in value:
-            return _msd(value, path.parent, site)
-        problem = "has neither `cases` (our manifest) nor `training` (an MSD dataset.json)"
-        raise _Problem(rules.MANIFEST_KEYS, problem, "list the scans under `cases`")
+        found = _of_value(value, path.parent, site)
+        if orientation is None:
+            return found
+        cases = (dataclasses.replace(case, orientation=case.orientation or orientation) for case in found.cases)
+        return dataclasses.replace(found, cases=tuple(cases))
     except _Problem as error:
         raise broken(error.rule, path, error.problem, error.fix) from error
+
+
+def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+    if "cases" in value:
+        return _own(value, folder, site)
+    if "training" in value:
+        return _msd(value, folder, site)
+    if "file_ending" in value:
+        return _nnunet(value, folder, site)
+    problem = "has neither `cases` (our manifest) nor `training` (an MSD dataset.json) nor `file_ending` (one of nnU-Net)"
+    raise _Problem(rules.MANIFEST_KEYS, problem, "list the scans under `cases`")
 
 
 def write(path: str | os.PathLike, manifest: Manifest) -> None:
@@ -152,7 +182,12 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
     value["cases"] = []
     for case in manifest.cases:
         entry: dict[str, Any] = {"case_id": case.case_id, "image": relative(case.image), "label": relative(case.label)}
-        optional = {"series": case.series, "label_turn": case.label_turn, "accept": list(case.accept)}
+        optional = {
+            "series": case.series,
+            "label_turn": case.label_turn,
+            "accept": list(case.accept),
+            "orientation": case.orientation,
+        }
         value["cases"].append(entry | {name: given for name, given in optional.items() if given})
     atomic.write_json(path, value)
 
@@ -175,6 +210,7 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
                 _text(entry, "series"),
                 _text(entry, "label_turn"),
                 tuple(map(str, _list(entry, "accept"))) if "accept" in entry else (),
+                _text(entry, "orientation"),
             )
         )
     name = site or value.get("site")
@@ -188,7 +224,7 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
 
 def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
     _require_pancreas(value.get("labels"))
-    cases = []
+    pairs = []
     for key in ("training", "test"):
         for entry in _list(value, key) if key in value else []:
             # scans without label are plain strings there; a training entry without one is a misspelt key
@@ -197,12 +233,74 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
             if not _is_path(image) or not (_is_path(label) or (key == "test" and label is None)):
                 problem = f"entry {entry!r} of `{key}` is neither a path nor an object with `image` and `label`"
                 raise _Problem(rules.MANIFEST_KEYS, problem)
-            name = pathlib.PurePosixPath(image).name
-            if name.startswith("._"):  # macOS writes one beside each file of the archive; it holds no scan
+            if pathlib.PurePosixPath(image).name.startswith("._"):  # macOS writes one beside each file of the archive; it holds no scan
                 continue
-            case_id = name.removesuffix(".gz").removesuffix(".nii")
-            cases.append(Case(case_id, folder / image, None if label is None else folder / label))
-    return Manifest(site or str(value.get("name") or "MSD"), tuple(cases), str(value.get("description", "")))
+            pairs.append((names.stem(image), folder / image, None if label is None else folder / label))
+    ids = names.case_ids(name for name, _, _ in pairs)
+    cases = tuple(Case(ids[name], image, label) for name, image, label in pairs)
+    return Manifest(site or str(value.get("name") or "MSD"), cases, str(value.get("description", "")))
+
+
+def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+    """nnU-Net's raw data: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, imagesTs without labels; or `dataset`, which lists them."""
+    ending = value["file_ending"]
+    if not isinstance(ending, str) or ending.lower() not in (".nii", ".nii.gz"):
+        raise _Problem(rules.MANIFEST_KEYS, f"file_ending is {ending!r}", "convert the dataset to .nii.gz")
+    values = _nnunet_values(value.get("labels"))
+    pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]] = {}
+    try:
+        if "dataset" in value:
+            for name, entry in value["dataset"].items():
+                pairs[str(name)] = (folder / entry["images"][0], folder / entry["label"] if "label" in entry else None)
+        else:
+            for part in ("Tr", "Ts"):
+                images, labels = folder / f"images{part}", folder / f"labels{part}"
+                if part == "Ts" and not images.is_dir():
+                    continue
+                drawn = names.by_stem(names.nifti_files(labels)) if labels.is_dir() else {}
+                first = (path for path in names.nifti_files(images) if names.stem(path).endswith("_0000"))
+                found = {name: (path, drawn.get(name)) for name, path in names.by_stem(first, without="_0000").items()}
+                if part == "Tr" and value.get("numTraining", len(found)) != len(found):
+                    raise ValueError(f"{images}: holds {len(found)} files <case>_0000{ending}, numTraining is {value['numTraining']}")
+                pairs |= found
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        problem = f"`dataset` is not case -> images and label ({type(error).__name__}: {error})"
+        raise _Problem(rules.MANIFEST_KEYS, problem) from error
+    except ValueError as error:
+        raise _Problem(rules.MANIFEST_KEYS, str(error), "restore the folders of the dataset") from error
+    ids = names.case_ids(pairs)
+    cases = tuple(Case(ids[name], image, label) for name, (image, label) in pairs.items())
+    name = site or str(value.get("name") or folder.resolve().name or "nnU-Net")
+    return Manifest(name, cases, str(value.get("description", "")), values)
+
+
+def _nnunet_values(labels: Any) -> dict[int, int] | None:
+    """Returns which value of nnU-Net's labels, name -> value or, for regions, values, is which class; None where they are our own.
+
+    Raises:
+      _Problem: unless there are a pancreas and at most one tumour, under names that leave no doubt.
+    """
+    fix = "list the scans with experiments.list_cases and write `label_values` into the manifest"
+    if not isinstance(labels, dict):
+        raise _Problem(rules.MANIFEST_KEYS, f"`labels` is {labels!r}", "expected name -> value")
+    found: dict[int, int] = {}
+    for class_, known in _CLASS_NAMES.items():  # tumour last: where regions overlap it is the smaller one
+        regions = [value for name, value in labels.items() if re.sub(r"[\s_-]+", " ", str(name)).strip().lower() in known]
+        if len(regions) > 1 or (class_ == 1 and not regions):
+            raise _Problem(rules.MANIFEST_REFERENCE, f"labels {', '.join(map(str, labels))} name {len(regions)} as class {class_}", fix)
+        own = regions[0] if regions and isinstance(regions[0], list) else regions
+        for value in own:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise _Problem(rules.MANIFEST_KEYS, f"`labels` has the value {value!r}", "expected whole numbers")
+            found[value] = class_
+    others = [str(name) for name in labels if "pancrea" in str(name).lower() or _TUMOUR.search(str(name))]
+    unclear = [
+        name for name in others if not any(re.sub(r"[\s_-]+", " ", name).strip().lower() in known for known in _CLASS_NAMES.values())
+    ]
+    if unclear:
+        raise _Problem(rules.MANIFEST_REFERENCE, f"it is unclear which class the label {', '.join(unclear)} is", fix)
+    values = {v for value in labels.values() for v in (value if isinstance(value, list) else [value])} - {0}
+    return None if found == {v: v for v in values} else found
 
 
 def _require_pancreas(labels: Any) -> None:
@@ -222,7 +320,7 @@ def _list(value: dict[str, Any], key: str) -> list[Any]:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
 def _text(entry: dict[str, Any], key: str) -> str | None:

@@ -12,9 +12,9 @@ import dataclasses
 import multiprocessing
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from preprocessing import dicom, label_fit, nifti, rules, sources
+from preprocessing import dicom, integrity, label_fit, nifti, rules, sources
 from preprocessing.manifest import Case
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
@@ -44,13 +44,29 @@ def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:
     """Returns the cases that have a folder PANCREAS_00NN, without 25 and 70, by number; a case without label file has none.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or two of one number.
     """
-    folders = {int(m[1]): path for path in sorted(images.rglob("*")) if (m := _IMAGE.match(path.name)) and path.is_dir()}
-    drawn = {int(m[1]): path for path in sorted(labels.rglob("*")) if (m := _LABEL.match(path.name))}
+    folders = _numbered(path for path in _below(images) if _IMAGE.match(path.name) and path.is_dir())
+    drawn = _numbered(path for path in _below(labels) if _LABEL.match(path.name))
     if not folders:
         raise ValueError(f"{images}: holds no folder PANCREAS_0001 or the like; give the folder of the downloaded DICOM tree")
     return [Case(f"PANCREAS_{n:04d}", folders[n], drawn.get(n)) for n in sorted(folders) if n not in REPEATED]
+
+
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields what lies below a folder, without what is hidden (.git with an annex, ._ files of macOS)."""
+    found = sorted(folder.rglob("*"))
+    yield from (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _numbered(paths: Iterable[pathlib.Path]) -> dict[int, pathlib.Path]:
+    found: dict[int, pathlib.Path] = {}
+    for path in paths:
+        number = int(re.search(r"\d{4}", path.name)[0])
+        if number in found:
+            raise ValueError(f"{found[number]} and {path} are both number {number}; keep one of them in the folder")
+        found[number] = path
+    return found
 
 
 def place_labels(cases: Sequence[Case], *, workers: int = 1) -> list[Placed]:
@@ -96,6 +112,9 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
 def _place(case: Case) -> Placed:
     try:
         image, label = sources.read_image(case), nifti.read_labels(case.label, ignore_place=True)
+        # a turn exchanges x and y and leaves slices slices
+        for plane in (label.shape[:2], label.shape[1::-1]):
+            integrity.require_whole_scan(image.shape, (*plane, label.shape[2]), (str(case.image), str(case.label)))
         try:
             turn, fit, runner_up = turn_of(image, label)
         except ValueError as error:
@@ -103,6 +122,6 @@ def _place(case: Case) -> Placed:
         if fit < _LEAST_FIT or fit - runner_up < _LEAST_LEAD:
             problem = f"turned {turn} it fits its scan with {fit:.2f}, turned another way with {runner_up:.2f}"
             return Placed(case, fit, runner_up, broken(rules.TURN_UNCLEAR, case.label, problem))
-    except IntegrityError as error:
-        return Placed(case, error=error)
+    except Exception as error:  # whatever one case does, the others are compared
+        return Placed(case, error=rules.refusal(error, case.image))
     return Placed(dataclasses.replace(case, label_turn=turn), fit, runner_up)

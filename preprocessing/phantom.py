@@ -186,6 +186,9 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
     """Writes cohort.json, or checks that the one that is there describes the same patients."""
     wanted = {"version": _VERSION, **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}}
     path = folder / "cohort.json"
+    others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
+    if others and not path.exists():
+        raise ValueError(f"{folder}: holds {', '.join(others)} and is no synthetic cohort, which would replace them; choose another folder")
     if path.exists():
         found = atomic.read_json(path)
         differing = [

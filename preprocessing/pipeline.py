@@ -57,7 +57,8 @@ def prepare(
       strict: end with an error when a case is refused. The others are prepared either way, so a second run finds them done.
     Raises:
       ValueError: if no case is left, the split does not fit, or, when strict, a case was refused: all of them are named, and
-        listed in `<root>/rejected.json`. No index is written then, so the store cannot be opened half made.
+        listed in `<root>/rejected.json`, which is written as cases end. No index is written then, so the store cannot be opened half
+        made. Also if the store cannot be written: with the file, what is needed and free, and what stays.
     """
     root = pathlib.Path(root)
     settings = _settings(target_mm, window_hu, manifest.label_values)
@@ -83,20 +84,24 @@ def prepare(
     slices: dict[str, list[str]] = {}
     refused: dict[str, dict[str, str]] = {}
     with _Progress(f"prepare {manifest.site}", cases, needs) as shown:
-        for case, outcome in _outcomes(cases, root, settings, workers, needs, limit, shown):
-            if "sources" in outcome:
-                made_of[case.case_id], slices[case.case_id] = outcome["sources"], outcome["slices"]
-            else:
-                refused[case.case_id] = outcome
-                logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
-            shown.finished(case.case_id, refused="sources" not in outcome)
+        try:
+            for case, outcome in _outcomes(cases, root, settings, workers, needs, limit, shown):
+                if "sources" in outcome:
+                    made_of[case.case_id], slices[case.case_id] = outcome["sources"], outcome["slices"]
+                else:
+                    refused[case.case_id] = outcome
+                    logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
+                    _report(root, _rejected(cases, refused))
+                shown.finished(case.case_id, refused="sources" not in outcome)
+        except OSError as error:  # reading is a case's own failure, so this is the store
+            left = [needs[case.case_id] for case in cases if case.case_id not in made_of and case.case_id not in refused]
+            raise ValueError(_unwritten(error, root, sum(need.disk_bytes for need in left if need is not None), len(made_of))) from error
     passed = [case for case in cases if case.case_id in made_of]
     for case_id, error in same_scan.refusals(passed, slices, {i: files["label"] for i, files in made_of.items()}).items():
         refused[case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
         del made_of[case_id]
         logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
-    in_order = [case.case_id for case in cases]
-    rejected = [{"case_id": i, **refused[i]} for i in in_order if i in refused]
+    rejected = _rejected(cases, refused)
     _report(root, rejected)
     if rejected and strict:
         raise ValueError(_summary(rejected, len(cases), root))
@@ -104,7 +109,10 @@ def prepare(
     if not accepted:
         raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
     splits = split(accepted)
-    case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
+    try:
+        case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
+    except OSError as error:
+        raise ValueError(_unwritten(error, root, 0, len(accepted))) from error
     return CaseStore(root)
 
 
@@ -266,6 +274,18 @@ def _clean(root: pathlib.Path) -> None:
         leftover.unlink()
 
 
+def _rejected(cases: Sequence[Case], refused: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    return [{"case_id": case.case_id, **refused[case.case_id]} for case in cases if case.case_id in refused]
+
+
+def _unwritten(error: OSError, root: pathlib.Path, needed: int, finished: int) -> str:
+    free = shutil.disk_usage(root).free
+    return (
+        f"{error}; the cases left need about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there. Free space, or name another "
+        f"--site_folder, and run again: {finished} finished cases stay and are not done again, nothing half written is left"
+    )
+
+
 def _report(root: pathlib.Path, rejected: list[dict[str, str]]) -> None:
     if rejected:
         atomic.write_json(root / "rejected.json", rejected)
@@ -275,4 +295,4 @@ def _report(root: pathlib.Path, rejected: list[dict[str, str]]) -> None:
 
 def _summary(rejected: list[dict[str, str]], cases: int, root: pathlib.Path) -> str:
     listed = "\n".join(f"  {r['case_id']}: {r['problem']}" for r in rejected)
-    return f"{len(rejected)} of {cases} cases refused (also in {root / 'rejected.json'}):\n{listed}"
+    return f"cases are refused:\n{listed}\n{len(rejected)} of {cases} cases refused (also in {root / 'rejected.json'})"

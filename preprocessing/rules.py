@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from absl import logging
+
 from runkit import printable
 
 SPACING_MM = (0.05, 20.0)
@@ -163,11 +165,46 @@ NO_GEOMETRY = Rule(
 )
 NOT_GREY = Rule("D08", "not-grey", "slices are single-channel CT pixels", "export the original CT slices, not pictures of them")
 UNDECODABLE = Rule(
-    "D09", "undecodable", "pixel data are complete and can be decoded", "fetch the file again, or decompress it (gdcmconv --raw)"
+    "D09",
+    "undecodable",
+    "a file that may be a slice is complete and can be decoded",
+    "fetch the file again, decompress it (gdcmconv --raw), or, where it is not a slice, take it out of the folder",
 )
 NOT_CT = Rule("D10", "not-ct", "the series is CT", "give the folder of the CT series")
 NO_RESCALE = Rule(
     "D11", "no-rescale", "every slice says how its pixels become HU", "export the slices with RescaleSlope and RescaleIntercept"
+)
+ATTRIBUTE = Rule(
+    "D12",
+    "attribute",
+    "an attribute that is read holds values of its own kind, in its own number and range",
+    "correct the attribute in this file (e.g. with dcmodify), or export the series again",
+)
+SEVERAL_ACQUISITIONS = Rule(
+    "D13",
+    "several-acquisitions",
+    "a series holds one acquisition, or several that follow each other",
+    'choose one under `series` of this case in the manifest: the series, then # and the acquisition, e.g. "series": "1.2.840...#2"',
+)
+INSTANCE_GAP = Rule(
+    "D14",
+    "instance-gap",
+    "the instance numbers of a series have no gap",
+    "compare the number of slices with the archive's, and fetch the series again if some are missing",
+    "warning",
+)
+PADDING_IN_TISSUE = Rule(
+    "D15",
+    "padding-in-tissue",
+    "PixelPaddingValue is no value of tissue",
+    "look at the scan: only padding that reaches the border of a slice was replaced by air",
+    "warning",
+)
+ARCHIVE = Rule(
+    "D16",
+    "archive",
+    "a zip holds the files of a series: whole, readable without a password, of plain names and of a size that a series may have",
+    "unpack it with a tool that you trust and give the folder",
 )
 
 MANIFEST = Rule("M01", "manifest-unreadable", "the manifest is a JSON object", "give the path of a manifest.json or dataset.json")
@@ -211,6 +248,22 @@ class IntegrityError(ValueError):
 
     def __reduce__(self):  # travels from worker processes
         return IntegrityError, (self.rule, self.file, self.problem, self.fix)
+
+
+def refusal(error: Exception, file) -> IntegrityError:
+    """Returns why a case is refused whose files raised an error: the error itself where it is a rule, else that it cannot be processed.
+
+    A programming error is one case's failure as well; its stack trace goes to the log, where someone may find the cause.
+    """
+    if isinstance(error, IntegrityError):
+        return error
+    if isinstance(error, MemoryError):
+        return broken(UNUSABLE, file, "does not fit into memory", "free memory, or use a machine with more of it")
+    text = " ".join(str(error).split()).removeprefix(f"{file}: ")
+    if isinstance(error, ValueError | OSError):
+        return broken(UNUSABLE, file, text or type(error).__name__)
+    logging.error("rule=%s: stack trace of an unforeseen error", UNUSABLE.id, exc_info=error)
+    return broken(UNUSABLE, file, f"an unforeseen {type(error).__name__}: {text}", "see the stack trace in the log, and report it")
 
 
 def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:

@@ -16,8 +16,10 @@ from preprocessing.manifest import Case
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
+_INT16 = (-32768, 32767)
 _SAMPLES = 48  # along x and y
 _LEAST_SPREAD_HU = 20.0  # air above a patient looks the same in all of them
+_AIR_HU = np.int16(-1024)
 _SHARE = 0.3  # of the shorter scan's marks
 _FEWEST = 4
 
@@ -49,7 +51,8 @@ def slice_marks(image: Volume) -> tuple[str, ...]:
     steps = [max(1, n // _SAMPLES) for n in image.shape[:2]]
     # slices first and contiguous: each is hashed on its own
     thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
-    whole = np.rint(thinned).astype("<i2") if thinned.dtype.kind == "f" else thinned.astype("<i2")
+    whole = (np.rint(thinned).clip(*_INT16) if thinned.dtype.kind == "f" else thinned).astype("<i2")
+    whole = np.maximum(whole, _AIR_HU)  # padding below air is air to one reader and -2000 to another
     spread = whole.std(axis=(1, 2), dtype=np.float32)
     size = repr(image.shape[:2]).encode()
     marks = {hashlib.blake2b(size + whole[k].tobytes(), digest_size=6).hexdigest() for k in np.flatnonzero(spread >= _LEAST_SPREAD_HU)}

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing import dicom, nifti, rules
+from preprocessing import dicom, geometry, nifti, rules
 from preprocessing.manifest import Case, Manifest
-from preprocessing.rules import broken
+from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _AXES = "xyz"
@@ -41,19 +41,33 @@ def read_case_and(
     """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while the CT is still being read."""
     with concurrent.futures.ThreadPoolExecutor(1) as beside:  # decompressing lets go of the interpreter
         reading = beside.submit(read_image, case)
-        label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None)
+        try:
+            label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None, orientation=case.orientation)
+        except IntegrityError:
+            reading.result()  # what is wrong with the scan comes first
+            raise
         if case.label_turn is not None:
             label = Volume(turned(label.array, case.label_turn), label.affine)
         found = meanwhile(label.array)
         image = reading.result()
-    return image, label if case.label_turn is None else Volume(label.array, image.affine), found
+    if case.label_turn is not None:
+        return image, Volume(label.array, image.affine, image.placed), found
+    return image, geometry.at_place_of(label, image), found
 
 
 def read_image(case: Case) -> Volume:
-    """Returns the CT of a case: of a folder its DICOM series, else of a NIfTI file. Raises as `read_case`."""
-    if case.image.is_dir():
+    """Returns the CT of a case: a DICOM series (a folder, a zip of one, a multi-frame file), or a NIfTI file. Raises as `read_case`."""
+    if dicom.is_series(case.image):
         return dicom.read_series(case.image, case.series)
-    return nifti.read_ct(case.image)
+    return nifti.read_ct(case.image, case.orientation)
+
+
+def require_headers(case: Case) -> None:
+    """Raises IntegrityError where a header of a case says that it must not be used, without reading its voxels."""
+    if not dicom.is_series(case.image):
+        nifti.stored_form(case.image, orientation=case.orientation)
+    if case.label is not None:
+        nifti.stored_form(case.label, ignore_place=case.label_turn is not None, orientation=case.orientation)
 
 
 def digests(case: Case) -> dict[str, str]:
@@ -65,15 +79,16 @@ def digests(case: Case) -> dict[str, str]:
     found = {"image": _folder_sha256(case.image) if case.image.is_dir() else file_sha256(case.image)}
     if case.label is not None:
         found["label"] = file_sha256(case.label)
-    for name, value in (("series", case.series), ("label_turn", case.label_turn), ("accept", ",".join(case.accept))):
+    settings = {"series": case.series, "label_turn": case.label_turn, "accept": ",".join(case.accept), "orientation": case.orientation}
+    for name, value in settings.items():
         if value:
             found[name] = value
     return found
 
 
 def require_readers(manifest: Manifest) -> None:
-    """Raises ValueError, with the way out, if a case needs a reader that is not installed: before the work, not for each case."""
-    if any(case.image.is_dir() for case in manifest.included):
+    """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before the work, not for each case."""
+    if any(dicom.is_series(case.image) for case in manifest.included):
         dicom.require_reader()
 
 

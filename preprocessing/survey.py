@@ -6,11 +6,13 @@ The check writes what is found here into its report, and the cohort report sums 
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from absl import logging
 
 from preprocessing import geometry, integrity, rules, same_scan, sources
 from preprocessing.manifest import Case, Manifest
@@ -68,11 +70,12 @@ class Finding:
         return not self.errors
 
 
-def survey(manifest: Manifest, *, workers: int = 1) -> list[Finding]:
+def survey(manifest: Manifest, *, workers: int = 1, each: Callable[[list[Finding]], None] = lambda found: None) -> list[Finding]:
     """Returns a finding for every included case, in the order of the manifest; no case stops the others.
 
     Args:
       workers: cases at the same time, each in its own process.
+      each: is given what was found so far, in the order of the manifest, as each case ends.
     Raises:
       ValueError: if the reader that a case needs is not installed.
     """
@@ -81,6 +84,7 @@ def survey(manifest: Manifest, *, workers: int = 1) -> list[Finding]:
     with progress.bar(total=len(manifest.included), what=f"check {manifest.site}", unit="case") as bar:
         for finding in _findings(manifest, workers):
             found[finding.case.case_id] = finding
+            each([found[case.case_id] for case in manifest.included if case.case_id in found])
             bar.set_postfix_str(f"{sum(not f.usable for f in found.values())} refused")
             bar.update()
     return _across([found[case.case_id] for case in manifest.included])
@@ -93,16 +97,21 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
     try:
         if case.label is None:
             image = sources.read_image(case)
-            integrity.check_scan(image, str(case.image))
+            problems += integrity.check_scan(image, str(case.image))
         else:
             image, label = sources.read_case(case, label_values)
             problems += integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
-    except IntegrityError as error:
-        problems.insert(0, error)
-    except (ValueError, MemoryError) as error:
-        problems.insert(0, broken(rules.UNUSABLE, case.image, str(error) or "does not fit into memory"))
+    except Exception as error:  # whatever one case does, the others are looked at
+        problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
         return Finding(case, tuple(problems))
+    try:
+        return _measured(case, problems, image, label)
+    except Exception as error:
+        return Finding(case, (rules.refusal(error, case.image), *problems))
+
+
+def _measured(case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None) -> Finding:
     upright = geometry.to_ras(image)
     labelled = None if label is None else geometry.to_ras(label)
     if labelled is not None and labelled.shape != upright.shape:
@@ -149,10 +158,24 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         return
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
-        futures = [pool.submit(look_at, case, manifest.label_values) for case in cases]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
+    left = dict(enumerate(cases))
+    try:
+        with concurrent.futures.ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
+            futures = {pool.submit(look_at, case, manifest.label_values): number for number, case in left.items()}
+            for future in concurrent.futures.as_completed(futures):
+                finding = future.result()
+                del left[futures[future]]
+                yield finding
+    except concurrent.futures.process.BrokenProcessPool:
+        logging.warning("a process was killed while it looked at a case, the %d cases left are looked at one by one", len(left))
+    for case in left.values():
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                finding = pool.submit(look_at, case, manifest.label_values).result()
+            except concurrent.futures.process.BrokenProcessPool:
+                problem = "the process that looked at it was killed, most likely for want of memory"
+                finding = Finding(case, (broken(rules.UNUSABLE, case.image, problem, "look at it with more free memory"),))
+        yield finding
 
 
 def _across(findings: list[Finding]) -> list[Finding]:

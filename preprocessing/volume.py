@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from preprocessing.rules import IntegrityError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
@@ -32,10 +34,15 @@ class Volume:
     Attributes:
       array: [x, y, z]; HU for a CT (float32 or int16), classes for labels (uint8). Axis i is column i of `affine`.
       affine: float64 [4, 4], voxel index -> mm in RAS+.
+      placed: False where the file does not say where it lies: the directions of the axes were given beside it, the origin is
+        arbitrary.
+      warnings: what its reader found unusual in the file: rules of severity "warning".
     """
 
     array: np.ndarray
     affine: np.ndarray
+    placed: bool = True
+    warnings: tuple[IntegrityError, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -11,7 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from runkit import private
+from runkit import private, text_files
+
+_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name))
 
 
 def sync_directory(folder: str | os.PathLike) -> None:
@@ -51,6 +54,10 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
         os.replace(temporary, path)
         if sync_folder:
             sync_directory(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in _DISK:
+            error.filename = os.fspath(path)  # the system names no file when a disk is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -83,7 +90,8 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """Writes text in UTF-8; names of files that are not UTF-8 keep their bytes."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -92,8 +100,9 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads JSON. Raises ValueError naming the file where it is not JSON."""
+    """Reads JSON, with or without a byte-order mark. Raises ValueError naming the file where it is not JSON."""
+    text = text_files.read(path)
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); restore it or make it again") from error

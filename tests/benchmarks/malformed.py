@@ -7,7 +7,7 @@ mark. It reads no DICOM. MONAI: `load_decathlon_datalist` for a decathlon file, 
 `EnsureChannelFirstd`, `Orientationd`, `Spacingd` to 1 mm. Neither has our manifest: those kinds have "-". A refusal "names the file"
 when its message, or what was printed before, contains the path of the file that is wrong.
 
-One run (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of
+One run with the corpus as it then was (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of
 91; accepted of the valid ones 88 of 88, 74 of 75, 81 of 83; the file is named in 107, 21 and 11 of the refusals. NaN and truncated files pass nnU-Net since SimpleITK turns both into zeros.
 """
 

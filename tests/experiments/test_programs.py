@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -215,6 +216,26 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, done.stderr
     assert "| dice | pancreas |" in (tmp_path / "scores" / "summary.md").read_text()
     assert (tmp_path / "scores" / "cases.csv").read_text().count("\n") == 2
+
+
+def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
+    image = nifti.read_ct(study.folder / "scans" / "C2" / "image0.nii.gz")
+    with zipfile.ZipFile(tmp_path / "patient.zip", "w") as archive:
+        for number, uid in enumerate(("1.2.3", "1.2.4"), start=1):
+            made = dicom_files.slices(image, series=uid)
+            for ds in made:
+                ds.SeriesNumber, ds.SeriesDescription = number, "portal venous"
+            dicom_files.save(tmp_path / uid, made)
+            for path in (tmp_path / uid).iterdir():
+                archive.write(path, f"{uid}/{path.name}")
+    flags = [
+        f"--model={study.site_folder('C2') / 'baseline' / 'model'}", f"--image={tmp_path / 'patient.zip'}", f"--output={tmp_path / 'm'}",
+        "--threads=1", "--overlap=0.5",
+    ]  # fmt: skip
+    done = _run("experiments.predict", *flags)
+    assert done.returncode == 1 and re.search(r"1\.2\.4 \(number 2, 'portal venous', \d+ slices\).*--series", done.stderr), done.stderr
+    done = _run("experiments.predict", *flags, "--series=2")
+    assert done.returncode == 0 and nifti.read_labels(tmp_path / "m" / "patient.nii.gz").shape == image.shape, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import errno
 import pathlib
+import zipfile
 
 import nibabel
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from c2fnas.sliding_window import WindowConfig
 from experiments import scan_prediction
 from experiments.scan_prediction import Settings
-from preprocessing import nifti
+from preprocessing import dicom, nifti
 from preprocessing.volume import Volume
 
 SETTINGS = Settings(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.5, "gaussian"))
@@ -152,6 +153,78 @@ def test_a_plan_that_lacks_something_is_named():
     assert Settings.of_plan(plan).window == WindowConfig((96, 96, 96), 0.5, "gaussian")
     with pytest.raises(ValueError, match="plan lacks 'window_hu'"):
         Settings.of_plan({name: value for name, value in plan.items() if name != "window_hu"})
+
+
+def dicom_scan(folder, *, series="1.2.826.0.1.1", number=1, change=None):
+    """Writes a bright box in fat as a series, 30 x 28 x 14 voxels; `change` edits its slices."""
+    pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    from tests.preprocessing import dicom_files
+
+    voxels = np.full((30, 28, 14), -90, np.int16)
+    voxels[0], voxels[8:16, 8:16, 4:9] = -1000, 80
+    made = dicom_files.slices(Volume(voxels, np.diag([-1.5, -1.5, 3.0, 1.0])), series=series)
+    for ds in made:
+        ds.SeriesNumber, ds.SeriesDescription = number, f"phase {number}"
+    dicom_files.save(folder, change(made) if change else made, name=f"s{number}i{{:d}}.dcm".format)
+    return made
+
+
+def test_one_of_several_series_is_chosen_by_the_programs_option(tmp_path):
+    dicom_scan(tmp_path / "ct", series="1.2.3", number=1)
+    dicom_scan(tmp_path / "ct", series="1.2.4", number=2)
+    text = refuses(tmp_path, tmp_path / "ct", r"1\.2\.3 \(number 1, 'phase 1', 14 slices\), 1\.2\.4 \(number 2")
+    assert "--series" in text and "manifest" not in text
+    for chosen in ("1.2.4", "2"):
+        found = scan_prediction.predict_scan(tmp_path / "ct", tmp_path / f"m{chosen}.nii.gz", threshold, SETTINGS, series=chosen)
+        assert found.components["pancreas"] == 1
+
+
+def test_one_of_several_acquisitions_is_chosen_by_the_programs_option(tmp_path):
+    made = []
+    for number in (1, 2):
+
+        def change(slices, number=number):
+            for k, ds in enumerate(slices):
+                ds.AcquisitionNumber, ds.InstanceNumber = number, 100 * number + k
+            made.extend(slices)
+            return []
+
+        dicom_scan(tmp_path / "none", change=change)
+    from tests.preprocessing import dicom_files
+
+    dicom_files.save(tmp_path / "ct", made)
+    text = refuses(tmp_path, tmp_path / "ct", r"#1 \(14 slices.*#2 \(14 slices")
+    assert "--series" in text and "manifest" not in text
+    assert (
+        scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "m.nii.gz", threshold, SETTINGS, series="#2").components["pancreas"] == 1
+    )
+
+
+def test_a_zip_and_a_multi_frame_file_are_scans(tmp_path):
+    dicom_scan(tmp_path / "ct")
+    from tests.preprocessing import dicom_files
+
+    with zipfile.ZipFile(tmp_path / "patient 1.ZIP", "w") as archive:
+        for path in (tmp_path / "ct").iterdir():
+            archive.write(path, f"DICOM/{path.name}")
+    ct = dicom.read_series(tmp_path / "ct")
+    dicom_files.save(tmp_path / "frames", [dicom_files.enhanced(ct)], name=lambda i: "patient.dcm")
+    scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "expected.nii.gz", threshold, SETTINGS)
+    for number, image in enumerate((tmp_path / "patient 1.ZIP", tmp_path / "frames" / "patient.dcm")):
+        before = image.read_bytes()
+        scan_prediction.predict_scan(image, tmp_path / f"{number}.nii.gz", threshold, SETTINGS)
+        assert (tmp_path / f"{number}.nii.gz").read_bytes() == (tmp_path / "expected.nii.gz").read_bytes() and image.read_bytes() == before
+    assert [scan_prediction.stem(name) for name in ("a/patient 1.ZIP", "a/patient.dcm", "1.2.840.113")] == [
+        "patient 1",
+        "patient",
+        "1.2.840.113",
+    ]
+
+
+def test_what_is_unusual_in_a_series_is_a_note(tmp_path):
+    dicom_scan(tmp_path / "ct", change=lambda made: made[2:])
+    found = scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "mask.nii.gz", threshold, SETTINGS)
+    assert any("without 1, 2" in note and "D14" in note for note in found.notes)
 
 
 def test_a_dicom_series_gets_a_mask_and_a_segmentation_object(tmp_path):

@@ -158,6 +158,12 @@ def flip_x() -> np.ndarray:
     return matrix
 
 
+def flip_y() -> np.ndarray:
+    matrix = np.diag([1.0, -1, 1, 1])
+    matrix[1, 3] = SHAPE[1] - 1
+    return matrix
+
+
 def entry(case_id="case", **changes) -> dict[str, Any]:
     return {"case_id": case_id, "image": "image.nii.gz", "label": "label.nii.gz", **changes}
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from collections.abc import Iterator
 
 import nibabel
 import numpy as np
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 
+from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import (
     AFFINE,
     CT,
@@ -101,6 +105,68 @@ def _broken_codestream(folder):
     return found
 
 
+def _on_last(damage):
+    def make(folder):
+        found = series()(folder)
+        damage(sorted((folder / "series").iterdir())[-1])
+        return found
+
+    return make
+
+
+def _raw(tag, representation, value, only=None):
+    """Puts bytes into an attribute as they are."""
+
+    def edit(ds, k):
+        if only in (None, k):
+            ds[tag] = RawDataElement(BaseTag(tag), representation, len(value), value, 0, False, True)
+
+    return each(edit)
+
+
+def _frames(edit):
+    def make(folder):
+        label()(folder)
+        made = enhanced(CT)
+        edit(made)
+        save(folder / "series", [made])
+        return {"cases": [entry(image="series")]}
+
+    return make
+
+
+def _second_acquisition(shift_mm):
+    def change(made):
+        affine = AFFINE.copy()
+        affine[2, 3] += shift_mm
+        again = slices(Volume(CT.array + np.int16(40), affine))
+        for number, passed in enumerate((made, again), start=1):
+            for k, ds in enumerate(passed):
+                ds.AcquisitionNumber, ds.InstanceNumber = number, 100 * number + k
+        return [*made, *again]
+
+    return change
+
+
+def _zip(name):
+    def make(folder):
+        series()(folder)
+        with zipfile.ZipFile(folder / "series.zip", "w") as archive:
+            for path in sorted((folder / "series").iterdir()):
+                archive.write(path, path.name)
+            archive.writestr(name, b"x")
+        return {"cases": [entry(image="series.zip")]}
+
+    return make
+
+
+def _unknown_syntax(folder):
+    found = series()(folder)
+    for path in (folder / "series").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", 1))
+    return found
+
+
 def _truncated_dicom(folder):
     found = series()(folder)
     path = sorted((folder / "series").iterdir())[3]
@@ -141,6 +207,20 @@ def malformed() -> Iterator[Kind]:
         ("label cut in its compressed data", "F03", damaged("label.nii.gz", lambda c: c[: len(c) * 2 // 3]), "label.nii.gz"),
         ("image cut before it was compressed", "F03", damaged("image.nii.gz", lambda c: gzip.compress(gzip.decompress(c)[:-5000]))),
         ("image with a flipped bit", "F04", damaged("image.nii.gz", lambda c: c[:-8] + flip_byte(c[-8:]))),
+        ("something behind the compressed data", "F04", damaged("image.nii.gz", lambda c: c + b"\x12\x34 notes of the archive")),
+        ("something behind padding", "F04", damaged("image.nii.gz", lambda c: c + bytes(300) + b"x")),
+        ("second compressed member cut short", "F03", damaged("image.nii.gz", lambda c: c + c[:300])),
+        ("image compressed twice", "F02", damaged("image.nii.gz", gzip.compress)),
+        ("voxels said to begin inside the header", "F02", then(both(), image(change=put(108, "<f4", 100)))),
+        ("voxels said to begin at byte 0", "F02", then(both(), image(change=put(108, "<f4", 0)))),
+        ("voxels said to begin nowhere", "F02", then(both(), image(change=put(108, "<f4", np.nan)))),
+        ("data type unknown", "F05", then(both(), image(change=put(70, "<i2", 77)))),
+        ("slope of 0 beside an intercept", "F08", then(both(), image(change=put(112, "<f4", 0, -1024)))),
+        ("slope that is almost 0", "F08", then(both(), image(change=put(112, "<f4", 1e-30)))),
+        ("unit of length unknown", "G02", then(both(), image(change=put(123, "u1", 5)))),
+        ("no orientation in image and label", "G01", both(change=put(252, "<i2", 0, 0))),
+        ("no orientation in the label", "G01", then(both(), label(change=put(252, "<i2", 0, 0))), "label.nii.gz"),
+        ("quaternion far too long", "G01", both(change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(256, "<f4", 0, 0, 1.2)(raw)))),
         ("image in colour", "F05", then(both(), lambda f: nifti(f / "image.nii.gz", np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])))),
         ("image is complex", "F05", then(both(), image(CT.array.astype(np.complex64)))),
         ("image has two dimensions", "F06", then(both(), image(CT.array[:, :, 9]))),
@@ -212,6 +292,26 @@ def malformed() -> Iterator[Kind]:
         ("pixel data cut short", "D09", _truncated_dicom, ".dcm"),
         ("a DICOM file of no bytes", "D09", _zero_bytes, ".dcm"),
         ("no pixel data", "D09", series(_drop("PixelData")), ".dcm"),
+        ("last slice of no bytes and no suffix", "D09", _on_last(lambda path: (path.unlink(), path.with_suffix("").write_bytes(b""))), f"/series/{max((k * 7919 + 13) % 10007 for k in range(28)):05d}"),
+        ("first slices cut short in their header", "D09", _on_last(lambda path: path.write_bytes(path.read_bytes()[:700])), ".dcm"),
+        ("link to a slice that is not there", "F01", _on_last(lambda path: (path.unlink(), path.symlink_to("/nowhere/slice.dcm"))), ".dcm"),
+        ("slice marked as MR", "D03", series(_set("Modality", "MR", 27)), ".dcm"),
+        ("more frames than functional groups", "D07", _frames(lambda ds: ds.PerFrameFunctionalGroupsSequence.pop()), ".dcm"),
+        ("fewer frames than functional groups", "D07", _frames(lambda ds: setattr(ds, "NumberOfFrames", 27)), ".dcm"),
+        ("frame without a position", "D07", _frames(lambda ds: delattr(ds.PerFrameFunctionalGroupsSequence[4], "PlanePositionSequence")), ".dcm"),
+        ("one value in PixelSpacing", "D12", series(_raw(0x00280030, "DS", b"3.000000")), ".dcm"),
+        ("decimal commas in PixelSpacing", "D12", series(_raw(0x00280030, "DS", b"3,0\\3,0 ")), ".dcm"),
+        ("PixelSpacing is not finite", "D12", series(_raw(0x00280030, "DS", b"3.0\\inf ", 5)), ".dcm"),
+        ("decimal comma in RescaleSlope", "D12", series(_raw(0x00281053, "DS", b"1,0 ", 4)), ".dcm"),
+        ("RescaleSlope as a double", "D12", series(_raw(0x00281053, "FD", bytes(6) + b"\xf0?", 4)), ".dcm"),
+        ("empty Rows", "D12", series(_raw(0x00280010, "US", b"", 4)), ".dcm"),
+        ("two values in Rows", "D12", series(_raw(0x00280010, "US", b"\x36\0\x36\0")), ".dcm"),
+        ("huge position", "D12", series(_raw(0x00200032, "DS", b"0\\0\\1e300", 9)), ".dcm"),
+        ("unknown transfer syntax", "D09", _unknown_syntax, ".dcm"),
+        ("two acquisitions at the same places", "D13", series(_second_acquisition(0.0)), "series"),
+        ("two acquisitions half a slice apart", "D13", series(_second_acquisition(2.5)), "series"),
+        ("fewer slices than the label", "G05", series(lambda made: made[:24]), "series"),
+        ("zip with a name that leads out of it", "D16", _zip("../series.dcm"), "series.zip"),
         ("MR series", "D10", series(_set("Modality", "MR")), "series"),
         ("localizers only", "D10", series(_set("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"])), "series"),
         ("no rescale", "D11", series(_drop("RescaleIntercept")), ".dcm"),
@@ -236,6 +336,8 @@ def malformed() -> Iterator[Kind]:
         ("excluded case that is not there", "M05", listing(site(excluded=["b"]))),
         ("label values of no class", "M05", listing(site(label_values={"7": 4}))),
         ("accepted rule that is no judgement", "M05", listing(site(cases=[entry(accept=["G05"])]))),
+        ("impossible orientation", "M05", listing(site(cases=[entry(orientation="RRS")]))),
+        ("nnU-Net dataset of another organ", "M05", listing({"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"})),
         ("impossible turn of the label", "M05", listing(site(cases=[entry(label_turn="+x+x+z")]))),
         ("decathlon task of another organ", "M05", listing(decathlon(labels={"0": "background", "1": "liver", "2": "cancer"}))),
     ]

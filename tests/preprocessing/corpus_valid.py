@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import zipfile
 from collections.abc import Iterator
 
 import nibabel
@@ -18,8 +19,10 @@ from tests.preprocessing.corpus_files import (
     both,
     damaged,
     decathlon,
+    each,
     entry,
     flip_x,
+    flip_y,
     image,
     label,
     listing,
@@ -33,14 +36,62 @@ from tests.preprocessing.corpus_files import (
     turned,
     two_series,
     with_values,
+    write,
 )
-from tests.preprocessing.dicom_files import blank, enhanced, save
+from tests.preprocessing.dicom_files import blank, enhanced, save, slices
 
 
 def enhanced_series(folder):
     label()(folder)
     save(folder / "series", [enhanced(CT)])
     return {"cases": [entry(image="series")]}
+
+
+def _bare(folder):
+    found = series()(folder)
+    for path in sorted((folder / "series").iterdir()):
+        content = path.read_bytes()
+        path.with_suffix("").write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+        path.unlink()
+    return found
+
+
+def _padded(folder):
+    def edit(ds, k):
+        pixels = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns).copy()
+        pixels[:6] = 63536
+        ds.PixelData = pixels.tobytes()
+        ds.add_new("PixelPaddingValue", "US", 63536)
+
+    return series(each(edit))(folder)
+
+
+def _linked(folder):
+    found = series()(folder)
+    (folder / "series").rename(folder / "store")
+    (folder / "series").mkdir()
+    (folder / "series" / "CT").symlink_to(folder / "store")
+    return found
+
+
+def _zipped(folder):
+    series()(folder)
+    with zipfile.ZipFile(folder / "series.zip", "w") as archive:
+        for path in sorted((folder / "series").iterdir()):
+            archive.write(path, f"study/{path.name}")
+    return {"cases": [entry(image="series.zip")]}
+
+
+def _two_acquisitions(folder):
+    def change(made):
+        again = slices(CT)
+        for number, passed in enumerate((made, again), start=1):
+            for ds in passed:
+                ds.AcquisitionNumber = number
+        return [*made, *again]
+
+    series(change)(folder)
+    return {"cases": [entry(image="series", series="#2")]}
 
 
 def _axis_orders() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
@@ -74,6 +125,11 @@ def _stretched(factors: tuple[int, int, int], crop, affine):
             nifti(folder / f"{name}.nii.gz", array, affine)
 
     return make
+
+
+def long_quaternion():
+    """Half a turn about z, whose quaternion (0, 0, 1) float32 may print a little long."""
+    return CT.array[::-1, ::-1].copy(), LABEL.array[::-1, ::-1].copy(), AFFINE @ flip_x() @ flip_y()
 
 
 def thin_tumour() -> np.ndarray:
@@ -110,7 +166,15 @@ def valid() -> Iterator[Kind]:
         ("not compressed, named .nii.gz", damaged("image.nii.gz", gzip.decompress)),
         ("fourth axis of length one", then(both(), image(CT.array[..., None]))),
         ("sform only", both(change=lambda raw: (put(252, "<i2", 0)(raw), put(80, "<f4", 1, 1, 1)(raw)))),
-        ("qform only", both(change=put(254, "<i2", 0))),
+        ("qform only", both(change=put(252, "<i2", 1, 0))),
+        ("qfac of 0", both(change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(76, "<f4", 0)(raw)))),
+        ("quaternion long by rounding, qform only", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
+        ("quaternion long by rounding beside an sform", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
+        ("no orientation, given in the manifest", then(both(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="RAS")]})),
+        ("label without orientation, given in the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="ras")]})),
+        ("label without orientation, placed by the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(label_turn="+x+y+z")]})),
+        ("zeros behind the compressed data", damaged("image.nii.gz", lambda content: content + bytes(512))),
+        ("two compressed members with padding", damaged("image.nii.gz", lambda content: gzip.compress(gzip.decompress(content)[:4000]) + bytes(9) + gzip.compress(gzip.decompress(content)[4000:]))),
         ("unit unknown", both(change=put(123, "u1", 0))),
         ("tumour of one slice", then(both(), label(thin_tumour()))),
         ("no tumour", then(both(), label((LABEL.array > 0).astype(np.uint8)))),
@@ -134,6 +198,26 @@ def valid() -> Iterator[Kind]:
         ("enhanced multi-frame DICOM", enhanced_series),
         ("DICOM beside a localizer", series(lambda made: [*made, localizer()])),
         ("DICOM series by name", then(two_series, lambda f: {"cases": [entry(image="series", series="1.2.826.0.1.1")]})),
+        ("DICOM without preamble and suffix", _bare),
+        ("DICOM padded with 63536", _padded),
+        ("DICOM behind a linked folder", _linked),
+        ("DICOM in blocks", series(each(lambda ds, k: setattr(ds, "AcquisitionNumber", k // 10)))),
+        (
+            "DICOM beside a licence and an empty note",
+            then(
+                write("LICENSE", b"terms"),
+                series(),
+                lambda f: (f / "LICENSE").rename(f / "series" / "LICENSE") and None,
+                write("series/notes.txt", b""),
+                lambda f: {"cases": [entry(image="series")]},
+            ),
+        ),
+        (
+            "multi-frame DICOM file",
+            then(enhanced_series, lambda f: {"cases": [entry(image=str(next((f / "series").iterdir()).relative_to(f)))]}),
+        ),
+        ("zip of a DICOM series", _zipped),
+        ("DICOM acquisition by number", _two_acquisitions),
         ("DICOM from feet to head", series(lambda made: made[::-1])),
     ]
     for name, make in dcm:

@@ -13,7 +13,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 CT_STORAGE, ENHANCED_CT, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.7"
 
 
-def slices(volume, *, series: str = "1.2.826.0.1.1", slope: float = 1.0, intercept: float = -1024.0) -> list[Dataset]:
+def slices(
+    volume, *, series: str = "1.2.826.0.1.1", slope: float = 1.0, intercept: float = -1024.0, stored_as: str = "<u2"
+) -> list[Dataset]:
     """Returns a dataset for each slice of a CT, array axis z through the slices; the affine may be any that is not sheared."""
     to_lps = np.diag([-1.0, -1.0, 1.0])
     columns = to_lps @ volume.affine[:3, :3]
@@ -28,14 +30,15 @@ def slices(volume, *, series: str = "1.2.826.0.1.1", slope: float = 1.0, interce
         ds.PixelSpacing = [f"{spacing[1]:.6f}", f"{spacing[0]:.6f}"]
         ds.SliceThickness = f"{spacing[2]:.6f}"
         ds.RescaleSlope, ds.RescaleIntercept = slope, intercept
-        ds.PixelData = stored(volume.array[:, :, k], slope, intercept).tobytes()
+        ds.PixelRepresentation = int(stored_as == "<i2")
+        ds.PixelData = stored(volume.array[:, :, k], slope, intercept, stored_as).tobytes()
         result.append(ds)
     return result
 
 
-def stored(plane: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+def stored(plane: np.ndarray, slope: float, intercept: float, stored_as: str = "<u2") -> np.ndarray:
     """Returns the pixels [rows, columns] that stand for HU [x, y]."""
-    return np.rint((plane.T.astype(np.float64) - intercept) / slope).astype("<u2")
+    return np.rint((plane.T.astype(np.float64) - intercept) / slope).astype(stored_as)
 
 
 def blank(series: str, *, number: int, rows: int, columns: int) -> Dataset:

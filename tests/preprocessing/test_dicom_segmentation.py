@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -64,8 +66,54 @@ def test_what_cannot_become_an_object_is_said_and_leaves_nothing(tmp_path):
         with pytest.raises(ValueError, match=message):
             dicom_segmentation.write(tmp_path / "mask.dcm", wrong, tmp_path / "ct", model_name="m")
     series(tmp_path / "poor", StudyInstanceUID=None)
-    with pytest.raises(ValueError, match="lacks what every object of its study must have"):
+    with pytest.raises(ValueError, match=r"poor.*\.dcm: has no StudyInstanceUID, which every object of its study must repeat \[D12"):
         dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "poor", model_name="m")
+    assert not list(tmp_path.glob("*mask*"))
+
+
+OPTIONAL = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer")  # fmt: skip
+
+
+@pytest.mark.parametrize("absent", [*((name,) for name in OPTIONAL), OPTIONAL], ids=lambda names: "all" if len(names) > 1 else names[0])
+def test_what_may_be_empty_and_is_absent_is_empty_in_the_object(tmp_path, absent):
+    ct = series(tmp_path / "ct", **dict.fromkeys(absent))
+    for path in (tmp_path / "ct").iterdir():
+        one = pydicom.dcmread(path)
+        for name in absent:
+            if name in one:
+                delattr(one, name)
+        one.save_as(path)
+    mask = np.zeros(ct.shape, np.uint8)
+    mask[3, 3, 3] = 1
+    dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct", model_name="m")
+    written = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert int(written.pixel_array.sum()) == 1
+    for name in set(absent) - {"Manufacturer"}:  # ours
+        assert not written.get(name)
+
+
+def test_the_series_of_a_zip_gets_an_object(tmp_path):
+    ct = series(tmp_path / "ct")
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        for path in (tmp_path / "ct").iterdir():
+            archive.write(path, path.name)
+    mask = np.ones(ct.shape, np.uint8)
+    dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct.zip", model_name="m")
+    assert pydicom.dcmread(tmp_path / "mask.dcm").NumberOfFrames == ct.shape[2]
+
+
+def test_a_file_without_what_the_object_must_repeat_or_with_what_it_may_not_is_named(tmp_path):
+    ct = series(tmp_path / "ct")
+    mask = np.ones(ct.shape, np.uint8)
+    path = sorted((tmp_path / "ct").iterdir())[2]
+    whole = pydicom.dcmread(path)
+    del whole.FrameOfReferenceUID
+    whole.save_as(path)
+    with pytest.raises(ValueError, match=rf"{path.name}: has no FrameOfReferenceUID.*D12"):
+        dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct", model_name="m")
+    series(tmp_path / "odd", PatientSex="unclear")
+    with pytest.raises(ValueError, match=r"mask\.dcm: .*odd.*\.dcm holds a value that the object may not repeat"):
+        dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "odd", model_name="m")
     assert not list(tmp_path.glob("*mask*"))
 
 

@@ -77,3 +77,31 @@ def test_corner_displacement_by_hand():
     assert geometry.corner_displacement_mm(one, Grid(one.shape, shifted)) == pytest.approx(5.0)
     wider = np.diag([1.0, 1.1, 2.0, 1.0])
     assert geometry.corner_displacement_mm(one, Grid(one.shape, wider)) == pytest.approx(2.0)  # 20 voxels of 0.1 mm more
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "ipl"])
+def test_an_affine_of_axes_runs_where_its_letters_say(axes):
+    shape, spacing = (5, 7, 4), (0.5, 2.0, 3.0)
+    affine = geometry.affine_of_axes(axes, shape, spacing)
+    assert nibabel.aff2axcodes(affine) == tuple(axes.upper())
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), spacing)
+    np.testing.assert_allclose(affine @ [2, 3, 1.5, 1], [0, 0, 0, 1], atol=1e-12)  # its middle
+
+
+@pytest.mark.parametrize("axes", ["", "RA", "RAL", "XYZ", "RRS", "RASL"])
+def test_axes_that_do_not_name_each_direction_once_are_refused(axes):
+    with pytest.raises(ValueError, match="one of R and L"):
+        geometry.affine_of_axes(axes, (2, 2, 2), (1, 1, 1))
+
+
+def test_a_volume_without_a_place_takes_that_of_the_other_and_keeps_its_axes():
+    scan = Volume(np.arange(60).reshape(3, 4, 5), np.array([[-2.0, 0, 0, 9], [0, 3, 0, 7], [0, 0, 1, -5], [0, 0, 0, 1]]))
+    stored = scan.array[::-1].transpose(2, 1, 0)  # the same patient, axes S, A, R
+    label = Volume(stored, geometry.affine_of_axes("SAR", stored.shape, (1, 3, 2)), placed=False)
+    moved = geometry.at_place_of(label, scan)
+    assert moved.placed and moved.array is stored
+    np.testing.assert_allclose(geometry.to_ras(moved).affine, geometry.to_ras(scan).affine)
+    np.testing.assert_array_equal(geometry.to_ras(moved).array, geometry.to_ras(scan).array)
+    assert geometry.at_place_of(scan, scan) is scan
+    other = Volume(stored, geometry.affine_of_axes("SAR", stored.shape, (1, 3, 2.5)), placed=False)
+    assert geometry.at_place_of(other, scan) is other  # another spacing: not the same grid

@@ -60,6 +60,29 @@ def test_another_number_of_slices_fails_with_both_shapes():
     assert "12 x 10 x 7" in error.problem and "12 x 10 x 8" in error.problem
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_label_with_more_slices_blames_the_scan(flip):
+    image, label = pair()
+    affine = SPACING.copy()
+    array = image.array[:, :, 2:]
+    if flip:
+        array, affine[2, 2], affine[2, 3] = array[:, :, ::-1], -5.0, 35.0
+    error = broken_rule(Volume(array, affine), label)
+    assert error.rule == "G05" and error.file == "ct_9.nii.gz"
+    assert (
+        "has 6 slices, its label label_9.nii.gz has 8: 2 of the scan did not arrive" in error.problem
+        and "fetch the whole scan" in error.fix
+    )
+
+
+def test_what_a_reader_found_unusual_is_a_warning_of_the_case():
+    image, label = pair()
+    unusual = rules.broken(rules.INSTANCE_GAP, "ct_9", "numbers have a gap")
+    image = Volume(image.array, image.affine, warnings=(unusual,))
+    assert unusual in integrity.check_case(image, label)
+    assert integrity.check_scan(image, "ct_9") == [unusual]
+
+
 def test_the_same_place_stored_in_another_axis_order_passes():
     image, label = pair()
     turned = SPACING[:, [2, 0, 1, 3]].copy()

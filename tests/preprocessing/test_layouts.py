@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from preprocessing import layouts
@@ -36,3 +38,20 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
         layouts.nifti_pairs(tmp_path, tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         layouts.nifti_pairs(tmp_path / "nowhere", tmp_path)
+
+
+def test_names_as_they_come_are_paired_and_become_case_ids(tmp_path):
+    images, labels = tmp_path / "ct", tmp_path / "masks"
+    decomposed = unicodedata.normalize("NFD", "Müller 1.nii.gz")
+    touch(images, decomposed, "B.NII.GZ")
+    touch(labels, unicodedata.normalize("NFC", decomposed), "B.nii.gz")
+    cases, orphans = layouts.nifti_pairs(images, labels)
+    assert [(case.case_id, case.image.name) for case in cases] == [("B", "B.NII.GZ"), ("Muller_1", decomposed)]
+    assert all(case.label is not None for case in cases) and orphans == []
+
+
+def test_two_files_of_one_name_are_named(tmp_path):
+    touch(tmp_path / "ct", "b.nii.gz", "b_0000.nii.gz")
+    touch(tmp_path / "masks", "b.nii.gz")
+    with pytest.raises(ValueError, match=r"b\.nii\.gz and .*b_0000\.nii\.gz"):
+        layouts.nifti_pairs(tmp_path / "ct", tmp_path / "masks")

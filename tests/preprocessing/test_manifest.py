@@ -108,3 +108,81 @@ def test_a_bad_manifest_gives_one_error_with_its_name(tmp_path, value, message):
 def test_a_missing_manifest_is_named():
     with pytest.raises(ValueError, match=r"nowhere[/\\]manifest\.json"):
         manifest.read(pathlib.Path("nowhere/manifest.json"))
+
+
+def test_an_orientation_is_given_for_a_case_or_for_all_that_have_none(tmp_path):
+    path = saved(tmp_path, {"site": "C1", "cases": [entry("a", orientation="LPS"), entry("b")]})
+    assert [case.orientation for case in manifest.read(path).cases] == ["LPS", None]
+    found = manifest.read(path, orientation="RAS")
+    assert [case.orientation for case in found.cases] == ["LPS", "RAS"]
+    manifest.write(tmp_path / "again.json", found)
+    assert manifest.read(tmp_path / "again.json") == found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_manifest_with_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "m.json").write_text(json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding=encoding)
+    assert manifest.read(tmp_path / "m.json").site == "Köln"
+
+
+def test_a_manifest_in_latin1_is_named_as_such(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding="latin-1")
+    with pytest.raises(ValueError, match=r"m\.json: is not UTF-8 .*Latin-1.* \[M01 "):
+        manifest.read(tmp_path / "m.json")
+
+
+def nnunet(folder, **changes):
+    for part, names in (("imagesTr", ["p 1_0000", "p2_0000", "p2_0001"]), ("labelsTr", ["p 1", "p2"]), ("imagesTs", ["p3_0000"])):
+        (folder / part).mkdir()
+        for name in names:
+            (folder / part / f"{name}.nii.gz").write_bytes(b"")
+    labels = {"background": 0, "pancreas": 1, "tumour": 2}
+    value = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 2, "file_ending": ".nii.gz", **changes}
+    return saved(folder, {key: one for key, one in value.items() if one is not None}, "dataset.json")
+
+
+def test_an_nnunet_dataset_as_it_is(tmp_path):
+    folder = tmp_path / "Dataset007_Pancreas"
+    folder.mkdir()
+    found = manifest.read(nnunet(folder))
+    assert (found.site, found.label_values) == ("Dataset007_Pancreas", None) and manifest.read(
+        folder / "dataset.json", site="C2"
+    ).site == "C2"
+    assert found.cases == (
+        Case("p_1", folder / "imagesTr/p 1_0000.nii.gz", folder / "labelsTr/p 1.nii.gz"),
+        Case("p2", folder / "imagesTr/p2_0000.nii.gz", folder / "labelsTr/p2.nii.gz"),
+        Case("p3", folder / "imagesTs/p3_0000.nii.gz", None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        ({"background": 0, "Pancreas": 1, "Pancreatic_Tumor": 2}, None),
+        ({"background": 0, "pancreas": 1}, None),
+        ({"background": 0, "liver": 1, "pancreas": 2, "cancer": 3}, {2: 1, 3: 2}),
+        ({"background": 0, "pancreas": [1, 2], "tumour": [2]}, None),  # regions: the tumour is part of the pancreas
+        ({"background": 0, "tumour": 1, "pancreas": 2}, {2: 1, 1: 2}),
+    ],
+)
+def test_nnunets_label_names_say_which_value_is_which_class(tmp_path, labels, values):
+    assert manifest.read(nnunet(tmp_path, labels=labels)).label_values == values
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": {"background": 0, "liver": 1}}, "name 0 as class 1.*M05"),
+        ({"labels": {"background": 0, "pancreas": 1, "liver tumour": 2}}, "unclear which class the label liver tumour is"),
+        ({"labels": {"background": 0, "pancreas": "1"}}, "has the value '1'"),
+        ({"labels": None}, "`labels` is None"),
+        ({"file_ending": ".nrrd"}, r"file_ending is '\.nrrd'"),
+        ({"numTraining": 3}, "holds 2 files .*numTraining is 3"),
+        ({"dataset": {"a": {"image": "x"}}}, "`dataset` is not case"),
+    ],
+)
+def test_an_unclear_nnunet_dataset_is_refused(tmp_path, changes, words):
+    path = nnunet(tmp_path, **changes)
+    with pytest.raises(ValueError, match=words) as caught:
+        manifest.read(path)
+    assert str(path) in str(caught.value)

@@ -2,6 +2,7 @@ import gzip
 import itertools
 
 import numpy as np
+import pydicom
 import pytest
 
 from preprocessing import geometry, integrity, manifest, nifti, pancreas_ct, sources
@@ -60,6 +61,29 @@ def test_the_collection_as_it_is_downloaded(tmp_path):
         image, label = sources.read_case(case)
         integrity.check_case(image, label)
         np.testing.assert_array_equal(geometry.to_ras(label).array, HEALTHY)
+
+
+def test_a_scan_without_its_last_slices_is_blamed_and_not_its_label(tmp_path):
+    images, labels = download(tmp_path, {2: HEALTHY[::-1]})
+    files = sorted((images / "PANCREAS_0002").rglob("*.dcm"), key=lambda path: pydicom.dcmread(path).InstanceNumber)
+    for path in files[-3:]:
+        path.unlink()
+    (placed,) = pancreas_ct.place_labels(pancreas_ct.find_cases(images, labels))
+    assert placed.error.rule == "G05" and "PANCREAS_0002" in placed.error.file
+    assert "has 25 slices" in placed.error.problem and "3 of the scan did not arrive" in placed.error.problem
+
+
+def test_two_folders_or_labels_of_one_number_are_named_and_hidden_ones_are_not_looked_at(tmp_path):
+    for name in ("Pancreas-CT/a/PANCREAS_0002", "Pancreas-CT/.git/annex/PANCREAS_0002", "labels"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "labels" / "label0002.nii.gz").write_bytes(b"")
+    assert len(pancreas_ct.find_cases(tmp_path / "Pancreas-CT", tmp_path / "labels")) == 1
+    (tmp_path / "labels" / "LABEL0002.nii").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"LABEL0002\.nii and .*label0002\.nii\.gz are both number 2"):
+        pancreas_ct.find_cases(tmp_path / "Pancreas-CT", tmp_path / "labels")
+    (tmp_path / "Pancreas-CT" / "b" / "pancreas_0002").mkdir(parents=True)
+    with pytest.raises(ValueError, match="both number 2"):
+        pancreas_ct.find_cases(tmp_path / "Pancreas-CT", tmp_path / "labels")
 
 
 def test_a_folder_without_the_collection_is_named(tmp_path):

@@ -1,16 +1,20 @@
 import dataclasses
+import errno
+import gzip
 import json
 import os
 import pathlib
+import struct
 
 import nibabel
 import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import case_store, geometry, nifti, pipeline, resampling
+from preprocessing import case_store, geometry, nifti, pipeline, resampling, sources
 from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
+from tests.preprocessing.nifti_files import without_orientation
 
 TARGET_MM = (2.0, 2.0, 2.0)
 AFFINE = np.array([[-1.5, 0, 0, 30.0], [0, 0, 3.0, -20.0], [0, 1.5, 0, 7.0], [0, 0, 0, 1]])  # x reversed, y and z exchanged
@@ -250,3 +254,88 @@ def test_a_real_abdominal_ct(tmp_path):
     nifti.write_labels_like(tmp_path / "mask.nii.gz", restored, ct)
     written, scan_itself = nifti.read_labels(tmp_path / "mask.nii.gz"), nifti.read_ct(ct)
     assert written.shape == scan_itself.shape and written.affine.tobytes() == scan_itself.affine.tobytes()
+
+
+def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
+    manifest, read, seen = cohort(tmp_path, 5), nifti.read_ct, []
+
+    def failing(path, *arguments):
+        if (tmp_path / "store/rejected.json").exists():
+            seen.append([r["case_id"] for r in json.loads((tmp_path / "store/rejected.json").read_text())])
+        if path.name == "1.nii.gz":
+            raise TypeError("unsupported operand")
+        return read(path, *arguments)
+
+    monkeypatch.setattr(nifti, "read_ct", failing)
+    store = prepare(manifest, tmp_path / "store", strict=False)
+    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and seen == [["case_1"]] * 3
+    (rejected,) = json.loads((tmp_path / "store/rejected.json").read_text())
+    assert rejected["rule"] == "F09" and rejected["file"].endswith("1.nii.gz") and "TypeError: unsupported operand" in rejected["problem"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, workers):
+    manifest, root = cohort(tmp_path, 5), tmp_path / "store"
+    (root / "cases").mkdir(parents=True)
+    (root / "cases" / "case_3").write_text("a file where a folder must be made: no case can be renamed to it")
+    with pytest.raises(ValueError, match="cannot be written") as caught:
+        prepare(manifest, root, workers=workers)
+    text = str(caught.value)
+    assert str(root / "cases/case_3") in text and "GB are free there" in text and "need about" in text and "run again" in text
+    finished = [path.name for path in sorted((root / "cases").iterdir()) if path.is_dir()]
+    assert {"case_0", "case_1"} <= set(finished) and not list(root.rglob(".partial-*")) and not (root / "index.json").exists()
+    before = stamps(root)
+    (root / "cases" / "case_3").unlink()
+    assert len(prepare(manifest, root, workers=workers).case_ids()) == 5
+    assert {path: time for path, time in stamps(root).items() if path in before} == {
+        p: t for p, t in before.items() if p.parent.name != "cases"
+    }
+
+
+def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monkeypatch):
+    def full(path, shape, slabs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    manifest = cohort(tmp_path, 3)
+    monkeypatch.setattr(case_store, "_save_image", full)
+    with pytest.raises(ValueError, match=r"case_0.image\.npy: cannot be written \(No space left on device\).*0 finished cases stay"):
+        prepare(manifest, tmp_path / "store", strict=False)
+    assert not list((tmp_path / "store/cases").iterdir())
+
+
+def test_a_label_without_orientation_lies_where_the_manifest_says(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    without_orientation(manifest.cases[0].label)
+    with pytest.raises(ValueError, match=r"0\.nii\.gz: its header gives no orientation"):
+        prepare(manifest, tmp_path / "store")
+    axes = "".join(nibabel.aff2axcodes(AFFINE))
+    told = dataclasses.replace(manifest, cases=(dataclasses.replace(manifest.cases[0], orientation=axes), *manifest.cases[1:]))
+    expected = prepare(cohort(tmp_path / "as it was", 3), tmp_path / "expected")
+    for case_id in expected.case_ids():
+        one, other = prepare(told, tmp_path / "store").open(case_id), expected.open(case_id)
+        np.testing.assert_array_equal(one.label, other.label)
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_a_case_that_an_earlier_release_prepared_by_a_guess_is_refused(tmp_path):
+    manifest = cohort(tmp_path, 3)
+    prepare(manifest, tmp_path / "store")
+    without_orientation(manifest.cases[1].image)
+    case_file = tmp_path / "store/cases/case_1/case.json"
+    value = json.loads(case_file.read_text())
+    value["sources"]["image"] = sources.file_sha256(manifest.cases[1].image)  # as if it had been prepared from this file
+    case_file.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="G01"):
+        prepare(manifest, tmp_path / "store")
+
+
+@pytest.mark.parametrize("edit", [(42, "3h", 32767, 32767, 1000), (280, "f", 3e9), (108, "f", float("inf"))], ids=["dim", "srow", "offset"])
+def test_one_odd_header_does_not_stop_a_cohort_for_want_of_memory(tmp_path, edit):
+    manifest, (offset, kind, *values) = cohort(tmp_path, 4), edit
+    for path in (manifest.cases[2].image, manifest.cases[2].label):
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        struct.pack_into("<" + kind, raw, offset, *values)
+        path.write_bytes(gzip.compress(bytes(raw)))
+    pipeline.plan(manifest, tmp_path / "store", target_mm=TARGET_MM)
+    store = prepare(manifest, tmp_path / "store", strict=False)
+    assert set(store.case_ids()) == {"case_0", "case_1", "case_3"}

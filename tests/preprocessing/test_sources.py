@@ -3,7 +3,7 @@ import hashlib
 
 import pytest
 
-from preprocessing import dicom, sources
+from preprocessing import dicom_header, sources
 from preprocessing.manifest import Case, Manifest
 from preprocessing.rules import IntegrityError
 
@@ -43,7 +43,7 @@ def test_a_file_that_is_gone_is_named(tmp_path):
 
 def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monkeypatch):
     case = made(tmp_path, "1.dcm")
-    monkeypatch.setattr(dicom, "pydicom", None)
+    monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
         sources.require_readers(Manifest("C1", (case,)))
     sources.require_readers(Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),)))  # NIfTI needs none

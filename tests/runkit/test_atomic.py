@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -50,3 +51,9 @@ def test_event_log_skips_a_line_cut_short(tmp_path):
     assert list(log.read()) == [opened]
     log.append("round_opened", round=1)
     assert list(log.read()) == [opened, opened]
+
+
+def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: .*result\.json"), atomic.replacing(tmp_path / "result.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, which knows no name
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,302 @@
+"""What a DICOM file says, as numbers and texts. Nothing else looks at the values that pydicom holds.
+
+A value is taken from the bytes of its attribute: it is what was asked for (a text, a number, so many numbers), or absent, or the file
+is refused with the attribute's name. pydicom itself would guess, warn, or raise whatever its converters meet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from preprocessing import rules
+from preprocessing.rules import broken
+
+try:
+    import pydicom
+    from pydicom import filereader
+except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
+    pydicom = None
+
+_TEXT = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
+_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
+_LARGEST = 1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
+_UNDEFINED = 0xFFFFFFFF
+_PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
+_ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+_START = 140  # bytes that show whether a file is DICOM
+_PREAMBLE = 128
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+NATIVE = (_IMPLICIT, _EXPLICIT)  # transfer syntaxes whose pixels lie in the file as they are, in this byte order
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelData:
+    """Where the pixels of a file are: `start` and `length` in bytes, length None where they are encapsulated."""
+
+    tag: int
+    start: int
+    length: int | None
+
+
+class Header:
+    """The attributes of a file, or of an item of a sequence in it.
+
+    Every method raises IntegrityError, rule D12, naming file and attribute, for a value of another kind or number than it returns, and
+    rule D09 for a value that the file's end cuts short.
+
+    Attributes:
+      path: the file.
+      where: the item, e.g. "frame 3: ", as errors begin; empty for the file itself.
+      pixels: where its pixel data are; None without any, and for an item.
+    """
+
+    def __init__(self, path: pathlib.Path, dataset: Any, where: str = "", pixels: PixelData | None = None):
+        self.path, self.where, self.pixels, self._dataset = path, where, pixels, dataset
+
+    def has(self, name: str) -> bool:
+        return self._bytes(name) is not None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Returns the values of a text attribute without the blanks around them, () where it is absent or empty."""
+        raw = self._bytes(name, _TEXT)
+        return () if raw is None else tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
+
+    def text(self, name: str) -> str:
+        """Returns the only value of a text attribute, "" where it is absent or empty."""
+        values = self.texts(name)
+        if len(values) > 1:
+            self.refuse(name, "expected one value")
+        return values[0] if values else ""
+
+    def label(self, name: str) -> str:
+        """Returns a text for people, in the file's own encoding as well as it goes; never raises."""
+        try:
+            return " ".join(str(self._dataset[_tag(name)].value or "").split())
+        except Exception:  # nothing depends on it
+            return ""
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
+        """Returns an attribute of `count` decimal numbers, None where it is absent or empty."""
+        raw = self._bytes(name, _TEXT)
+        if raw is None:
+            return None
+        parts = [part.strip(b" \0") for part in raw.split(b"\\")]
+        if len(parts) != count or not all(map(_NUMBER.match, parts)):
+            self.refuse(name, "expected a number" if count == 1 else f"expected {count} numbers")
+        values = tuple(map(float, parts))
+        if not all(abs(value) <= _LARGEST for value in values):
+            self.refuse(name, f"expected numbers up to {_LARGEST:g}")
+        return values
+
+    def number(self, name: str) -> float | None:
+        """Returns an attribute of one decimal number, None where it is absent or empty."""
+        values = self.numbers(name, 1)
+        return None if values is None else values[0]
+
+    def count(self, name: str) -> int | None:
+        """Returns an attribute that is one whole number written as text, None where it is absent or empty."""
+        value = self.number(name)
+        if value is not None and not value.is_integer():
+            self.refuse(name, "expected a whole number")
+        return None if value is None else int(value)
+
+    def short(self, name: str, *, signed: bool = False, any_sign: bool = False) -> int | None:
+        """Returns an attribute of one 16-bit number, None where it is absent or empty.
+
+        Args:
+          signed: how to take its bits.
+          any_sign: whether the file may call it signed or unsigned, whatever it is.
+        """
+        raw = self._bytes(name, ("US", "SS") if any_sign else ("US",))
+        if raw is None:
+            return None
+        if len(raw) != 2:
+            self.refuse(name, "expected one 16-bit number")
+        little = self._dataset.get_item(_tag(name)).is_little_endian
+        return struct.unpack(("<" if little else ">") + ("h" if signed else "H"), raw)[0]
+
+    def required(self, name: str) -> int:
+        """Returns an attribute of one unsigned 16-bit number that every image has."""
+        value = self.short(name)
+        if value is None:
+            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}has no {name}")
+        return value
+
+    def items(self, name: str) -> list[Header]:
+        """Returns the items of a sequence, [] where it is absent or empty. Their `where` is this one's."""
+        tag = _tag(name)
+        if tag not in self._dataset:
+            return []
+        try:
+            value = self._dataset[tag].value
+        except Exception as error:  # pydicom passes on whatever its parser meets
+            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} cannot be read ({_one_line(error)})") from error
+        if value is None or value == b"" or value == "":
+            return []
+        if not isinstance(value, pydicom.Sequence):
+            self.refuse(name, "expected a sequence")
+        return [Header(self.path, item, self.where) for item in value]
+
+    def within(self, where: str) -> Header:
+        """Returns the same attributes under another `where`."""
+        return Header(self.path, self._dataset, where, self.pixels)
+
+    def refuse(self, name: str, expected: str) -> NoReturn:
+        raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} is {self._shown(name)}; {expected}")
+
+    @property
+    def transfer_syntax(self) -> str:
+        """How the file is encoded; a file without a meta group says it by how it begins.
+
+        Raises:
+          IntegrityError: if a meta group does not say it, or says implicit of attributes that are explicit, or the other way round:
+            readers then disagree, or leave the file out.
+        """
+        implicit, little = self._dataset.original_encoding
+        rows = self._dataset.get_item(_tag("Rows"))  # that an image has
+        implicit = getattr(rows, "is_implicit_VR", implicit) and getattr(rows, "VR", None) is None
+        if not self._dataset.file_meta:
+            return _IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN
+        meta = Header(self.path, self._dataset.file_meta, "meta group: ")
+        named = meta.text("TransferSyntaxUID")
+        if not named:
+            raise broken(rules.ATTRIBUTE, self.path, "meta group: has no TransferSyntaxUID")
+        if implicit != (named == _IMPLICIT):
+            meta.refuse("TransferSyntaxUID", f"but the attributes are written as {'implicit' if implicit else 'explicit'} ones")
+        return named
+
+    @property
+    def storage_class(self) -> str:
+        """SOP class of the object, "" where neither the object nor its file says it."""
+        own = self.text("SOPClassUID")
+        if own or not self._dataset.file_meta:
+            return own
+        return Header(self.path, self._dataset.file_meta, "meta group: ").text("MediaStorageSOPClassUID")
+
+    def _bytes(self, name: str, representations: Sequence[str] | frozenset[str] | None = None) -> bytes | None:
+        """Returns the bytes of an attribute, None where it is absent or empty."""
+        try:
+            element = self._dataset.get_item(_tag(name))
+        except Exception as error:
+            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} cannot be read ({_one_line(error)})") from error
+        if element is None:
+            return None
+        raw = element.value
+        if not raw:
+            return None
+        if representations is not None and element.VR not in (None, "UN") and element.VR not in representations:
+            kind = "text" if representations is _TEXT else " or ".join(representations)
+            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} is written as {element.VR}; expected {kind}")
+        if not isinstance(raw, bytes):
+            return str(raw).encode("latin-1", "replace")
+        if getattr(element, "length", _UNDEFINED) not in (len(raw), _UNDEFINED):  # of an element that pydicom converted there is none
+            raise broken(rules.UNDECODABLE, self.path, f"is cut short inside its header, in {name}")
+        return raw if raw.strip(b" \0") or representations is not _TEXT else None
+
+    def _shown(self, name: str) -> str:
+        raw = self._bytes(name) or b""
+        text = repr(raw.decode("latin-1").strip(" \0")) if all(32 <= byte < 127 for byte in raw.strip(b"\0")) else f"0x{raw[:16].hex()}"
+        return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_dicom(start: bytes) -> bool:
+    """Returns whether a file that starts so is DICOM: with a preamble, or, as many archives write it, without one."""
+    if start[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+        return True
+    if len(start) < 8:
+        return False
+    group, element, representation = struct.unpack("<HH2s", start[:6])
+    if group not in (0x0002, 0x0008) or element > 0x0100:
+        return False
+    return representation in _REPRESENTATIONS or struct.unpack("<I", start[4:8])[0] <= 256
+
+
+_REPRESENTATIONS = frozenset(name.encode() for name in (*_TEXT, "UL", "US", "OB", "SQ", "UN"))
+
+
+def start_of(path: pathlib.Path) -> bytes:
+    """Returns the bytes that `is_dicom` looks at. Raises OSError."""
+    with open(path, "rb") as stream:
+        return stream.read(_START)
+
+
+def read(path: pathlib.Path) -> Header:
+    """Reads a DICOM file up to its pixels.
+
+    Raises:
+      IntegrityError: naming a file that cannot be parsed.
+      OSError: if it cannot be opened.
+    """
+    found: list[PixelData] = []
+
+    def at_pixels(tag: int, representation: str | None, length: int) -> bool:
+        if tag in _PIXEL_DATA:
+            found.append(PixelData(int(tag), stream.tell(), None if length == _UNDEFINED else length))
+        return bool(found)
+
+    with open(path, "rb") as stream:
+        try:
+            dataset = filereader.read_partial(stream, at_pixels, force=True)
+        except OSError:
+            raise
+        except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
+            raise broken(rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})") from error
+    for element in dataset.values():
+        if element.VR == "SQ" and isinstance(element.value, bytes) and element.is_little_endian and not _are_items(element.value):
+            raise broken(
+                rules.UNDECODABLE, path, f"its header is damaged: {element.tag} is a sequence whose items do not end where it ends"
+            )
+    return Header(path, dataset, pixels=found[0] if found else None)
+
+
+def _are_items(content: bytes) -> bool:
+    """Returns whether the bytes of a sequence are items one after another: readers differ in what they make of others."""
+    at = 0
+    while at < len(content):
+        if content[at : at + 4] == _END:
+            return True
+        if content[at : at + 4] != _ITEM or len(content) < at + 8:
+            return False
+        (length,) = struct.unpack("<I", content[at + 4 : at + 8])
+        if length == _UNDEFINED:  # it ends at a mark, as the items in it may
+            return _ITEM_END in content[at + 8 :]
+        at += 8 + length
+    return at == len(content)
+
+
+def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
+    """Returns the pixels of a file as its decoder gives them: [rows, columns], or [frames, rows, columns].
+
+    Raises:
+      IntegrityError: naming a file whose pixels cannot be decoded.
+    """
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        dataset.file_meta.TransferSyntaxUID = transfer_syntax
+        return dataset.pixel_array
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # each decoder raises errors of its own kind; a panic of one written in Rust is no Exception
+        problem = f"its pixels in transfer syntax {transfer_syntax or 'none'} cannot be decoded ({_one_line(error)})"
+        raise broken(rules.UNDECODABLE, path, problem) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).split())[:200]
+
+
+_tags: dict[str, int] = {}
+
+
+def _tag(name: str) -> int:
+    tag = _tags.get(name)
+    if tag is None:
+        tag = _tags[name] = pydicom.tag.Tag(name)
+    return tag

@@ -1,0 +1,168 @@
+"""No program changes what it reads: scans, labels, manifests, models and stores keep their bytes and times."""
+
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from experiments.processes import ProgramGroup
+from preprocessing import nifti
+from tests.experiments import run_folder
+from tests.experiments.study import CASES, Study
+from tests.preprocessing import dicom_files
+
+ROOT = pathlib.Path(__file__).parents[2]
+# programs that read no scan, label, manifest, model or store of a site, or that write where they read: kits, the server's own folder, runs
+OTHERS = {"audit", "doctor", "dryrun", "operate", "provision", "request", "status", "study", "synthesize", "table1"}
+
+
+def digests(*places):
+    """Returns file -> digest and time of the last change, of files and of all files below folders."""
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*"))) if file.is_file()]
+    return {file: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns) for file in files}
+
+
+class Watch:
+    """Runs programs and remembers which have left their inputs as they were."""
+
+    def __init__(self, folder):
+        self.folder, self.ran = folder, set()
+
+    def run(self, program, *flags, inputs):
+        before = digests(*inputs)
+        assert before
+        command = [sys.executable, "-m", f"experiments.{program}", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, f"{program}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+        self.unchanged(program, before)
+
+    def unchanged(self, program, before):
+        now = digests(*before)
+        assert now == before, f"{program} changed {[str(file) for file in before if now.get(file) != before[file]]}"
+        self.ran.add(program)
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory):
+    return Watch(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def study(watch):
+    """A study whose stores are prepared, by the programs that read scans and manifests."""
+    made = Study(watch.folder)
+    made.make_scans()
+    for site in CASES:
+        scans = made.folder / "scans" / site
+        manifest = scans / "manifest.json"
+        for name in ("ct", "masks"):
+            (made.folder / name / site).mkdir(parents=True)
+        for file in scans.glob("*.nii.gz"):
+            kind = "ct" if file.name.startswith("image") else "masks"
+            shutil.copy(file, made.folder / kind / site / re.sub("image|label", "case", file.name))
+        pair = [made.folder / "ct" / site, made.folder / "masks" / site]
+        watch.run(
+            "list_cases", f"--site={site}", f"--images={pair[0]}", f"--labels={pair[1]}", f"--output={made.folder / site}.json", inputs=pair
+        )
+        common = [f"--manifest={manifest}", f"--site_folder={made.site_folder(site)}", "--workers=1"]
+        watch.run("prepare", *made.flags(), "--check", "--nostrict", *common, inputs=[scans, made.flag_file])
+        split = {"C1": "3,1,1", "C2": "4,1,1"}[site]
+        watch.run("prepare", *made.flags(split=split), *common, inputs=[scans, made.flag_file])
+        store = made.site_folder(site) / "cases"
+        watch.run("cohort_report", *common, inputs=[scans, store])
+    reports = [made.site_folder(site) / "cohort.json" for site in CASES]
+    watch.run("compare_cohorts", f"--reports={reports[0]},{reports[1]}", f"--output={made.folder / 'both.html'}", inputs=reports)
+    return made
+
+
+@pytest.mark.slow
+def test_what_reads_scans_manifests_and_stores(watch, study):
+    assert {"list_cases", "prepare", "cohort_report", "compare_cohorts"} <= watch.ran
+
+
+@pytest.mark.slow
+def test_what_trains_scores_and_predicts(watch, study):
+    stores = [study.site_folder(site) / "cases" for site in CASES]
+    genotype, scans = [study.folder / "genotype.json", study.flag_file], study.folder / "scans" / "C2"
+    watch.run("init_model", *study.flags(output=study.initial, threads=1), inputs=genotype)
+    baseline = study.site_folder("C2", "baseline")
+    arguments = study.flags(site_folder=study.site_folder("C2"), threads=1)
+    watch.run("train_local", *arguments, f"--initial_model={study.initial}", inputs=[study.initial, *stores, *genotype])
+    weights, model = baseline / "best.safetensors", baseline / "model"
+    watch.run("train_local", *arguments, f"--fine_tune={model}", inputs=[baseline, *stores, *genotype])
+    folders = ",".join(str(study.site_folder(site)) for site in CASES)
+    pooled = study.folder / "pooled"
+    flags = study.flags(site_folders=folders, initial_model=study.initial, output=pooled, threads=1)
+    watch.run("train_pooled", *flags, inputs=[study.initial, *stores, *genotype])
+    flags = study.flags(site_folder=study.site_folder("C2"), models=f"pooled:{pooled / 'best.safetensors'}", threads=1)
+    watch.run("score", *flags, f"--output={study.folder / 'rows.jsonl'}", inputs=[pooled, *stores, *genotype])
+    packed = study.folder / "packed"
+    flags = study.flags(weights=weights, name="C2_baseline", site_folder=study.site_folder("C2"), output=packed)
+    watch.run("package", *flags, inputs=[weights, *stores, *genotype])
+    watch.run("export", f"--model={model}", f"--output={study.folder / 'exported'}", "--window=16,16,8", "--threads=1", inputs=[model])
+    flags = study.flags(site_folder=study.site_folder("C2"), weights=weights, output=study.folder / "fog.png", threads=1)
+    watch.run("reconstructions", *flags, inputs=[weights, *stores, *genotype])
+
+    series = study.folder / "to segment" / "series"
+    dicom_files.save(series, dicom_files.slices(nifti.read_ct(scans / "image0.nii.gz")))
+    shutil.copy(scans / "image1.nii.gz", study.folder / "to segment")
+    masks = study.folder / "predicted"
+    flags = [f"--model={model}", f"--image={study.folder / 'to segment'}", f"--output={masks}", "--threads=1"]
+    extras = ["--overlay", "--probabilities", "--dicom_seg"] if _has_highdicom() else ["--overlay", "--probabilities"]
+    watch.run("predict", *flags, *extras, inputs=[study.folder / "to segment", model])
+    watch.run("predict", *flags, *extras, "--skip_existing", inputs=[study.folder / "to segment", model])
+    labels = study.folder / "labels"
+    labels.mkdir()
+    for name, number in (("series", 0), ("image1", 1)):
+        shutil.copy(scans / f"label{number}.nii.gz", labels / f"{name}.nii.gz")
+    watch.run("evaluate", f"--prediction={masks}", f"--truth={labels}", f"--output={study.folder / 'scores'}", inputs=[masks, labels])
+    files = [scans / "image0.nii.gz", scans / "label0.nii.gz"]
+    flags = study.flags(
+        image=files[0], label=files[1], output=study.folder / "overfit", max_steps=4, score_every=2, until_dice=-1, threads=1
+    )
+    watch.run("overfit", *flags, inputs=[*files, *genotype])
+
+
+def _has_highdicom():
+    try:
+        import highdicom
+    except ImportError:
+        return False
+    return highdicom is not None
+
+
+@pytest.mark.slow
+def test_what_joins_a_federation(watch, study):
+    stores = [study.site_folder(site) / "cases" for site in CASES]
+    with ProgramGroup(study.folder / "logs") as group:
+        group.wait([group.start("kits", "experiments.provision", [f"--output={study.kits}", "--port=0"])], "kits")
+        if not study.initial.exists():
+            group.wait([group.start("init", "experiments.init_model", study.flags(output=study.initial, threads=1))], "initial model")
+        before = digests(study.initial, study.kits, *stores, study.flag_file)
+        server, port = study.serve(group, study.folder / "store")
+        group.wait([*(study.join(group, site, port, lend=False) for site in CASES), server], "federation")
+    for program in ("serve", "join"):
+        watch.unchanged(program, before)
+
+
+@pytest.mark.slow
+def test_what_reads_a_run(watch, tmp_path):
+    run_folder.leave_study(tmp_path)
+    run = tmp_path / "table1" / "seed2"
+    run_folder.leave_cases(run)
+    rows = "".join(json.dumps(row) + "\n" for row in run_folder.rows())
+    (run / "server" / "rows.jsonl").write_text(rows)
+    for program in ("run_report", "verify"):
+        watch.run(program, f"--run={run}", inputs=[run])
+
+
+@pytest.mark.slow
+def test_no_program_is_forgotten(watch, study):
+    programs = {path.stem for path in (ROOT / "experiments").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
+    assert programs - watch.ran - OTHERS == set() or not {"predict", "join", "verify"} <= watch.ran  # where the tests above were left out
+    assert programs >= OTHERS

@@ -1,0 +1,239 @@
+"""`predict` as a user starts it: what it refuses to replace, what it keeps a record of, and names of all kinds."""
+
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import unicodedata
+
+import numpy as np
+import pytest
+
+from c2fnas import model_folder, named_weights
+from c2fnas.model_folder import Model
+from experiments import prediction_table, scan_prediction
+from preprocessing import nifti
+from tests.c2fnas import tiny
+from tests.c2fnas.test_model_folder import PLAN
+from tests.experiments.study import scan
+from tests.preprocessing import dicom_files
+from tests.preprocessing.nifti_files import without_orientation
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    weights = named_weights.read(tiny.build())
+    model_folder.save(folder, Model(name="tiny", weights=weights, genotype=tiny.GENOTYPE, plan=PLAN, training_data={}, scores={}))
+    return folder
+
+
+def run(*flags, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.predict", "--threads=1", *flags],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        timeout=300,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+
+
+def scans(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        nifti.write_volume(folder / "tmp.nii.gz", scan("C1", number)[0])
+        os.rename(folder / "tmp.nii.gz", os.path.join(os.fsencode(folder), name if isinstance(name, bytes) else os.fsencode(name)))
+
+
+def digests(folder):
+    return {p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return {os.path.basename(row["scan"]): row for row in csv.DictReader(stream)}
+
+
+REPLACING = [
+    ["--image=scans", "--output=scans"],
+    ["--image=scans/a.nii.gz", "--output=./scans/../scans/a.nii.gz"],
+    ["--image=scans/a.nii.gz", "--output=link/A.NII.GZ"],
+    ["--list=list.txt", "--output=link"],
+    ["--image=scans/b.nii", "--output=scans"],  # b.nii.gz would lie among the scans
+    ["--list=list.txt", "--output=masks", "--volumes=list.txt"],
+    ["--image=scans/a.nii.gz", "--output=mask.nii.gz", "--volumes=hard.nii.gz"],
+    ["--image=scans/a.nii.gz", "--output=mask.nii.gz", "--volumes=scans/a.nii.gz/volumes.csv"],
+    ["--image=series", "--output=series/mask.nii.gz"],
+    ["--image=two", "--output=masks", "--probabilities"],  # p.nii.gz's probabilities would replace the mask of p.tumour.nii.gz
+    ["--image=two/p.nii.gz", "--output=two/p.nii.gz"],
+    ["--image=alias.nii.gz", "--output=scans/a.nii.gz"],
+]
+IN_ONE_PROCESS = """
+import json, sys
+from absl import flags
+from experiments import predict
+for arguments in json.loads(sys.argv[1]):
+    flags.FLAGS.unparse_flags()
+    for name in ("image", "list", "volumes", "probabilities"):
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(["predict", "--model=nowhere", *arguments])
+    try:
+        predict.main([])
+    except ValueError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def errors_of(runs, folder):
+    """Returns the error of each run, all of them in one process; none gets as far as its model."""
+    command = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(runs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    errors = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
+    assert len(errors) == len(runs), done.stderr
+    return errors
+
+
+def test_no_output_replaces_an_input_and_the_model_is_not_even_loaded(tmp_path):
+    scans(tmp_path / "scans", "a.nii.gz", "c.nii.gz")
+    scans(tmp_path / "two", "p.nii.gz", "p.tumour.nii.gz")
+    (tmp_path / "scans" / "c.nii.gz").rename(tmp_path / "scans" / "b.nii")
+    (tmp_path / "link").symlink_to("scans")
+    (tmp_path / "alias.nii.gz").symlink_to("scans/a.nii.gz")
+    os.link(tmp_path / "scans" / "a.nii.gz", tmp_path / "hard.nii.gz")
+    (tmp_path / "list.txt").write_text("scans/a.nii.gz\n")
+    dicom_files.save(tmp_path / "series", dicom_files.slices(scan("C1", 3)[0]))
+    before = digests(tmp_path)
+    errors = errors_of(REPLACING, tmp_path)
+    for flags, error in zip(REPLACING, errors, strict=True):
+        said = ("would replace it", "is the folder of the scans", "two outputs would have one name")
+        assert any(words in error for words in said), f"{flags}: {error}"
+    assert digests(tmp_path) == before
+    done = run("--model=nowhere", *REPLACING[0], cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(tmp_path, model):
+    folder, masks = tmp_path / "scans", tmp_path / "masks"
+    scans(folder, "a.nii.gz", "b c.NII.GZ", b"d\xfc.nii.gz", unicodedata.normalize("NFD", "ö.nii.gz"))
+    (folder / "broken.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:700])
+    without_orientation(shutil.copy(folder / "a.nii.gz", folder / "unplaced.nii.gz"))
+    (masks / "a.png").mkdir(parents=True)  # a folder where the picture must go
+    (masks / "a.png" / "x").write_text("")
+    flags = [f"--model={model}", f"--image={folder}", f"--output={masks}", "--overlay", "--probabilities"]
+    before = digests(folder)
+    done = run(*flags)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "2 of 6 scans failed" in done.stderr and "1 of 6 scans have their mask, but lack an output" in done.stderr
+    assert "a.png: cannot be written" in done.stderr and "unplaced.nii.gz: its header gives no orientation" in done.stderr
+    rows = table(masks / "volumes.csv")
+    assert len(rows) == 6 and all(rows[name]["pancreas_ml"] for name in rows if name not in ("broken.nii.gz", "unplaced.nii.gz"))
+    assert "a.png: cannot be written" in rows["a.nii.gz"]["note"] and rows["a.nii.gz"]["mask"] and not rows["broken.nii.gz"]["mask"]
+    made = {os.fsencode(path.name) for path in masks.glob("*.nii.gz")}
+    assert {b"a.nii.gz", b"b c.nii.gz", b"d\xfc.nii.gz", "ö.nii.gz".encode(), b"a.tumour.nii.gz"} <= made
+    assert digests(folder) == before
+
+    shutil.rmtree(masks / "a.png")
+    (folder / "broken.nii.gz").unlink()
+    os.unlink(masks / "b c.pancreas.nii.gz")
+    lines = (masks / "volumes.csv").read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if b"\xfc" not in line]  # its row was lost, its files were not
+    (masks / "volumes.csv").write_bytes(b"".join([*kept, b"elsewhere/old.nii.gz,elsewhere/m.nii.gz,1.5,0,1,0,2.0,by hand\n"]))
+    stamps = digests(masks)
+    done = run(*flags, "--skip_existing", "--orientation=RAS")
+    assert done.returncode == 0 and "2 of 5 scans have all their outputs already" in done.stderr, done.stderr
+    again = table(masks / "volumes.csv")
+    assert again["old.nii.gz"]["note"] == "by hand" and len(again) == 7 and again["a.nii.gz"]["note"] != rows["a.nii.gz"]["note"]
+    lost = next(name for name in rows if "\udcfc" in name)
+    assert again[lost] | {"seconds": rows[lost]["seconds"]} == rows[lost]  # made from the mask
+    assert again["unplaced.nii.gz"]["pancreas_ml"] and (masks / "a.png").is_file() and (masks / "b c.pancreas.nii.gz").exists()
+    now = digests(masks)
+    untouched = [path for path in stamps if os.fsencode(path.name).startswith((b"d\xfc", "ö".encode()))]
+    assert len(untouched) == 8 and all(now[path] == stamps[path] for path in untouched)
+
+
+def test_a_series_in_the_current_folder_names_its_mask_after_it(tmp_path, model):
+    series = tmp_path / "patient 7"
+    dicom_files.save(series, dicom_files.slices(scan("C1", 3)[0]))
+    before = digests(series)
+    done = run(f"--model={model}", "--image=.", "--output=../masks", cwd=series)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "masks" / "patient 7.nii.gz").exists() and digests(series) == before
+
+
+def test_lists_in_other_encodings_give_their_scans_or_one_clear_error(tmp_path):
+    scans(tmp_path, "Müller.nii.gz", b"d\xfc.nii.gz")
+    for encoding in ("utf-8-sig", "utf-16", "latin-1"):
+        (tmp_path / encoding).write_text("# scans\nMüller.nii.gz\r\n", encoding=encoding)
+    (tmp_path / "bytes").write_bytes(b"d\xfc.nii.gz\n")  # what `ls` writes
+    runs = [[f"--list={name}", "--output=masks"] for name in ("utf-8-sig", "utf-16", "bytes", "latin-1")]
+    errors = errors_of(runs, tmp_path)
+    assert all("nowhere: no such folder" in error for error in errors[:3]), errors  # the model's: every scan was found before
+    assert "latin-1: line 2 is not UTF-8, perhaps Latin-1" in errors[3]
+
+
+FOUND = scan_prediction.Prediction({"pancreas": 70.0, "tumour": 3.25}, {"pancreas": 1, "tumour": 2}, ("a note",))
+
+
+def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
+    path = tmp_path / "volumes.csv"
+    rows = prediction_table.Table(path)
+    rows.add(prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND, 1.23))
+    assert table(path)["a.nii.gz"] == {
+        "scan": "a.nii.gz", "mask": "m/a.nii.gz", "pancreas_ml": "70.0", "tumour_ml": "3.25", "pancreas_components": "1",
+        "tumour_components": "2", "seconds": "1.2", "note": "a note",
+    }  # fmt: skip
+    rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "a reason"))
+    assert list(table(path)) == ["a.nii.gz", "b.nii.gz"]
+    kept = prediction_table.Table(path, keep=True)
+    assert kept.has_mask(pathlib.Path("m/../m/a.nii.gz")) and not kept.has_mask(pathlib.Path("b.nii.gz"))
+    kept.add(prediction_table.row(pathlib.Path("b.nii.gz"), pathlib.Path("m/b.nii.gz"), FOUND))
+    assert [row["mask"] for row in table(path).values()] == ["m/a.nii.gz", "m/b.nii.gz"]
+
+
+def test_a_table_of_something_else_is_not_taken_for_one(tmp_path):
+    (tmp_path / "t.csv").write_text("patient,age\n1,60\n")
+    with pytest.raises(ValueError, match=r"t\.csv: is not a table of predictions"):
+        prediction_table.Table(tmp_path / "t.csv", keep=True)
+
+
+def test_rows_that_cannot_be_written_wait_for_the_next_time(tmp_path):
+    rows = prediction_table.Table(tmp_path / "sub" / "t.csv")
+    (tmp_path / "sub").write_text("a file where a folder must be")
+    with pytest.raises(ValueError, match=r"t\.csv: cannot be written"):
+        rows.add(prediction_table.failed_row(pathlib.Path("a.nii.gz"), "x"))
+    (tmp_path / "sub").unlink()
+    rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "y"))
+    assert list(table(tmp_path / "sub" / "t.csv")) == ["a.nii.gz", "b.nii.gz"]
+
+
+@pytest.mark.parametrize("extra", ["probabilities", "overlay"])
+def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, extra):
+    scans(tmp_path, "a.nii.gz")
+
+    def broken(*arguments, **keywords):
+        raise TypeError("a programming error")
+
+    monkeypatch.setattr(scan_prediction, "_on_native_grid", broken)
+    monkeypatch.setattr(scan_prediction.figures, "overlay", broken)
+    settings = scan_prediction.Settings.of_plan(PLAN)
+    found = scan_prediction.predict_scan(
+        tmp_path / "a.nii.gz",
+        tmp_path / "m.nii.gz",
+        lambda patches: np.concatenate([0 * patches, 4 * patches, 8 * patches - 2.4], axis=-1),
+        settings,
+        probabilities=extra == "probabilities",
+        overlay=tmp_path / "m.png" if extra == "overlay" else None,
+    )
+    assert (tmp_path / "m.nii.gz").exists() and found.volumes_ml["pancreas"] > 0
+    assert len(found.failed) == (2 if extra == "probabilities" else 1) and "TypeError: a programming error" in found.failed[0]
+    assert scan_prediction.describe(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml

@@ -1,0 +1,118 @@
+"""What is asked of a header is a value, absent, or refused with the file's and the attribute's name."""
+
+import struct
+import types
+
+import pytest
+
+from preprocessing import dicom_header
+from preprocessing.rules import IntegrityError
+from tests.preprocessing.dicom_mutations import Element, File
+
+POSITION, SPACING, ROWS, PADDING = 0x00200032, 0x00280030, 0x00280010, 0x00280120
+FRAMES, GROUPS = 0x00280008, 0x52009230
+
+
+def header(tmp_path, *elements, **changes):
+    """Reads a file of these attributes, written byte by byte."""
+    image_class = Element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0")
+    meta = [Element(0x00020010, b"UI", b"1.2.840.10008.1.2\0" if changes.get("implicit") else b"1.2.840.10008.1.2.1\0")]
+    path = tmp_path / "slice.dcm"
+    path.write_bytes(File([image_class, *elements], meta, **changes).encoded())
+    return dicom_header.read(path)
+
+
+def refused(ask, *expected, rule="D12"):
+    with pytest.raises(IntegrityError) as caught:
+        ask()
+    text = str(caught.value)
+    assert caught.value.rule == rule and "slice.dcm" in caught.value.file and "\n" not in text
+    for part in expected:
+        assert part in text, text
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("bare", [False, True], ids=["file", "without preamble"])
+def test_values_are_those_that_were_written(tmp_path, implicit, bare):
+    found = header(
+        tmp_path, Element(POSITION, b"DS", rb"-1.5\+2e1\ .25 "), Element(FRAMES, b"IS", b"12"), Element(ROWS, b"US", struct.pack("<H", 512)),
+        Element(PADDING, b"US", struct.pack("<H", 63536)), implicit=implicit, bare=bare,
+    )  # fmt: skip
+    assert found.numbers("ImagePositionPatient", 3) == (-1.5, 20.0, 0.25)
+    assert found.count("NumberOfFrames") == 12 and found.required("Rows") == 512
+    # 63536 and -2000 are the same bits
+    assert (
+        found.short("PixelPaddingValue", any_sign=True) == 63536 and found.short("PixelPaddingValue", signed=True, any_sign=True) == -2000
+    )
+    assert (
+        found.numbers("PixelSpacing", 2) is None and found.text("Modality") == "" and found.items("PerFrameFunctionalGroupsSequence") == []
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [b"1,0", b"1,5\\1,5", b"1", b"1\\2\\3", b"nan\\1", b"inf\\1", b"1e400\\1", b"1e30\\1", b"1_0\\1", b"\\1", b"1.0\\", b"\xff\\1", b"0x1\\1", b"1\0 2\\1"]
+)  # fmt: skip
+def test_a_number_that_is_not_one_or_one_too_many_is_refused(tmp_path, value):
+    refused(lambda: header(tmp_path, Element(SPACING, b"DS", value)).numbers("PixelSpacing", 2), "PixelSpacing is ")
+
+
+@pytest.mark.parametrize("value", [b"", b"  ", b"\0\0"])
+def test_an_empty_value_is_absent(tmp_path, value):
+    found = header(tmp_path, Element(SPACING, b"DS", value), Element(ROWS, b"US", b""))
+    assert found.numbers("PixelSpacing", 2) is None and found.short("Rows") is None
+    refused(lambda: found.required("Rows"), "has no Rows")
+
+
+def test_another_representation_is_read_where_it_is_text_and_refused_where_it_is_not(tmp_path):
+    assert header(tmp_path, Element(SPACING, b"UT", b"0.5\\0.75")).numbers("PixelSpacing", 2) == (0.5, 0.75)
+    doubles = struct.pack("<2d", 0.5, 0.75)
+    refused(lambda: header(tmp_path, Element(SPACING, b"FD", doubles)).numbers("PixelSpacing", 2), "PixelSpacing is written as FD")
+    refused(lambda: header(tmp_path, Element(ROWS, b"IS", b"12")).short("Rows"), "Rows is written as IS")
+    refused(lambda: header(tmp_path, Element(ROWS, b"US", b"\1\0\2\0")).short("Rows"), "Rows is 0x01000200; expected one 16-bit number")
+    refused(lambda: header(tmp_path, Element(FRAMES, b"IS", b"1.5 ")).count("NumberOfFrames"), "expected a whole number")
+
+
+def test_what_is_no_sequence_is_refused(tmp_path):
+    refused(lambda: header(tmp_path, Element(GROUPS, b"LO", b"text")).items("PerFrameFunctionalGroupsSequence"), "PerFrameFunctionalGroups")
+
+
+def test_a_value_that_the_end_of_the_file_cuts_is_refused(tmp_path):
+    found = header(tmp_path, Element(POSITION, b"DS", b"-93.25\\-80.5\\12.125 "), damage=lambda content: content[:-6])
+    refused(lambda: found.numbers("ImagePositionPatient", 3), "cut short inside its header, in ImagePositionPatient", rule="D09")
+
+
+def test_a_name_in_an_error_says_which_frame(tmp_path):
+    item = header(tmp_path, Element(SPACING, b"DS", b"1")).within("frame 3: ")
+    refused(lambda: item.numbers("PixelSpacing", 2), "frame 3: PixelSpacing is '1'")
+
+
+def test_what_begins_as_dicom():
+    begin = Element(0x00080005, b"CS", b"ISO_IR 100").encoded
+    assert dicom_header.is_dicom(bytes(128) + b"DICM") and dicom_header.is_dicom(begin(False)) and dicom_header.is_dicom(begin(True))
+    for other in (
+        b"",
+        b"DICM",
+        bytes(200),
+        b"terms and conditions of use",
+        b"\x89PNG\r\n\x1a\n",
+        b"PK\x03\x04",
+        struct.pack("<i", 348) + bytes(340),
+    ):
+        assert not dicom_header.is_dicom(other)
+
+
+def test_a_decoder_that_panics_is_one_file_s_failure(tmp_path, monkeypatch):
+    class Panic(BaseException):  # as a decoder written in Rust raises it
+        pass
+
+    class Dataset:
+        file_meta = types.SimpleNamespace()
+
+        @property
+        def pixel_array(self):
+            raise Panic("index out of bounds")
+
+    monkeypatch.setattr(dicom_header.pydicom, "dcmread", lambda path, force: Dataset())
+    refused(
+        lambda: dicom_header.decode(tmp_path / "slice.dcm", "1.2.840.10008.1.2.5"), "index out of bounds", "1.2.840.10008.1.2.5", rule="D09"
+    )
