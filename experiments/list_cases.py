@@ -47,7 +47,9 @@ def main(argv: list[str]) -> int:
             print(f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}")
         renamed = [case for case in cases if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))]
         if renamed:
-            print(f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}")
+            print(
+                f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}"
+            )
     manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded)))
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
