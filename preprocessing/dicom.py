@@ -209,6 +209,11 @@ def _stored(header: Header) -> _Stored:
     )
     if stored.transfer_syntax in dicom_header.NATIVE:
         _require_whole(stored)
+    elif stored.where.length is not None and stored.transfer_syntax not in dicom_header.OTHER_NATIVE:
+        problem = (
+            f"names transfer syntax {stored.transfer_syntax}, which this reader knows only with encapsulated pixels, and its own are not"
+        )
+        raise broken(rules.UNDECODABLE, path, problem)
     return stored
 
 

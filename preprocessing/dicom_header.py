@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from preprocessing import rules
-from preprocessing.rules import broken
+from preprocessing.rules import IntegrityError, broken
 
 try:
     import pydicom
@@ -25,6 +25,9 @@ except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
     pydicom = None
 
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
+_REPRESENTATIONS = _TEXT | frozenset(["AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "UN", "US", "UV"])
+_FIRST_REPRESENTATIONS = frozenset(name.encode() for name in _REPRESENTATIONS)
+_PIXEL_REPRESENTATIONS = (None, "OW", "OB", "UN", "OF", "OD")  # None: implicit
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 _LARGEST = 1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
 _UNDEFINED = 0xFFFFFFFF
@@ -33,6 +36,7 @@ _ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xd
 _START = 140  # bytes that show whether a file is DICOM
 _PREAMBLE = 128
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+OTHER_NATIVE = (_BIG_ENDIAN, "1.2.840.10008.1.2.1.99")  # deflated
 NATIVE = (_IMPLICIT, _EXPLICIT)  # transfer syntaxes whose pixels lie in the file as they are, in this byte order
 
 
@@ -215,10 +219,7 @@ def is_dicom(start: bytes) -> bool:
     group, element, representation = struct.unpack("<HH2s", start[:6])
     if group not in (0x0002, 0x0008) or element > 0x0100:
         return False
-    return representation in _REPRESENTATIONS or struct.unpack("<I", start[4:8])[0] <= 256
-
-
-_REPRESENTATIONS = frozenset(name.encode() for name in (*_TEXT, "UL", "US", "OB", "SQ", "UN"))
+    return representation in _FIRST_REPRESENTATIONS or struct.unpack("<I", start[4:8])[0] <= 256
 
 
 def start_of(path: pathlib.Path) -> bytes:
@@ -235,25 +236,36 @@ def read(path: pathlib.Path) -> Header:
       OSError: if it cannot be opened.
     """
     found: list[PixelData] = []
+    seen: dict[int, int] = {}
 
     def at_pixels(tag: int, representation: str | None, length: int) -> bool:
+        # pydicom may ask twice about the first element, from within its eight bytes
+        if stream.tell() - seen.setdefault(tag, stream.tell()) >= 8:
+            raise _damaged(path, f"{pydicom.tag.Tag(tag)} is there twice")
         if tag in _PIXEL_DATA:
+            if representation not in _PIXEL_REPRESENTATIONS:
+                raise _damaged(path, f"its pixel data are written as {representation!r}")
             found.append(PixelData(int(tag), stream.tell(), None if length == _UNDEFINED else length))
         return bool(found)
 
     with open(path, "rb") as stream:
         try:
             dataset = filereader.read_partial(stream, at_pixels, force=True)
-        except OSError:
+        except (OSError, IntegrityError):
             raise
         except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
             raise broken(rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})") from error
+    # readers differ in what they make of such files, up to leaving the slice out
     for element in dataset.values():
+        if element.VR not in _REPRESENTATIONS and not (element.VR is None and element.is_implicit_VR):
+            raise _damaged(path, f"{element.tag} is written as {element.VR!r}, which is not a value representation")
         if element.VR == "SQ" and isinstance(element.value, bytes) and element.is_little_endian and not _are_items(element.value):
-            raise broken(
-                rules.UNDECODABLE, path, f"its header is damaged: {element.tag} is a sequence whose items do not end where it ends"
-            )
+            raise _damaged(path, f"{element.tag} is a sequence whose items do not end where it ends")
     return Header(path, dataset, pixels=found[0] if found else None)
+
+
+def _damaged(path: pathlib.Path, what: str) -> IntegrityError:
+    return broken(rules.UNDECODABLE, path, f"its header is damaged: {what}")
 
 
 def _are_items(content: bytes) -> bool:

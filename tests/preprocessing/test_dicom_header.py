@@ -86,6 +86,31 @@ def test_a_name_in_an_error_says_which_frame(tmp_path):
     refused(lambda: item.numbers("PixelSpacing", 2), "frame 3: PixelSpacing is '1'")
 
 
+@pytest.mark.parametrize(
+    ("element", "said"),
+    [
+        (Element(0x00091010, b"XX", b"text"), "written as 'XX'"),
+        (Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\x90\x01\x00\x0012"), "items do not end where it ends"),
+        (Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff"), "items do not end where it ends"),
+        (Element(0x00080016, b"UI", b"1.2.3\0"), "is there twice"),
+        (Element(0x7FE00010, b"LO", b"text"), "pixel data are written as 'LO'"),
+    ],
+)
+def test_a_structure_that_readers_differ_on_is_refused(tmp_path, element, said):
+    refused(lambda: header(tmp_path, element), said, rule="D09")
+
+
+def test_a_transfer_syntax_that_is_absent_or_does_not_fit_is_refused(tmp_path):
+    rows = Element(ROWS, b"US", b"\2\0")
+    assert header(tmp_path, rows, bare=True).transfer_syntax == "1.2.840.10008.1.2.1"
+    assert header(tmp_path, rows, bare=True, implicit=True).transfer_syntax == "1.2.840.10008.1.2"
+    for named, said in ((b"", "has no TransferSyntaxUID"), (b"1.2.840.10008.1.2\0", "attributes are written as explicit")):
+        path = tmp_path / "slice.dcm"
+        image_class = Element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0")
+        path.write_bytes(File([image_class, rows], [Element(0x00020010, b"UI", named)]).encoded())
+        refused(lambda path=path: dicom_header.read(path).transfer_syntax, said)
+
+
 def test_what_begins_as_dicom():
     begin = Element(0x00080005, b"CS", b"ISO_IR 100").encoded
     assert dicom_header.is_dicom(bytes(128) + b"DICM") and dicom_header.is_dicom(begin(False)) and dicom_header.is_dicom(begin(True))
