@@ -52,7 +52,7 @@ class Intake:
         if receipt is not None:
             return Answer(receipt)
         self._note_progress(site, offer)  # it may have to wait for its turn: no deadline shall pass meanwhile
-        with self._storing(site), self._transfer(site, offer) as transfer:
+        with self._storing(site), self._transfer(site, offer, self._run.store.discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 
     def send(self, site: str, offer: Offer, chunks: Iterable[Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
@@ -67,8 +67,8 @@ class Intake:
         receipt = self._checked(site, offer)
         if receipt is not None:
             return receipt
-        keep = self._publish if offer.model else self._push
-        with self._storing(site), self._transfer(site, offer) as transfer:
+        keep, discarded = self._publish if offer.model else self._push, self._run.store.discarded
+        with self._storing(site), self._transfer(site, offer, discarded) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
                 if chunk.encoding not in codec.ENCODINGS[self._run.config.transport]:
@@ -89,6 +89,8 @@ class Intake:
                 about = {"received": received, "seconds": round(time.monotonic() - began, 3)}
                 with self._run.changed:
                     verify()
+                    if self._run.store.discarded != discarded:  # what it changes was measured against a model that may be gone
+                        raise errors.StaleUpdate(f"{_what(site, offer)} came while the operator took the run back; ask for the next task")
                     receipt = keep(site, offer, transfer, about)
             except errors.UpdateRefused as refusal:
                 reasons = [reason._asdict() for reason in refusal.reasons[:30]]
@@ -96,7 +98,7 @@ class Intake:
                 transfer.partial.path.unlink(missing_ok=True)  # sent again it would be refused again
                 raise
             finally:
-                self._transfers.end(site, _key(offer))
+                self._transfers.end(site, _key(offer, discarded))
         with self._run.changed:
             self._run.note_traffic(site, received=received)
         return receipt
@@ -232,8 +234,8 @@ class Intake:
                 run.round = rounds.progressed(run.round, site, policy=run.policy, now=run.clock())
                 run.note_change()
 
-    def _transfer(self, site: str, offer: Offer) -> contextlib.AbstractContextManager[Transfer]:
-        return self._transfers.of(site, _key(offer), lambda: self._begin(site, offer))
+    def _transfer(self, site: str, offer: Offer, discarded: int) -> contextlib.AbstractContextManager[Transfer]:
+        return self._transfers.of(site, _key(offer, discarded), lambda: self._begin(site, offer))
 
     def _begin(self, site: str, offer: Offer) -> Transfer:
         store, with_files = self._run.store, contextlib.ExitStack()
@@ -266,8 +268,8 @@ def _update(site: str, offer: Offer) -> rounds.Update:
     return rounds.Update(site, offer.round, offer.num_examples, offer.sha256)
 
 
-def _key(offer: Offer) -> str:
-    return f"{offer.model} {offer.round} {offer.sha256}"
+def _key(offer: Offer, discarded: int) -> str:
+    return f"{offer.model} {offer.round} {offer.sha256} {discarded}"
 
 
 def _what(site: str, offer: Offer) -> str:

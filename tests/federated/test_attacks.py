@@ -597,6 +597,25 @@ def test_an_update_of_a_discarded_model_does_not_count_when_its_round_is_open_ag
     assert slow.push(3, discarded=1).what == "round_003"
 
 
+def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_against_that_model(opened):
+    run = opened(num_rounds=4, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    first, second, hostile = (Site(run, name) for name in ("C1", "C2", "C3"))
+    closed_rounds(run, (first, second), (1,))
+    closed_rounds(run, (first, second), (2,), 6.0)
+    path, offer = hostile.offer(20.0, round=3, num_examples=5)
+
+    def chunks(file):
+        run.lead.steering.discard_round(2)
+        closed_rounds(run, (first, second), (2,))
+        yield from codec.chunks(file)
+
+    with TensorFile(path) as file:
+        with pytest.raises(errors.StaleUpdate, match="'C3' for round 3 came while the operator took the run back"):
+            run.lead.send("C3", offer, chunks(file))
+        with pytest.raises(errors.UpdateRefused, match="it changes the model by 57"):
+            run.lead.send("C3", offer, codec.chunks(file))
+
+
 class Killed(BaseException):
     """Stands for a kill."""
 
