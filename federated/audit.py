@@ -156,6 +156,7 @@ def backfill(log: EventLog, store: Store) -> None:
     if beyond:
         first = min(beyond)
         log.append("round_discarded", round=first, back_to=first - 1, sha256=globals_.get(first - 1), backfilled=True)
+        known = _replayed(log.read())  # updates that were logged before this line count after it: they are logged again
     for number in sorted({*globals_, *counted} - {0}):
         updates = counted.get(number, [])
         if number in globals_ and known.aggregated.get(number) == globals_[number]:

@@ -182,9 +182,12 @@ class GrpcTransport:
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
+        discarded: int | None = None,
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
-        return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
+        return self._send(
+            path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics, discarded=discarded
+        )
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         return self._send(path, sha256, model=model)

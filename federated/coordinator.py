@@ -52,6 +52,8 @@ class Coordinator:
         self._intake = Intake(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
         self.steering = Steering(self._run, self._intake, self._evaluation)
+        if max(store.globals()) and store.best_round() is None:  # a kill came between a round that was discarded and the next choice
+            self._evaluation.select()
         if self._run.round is not None:
             self._run.log("round_opened", round=self._run.round.number, received=sorted(self._run.round.received))
 
@@ -195,6 +197,7 @@ class Coordinator:
                     run.log_is_behind = False
                 if run.stale:
                     run.reopen()
+                    self._evaluation.select()
                     run.stale = False
                     run.note_change()
                 if run.store.paused:

@@ -70,7 +70,7 @@ class VersionDiffers(FederationError):
 
 
 class StaleUpdate(FederationError):
-    """An update for a round that is not open. The site drops it and asks for its next task."""
+    """An update for a round that is not open, or a model lent at another time than is due. The site asks for its next task."""
 
 
 class UpdateRefused(FederationError):

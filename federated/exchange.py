@@ -46,6 +46,7 @@ class Offer:
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    discarded: int | None = None  # of an update: how often the run had gone back when it was trained; None from an earlier release
 
     @property
     def sha256(self) -> str:

@@ -52,7 +52,7 @@ class Intake:
         if receipt is not None:
             return Answer(receipt)
         self._note_progress(site, offer)  # it may have to wait for its turn: no deadline shall pass meanwhile
-        with self._storing(site), self._transfer(site, offer) as transfer:
+        with self._storing(site), self._transfer(site, offer, self._run.store.discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 
     def send(self, site: str, offer: Offer, chunks: Iterable[Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
@@ -67,8 +67,8 @@ class Intake:
         receipt = self._checked(site, offer)
         if receipt is not None:
             return receipt
-        keep = self._publish if offer.model else self._push
-        with self._storing(site), self._transfer(site, offer) as transfer:
+        keep, discarded = self._publish if offer.model else self._push, self._run.store.discarded
+        with self._storing(site), self._transfer(site, offer, discarded) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
                 if chunk.encoding not in codec.ENCODINGS[self._run.config.transport]:
@@ -89,6 +89,8 @@ class Intake:
                 about = {"received": received, "seconds": round(time.monotonic() - began, 3)}
                 with self._run.changed:
                     verify()
+                    if self._run.store.discarded != discarded:  # what it changes was measured against a model that may be gone
+                        raise errors.StaleUpdate(f"{_what(site, offer)} came while the operator took the run back; ask for the next task")
                     receipt = keep(site, offer, transfer, about)
             except errors.UpdateRefused as refusal:
                 reasons = [reason._asdict() for reason in refusal.reasons[:30]]
@@ -96,7 +98,7 @@ class Intake:
                 transfer.partial.path.unlink(missing_ok=True)  # sent again it would be refused again
                 raise
             finally:
-                self._transfers.end(site, _key(offer))
+                self._transfers.end(site, _key(offer, discarded))
         with self._run.changed:
             self._run.note_traffic(site, received=received)
         return receipt
@@ -125,7 +127,7 @@ class Intake:
             with run.changed:
                 if run.store.update(site, offer.round) == update:
                     return Receipt(site, agenda.global_name(offer.round), offer.sha256)  # its receipt was lost on the way
-                self._check_round_takes(update)
+                self._check_round_takes(update, offer.discarded)
                 record = run.store.sites().get(site)
             if record is None or offer.num_examples != record.num_examples:
                 known = record.num_examples if record else 0
@@ -139,7 +141,7 @@ class Intake:
         metrics = privacy.check_metrics(offer.metrics, what=f"metrics of site {site!r}")
         with run.changed:
             if run.store.update(site, offer.round) != update:
-                self._check_round_takes(update)
+                self._check_round_takes(update, offer.discarded)
                 number, change = run.round.number, transfer.gate.change
                 usual = gate.usual_change(
                     run.store.changes_of_others(site, since=number - _HISTORY),
@@ -179,10 +181,16 @@ class Intake:
                 run.log("published", site=site, model=offer.model, sha256=offer.sha256, bytes=offer.manifest.nbytes, **about)
         return Receipt(site, offer.model, offer.sha256)
 
-    def _check_round_takes(self, update: rounds.Update) -> None:
+    def _check_round_takes(self, update: rounds.Update, discarded: int | None) -> None:
         run = self._run
         while run.closing and run.policy.late_updates == "keep" and not run.stopping:
             run.changed.wait(1.0)  # it may count in the next round
+        if discarded not in (None, run.store.discarded):  # its round may be open again, from another global model
+            raise errors.StaleUpdate(
+                f"site {update.site!r} trained round {update.round} before the operator took the run back; ask for the next task"
+            )
+        if run.stale:  # the store may have closed or discarded the round that is open here
+            raise errors.StorageTrouble("the server could not read or write its store just now; the site tries again by itself")
         if run.round is None:
             raise errors.StaleUpdate(f"site {update.site!r} sent round {update.round}, the last round is over; ask for the next task")
         if run.closing and update.round == run.round.number:
@@ -190,7 +198,7 @@ class Intake:
         rounds.check(run.round, update, policy=run.policy)
 
     def _is_published(self, site: str, offer: Offer) -> bool:
-        """Returns whether the very model is there already. Raises ModelRefused where it may not be."""
+        """Returns whether the very model is there already. Raises ModelRefused where it may not be, StaleUpdate where not now."""
         store = self._run.store
         owner, sha256 = store.models().get(offer.model, (site, ""))
         if owner != site:
@@ -198,9 +206,11 @@ class Intake:
         if sha256 == offer.sha256:
             return True
         if store.fixed_models():
-            raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} came after the models to evaluate were fixed")
-        if self._run.round is not None:
-            raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} came before the last round was over; models are lent then")
+            raise errors.StaleUpdate(
+                f"model {offer.model!r} of site {site!r} came after the models to evaluate were fixed; ask for the next task"
+            )
+        if self._run.round is not None:  # or open again, where the operator has taken the run back
+            raise errors.StaleUpdate(f"model {offer.model!r} of site {site!r} came before the last round was over; ask for the next task")
         if not sha256 and sum(owner == site for owner, _ in store.models().values()) >= MAX_LENT:
             raise errors.ModelRefused(f"model {offer.model!r} of site {site!r} is one too many; a site lends {MAX_LENT} at most")
         return False
@@ -224,8 +234,8 @@ class Intake:
                 run.round = rounds.progressed(run.round, site, policy=run.policy, now=run.clock())
                 run.note_change()
 
-    def _transfer(self, site: str, offer: Offer) -> contextlib.AbstractContextManager[Transfer]:
-        return self._transfers.of(site, _key(offer), lambda: self._begin(site, offer))
+    def _transfer(self, site: str, offer: Offer, discarded: int) -> contextlib.AbstractContextManager[Transfer]:
+        return self._transfers.of(site, _key(offer, discarded), lambda: self._begin(site, offer))
 
     def _begin(self, site: str, offer: Offer) -> Transfer:
         store, with_files = self._run.store, contextlib.ExitStack()
@@ -258,8 +268,8 @@ def _update(site: str, offer: Offer) -> rounds.Update:
     return rounds.Update(site, offer.round, offer.num_examples, offer.sha256)
 
 
-def _key(offer: Offer) -> str:
-    return f"{offer.model} {offer.round} {offer.sha256}"
+def _key(offer: Offer, discarded: int) -> str:
+    return f"{offer.model} {offer.round} {offer.sha256} {discarded}"
 
 
 def _what(site: str, offer: Offer) -> str:

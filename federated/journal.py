@@ -209,6 +209,9 @@ class Journal:
     def keep_published(self, model: str, sha256: str) -> None:
         self._set(published={**self._state["published"], model: sha256})
 
+    def forget_published(self) -> None:
+        self._set(published={}, declared=False)
+
     @property
     def declared(self) -> bool:
         return self._state["declared"]

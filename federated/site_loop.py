@@ -202,6 +202,14 @@ class _Loop:
         elif task.kind in ("train", "score", "publish", "evaluate"):
             self._done.add((task.kind, task.round))
             self._again = self._pauses()
+        try:
+            self._carry_out(task)
+        except (errors.StaleUpdate, errors.UnknownModel) as error:
+            # The run went another way meanwhile: the operator took it back, or sent the site away whose model was asked for.
+            self._pulled = None
+            self.note("dropped", task=task.kind, round=task.round, error=type(error).__name__)
+
+    def _carry_out(self, task: Task) -> None:
         if task.kind == "train":
             self._train(task)
         elif task.kind == "score":
@@ -219,7 +227,7 @@ class _Loop:
 
     def _train(self, task: Task) -> None:
         spooled = self._journal.update
-        if spooled is None or spooled.round != task.round:
+        if spooled is None or (spooled.round, spooled.num_examples) != (task.round, self._trainer.num_examples):
             pulled = self._pull(task.model)
             self._score(task.round - 1, pulled)
             began = self._clock()
@@ -239,6 +247,7 @@ class _Loop:
                 round_number=spooled.round,
                 num_examples=spooled.num_examples,
                 metrics=privacy.check_metrics(spooled.metrics, what=f"metrics of round {spooled.round}"),
+                discarded=self._journal.discarded,
                 manifest=self._journal.manifest,
             )
         except errors.StaleUpdate as error:
@@ -272,10 +281,7 @@ class _Loop:
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
         checked = privacy.check_scores(scores, what=what)  # again: they may be from a file
-        try:
-            self._server.report_scores(number, checked, sha256=self._pulled_sha256)
-        except errors.UnknownModel as error:  # discarded meanwhile; the next task says how it goes on
-            self.note("dropped", model=number, error=type(error).__name__)
+        self._server.report_scores(number, checked, sha256=self._pulled_sha256)
 
     def _publish(self) -> None:
         if not self._journal.declared:
@@ -292,7 +298,11 @@ class _Loop:
             self._journal.keep_declared()
         for name in self._journal.published:
             _check_own_name(name)
-        self._server.declare_models(sorted(self._journal.published))
+        try:
+            self._server.declare_models(sorted(self._journal.published))
+        except errors.UnknownModel:  # this site was sent away and let in again: its models are gone, and are lent anew
+            self._journal.forget_published()
+            raise
 
     def _evaluate(self, models: tuple[str, ...]) -> None:
         self.note("to_evaluate", count=len(models), models=list(models))
@@ -300,11 +310,7 @@ class _Loop:
         for name in models:
             rows = self._journal.rows(name)
             if rows is None:
-                try:
-                    pulled = self._pull(name)
-                except errors.UnknownModel as error:  # its site was sent away meanwhile; the next task names those that are left
-                    self.note("dropped", model=name, error=type(error).__name__)
-                    return
+                pulled = self._pull(name)
                 began = self._clock()
                 rows = self._checked_rows(self._trainer.evaluate(name, pulled), name)
                 self._journal.keep_rows(name, rows)

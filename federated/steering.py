@@ -100,12 +100,16 @@ class Steering:
                 raise errors.OrderRefused(
                     f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
                 )
-            store.discard_rounds(number)
-            run.log("round_discarded", round=number, back_to=number - 1, sha256=store.globals()[number - 1], last=last)
-            run.untouched.forget()
-            run.reopen()
-            self._evaluation.select()
-            run.note_change()
+            run.stale = True  # whatever goes wrong from here on, nothing is taken for a round that is no longer the store's
+            try:
+                store.discard_rounds(number)
+                run.log("round_discarded", round=number, back_to=number - 1, sha256=store.globals()[number - 1], last=last)
+                run.untouched.forget()
+                run.reopen()
+                self._evaluation.select()
+                run.stale = False
+            finally:
+                run.note_change()
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])
         run.store.empty_discarded()

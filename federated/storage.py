@@ -29,6 +29,8 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from federated import agenda
 from federated import plan as plans
 from federated.errors import DifferentRun, StoreInUse
@@ -79,6 +81,8 @@ class Store(Records):
         beyond = (path for path in (self.folder / "global").glob("round_*") if agenda.global_number(path.stem) not in numbers)
         for path in [*(path for path in spooled if path.name not in known), *partial, *(beyond if numbers else ())]:
             path.unlink()
+        if numbers:
+            self._forget_discarded(max(numbers) + 1)
         self.empty_discarded()
 
     # The run.
@@ -242,7 +246,10 @@ class Store(Records):
         Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
         """
         for path in self._discarded.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # another thread may be at it, too
+            else:
+                path.unlink(missing_ok=True)
 
     def kept_folder(self, number: int) -> pathlib.Path:
         return self.folder / "kept" / agenda.global_name(number)
@@ -338,9 +345,20 @@ class Store(Records):
             database.execute("DELETE FROM declared")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
             database.execute("INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),))
-        kept = (self.folder / "kept").glob("round_*")
-        for path in [*paths, *(folder for folder in kept if agenda.global_number(folder.name) >= first)]:
-            self._discard(path)
+        try:
+            self._forget_discarded(first)
+            for path in paths:
+                self._discard(path)
+        except OSError as error:  # the database says what counts; the next start removes what is left
+            logging.warning("event=discarded_files_left reason=%s", error.strerror)
+
+    def _forget_discarded(self, first: int) -> None:
+        """Removes the choice of a global model of round `first` or later, and such rounds' kept updates."""
+        if max(self._best_rounds()) >= first:
+            (self.folder / "selection.json").unlink()  # else a round made anew would be taken for the one that was chosen
+        for folder in (self.folder / "kept").glob("round_*"):
+            if agenda.global_number(folder.name) >= first:
+                self._discard(folder)
 
 
 def rows_digest(lines: Iterable[str]) -> str:

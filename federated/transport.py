@@ -56,11 +56,13 @@ class Transport(Protocol):
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
+        discarded: int | None = None,
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
         """Sends the update in the file `path`.
 
         Args:
+          discarded: how often the run had gone back when the update was trained: it changes no global model made since.
           manifest: returns what the file holds while nobody has touched it since the caller looked, else None: then it is read.
         """
 
@@ -128,9 +130,12 @@ class InProcessTransport:
         round_number: int,
         num_examples: int,
         metrics: Mapping[str, float],
+        discarded: int | None = None,
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
-        return self._send(path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics)
+        return self._send(
+            path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics, discarded=discarded
+        )
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
         return self._send(path, sha256, model=model)

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65rated/weight_exchange.proto\x12\x0fweight_exchange\"]\n\x0cLoginRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\x12\x14\n\x0cnum_examples\x18\x04 \x01(\x03\x12\x10\n\x08protocol\x18\x05 \x01(\x05J\x04\x08\x02\x10\x03\"\xe7\x01\n\nLoginReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_at\x18\x02 \x01(\x01\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x18\n\x10plan_fingerprint\x18\x04 \x01(\t\x12\x12\n\nnum_rounds\x18\x05 \x01(\x05\x12\x14\n\x0clocal_epochs\x18\x06 \x01(\x05\x12\x0e\n\x06poll_s\x18\x07 \x01(\x01\x12\x14\n\x0cheart_beat_s\x18\x08 \x01(\x01\x12\x11\n\ttransport\x18\t \x01(\t\x12\x18\n\x10\x65nds_with_scores\x18\n \x01(\x08\x12\x12\n\nrevocation\x18\x0b \x01(\x0c\"\r\n\x0bTaskRequest\"U\n\x04Task\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x11\n\tdiscarded\x18\x05 \x01(\x05\"\x12\n\x10HeartBeatRequest\"\x11\n\x0f\x41\x63knowledgement\"\x1a\n\tModelName\x12\r\n\x05model\x18\x01 \x01(\t\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"T\n\x0bPullRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12&\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x16.weight_exchange.Range\"8\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\xfe\x01\n\x0bModelHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\x14\n\x0cnum_examples\x18\x03 \x01(\x03\x12:\n\x07metrics\x18\x04 \x03(\x0b\x32).weight_exchange.ModelHeader.MetricsEntry\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12,\n\x07tensors\x18\x06 \x03(\x0b\x32\x1b.weight_exchange.TensorSpec\x12\x11\n\taddresses\x18\x07 \x01(\x0c\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"`\n\nOfferReply\x12)\n\x07receipt\x18\x01 \x01(\x0b\x32\x18.weight_exchange.Receipt\x12\'\n\x07missing\x18\x02 \x03(\x0b\x32\x16.weight_exchange.Range\"6\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x03 \x01(\r\"l\n\tModelPart\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.weight_exchange.ModelHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.weight_exchange.ChunkH\x00\x42\x06\n\x04part\"5\n\x07Receipt\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\x8b\x01\n\x06Scores\x12\r\n\x05model\x18\x01 \x01(\x05\x12\x33\n\x06values\x18\x02 \x03(\x0b\x32#.weight_exchange.Scores.ValuesEntry\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x17\n\x06Models\x12\r\n\x05names\x18\x01 \x03(\t\"\xc6\x01\n\x03Row\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x61se\x18\x03 \x01(\x05\x12\x0c\n\x04grid\x18\x04 \x01(\t\x12\x12\n\nclass_name\x18\x05 \x01(\t\x12\x32\n\x07numbers\x18\x06 \x03(\x0b\x32!.weight_exchange.Row.NumbersEntry\x12\x0e\n\x06\x61\x62sent\x18\x07 \x03(\t\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xd1\x05\n\x0eWeightExchange\x12\x43\n\x05Login\x12\x1d.weight_exchange.LoginRequest\x1a\x1b.weight_exchange.LoginReply\x12?\n\x08NextTask\x12\x1c.weight_exchange.TaskRequest\x1a\x15.weight_exchange.Task\x12P\n\tHeartBeat\x12!.weight_exchange.HeartBeatRequest\x1a .weight_exchange.Acknowledgement\x12\x44\n\x08\x44\x65scribe\x12\x1a.weight_exchange.ModelName\x1a\x1c.weight_exchange.ModelHeader\x12>\n\x04Pull\x12\x1c.weight_exchange.PullRequest\x1a\x16.weight_exchange.Chunk0\x01\x12I\n\x0cReportScores\x12\x17.weight_exchange.Scores\x1a .weight_exchange.Acknowledgement\x12\x42\n\x05Offer\x12\x1c.weight_exchange.ModelHeader\x1a\x1b.weight_exchange.OfferReply\x12>\n\x04Send\x12\x1a.weight_exchange.ModelPart\x1a\x18.weight_exchange.Receipt(\x01\x12J\n\rDeclareModels\x12\x17.weight_exchange.Models\x1a .weight_exchange.Acknowledgement\x12\x46\n\nSubmitRows\x12\x14.weight_exchange.Row\x1a .weight_exchange.Acknowledgement(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65rated/weight_exchange.proto\x12\x0fweight_exchange\"]\n\x0cLoginRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\x12\x14\n\x0cnum_examples\x18\x04 \x01(\x03\x12\x10\n\x08protocol\x18\x05 \x01(\x05J\x04\x08\x02\x10\x03\"\xe7\x01\n\nLoginReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_at\x18\x02 \x01(\x01\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x18\n\x10plan_fingerprint\x18\x04 \x01(\t\x12\x12\n\nnum_rounds\x18\x05 \x01(\x05\x12\x14\n\x0clocal_epochs\x18\x06 \x01(\x05\x12\x0e\n\x06poll_s\x18\x07 \x01(\x01\x12\x14\n\x0cheart_beat_s\x18\x08 \x01(\x01\x12\x11\n\ttransport\x18\t \x01(\t\x12\x18\n\x10\x65nds_with_scores\x18\n \x01(\x08\x12\x12\n\nrevocation\x18\x0b \x01(\x0c\"\r\n\x0bTaskRequest\"U\n\x04Task\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x11\n\tdiscarded\x18\x05 \x01(\x05\"\x12\n\x10HeartBeatRequest\"\x11\n\x0f\x41\x63knowledgement\"\x1a\n\tModelName\x12\r\n\x05model\x18\x01 \x01(\t\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"T\n\x0bPullRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12&\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x16.weight_exchange.Range\"8\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\xa4\x02\n\x0bModelHeader\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\x12\x14\n\x0cnum_examples\x18\x03 \x01(\x03\x12:\n\x07metrics\x18\x04 \x03(\x0b\x32).weight_exchange.ModelHeader.MetricsEntry\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12,\n\x07tensors\x18\x06 \x03(\x0b\x32\x1b.weight_exchange.TensorSpec\x12\x11\n\taddresses\x18\x07 \x01(\x0c\x12\x16\n\tdiscarded\x18\x08 \x01(\x05H\x00\x88\x01\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_discarded\"`\n\nOfferReply\x12)\n\x07receipt\x18\x01 \x01(\x0b\x32\x18.weight_exchange.Receipt\x12\'\n\x07missing\x18\x02 \x03(\x0b\x32\x16.weight_exchange.Range\"6\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x03 \x01(\r\"l\n\tModelPart\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.weight_exchange.ModelHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.weight_exchange.ChunkH\x00\x42\x06\n\x04part\"5\n\x07Receipt\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\x8b\x01\n\x06Scores\x12\r\n\x05model\x18\x01 \x01(\x05\x12\x33\n\x06values\x18\x02 \x03(\x0b\x32#.weight_exchange.Scores.ValuesEntry\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x17\n\x06Models\x12\r\n\x05names\x18\x01 \x03(\t\"\xc6\x01\n\x03Row\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x61se\x18\x03 \x01(\x05\x12\x0c\n\x04grid\x18\x04 \x01(\t\x12\x12\n\nclass_name\x18\x05 \x01(\t\x12\x32\n\x07numbers\x18\x06 \x03(\x0b\x32!.weight_exchange.Row.NumbersEntry\x12\x0e\n\x06\x61\x62sent\x18\x07 \x03(\t\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xd1\x05\n\x0eWeightExchange\x12\x43\n\x05Login\x12\x1d.weight_exchange.LoginRequest\x1a\x1b.weight_exchange.LoginReply\x12?\n\x08NextTask\x12\x1c.weight_exchange.TaskRequest\x1a\x15.weight_exchange.Task\x12P\n\tHeartBeat\x12!.weight_exchange.HeartBeatRequest\x1a .weight_exchange.Acknowledgement\x12\x44\n\x08\x44\x65scribe\x12\x1a.weight_exchange.ModelName\x1a\x1c.weight_exchange.ModelHeader\x12>\n\x04Pull\x12\x1c.weight_exchange.PullRequest\x1a\x16.weight_exchange.Chunk0\x01\x12I\n\x0cReportScores\x12\x17.weight_exchange.Scores\x1a .weight_exchange.Acknowledgement\x12\x42\n\x05Offer\x12\x1c.weight_exchange.ModelHeader\x1a\x1b.weight_exchange.OfferReply\x12>\n\x04Send\x12\x1a.weight_exchange.ModelPart\x1a\x18.weight_exchange.Receipt(\x01\x12J\n\rDeclareModels\x12\x17.weight_exchange.Models\x1a .weight_exchange.Acknowledgement\x12\x46\n\nSubmitRows\x12\x14.weight_exchange.Row\x1a .weight_exchange.Acknowledgement(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,27 +48,27 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TENSORSPEC']._serialized_start=675
   _globals['_TENSORSPEC']._serialized_end=731
   _globals['_MODELHEADER']._serialized_start=734
-  _globals['_MODELHEADER']._serialized_end=988
-  _globals['_MODELHEADER_METRICSENTRY']._serialized_start=942
-  _globals['_MODELHEADER_METRICSENTRY']._serialized_end=988
-  _globals['_OFFERREPLY']._serialized_start=990
-  _globals['_OFFERREPLY']._serialized_end=1086
-  _globals['_CHUNK']._serialized_start=1088
-  _globals['_CHUNK']._serialized_end=1142
-  _globals['_MODELPART']._serialized_start=1144
-  _globals['_MODELPART']._serialized_end=1252
-  _globals['_RECEIPT']._serialized_start=1254
-  _globals['_RECEIPT']._serialized_end=1307
-  _globals['_SCORES']._serialized_start=1310
-  _globals['_SCORES']._serialized_end=1449
-  _globals['_SCORES_VALUESENTRY']._serialized_start=1404
-  _globals['_SCORES_VALUESENTRY']._serialized_end=1449
-  _globals['_MODELS']._serialized_start=1451
-  _globals['_MODELS']._serialized_end=1474
-  _globals['_ROW']._serialized_start=1477
-  _globals['_ROW']._serialized_end=1675
-  _globals['_ROW_NUMBERSENTRY']._serialized_start=1629
-  _globals['_ROW_NUMBERSENTRY']._serialized_end=1675
-  _globals['_WEIGHTEXCHANGE']._serialized_start=1678
-  _globals['_WEIGHTEXCHANGE']._serialized_end=2399
+  _globals['_MODELHEADER']._serialized_end=1026
+  _globals['_MODELHEADER_METRICSENTRY']._serialized_start=966
+  _globals['_MODELHEADER_METRICSENTRY']._serialized_end=1012
+  _globals['_OFFERREPLY']._serialized_start=1028
+  _globals['_OFFERREPLY']._serialized_end=1124
+  _globals['_CHUNK']._serialized_start=1126
+  _globals['_CHUNK']._serialized_end=1180
+  _globals['_MODELPART']._serialized_start=1182
+  _globals['_MODELPART']._serialized_end=1290
+  _globals['_RECEIPT']._serialized_start=1292
+  _globals['_RECEIPT']._serialized_end=1345
+  _globals['_SCORES']._serialized_start=1348
+  _globals['_SCORES']._serialized_end=1487
+  _globals['_SCORES_VALUESENTRY']._serialized_start=1442
+  _globals['_SCORES_VALUESENTRY']._serialized_end=1487
+  _globals['_MODELS']._serialized_start=1489
+  _globals['_MODELS']._serialized_end=1512
+  _globals['_ROW']._serialized_start=1515
+  _globals['_ROW']._serialized_end=1713
+  _globals['_ROW_NUMBERSENTRY']._serialized_start=1667
+  _globals['_ROW_NUMBERSENTRY']._serialized_end=1713
+  _globals['_WEIGHTEXCHANGE']._serialized_start=1716
+  _globals['_WEIGHTEXCHANGE']._serialized_end=2437
 # @@protoc_insertion_point(module_scope)

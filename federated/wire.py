@@ -101,6 +101,7 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
         sha256=offer.sha256,
         tensors=[pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.manifest.specs],
         addresses=offer.manifest.addresses,
+        discarded=offer.discarded,
     )
 
 
@@ -110,7 +111,8 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
     check_declaration(specs, max_bytes=MAX_BYTES)
     manifest = Manifest(specs, message.addresses)
     manifest.check(message.sha256)
-    return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics))
+    discarded = message.discarded if message.HasField("discarded") else None
+    return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics), discarded)
 
 
 def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:

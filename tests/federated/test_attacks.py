@@ -548,3 +548,145 @@ def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
     run.lead.submit_rows("C1", [first.row()])
     with pytest.raises(errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"):
         run.lead.steering.discard_round(1)
+
+
+@pytest.mark.parametrize("moment", ["lending", "evaluation"])
+def test_sites_that_lend_or_evaluate_follow_a_run_that_goes_back(serving, operator, take_part, moment):
+    running = serving(max_num_clients=2)
+    answers, only = [], threading.Lock()
+
+    def go_back():
+        with only:
+            if not answers:
+                answers.append(operator(running).order("discard_round", round_number=3))
+
+    class Trainer(toy.ToyTrainer):
+        def local_models(self):
+            if moment == "lending":
+                go_back()
+            return super().local_models()
+
+        def evaluate(self, model_name, weights):
+            if moment == "evaluation" and model_name == "FL_best_global":  # the last one: rows are sent next
+                go_back()
+            return super().evaluate(model_name, weights)
+
+    take_part({site: running.connect(site) for site in ("C1", "C2")}, {site: Trainer(site) for site in ("C1", "C2")})
+    assert running.join().finished and len(answers) == 1
+    found = verification.verify(running.folder)
+    assert (found.rounds, found.discarded, found.rows) == ((1, 2, 3), (3,), ("C1", "C2"))
+
+
+def closed_rounds(run, sites, numbers, value=1.0):
+    for number in numbers:
+        for site in sites:
+            site.push(number, value)
+        run.lead.advance()
+
+
+def test_an_update_of_a_discarded_model_does_not_count_when_its_round_is_open_again(opened):
+    run = opened(num_rounds=4, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    first, second, slow = (Site(run, name) for name in ("C1", "C2", "C3"))
+    closed_rounds(run, (first, second), (1, 2))
+    assert slow.task() == agenda.Task("train", round=3, model="round_002")
+    run.lead.steering.discard_round(2)
+    closed_rounds(run, (first, second), (2,))
+    with pytest.raises(errors.StaleUpdate, match="'C3' trained round 3 before the operator took the run back"):
+        slow.push(3, discarded=0)
+    assert slow.task() == agenda.Task("train", round=3, model="round_002", discarded=1)
+    assert slow.push(3, discarded=1).what == "round_003"
+
+
+def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_against_that_model(opened):
+    run = opened(num_rounds=4, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    first, second, hostile = (Site(run, name) for name in ("C1", "C2", "C3"))
+    closed_rounds(run, (first, second), (1,))
+    closed_rounds(run, (first, second), (2,), 6.0)
+    path, offer = hostile.offer(20.0, round=3, num_examples=5)
+
+    def chunks(file):
+        run.lead.steering.discard_round(2)
+        closed_rounds(run, (first, second), (2,))
+        yield from codec.chunks(file)
+
+    with TensorFile(path) as file:
+        with pytest.raises(errors.StaleUpdate, match="'C3' for round 3 came while the operator took the run back"):
+            run.lead.send("C3", offer, chunks(file))
+        with pytest.raises(errors.UpdateRefused, match="it changes the model by 57"):
+            run.lead.send("C3", offer, codec.chunks(file))
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Killed()])
+def test_a_discarded_model_is_gone_though_its_files_could_not_be_moved(opened, monkeypatch, error):
+    settings = {"num_rounds": 4, "min_num_clients": 2, "max_num_clients": 2, "keep_updates": 9}
+    run = opened(**settings)
+    sites = [Site(run, name) for name in ("C1", "C2")]
+    closed_rounds(run, sites, (1, 2, 3), 2.0)
+    with monkeypatch.context() as broken, contextlib.suppress(Killed):
+        broken.setattr(storage.Store, "_discard", lambda self, path: raising(error))
+        run.lead.steering.discard_round(3)
+    if isinstance(error, Killed):
+        run = opened(**settings)
+        sites = [Site(run, name) for name in ("C1", "C2")]
+    assert {site.task() for site in sites} == {agenda.Task("train", round=3, model="round_002", discarded=1)}
+    assert run.lead.steering.status()["best_round"] == 2
+    closed_rounds(run, sites, (3,), 1.0)
+    assert scale(run, 3) == tensor_files.load(run.folder / "best.safetensors")[0]["scale"] == 1.0
+    if isinstance(error, Killed):  # else the updates that were left lie beside those of the new round: no harm is done
+        assert len(list((run.folder / "kept" / "round_003").iterdir())) == 2
+
+
+def raising(error):
+    raise error
+
+
+def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, monkeypatch):
+    run = opened(num_rounds=3, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    first, second, late = (Site(run, name) for name in ("C1", "C2", "C3"))
+    for site in (first, second):
+        site.push(1)
+    with monkeypatch.context() as full:
+        full.setattr(storage.Store, "keep_selection", lambda *given: raising(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            run.lead.advance()
+        with pytest.raises(errors.StorageTrouble, match="the site tries again by itself"):
+            late.push(1)
+    run.lead.advance()
+    with pytest.raises(errors.StaleUpdate, match="'C3' sent round 1, round 2 is open"):
+        late.push(1)
+    assert run.store.counted(1) == {"C1", "C2"} and run.lead.steering.status()["best_round"] == 1
+
+
+def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(serving, operator, take_part):
+    running = serving(num_rounds=1, max_num_clients=2)
+    let_in_again = threading.Event()
+
+    class Trainer(toy.ToyTrainer):
+        def local_models(self):
+            if self.site == "C1":  # until then the models to evaluate cannot be fixed
+                assert let_in_again.wait(60)
+                return super().local_models()
+            return {"C2_one": toy.INITIAL, "C2_two": toy.INITIAL}
+
+    class Transport:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def declare_models(self, names):
+            if not let_in_again.is_set():
+                for order in ("evict", "admit"):
+                    operator(running).order(order, "C2")
+                let_in_again.set()
+            return self._inner.declare_models(names)
+
+    transports = {"C1": running.connect("C1"), "C2": Transport(running.connect("C2"))}
+    take_part(transports, {site: Trainer(site) for site in transports})
+    assert running.join().finished
+    assert set(verification.verify(running.folder).models) == {"C1_baseline", "C2_one", "C2_two"}

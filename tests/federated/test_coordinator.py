@@ -189,7 +189,7 @@ def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clo
 def test_published_models_belong_to_their_site(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
-    with pytest.raises(errors.ModelRefused, match="'C1_baseline' of site 'C1' came before the last round was over"):
+    with pytest.raises(errors.StaleUpdate, match="'C1_baseline' of site 'C1' came before the last round was over"):
         first.publish("C1_baseline", 1.0)
     for site in (first, second):
         site.push(1)
@@ -224,7 +224,7 @@ def test_models_and_rows_have_their_time(opened):
     for site in (first, second):
         run.lead.declare_models(site.name, [])
     run.lead.advance()
-    with pytest.raises(errors.ModelRefused, match="after the models to evaluate were fixed"):
+    with pytest.raises(errors.StaleUpdate, match="after the models to evaluate were fixed"):
         first.publish("C1_late")
     with pytest.raises(errors.PrivacyRefused, match="column 'model' is none of FL_best_global, FL_global"):
         run.lead.submit_rows("C1", [first.row("C1_late")])

@@ -178,6 +178,46 @@ def headers(target: Target) -> None:
     _again(target, "Offer", target.token(), [message])
 
 
+def turns(target: Target) -> None:
+    """A site asks for models and reads none, and begins uploads and sends nothing: each call waits for a turn, holds it, and comes again."""
+    metadata = target.token()
+    request = pb.PullRequest(model="round_000", chunks=[pb.Range(first=0, count=12)]).SerializeToString()
+
+    def hold(method: str) -> None:
+        with target.channel() as channel:
+            while not target.over.is_set():
+
+                def messages():
+                    if method == "Pull":
+                        yield request
+                    target.over.wait(6)
+
+                call = channel.stream_stream(_SERVICE + method)(messages(), metadata=metadata, timeout=30)
+                target.over.wait(6)
+                call.cancel()
+
+    _together([lambda: hold("Pull")] * 3 + [lambda: hold("Send")] * 3)
+
+
+def operation_calls(target: Target) -> None:
+    """A site holds calls to the operator's service open, as many as it can."""
+    secret = (target.kit / "credential").read_text(encoding="ascii").strip()
+    with target.channel() as channel:
+        while not target.over.is_set():
+
+            def silent():
+                target.over.wait(5)
+                yield from ()
+
+            calls = [
+                channel.stream_stream("/federation_operation.Operation/Probe")(silent(), metadata=wire.credential_metadata("C4", secret))
+                for _ in range(90)
+            ]
+            target.over.wait(5)
+            for call in calls:
+                call.cancel()
+
+
 def _again(target: Target, method: str, metadata: wire.Metadata, messages: list[bytes]) -> None:
     with target.channel() as channel:
         while not target.over.is_set():
@@ -219,7 +259,7 @@ def pulls(target: Target) -> None:
                     for _ in channel.unary_stream(_SERVICE + "Pull")(request, metadata=metadata, timeout=30):
                         target.over.wait(0.2)
 
-    _together(fetch, 8)
+    _together([fetch] * 8)
 
 
 def poison(target: Target) -> None:
@@ -256,8 +296,8 @@ def names(target: Target) -> None:
     assert sha256
 
 
-def _together(work: Callable[[], None], count: int) -> None:
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+def _together(works: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -271,6 +311,8 @@ ATTACKS = {
         half_handshakes,
         idle_with_certificate,
         half_open,
+        turns,
+        operation_calls,
         rows,
         headers,
         logins,
@@ -306,8 +348,11 @@ def expected(rounds: int) -> np.ndarray:
 
 
 def memory_mib(pid: int) -> float:
-    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:  # it has just ended
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
 
 
 def disk_mib(folder: pathlib.Path) -> float:
@@ -344,8 +389,8 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         for process in sites:
             process.start()
         processes += sites
-        peak, disk, waits, unanswered = before, 0.0, [], 0
-        while any(process.is_alive() for process in sites) and time.monotonic() < began + 600:
+        peak, disk, waits, unanswered = before, 0.0, [], []
+        while any(process.is_alive() for process in sites) and leading.is_alive() and time.monotonic() < began + 600:
             peak, disk = max(peak, memory_mib(leading.pid)), max(disk, disk_mib(folder / "store"))
             asked = time.monotonic()
             try:
@@ -353,7 +398,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
                     operator.status()
                 waits.append((asked - began, time.monotonic() - asked))
             except errors.FederationError:
-                unanswered += asked - began >= warm_up_s and leading.is_alive()
+                unanswered.append(asked - began)
             sites[0].join(0.25)
         times: dict[int, float] = {}
         while not starts.empty():
@@ -362,6 +407,8 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         spans = [times[n + 1] - times[n] for n in sorted(times) if n + 1 in times and times[n] >= warm_up_s]
         over.set()
         leading.join(60)
+        for process in sites:
+            process.join(10)
         arrays, _ = tensor_files.load(folder / "store" / "global" / f"round_{rounds:03d}.safetensors")
         return {
             "attack": attack,
@@ -371,7 +418,10 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
             "memory_growth_mib": round(peak - before, 1),
             "store_mib": round(disk, 1),
             "status_s": round(max((wait for at, wait in waits if at >= warm_up_s), default=float("nan")), 2),
-            "status_unanswered": unanswered,
+            # Not those while the server was on its way out.
+            "status_unanswered": sum(warm_up_s <= at <= max(times.values(), default=0.0) for at in unanswered),
+            "status_answered": sum(warm_up_s <= at for at, _ in waits),
+            "exit_codes": [leading.exitcode, *(process.exitcode for process in sites)],
         }
     finally:
         over.set()
