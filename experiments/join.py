@@ -62,18 +62,23 @@ def main(argv: list[str]) -> int:
         lend_local=FLAGS.lend_local,
     )
     try:
-        summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
+        summary = site_loop.run(trainer, transport, folder / "federated" / "journal", authority=transport.authority)
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(f"{error}; python -m experiments.doctor --kit={kit} says more") from error
     if not summary.finished:
         print("stopped; the same command goes on")
         return 1
-    model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
+    if trainer.best_score is not None:
+        model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
+    ending, examples = f"finished{f': {summary.remark}' if summary.remark else ''}", folder / "federated" / "examples"
+    if not list(examples.glob("case*.npy")):  # the run ended without this site's evaluation
+        print(ending)
+        return 0
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
-    figure = report.comparison(cases, folder / "federated" / "examples", store.site)
+    figure = report.comparison(cases, examples, store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:
         figure.savefig(path)
-    print(f"finished; figure {folder / 'figures' / 'comparison.png'}")
+    print(f"{ending}; figure {folder / 'figures' / 'comparison.png'}")
     return 0
 
 

@@ -76,6 +76,7 @@ class GrpcTransport:
 
     def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int, *, learned: pathlib.Path | None = None):
         self.site = site
+        self.authority = identity.authority_fingerprint
         self._credential, self._identity, self._host, self._port, self._learned = credential, identity, host, port, learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
         self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try

@@ -60,6 +60,10 @@ class Identity:
         """What gRPC must be told to ask for `expected_name`."""
         return (("grpc.ssl_target_name_override", server_name(self.generation)),) if self.generation else ()
 
+    @property
+    def authority_fingerprint(self) -> str:
+        return fingerprint_of_pem(self.authority.read_bytes())
+
     def context(self, protocol: int) -> ssl.SSLContext:
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
