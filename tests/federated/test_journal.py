@@ -92,7 +92,7 @@ def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_
     assert (again.run, again.trained) == ("run 1", 1)
     again.check_authority("ab" * 32)
     again.check_authority("")
-    with pytest.raises(errors.DifferentRun, match="authority is abab .* authority of this kit is cdcd"):
+    with pytest.raises(errors.DifferentRun, match=r"authority is abab .* authority of this kit is cdcd"):
         again.check_authority("cd" * 32)
     with pytest.raises(errors.DifferentRun, match="authority of this kit is cdcd"):
         again.enter("run 1", "cd" * 32)
