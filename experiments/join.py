@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 
     from experiments import devices, model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import allocator, atomic
+    from runkit import allocator, atomic, folder_lock, private
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
@@ -52,6 +52,9 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"kit {kit} is of site {transport.site}, the prepared cases in {folder} of site {store.site}; use the kit of this site"
         )
+    folder_lock.hold(kit)
+    folder_lock.hold(folder / "cases", shared=True)
+    folder_lock.hold(private.folder(folder / "federated"))
     trainer = site_trainer.SiteTrainer(
         config,
         store,

@@ -16,7 +16,7 @@ from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
 from preprocessing import pipeline, splits, survey
-from runkit import atomic
+from runkit import atomic, folder_lock, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
     print(budget)
     if FLAGS.dry_run:
         return 0
+    folder_lock.hold(private.make(folder / "cases"))
     store = pipeline.prepare(
         manifest,
         folder / "cases",

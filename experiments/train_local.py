@@ -46,12 +46,16 @@ def main(argv: list[str]) -> None:
     strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
     from experiments import model_writing, site_trainer
     from preprocessing.case_store import CaseStore
+    from runkit import folder_lock, private
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
     weights, kind = _start(site_trainer.load_genotype(config))
     store = CaseStore(folder / "cases")
     model_folder, label = folder / (FLAGS.model_folder or kind), FLAGS.model_name or f"{store.site}_{kind}"
+    folder_lock.hold(folder / "cases", shared=True)
+    if devices.is_chief():  # of several machines that train together it alone writes
+        folder_lock.hold(private.folder(model_folder))
     site = site_trainer.SiteTrainer(
         config,
         store,

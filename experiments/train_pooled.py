@@ -30,11 +30,13 @@ def main(argv: list[str]) -> None:
     from experiments import site_trainer
     from experiments.pooled import PooledStore
     from preprocessing.case_store import CaseStore
+    from runkit import folder_lock, private
 
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
     weights, _ = named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))
     store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
+    folder_lock.hold(private.folder(output))
     site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
     for round_number, metrics in site.train_alone(weights):
         logging.info("model=pooled round=%d validation_dice=%s", round_number, metrics.get("validation_dice", "not this round"))

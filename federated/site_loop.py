@@ -25,7 +25,7 @@ from federated.journal import Journal
 from federated.retries import Persistent, backoff
 from federated.transport import Transport
 from federated.weights import NamedArrays, TensorSpec, canonical
-from runkit import printable
+from runkit import folder_lock, printable, private
 from runkit.events import EventLog
 
 _BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
@@ -106,9 +106,15 @@ def run(
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+      FolderInUse: another process has the journal.
       ServerMisbehaves: the server sent what no server of this product sends. An update that was not confirmed is kept.
     """
-    journal = Journal(journal_folder)
+    held = folder_lock.hold(private.folder(journal_folder))
+    try:
+        journal = Journal(journal_folder)
+    except BaseException:
+        held.close()
+        raise
     log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
     loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
     try:
@@ -123,6 +129,8 @@ def run(
         raise
     finally:
         transport.close()
+        journal.settle()
+        held.close()
     return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated, loop.remark)
 
 
