@@ -231,10 +231,12 @@ def site_folder(why: str = "the folder that experiments.prepare made", *, make: 
 
 def address(text: str) -> tuple[str, int]:
     """Returns host and port of "host:port". Raises app.UsageError."""
-    host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdigit():
-        raise app.UsageError(f"--server is {text!r}; expected host:port, e.g. fl.example.org:8443")
-    return host, int(port)
+    from federated import addresses
+
+    try:
+        return addresses.split(text)
+    except ValueError as error:
+        raise app.UsageError(f"--server is {error}") from error
 
 
 def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 
     from experiments import devices, model_writing, report, site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import allocator, atomic, overwriting
+    from runkit import allocator, atomic, folder_lock, overwriting, private
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
@@ -55,6 +55,9 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"kit {kit} is of site {transport.site}, the prepared cases in {folder} of site {store.site}; use the kit of this site"
         )
+    folder_lock.hold(kit)
+    folder_lock.hold(folder / "cases", shared=True)
+    folder_lock.hold(private.folder(folder / "federated"))
     trainer = site_trainer.SiteTrainer(
         config,
         store,
@@ -65,18 +68,23 @@ def main(argv: list[str]) -> int:
         lend_local=FLAGS.lend_local,
     )
     try:
-        summary = site_loop.run(trainer, transport, folder / "federated" / "journal")
+        summary = site_loop.run(trainer, transport, folder / "federated" / "journal", authority=transport.authority)
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(f"{error}; python -m experiments.doctor --kit={kit} says more") from error
     if not summary.finished:
         print("stopped; the same command goes on")
         return 1
-    model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
+    if trainer.best_score is not None:
+        model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
+    ending, examples = f"finished{f': {summary.remark}' if summary.remark else ''}", folder / "federated" / "examples"
+    if not list(examples.glob("case*.npy")):  # the run ended without this site's evaluation
+        print(ending)
+        return 0
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
-    figure = report.comparison(cases, folder / "federated" / "examples", store.site)
+    figure = report.comparison(cases, examples, store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:
         figure.savefig(path)
-    print(f"finished; figure {folder / 'figures' / 'comparison.png'}")
+    print(f"{ending}; figure {folder / 'figures' / 'comparison.png'}")
     return 0
 
 

@@ -17,7 +17,7 @@ from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
 from preprocessing import pipeline, splits, survey
-from runkit import atomic, overwriting
+from runkit import atomic, folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
         print(f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full")
     if FLAGS.dry_run:
         return 0
+    folder_lock.hold(private.make(folder / "cases"))
     store = pipeline.prepare(
         manifest,
         folder / "cases",

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
     from experiments import model_writing, site_trainer
     from preprocessing.case_store import CaseStore
-    from runkit import overwriting
+    from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
@@ -61,6 +61,9 @@ def main(argv: list[str]) -> None:
     weights = _start(site_trainer.load_genotype(config))
     store = CaseStore(folder / "cases")
     label = FLAGS.model_name or f"{store.site}_{kind}"
+    folder_lock.hold(folder / "cases", shared=True)
+    if devices.is_chief():  # of several machines that train together it alone writes
+        folder_lock.hold(private.folder(model_folder))
     site = site_trainer.SiteTrainer(
         config,
         store,

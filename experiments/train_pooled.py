@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     from experiments import site_trainer
     from experiments.pooled import PooledStore
     from preprocessing.case_store import CaseStore
-    from runkit import overwriting
+    from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
     weights, _ = named_weights.load(initial)
     store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
+    folder_lock.hold(private.folder(output))
     site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
     for round_number, metrics in site.train_alone(weights):
         logging.info("model=pooled round=%d validation_dice=%s", round_number, metrics.get("validation_dice", "not this round"))

@@ -42,7 +42,7 @@ class Admission:
         Args:
           certificate_ends: seconds since the epoch; the token ends with the certificate at the latest.
         Raises:
-          WrongCredential, CertificateRefused, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
+          WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
         try:
             return self._login(site, credential, plan, num_examples, certificate, certificate_ends, protocol)
@@ -64,7 +64,9 @@ class Admission:
         self._credentials.check(site, credential)
         self._credentials.check_certificate(certificate)
         if certificate_ends <= self._run.clock():  # TLS looks at it once, when the connection is made
-            raise errors.CertificateRefused(f"the certificate of site {site!r} has ended; renew it: experiments.request, then start again")
+            raise errors.CertificateOutOfDate(
+                f"the certificate of site {site!r} has ended; renew it with experiments.request, and the site goes on by itself"
+            )
         if protocol != PROTOCOL:
             raise errors.VersionDiffers(
                 f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"

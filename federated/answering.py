@@ -14,6 +14,7 @@ from runkit.line_budget import LineBudget
 _STATUS = {
     errors.WrongCredential: grpc.StatusCode.UNAUTHENTICATED,
     errors.SessionExpired: grpc.StatusCode.UNAUTHENTICATED,
+    errors.CertificateOutOfDate: grpc.StatusCode.PERMISSION_DENIED,
     errors.CertificateRefused: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnknownSite: grpc.StatusCode.PERMISSION_DENIED,
     errors.PlanDiffers: grpc.StatusCode.FAILED_PRECONDITION,

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 import grpc
 from absl import logging
 
-from federated import chunk_wire, codec, errors, replies, revocation, tls, wire
+from federated import addresses, chunk_wire, codec, errors, replies, revocation, tls, wire
 from federated import weight_exchange_pb2 as pb
 from federated.agenda import Task, global_name
 from federated.exchange import PROTOCOL, Receipt, Session
 from federated.partial import PartialModel
 from federated.transport import offering, unknown
+from federated.way import Way, channel_options
 from federated.weights import Manifest, TensorSpec
 from runkit import atomic, printable, private
 
@@ -59,7 +61,7 @@ def connect(
             raise ValueError(f"{folder / name}: no such file; use the site's folder as `provision` made it")
     about = atomic.read_json(folder / "site.json")
     try:
-        site, host, port = str(about["site"]), host or str(about["host"]), port or int(about["port"])
+        site, host, port = str(about["site"]), addresses.plain(host or str(about["host"])), port or int(about["port"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'{folder / "site.json"}: expected {{"site", "host", "port"}}; use the site\'s folder as `provision` made it'
@@ -76,15 +78,16 @@ class GrpcTransport:
 
     def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int, *, learned: pathlib.Path | None = None):
         self.site = site
+        self.authority = identity.authority_fingerprint
         self._credential, self._identity, self._host, self._port, self._learned = credential, identity, host, port, learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
         self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
         self._open_channel()
 
     def _open_channel(self) -> None:
-        address = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
-        options = (*_OPTIONS, *self._identity.channel_options)
-        self._channel = grpc.secure_channel(address, self._identity.for_client(), options=options)
+        options = (*_OPTIONS, *self._identity.channel_options, *channel_options(self._host))
+        self._opened = self._identity.version()
+        self._channel = grpc.secure_channel(addresses.joined(self._host, self._port), self._identity.for_client(), options=options)
         # Replies stay bytes here: `replies` looks at their size before it decodes them.
         self._sending = self._channel.stream_unary(
             _SERVICE + "Send", request_serializer=chunk_wire.part_to_bytes, response_deserializer=bytes
@@ -92,6 +95,24 @@ class GrpcTransport:
         self._pulling = self._channel.unary_stream(
             _SERVICE + "Pull", request_serializer=pb.PullRequest.SerializeToString, response_deserializer=bytes
         )
+
+    def _renewed(self) -> bool:
+        """Takes the kit's certificate anew where it was renewed since the connection was made; returns whether it was.
+
+        The token belongs to the certificate that it was issued to, so the next call finds that a login is due.
+        """
+        version = self._identity.version()
+        if not version or version == self._opened:
+            return False
+        try:
+            self._identity.context(ssl.PROTOCOL_TLS_CLIENT)  # certificate and key are two files: between their renewals they do not fit
+        except (OSError, ValueError):
+            return False
+        logging.info("event=certificate_read site=%s", self.site)
+        before, self._token = self._channel, ""
+        self._open_channel()
+        before.close()
+        return True
 
     def _learn(self, statement: bytes) -> None:
         """Takes note of revoked server certificates; from here on the server must show a later one."""
@@ -114,6 +135,7 @@ class GrpcTransport:
         before.close()
 
     def login(self, plan: dict, num_examples: int) -> Session:
+        self._renewed()
         request = pb.LoginRequest(
             site=self.site,
             plan_json=json.dumps(plan, allow_nan=False),
@@ -133,7 +155,7 @@ class GrpcTransport:
             return replies.task(self._ask("NextTask", pb.TaskRequest(), pb.Task, timeout_s=self._poll_s + _SHORT_S))
 
     def heart_beat(self) -> None:
-        with self._calling():
+        with self._calling(renewing=False):  # the loop's own call does, which may be under way on the same connection
             self._ask("HeartBeat", pb.HeartBeatRequest(), pb.Acknowledgement)
 
     def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
@@ -237,24 +259,24 @@ class GrpcTransport:
         return wire.token_metadata(self._token)
 
     @contextlib.contextmanager
-    def _calling(self) -> Iterator[None]:
+    def _calling(self, *, renewing: bool = True) -> Iterator[None]:
         try:
             yield
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise self._error(error) from None  # gRPC's own text holds addresses and internals
+            reason = self._error(error)
+            if renewing and isinstance(reason, (errors.ServerUnreachable, errors.CertificateRefused)) and self._renewed():
+                reason = errors.ServerUnreachable("the certificate of this site was renewed; trying again with it")
+            raise reason from None  # gRPC's own text holds addresses and internals
 
     def _error(self, error: Exception) -> errors.FederationError:
-        where = printable.text(f"{self._host}:{self._port}")
+        where = printable.text(addresses.joined(self._host, self._port))
         if not isinstance(error, grpc.Call):
             return errors.ServerUnreachable(f"{where}: the call was cut")
         told = replies.error(error)
         if told is not None:
             return told
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            try:
-                tls.explain_failure(self._host, self._port, self._identity)
-            except errors.FederationError as reason:
-                return reason
+            return tls.explain_failure(error.details() or "", Way(self._host, self._port, os.environ), self._identity)
         logging.debug("event=call_failed code=%s", error.code())
         return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")
 

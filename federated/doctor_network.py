@@ -76,7 +76,10 @@ def _steps(way: Way, identity: Identity, probe: Callable, now: Callable[[], floa
 def _proxy(way: Way) -> Finding:
     proxy = way.proxy
     if proxy is None:
-        return good("proxy", "none is used")
+        passed_over = way.passed_over
+        found = "; ".join(["none is used", *(why for why, _ in passed_over)])
+        mends = [mend for _, mend in passed_over if mend]
+        return warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy") if mends else good("proxy", found)
     variable, host, port, _ = proxy
     around = f"or go around it: no_proxy={way.host}"
     try:
@@ -90,7 +93,7 @@ def _proxy(way: Way) -> Finding:
 
 def _name(way: Way) -> Finding:
     if way.proxy:
-        return good("name", f"{way.host} is looked up by the proxy")
+        return good("name", f"{way.host} is looked up by the proxy that {way.proxy.variable} names")
     try:
         found = sorted({entry[4][0] for entry in socket.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM)})
     except (OSError, UnicodeError) as error:

@@ -33,6 +33,10 @@ class ServerUnreachable(FederationError):
     """The server is away, restarting or too busy. The only remedy is to try again, which the site loop does by itself."""
 
 
+class CertificateOutOfDate(ServerUnreachable):
+    """A certificate of either end has ended, or not begun, by somebody's clock. Trying again helps once it is renewed."""
+
+
 class TooManyCalls(FederationError):
     """A caller holds all the calls that one caller may hold. Trying again later is safe."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography import x509
 
-from federated import certificates, doctor_kit, doctor_network
+from federated import addresses, certificates, doctor_kit, doctor_network
 from federated.credentials import CredentialBook
 from federated.doctor import Finding, fault, good, is_well, skipped, warning
 from federated.tensor_files import TensorFile
@@ -120,6 +120,7 @@ def _names(kit: pathlib.Path) -> Finding:
 
 def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
     """Says whether the port is free, taken by this very server, or by something else."""
+    listen = addresses.plain(listen)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,7 +131,9 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
             if error.errno == errno.EACCES:
                 return fault("port", f"this user may not listen on {port}", "take one of 1024 or more, and tell the sites")
             if error.errno != errno.EADDRINUSE:
-                return fault("port", f"{listen}:{port}: {error.strerror}", "give an address of this machine as --host, or 0.0.0.0")
+                return fault(
+                    "port", f"{addresses.joined(listen, port)}: {error.strerror}", "give an address of this machine as --host, or 0.0.0.0"
+                )
     own = certificates.fingerprint_of_pem((kit / "server.pem").read_bytes())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only the fingerprint is compared

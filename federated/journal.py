@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from federated import tensor_files
+from federated import certificates, tensor_files
 from federated.agenda import check_model_name
 from federated.errors import DifferentRun
 from federated.weights import Manifest
@@ -47,6 +47,7 @@ class Journal:
         self._manifest: tuple[Manifest, tuple[int, ...]] | None = None  # of the update, and the stamp of its file
         self._state: dict[str, Any] = {
             "run": None,
+            "authority": None,
             "trained": 0,
             "discarded": 0,
             "scores": {},
@@ -93,15 +94,41 @@ class Journal:
         else:
             self._manifest = manifest, stamp
 
-    def enter(self, run: str) -> None:
-        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one."""
-        if self._state["run"] is None:
-            self._set(run=run)
-        elif self._state["run"] != run:
+    def check_authority(self, authority: str) -> None:
+        """Raises DifferentRun where the folder belongs to a run of another federation.
+
+        Args:
+          authority: fingerprint of the authority that this site trusts now, "" where there is none.
+        """
+        known = self._state["authority"]
+        if authority and known not in (None, authority):
             raise DifferentRun(
-                f"{self.folder} belongs to run {self._state['run']}, the server leads run {run}; "
-                "give this run a folder of its own, or start the server with the store of the earlier one"
+                f"{self.folder} belongs to run {self._state['run']} of the federation whose authority is {certificates.spoken(known)}; "
+                f"the authority of this kit is {certificates.spoken(authority)}. {self._remedy()}, or use the kit of that federation"
             )
+
+    def enter(self, run: str, authority: str = "") -> None:
+        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one, or to another federation.
+
+        A journal of an earlier release has no authority yet: it takes that of the run that it continues.
+        """
+        self.check_authority(authority)
+        if self._state["run"] not in (None, run):
+            raise DifferentRun(
+                f"{self.folder} belongs to run {self._state['run']}{', which is finished' if self.finished else ''}; "
+                f"the server leads run {run}. {self._remedy()}, or start the server with the store of the earlier run"
+            )
+        authority = authority or self._state["authority"]
+        if (self._state["run"], self._state["authority"]) != (run, authority):
+            self._set(run=run, authority=authority)
+
+    def _remedy(self) -> str:
+        # Weights, optimiser and best model of the earlier run lie beside the journal, and must not begin the next run.
+        return f"To take part in the other run, move {self.folder.parent} away (it holds what the earlier run left) and start again"
+
+    @property
+    def run(self) -> str | None:
+        return self._state["run"]
 
     @property
     def finished(self) -> bool:
@@ -257,6 +284,7 @@ class Journal:
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "run": (str, type(None)),
+    "authority": (str, type(None)),
     "update": (dict, type(None)),
     "trained": (int,),
     "discarded": (int,),

@@ -10,8 +10,9 @@ from typing import Any
 
 import grpc
 
-from federated import errors, operation, replies, tls, wire
+from federated import addresses, errors, operation, replies, tls, wire
 from federated import operation_pb2 as pb
+from federated.way import Way, channel_options
 from runkit import atomic, printable, private
 
 _KINDS = ("site", "operator")
@@ -50,7 +51,7 @@ class Kit:
             raise ValueError(f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it")
         about = atomic.read_json(path)
         try:
-            name, host, port = str(about[kind]), host or str(about["host"]), port or int(about["port"])
+            name, host, port = str(about[kind]), addresses.plain(host or str(about["host"])), port or int(about["port"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
         credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
@@ -66,14 +67,14 @@ class Operator:
 
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
         self._kit, self._timeout_s = kit, timeout_s
-        address = f"[{kit.host}]:{kit.port}" if ":" in kit.host else f"{kit.host}:{kit.port}"
         options = (
             *wire.CHANNEL_OPTIONS,
             *kit.identity.channel_options,
+            *channel_options(kit.host),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         )
-        self._channel = grpc.secure_channel(address, kit.identity.for_client(), options=options)
+        self._channel = grpc.secure_channel(addresses.joined(kit.host, kit.port), kit.identity.for_client(), options=options)
 
     def probe(self) -> pb.ProbeReply:
         return replies.probe(self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE))
@@ -107,7 +108,7 @@ class Operator:
         raise AssertionError("the last try returns or raises")
 
     def _error(self, error: grpc.RpcError) -> errors.FederationError:
-        where = printable.text(f"{self._kit.host}:{self._kit.port}")
+        where = printable.text(addresses.joined(self._kit.host, self._kit.port))
         told = replies.error(error)
         if told is not None:
             return told
@@ -116,8 +117,5 @@ class Operator:
                 f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"
             )
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            try:
-                tls.explain_failure(self._kit.host, self._kit.port, self._kit.identity)
-            except errors.FederationError as reason:
-                return reason
+            return tls.explain_failure(error.details() or "", Way(self._kit.host, self._kit.port, os.environ), self._kit.identity)
         return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federated import certificates, revocation
+from federated import addresses, certificates, revocation
 from federated.credentials import hashed, new_secret
 from runkit import atomic, private
 
@@ -58,7 +58,7 @@ def provision(
     Raises:
       ValueError: for a name that cannot be used, a request that is none, or a folder that holds kits already.
     """
-    hosts = [server_hosts] if isinstance(server_hosts, str) else list(server_hosts)
+    hosts = [addresses.plain(host) for host in ([server_hosts] if isinstance(server_hosts, str) else server_hosts)]
     folder = pathlib.Path(folder)
     if not hosts or not all(hosts):
         raise ValueError("server_hosts is empty; give the name or address under which sites reach the server")

@@ -73,6 +73,9 @@ class Persistent:
                 self._wait(name, next(pauses), error)
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
-        logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+        if isinstance(error, errors.CertificateOutOfDate):  # nothing but a person ends this wait
+            logging.error("event=certificate_out_of_date call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+        else:
+            logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
         self._on_retry(error)
         self._pause(wait_s)

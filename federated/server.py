@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from absl import logging
 
-from federated import audit, expiry, wire
+from federated import addresses, audit, expiry, wire
 from federated.audit import AuditLog
 from federated.calls import PER_CALLER, Calls
 from federated.control_desk import ControlDesk
@@ -119,7 +119,7 @@ def serve(
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
                 _watch(stop, endings)
                 server.start()
-                atomic.write_json(store_folder / "address.json", {"host": config.host, "port": port})
+                atomic.write_json(store_folder / "address.json", {"host": addresses.plain(config.host), "port": port})
                 logging.info("event=serving port=%d rounds=%d sites=%s", port, config.num_rounds, ",".join(credentials.sites))
                 on_ready(port)
                 driver = threading.Thread(target=_drive, args=(coordinator, endings), name="coordinator", daemon=True)
@@ -200,12 +200,12 @@ def _listen(
     )
     add_to_server(WeightExchangeServicer(coordinator, Turns(config.transfers_at_once), calls, poll_s=config.poll_s), server)
     try:
-        bound = server.add_secure_port(f"{config.host}:{port}", identity.for_server())
+        bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
     except RuntimeError:
         bound = 0
     if not bound:
         raise PortInUse(
-            f"port {port} on {config.host} is in use, or this user may not listen there; stop the program that has it "
+            f"port {port} on {addresses.plain(config.host)} is in use, or this user may not listen there; stop the program that has it "
             "(`ss -ltnp` names it), or choose another port and tell the sites"
         )
     return server, bound

@@ -20,11 +20,12 @@ from absl import logging
 
 from federated import codec, errors, privacy, tensor_files
 from federated.agenda import MODEL_NAME, Task, check_task
+from federated.exchange import Session
 from federated.journal import Journal
 from federated.retries import Persistent, backoff
 from federated.transport import Transport
 from federated.weights import NamedArrays, TensorSpec, canonical
-from runkit import printable
+from runkit import folder_lock, printable, private
 from runkit.events import EventLog
 
 _BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
@@ -62,12 +63,16 @@ class SiteTrainer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SiteSummary:
-    """How the loop ended. `finished` is False when it was stopped first; the same command goes on then."""
+    """How the loop ended. `finished` is False when it was stopped first; the same command goes on then.
+
+    `remark` is what people should know of the end, "" where there is nothing to say: e.g. that the run ended without this site.
+    """
 
     site: str
     finished: bool
     rounds: int  # updates confirmed by this process
     models_evaluated: int
+    remark: str = ""
 
 
 class Terminated(BaseException):
@@ -79,6 +84,7 @@ def run(
     transport: Transport,
     journal_folder: str | os.PathLike,
     *,
+    authority: str = "",
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Any] = time.sleep,
@@ -93,21 +99,26 @@ def run(
       trainer: the site's training and evaluation.
       transport: the way to the server; closed at the end.
       journal_folder: this site's memory of this run.
+      authority: fingerprint of the authority that the site trusts, "" for none; a journal belongs to one.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how and how long to wait before a call is tried again.
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
       UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+      FolderInUse: another process has the journal.
       ServerMisbehaves: the server sent what no server of this product sends. An update that was not confirmed is kept.
     """
-    journal = Journal(journal_folder)
-    log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
-    if journal.finished:
-        logging.info("event=finished site=%s note=it_was_before", transport.site)
-        return SiteSummary(transport.site, True, 0, 0)
-    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses)
+    held = folder_lock.hold(private.folder(journal_folder))
     try:
+        journal = Journal(journal_folder)
+    except BaseException:
+        held.close()
+        raise
+    log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
+    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
+    try:
+        journal.check_authority(authority)
         with _terminating():
             loop.run()
     except (KeyboardInterrupt, Terminated) as reason:
@@ -118,11 +129,14 @@ def run(
         raise
     finally:
         transport.close()
-    return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated)
+        journal.settle()
+        held.close()
+    return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated, loop.remark)
 
 
 class _Loop:
-    def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses):
+    def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses, authority=""):
+        self._authority, self.remark = authority, ""
         self._trainer, self._transport, self._journal, self._events = trainer, transport, journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
         self._specs = canonical(trainer.specs)
@@ -148,30 +162,39 @@ class _Loop:
         logging.info("event=%s site=%s %s", event, self._transport.site, told)
 
     def run(self) -> None:
-        if self._journal.reported and self._server_has_left():
-            self._journal.finish()
+        journal = self._journal
+        session = self._login()
+        if session is None:
+            self.remark = f"this site's part in run {journal.run} is done; the server does not answer"
+            journal.finish()
             self.note("finished", without="server")
             return
-        session = self._server.login()
-        self._journal.enter(session.run)
+        journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
         self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
                 self._do(task)
-        self._journal.finish()
-        self.note("finished")
+        if not journal.reported:
+            missed = "scores of the last global model" if self._ends_with_scores else "evaluation, so its test cases are in no table"
+            self.remark = f"run {journal.run} needs nothing more of this site, and ends without its {missed}"
+        journal.finish()
+        self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
-    def _server_has_left(self) -> bool:
-        """Returns whether nobody answers a site that owes nothing any more: the run may be over since before it was killed."""
-        try:
-            self._transport.login(self._trainer.plan, self._trainer.num_examples)
-        except errors.ServerUnreachable:
-            return True
-        except errors.FederationError:
-            return False  # the loop meets it again, and knows what to do
-        return False
+    def _login(self) -> Session | None:
+        """Logs in. Returns None where nobody answers a site that has done its part: the run may have ended while it was away.
+
+        Such a site asks all the same, because the server may lead another run by now, or have gone back.
+        """
+        if self._journal.finished or self._journal.reported:
+            try:
+                return self._transport.login(self._trainer.plan, self._trainer.num_examples)
+            except errors.ServerUnreachable:
+                return None
+            except errors.RETRYABLE:
+                pass  # somebody is there
+        return self._server.login()
 
     def _next_task(self) -> Task:
         began, waited = self._clock(), False

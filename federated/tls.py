@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 import pathlib
-import socket
+import re
 import ssl
 
 import grpc
@@ -14,10 +15,22 @@ from cryptography import x509
 
 from federated import revocation
 from federated.certificates import fingerprint_of_pem, server_name
-from federated.errors import CertificateRefused, ServerUnreachable
+from federated.errors import CertificateOutOfDate, CertificateRefused, FederationError, ServerUnreachable
+from federated.way import Way
 from runkit import printable, private
 
-_NAME_DIFFERS = 62  # X509_V_ERR_HOSTNAME_MISMATCH of OpenSSL
+# Pieces of the texts with which gRPC says why it could not connect.
+_NAME_DIFFERS = ("Hostname Verification Check failed", "is not in peer certificate")
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+_HUNG_UP = ("Socket closed", "Connection reset by peer", "Broken pipe", "GOAWAY")
+_WORDS = (
+    (r"Connection refused", "nobody listens there (connection refused)"),
+    (r"errors resolving|Domain name not found|DNS resolution failed", "its name, or its proxy's, is not known here"),
+    (r"No route to host|unreachable", "no route to it"),
+    (r"imeout|imed out|FD Shutdown", "no answer in time"),
+    (r"Socket closed|reset by peer|Broken pipe|GOAWAY", "the connection was closed"),
+)
+_CLOCKS_DIFFER = datetime.timedelta(hours=1)  # by which the server's clock may be ahead of this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +73,15 @@ class Identity:
         """What gRPC must be told to ask for `expected_name`."""
         return (("grpc.ssl_target_name_override", server_name(self.generation)),) if self.generation else ()
 
+    @property
+    def authority_fingerprint(self) -> str:
+        return fingerprint_of_pem(self.authority.read_bytes())
+
+    @property
+    def ends(self) -> datetime.datetime:
+        """When the own certificate ends."""
+        return x509.load_pem_x509_certificate(self.certificate.read_bytes()).not_valid_after_utc
+
     def context(self, protocol: int) -> ssl.SSLContext:
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
@@ -82,10 +104,10 @@ class Identity:
 
         A renewed certificate is served from the next handshake on, without a restart.
         """
-        seen = [self._version()]
+        seen = [self.version()]
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
-            version = self._version()
+            version = self.version()
             if version == seen[0] or not version:
                 return None
             try:
@@ -104,7 +126,8 @@ class Identity:
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=self.authority.read_bytes())
 
-    def _version(self) -> tuple[tuple[int, int], ...]:
+    def version(self) -> tuple[tuple[int, int], ...]:
+        """Returns what changes with the files; empty while they are being replaced."""
         try:
             return tuple((path.stat().st_mtime_ns, path.stat().st_ino) for path in (self.authority, self.certificate, self.key))
         except OSError:  # the folder is being replaced
@@ -130,58 +153,82 @@ def certificate_ends(context: grpc.ServicerContext) -> float:
         return 0.0
 
 
-def explain_failure(host: str, port: int, identity: Identity, *, timeout_s: float = 5.0) -> None:
-    """Says why a server cannot be reached: gRPC calls every cause UNAVAILABLE, a refused certificate and a server that restarts alike.
+def explain_failure(details: str, way: Way, identity: Identity) -> FederationError:
+    """Returns what a call that gRPC gave up as UNAVAILABLE is taken for: gRPC tells a refused certificate and a restart alike.
 
-    Returns when nothing is wrong any more.
+    Only what gRPC itself met can end a site for good: whoever else answers at that name, e.g. where gRPC goes through a proxy, proves
+    nothing. In one case gRPC cannot tell the cause, a connection that the server closes; then the server is called again, on the same way.
 
-    Raises:
-      ServerUnreachable: nobody listens, the name is unknown, or the network is down: worth another try.
-      CertificateRefused: one end does not trust the other: trying again will not help.
+    Args:
+      details: gRPC's own text. It holds addresses and internals, and is not shown.
+      way: to the server, with the proxy settings that gRPC has.
+    Returns:
+      CertificateRefused: one end does not trust the other; trying again does not help.
+      CertificateOutOfDate: a certificate has ended, or not begun; trying again helps once it is renewed.
+      ServerUnreachable: anything else; worth another try.
     """
+    where = printable.text(way.address)
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        if "has expired" in details or "not yet valid" in details:
+            return CertificateOutOfDate(
+                f"{where}: the server's certificate {'has ended' if 'has expired' in details else 'is not valid yet'} by this machine's clock; "
+                "the server's operator must renew it (experiments.provision --renew=server). Nothing needs to be done here unless the clock is wrong"
+            )
+        why = details.rpartition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK")
+        return CertificateRefused(
+            f"{where}: its certificate is not trusted ({printable.text(why, limit=100) or 'verification failed'}); "
+            "check that host, port and ca.pem belong to the same federation"
+        )
+    if any(words in details for words in _NAME_DIFFERS):
+        if identity.generation:
+            return CertificateRefused(
+                f"{where}: its certificate was revoked, and whoever has its key may pose as the server; "
+                "ask the server's operator, and go on when the server shows its new one"
+            )
+        return CertificateRefused(
+            f"{where}: its certificate is not trusted (it does not bear the name {printable.text(way.host)}); "
+            "check that host, port and ca.pem belong to the same federation"
+        )
+    if any(words in details for words in _NOT_TLS):
+        return CertificateRefused(f"{where}: whoever listens there does not speak TLS; check host and port")
+    hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
     # A server that refuses a client's certificate hangs up after a handshake that, to the client, went well. So does one that
     # is killed in that moment, but not three times running.
-    if all(_hangs_up(host, port, identity, timeout_s) for _ in range(3)):
-        raise CertificateRefused(
-            f"{printable.text(f'{host}:{port}')}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
+    if "_ALERT_" in details or (hung_up and all(_hangs_up(way, identity) for _ in range(3))):
+        ends = identity.ends
+        if "CERTIFICATE_EXPIRED" in details or ends <= datetime.datetime.now(datetime.timezone.utc) + _CLOCKS_DIFFER:
+            return CertificateOutOfDate(
+                f"{where}: the server refused this site's certificate, which ends on {ends:%Y-%m-%d %H:%M} UTC; "
+                "renew it with experiments.request, and this program goes on by itself"
+            )
+        return CertificateRefused(
+            f"{where}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
             "and see that the clocks agree"
         )
+    return ServerUnreachable(f"{where}: {_words(details)}")
 
 
-def _hangs_up(host: str, port: int, identity: Identity, timeout_s: float) -> bool:
-    """Returns whether the other end closes the connection right after a successful handshake; raises as `explain_failure`."""
-    where = printable.text(f"{host}:{port}")
+def _words(details: str) -> str:
+    refused = re.search(r"HTTP proxy returned response code (\d{3})", details)
+    if refused:
+        return f"the proxy does not connect (it answers {refused[1]})"
+    return next((words for pattern, words in _WORDS if re.search(pattern, details)), "no answer (unavailable)")
+
+
+def _hangs_up(way: Way, identity: Identity) -> bool:
+    """Returns whether this federation's server closes the connection right after a handshake in which it proved who it is."""
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False
     try:
-        with (
-            socket.create_connection((host, port), timeout=timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=identity.expected_name(host)) as secure,
-        ):
+        with way.connected() as plain, context.wrap_socket(plain, server_hostname=identity.expected_name(way.host)) as secure:
             shaken = True
             return not secure.recv(1)  # an HTTP/2 server speaks first
-    except ssl.SSLCertVerificationError as error:
-        if identity.generation and error.verify_code == _NAME_DIFFERS:
-            raise CertificateRefused(
-                f"{where}: its certificate was revoked, and whoever has its key may pose as the server; "
-                "ask the server's operator, and go on when the server shows its new one"
-            ) from error
-        raise CertificateRefused(
-            f"{where}: its certificate is not trusted ({error.verify_message}); check that host, port and ca.pem belong to the same federation"
-        ) from error
+    except ssl.SSLCertVerificationError:
+        return False  # gRPC met somebody else
     except ssl.SSLError as error:
-        reason = (error.reason or "TLS failed").replace("_", " ").lower()
-        if "wrong version number" in reason:
-            raise CertificateRefused(f"{where}: whoever listens there does not speak TLS; check host and port") from error
-        if "alert" in reason:
-            return True
-        raise ServerUnreachable(f"{where}: {reason}") from error
-    except TimeoutError as error:
-        raise ServerUnreachable(f"{where}: no answer within {timeout_s:g} s") from error
-    except ConnectionError as error:
-        if shaken:
-            return True
-        raise ServerUnreachable(f"{where}: {error.strerror or error}") from error
-    except OSError as error:
-        raise ServerUnreachable(f"{where}: {error.strerror or error}") from error
+        return shaken or "alert" in (error.reason or "").lower()
+    except (ConnectionError, ssl.SSLEOFError):
+        return shaken
+    except OSError:
+        return False

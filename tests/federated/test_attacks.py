@@ -361,7 +361,7 @@ def test_an_expired_certificate_does_not_log_in_again_over_an_open_connection(se
     clock.now += 10 * 365 * 86400 + 2_000_000_000  # the connection stays as it is
     with pytest.raises(errors.SessionExpired):
         transport.heart_beat()
-    with pytest.raises(errors.CertificateRefused, match="the certificate of site 'C1' has ended; renew it"):
+    with pytest.raises(errors.CertificateOutOfDate, match="the certificate of site 'C1' has ended; renew it"):
         transport.login(toy.PLAN, 30)
     assert session.expires_at < clock.now
     transport.close()
@@ -374,7 +374,7 @@ def test_a_token_ends_with_its_certificate(opened, clock):
     clock.now += 60
     with pytest.raises(errors.SessionExpired):
         run.lead.site_of(session.token)
-    with pytest.raises(errors.CertificateRefused):
+    with pytest.raises(errors.CertificateOutOfDate):
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, certificate_ends=clock.now)
 
 

@@ -5,19 +5,22 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import ssl
 import threading
 import time
 
+import grpc
 import pytest
 
-from federated import certificates, doctor, doctor_kit, doctor_network, examination, operation, provision, way
+from federated import addresses, certificates, doctor, doctor_kit, doctor_network, examination, operation, provision, way
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from runkit import atomic, release
 from tests.federated import toy
+from tests.federated.proxy import http_proxy
 
 
 @pytest.fixture
@@ -347,74 +350,103 @@ def test_the_server_refuses_our_certificate(kits, other_kits):
 # Proxies.
 
 
-def proxy(answer):
-    def treat(connection):
-        request = connection.recv(4096).decode()
-        assert request.startswith("CONNECT localhost:")
-        connection.sendall(answer)
-
-    return treat
+HOST = "fl.study.invalid"  # known to a proxy alone
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required"])
 def test_a_proxy_refuses(kits, status):
-    with listening(proxy(f"HTTP/1.1 {status}\r\n\r\n".encode())) as port:
-        findings = site(kits / "C1", 8443, environ={"https_proxy": f"http://user:hidden@127.0.0.1:{port}"})
-    only_fault(findings, "proxy", status, "no_proxy=localhost")
+    with http_proxy(8443) as proxy:
+        proxy.answer = status
+        findings = site(kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://user:hidden@127.0.0.1:{proxy.port}"})
+    only_fault(findings, "proxy", status, f"no_proxy={HOST}")
     assert "hidden" not in doctor.table(findings)
 
 
 def test_a_proxy_is_away(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    findings = site(kits / "C1", 8443, environ={"https_proxy": f"http://127.0.0.1:{port}"})
+    findings = site(kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://127.0.0.1:{port}"})
     only_fault(findings, "proxy", "cannot be reached", "correct https_proxy")
 
 
-def test_a_proxy_that_lets_us_through_is_gone_through(serving, kits):
-    running = serving()
-
-    def treat(connection):
-        connection.recv(4096)
-        with socket.create_connection(("127.0.0.1", running.port)) as server:
-            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            pump = threading.Thread(target=pass_on, args=(server, connection), daemon=True)
-            pump.start()
-            pass_on(connection, server)
-            pump.join(5)
-
-    with listening(treat) as port:
-        path = way.Way("localhost", running.port, {"https_proxy": f"http://127.0.0.1:{port}"}, 5.0)
-        identity = examination.doctor_network.Identity.of(kits / "C1", "site")
-        now = datetime.datetime.now(datetime.timezone.utc)
-        findings = [doctor_network._proxy(path), doctor_network._port(path), *doctor_network._tls(path, identity, now)]
-    assert [finding.state for finding in findings] == ["good"] * 5, doctor.table(findings)
-    assert "lets this connection through" in findings[0].found
+def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(serving, tmp_path, monkeypatch):
+    own = provision.provision(tmp_path / "own", HOST, ("C1",), port=8443)
+    with http_proxy(serving(server_kit=own / "server", min_num_clients=1).port) as proxy:
+        environ = {"http_proxy": f"http://user:p%40ss@127.0.0.1:{proxy.port}/"}
+        for name in ("grpc_proxy", "https_proxy", "no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", environ["http_proxy"])  # gRPC reads the process's own
+        findings = site(own / "C1", None, host=None, environ=environ)
+    assert doctor.is_well(findings), doctor.table(findings)
+    assert f"http_proxy names 127.0.0.1:{proxy.port}, which lets this connection through" == one(findings, "proxy").found
+    assert "by the proxy that http_proxy names" in one(findings, "name").found
+    assert len({re.search("Proxy-Authorization: Basic (.*)", head)[1].strip() for head in proxy.requests}) == 1  # gRPC's and the doctor's
+    assert "p@ss" not in doctor.table(findings) and "p%40ss" not in doctor.table(findings)
 
 
-def pass_on(source, target):
-    with contextlib.suppress(OSError):
-        while data := source.recv(2**16):
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+PROXY = "http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
-    ("no_proxy", "host", "used"),
+    ("host", "environ", "used"),
     [
-        ("", "fl.example.org", True),
-        ("example.org", "fl.example.org", False),
-        (".example.org,localhost", "fl.example.org", False),
-        ("ample.org", "fl.example.org", True),
-        ("10.0.0.0/8", "10.1.2.3", False),
-        ("10.0.0.0/8", "11.1.2.3", True),
-        ("*", "anything", False),
+        (HOST, {"https_proxy": PROXY}, "https_proxy"),
+        (HOST, {"https_proxy": PROXY + "/"}, "https_proxy"),
+        (HOST, {"http_proxy": PROXY}, "http_proxy"),
+        (HOST, {"grpc_proxy": PROXY, "https_proxy": "http://127.0.0.1:1"}, "grpc_proxy"),
+        (HOST, {"https_proxy": "http://us%40er:p%3Ass@127.0.0.1:{port}"}, "https_proxy"),
+        (HOST, {"grpc_proxy": "", "https_proxy": PROXY}, None),
+        (HOST, {"https_proxy": "https://127.0.0.1:{port}", "http_proxy": PROXY}, None),
+        (HOST, {"https_proxy": "127.0.0.1:{port}"}, None),
+        (HOST, {"https_proxy": "localhost:{port}"}, None),
+        (HOST, {"HTTPS_PROXY": PROXY, "HTTP_PROXY": PROXY}, None),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "study.invalid"}, None),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "localhost, .STUDY.invalid"}, None),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "udy.invalid"}, None),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "*"}, "https_proxy"),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "*.study.invalid"}, "https_proxy"),
+        (HOST, {"https_proxy": PROXY, "no_proxy": "other.invalid,"}, "https_proxy"),
+        (HOST, {"https_proxy": PROXY, "no_grpc_proxy": "", "no_proxy": HOST}, "https_proxy"),
+        (HOST, {"https_proxy": PROXY, "no_grpc_proxy": HOST}, None),
+        ("192.0.2.1", {"https_proxy": PROXY, "no_proxy": "192.0.2.0/24"}, None),
+        ("192.0.2.1", {"https_proxy": PROXY, "no_proxy": "192.0.3.0/24"}, "https_proxy"),
+        ("[2001:db8::1]", {"https_proxy": PROXY}, "https_proxy"),
+        ("localhost", {"https_proxy": PROXY}, None),
+        ("127.0.0.2", {"https_proxy": PROXY}, None),
+        ("[::1]", {"grpc_proxy": PROXY}, None),
     ],
 )
-def test_no_proxy_is_understood(no_proxy, host, used):
-    path = way.Way(host, 1, {"https_proxy": "http://proxy:3128", "no_proxy": no_proxy})
-    assert (path.proxy is not None) == used
+def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
+    """What gRPC does, and not what is written about it, is asked: whether the proxy hears of the call, and with which credentials."""
+    with http_proxy(1) as proxy:
+        environ = {name: value.format(port=proxy.port) for name, value in environ.items()}
+        for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+            for spelling in (name, name.upper()):
+                monkeypatch.delenv(spelling, raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        target = addresses.joined(host, 8443)
+        with grpc.insecure_channel(target, options=way.channel_options(host)) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/a/b")(b"", timeout=2.0)
+        asked = list(proxy.requests)
+        path = way.Way(host, 8443, environ, timeout_s=2.0)
+        assert (path.proxy.variable if path.proxy else None) == used == (used if asked else None)
+        assert bool(path.passed_over) == (not used and bool(environ.get("grpc_proxy", "set")))
+        if used:
+            with pytest.raises(way.ProxyRefused), path.connected():
+                pass
+            lines = [{line for line in head.splitlines() if not line.startswith("User-Agent")} for head in (asked[0], proxy.requests[-1])]
+            assert {line.replace("Proxy-Authorization:Basic", "Proxy-Authorization: Basic") for line in lines[0]} == lines[1]
+
+
+def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
+    findings = site(
+        kits / "C1", 1, host=HOST, environ={"https_proxy": "https://user:hidden@proxy:3128", "HTTP_PROXY": "http://x:hidden@y:1"}
+    )
+    proxy = one(findings, "proxy")
+    assert proxy.state == "warning" and "https_proxy is not used: gRPC takes a proxy as http://host:port only" in proxy.found
+    assert "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found and "write https_proxy=http://host:port" in proxy.mend
+    assert "hidden" not in doctor.table(findings)
 
 
 # What the server says.

@@ -80,8 +80,22 @@ def test_a_confirmed_update_is_removed_and_the_model_it_came_of_stays_to_be_writ
 
 def test_a_folder_belongs_to_one_run(tmp_path):
     Journal(tmp_path).enter("run 1")
-    with pytest.raises(errors.DifferentRun, match="belongs to run run 1, the server leads run run 2"):
+    with pytest.raises(errors.DifferentRun, match="belongs to run run 1; the server leads run run 2"):
         Journal(tmp_path).enter("run 2")
+
+
+def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_it(tmp_path):
+    earlier = {"run": "run 1", "trained": 1, "scores": {}, "update": None, "published": {}, "rows": {}, "declared": False}
+    (tmp_path / "journal.json").write_text(json.dumps({**earlier, "reported": False, "finished": False}))
+    Journal(tmp_path).enter("run 1", "ab" * 32)  # it takes the authority of the run that it continues
+    again = Journal(tmp_path)
+    assert (again.run, again.trained) == ("run 1", 1)
+    again.check_authority("ab" * 32)
+    again.check_authority("")
+    with pytest.raises(errors.DifferentRun, match=r"authority is abab .* authority of this kit is cdcd"):
+        again.check_authority("cd" * 32)
+    with pytest.raises(errors.DifferentRun, match="authority of this kit is cdcd"):
+        again.enter("run 1", "cd" * 32)
 
 
 def test_a_journal_that_is_no_json_is_named(tmp_path):

@@ -78,13 +78,10 @@ def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, t
     take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
     driver.join(30)
 
-    class Unreachable:
-        site = "C1"
-
-        def close(self):
-            pass
-
-    assert site_loop.run(toy.ToyTrainer("C1"), Unreachable(), tmp_path / "journal_C1").finished
+    again = toy.ToyTrainer("C1")
+    summary = site_loop.run(again, Away(), tmp_path / "journal_C1")
+    assert summary.finished and again.calls == []
+    assert summary.remark == f"this site's part in run {run.store.run_id} is done; the server does not answer"
 
 
 @pytest.mark.parametrize("evaluation", [True, False])
@@ -97,16 +94,66 @@ def test_a_loop_killed_before_it_noted_the_end_needs_no_server_either(opened, ta
     driver.join(30)
     assert run.store.finished and not summaries["C1"].finished
 
-    class Away:
-        site = "C1"
-
-        def login(self, plan, num_examples):
-            raise errors.ServerUnreachable("the server has left")
-
-        def close(self):
-            pass
-
     assert site_loop.run(toy.ToyTrainer("C1"), Away(), tmp_path / "journal_C1").finished
+
+
+class Away:
+    """The way to a server that does not answer."""
+
+    site = "C1"
+
+    def login(self, plan, num_examples):
+        raise errors.ServerUnreachable("the server has left")
+
+    def close(self):
+        pass
+
+
+ONE_SITE = {"min_num_clients": 1, "max_num_clients": 1, "num_rounds": 1}
+
+
+def test_a_site_whose_run_is_finished_asks_the_server_and_refuses_another_run(opened, take_part, tmp_path):
+    first = opened(**ONE_SITE)
+    driver = start_driving(first.lead)
+    take_part({"C1": first.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    driver.join(30)
+    finished = first.store.run_id
+    second = opened(folder="other_store", **ONE_SITE)
+    with pytest.raises(errors.DifferentRun, match=rf"belongs to run {finished}, which is finished; .* move {tmp_path} away .* start again"):
+        take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    assert second.store.globals().keys() == {0}
+
+
+def test_a_site_that_is_started_again_while_its_server_is_there_is_told_that_it_is_done(opened, take_part):
+    run = opened(**ONE_SITE)
+    driver = start_driving(run.lead)
+    take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
+    driver.join(30)
+    again = toy.ToyTrainer("C1")
+    assert take_part({"C1": run.transport("C1")}, {"C1": again})["C1"].finished and again.calls == []
+
+
+def test_a_journal_of_another_federation_is_refused_before_the_server_is_asked(opened, take_part, tmp_path):
+    run = opened(**ONE_SITE)
+    driver = start_driving(run.lead)
+    take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")}, authority="ab" * 32)
+    driver.join(30)
+    with pytest.raises(errors.DifferentRun, match=r"authority is abab abab .* authority of this kit is cdcd cdcd .* start again"):
+        site_loop.run(toy.ToyTrainer("C1"), Away(), tmp_path / "journal_C1", authority="cd" * 32)
+
+
+def test_a_site_that_missed_the_evaluation_leaves_with_a_true_sentence(opened, take_part, tmp_path):
+    run = opened(**ONE_SITE)
+    away, path = run.transport("C2"), tmp_path / "update.safetensors"
+    away.login(toy.PLAN, toy.EXAMPLES["C2"])
+    sha256 = tensor_files.save(path, toy.ToyTrainer("C2").train(toy.INITIAL, 1)[0], {})
+    away.push(path, sha256, round_number=1, num_examples=toy.EXAMPLES["C2"], metrics={})
+    run.lead.advance()
+    run.store.finish()
+    late = toy.ToyTrainer("C2")
+    summary = take_part({"C2": run.transport("C2")}, {"C2": late})["C2"]
+    assert summary.finished and late.calls == []
+    assert summary.remark.endswith("needs nothing more of this site, and ends without its evaluation, so its test cases are in no table")
 
 
 def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
@@ -121,7 +168,7 @@ def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
             *_timing(),
         ).run()
     second = opened(folder="other_store", min_num_clients=1, max_num_clients=1)
-    with pytest.raises(errors.DifferentRun, match=r"belongs to run .* folder of its own"):
+    with pytest.raises(errors.DifferentRun, match=r"belongs to run .* leads run .* move .* away .* start again"):
         take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
 
 

@@ -1,11 +1,14 @@
+import contextlib
+import datetime
 import shutil
 import socket
-import threading
 
 import pytest
 
-from federated import errors, tls
+from federated import client, errors, tls
 from federated.tls import Identity
+from federated.way import Way
+from tests.federated.test_doctor import certificate_folder, listening, tls_treatment
 
 
 @pytest.mark.parametrize("missing", ["ca.pem", "site.pem", "site.key"])
@@ -23,57 +26,68 @@ def test_a_key_of_another_kit_is_noticed_before_anything_is_sent(kits, tmp_path)
         Identity.of(tmp_path / "kit", "site")
 
 
-@pytest.fixture
-def answering():
-    """A listener that treats each connection as told; yields a function from that treatment to its port."""
-    listeners = []
-
-    def listen(treat):
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
-
-        def work():
-            try:
-                while True:
-                    connection, _ = listener.accept()
-                    with connection:
-                        treat(connection)
-            except OSError:
-                return  # the listener was closed
-
-        threading.Thread(target=work, daemon=True).start()
-        return listener.getsockname()[1]
-
-    yield listen
-    for listener in listeners:
-        listener.close()
+def explained(details, kit, host="localhost", port=1):
+    return tls.explain_failure(details, Way(host, port), Identity.of(kit, "site"))
 
 
-def test_whoever_speaks_no_tls_is_reported_as_such(answering, kits):
-    def http(connection):
-        connection.recv(100)
-        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-    with pytest.raises(errors.CertificateRefused, match="does not speak TLS; check host and port"):
-        tls.explain_failure("127.0.0.1", answering(http), Identity.of(kits / "C1", "site"))
+def met(kit, port, host="localhost"):
+    """Returns what gRPC says of a call to whoever listens there, over the channel that a site uses."""
+    with contextlib.closing(client.connect(kit, host=host, port=port)) as transport, pytest.raises(errors.FederationError) as caught:
+        transport.login({}, 1)
+    return caught.value
 
 
-def test_a_server_that_dies_in_the_handshake_is_worth_another_try(answering, kits):
-    with pytest.raises(errors.ServerUnreachable):
-        tls.explain_failure("127.0.0.1", answering(lambda connection: None), Identity.of(kits / "C1", "site"))
+def treated(*steps):
+    """A listener that does `steps` with each connection."""
+
+    def treat(connection):
+        for step in steps:
+            step(connection)
+
+    return listening(treat)
 
 
-def test_a_server_that_says_nothing_is_worth_another_try(answering, kits):
-    held = threading.Event()
-    with pytest.raises(errors.ServerUnreachable, match=r"no answer within 0\.1 s"):
-        tls.explain_failure("127.0.0.1", answering(lambda connection: held.wait(5)), Identity.of(kits / "C1", "site"), timeout_s=0.1)
-    held.set()
+def test_whoever_speaks_no_tls_is_reported_as_such(kits):
+    with treated(lambda c: c.recv(100), lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
+        error = met(kits / "C1", port)
+    assert type(error) is errors.CertificateRefused and "does not speak TLS; check host and port" in str(error)
 
 
-def test_an_unknown_name_is_unreachable(kits):
-    with pytest.raises(errors.ServerUnreachable, match=r"no-such-host\.invalid:8443"):
-        tls.explain_failure("no-such-host.invalid", 8443, Identity.of(kits / "C1", "site"))
+def test_a_server_that_dies_in_the_handshake_is_worth_another_try(kits):
+    with treated() as port:
+        assert type(met(kits / "C1", port)) is errors.ServerUnreachable
 
 
-def test_a_good_server_gives_nothing_to_explain(serving, kits):
-    assert tls.explain_failure("localhost", serving().port, Identity.of(kits / "C1", "site")) is None
+def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    error = met(kits / "C1", port)
+    assert type(error) is errors.ServerUnreachable and f"localhost:{port}: nobody listens there" in str(error)
+    error = met(kits / "C1", 8443, "no-such-host.invalid")
+    assert type(error) is errors.ServerUnreachable and "no-such-host.invalid:8443: its name, or its proxy's, is not known here" in str(
+        error
+    )
+
+
+@pytest.mark.parametrize(("days", "text"), [(-10, "has ended"), (10, "is not valid yet")])
+def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp_path, days, text):
+    now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    with listening(tls_treatment(certificate_folder(kits, tmp_path / "old", days=1, now=now))) as port:
+        error = met(kits / "C1", port)
+    assert type(error) is errors.CertificateOutOfDate and isinstance(error, errors.RETRYABLE)
+    assert f"the server's certificate {text}" in str(error) and "--renew=server" in str(error)
+
+
+def test_what_grpc_did_not_meet_ends_no_site(kits, other_kits):
+    """gRPC met an end that was not there; that somebody else answers when one looks proves nothing."""
+    with listening(tls_treatment(other_kits / "server")) as port:
+        for details in ("Connection refused", "HTTP proxy returned response code 502", "ipv4:1.2.3.4:1: Socket closed", "", "what is this"):
+            error = explained(details, kits / "C1", port=port)
+            assert type(error) is errors.ServerUnreachable, details
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert type(explained("Socket closed", kits / "C1", port=port)) is errors.ServerUnreachable
+
+
+def test_a_good_server_that_closed_a_connection_is_worth_another_try(serving, kits):
+    assert type(explained("Socket closed", kits / "C1", port=serving().port)) is errors.ServerUnreachable

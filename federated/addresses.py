@@ -1,0 +1,41 @@
+"""Hosts and ports as people write them, IPv6 included, and which hosts are this machine itself."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def plain(host: str) -> str:
+    """Returns a host without the brackets that an IPv6 address has in "[::1]:8443"; sockets and certificates take it so."""
+    inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    return inside if ":" in inside else host
+
+
+def joined(host: str, port: int) -> str:
+    """Returns "host:port", an IPv6 address in brackets, as gRPC and people read it."""
+    host = plain(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split(text: str) -> tuple[str, int]:
+    """Returns host and port of "host:port", "[::1]:port" or "::1:port". Raises ValueError."""
+    host, separator, port = text.rpartition(":")
+    host = plain(host)
+    if not separator or not host or set(host) & set("[]/@") or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r}; expected host:port, e.g. fl.example.org:8443 or [::1]:8443")
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as error:
+            raise ValueError(f"{text!r}, and {host!r} is not an IPv6 address; expected host:port, e.g. [2001:db8::1]:8443") from error
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is this machine by its name or address alone; nothing is looked up."""
+    host = plain(host)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")

@@ -1,0 +1,62 @@
+"""Two programs on one kit, or one folder of a site: the second is refused before it changes anything."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from federated import provision
+from preprocessing import manifest, nifti, pipeline
+from runkit import folder_lock
+from tests.experiments import study
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A prepared site C2, its kit, and a manifest of its scans."""
+    folder, cases = tmp_path_factory.mktemp("hospital"), []
+    for number in range(4):
+        image, label = (folder / f"{kind}{number}.nii" for kind in ("image", "label"))
+        for path, volume in zip((image, label), study.scan("C2", number), strict=True):
+            nifti.write_volume(path, volume)
+        cases.append(manifest.Case(f"case{number}", image, label))
+    pipeline.prepare(
+        manifest.Manifest("C2", tuple(cases)), folder / "site" / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
+    )
+    listed = [{"case_id": case.case_id, "image": case.image.name, "label": case.label.name} for case in cases]
+    (folder / "manifest.json").write_text(json.dumps({"site": "C2", "cases": listed}))
+    provision.provision(folder / "federation", "localhost", ("C2",), port=8443)
+    return folder
+
+
+SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("held", "program"),
+    [
+        ("federation/C2", ["join", "--kit=federation/C2", "--site_folder=site"]),
+        ("site/federated", ["join", "--kit=federation/C2", "--site_folder=site"]),
+        ("site/cases", ["prepare", "--manifest=manifest.json", "--site_folder=site", "--split=2,1,1"]),
+        ("site/cases", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
+        ("site/baseline", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_the_second_is_refused_and_names_the_first(site, held, program):
+    from federated import tensor_files
+    from tests.federated import toy
+
+    tensor_files.save(site / "initial.safetensors", toy.INITIAL, {})
+    (site / held).mkdir(exist_ok=True)
+    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with folder_lock.hold(site / held):
+        done = subprocess.run(
+            [sys.executable, "-m", f"experiments.{program[0]}", *SETTINGS, *program[1:]],
+            cwd=site, env=environ, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last, done.stderr
