@@ -41,7 +41,7 @@ def run(*flags, cwd=ROOT):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
-        timeout=300,
+        timeout=1200,
         encoding="utf-8",
         errors="surrogateescape",
     )
@@ -97,7 +97,7 @@ def errors_of(runs, folder):
     """Returns the error of each run, all of them in one process; none gets as far as its model."""
     command = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(runs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1200)
     errors = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     assert len(errors) == len(runs), done.stderr
     return errors
