@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # what the network tells apart
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
@@ -104,7 +106,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
     return {
         "genotype": genotype_json,
         "vae": {"kind": config.vae, "latent_size": config.latent_size, "kl": config.kl},
-        "classes": {"0": "background", "1": "pancreas", "2": "tumour"},
+        "classes": {str(value): name for value, name in CLASSES.items()},
         "spacing_mm": list(config.spacing_mm),
         "window_hu": list(config.window_hu),
         "patch": {

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+
+if TYPE_CHECKING:
+    from federated.doctor import Finding
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -54,6 +58,8 @@ def main(argv: list[str]) -> int:
             plan=_plan(),
             timeout_s=FLAGS.timeout,
         )
+        if folder is not None:
+            findings.append(_prepared_cases(folder))
     if FLAGS.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=2))
     else:
@@ -70,7 +76,32 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
         return None
     from preprocessing import case_store
 
-    return case_store.site_of(folder / "cases")
+    try:
+        return case_store.site_of(folder / "cases")
+    except ValueError:  # `_prepared_cases` has a finding for it
+        return None
+
+
+def _prepared_cases(folder: pathlib.Path) -> Finding:
+    """Compares what the prepared cases were made with, with the plan of the flags where they were given."""
+    from experiments import prepared_cases
+    from federated import doctor
+    from preprocessing import case_store
+
+    check = "prepared cases"
+    if not (folder / "cases").is_dir():
+        return doctor.skipped(check, f"{folder} has none yet; experiments.prepare makes them")
+    try:
+        record = case_store.record_of(folder / "cases")
+    except ValueError as error:
+        return doctor.fault(check, str(error), "run experiments.prepare to its end")
+    planned = experiment_flags.experiment_config() if FLAGS["profile"].present else None
+    differences = prepared_cases.differences(record, planned)
+    if differences:
+        return doctor.fault(check, "; ".join(differences), prepared_cases.REMEDY)
+    if planned is None:
+        return doctor.skipped(check, f"{prepared_cases.describe(record)}; give the study's --flagfile to compare them with its plan")
+    return doctor.good(check, prepared_cases.describe(record))
 
 
 def _plan() -> dict | None:

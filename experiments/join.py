@@ -34,8 +34,7 @@ def main(argv: list[str]) -> int:
     del argv
     import tensorflow as tf
 
-    from experiments import devices, model_writing, report, site_trainer
-    from preprocessing.case_store import CaseStore
+    from experiments import devices, model_writing, prepared_cases, report, site_trainer
     from runkit import allocator, atomic, folder_lock, overwriting, private
 
     allocator.keep_buffers()
@@ -47,10 +46,10 @@ def main(argv: list[str]) -> int:
     written = [folder / "federated", folder / "figures" / "comparison.png"]
     overwriting.require_apart({**lent, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written})
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
+    store = prepared_cases.open_store(folder / "cases", config)
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
     transport = client.connect(kit, host=host, port=port, learned=folder / "federated")
-    store = CaseStore(folder / "cases")
     if transport.site != store.site:
         raise ValueError(
             f"kit {kit} is of site {transport.site}, the prepared cases in {folder} of site {store.site}; use the kit of this site"

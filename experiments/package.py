@@ -27,8 +27,7 @@ flags.DEFINE_string("output", None, "Folder of the model.")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import model_folder, named_weights
-    from experiments import model_writing, results
-    from preprocessing.case_store import CaseStore
+    from experiments import model_writing, prepared_cases, results
     from runkit import overwriting
 
     config = experiment_flags.experiment_config()
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
     weights, _ = named_weights.load(source)
     name = experiment_flags.required("name", "the model's name")
-    stores = [CaseStore(folder) for folder in cases]
+    stores = [prepared_cases.open_store(folder, config) for folder in cases]
     rows = results.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
     model_writing.write(output, name, weights, config, stores=stores, rows=rows)
     try:

@@ -29,8 +29,7 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from c2fnas import named_weights
-    from experiments import site_trainer
-    from preprocessing.case_store import CaseStore
+    from experiments import prepared_cases, site_trainer
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -39,12 +38,12 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(experiment_flags.required("output", "the picture to write"))
     inputs = {"--weights": [source], "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
     overwriting.require_apart(inputs, {"--output": [output]})
+    store = prepared_cases.open_store(folder / "cases", config)
     weights, _ = named_weights.load(source)
     network = site_trainer.build_network(config)
     if network.vae is None:
         raise ValueError("--vae is none: there is no branch to draw; give the settings the model was trained with")
     named_weights.assign(network, weights)
-    store = CaseStore(folder / "cases")
     cases = [store.open(case_id) for case_id in store.case_ids(FLAGS.split)][: FLAGS.patches]
     if not cases:
         raise ValueError(f"site {store.site} has no {FLAGS.split} case; choose another --split")

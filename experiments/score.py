@@ -26,8 +26,7 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments import site_trainer
-    from preprocessing.case_store import CaseStore
+    from experiments import prepared_cases, site_trainer
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> None:
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()}, {"--output": [output]}, folders={"--site_folder": [folder / "scored"]}
     )
-    store = CaseStore(folder / "cases")
+    store = prepared_cases.open_store(folder / "cases", config)
     # masks for the site's own figures go where the federation's are
     site = site_trainer.SiteTrainer(
         config, store, folder / "scored", label=f"{store.site}_scores", strategy=tf.distribute.MirroredStrategy()

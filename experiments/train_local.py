@@ -44,8 +44,7 @@ def main(argv: list[str]) -> None:
     from experiments import devices
 
     strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
-    from experiments import model_writing, site_trainer
-    from preprocessing.case_store import CaseStore
+    from experiments import model_writing, prepared_cases, site_trainer
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -58,8 +57,8 @@ def main(argv: list[str]) -> None:
     }
     inputs = {**start, "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
     overwriting.require_apart(inputs, {}, folders={"--model_folder": [model_folder]})
+    store = prepared_cases.open_store(folder / "cases", config)
     weights = _start(site_trainer.load_genotype(config))
-    store = CaseStore(folder / "cases")
     label = FLAGS.model_name or f"{store.site}_{kind}"
     folder_lock.hold(folder / "cases", shared=True)
     if devices.is_chief():  # of several machines that train together it alone writes

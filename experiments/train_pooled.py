@@ -27,9 +27,8 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments import site_trainer
+    from experiments import prepared_cases, site_trainer
     from experiments.pooled import PooledStore
-    from preprocessing.case_store import CaseStore
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -37,8 +36,8 @@ def main(argv: list[str]) -> None:
     initial = experiment_flags.required("initial_model", "the weights to start from")
     inputs = {"--initial_model": [initial], "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders]}
     overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
+    store = PooledStore([prepared_cases.open_store(pathlib.Path(folder) / "cases", config) for folder in FLAGS.site_folders])
     weights, _ = named_weights.load(initial)
-    store = PooledStore([CaseStore(pathlib.Path(folder) / "cases") for folder in FLAGS.site_folders])
     folder_lock.hold(private.folder(output))
     site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
     for round_number, metrics in site.train_alone(weights):

@@ -1,6 +1,6 @@
 """Prepared cases on disk: one folder a case, memory-mapped, without a path or a name in it.
 
-<root>/index.json            site, settings, split, running numbers
+<root>/index.json            site, settings, split, running numbers, classes, format and release
 <root>/cases/<case_id>/      image.npy        float16 [x, y, z] in [-1, 1], C order
                              label.npy        uint8 [x, y, z]; slabs of x without foreground are holes, which cost neither disk nor time
                              runs.npy         int32 [n, 3], the label's foreground as runs (`foreground.LabelRuns`)
@@ -31,9 +31,10 @@ import numpy as np
 
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
-from runkit import atomic, private
+from runkit import atomic, private, release
 
 FORMAT = 2  # raise it when the same files and settings give another store
+CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # values of a prepared label
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
 
@@ -145,9 +146,71 @@ class CaseStore:
         return StoredCase(case_id, self._numbers[case_id], folder, self._sources[case_id], native, tuple(self.settings["target_mm"]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a store was made with. Entries that an earlier release did not record are None.
+
+    Attributes:
+      number_of_cases: all splits together.
+      target_mm: spacing of the training grid, x, y, z.
+      window_hu: HU that became -1 and 1.
+      label_values: value in the label files -> class; None where the files hold the classes themselves.
+      classes: value of a prepared label -> name.
+      format: `FORMAT` of the release that prepared.
+      release: version of that release.
+      problems: cases that were made with other settings or files than the index says, each in a phrase with its running number.
+    """
+
+    site: str
+    number_of_cases: int
+    target_mm: tuple[float, ...] | None
+    window_hu: tuple[float, ...] | None
+    label_values: dict[int, int] | None
+    classes: dict[int, str] | None
+    format: int | None
+    release: str | None
+    problems: tuple[str, ...]
+
+
 def site_of(root: str | os.PathLike) -> str:
     """Returns whose prepared cases are in `root`; changes nothing there. Raises ValueError if it holds no finished store."""
     return _read_index(pathlib.Path(root))["site"]
+
+
+def record_of(root: str | os.PathLike) -> Record:
+    """Returns what the cases in `root` were made with; changes nothing there. Raises ValueError if it holds no finished store."""
+    root = pathlib.Path(root)
+    index = _read_index(root)
+    settings, values, classes = index["settings"], index["settings"].get("label_values"), index.get("classes")
+    return Record(
+        site=index["site"],
+        number_of_cases=len(index["numbers"]),
+        target_mm=_floats(settings.get("target_mm")),
+        window_hu=_floats(settings.get("window_hu")),
+        label_values=None if values is None else {int(value): int(label) for value, label in values.items()},
+        classes=None if classes is None else {int(value): name for value, name in classes.items()},
+        format=index.get("format"),
+        release=index.get("release"),
+        problems=tuple(_problems(root, index)),
+    )
+
+
+def _floats(values: Iterable[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
+
+
+def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
+    for case_id, number in sorted(index["numbers"].items(), key=lambda item: item[1]):
+        found = read_case(case_folder(root, case_id))
+        if found is None:
+            yield f"case {number} is missing or not whole"
+            continue
+        own, expected = found.get("settings", {}), index["settings"]
+        different = [name for name in sorted({*own, *expected}) if own.get(name) != expected.get(name)]
+        for name in different:
+            yield f"case {number} was made with {name} {own.get(name)}, the index says {expected.get(name)}"
+        if not different and fingerprint(found.get("sources", {}), own) != index["sources"][case_id]:
+            yield f"case {number} was made from other files, or by a release of another format, than the index says"
 
 
 def _read_index(root: pathlib.Path) -> dict[str, Any]:
@@ -242,6 +305,9 @@ def write_index(
             "site": site,
             "seed": seed,
             "settings": dict(settings),
+            "classes": {str(value): name for value, name in CLASSES.items()},
+            "format": FORMAT,
+            "release": release.version(),
             "splits": {name: list(ids) for name, ids in splits.items()},
             "numbers": {case_id: number for number, case_id in enumerate(sources, start=1)},
             "sources": {case_id: fingerprint(hashes, settings) for case_id, hashes in sources.items()},
