@@ -1,14 +1,16 @@
 import json
 import shutil
 import socket
+import sqlite3
 import ssl
 import threading
 
 import grpc
 import numpy as np
 import pytest
+from cryptography import x509
 
-from federated import agenda, client, errors, provision, server, server_config, site_loop, tensor_files, wire
+from federated import agenda, audit, certificates, client, errors, provision, server, server_config, site_loop, tensor_files, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.tls import Identity
@@ -245,6 +247,41 @@ def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
     running = serving()
     with pytest.raises(errors.StoreInUse):
         server.serve(server_config.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
+
+
+def test_a_store_belongs_to_one_federation_and_takes_no_kit_of_another(serving, kits, other_kits):
+    running = serving()
+    running.stop()
+    own, other = (certificates.spoken(Identity.of(kit / "server", "server").authority_fingerprint) for kit in (kits, other_kits))
+    with pytest.raises(errors.DifferentRun, match=f"authority is {own}; the authority of this kit is {other}"):
+        serving(server_kit=other_kits / "server")
+    serving().stop()
+    read = list(audit.read_chain(running.folder / "events.jsonl", authority_of(kits)))  # nothing of the other federation got into the log
+    assert [record["event"] for record in read].count("started") == 2
+
+
+def test_a_store_of_an_earlier_release_takes_the_authority_of_its_next_start(serving, other_kits):
+    running = serving()
+    running.stop()
+    with sqlite3.connect(running.folder / "state.sqlite") as database:
+        database.execute("DELETE FROM run WHERE key = 'authority'")
+    serving().stop()
+    with pytest.raises(errors.DifferentRun, match="the authority of this kit is"):
+        serving(server_kit=other_kits / "server")
+
+
+def test_the_log_says_with_which_settings_the_server_started(serving):
+    running = serving(min_num_clients=1, max_num_clients=3, wait_after_min_clients_s=float("inf"), transport="deflate")
+    running.stop()
+    started = next(events.EventLog(running.folder / "events.jsonl").read())
+    assert started["event"] == "started"
+    wanted = {"num_rounds": 3, "min_num_clients": 1, "max_num_clients": 3, "wait_after_min_clients_s": "inf", "transport": "deflate"}
+    assert {name: started["settings"][name] for name in wanted} == wanted
+    assert started["settings"].keys() == server_config.ServerConfig.__dataclass_fields__.keys()
+
+
+def authority_of(kits):
+    return x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
 
 
 def test_a_minimum_that_the_kit_cannot_reach_is_refused(kits, initial, tmp_path):
