@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from federated import agenda, audit, certificates, client, errors, provision, server, server_config, site_loop, tensor_files, wire
+from federated import agenda, audit, certificates, client, errors, provision, server, server_config, site_loop, storage, tensor_files, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.tls import Identity
@@ -247,6 +249,34 @@ def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
     running = serving()
     with pytest.raises(errors.StoreInUse):
         server.serve(server_config.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
+
+
+@pytest.mark.parametrize("method", ["enrol", "session", "record_scores", "confirm", "finish"])
+@pytest.mark.parametrize(
+    "trouble",
+    [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],
+    ids=["SQLite", "file"],
+)
+def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries_again(
+    serving, take_part, tmp_path, monkeypatch, caplog, method, trouble
+):
+    done, failures = getattr(storage.Store, method), [trouble] * 3
+
+    def failing(self, *given, **named):
+        if failures:
+            raise failures.pop()
+        return done(self, *given, **named)
+
+    running = serving(num_rounds=1, min_num_clients=1, max_num_clients=1)
+    monkeypatch.setattr(storage.Store, method, failing)
+    with caplog.at_level("INFO"):
+        assert take_part({"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1")})["C1"].finished
+        assert running.join().finished and not failures
+    assert not [record for record in caplog.records if record.exc_info]
+    retries = [e["error"] for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+    if method != "finish":  # where the server is at work for itself, it alone waits
+        assert "StorageTrouble" in retries and set(retries) <= {"StorageTrouble"}
+        assert "the server cannot use its store (its disk is full); its operator must free space" in caplog.text
 
 
 def test_a_store_belongs_to_one_federation_and_takes_no_kit_of_another(serving, kits, other_kits):
