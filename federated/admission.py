@@ -21,7 +21,7 @@ class Admission:
         self._sessions = Sessions(
             run.store,
             lifetime_s=run.config.token_lifetime_s,
-            clock=run.clock,
+            clock=run.wall_clock,
             run=run.store.run_id,
             generation=lambda: credentials.server_revocation()[0],
         )
@@ -63,7 +63,7 @@ class Admission:
     ) -> Session:
         self._credentials.check(site, credential)
         self._credentials.check_certificate(certificate)
-        if certificate_ends <= self._run.clock():  # TLS looks at it once, when the connection is made
+        if certificate_ends <= self._run.wall_clock():  # TLS looks at it once, when the connection is made
             raise errors.CertificateOutOfDate(
                 f"the certificate of site {site!r} has ended; renew it with experiments.request, and the site goes on by itself"
             )

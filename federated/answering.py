@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from typing import NoReturn
 
 import grpc
@@ -55,12 +57,27 @@ class Answering:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        error = storage_trouble(error) or error
         if isinstance(error, errors.FederationError):
             _log(error)
             _abort(self._context, error)
         if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
             logging.exception("event=failed")
             self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+
+
+def storage_trouble(error: BaseException | None) -> errors.StorageTrouble | None:
+    """Returns what a caller is told where the system keeps the server from reading or writing its store; None for any other error.
+
+    That passes, and the caller tries again. A database that is damaged does not pass.
+    """
+    if not isinstance(error, (OSError, sqlite3.OperationalError)):
+        return None
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error)
+    why = "its disk is full" if full else getattr(error, "strerror", None) or str(error)
+    return errors.StorageTrouble(
+        f"the server cannot use its store ({why}); its operator must free space or mend the folder, and the site tries again by itself"
+    )
 
 
 def _log(error: errors.FederationError) -> None:

@@ -39,7 +39,16 @@ class ControlDesk:
         self.standing, self.model_facts = steering.standing, steering.model_facts
 
     def order(self, kind: str, site: str, round_number: int = 0) -> str:
-        """Carries an order out, for good before it is answered. Raises OrderRefused, UnknownSite, StaleUpdate."""
+        """Carries an order out, for good before it is answered; the answer says too what keeps the run from going on.
+
+        Raises:
+          OrderRefused, UnknownSite, StaleUpdate.
+        """
+        answer = self._carried_out(kind, site, round_number)
+        hindrance = "" if kind == "pause" else self._steering.hindrance()
+        return f"{answer}. But {hindrance}" if hindrance else answer
+
+    def _carried_out(self, kind: str, site: str, round_number: int) -> str:
         steering = self._steering
         if kind == "pause":
             steering.pause()
@@ -59,12 +68,22 @@ class ControlDesk:
         if kind == "discard_round":
             steering.discard_round(round_number)
             return f"back to global model {round_number - 1}: round {round_number} is open again, and every site trains it anew"
-        if kind == "finish":
-            return f"round {steering.finish()} is the last one; the sites' evaluation follows"
-        if kind == "finish_now":
-            if steering.status()["open_round"] == 1:
+        if kind in ("finish", "finish_now"):
+            status = steering.status()
+            if status["finished"]:
+                return f"the run is finished already, with global model {status['rounds_done']}"
+            if status["open_round"] is None:
+                return (
+                    f"the rounds are over already; the run ends with global model {status['rounds_done']} once the sites have evaluated it"
+                )
+            if kind == "finish":
+                number = steering.finish()
+                return f"round {number} is the last one; once its updates are in, the sites' evaluation follows"
+            if status["open_round"] == 1:
                 raise errors.OrderRefused("no round has been averaged yet, so there is no model to finish with; stop the server instead")
-            return f"the open round is abandoned; the run ends with global model {steering.finish(immediately=True)}"
+            return (
+                f"the open round is abandoned; the run ends with global model {steering.finish(immediately=True)}, whose evaluation follows"
+            )
         raise errors.OrderRefused(f"there is no order {kind[:40]!r}")
 
     def log_head(self) -> tuple[int, str]:
@@ -102,6 +121,11 @@ class ControlDesk:
         status["disk_free_bytes"] = shutil.disk_usage(self._folder).free
         status["release"] = release.version()
         trouble = status.pop("trouble")
-        status["warnings"] = [*([f"the store cannot be used: {trouble}; the server tries again"] if trouble else []), *self._warnings()]
+        hindrance = "" if status["paused"] else self._steering.hindrance()
+        status["warnings"] = [
+            *([hindrance] if hindrance else []),
+            *([f"the store cannot be used: {trouble}; the server tries again"] if trouble else []),
+            *self._warnings(),
+        ]
         status["audit"] = dict(zip(("lines", "head"), self.log_head(), strict=True))
         return status

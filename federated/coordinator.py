@@ -39,15 +39,23 @@ class Coordinator:
       config: the operator's decisions.
       credentials: which sites there are.
       events: log of what happened.
-      clock: seconds since the epoch; decides deadlines and expiry.
+      clock: seconds since the epoch; decides when tokens and certificates end.
+      monotonic: seconds; decides deadlines and silence.
     Attributes:
       steering: requests of the operator.
     """
 
     def __init__(
-        self, store: Store, config: ServerConfig, credentials: CredentialBook, events: EventLog, *, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        config: ServerConfig,
+        credentials: CredentialBook,
+        events: EventLog,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ):
-        self._run, self._events = RunState(store, config, events, clock), events
+        self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._admission = Admission(self._run, credentials)
         self._intake = Intake(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)

@@ -259,8 +259,8 @@ class Intake:
         except (OSError, sqlite3.Error) as error:
             self._transfers.end(site)
             raise errors.StorageTrouble(
-                f"the server could not store what site {site!r} sent ({getattr(error, 'strerror', None) or type(error).__name__}); "
-                "free space or mend its folder, the site tries again by itself"
+                f"the server could not store what site {site!r} sent ({getattr(error, 'strerror', None) or error}); "
+                "its operator must free space or mend the folder, and the site tries again by itself"
             ) from error
 
 

@@ -70,7 +70,7 @@ class Round:
     """An open round: it starts from global model `number - 1` and makes global model `number`.
 
     Attributes:
-      opened_at, min_reached_at: seconds since the epoch.
+      opened_at, min_reached_at: seconds, as all moments here; of one clock that is never set.
       arriving: of each site whose update is under way.
       absent: sites that left, or were sent away: not waited for.
       counted_before: sites whose updates are in global model `number - 1`.
@@ -151,7 +151,7 @@ def resumed(state: Round, *, now: float) -> Round:
 
 
 def closes_at(state: Round, policy: Policy) -> float | None:
-    """Returns when the round is over, in seconds since the epoch; None while the minimum is missing.
+    """Returns when the round is over, in seconds; None while the minimum is missing.
 
     With minimum = maximum no clock decides: the last update closes the round.
     """

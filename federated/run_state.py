@@ -23,7 +23,13 @@ from runkit.line_budget import LineBudget
 class RunState:
     """One run of a federation while a server leads it. Everything but `log` is touched only with `changed` held.
 
+    Args:
+      clock: seconds since the epoch, for what people and certificates tell.
+      monotonic: seconds, of any beginning, of a clock that nobody sets.
     Attributes:
+      clock: decides deadlines and silence: the time of day at which the server started, carried on by `monotonic`. A step of the
+        machine's clock, by an hour or a day, moves none of them. What the store keeps of it is understood by the next server.
+      wall_clock: decides when tokens and certificates end.
       changed: the lock, and the condition that is notified when a site's next task or the driving thread's may have changed.
       round: the open round, None after the last one.
       closing: the open round is over and being aggregated, without the lock.
@@ -35,8 +41,10 @@ class RunState:
       initial_norm: Euclidean norm of the initial model.
     """
 
-    def __init__(self, store: Store, config: ServerConfig, events: EventLog, clock: Callable[[], float]):
-        self.store, self.config, self.policy, self.clock = store, config, config.policy, clock
+    def __init__(self, store: Store, config: ServerConfig, events: EventLog, clock: Callable[[], float], monotonic: Callable[[], float]):
+        self.store, self.config, self.policy = store, config, config.policy
+        ahead = clock() - monotonic()
+        self.clock, self.wall_clock = lambda: monotonic() + ahead, clock
         self._events = events
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
@@ -49,7 +57,7 @@ class RunState:
         self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
         self.untouched = Untouched()
         self.round: Round | None = None
-        self.last_seen = dict.fromkeys(store.sites(), clock())  # nobody is silent because the server was
+        self.last_seen = dict.fromkeys(store.sites(), self.clock())  # nobody is silent because the server was
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata

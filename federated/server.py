@@ -52,6 +52,7 @@ def serve(
     initial_weights: str | os.PathLike,
     *,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
@@ -66,7 +67,8 @@ def serve(
       store_folder: made if missing; holds the whole state (see `storage`).
       kit_folder: the server's folder as `provision` made it.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
-      clock: seconds since the epoch.
+      clock: seconds since the epoch; for the log, tokens and certificates.
+      monotonic: seconds; for deadlines and silence.
       listeners: told every event as it is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
       stop: set from another thread, ends serving.
@@ -91,14 +93,15 @@ def serve(
         logging.warning("event=certificate_ends %s", line)
     store = Store(store_folder)
     try:
-        store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs)
+        store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs, authority=identity.authority_fingerprint)
         tally = Tally()
         events = AuditLog(store_folder / "events.jsonl", clock=clock, key=identity.key, listeners=[tally.note, *listeners])
         for record in events.read():
             tally.note(record)
-        events.append("started", release=release.version(), certificate=identity.certificate.read_text(encoding="ascii"))
+        certificate = identity.certificate.read_text(encoding="ascii")
+        events.append("started", release=release.version(), certificate=certificate, settings=config.to_json())
         audit.backfill(events, store)
-        coordinator = Coordinator(store, config, credentials, events, clock=clock)
+        coordinator = Coordinator(store, config, credentials, events, clock=clock, monotonic=monotonic)
         desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
     except BaseException:
         store.close()

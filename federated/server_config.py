@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 from federated import codec, rounds
 from federated.agenda import MAX_ROUND
@@ -73,6 +75,11 @@ class ServerConfig:
     def heart_beat_s(self) -> float:
         """Seconds between two heart beats of a site."""
         return min(60.0, self.heart_beat_timeout_s / 4)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all settings as JSON-able values; "inf" stands for a time without an end."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
     @property
     def policy(self) -> rounds.Policy:

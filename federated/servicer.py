@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from federated import chunk_wire, codec, errors, tls, wire
 from federated import weight_exchange_pb2 as pb
-from federated.answering import Answering, turned_away
+from federated.answering import Answering, storage_trouble, turned_away
 from federated.calls import Calls
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
@@ -47,6 +48,8 @@ class TokenGate(grpc.ServerInterceptor):
                 self._coordinator.site_of(wire.presented_token(details.invocation_metadata))
         except errors.FederationError as error:
             return turned_away(error)
+        except (OSError, sqlite3.OperationalError) as error:
+            return turned_away(storage_trouble(error))
         return continuation(details)
 
 

@@ -128,6 +128,50 @@ class Steering:
         run.log("ending", after_round=number, reason=reason)
         return number
 
+    def hindrance(self) -> str:
+        """Returns what keeps the run from going on by itself, and what the operator can order; "" where nothing does.
+
+        A site that is only slow is no hindrance; one that has left, or was sent away, may be.
+        """
+        run = self._run
+        with run.changed:
+            store, state, now = run.store, run.round, run.clock()
+            if store.finished:
+                return ""
+            if store.paused:
+                return "the run is paused, and goes on after --order=resume"
+            sites = store.sites()
+            silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
+            if state is not None and not run.closing:
+                coming = {site for site, record in sites.items() if not record.evicted} - set(silent) - state.received.keys()
+                lacking = run.policy.min_num_clients - len(state.received) - len(coming)
+                missing = [site for site in silent if site not in state.received]
+                if lacking > 0 and (missing or any(record.evicted for record in sites.values())):
+                    return (
+                        f"round {state.number} needs {run.policy.min_num_clients} updates; {len(state.received)} are in, and {len(coming)} more "
+                        f"can come from the sites that are heard{self._silence(missing, now)}. {self._remedy(missing, state.number)}"
+                    )
+            waited_for, _ = run.expected(store.participants(), now)
+            done = store.reported() if run.config.cross_site_evaluation else store.scored(run.last_round)
+            missing = [site for site in silent if site in waited_for - done]
+            if not missing:
+                return ""
+            orders = ", ".join(f"--order=evict --site={site}" for site in missing)
+            return f"the evaluation {'waits' if state is None else 'will wait'} for {self._names(missing, now)}; without it: {orders}"
+
+    def _silence(self, missing: list[str], now: float) -> str:
+        return f" (not from {self._names(missing, now)})" if missing else ""
+
+    def _names(self, missing: list[str], now: float) -> str:
+        return ", ".join(f"{site}, silent for {_spoken(now - self._run.last_seen[site])}" for site in missing)
+
+    def _remedy(self, missing: list[str], number: int) -> str:
+        orders = [f"--order=evict --site={site}" for site in missing]
+        if number == 1:
+            return "No round has been averaged yet, so the run cannot end with a model: have another site join, or stop the server"
+        end = f"--order=finish_now ends the run with global model {number - 1}, whose evaluation then follows"
+        return f"Have another site join, or give up the round: {', then '.join([*orders, end])}"
+
     def standing(self, site: str) -> str:
         """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
         run = self._run
@@ -195,3 +239,8 @@ class Steering:
         known = self._run.store.sites()
         if site not in known:
             raise errors.UnknownSite(f"site {site[:80]!r} never logged in; there are {', '.join(known) or 'none'}")
+
+
+def _spoken(seconds: float) -> str:
+    """Returns how long something lasts, e.g. "3 min" or "2.5 h"."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -31,7 +31,7 @@ from typing import Any
 
 from absl import logging
 
-from federated import agenda
+from federated import agenda, certificates
 from federated import plan as plans
 from federated.errors import DifferentRun, StoreInUse
 from federated.records import Records, insert_addresses
@@ -87,11 +87,13 @@ class Store(Records):
 
     # The run.
 
-    def open_run(self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int) -> None:
+    def open_run(self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = "") -> None:
         """Starts a run from the initial model, or checks that the run in the store is the one asked for.
 
         Args:
           initial: safetensors file; its metadata key "plan" holds the plan as JSON.
+          authority: fingerprint of the federation's authority, "" for none. A store belongs to one; that of an earlier release, which
+            knows none, takes this one.
         Raises:
           ValueError: for a file that is no model or has no plan.
           DifferentRun: listing what differs from the run in the store.
@@ -112,9 +114,15 @@ class Store(Records):
             with self._transaction() as database:
                 database.execute("INSERT INTO globals VALUES (0, ?)", (sha256,))
                 insert_addresses(database, manifest)
-                for key, value in (("id", secrets.token_hex(8)), ("plan", plan), ("settings", wanted)):
+                for key, value in (("id", secrets.token_hex(8)), ("plan", plan), ("settings", wanted), ("authority", authority)):
                     database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
             return
+        known = self._value("authority")
+        if known and authority and known != authority:
+            raise DifferentRun(
+                f"{self.folder} belongs to the federation whose authority is {certificates.spoken(known)}; the authority of this kit is "
+                f"{certificates.spoken(authority)}. Start with the kit of that federation, or give a new folder"
+            )
         stored = self._value("settings")
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}" for key, value in wanted.items() if stored.get(key) != value
@@ -125,6 +133,8 @@ class Store(Records):
         ]
         if lines:
             raise DifferentRun(f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder")
+        if authority and not known:
+            self._set_value("authority", authority)
 
     # Rounds.
 
@@ -196,7 +206,10 @@ class Store(Records):
         return policy.num_rounds if self.last_round is None else min(policy.num_rounds, self.last_round)
 
     def open_round(self, policy: Policy, *, now: float) -> Round | None:
-        """Returns the open round, as it was before a restart, or None after the last one."""
+        """Returns the open round, as it was before a restart, or None after the last one.
+
+        Nothing in it is later than `now`: the machine's clock may have been set back since it was written.
+        """
         (closed,) = self._one("SELECT MAX(number) FROM globals")
         if closed >= self.num_rounds(policy):
             return None
@@ -205,11 +218,11 @@ class Store(Records):
             attempt = (1, now)
             if policy.round_deadline_s is not None:  # else nothing hangs on when the round was opened
                 self.keep_attempt(closed + 1, *attempt)
-        state = Round(closed + 1, attempt=attempt[0], opened_at=attempt[1], counted_before=self.counted(closed))
+        state = Round(closed + 1, attempt=attempt[0], opened_at=min(attempt[1], now), counted_before=self.counted(closed))
         for site, number, examples, sha256, received_at in self._all(
             "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site", closed + 1
         ):
-            state = accept(state, Update(site, number, examples, sha256), policy=policy, now=received_at)
+            state = accept(state, Update(site, number, examples, sha256), policy=policy, now=min(received_at, now))
         return state
 
     def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:

@@ -43,7 +43,7 @@ def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
-    def open_(*, folder="store", **settings):
+    def open_(*, folder="store", monotonic=clock, **settings):
         while leads:
             leads.pop().close()
         config = server_config.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
@@ -52,7 +52,7 @@ def opened(tmp_path, initial, clock):
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook({site: credentials.hashed(secret) for site, secret in secrets.items()})
         log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
-        lead = coordinator.Coordinator(store, config, book, log, clock=clock)
+        lead = coordinator.Coordinator(store, config, book, log, clock=clock, monotonic=monotonic)
 
         leads.append(lead)
 

@@ -7,6 +7,7 @@ from federated import agenda, averaging, codec, credentials, errors, partial, se
 from federated.exchange import Offer, Receipt
 from federated.tensor_files import TensorFile
 from tests.federated import toy
+from tests.federated.conftest import Clock
 
 
 class Site:
@@ -75,6 +76,46 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
     Site(opened(**settings), "C1").push(1)
     clock.now += 4.0
     assert opened(**settings).lead.advance() == 6.0
+
+
+def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(opened, clock):
+    """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at work."""
+    steady = Clock(50.0)  # as after a start of the machine
+    settings = {"min_num_clients": 1, "max_num_clients": 2, "wait_after_min_clients_s": 10.0, "round_deadline_s": 7200.0}
+    run = opened(monotonic=steady, **settings)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    first.push(1)
+    assert run.lead.advance() == 10.0
+    clock.now -= 3600.0
+    steady.now += 4.0
+    assert run.lead.advance() == 6.0
+    steady.now += 6.0
+    run.lead.advance()
+    assert set(run.store.globals()) == {0, 1}
+    first.push(2)
+    clock.now += 25 * 3600.0
+    steady.now += 5.0
+    assert run.lead.advance() == 5.0  # the second site is waited for
+    assert run.lead.steering.status()["sites"]["C2"]["state"] == "training"
+    assert run.lead.steering.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
+    second.push(2)
+    run.lead.advance()
+    assert set(run.store.globals()) == {0, 1, 2}
+
+
+def test_a_clock_that_was_set_back_while_the_server_was_away_prolongs_no_wait(opened, clock):
+    settings = {"min_num_clients": 1, "max_num_clients": 2, "wait_after_min_clients_s": 10.0, "round_deadline_s": 20.0}
+    Site(opened(**settings), "C1").push(1)
+    clock.now -= 86400.0
+    assert opened(**settings).lead.advance() == 10.0
+
+
+def test_tokens_and_certificates_end_by_the_time_of_day(opened, clock):
+    run = opened(monotonic=Clock(50.0), token_lifetime_s=100.0)
+    token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
+    clock.now += 101.0
+    with pytest.raises(errors.SessionExpired):
+        run.lead.site_of(token)
 
 
 def test_a_retry_counts_once_and_another_update_of_the_site_replaces_the_first(opened):

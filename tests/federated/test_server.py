@@ -1,14 +1,18 @@
+import errno
 import json
+import os
 import shutil
 import socket
+import sqlite3
 import ssl
 import threading
 
 import grpc
 import numpy as np
 import pytest
+from cryptography import x509
 
-from federated import agenda, client, errors, provision, server, server_config, site_loop, tensor_files, wire
+from federated import agenda, audit, certificates, client, errors, provision, server, server_config, site_loop, storage, tensor_files, wire
 from federated import weight_exchange_pb2 as pb
 from federated import weight_exchange_pb2_grpc as pb_grpc
 from federated.tls import Identity
@@ -245,6 +249,69 @@ def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
     running = serving()
     with pytest.raises(errors.StoreInUse):
         server.serve(server_config.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
+
+
+@pytest.mark.parametrize("method", ["enrol", "session", "record_scores", "confirm", "finish"])
+@pytest.mark.parametrize(
+    "trouble",
+    [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],
+    ids=["SQLite", "file"],
+)
+def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries_again(
+    serving, take_part, tmp_path, monkeypatch, caplog, method, trouble
+):
+    done, failures = getattr(storage.Store, method), [trouble] * 3
+
+    def failing(self, *given, **named):
+        if failures:
+            raise failures.pop()
+        return done(self, *given, **named)
+
+    running = serving(num_rounds=1, min_num_clients=1, max_num_clients=1)
+    monkeypatch.setattr(storage.Store, method, failing)
+    with caplog.at_level("INFO"):
+        assert take_part({"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1")})["C1"].finished
+        assert running.join().finished and not failures
+    assert not [record for record in caplog.records if record.exc_info]
+    retries = [e["error"] for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+    if method != "finish":  # where the server is at work for itself, it alone waits
+        assert "StorageTrouble" in retries and set(retries) <= {"StorageTrouble"}
+        assert "the server cannot use its store (its disk is full); its operator must free space" in caplog.text
+
+
+def test_a_store_belongs_to_one_federation_and_takes_no_kit_of_another(serving, kits, other_kits):
+    running = serving()
+    running.stop()
+    own, other = (certificates.spoken(Identity.of(kit / "server", "server").authority_fingerprint) for kit in (kits, other_kits))
+    with pytest.raises(errors.DifferentRun, match=f"authority is {own}; the authority of this kit is {other}"):
+        serving(server_kit=other_kits / "server")
+    serving().stop()
+    read = list(audit.read_chain(running.folder / "events.jsonl", authority_of(kits)))  # nothing of the other federation got into the log
+    assert [record["event"] for record in read].count("started") == 2
+
+
+def test_a_store_of_an_earlier_release_takes_the_authority_of_its_next_start(serving, other_kits):
+    running = serving()
+    running.stop()
+    with sqlite3.connect(running.folder / "state.sqlite") as database:
+        database.execute("DELETE FROM run WHERE key = 'authority'")
+    serving().stop()
+    with pytest.raises(errors.DifferentRun, match="the authority of this kit is"):
+        serving(server_kit=other_kits / "server")
+
+
+def test_the_log_says_with_which_settings_the_server_started(serving):
+    running = serving(min_num_clients=1, max_num_clients=3, wait_after_min_clients_s=float("inf"), transport="deflate")
+    running.stop()
+    started = next(events.EventLog(running.folder / "events.jsonl").read())
+    assert started["event"] == "started"
+    wanted = {"num_rounds": 3, "min_num_clients": 1, "max_num_clients": 3, "wait_after_min_clients_s": "inf", "transport": "deflate"}
+    assert {name: started["settings"][name] for name in wanted} == wanted
+    assert started["settings"].keys() == server_config.ServerConfig.__dataclass_fields__.keys()
+
+
+def authority_of(kits):
+    return x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
 
 
 def test_a_minimum_that_the_kit_cannot_reach_is_refused(kits, initial, tmp_path):

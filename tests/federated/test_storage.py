@@ -81,7 +81,7 @@ def test_two_servers_cannot_share_a_store(reopen, tmp_path):
 def test_an_open_round_is_as_it_was_after_a_restart(reopen):
     store = reopen()
     first, second = arrive(store, "C2", now=100.0), arrive(store, "C1", now=160.0)
-    assert reopen().open_round(POLICY, now=90.0) == Round(1, {"C2": first, "C1": second}, min_reached_at=160.0, opened_at=90.0)
+    assert reopen().open_round(POLICY, now=190.0) == Round(1, {"C2": first, "C1": second}, min_reached_at=160.0, opened_at=190.0)
 
 
 def test_a_replaced_update_leaves_one_file_and_one_record(reopen):

@@ -300,6 +300,7 @@ def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(tm
         (bytes(300) + b"x", "end at byte {end};.*F04"),
         (gzip.compress(b"more than a little more")[:-6], "end too early.*F03"),
     ],
+    ids=["padding", "long padding", "empty member", "padding and a member", "notes", "padding and a byte", "a member cut short"],
 )
 def test_bytes_behind_a_gzip_are_padding_a_further_member_or_refused(tmp_path, tail, words):
     path = save(tmp_path / "ct.nii.gz", hu())
