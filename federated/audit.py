@@ -181,6 +181,12 @@ def backfill(log: EventLog, store: Store) -> None:
                 sha256=globals_[number],
                 backfilled=True,
             )
+    for site, record in store.sites().items():
+        if record.evicted and site not in known.evicted:
+            gone = sorted(name for name, owner in known.owners.items() if owner == site and name not in models)
+            log.append("evicted", site=site, dropped=None, models=gone, backfilled=True)
+        elif not record.evicted and site in known.evicted:
+            log.append("readmitted", site=site, backfilled=True)
     for name, (site, sha256) in models.items():
         if known.published.get(name) != sha256:
             log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
@@ -196,7 +202,9 @@ class _Known:
     aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
     pushed: set[tuple[int, str, str]] = dataclasses.field(default_factory=set)  # (round it counts in, site, update)
     published: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> model
+    owners: dict[str, str] = dataclasses.field(default_factory=dict)  # name of a model -> site
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
+    evicted: set[str] = dataclasses.field(default_factory=set)
 
 
 def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
@@ -209,6 +217,13 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             known.pushed.add((record.get("counts_in", record["round"]), record["site"], record["sha256"]))
         elif event == "published":
             known.published[record["model"]] = record["sha256"]
+            known.owners[record["model"]] = record["site"]
+        elif event == "evicted":
+            known.evicted.add(record["site"])
+            for name in record.get("models", ()):
+                known.published.pop(name, None)
+        elif event == "readmitted":
+            known.evicted.discard(record["site"])
         elif event == "rows":
             known.rows[record["site"]] = record.get("sha256", "")
         elif event == "round_discarded":

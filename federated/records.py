@@ -152,8 +152,10 @@ class Records:
             database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
 
     def evict(self, site: str, evicted: bool) -> None:
-        """Sends a site away, with all its sessions, or lets it come again."""
+        """Sends a site away, with all its sessions and its update of the open round, or lets it come again."""
         with self._transaction() as database:
+            if evicted:
+                database.execute("DELETE FROM updates WHERE site = ? AND counts_in > (SELECT MAX(number) FROM globals)", (site,))
             database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
             database.execute("DELETE FROM sessions WHERE site = ?", (site,))
 

@@ -105,7 +105,7 @@ class WeightExchangeServicer:
 
     def Pull(self, caller: Caller, request: pb.PullRequest, context: grpc.ServicerContext) -> Iterator[codec.Chunk]:
         context.add_callback(self._turns.wake)  # a site that hangs up gives up its place at once
-        with self._turns.turn(context.is_active) as turn:
+        with self._turns.turn(context.is_active, name=caller.site) as turn:
             began, sent = time.monotonic(), 0
             file, manifest = self._coordinator.open_model(caller.site, request.model, request.sha256)
             with file:

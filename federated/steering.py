@@ -51,17 +51,22 @@ class Steering:
                 raise errors.StaleUpdate(
                     f"round {run.round.number} is being averaged with the update of site {site!r}; ask again in a moment"
                 )
-            run.store.evict(site, True)
+            models = self._evaluation.withdraw(site)  # first: a site whose models are gone, and that is not sent away, lends them anew
             update = run.round.received.get(site) if run.round else None
-            if update is not None:
-                run.store.forget_update(update)
-            self._intake.drop(site)
-            models = self._evaluation.withdraw(site)
-            run.log("evicted", site=site, dropped=update.sha256 if update else None, models=models)
-            self._evaluation.rewrite_rows()
-            if not run.closing:
-                run.reopen()
-            run.note_change()
+            try:
+                run.store.evict(site, True)
+                if not run.closing:
+                    run.reopen()
+                if update is not None:
+                    run.store.forget_update(update)
+                self._intake.drop(site)
+                run.log("evicted", site=site, dropped=update.sha256 if update else None, models=models)
+                self._evaluation.rewrite_rows()
+            except BaseException:
+                run.stale = run.log_is_behind = True
+                raise
+            finally:
+                run.note_change()
         run.store.empty_discarded()
 
     def readmit(self, site: str) -> None:

@@ -310,12 +310,13 @@ class Store(Records):
     def drop_models(self, site: str) -> list[str]:
         """Takes the models that a site published out of the store, and out of what is evaluated; returns their names."""
         names = [name for name, (owner, _) in self.models().items() if owner == site]
-        fixed = self.fixed_models()
-        with self._transaction() as database:
+        fixed = self._value("evaluation")
+        with self._transaction() as database:  # one for all: a model that is evaluated must be there
             database.execute("DELETE FROM models WHERE site = ?", (site,))
             database.execute("DELETE FROM declared WHERE site = ?", (site,))
-        if fixed:
-            self.fix_models([name for name in fixed if name not in names], self.fixed_best())
+            if fixed is not None:
+                left = {**fixed, "models": [name for name in fixed["models"] if name not in names]}
+                database.execute("INSERT OR REPLACE INTO run VALUES ('evaluation', ?)", (json.dumps(left),))
         for name in names:
             self._discard(self.model_path(name))
         return names

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import agenda, averaging, codec, errors, operator_client, retries, storage, tensor_files, verification, wire
+from federated import agenda, audit, averaging, codec, errors, operator_client, retries, storage, tensor_files, verification, wire
 from federated import weight_exchange_pb2 as pb
 from federated.exchange import Offer
 from federated.tensor_files import TensorFile
@@ -690,3 +690,32 @@ def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(servin
     take_part(transports, {site: Trainer(site) for site in transports})
     assert running.join().finished
     assert set(verification.verify(running.folder).models) == {"C1_baseline", "C2_one", "C2_two"}
+
+
+def test_an_eviction_cut_short_by_a_kill_counts_and_is_in_the_log(opened, monkeypatch, tmp_path):
+    settings = {"num_rounds": 2, "min_num_clients": 3, "max_num_clients": 3}
+    run = opened(**settings)
+    for name in ("C1", "C2"):
+        Site(run, name).push(1)
+    with monkeypatch.context() as killed, contextlib.suppress(Killed):
+        killed.setattr(storage.Store, "forget_update", lambda self, update: raising(Killed()))
+        run.lead.steering.evict("C2")
+    run = opened(**settings)
+    assert run.lead.steering.status()["updates"] == ["C1"]
+    log = audit.AuditLog(tmp_path / "events.jsonl")
+    for evicted, told in ((True, "evicted"), (False, "readmitted")):
+        run.store.evict("C2", evicted)
+        audit.backfill(log, run.store)
+        audit.backfill(log, run.store)
+        told_of = [record["event"] for record in log.read() if record.get("site") == "C2"]
+        assert told_of[-1] == told and told_of.count(told) == 1
+
+
+def test_models_of_an_evicted_site_leave_the_store_and_the_evaluation_in_one_step(opened, monkeypatch):
+    run, first, second = finished_rounds(opened)
+    fixed_models(run, first, second)
+    assert "C2_FL_local" in run.store.fixed_models()
+    with monkeypatch.context() as killed, contextlib.suppress(Killed):
+        killed.setattr(storage.Store, "fix_models", lambda *given: raising(Killed()))
+        run.lead.steering.evict("C2")
+    assert "C2_FL_local" not in run.store.models() and "C2_FL_local" not in run.store.fixed_models()

@@ -167,3 +167,24 @@ def test_a_turn_comes_back_after_an_error():
 def test_no_turns_are_refused():
     with pytest.raises(ValueError, match="0 turns; expected at least 1"):
         Turns(0)
+
+
+def test_a_name_holds_one_turn_at_a_time():
+    line = Queue(2)
+    for number in range(4):
+        line.ask(f"stalled {number}", reserved="C4")
+    assert line.next() == "stalled 0"
+    line.ask("honest", reserved="C1")
+    assert line.next() == "honest"
+    line.let_go("honest", *(f"stalled {number}" for number in range(4)))
+
+
+def test_a_name_whose_last_turn_was_longest_ago_comes_first():
+    line = Queue(1)
+    for number in range(4):
+        line.ask(f"stalled {number}", reserved="C4")
+    assert line.next() == "stalled 0"
+    line.ask("honest", reserved="C1")
+    line.at(5.0)  # the first turn lapses
+    assert line.next() == "honest"
+    line.let_go("honest", *(f"stalled {number}" for number in range(4)))
