@@ -59,4 +59,4 @@ def _pruned(numbers: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["store"])

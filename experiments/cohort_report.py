@@ -61,4 +61,4 @@ def _splits(root: pathlib.Path) -> dict[str, int] | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["manifest", "site_folder"])

@@ -48,4 +48,4 @@ def _read(path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["reports"])

@@ -120,4 +120,4 @@ def _plan() -> dict | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["kit"])

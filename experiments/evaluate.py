@@ -136,4 +136,4 @@ def _label_values() -> dict[int, int] | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["prediction", "truth", "output"])

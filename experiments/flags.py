@@ -5,6 +5,7 @@ A module that defines `main` calls the `define_*` functions it needs; nothing el
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -12,11 +13,13 @@ import sys
 import threading
 import traceback
 import types
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from experiments import flag_files, program_help
 from experiments.configuration import ExperimentConfig
-from runkit import printable, private
+from runkit import interrupts, printable, private
 
 FLAGS = flags.FLAGS
 
@@ -27,6 +30,11 @@ _WINDOWS = 2  # computed at the same time by a program that does not train: each
 def define_experiment() -> None:
     """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are the paper's."""
 
+    with program_help.group("Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"):
+        _define_experiment()
+
+
+def _define_experiment() -> None:
     def keep(name: str) -> str:
         _EXPERIMENT_FLAGS.append(name)
         return name
@@ -112,6 +120,7 @@ def define_experiment() -> None:
     flags.DEFINE_enum(keep("inference_blending"), "constant", ["constant", "gaussian"], "Weights of a window's voxels.")
 
 
+@program_help.group("This machine")
 def define_runtime() -> None:
     """Flags of the machine: they change the speed; results are bit-equal for the same thread count only."""
     flags.DEFINE_integer(
@@ -122,6 +131,7 @@ def define_runtime() -> None:
     flags.DEFINE_bool("deterministic", True, "Use only deterministic kernels, so that a rerun gives the same bits.")
 
 
+@program_help.group("Training")
 def define_training() -> None:
     """Flags of a program that trains; none of them decides a number of the result."""
     flags.DEFINE_bool(
@@ -148,6 +158,7 @@ def profile_steps() -> tuple[int, int] | None:
     return first, last
 
 
+@program_help.group("Site")
 def define_site() -> None:
     flags.DEFINE_string("site", None, "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.")
     flags.DEFINE_string(
@@ -155,6 +166,7 @@ def define_site() -> None:
     )
 
 
+@program_help.group("Scans")
 def define_orientation() -> None:
     flags.DEFINE_string(
         "orientation",
@@ -211,7 +223,7 @@ def parse_experiment(arguments: list[str]) -> tuple[ExperimentConfig, str]:
     """Returns the configuration that a program given these flags would have, and its flag file's text; a study has many."""
     for name in _EXPERIMENT_FLAGS:
         FLAGS[name].unparse()
-    FLAGS(["experiment", *arguments])
+    flag_files.parse(FLAGS, ["experiment", *arguments])
     return experiment_config(), experiment_flags_text()
 
 
@@ -239,20 +251,22 @@ def address(text: str) -> tuple[str, int]:
         raise app.UsageError(f"--server is {error}") from error
 
 
-def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()) -> None:
+def run(
+    main, *, required: Sequence[str] = (), resumes: bool = False, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()
+) -> None:
     """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the error's own, not a stack trace.
+
+    Ctrl-C ends it with one line and exit code 130. --help prints what the program does and its flags, and ends it with exit code 0.
 
     Args:
       main: called with the arguments that are no flags; what it returns is the exit code.
+      required: names of the flags that the program needs, which --help shows first; `main` asks for them by `required`.
+      resumes: whether the same command goes on where Ctrl-C ended the program.
       needs_tensorflow: sets threads, seed and determinism first.
       expected: errors of the program's own that speak for themselves, beside ValueError and OSError.
     """
 
     def guarded(argv: list[str]) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            # a name of a file that the terminal's encoding cannot show is shown escaped, and ends nothing
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)")
         if needs_tensorflow:
@@ -260,16 +274,50 @@ def run(main, *, needs_tensorflow: bool = False, expected: tuple[type[Exception]
 
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
             keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples)
+        sys.exit(main(argv))
+
+    def caught(argv: list[str]) -> None:
         try:
-            sys.exit(main(argv))
-        except (ValueError, OSError, *expected) as error:
+            guarded(argv)
+        except (ValueError, OSError, app.UsageError, *expected) as error:
+            if interrupts.received():
+                raise
             logging.debug("stack trace of the error below", exc_info=True)
             print(f"error: {printable.block(error)}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", 1))
 
+    for stream in (sys.stdout, sys.stderr):
+        # a name of a file that the terminal's encoding cannot show is shown escaped, and ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if program_help.asked_for(sys.argv[1:]):
+        _print_help(main, required)
+        return
     _escape_foreign_text()
     logging.set_verbosity(logging.INFO)
-    app.run(guarded)
+    interrupts.raise_instead()
+    try:
+        app.run(caught, flags_parser=_parse)
+    except BaseException as error:
+        # Ctrl-C within an import or a library may arrive here as any other error
+        if interrupts.received() and not isinstance(error, SystemExit):
+            again = "to resume" if resumes else "to start over"
+            interrupts.end(f"stopped by Ctrl-C; run the same command again {again}")
+        raise
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flag_files.parse(FLAGS, argv)
+    except flag_files.WrongFlags as error:
+        print(f"error: {printable.block(error)} (--help lists the flags)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_help(main, required: Sequence[str]) -> None:
+    own = [flag.name for flag in FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
+    with contextlib.suppress(BrokenPipeError):  # `--help | head`
+        print(program_help.text(sys.modules[main.__module__].__doc__ or "", own, required), end="", flush=True)
 
 
 def _escape_foreign_text() -> None:

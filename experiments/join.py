@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from experiments import devices, model_writing, prepared_cases, report, site_trainer
-    from runkit import allocator, atomic, folder_lock, overwriting, private
+    from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
     devices.single_machine("experiments.join")
@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(f"{error}; python -m experiments.doctor --kit={kit} says more") from error
     if not summary.finished:
-        print("stopped; the same command goes on")
-        return 1
+        print("stopped; run the same command again to resume")
+        return interrupts.EXIT_CODE if interrupts.received() else 1
     if trainer.best_score is not None:
         model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
     ending, examples = f"finished{f': {summary.remark}' if summary.remark else ''}", folder / "federated" / "examples"
@@ -95,4 +95,4 @@ def _lent(entry: str) -> tuple[str, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True, expected=(FederationError,))
+    experiment_flags.run(main, required=["kit", "site_folder"], resumes=True, needs_tensorflow=True, expected=(FederationError,))

@@ -71,4 +71,4 @@ def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["site", "images", "labels", "output"])

@@ -47,4 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, expected=(FederationError,))
+    experiment_flags.run(main, required=["kit", "order"], expected=(FederationError,))

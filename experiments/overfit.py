@@ -93,4 +93,4 @@ def _label_values() -> dict[int, int] | None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, required=["image", "label", "output"], needs_tensorflow=True)

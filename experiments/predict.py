@@ -287,4 +287,4 @@ def _scans(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, required=["model", "image", "output"], needs_tensorflow=True)

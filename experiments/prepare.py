@@ -100,4 +100,4 @@ def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["manifest", "site_folder"], resumes=True)

@@ -116,4 +116,4 @@ def _list(output: str) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["output"])

@@ -72,4 +72,4 @@ def figure(images, drawn, errors):
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, required=["site_folder", "weights", "output"], needs_tensorflow=True)

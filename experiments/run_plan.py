@@ -114,5 +114,12 @@ def disk_bytes(spec: RunSpec) -> float:
     return cases * _CASE_BYTES + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
 
 
+def duration(seconds: float) -> str:
+    """Returns an estimate in the unit that a person would use: minutes, hours or days."""
+    if seconds < 2 * 3600:
+        return minutes(seconds)
+    return f"{seconds / 3600:.0f} hours" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
 def minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

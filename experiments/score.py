@@ -57,4 +57,4 @@ def _model(entry: str) -> tuple[str, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, required=["site_folder", "models", "output"], needs_tensorflow=True)

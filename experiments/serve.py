@@ -22,7 +22,7 @@ from federated.errors import FederationError
 from federated.scalars import RunScalars
 from federated.server import serve
 from federated.server_config import ServerConfig
-from runkit import service_manager
+from runkit import interrupts, service_manager
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
@@ -90,11 +90,13 @@ def main(argv: list[str]) -> int:
         listeners=[_tell_progress, *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else [])],
         on_ready=_tell_ready,
     )
-    ending = "finished" if summary.finished else "stopped; the same command goes on"
+    ending = "finished" if summary.finished else "stopped; run the same command again to resume"
     print(
         f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best round {summary.best_round}, {summary.rows} rows"
     )
-    return 0 if summary.finished else 1
+    if summary.finished:
+        return 0
+    return interrupts.EXIT_CODE if interrupts.received() else 1
 
 
 def _tell_ready(port: int) -> None:
@@ -120,4 +122,4 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, expected=(FederationError,))
+    experiment_flags.run(main, required=["kit", "store", "initial_model"], resumes=True, expected=(FederationError,))

@@ -50,11 +50,8 @@ def main(argv: list[str]) -> int:
             print((_CLEAR if FLAGS.every and sys.stdout.isatty() and not FLAGS.json else "") + text, flush=True)
             if not FLAGS.every or (status is not None and status["finished"]):
                 return 0
-            try:
-                time.sleep(FLAGS.every)
-            except KeyboardInterrupt:
-                return 0
+            time.sleep(FLAGS.every)
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, expected=(FederationError,))
+    experiment_flags.run(main, required=["kit"], expected=(FederationError,))

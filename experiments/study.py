@@ -65,4 +65,4 @@ def _chosen(label: str, seed: int) -> bool:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["study"], resumes=True)

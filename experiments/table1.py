@@ -1,6 +1,8 @@
-"""Regenerates Table 1 with nothing given: a synthetic cohort, two sites, a server, their baselines and their federation.
+"""Regenerates Table 1 from nothing: a synthetic cohort, two sites, a server, their baselines and their federation.
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
+
+The profile must be named, by a flag file or --profile: the default settings are the paper's, which take weeks without its GPUs.
 
 Every stage runs the programs that a real federation runs, as processes of their own that find each other over TLS only. Started
 again after an interruption, it goes on where it was; finished, it ends at once.
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import pathlib
 
-from absl import flags
+from absl import app, flags
 
 from experiments import flags as experiment_flags
 from experiments import run_plan, run_stages
@@ -48,10 +50,16 @@ def main(argv: list[str]) -> None:
         threads_per_site=FLAGS.threads_per_site,
         notes=(_cohort_note(),),
     )
-    run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
     budget = run_plan.cost(spec)
+    if not FLAGS["profile"].present:
+        raise app.UsageError(
+            f"no profile is given, and the default settings are the paper's: about {run_plan.duration(sum(budget.values()))} on two cores "
+            f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk. Give --flagfile=experiments/flagfiles/demo.flags for a table in "
+            "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
+        )
+    run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
     print(
-        f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; about {minutes(sum(budget.values()))} on two cores "
+        f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; about {run_plan.duration(sum(budget.values()))} on two cores "
         f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk:"
     )
     for name, seconds in budget.items():
@@ -72,4 +80,4 @@ def _cohort_note() -> str:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, resumes=True)

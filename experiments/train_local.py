@@ -21,7 +21,7 @@ experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_training()
 experiment_flags.define_site()
-flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model.")
+flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model. Not needed with --fine_tune.")
 flags.DEFINE_string("model_folder", None, "Folder of the model inside the site's. Default: baseline, or finetuned with --fine_tune.")
 flags.DEFINE_string("model_name", None, "Name of the model in logs and tables. Default: <site>_baseline, or <site>_finetuned.")
 flags.DEFINE_string(
@@ -110,4 +110,4 @@ def _start(genotype) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, needs_tensorflow=True)
+    experiment_flags.run(main, required=["site_folder", "initial_model"], resumes=True, needs_tensorflow=True)

@@ -37,4 +37,4 @@ def _show(check: verification.Check) -> bool:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main)
+    experiment_flags.run(main, required=["run"])

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -33,7 +34,7 @@ from federated.storage import Store
 from federated.tally import Tally
 from federated.tls import Identity
 from federated.turns import Turns
-from runkit import allocator, atomic, private, release
+from runkit import allocator, atomic, interrupts, private, release
 
 _GRACE_S = 5.0  # calls under way when the server stops
 _CONNECTIONS = 256  # beside four for each site
@@ -220,7 +221,12 @@ def _signals(handle: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda received, _: handle(received)) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(received: int, _: types.FrameType | None) -> None:
+        interrupts.note(received)
+        handle(received)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

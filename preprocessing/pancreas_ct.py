@@ -7,9 +7,7 @@ reversed, and not in every copy the same ones. So a label's header is not used; 
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +17,7 @@ from preprocessing.manifest import Case
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
+from runkit import workers as processes
 
 REPEATED = {25: 2, 70: 2}  # the same scan as
 _IMAGE, _LABEL = re.compile(r"PANCREAS_(\d{4})\Z", re.IGNORECASE), re.compile(r"label(\d{4})\.nii(\.gz)?\Z", re.IGNORECASE)
@@ -104,9 +103,9 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
     if workers <= 1 or len(cases) <= 1:
         yield from map(_place, cases)
         return
-    # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_place, cases)
+    with processes.pool(workers) as pool:
+        for future in [pool.submit(_place, case) for case in cases]:
+            yield future.result()
 
 
 def _place(case: Case) -> Placed:

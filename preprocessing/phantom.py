@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import multiprocessing
 import pathlib
 
 import numpy as np
@@ -26,6 +25,7 @@ from preprocessing.phantom_viscera import (
 )
 from preprocessing.volume import Volume
 from runkit import atomic, progress
+from runkit import workers as processes
 from runkit.randomness import generator
 
 _VERSION = 3  # of the anatomy; part of every key, so that patients of one version were never looked at while another was made
@@ -154,9 +154,7 @@ def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathli
     done = config.cases - len(missing)
     with progress.bar(total=config.cases, initial=done, what=f"synthetic {config.site}", unit="case") as bar:
         if workers > 1 and len(missing) > 1:
-            # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
-            context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
+            with processes.pool(min(workers, len(missing))) as pool:
                 for future in concurrent.futures.as_completed([pool.submit(_make_case, config, folder, i) for i in missing]):
                     future.result()
                     bar.update()

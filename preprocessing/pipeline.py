@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import functools
 import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -25,6 +26,7 @@ from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
 from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, private, progress
+from runkit import workers as processes
 
 _LISTEN_S = 0.5  # between two looks at what the workers are doing
 
@@ -83,9 +85,13 @@ def prepare(
     made_of: dict[str, dict[str, str]] = {}
     slices: dict[str, list[str]] = {}
     refused: dict[str, dict[str, str]] = {}
-    with _Progress(f"prepare {manifest.site}", cases, needs) as shown:
+    with (
+        _Progress(f"prepare {manifest.site}", cases, needs) as shown,
+        # closed here, so that its workers are ended with the work and not some time later
+        contextlib.closing(_outcomes(cases, root, settings, workers, needs, limit, shown)) as outcomes,
+    ):
         try:
-            for case, outcome in _outcomes(cases, root, settings, workers, needs, limit, shown):
+            for case, outcome in outcomes:
                 if "sources" in outcome:
                     made_of[case.case_id], slices[case.case_id] = outcome["sources"], outcome["slices"]
                 else:
@@ -206,7 +212,7 @@ def _outcomes(
     needs: Mapping[str, CaseNeed | None],
     limit_bytes: int,
     shown: _Progress,
-) -> Iterator[tuple[Case, dict[str, Any]]]:
+) -> Generator[tuple[Case, dict[str, Any]], None, None]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     if workers == 1:
         for case in cases:
@@ -214,11 +220,9 @@ def _outcomes(
             yield case, prepare_case(case, root, settings, threads=threads, report=report)
         return
     free = limit_bytes - budget.idle_bytes(workers)
-    # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
-    context = multiprocessing.get_context("spawn")
-    stages = context.SimpleQueue()
+    stages = multiprocessing.get_context("spawn").SimpleQueue()
     waiting, running = list(cases), {}
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stages,)) as pool:
+    with processes.pool(workers, initializer=_start_worker, initargs=(stages,)) as pool:
         while waiting or running:
             while len(running) < workers and (case := _next_fitting(waiting, needs, free, bool(running))) is not None:
                 waiting.remove(case)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import dataclasses
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -19,6 +18,7 @@ from preprocessing.manifest import Case, Manifest
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
+from runkit import workers as processes
 
 HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
 _PICTURE_PIXELS = 144
@@ -156,11 +156,9 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         for case in cases:
             yield look_at(case, manifest.label_values)
         return
-    # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
-    context = multiprocessing.get_context("spawn")
     left = dict(enumerate(cases))
     try:
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool:
+        with processes.pool(min(workers, len(cases))) as pool:
             futures = {pool.submit(look_at, case, manifest.label_values): number for number, case in left.items()}
             for future in concurrent.futures.as_completed(futures):
                 finding = future.result()
@@ -169,7 +167,7 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
     except concurrent.futures.process.BrokenProcessPool:
         logging.warning("a process was killed while it looked at a case, the %d cases left are looked at one by one", len(left))
     for case in left.values():
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        with processes.pool(1) as pool:
             try:
                 finding = pool.submit(look_at, case, manifest.label_values).result()
             except concurrent.futures.process.BrokenProcessPool:

@@ -194,7 +194,7 @@ class Walk:
         self._do("operator", "operator revokeserver")
         self._carry("operator", "federation/server", "server", "kit")
         self._stop(server, signal.SIGTERM)
-        assert "stopped; the same command goes on" in self._said("server", "server serve")
+        assert "stopped; run the same command again to resume" in self._said("server", "server serve")
         shutil.rmtree(self._path("hospital1", "site/federated"))  # the first run's
         server = self._serve()
         site = self._start("hospital1", "hospital join")

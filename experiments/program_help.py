@@ -1,0 +1,69 @@
+"""What --help shows: what a program does, an example, the flags that it needs, and all its other flags under headings."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+_WIDTH, _INDENT = 100, 6
+_FLAGS = {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull", "-helpshort", "-helpfull"}
+_GROUPS: dict[str, list[str]] = {}  # heading -> names of flags that several programs share
+
+
+@contextlib.contextmanager
+def group(heading: str) -> Iterator[None]:
+    """Flags that are defined in the block are shown under this heading."""
+    before = set(flags.FLAGS)
+    yield
+    names = _GROUPS.setdefault(heading, [])
+    names += [name for name in flags.FLAGS if name not in before and name not in names]
+
+
+def asked_for(arguments: Sequence[str]) -> bool:
+    """Returns whether one of the arguments, before a --, asks for help."""
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument in _FLAGS for argument in before)
+
+
+def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
+    """Returns the help of a program.
+
+    Args:
+      doc: the docstring of its module.
+      own: names of the flags that it defines itself.
+      required: names of the flags that it needs.
+    """
+    parts = [doc.strip(), "Every flag can also be a line of a file given by --flagfile=FILE; the last one counts."]
+    sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
+    shown: set[str] = set()
+    for heading, names in sections.items():
+        # by name; the settings of a group keep the order in which they are defined, which is the order of the work
+        names = [name for name in (names if heading in _GROUPS or heading == "Required" else sorted(names)) if name not in shown]
+        shown.update(names)
+        if names:
+            parts.append("\n".join([f"{heading}:", *(_flag(flags.FLAGS[name]) for name in names)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _flag(flag: flags.Flag) -> str:
+    head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={_placeholder(flag)}"
+    words = re.sub(r"^<[^<>]*>: ", "", flag.help)  # absl's list of an enum's values
+    if flag.default not in (None, "", []):
+        words += f" (default: {_default(flag)})"
+    pad = " " * _INDENT
+    return "\n".join([head, *textwrap.wrap(words, _WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False)])
+
+
+def _placeholder(flag: flags.Flag) -> str:
+    values = getattr(flag.parser, "enum_values", None)
+    return "|".join(values) if values else {"int": "N", "float": "X"}.get(flag.flag_type(), "TEXT")
+
+
+def _default(flag: flags.Flag) -> str:
+    if flag.boolean:
+        return "on" if flag.default else "off"
+    return ",".join(map(str, flag.default)) if isinstance(flag.default, (list, tuple)) else str(flag.default)
