@@ -59,9 +59,7 @@ def main(argv: list[str]) -> None:
         print(f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY_SERVER if 'server' in FLAGS.revoke else _CARRY}")
     elif FLAGS.renew:
         provision.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
-        print(
-            f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used and start its program again (the server reads it by itself)"
-        )
+        print(f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used; running programs read it there by themselves")
     elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
         added = provision.add(
             output,

@@ -177,11 +177,13 @@ class SiteTrainer:
         Interrupted, it goes on at the last finished epoch when it is called again with the same weights; a round that was
         finished before is not trained again.
         """
-        start = _fingerprint(weights)
-        if self._state["round"] != round_number or self._state["start"] != start:
+        start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
+        # An earlier release trained the rounds that a site had missed too; its checkpoint may be from the middle of that.
+        elsewhere = not self._state["complete"] and self._trainer.step < begin
+        if self._state["round"] != round_number or self._state["start"] != start or elsewhere:
             self._trainer.set_weights(weights)
             # A round is its own epochs whenever it begins: after rounds that this site has missed, or that the operator has discarded.
-            self._trainer.step = (round_number - 1) * self._steps_per_round
+            self._trainer.step = begin
             if self._writes:
                 self._board.federated_round(self._trainer.step, round_number)
             self._open_round(round_number, start)
@@ -314,7 +316,14 @@ class SiteTrainer:
           ServerMisbehaves: for a name that is not one of a model; it would become the name of a file.
         """
         check_model_name(model_name)
+        kept = self._trainer.weights()  # the run may go back, and ask for the trained weights again
         self._trainer.set_weights(weights)
+        try:
+            return self._evaluated(model_name)
+        finally:
+            self._trainer.set_weights(kept)
+
+    def _evaluated(self, model_name: str) -> list[dict[str, Any]]:
         rows = []
         examples = self._folder / "examples"
         for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 
 import numpy as np
@@ -31,8 +32,12 @@ def store(tmp_path_factory):
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "genotype.json").write_text(json.dumps(study.GENOTYPE))
+    return tiny(tmp_path / "genotype.json")
+
+
+def tiny(genotype):
     return ExperimentConfig(
-        profile="tiny", seed=5, genotype=str(tmp_path / "genotype.json"), filters=4, vae="none", latent_size=4, classifier_bias="zero",
+        profile="tiny", seed=5, genotype=str(genotype), filters=4, vae="none", latent_size=4, classifier_bias="zero",
         class_prior=(0.9, 0.08, 0.02), spacing_mm=(3.0, 3.0, 3.0), window_hu=(-200.0, 250.0), patch_size=(16, 16, 8), patches_per_case=1,
         foreground_fraction=0.5, batch_size=2, learning_rate=0.01, final_learning_rate=0.001, kl="voxels", num_rounds=5, local_epochs=1,
         validation_every=2, inference_window=(16, 16, 8), inference_overlap=0.25, inference_blending="constant",
@@ -122,3 +127,96 @@ def test_a_name_that_is_a_path_names_no_picture(config, store, tmp_path, name):
     with pytest.raises(errors.ServerMisbehaves, match="names a model"):
         site.evaluate(name, initial(config))
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name]
+
+
+# A round is `local_epochs` epochs with the rates of that round, whatever happened before it.
+
+
+def steps_of(site):
+    """Returns a list that grows with (step, learning rate) of every step that the site takes."""
+    taken, write = [], site._board.training_step
+    site._board.training_step = lambda step, values: (taken.append((step, values["learning_rate"])), write(step, values))
+    return taken
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory):
+    """Configuration, a model, and the steps of each round at a site that takes part in all of them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "genotype.json").write_text(json.dumps(study.GENOTYPE))
+    config = dataclasses.replace(tiny(folder / "genotype.json"), num_rounds=4, local_epochs=2, validation_every=4)
+    site = trainer(config, store, folder / "model")
+    taken, rounds, weights = steps_of(site), {}, initial(config)
+    for number in (1, 2, 3, 4):
+        weights, _ = site.train(weights, number)
+        rounds[number] = taken[sum(map(len, rounds.values())) :]
+    assert len({len(steps) for steps in rounds.values()}) == 1 and len(rounds[1]) == 2 * site._sampler.steps_per_epoch
+    total = len(taken)
+    for step, rate in taken:  # half a cosine from the first rate to the last
+        assert rate == pytest.approx(0.001 + 0.5 * 0.009 * (1 + math.cos(math.pi * (step - 1) / total)), rel=1e-5)
+    return config, initial(config), rounds
+
+
+def test_a_site_that_begins_late_trains_its_first_round_alone(undisturbed, store, tmp_path):
+    config, weights, rounds = undisturbed
+    site = trainer(config, store, tmp_path)
+    taken = steps_of(site)
+    site.train(weights, 3)
+    assert taken == rounds[3]
+
+
+def test_a_site_that_comes_back_trains_none_of_the_rounds_it_missed(undisturbed, store, tmp_path):
+    config, weights, rounds = undisturbed
+    trainer(config, store, tmp_path).train(weights, 1)
+    again = trainer(config, store, tmp_path)
+    taken = steps_of(again)
+    again.train(weights, 4)
+    assert taken == rounds[4]
+
+
+def test_a_site_killed_in_the_middle_of_a_late_round_trains_the_rest_of_it(undisturbed, store, tmp_path, monkeypatch):
+    config, weights, rounds = undisturbed
+    site = trainer(config, store, tmp_path)
+    save, taken = site._save, steps_of(site)
+    monkeypatch.setattr(site, "_save", lambda: (save(), 1 / 0))  # after the first epoch
+    with pytest.raises(ZeroDivisionError):
+        site.train(weights, 3)
+    again = trainer(config, store, tmp_path)
+    rest = steps_of(again)
+    again.train(weights, 3)
+    assert taken and rest and taken + rest == rounds[3]
+
+
+def test_a_round_that_was_discarded_is_trained_anew_from_another_model(undisturbed, store, tmp_path):
+    config, weights, rounds = undisturbed
+    site = trainer(config, store, tmp_path)
+    for number in (1, 2, 3):
+        weights, _ = site.train(weights, number)
+    taken = steps_of(site)
+    site.train(weights, 2)
+    assert taken == rounds[2]
+
+
+def test_an_update_that_the_server_lost_is_made_again_without_a_step(undisturbed, store, tmp_path):
+    config, weights, _ = undisturbed
+    site = trainer(config, store, tmp_path)
+    first, _ = site.train(weights, 2)
+    site.score(weights)
+    site.evaluate("FL_global", weights)  # the run may go back even then
+    for again in (site, trainer(config, store, tmp_path)):
+        taken = steps_of(again)
+        second, _ = again.train(weights, 2)
+        assert taken == [] and all(np.array_equal(second[name], array) for name, array in first.items())
+
+
+def test_what_an_earlier_release_left_in_the_middle_of_missed_rounds_becomes_one_round(undisturbed, store, tmp_path):
+    config, weights, rounds = undisturbed
+    earlier = trainer(config, store, tmp_path)
+    earlier._trainer.set_weights(weights)
+    earlier._open_round(3, site_trainer._fingerprint(weights))
+    earlier._train_until(earlier._sampler.steps_per_epoch, "the first of six epochs")
+    earlier._save()
+    site = trainer(config, store, tmp_path)
+    taken = steps_of(site)
+    site.train(weights, 3)
+    assert taken == rounds[3]
