@@ -550,6 +550,20 @@ def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
         run.lead.steering.discard_round(1)
 
 
+def test_a_hostile_site_that_hurries_to_finish_does_not_keep_the_run_from_going_back(opened):
+    run, first, second = finished_rounds(opened, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    assert Site(run, "C3").task().kind == "finished"  # it never trained
+    fixed_models(run, first, second)
+    run.lead.submit_rows("C2", [second.row()])
+    for name in ("C2", "C3"):
+        with pytest.raises(errors.OrderRefused, match=f"round 1 cannot be discarded: .*{name}.* finished its part"):
+            run.lead.steering.discard_round(1)
+        run.lead.steering.evict(name)
+    run.lead.steering.discard_round(1)
+    run.lead.steering.readmit("C2")
+    assert first.task() == Site(run, "C2").task() == agenda.Task("train", round=1, model="round_000", discarded=1)
+
+
 @pytest.mark.parametrize("moment", ["lending", "evaluation"])
 def test_sites_that_lend_or_evaluate_follow_a_run_that_goes_back(serving, operator, take_part, moment):
     running = serving(max_num_clients=2)
