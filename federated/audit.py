@@ -230,6 +230,7 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             first = record["round"]
             known.aggregated = {number: sha256 for number, sha256 in known.aggregated.items() if number < first}
             known.pushed = {entry for entry in known.pushed if entry[0] < first}
+            known.rows = {}
     return known
 
 

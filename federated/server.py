@@ -109,8 +109,7 @@ def serve(
         raise
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
-        places = _CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients)
-        _raise_open_files(places)
+        places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
         door = Door(places)
         calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
         gate = OperationGate(desk, credentials, calls[1], clock=clock)
@@ -164,13 +163,18 @@ def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
     return config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
 
 
-def _raise_open_files(connections: int) -> None:
-    """Asks for as many open files as all connections and the store need, where the system allows it."""
+def _places(connections: int) -> int:
+    """Asks for as many open files as all connections and the store need; returns how many connections there is room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _STORE_FILES
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return connections
+    # Where the system allows few: a third for connections, one for the door, which looks at all of them at once, one for the store.
+    return min(connections, max(limit - _STORE_FILES, limit // 3))
 
 
 def _listen(

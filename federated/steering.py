@@ -84,7 +84,7 @@ class Steering:
         """Takes the run back to the global model before round `number`; that round and those after it are trained again.
 
         Raises:
-          OrderRefused: where there is no such round, or a site has reported its rows and left.
+          OrderRefused: where there is no such round, or a site that was not sent away has reported its rows and left.
           StaleUpdate: while a round is being averaged.
         """
         run = self._run
@@ -96,9 +96,12 @@ class Steering:
             if not 1 <= number <= last:
                 done = f"rounds 1 to {last} are done" if last else "no round is done yet"
                 raise errors.OrderRefused(f"round {number} cannot be discarded: {done}")
-            left = sorted(store.reported() | {site for site, record in store.sites().items() if record.confirmed})
+            reported = store.reported()
+            left = [site for site, record in store.sites().items() if not record.evicted and (record.confirmed or site in reported)]
             if left or store.finished:
-                raise errors.OrderRefused(f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part")
+                raise errors.OrderRefused(
+                    f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part; a site that should not count can be sent away first"
+                )
             if store.discarded >= agenda.MAX_DISCARDED:
                 raise errors.OrderRefused(f"the run has gone back {store.discarded} times, the most that sites follow; start a new one")
             if not store.global_path(number - 1).exists():

@@ -357,6 +357,8 @@ class Store(Records):
             database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
+            database.execute("DELETE FROM reports")  # of sites that were sent away; others would have kept the run from going back
+            database.execute("UPDATE sites SET confirmed = 0")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
             database.execute("INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),))
         try:

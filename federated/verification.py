@@ -98,6 +98,7 @@ class _Run:
             del self.aggregated[number]
         self.pushed = {key: value for key, value in self.pushed.items() if key[0] < first}
         self.scores = {model: by_site for model, by_site in self.scores.items() if model < first}
+        self.rows = {}
         self.fixed = None
 
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import agenda, audit, averaging, codec, errors, operator_client, retries, storage, tensor_files, verification, wire
+from federated import agenda, audit, averaging, codec, errors, operator_client, retries, server, storage, tensor_files, verification, wire
 from federated import weight_exchange_pb2 as pb
 from federated.exchange import Offer
 from federated.tensor_files import TensorFile
@@ -483,12 +483,11 @@ def test_idle_connections_neither_stop_the_server_nor_hold_it(serving, operator,
 
 def test_the_server_raises_its_limit_of_open_files_where_it_may():
     resource = pytest.importorskip("resource")
-    from federated import server
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-        server._raise_open_files(300)
+        assert server._places(300) == (300 if hard == resource.RLIM_INFINITY or hard >= 812 else max(hard - 512, hard // 3))
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == (812 if hard == resource.RLIM_INFINITY else min(812, hard))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -548,6 +547,20 @@ def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
     run.lead.submit_rows("C1", [first.row()])
     with pytest.raises(errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"):
         run.lead.steering.discard_round(1)
+
+
+def test_a_hostile_site_that_hurries_to_finish_does_not_keep_the_run_from_going_back(opened):
+    run, first, second = finished_rounds(opened, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    assert Site(run, "C3").task().kind == "finished"  # it never trained
+    fixed_models(run, first, second)
+    run.lead.submit_rows("C2", [second.row()])
+    for name in ("C2", "C3"):
+        with pytest.raises(errors.OrderRefused, match=f"round 1 cannot be discarded: .*{name}.* finished its part"):
+            run.lead.steering.discard_round(1)
+        run.lead.steering.evict(name)
+    run.lead.steering.discard_round(1)
+    run.lead.steering.readmit("C2")
+    assert first.task() == Site(run, "C2").task() == agenda.Task("train", round=1, model="round_000", discarded=1)
 
 
 @pytest.mark.parametrize("moment", ["lending", "evaluation"])
@@ -719,3 +732,10 @@ def test_models_of_an_evicted_site_leave_the_store_and_the_evaluation_in_one_ste
         killed.setattr(storage.Store, "fix_models", lambda *given: raising(Killed()))
         run.lead.steering.evict("C2")
     assert "C2_FL_local" not in run.store.models() and "C2_FL_local" not in run.store.fixed_models()
+
+
+def test_where_few_files_may_be_open_there_are_fewer_places_for_connections(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (240, 240))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    assert server._places(300) == 80

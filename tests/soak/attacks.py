@@ -409,10 +409,10 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         leading.join(60)
         for process in sites:
             process.join(10)
-        arrays, _ = tensor_files.load(folder / "store" / "global" / f"round_{rounds:03d}.safetensors")
+        last = folder / "store" / "global" / f"round_{rounds:03d}.safetensors"
         return {
             "attack": attack,
-            "right": bool(arrays["scale"] == expected(rounds)),
+            "right": last.is_file() and bool(tensor_files.load(last)[0]["scale"] == expected(rounds)),
             "round_s": round(statistics.median(spans), 3) if spans else None,
             "rounds_timed": len(spans),
             "memory_growth_mib": round(peak - before, 1),
