@@ -94,7 +94,11 @@ class Intake:
                     receipt = keep(site, offer, transfer, about)
             except errors.UpdateRefused as refusal:
                 reasons = [reason._asdict() for reason in refusal.reasons[:30]]
-                self._run.log_repeatable("refused", site=site, what=_what(site, offer), reasons=reasons)
+                with self._run.changed:
+                    self._run.log_repeatable("refused", site=site, what=_what(site, offer), reasons=reasons)
+                    if self._run.round is not None:
+                        self._run.round = rounds.refused(self._run.round, site)
+                        self._run.note_change()
                 transfer.partial.path.unlink(missing_ok=True)  # sent again it would be refused again
                 raise
             finally:

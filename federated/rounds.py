@@ -126,6 +126,11 @@ def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
     return dataclasses.replace(state, arriving={**state.arriving, site: arrival}, absent=state.absent - {site})
 
 
+def refused(state: Round, site: str) -> Round:
+    """Returns `state` in which nothing of a site is under way any more: what it sent was refused, and nobody waits for it to try again."""
+    return dataclasses.replace(state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site})
+
+
 def without(state: Round, absent: Iterable[str]) -> Round:
     """Returns `state` waiting for none of `absent`, and again for those that were absent and are not any more."""
     absent = frozenset(absent)

@@ -739,3 +739,22 @@ def test_where_few_files_may_be_open_there_are_fewer_places_for_connections(monk
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (240, 240))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
     assert server._places(300) == 80
+
+
+def test_updates_that_are_refused_again_and_again_do_not_hold_a_round_open(opened, clock):
+    run = opened(min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=10.0)
+    first, second, hostile = (Site(run, name) for name in ("C1", "C2", "C3"))
+
+    def refused():
+        run.lead.offer("C3", hostile.offer(1e9, round=1, num_examples=5)[1])
+        with pytest.raises(errors.UpdateRefused, match="it changes the model by"):
+            hostile.push(1, 1e9)
+
+    refused()
+    first.push(1)
+    second.push(1)
+    for _ in range(3):
+        clock.now += 4.0
+        refused()
+    run.lead.advance()
+    assert first.task().round == 2
