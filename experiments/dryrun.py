@@ -11,7 +11,6 @@ import dataclasses
 import json
 import pathlib
 import queue
-import resource
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
 from federated.weights import specs_of
+from runkit import memory as process_memory
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     after = trainer.weights()
     shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if name not in ("learning_rate", "patches_per_second"))
     print(f"one step, batch 1: {shown} ({time.monotonic() - start:.0f} s, graph included)")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = process_memory.peak_bytes()
     per_device = -(-config.batch_size // FLAGS.devices)
     estimates = {batch: memory.training_step(network, batch) for batch in (1, per_device)}
     print(

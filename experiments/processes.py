@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from runkit import printable
+from runkit import printable, progress
 
 _POLL_S = 0.2
-_LINE_EVERY_S = 15.0  # off a terminal
+_LINE_EVERY_S = 60.0  # off a terminal
+_PROGRESS_EVERY_S = 15.0  # of the programs, in their logs: what the terminal shows is no older
+_OWN_WORDS = re.compile(rf"^(?:{progress.PREFIX}|error: |.*\] (?:event|site|model)=)")  # of this product, not of a library
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -37,10 +39,11 @@ class Program:
     log: pathlib.Path
     process: subprocess.Popen
 
-    def last_words(self, limit: int = 4096) -> str:
-        """Returns the newest line of the log; a progress bar that redraws itself counts as one line."""
+    def last_words(self, limit: int = 16384) -> str:
+        """Returns the newest line of the log that is this product's: progress, an event or an error; without one the newest of all."""
         lines = self._tail(limit)
-        return lines[-1] if lines else ""
+        own = [line for line in lines if _OWN_WORDS.match(line)]
+        return (own or lines or [""])[-1].removeprefix(progress.PREFIX)
 
     def explain(self) -> str:
         tail = self._tail(8192)
@@ -67,7 +70,7 @@ class ProgramGroup:
     def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None):
         self._log_folder = pathlib.Path(log_folder)
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
         self._programs: list[Program] = []
         self.peak_memory_bytes = 0
 
@@ -146,7 +149,7 @@ class ProgramGroup:
 
 
 class _Display:
-    """Redraws a few lines on a terminal; off one, prints them now and then."""
+    """Redraws a few lines on a terminal; off one, prints a line for each program every minute."""
 
     def __init__(self, what: str):
         self._what = what
@@ -168,7 +171,7 @@ class _Display:
                 sys.stderr.write(line[:width] + "\n")
             self._drawn = len(lines) + 1
         else:
-            sys.stderr.write(" | ".join((head, *lines))[: 2 * width] + "\n")
+            sys.stderr.write("".join(f"{head}  {line}"[: 2 * width] + "\n" for line in lines))
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -136,7 +136,9 @@ def compare(title: str, shape, candidates, expected) -> None:
 
 def main() -> None:
     from c2fnas import keras_stack
+    from tests.benchmarks import machine
 
+    print(machine.describe())
     keras_stack.set_up(1, 2)
     print(keras_stack.stack_name())
     for shape in NORM_SHAPES:

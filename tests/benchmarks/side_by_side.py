@@ -17,12 +17,13 @@ import dataclasses
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tests.benchmarks import machine, peak_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ def measure(candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: i
     Raises:
       RuntimeError: naming the candidate whose process failed, with the end of what it said.
     """
+    print(machine.describe(), flush=True)
     figures: dict[str, dict[str, list[float]]] = {candidate.name: {} for candidate in candidates}
     for repetition in range(-warm_up, repetitions):
         for candidate in candidates:
@@ -103,10 +105,11 @@ def _once(candidate: Candidate) -> dict[str, float]:
 
 
 def _main(request: str) -> None:
+    peak_memory.reset()
     wanted = json.loads(request)
     module, function = wanted["function"].split(":")
     figures = dict(getattr(importlib.import_module(module), function)(**wanted["arguments"]))
-    figures.setdefault("peak_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    figures.setdefault("peak_mib", peak_memory.peak_mib())
     print(json.dumps(figures))
 
 

@@ -38,3 +38,34 @@ def test_waiting_for_a_program_that_ends_instead(modules):
         program = group.start("server", "fails", [])
         with pytest.raises(processes.ProgramFailed, match="truncated"):
             group.wait_for(lambda: False, program, "starting", timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("progress: C1 round 3: 5 of 9 step, in 0:10\n2026-11-28 08:15:33.1: I tensorflow/core/x.cc:1] Reduce to /job:a\n", "C1 round 3: 5 of 9 step"),
+        ("progress: C1 round 3: 5 of 9 step\nI1128 08:15:33.123456 1 join.py:49] event=waiting site=C1\nW0000 x.cc:1] slow\n", "event=waiting site=C1"),
+        ("progress: half\nerror: scan.nii.gz: truncated\n", "error: scan.nii.gz: truncated"),
+        ("reading\n\nready\n", "ready"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_last_words_are_the_products_own(tmp_path, log, words):
+    (tmp_path / "a.log").write_text(log)
+    program = processes.Program("C1", tmp_path / "a.log", None)
+    assert words in program.last_words() and "progress:" not in program.last_words()
+
+
+def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
+    now = iter([0.0, 59.0, 61.0, 90.0, 125.0])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
+    display = processes._Display("baselines")
+    for _ in range(4):
+        display.show(["C1: round 1: 5 of 9 step", "C2: round 1: 6 of 9 step"])
+    display.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "baselines  1:01  C1: round 1: 5 of 9 step",
+        "baselines  1:01  C2: round 1: 6 of 9 step",
+        "baselines  2:05  C1: round 1: 5 of 9 step",
+        "baselines  2:05  C2: round 1: 6 of 9 step",
+    ]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from federated import agenda, client, codec, errors, operation_pb2, operator_client, site_loop, tensor_files, weights, wire
 from federated import weight_exchange_pb2 as pb
 from federated.exchange import Offer
+from tests.benchmarks import peak_memory
 from tests.federated import fake_server, toy
 
 UNPRINTABLE = "\x1b[2J\x1b[31mforged\r\nI0101 event=pushed site=C2\u202ereversed\u2028\x00"
@@ -166,11 +166,11 @@ def huge(_request, _context):
 def test_a_model_of_another_shape_costs_neither_disk_nor_memory(fake, join):
     fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     fake.answers["Describe"] = huge
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory.reset()
     error = refused(join, r"describes model round_000 as this site's network is not")
     assert {reason.kind for reason in error.reasons} == {"missing", "not_part"}
     assert not (join.journal / "incoming.safetensors").exists() and fake.calls("Pull") == []
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+    assert peak_memory.peak_mib() - before < 100
 
 
 @pytest.mark.parametrize(

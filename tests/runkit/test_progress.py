@@ -1,0 +1,64 @@
+import io
+
+from runkit import progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines(stream):
+    text = stream.getvalue()
+    assert text.endswith("\n") and "\r" not in text
+    return text.splitlines()
+
+
+def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
+    clock, stream = Clock(), io.StringIO()
+    with progress.Lines(total=100, what="C1 round 1", unit="step", clock=clock, stream=stream) as bar:
+        for _ in range(100):
+            clock.now += 2
+            bar.update()
+    # after 60, 120 and 180 of 200 s, at a step in 2 s
+    assert lines(stream) == [
+        "progress: C1 round 1: 30 of 100 step, 0.5 step/s, 2:20 left",
+        "progress: C1 round 1: 60 of 100 step, 0.5 step/s, 1:20 left",
+        "progress: C1 round 1: 90 of 100 step, 0.5 step/s, 0:20 left",
+        "progress: C1 round 1: 100 of 100 step, in 3:20",
+    ]
+
+
+def test_what_was_done_before_counts_in_the_number_and_not_in_the_rate():
+    clock, stream = Clock(), io.StringIO()
+    with progress.Lines(total=100, initial=50, what="a", unit="case", clock=clock, stream=stream) as bar:
+        clock.now += 7200
+        bar.set_postfix_str("2 refused", refresh=False)  # no case ended: there is no rate to tell the time left from
+        clock.now += 60
+        bar.update(10)
+    assert lines(stream) == [
+        "progress: a: 50 of 100 case, 0 case/s, 2 refused",
+        "progress: a: 60 of 100 case, 0.00138 case/s, 8:04:00 left, 2 refused",
+        "progress: a: 60 of 100 case, in 2:01:00, 2 refused",
+    ]
+
+
+def test_values_stand_behind_the_line():
+    stream = io.StringIO()
+    with progress.Lines(total=2, what="a", unit="step", clock=Clock(), stream=stream) as bar:
+        bar.set_postfix({"loss": "0.5", "dice": "0.25"}, refresh=False)
+        bar.update(2)
+    assert lines(stream) == ["progress: a: 2 of 2 step, in 0:00, loss=0.5, dice=0.25"]
+
+
+def test_it_iterates_and_ends_its_line_also_when_the_work_fails(capsys):
+    assert list(progress.bar([3, 4], what="cases", unit="case")) == [3, 4]
+    try:
+        for _ in progress.bar(iter([5, 6]), what="endless", unit="case"):
+            raise ValueError
+    except ValueError:
+        pass
+    assert capsys.readouterr().err.splitlines() == ["progress: cases: 2 of 2 case, in 0:00", "progress: endless: 0 case, in 0:00"]
