@@ -129,5 +129,5 @@ def test_anything_but_a_whole_file_is_one_error_that_names_it(tmp_path, content)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.safetensors: cannot be opened"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         TensorFile(tmp_path / "none.safetensors")

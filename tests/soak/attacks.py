@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import pathlib
 import random
 import shutil
@@ -357,9 +358,10 @@ def memory_mib(pid: int) -> float:
 
 def disk_mib(folder: pathlib.Path) -> float:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
+    for inside, _, names in os.walk(folder):  # passes over folders that are removed meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(inside, name)).st_size
     return total / 2**20
 
 
