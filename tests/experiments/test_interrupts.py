@@ -12,6 +12,14 @@ from tests.experiments.programs import NEED_TENSORFLOW, PROGRAMS, ROOT, run
 _INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """Starts programs as a terminal does, also where these tests themselves were started in the background and ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_while_it_imports(tmp_path, program):
     (tmp_path / "absl.py").write_text(_INTERRUPT)
