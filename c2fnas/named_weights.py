@@ -6,6 +6,7 @@ Names are recorded while the genotype is walked, e.g. `cell06/input0/op/kernel`,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,10 +130,17 @@ def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named arrays as one safetensors file, whole or not at all."""
+    """Writes named arrays as one safetensors file, whole or not at all. Raises OSError where the system cannot, e.g. on a full disk."""
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would give a scalar an axis
     with atomic.replacing(path) as temporary:
-        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:  # it has the system's error in its text only
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            needed = sum(array.nbytes for array in contiguous.values())
+            raise OSError(int(number[1]), f"{os.strerror(int(number[1]))}; it takes {needed / 1e6:.1f} MB", os.fspath(path)) from error
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from experiments import flag_files, program_help
 from experiments.configuration import ExperimentConfig
-from runkit import interrupts, printable, private
+from runkit import disk, interrupts, printable, private
 
 FLAGS = flags.FLAGS
 
@@ -283,7 +283,7 @@ def run(
             if interrupts.received():
                 raise
             logging.debug("stack trace of the error below", exc_info=True)
-            print(f"error: {printable.block(error)}", file=sys.stderr)
+            print(f"error: {printable.block(_words(error, resumes))}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", 1))
 
     for stream in (sys.stdout, sys.stderr):
@@ -304,6 +304,14 @@ def run(
             again = "to resume" if resumes else "to start over"
             interrupts.end(f"stopped by Ctrl-C; run the same command again {again}")
         raise
+
+
+def _words(error: Exception, resumes: bool) -> str:
+    full = disk.full_text(error) if isinstance(error, OSError) else None
+    if full is None:
+        return str(error)
+    stays = "what is finished stays, and it resumes there" if resumes else "what was finished before stays valid"
+    return f"{full}. Free space and run the same command again: {stays}"
 
 
 def _parse(argv: list[str]) -> list[str]:

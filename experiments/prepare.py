@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 
 from absl import flags
 
@@ -17,7 +16,7 @@ from experiments import check_report
 from experiments import flags as experiment_flags
 from preprocessing import manifest as manifests
 from preprocessing import pipeline, splits, survey
-from runkit import atomic, folder_lock, overwriting, private
+from runkit import atomic, disk, folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -57,7 +56,7 @@ def main(argv: list[str]) -> int:
     }
     budget = pipeline.plan(manifest, folder / "cases", **how)
     print(budget)
-    free = _free_bytes(folder)
+    free = disk.free_bytes(folder)
     if free < budget.disk_bytes:
         print(f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full")
     if FLAGS.dry_run:
@@ -79,13 +78,6 @@ def main(argv: list[str]) -> int:
         refused = len(atomic.read_json(store.root / "rejected.json"))
         print(f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why")
     return 0
-
-
-def _free_bytes(folder: pathlib.Path) -> int:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
 
 
 def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:

@@ -1,4 +1,5 @@
 import hashlib
+import resource
 
 import numpy as np
 import pytest
@@ -121,3 +122,15 @@ def test_one_name_for_two_variables_is_refused():
     layers.add("a", Layer())
     with pytest.raises(ValueError, match="a/kernel"):
         layers.variables()
+
+
+def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_path):
+    """A limit on the size of a file fails a write as a full disk does; safetensors has an error of its own for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large; it takes 8\.0 MB") as caught:
+            named_weights.save(tmp_path / "best.safetensors", {"w": np.zeros(2_000_000, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "best.safetensors") and not list(tmp_path.iterdir())

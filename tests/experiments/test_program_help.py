@@ -91,3 +91,16 @@ def test_flags_count_in_their_order_wherever_they_stand(tmp_path):
         assert done.returncode == (0 if cases is None else 1), done.stderr
         assert cases is None or str(cases) in done.stderr
     assert len(list((tmp_path / "made").glob("**/*.nii.gz"))) == 2  # one scan and its label
+
+
+def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import errno\nfrom experiments import flags\n"
+        "def main(argv):\n    raise OSError(errno.ENOSPC, 'No space left on device', 'best.safetensors')\nflags.run(main, resumes=True)\n"
+    )
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    words = (
+        r"error: best\.safetensors: cannot be written \(No space left on device\); [\d.]+ MB are free there\. Free space and run the same "
+    )
+    assert done.returncode == 1 and re.fullmatch(words + r"command again: what is finished stays, and it resumes there\n", done.stderr)
