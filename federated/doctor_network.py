@@ -236,6 +236,7 @@ def _refusal(way: Way, error: errors.FederationError) -> Finding:
     mends = {
         errors.WrongCredential: "the server has another credential for this name, or the site was revoked: ask the operator, who can see it "
         "with experiments.provision --list",
+        errors.CertificateOutOfDate: "renew it: experiments.request at a site, experiments.provision --renew=server for the server",
         errors.CertificateRefused: "this certificate was revoked, or the kit mixes two: ask the operator to certify a new key of this site",
         errors.ServerMisbehaves: "do not join: ask the operator, by telephone, whether this is the federation's server and what runs there",
         errors.VersionDiffers: "install the same release at both ends; check that the port is the federation's",

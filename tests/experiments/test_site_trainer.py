@@ -129,7 +129,7 @@ def test_a_name_that_is_a_path_names_no_picture(config, store, tmp_path, name):
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name]
 
 
-# A round is `local_epochs` epochs with the rates of that round, whatever happened before it.
+# A round is `local_epochs` epochs with the learning rates of that round, whatever happened before it.
 
 
 def steps_of(site):
@@ -139,84 +139,49 @@ def steps_of(site):
     return taken
 
 
-@pytest.fixture(scope="module")
-def undisturbed(store, tmp_path_factory):
-    """Configuration, a model, and the steps of each round at a site that takes part in all of them."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "genotype.json").write_text(json.dumps(study.GENOTYPE))
-    config = dataclasses.replace(tiny(folder / "genotype.json"), num_rounds=4, local_epochs=2, validation_every=4)
-    site = trainer(config, store, folder / "model")
-    taken, rounds, weights = steps_of(site), {}, initial(config)
-    for number in (1, 2, 3, 4):
+def of_round(number, config, steps_per_epoch):
+    """The steps of a round, worked out by hand: half a cosine from the first rate to the last, over the whole run."""
+    length = config.local_epochs * steps_per_epoch
+    drop, total = config.learning_rate - config.final_learning_rate, length * config.num_rounds
+    return [
+        (step, pytest.approx(config.final_learning_rate + drop * (1 + math.cos(math.pi * (step - 1) / total)) / 2, rel=1e-5))
+        for step in range((number - 1) * length + 1, number * length + 1)
+    ]
+
+
+def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken_back(config, store, tmp_path):
+    config = dataclasses.replace(config, num_rounds=6, local_epochs=2, validation_every=6)
+    site, weights = trainer(config, store, tmp_path), initial(config)
+    taken, epoch = steps_of(site), site._sampler.steps_per_epoch
+    for number in (3, 5, 4, 5):  # it begins late, misses a round, and two rounds are discarded
+        taken.clear()
         weights, _ = site.train(weights, number)
-        rounds[number] = taken[sum(map(len, rounds.values())) :]
-    assert len({len(steps) for steps in rounds.values()}) == 1 and len(rounds[1]) == 2 * site._sampler.steps_per_epoch
-    total = len(taken)
-    for step, rate in taken:  # half a cosine from the first rate to the last
-        assert rate == pytest.approx(0.001 + 0.5 * 0.009 * (1 + math.cos(math.pi * (step - 1) / total)), rel=1e-5)
-    return config, initial(config), rounds
+        assert taken == of_round(number, config, epoch)
+    taken.clear()
+    before, (first, _) = weights, site.train(weights, 6)
+    assert taken == of_round(6, config, epoch)
+    taken.clear()
+    site.score(before)
+    site.evaluate("FL_global", before)
+    again, _ = site.train(before, 6)  # the server lost the update, or the run goes back when the evaluation has begun
+    assert taken == [] and all(np.array_equal(again[name], array) for name, array in first.items())
 
 
-def test_a_site_that_begins_late_trains_its_first_round_alone(undisturbed, store, tmp_path):
-    config, weights, rounds = undisturbed
-    site = trainer(config, store, tmp_path)
-    taken = steps_of(site)
-    site.train(weights, 3)
-    assert taken == rounds[3]
-
-
-def test_a_site_that_comes_back_trains_none_of_the_rounds_it_missed(undisturbed, store, tmp_path):
-    config, weights, rounds = undisturbed
-    trainer(config, store, tmp_path).train(weights, 1)
-    again = trainer(config, store, tmp_path)
-    taken = steps_of(again)
-    again.train(weights, 4)
-    assert taken == rounds[4]
-
-
-def test_a_site_killed_in_the_middle_of_a_late_round_trains_the_rest_of_it(undisturbed, store, tmp_path, monkeypatch):
-    config, weights, rounds = undisturbed
-    site = trainer(config, store, tmp_path)
-    save, taken = site._save, steps_of(site)
-    monkeypatch.setattr(site, "_save", lambda: (save(), 1 / 0))  # after the first epoch
-    with pytest.raises(ZeroDivisionError):
-        site.train(weights, 3)
-    again = trainer(config, store, tmp_path)
-    rest = steps_of(again)
-    again.train(weights, 3)
-    assert taken and rest and taken + rest == rounds[3]
-
-
-def test_a_round_that_was_discarded_is_trained_anew_from_another_model(undisturbed, store, tmp_path):
-    config, weights, rounds = undisturbed
-    site = trainer(config, store, tmp_path)
-    for number in (1, 2, 3):
-        weights, _ = site.train(weights, number)
-    taken = steps_of(site)
-    site.train(weights, 2)
-    assert taken == rounds[2]
-
-
-def test_an_update_that_the_server_lost_is_made_again_without_a_step(undisturbed, store, tmp_path):
-    config, weights, _ = undisturbed
-    site = trainer(config, store, tmp_path)
-    first, _ = site.train(weights, 2)
-    site.score(weights)
-    site.evaluate("FL_global", weights)  # the run may go back even then
-    for again in (site, trainer(config, store, tmp_path)):
-        taken = steps_of(again)
-        second, _ = again.train(weights, 2)
-        assert taken == [] and all(np.array_equal(second[name], array) for name, array in first.items())
-
-
-def test_what_an_earlier_release_left_in_the_middle_of_missed_rounds_becomes_one_round(undisturbed, store, tmp_path):
-    config, weights, rounds = undisturbed
-    earlier = trainer(config, store, tmp_path)
+def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(config, store, tmp_path, monkeypatch):
+    """An earlier release trained a late site's missed rounds too: its checkpoint is from the first of six epochs."""
+    config = dataclasses.replace(config, num_rounds=4, local_epochs=2, validation_every=4)
+    earlier, weights = trainer(config, store, tmp_path), initial(config)
+    epoch = earlier._sampler.steps_per_epoch
     earlier._trainer.set_weights(weights)
     earlier._open_round(3, site_trainer._fingerprint(weights))
-    earlier._train_until(earlier._sampler.steps_per_epoch, "the first of six epochs")
+    earlier._train_until(epoch, "the first epoch")
     earlier._save()
-    site = trainer(config, store, tmp_path)
-    taken = steps_of(site)
-    site.train(weights, 3)
-    assert taken == rounds[3]
+    killed = trainer(config, store, tmp_path)
+    save, taken = killed._save, steps_of(killed)
+    monkeypatch.setattr(killed, "_save", lambda: (save(), 1 / 0))  # after the first epoch of its own
+    with pytest.raises(ZeroDivisionError):
+        killed.train(weights, 3)
+    resumed = trainer(config, store, tmp_path)
+    rest = steps_of(resumed)
+    resumed.train(weights, 3)
+    assert len(taken) == len(rest) == epoch and taken + rest == of_round(3, config, epoch)
