@@ -16,7 +16,7 @@ from federated.way import Way, channel_options
 from runkit import atomic, printable, private
 
 _KINDS = ("site", "operator")
-_PAUSES_S = (0.2, 0.4, 0.6)  # between tries to connect
+_PAUSE_S, _TRIES = 0.1, 20  # between tries to connect, and how many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Operator:
             *kit.identity.channel_options,
             *channel_options(kit.host),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", 100),
         )
         self._channel = grpc.secure_channel(addresses.joined(kit.host, kit.port), kit.identity.for_client(), options=options)
 
@@ -97,14 +97,16 @@ class Operator:
     def _call(self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL) -> replies.Reply:
         call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, bytes)
         metadata = wire.credential_metadata(self._kit.name, self._kit.credential)
-        for pause_s in (*_PAUSES_S, None):
+        for tries_left in reversed(range(_TRIES)):
             try:
                 return replies.read(call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit)
             except grpc.RpcError as error:
-                reason = self._error(error)
-                if pause_s is None or not isinstance(reason, errors.ServerUnreachable) or error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise reason from None  # gRPC's own text holds addresses and internals
-            time.sleep(pause_s)  # a server at whose port many connections wait makes room in less than a second
+                cut = error.code() == grpc.StatusCode.UNAVAILABLE
+                if not cut or tries_left in (_TRIES - 1, 0):  # to see why takes connections, too: at first, and in the end
+                    reason = self._error(error)
+                    if not (cut and tries_left and isinstance(reason, errors.ServerUnreachable)):
+                        raise reason from None  # gRPC's own text holds addresses and internals
+            time.sleep(_PAUSE_S)  # a server at whose port many connections wait makes room now and then: often is better than long
         raise AssertionError("the last try returns or raises")
 
     def _error(self, error: grpc.RpcError) -> errors.FederationError:
