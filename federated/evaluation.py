@@ -25,7 +25,6 @@ class Evaluation:
     def __init__(self, run: RunState):
         self._run = run
         self._rescored: dict[tuple[str, int], int] = {}
-        self._withdrawn: set[str] = set()
 
     def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
         """Records what `site` scored on global model number `model`.
@@ -82,12 +81,16 @@ class Evaluation:
                 raise errors.UnknownSite(f"site {site!r} sent rows but no update in any round; only sites that took part evaluate")
             if site in run.store.reported():
                 return
-            withdrawn, cases = self._withdrawn, _cases(run.store.sites()[site].num_examples)
+            # A site that evaluates them while another is sent away may still report the other's models; they are left out.
+            withdrawn, cases = run.store.withdrawn_models(), _cases(run.store.sites()[site].num_examples)
+            discarded = run.store.discarded
         # As text, which takes a tenth of the memory of a row's numbers and names.
         checked = privacy.checked_rows(rows, site=site, models=(*models, *withdrawn), max_cases=cases)
         lines = [json.dumps(row, allow_nan=False) for row in checked]
         with run.changed:
             verify()
+            if run.store.discarded != discarded:
+                raise errors.UnknownModel(f"site {site!r} sent rows of models that were discarded meanwhile; ask for the next task")
             if site in run.store.reported():
                 return
             run.store.keep_rows(site, lines)
@@ -96,9 +99,7 @@ class Evaluation:
 
     def withdraw(self, site: str) -> list[str]:
         """Takes the models of a site that is sent away out of the run, with the lock held; returns their names."""
-        names = self._run.store.drop_models(site)
-        self._withdrawn |= set(names)  # a site that evaluates them at this moment may still report them; they are left out
-        return names
+        return self._run.store.drop_models(site)
 
     def rewrite_rows(self) -> None:
         """Brings `rows.jsonl` up to which sites and models count, with the lock held."""

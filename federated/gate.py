@@ -16,7 +16,7 @@ from federated.errors import Reason
 from federated.tensor_files import TensorFile
 from federated.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs
 
-_FLOOR = 0.2  # times the norm of the initial model
+_LEAST, _MOST = 0.2, 2.0  # of what is usual, times the norm of the initial model
 _SMALL_VALUE = 1e-3
 
 
@@ -107,17 +107,17 @@ def usual_change(others: Sequence[float], *, initial_norm: float, num_values: in
     """Returns how far an update may be expected to change the model, Euclidean norm.
 
     That is the median of what other sites' updates changed, and never less than a fifth of the norm of the initial model: before anybody
-    else has sent anything there is nothing else to go by, and a hostile site that sends tiny changes must not shut the others out. The
-    caller's own updates are left out, or it could grow from round to round. For scale: a whole training of 65 epochs in the demo's
-    profile moves the weights by 0.37 times the norm of the initial ones.
+    else has sent anything there is nothing else to go by, and a hostile site that sends tiny changes must not shut the others out. Nor is
+    it more than twice that norm, or a model that grows would widen the bound from round to round. The caller's own updates are left out.
+    For scale: a whole training of 65 epochs in the demo's profile moves the weights by 0.37 times the norm of the initial ones.
 
     Args:
       others: norms of the changes by other sites, in the rounds before and in the open one.
       initial_norm: of global model 0.
       num_values: of a model; one of nothing but zeros counts as if its values were 0.001.
     """
-    floor = _FLOOR * max(initial_norm, _SMALL_VALUE * math.sqrt(num_values))
-    return max(statistics.median(others), floor) if others else floor
+    norm = max(initial_norm, _SMALL_VALUE * math.sqrt(num_values))
+    return min(max(statistics.median(others or [0.0]), _LEAST * norm), _MOST * norm)
 
 
 def check_change(change: float, usual: float, *, max_ratio: float, what: str) -> None:

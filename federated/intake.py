@@ -40,6 +40,7 @@ class Intake:
         """`site_names`: every site there is, logged in or not; names of models begin with one of them."""
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
         self._pushed: Counter[tuple[str, int]] = Counter()
+        self._most: dict[str, tuple[tuple[int, int] | None, int]] = {}  # site -> (round and attempt, pieces of its update at most)
         self._looking = threading.Semaphore(_LOOKING)
 
     def offer(self, site: str, offer: Offer) -> Answer:
@@ -81,7 +82,7 @@ class Intake:
                 received += len(chunk.data)
                 if time.monotonic() - noted >= _NOTE_EVERY_S:
                     noted = time.monotonic()
-                    self._note_progress(site, offer)
+                    self._note_progress(site, offer, transfer.partial.num_there)
             verify()
             transfer.partial.finish()
             try:
@@ -230,11 +231,16 @@ class Intake:
         if owner != site:
             raise errors.ModelRefused(f"model name {name!r} of site {site!r} does not begin with its own name; call it {site}_{name}"[:300])
 
-    def _note_progress(self, site: str, offer: Offer) -> None:
+    def _note_progress(self, site: str, offer: Offer, pieces: int = 0) -> None:
+        """Notes that a site's update gets on. Only pieces beyond those it has had of the round count: asking again keeps no round open."""
         run = self._run
         with run.changed:
             run.last_seen[site] = run.clock()
             if run.round is not None and not offer.model and offer.round == run.round.number and not run.closing:
+                key, most = (run.round.number, run.round.attempt), self._most.get(site, (None, -1))
+                if most[0] == key and pieces <= most[1]:
+                    return
+                self._most[site] = key, pieces
                 run.round = rounds.progressed(run.round, site, policy=run.policy, now=run.clock())
                 run.note_change()
 

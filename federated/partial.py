@@ -64,6 +64,12 @@ class PartialModel:
                 self._look(index, data)
                 self._there.add(index)
 
+    @property
+    def num_there(self) -> int:
+        """Returns how many pieces are there."""
+        with self._lock:
+            return len(self._there)
+
     def missing(self) -> list[int]:
         """Returns the numbers of the pieces that are not there, in order."""
         with self._lock:

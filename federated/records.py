@@ -274,6 +274,11 @@ class Records:
         value = self._value("evaluation")
         return () if value is None else tuple(value["models"])
 
+    def withdrawn_models(self) -> tuple[str, ...]:
+        """Returns the models that were to be evaluated until their site was sent away."""
+        value = self._value("evaluation")
+        return () if value is None else tuple(value.get("withdrawn", ()))
+
     def fixed_best(self) -> int:
         return self._value("evaluation")["best"]
 

@@ -315,7 +315,11 @@ class Store(Records):
             database.execute("DELETE FROM models WHERE site = ?", (site,))
             database.execute("DELETE FROM declared WHERE site = ?", (site,))
             if fixed is not None:
-                left = {**fixed, "models": [name for name in fixed["models"] if name not in names]}
+                left = {
+                    **fixed,
+                    "models": [name for name in fixed["models"] if name not in names],
+                    "withdrawn": sorted({*fixed.get("withdrawn", ()), *names}),
+                }
                 database.execute("INSERT OR REPLACE INTO run VALUES ('evaluation', ?)", (json.dumps(left),))
         for name in names:
             self._discard(self.model_path(name))

@@ -73,6 +73,7 @@ def test_a_change_is_compared_with_what_is_usual():
     [
         ([], 8.0, 100, 1.6),  # a fifth of the initial model's norm
         ([9.0, 10.0, 1000.0], 8.0, 100, 10.0),  # the median of others
+        ([900.0, 1000.0], 8.0, 100, 16.0),  # but never more than twice the initial model's norm
         ([7.0], 8.0, 100, 7.0),  # one other is enough
         ([1e-9, 1e-9], 8.0, 100, 1.6),  # tiny changes of a hostile site shut nobody out
         ([], 0.0, 10_000, 0.02),  # a model of zeros counts as one of values of 0.001

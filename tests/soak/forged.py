@@ -33,7 +33,7 @@ UPLOADS = ("Send", "SubmitRows")
 def serve(folder: str, rounds: int, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
-        num_rounds=rounds, host="127.0.0.1", port=0, poll_s=2.0, cross_site_evaluation=False, keep_globals=2
+        num_rounds=rounds, host="127.0.0.1", port=0, poll_s=2.0, cross_site_evaluation=False, keep_globals=2, max_change_ratio=0
     )
     server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
 
