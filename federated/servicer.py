@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from federated.calls import Calls
 from federated.coordinator import Coordinator
 from federated.exchange import Offer
 from federated.inbox import Inbox
+from federated.login_pace import LoginPace
 from federated.turns import Turn, Turns
 from federated.weights import CHUNK_BYTES
 
@@ -64,6 +66,7 @@ class WeightExchangeServicer:
 
     def __init__(self, coordinator: Coordinator, turns: Turns, calls: Calls, *, poll_s: float):
         self._coordinator, self._turns, self._calls, self._poll_s = coordinator, turns, calls, poll_s
+        self._pace = LoginPace()
 
     def Login(self, caller: Caller, request: pb.LoginRequest, context: grpc.ServicerContext) -> pb.LoginReply:
         name, certificate = tls.caller(context)
@@ -71,6 +74,9 @@ class WeightExchangeServicer:
             raise errors.CertificateRefused(
                 f"the certificate is that of {name!r}, not of site {request.site[:80]!r}; use the kit of one site, whole"
             )
+        hung_up = threading.Event()
+        context.add_callback(hung_up.set)
+        hung_up.wait(self._pace.reserve(name))
         try:
             plan = json.loads(request.plan_json)
         except (ValueError, RecursionError) as error:

@@ -1,0 +1,42 @@
+"""How often a site may log in: a few times in a row after restarts, and then once in a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from federated.errors import TooManyCalls
+
+AT_ONCE = 20  # logins in a row, e.g. of a site that is restarted again and again while somebody sets it up
+EVERY_S = 1.0  # after that
+_LONGEST_WAIT_S = 10.0
+
+
+class LoginPace:
+    """When each site may log in next. Thread-safe.
+
+    A login costs the server a handshake and the comparison of two plans. A site that logs in without end waits here, in its own
+    call, and takes no time from the rounds of the others.
+
+    Args:
+      clock: seconds, of any beginning.
+    """
+
+    def __init__(self, at_once: int = AT_ONCE, every_s: float = EVERY_S, *, clock: Callable[[], float] = time.monotonic):
+        self._ahead_s, self._every_s, self._clock = at_once * every_s, every_s, clock
+        self._lock, self._free_at = threading.Lock(), dict[str, float]()
+
+    def reserve(self, site: str) -> float:
+        """Returns how many seconds the next login of `site` has to wait.
+
+        Raises:
+          TooManyCalls: if it would have to wait for more than ten seconds, because as many wait before it.
+        """
+        with self._lock:
+            now = self._clock()
+            free_at = max(self._free_at.get(site, 0.0), now - self._ahead_s) + self._every_s
+            if free_at - now > _LONGEST_WAIT_S:
+                raise TooManyCalls(f"{site!r} logs in too often; it may once every {self._every_s:g} s, so wait and try again")
+            self._free_at[site] = free_at
+            return max(0.0, free_at - now)
