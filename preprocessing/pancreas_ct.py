@@ -107,7 +107,9 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
     for number, placed in processes.results(_place, [(case,) for case in cases], workers):
         if placed is None:
             problem = "the process that compared its label with it was killed, most likely for want of memory"
-            placed = Placed(cases[number], error=broken(rules.UNUSABLE, cases[number].image, problem, "free memory, or use fewer --workers"))
+            placed = Placed(
+                cases[number], error=broken(rules.UNUSABLE, cases[number].image, problem, "free memory, or use fewer --workers")
+            )
         yield placed
 
 

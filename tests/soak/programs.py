@@ -78,13 +78,13 @@ def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) ->
     def evaluate():
         scored = case.label if odd == case.label else mask
         if not scored.exists():
-            return None  # the scan is refused, and nothing is there to score
+            return  # the scan is refused, and nothing is there to score
         try:
             case_rows.of_files(scored, truth, None, 2.0)
         except ValueError as error:
             if type(error) is not ValueError or "are two grids" not in str(error):
                 raise
-        return None
+        return
 
     runs = {"prepare": prepare, "check": check, "cohort": cohort_report, "predict": predict, "evaluate": evaluate}
     if odd == case.label:
