@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from preprocessing import rules
+from preprocessing import regular_files, rules
 from preprocessing.rules import IntegrityError, broken
 
 try:
@@ -224,6 +224,7 @@ def is_dicom(start: bytes) -> bool:
 
 def start_of(path: pathlib.Path) -> bytes:
     """Returns the bytes that `is_dicom` looks at. Raises OSError."""
+    regular_files.require(path)
     with open(path, "rb") as stream:
         return stream.read(_START)
 
