@@ -224,17 +224,19 @@ def _outcomes(
     waiting = list(cases)
     while waiting:
         under_way = []
-        for case, outcome in _in_processes(waiting, work, workers, needs, limit_bytes, shown):
-            if outcome is None:
-                under_way.append(case)
-            else:
-                yield case, outcome
+        with contextlib.closing(_in_processes(waiting, work, workers, needs, limit_bytes, shown)) as outcomes:
+            for case, outcome in outcomes:
+                if outcome is None:
+                    under_way.append(case)
+                else:
+                    yield case, outcome
         if under_way:
             logging.warning("a worker process was killed, the %d cases under way are prepared again, one by one", len(under_way))
             _remove_partial(root)
         for case in under_way:
-            for _, outcome in _in_processes([case], work, 1, needs, limit_bytes, shown):
-                yield case, outcome or _killed(case)
+            with contextlib.closing(_in_processes([case], work, 1, needs, limit_bytes, shown)) as outcomes:
+                for _, outcome in outcomes:
+                    yield case, outcome or _killed(case)
             _remove_partial(root)
 
 
