@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
-from preprocessing import dicom_header, rules
+from preprocessing import dicom_header, regular_files, rules
 from preprocessing.dicom_header import Header
 from preprocessing.rules import IntegrityError, broken
 
@@ -91,7 +91,7 @@ def choose(path: pathlib.Path, files: Iterable[pathlib.Path], missing: Iterable[
     for file in files:
         found.add(file)
     for link in missing:
-        found.unread.append((link, _not_there(link)))
+        found.unread.append((link, regular_files.not_there(link, "restore the file, or remove the link if it is not a slice")))
     return found.choose(path, wanted)
 
 
@@ -279,15 +279,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that may not be looked at
         return False
-
-
-def _not_there(link: pathlib.Path) -> IntegrityError:
-    target = os.readlink(link)
-    if "annex/objects/" in target.replace("\\", "/"):
-        return broken(rules.MISSING, link, "is a link whose content was not fetched", f"datalad get {link} (or git annex get {link})")
-    return broken(
-        rules.MISSING, link, f"is a link to {target}, which is not there", "restore the file, or remove the link if it is not a slice"
-    )
 
 
 def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:

@@ -403,6 +403,8 @@ def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityError:
     if isinstance(error, FileNotFoundError):
+        if os.path.islink(path):
+            return regular_files.not_there(path, "restore the file or correct the link")
         return broken(rules.MISSING, path, "no such file")
     if isinstance(error, EOFError):
         end = _end_of_members(path)
