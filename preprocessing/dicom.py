@@ -214,6 +214,7 @@ def _stored(header: Header) -> _Stored:
             f"names transfer syntax {stored.transfer_syntax}, which this reader knows only with encapsulated pixels, and its own are not"
         )
         raise broken(rules.UNDECODABLE, path, problem)
+    dicom_header.require_end(header)
     return stored
 
 
