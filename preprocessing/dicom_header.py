@@ -7,6 +7,7 @@ is refused with the attribute's name. pydicom itself would guess, warn, or raise
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 import re
 import struct
@@ -21,6 +22,9 @@ from preprocessing.rules import IntegrityError, broken
 try:
     import pydicom
     from pydicom import filereader
+
+    for _name in ("pydicom", "libjpeg", "openjpeg"):  # they log stack traces; what matters is in our errors
+        logging.getLogger(_name).setLevel(logging.CRITICAL)
 except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
     pydicom = None
 

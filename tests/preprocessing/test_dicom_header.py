@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from preprocessing import dicom, dicom_header
 from preprocessing.rules import IntegrityError
@@ -145,6 +145,16 @@ def test_a_decoder_that_panics_is_one_file_s_failure(tmp_path, monkeypatch):
     refused(
         lambda: dicom_header.decode(tmp_path / "slice.dcm", "1.2.840.10008.1.2.5"), "index out of bounds", "1.2.840.10008.1.2.5", rule="D09"
     )
+
+
+def test_no_stack_trace_of_a_decoder_is_logged(tmp_path, caplog):
+    save(tmp_path, slices(Volume(np.arange(12288, dtype=np.int16).reshape(64, 64, 3), np.diag([1.0, 1, 2, 1]))), syntax=JPEG2000Lossless)
+    last = sorted(tmp_path.iterdir())[-1]
+    content = last.read_bytes()
+    last.write_bytes(content.replace(b"\xff\x4f\xff\x51", bytes(4)))  # the codestream's first marks
+    with pytest.raises(IntegrityError, match=f"{last.name}: its pixels .* cannot be decoded .*D09"):
+        dicom.read_series(tmp_path)
+    assert caplog.records == []
 
 
 TRAILING = b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0abcd"
