@@ -28,14 +28,17 @@ flags.DEFINE_string("manifest", None, "The site's manifest.json, or a dataset.js
 flags.DEFINE_bool("strict", True, "Exit code 1 when a case is refused. The report of the others is written either way.")
 flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one a processor.")
 
+_SITE_FOLDER = "the folder of the site's prepared cases"
+
 
 def main(argv: list[str]) -> int:
     del argv
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
-    folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=True)
+    folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]
     overwriting.require_apart({"--manifest": [listed, *manifest.files]}, {"--site_folder": outputs})
+    experiment_flags.site_folder(_SITE_FOLDER, make=True)  # closed to others only now: it may have been the scans' folder
 
     def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
         atomic.write_json(folder / "cohort_cases.json", check_report.document(manifest.site, found, finished=finished))

@@ -45,7 +45,6 @@ class _Pair(NamedTuple):
 def main(argv: list[str]) -> int:
     del argv
     from experiments import case_rows, score_summary
-    from preprocessing import rules
     from runkit import atomic, overwriting, progress
 
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
             columns = case_rows.of_files(pair.mask, pair.label, values, FLAGS.tolerance_mm, orientation=orientation)
             rows.append({"case": pair.name, **columns, **({"mask": "missing"} if pair.mask is None else {})})
         except Exception as error:  # whatever one pair does, the others are scored
-            failed[pair.name] = str(error if type(error) is ValueError else rules.refusal(error, pair.mask or pair.label))
+            failed[pair.name] = str(error if type(error) is ValueError else _refusal(error, pair))
             print(f"error: {printable.block(failed[pair.name])}", file=sys.stderr)
             continue
         atomic.write_text(output / "cases.csv", score_summary.csv_text(rows))
@@ -89,6 +88,19 @@ def main(argv: list[str]) -> int:
     print(text)
     _tell(failed, len(pairs))
     return 1 if failed else 0
+
+
+def _refusal(error: Exception, pair: _Pair) -> Exception:
+    """Returns the rule that a pair breaks, with a remedy of this program where the rule's own speaks of a manifest."""
+    from preprocessing import rules
+
+    found = rules.refusal(error, pair.mask or pair.label)
+    if found.rule != rules.UNKNOWN_VALUES.id:
+        return found
+    fix = "correct the map"
+    if found.file == str(pair.label):
+        fix += ", or say which value of the labels is which class, e.g. --label_values=7:1"
+    return rules.IntegrityError(found.rule, found.file, found.problem, fix)
 
 
 def _remarks(pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str], failed: dict[str, str]) -> list[str]:

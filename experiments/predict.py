@@ -230,10 +230,12 @@ def _one_file() -> bool:
 def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Returns (scan, mask) of every scan that the flags name."""
     from experiments import scan_prediction
+    from preprocessing import layouts
 
     output = experiment_flags.required("output", "the mask, or the folder of masks, to write")
     named = [*(pathlib.Path(path) for path in FLAGS.image), *(_listed(pathlib.Path(FLAGS.list)) if FLAGS.list else [])]
-    scans = [scan for path in named for scan in _scans(path)]
+    # an earlier run may have put its folder of masks among the scans
+    scans = [scan for path in named for scan in layouts.scans_in(path, leave_out=FLAGS.output)]
     if not scans:
         raise app.UsageError("--image or --list must name at least one scan")
     if _one_file():
@@ -266,24 +268,6 @@ def _listed(file: pathlib.Path) -> list[pathlib.Path]:
             )
         found.append(path)
     return found
-
-
-def _scans(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the path itself for a file or a DICOM series, and what lies in it for a folder of scans: NIfTI files, zips, folders."""
-    from preprocessing import dicom, names
-
-    if not path.is_dir():
-        return [path]
-    # an earlier run may have put its folder of masks among the scans
-    masks = os.path.realpath(FLAGS.output)
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and os.path.realpath(entry) != masks)
-    files = [entry for entry in inside if entry.is_file()]
-    scans = [entry for entry in files if names.is_nifti(entry)]
-    if scans or not any(dicom.is_series(entry) and entry.suffix.lower() != ".zip" for entry in files):
-        scans = sorted([*scans, *(entry for entry in files if entry.suffix.lower() == ".zip")])
-    if scans or not files:
-        return scans + [entry for entry in inside if entry.is_dir()]
-    return [path]
 
 
 if __name__ == "__main__":

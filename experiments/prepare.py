@@ -35,18 +35,21 @@ flags.DEFINE_bool(
     "check", False, "Only check the scans against the rules; report in <site_folder>/check. Exit code 1 when one is refused and --strict."
 )
 
+_SITE_FOLDER = "the folder of the site's prepared cases"
+
 
 def main(argv: list[str]) -> int:
     del argv
     config = experiment_flags.experiment_config()
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
-    folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=not FLAGS.dry_run)
+    folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     inputs = {"--manifest": [listed, *manifest.files], "--split_list": [FLAGS.split_list] if FLAGS.split_list else []}
     if FLAGS.check:
         overwriting.require_apart(inputs, {"--site_folder": [folder / "check" / name for name in ("check.json", "check.html")]})
-        return _check(manifest, folder / "check")
+        return _check(manifest, experiment_flags.site_folder(_SITE_FOLDER, make=True) / "check")
     overwriting.require_apart(inputs, {}, folders={"--site_folder": [folder / "cases"]})
+    experiment_flags.site_folder(_SITE_FOLDER, make=not FLAGS.dry_run)  # closed to others only now: it may have been the scans' folder
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {
         "target_mm": config.spacing_mm,

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -47,6 +48,7 @@ class _Stored:
     signed: bool
     transfer_syntax: str
     padding: tuple[int, int] | None  # first and last pixel value that stands for no measurement
+    colour: str  # MONOCHROME1 or MONOCHROME2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class _Slice:
     directions: tuple[float, ...]  # along a row, along a column
     spacing: tuple[float, float]  # between rows, between columns
     rescale: tuple[float, float]
-    instance: int | None
+    instance: int | None  # of its file
     of_acquisition: int | None  # how many images its acquisition gave
     acquisition: dicom_acquisitions.Marks
 
@@ -153,9 +155,10 @@ def _opened(path: str | os.PathLike, wanted: str | None) -> Iterator[tuple[list[
         series = dicom_folder.choose(path, files, missing, name or None)
         slices = [one for header in series.slices for one in _slices(header)]
         _require_alike(slices)
+        _require_whole_concatenations(series.slices, path)
         _require_left_out(series, slices[0])
         slices = dicom_acquisitions.choose(path, series.uid, slices, acquisition or None)
-        yield _sorted(slices, path), _gaps(slices, path)
+        yield _sorted(slices, path), [*_gaps(slices, path), *_inverted(slices)]
 
 
 def _slices(header: Header) -> Iterator[_Slice]:
@@ -178,9 +181,7 @@ def _stored(header: Header) -> _Stored:
     colour = header.text("PhotometricInterpretation").upper()
     if not colour:
         raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
-    if colour == "MONOCHROME1":  # SimpleITK turns such pixels round, others do not
-        raise broken(rules.NOT_GREY, path, "has pixels of MONOCHROME1: whether their values run from white to black is not clear")
-    if colour != "MONOCHROME2":
+    if colour not in ("MONOCHROME1", "MONOCHROME2"):  # of a CT both are allowed: they say how it is shown, the rescale says its HU
         raise broken(rules.NOT_GREY, path, f"has pixels of {colour}")
     size = (header.required("Rows"), header.required("Columns"))
     for name, value in zip(("Rows", "Columns"), size, strict=True):
@@ -204,9 +205,8 @@ def _stored(header: Header) -> _Stored:
     if header.has("ModalityLUTSequence"):
         raise broken(rules.NO_RESCALE, path, "turns pixels into HU by a ModalityLUTSequence, not by slope and intercept")
     frames = _frames(header)
-    stored = _Stored(
-        path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, _padding(header, signed == 1)
-    )
+    padding = _padding(header, signed == 1)
+    stored = _Stored(path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, padding, colour)
     if stored.transfer_syntax in dicom_header.NATIVE:
         _require_whole(stored)
     elif stored.where.length is not None and stored.transfer_syntax not in dicom_header.OTHER_NATIVE:
@@ -214,6 +214,7 @@ def _stored(header: Header) -> _Stored:
             f"names transfer syntax {stored.transfer_syntax}, which this reader knows only with encapsulated pixels, and its own are not"
         )
         raise broken(rules.UNDECODABLE, path, problem)
+    dicom_header.require_end(header)
     return stored
 
 
@@ -303,7 +304,7 @@ def _slice(stored: _Stored, frame: int | None, header: Header, own: Sequence[Hea
         directions,
         spacing,
         (slope[0], intercept[0]),
-        _maybe_count(header, "InstanceNumber") if frame is None else None,
+        _maybe_count(header, "InstanceNumber"),
         _maybe_count(header, "ImagesInAcquisition") if frame is None else None,
         dicom_acquisitions.Marks.of(header, content[0] if content else None, frame),
     )
@@ -327,6 +328,8 @@ def _require_alike(slices: Sequence[_Slice]) -> None:
 def _difference(one: _Slice, first: _Slice) -> str | None:
     if one.size != first.size:
         return f"size {one.size} instead of {first.size}"
+    if one.stored.colour != first.stored.colour:
+        return f"pixels of {one.stored.colour} instead of {first.stored.colour}"
     if _apart(one.directions, first.directions) > _DIRECTION:
         return f"orientation {one.directions} instead of {first.directions}"
     if _apart(one.spacing, first.spacing) > _DIRECTION:
@@ -385,18 +388,48 @@ def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
     numbers = sorted({one.instance for one in slices if one.instance is not None})
     if not numbers:
         return []
+    files, what = len({one.file for one in slices}), "slices" if slices[0].frame is None else "files"
     # numbers may begin anywhere, as with the second reconstruction of a scan; but only a few above 1 look like a lost beginning
-    begin = 1 if 1 < numbers[0] <= len(slices) else numbers[0]
-    absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * len(slices)))) - set(numbers))
+    begin = 1 if 1 < numbers[0] <= files else numbers[0]
+    absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * files))) - set(numbers))
     expected = max((one.of_acquisition or 0 for one in slices), default=0)
     if absent:
         shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-        problem = f"instance numbers run from {numbers[0]} to {numbers[-1]} without {shown}: {len(absent)} slices may be missing"
+        problem = f"instance numbers run from {numbers[0]} to {numbers[-1]} without {shown}: {len(absent)} {what} may be missing"
     elif expected > len(slices):
         problem = f"holds {len(slices)} slices of the {expected} that its acquisition gave (ImagesInAcquisition)"
     else:
         return []
     return [broken(rules.INSTANCE_GAP, path, problem)]
+
+
+def _require_whole_concatenations(headers: Sequence[Header], path: pathlib.Path) -> None:
+    """Raises where a multi-frame image was written in several files, a concatenation, and not all of them are there."""
+    parts: dict[str, set[int]] = defaultdict(set)
+    totals: dict[str, int] = {}
+    for header in headers:
+        with contextlib.suppress(IntegrityError):  # nothing else depends on it
+            uid, part, total = (
+                header.text("ConcatenationUID"),
+                header.short("InConcatenationNumber"),
+                header.short("InConcatenationTotalNumber"),
+            )
+            if uid and part is not None and total is not None:
+                parts[uid].add(part)
+                totals[uid] = max(total, totals.get(uid, 0))
+    for uid, total in totals.items():
+        absent = sorted(set(range(1, total + 1)) - parts[uid])
+        if absent:
+            shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+            raise broken(
+                rules.MISSING_SLICE, path, f"holds {len(parts[uid])} of the {total} files of one image (concatenation), without {shown}"
+            )
+
+
+def _inverted(slices: Sequence[_Slice]) -> list[IntegrityError]:
+    if slices[0].stored.colour == "MONOCHROME2":
+        return []
+    return [broken(rules.INVERTED_DISPLAY, slices[0].file, "has pixels of MONOCHROME1, to be shown from white to black")]
 
 
 def _voxels(slices: Sequence[_Slice]) -> tuple[np.ndarray, list[IntegrityError]]:

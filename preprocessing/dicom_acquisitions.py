@@ -22,15 +22,31 @@ from preprocessing.rules import IntegrityError, broken
 ALL = "all"
 _SAME_PLACE = 0.05  # of a slice distance
 _MOST_PASSES = 20
+# what is one value within an acquisition and its reconstruction, besides number and time
+_SETTINGS = (
+    "AcquisitionDateTime",
+    "TemporalPositionIdentifier",
+    "KVP",
+    "ConvolutionKernel",
+    "ImageType",
+    "FrameOfReferenceUID",
+    "StudyInstanceUID",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """What tells the acquisition of a slice; None where the file does not say it. `order` is its number within the series."""
+    """What tells the acquisition of a slice; None where the file does not say it.
+
+    Attributes:
+      order: its number within the series.
+      settings: further attributes, each by its name; one that the file does not give is not in it.
+    """
 
     number: int | None
     time: str | None
     order: int | None
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, header: Header, content: Header | None, frame: int | None) -> Marks:
@@ -54,7 +70,15 @@ class Marks:
         if frame is None:
             with contextlib.suppress(IntegrityError):
                 found["order"] = header.count("InstanceNumber")
-        return cls(**found)
+        return cls(**found, settings=_settings(content, frame))
+
+
+def _settings(content: Header, frame: int | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _SETTINGS if frame is None else ("StackID",):
+        with contextlib.suppress(IntegrityError):
+            found[name] = "\\".join(content.texts(name))
+    return {name: value for name, value in found.items() if value}
 
 
 def normal_of(directions: Sequence[float]) -> np.ndarray:
@@ -97,6 +121,7 @@ def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
     for groups in (
         _by(mark.number for mark in marks),
         _numbered(_by(mark.time for mark in marks)),
+        *(_numbered(_by(mark.settings.get(name) for mark in marks)) for name in sorted(set().union(*(mark.settings for mark in marks)))),
         _passes_in_order(marks, heights),
         _passes_over_places(marks, heights),
     ):

@@ -11,9 +11,9 @@ import os
 import pathlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from preprocessing import dicom_header, rules
+from preprocessing import dicom_header, regular_files, rules
 from preprocessing.dicom_header import Header
 from preprocessing.rules import IntegrityError, broken
 
@@ -91,7 +91,7 @@ def choose(path: pathlib.Path, files: Iterable[pathlib.Path], missing: Iterable[
     for file in files:
         found.add(file)
     for link in missing:
-        found.unread.append((link, _not_there(link)))
+        found.unread.append((link, regular_files.not_there(link, "restore the file, or remove the link if it is not a slice")))
     return found.choose(path, wanted)
 
 
@@ -110,6 +110,15 @@ def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path
         plain = {os.path.realpath(path) for path in files}
         files += [path for path in linked if os.path.realpath(path) not in plain]
     return sorted(files), sorted(dangling)
+
+
+def may_be_slice(file: pathlib.Path) -> bool:
+    """Returns whether a file is DICOM, or by its name and beginning may be a slice that did not arrive whole."""
+    try:
+        start = dicom_header.start_of(file)
+    except OSError:
+        return _is_named_as_slice(file, ())
+    return dicom_header.is_dicom(start) or (_unlike_dicom(file, start) is not None and _is_named_as_slice(file, ()))
 
 
 class _Found:
@@ -172,7 +181,7 @@ class _Found:
 
     def _refuse_unread(self, chosen: list[Series], wanted: str | None) -> None:
         """Raises for the first file that may be a slice of what was chosen and cannot be read."""
-        unread = [(file, error) for file, error in self.unread if self._may_be_slice(file)]
+        unread = [(file, error) for file, error in self.unread if _is_named_as_slice(file, self.suffixes)]
         if wanted is not None and len(chosen) == 1:
             own = {header.path.parent for header in chosen[0].slices}
             foreign = {header.path.parent for slices in self.groups.values() for header in slices} - own
@@ -185,13 +194,15 @@ class _Found:
             raise IntegrityError(error.rule, error.file, problem, error.fix) from error
         raise error
 
-    def _may_be_slice(self, file: pathlib.Path) -> bool:
-        suffixes = [suffix.lower() for suffix in file.suffixes]
-        if suffixes and suffixes[-1] in _ON_TOP:
-            suffixes.pop()
-        last = suffixes[-1] if suffixes else ""
-        # without a suffix, or with the end of a UID in its place; else as other slices here are named
-        return not last or last[1:].isdigit() or last in SUFFIXES or last in self.suffixes
+
+def _is_named_as_slice(file: pathlib.Path, others: Collection[str]) -> bool:
+    """Returns whether a slice may have such a name; `others` are the suffixes of slices beside it."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes and suffixes[-1] in _ON_TOP:
+        suffixes.pop()
+    last = suffixes[-1] if suffixes else ""
+    # without a suffix, or with the end of a UID in its place; else as other slices there are named
+    return not last or last[1:].isdigit() or last in SUFFIXES or last in others
 
 
 def _kind(header: Header, modality: str) -> str | None:
@@ -213,7 +224,8 @@ def _kind(header: Header, modality: str) -> str | None:
         raise _incomplete(header, "SOPClassUID")
     if storage.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
-    if storage not in _CT_STORAGE:
+    # a specialised class may say that it holds all that a general one holds
+    if storage not in _CT_STORAGE and not set(_CT_STORAGE).intersection(header.texts("RelatedGeneralSOPClassUID")):
         if not _UID.match(storage):
             raise broken(rules.ATTRIBUTE, header.path, f"SOPClassUID is {storage!r}, which names no kind of image")
         if header.has("Rows"):
@@ -256,19 +268,17 @@ def _entries(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
         except OSError as error:
             raise broken(rules.MISSING, parent, f"cannot be listed ({error.strerror})") from error
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append(pathlib.Path(entry.path))
             else:
                 yield pathlib.Path(entry.path), entry.is_symlink()
 
 
-def _not_there(link: pathlib.Path) -> IntegrityError:
-    target = os.readlink(link)
-    if "annex/objects/" in target.replace("\\", "/"):
-        return broken(rules.MISSING, link, "is a link whose content was not fetched", f"datalad get {link} (or git annex get {link})")
-    return broken(
-        rules.MISSING, link, f"is a link to {target}, which is not there", "restore the file, or remove the link if it is not a slice"
-    )
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be looked at
+        return False
 
 
 def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
@@ -279,10 +289,8 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
         if start.startswith(sign):
             return broken(rules.MISSING, file, "stands for a file whose content was not fetched", remedy.format(path=file))
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
-    if not named and start.startswith(_OTHER_KINDS):
-        return None
-    # LICENSE is text; IM0017 as text is the message of a server that should have sent the slice
-    if not named and _is_text(start) and not any(character.isdigit() for character in file.name):
+    # LICENSE is text and thumbs a picture; IM0017 as text is the message of a server that should have sent the slice, as gzip its slice
+    if not (named or any(character.isdigit() for character in file.name)) and (start.startswith(_OTHER_KINDS) or _is_text(start)):
         return None
     return broken(rules.UNDECODABLE, file, "does not begin as a DICOM file does: it is damaged, cut short in its header, or something else")
 

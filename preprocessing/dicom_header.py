@@ -7,6 +7,7 @@ is refused with the attribute's name. pydicom itself would guess, warn, or raise
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 import re
 import struct
@@ -15,12 +16,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from preprocessing import rules
+from preprocessing import regular_files, rules
 from preprocessing.rules import IntegrityError, broken
 
 try:
     import pydicom
     from pydicom import filereader
+
+    for _name in ("pydicom", "libjpeg", "openjpeg"):  # they log stack traces; what matters is in our errors
+        logging.getLogger(_name).setLevel(logging.CRITICAL)
 except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
     pydicom = None
 
@@ -33,6 +37,8 @@ _LARGEST = 1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squar
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
 _ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+_WIDE = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))  # lengths of four bytes
+_LONGEST_TAIL = 2**20
 _START = 140  # bytes that show whether a file is DICOM
 _PREAMBLE = 128
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -224,6 +230,7 @@ def is_dicom(start: bytes) -> bool:
 
 def start_of(path: pathlib.Path) -> bytes:
     """Returns the bytes that `is_dicom` looks at. Raises OSError."""
+    regular_files.require(path)
     with open(path, "rb") as stream:
         return stream.read(_START)
 
@@ -281,6 +288,48 @@ def _are_items(content: bytes) -> bool:
             return _ITEM_END in content[at + 8 :]
         at += 8 + length
     return at == len(content)
+
+
+def require_end(header: Header) -> None:
+    """Raises IntegrityError where the pixels of a file are followed by what is no attribute: some readers leave such a slice out.
+
+    Zeros may follow. Files whose byte order is another or whose attributes are compressed are not looked at.
+    """
+    implicit = header.transfer_syntax == _IMPLICIT
+    if header.transfer_syntax in OTHER_NATIVE:
+        return
+    with open(header.path, "rb") as stream:
+        stream.seek(header.pixels.start)
+        if header.pixels.length is not None:
+            stream.seek(header.pixels.length, 1)
+        else:
+            while (head := stream.read(8))[:4] == _ITEM and len(head) == 8:
+                stream.seek(struct.unpack("<I", head[4:])[0], 1)
+            if head[:4] != _END:
+                raise _damaged(header.path, "its encapsulated pixel data have no end")
+        begin, tail = stream.tell(), stream.read(_LONGEST_TAIL)
+    if not _are_attributes(tail, header.pixels.tag, implicit):
+        problem = f"its pixel data end at byte {begin}, and something follows that is no attribute"
+        raise broken(rules.UNDECODABLE, header.path, problem, f"fetch the file again, or keep its first {begin} bytes (head -c {begin})")
+
+
+def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
+    """Returns whether bytes are attributes in ascending order of their tags, up to zeros at the end."""
+    while content.strip(b"\0"):
+        if len(content) < 12:
+            return False
+        group, number, representation, short, long = struct.unpack("<HH2sHI", content[:12])
+        if group << 16 | number <= last or not (implicit or representation in _FIRST_REPRESENTATIONS):
+            return False
+        wide = not implicit and representation in _WIDE
+        length = struct.unpack("<I", content[4:8])[0] if implicit else long if wide else short
+        if length == _UNDEFINED:  # a sequence, such as digital signatures
+            return True
+        last, size = group << 16 | number, (12 if wide else 8) + length
+        if size > len(content):
+            return len(content) == _LONGEST_TAIL
+        content = content[size:]
+    return True
 
 
 def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:

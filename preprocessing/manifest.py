@@ -168,11 +168,18 @@ def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> 
 
 
 def write(path: str | os.PathLike, manifest: Manifest) -> None:
-    """Writes our own JSON, with paths relative to its folder, so that folder and manifest can be moved together."""
+    """Writes our own JSON, with paths relative to its folder, so that folder and manifest can be moved together.
+
+    A scan that is a link, as in a DataLad dataset, stands there by its own name and not by its target's.
+    """
     folder = pathlib.Path(path).resolve().parent
 
     def relative(file: pathlib.Path | None) -> str | None:
-        return None if file is None else pathlib.Path(os.path.relpath(pathlib.Path(file).resolve(), folder)).as_posix()
+        if file is None:
+            return None
+        file = pathlib.Path(file).absolute()
+        place = file.resolve() if file.name == ".." else file.parent.resolve() / file.name
+        return pathlib.Path(os.path.relpath(place, folder)).as_posix()
 
     value: dict[str, Any] = {"site": manifest.site, "description": manifest.description}
     if manifest.label_values is not None:

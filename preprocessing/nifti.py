@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
-from preprocessing import geometry, rules
+from preprocessing import geometry, regular_files, rules
 from preprocessing.rules import broken
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
@@ -210,6 +210,7 @@ def holds_its_voxels(path: str | os.PathLike) -> bool:
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading what it holds, decompressed where it is compressed."""
+    regular_files.require(path)
     with open(path, "rb") as stream:
         compressed = stream.read(2) == _GZIP_MAGIC
     return (igzip.open if compressed else open)(path, "rb")
@@ -402,6 +403,8 @@ def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityError:
     if isinstance(error, FileNotFoundError):
+        if os.path.islink(path):
+            return regular_files.not_there(path, "restore the file or correct the link")
         return broken(rules.MISSING, path, "no such file")
     if isinstance(error, EOFError):
         end = _end_of_members(path)
@@ -409,7 +412,7 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityErr
             return broken(rules.TRUNCATED, path, "its compressed data end too early")
         problem = f"its compressed data end at byte {end}; what follows is neither padding nor compressed"
         return broken(rules.CORRUPT, path, problem, f"copy or export it again, or keep its first {end} bytes (head -c {end})")
-    if isinstance(error, PermissionError | IsADirectoryError):
+    if isinstance(error, OSError) and error.errno is not None:  # of a decompressor it has none
         return broken(rules.MISSING, path, f"cannot be read ({error.strerror})", "give the path of a readable .nii or .nii.gz file")
     return broken(rules.CORRUPT, path, f"its compressed data are corrupt ({error})")
 

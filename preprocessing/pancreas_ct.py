@@ -73,7 +73,8 @@ def place_labels(cases: Sequence[Case], *, workers: int = 1) -> list[Placed]:
     dicom.require_reader()
     labelled = [case for case in cases if case.label is not None]
     with progress.bar(_placed(labelled, workers), total=len(labelled), what="turn labels", unit="case") as bar:
-        return list(bar)
+        found = {placed.case.case_id: placed for placed in bar}
+    return [found[case.case_id] for case in labelled]
 
 
 def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
@@ -103,9 +104,13 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
     if workers <= 1 or len(cases) <= 1:
         yield from map(_place, cases)
         return
-    with processes.pool(workers) as pool:
-        for future in [pool.submit(_place, case) for case in cases]:
-            yield future.result()
+    for number, placed in processes.results(_place, [(case,) for case in cases], workers):
+        if placed is None:
+            problem = "the process that compared its label with it was killed, most likely for want of memory"
+            placed = Placed(
+                cases[number], error=broken(rules.UNUSABLE, cases[number].image, problem, "free memory, or use fewer --workers")
+            )
+        yield placed
 
 
 def _place(case: Case) -> Placed:

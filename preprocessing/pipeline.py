@@ -14,16 +14,17 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
-from preprocessing import budget, case_store, same_scan, sources
+from preprocessing import budget, case_store, rules, same_scan, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
 from preprocessing.manifest import Case, Manifest
+from preprocessing.rules import broken
 from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, private, progress
 from runkit import workers as processes
@@ -219,29 +220,65 @@ def _outcomes(
             report = functools.partial(shown.stage, case.case_id)
             yield case, prepare_case(case, root, settings, threads=threads, report=report)
         return
+    work = functools.partial(_in_worker, root=root, settings=settings, threads=threads)
+    waiting = list(cases)
+    while waiting:
+        under_way = []
+        with contextlib.closing(_in_processes(waiting, work, workers, needs, limit_bytes, shown)) as outcomes:
+            for case, outcome in outcomes:
+                if outcome is None:
+                    under_way.append(case)
+                else:
+                    yield case, outcome
+        if under_way:
+            logging.warning("a worker process was killed, the %d cases under way are prepared again, one by one", len(under_way))
+            _remove_partial(root)
+        for case in under_way:
+            with contextlib.closing(_in_processes([case], work, 1, needs, limit_bytes, shown)) as outcomes:
+                for _, outcome in outcomes:
+                    yield case, outcome or _killed(case)
+            _remove_partial(root)
+
+
+def _in_processes(
+    waiting: list[Case],
+    work: Callable[[Case], dict[str, Any]],
+    workers: int,
+    needs: Mapping[str, CaseNeed | None],
+    limit_bytes: int,
+    shown: _Progress,
+) -> Generator[tuple[Case, dict[str, Any] | None], None, None]:
+    """Yields each case with its outcome as it ends; takes it out of `waiting` as it begins.
+
+    If a worker is killed, the cases under way are yielded with None, since any of them may be the cause, and the others stay in `waiting`.
+    """
     free = limit_bytes - budget.idle_bytes(workers)
     stages = multiprocessing.get_context("spawn").SimpleQueue()
-    waiting, running = list(cases), {}
-    with processes.pool(workers, initializer=_start_worker, initargs=(stages,)) as pool:
-        while waiting or running:
-            while len(running) < workers and (case := _next_fitting(waiting, needs, free, bool(running))) is not None:
-                waiting.remove(case)
-                free -= _memory(needs, case)
-                running[pool.submit(_in_worker, case, root, settings, threads)] = case
-            finished, _ = concurrent.futures.wait(running, timeout=_LISTEN_S, return_when=concurrent.futures.FIRST_COMPLETED)
-            while not stages.empty():
-                shown.stage(*stages.get())
-            for future in finished:
-                case = running.pop(future)
-                free += _memory(needs, case)
-                try:
+    running: dict[concurrent.futures.Future, Case] = {}
+    try:
+        with processes.pool(workers, initializer=_start_worker, initargs=(stages,)) as pool:
+            while waiting or running:
+                while len(running) < workers and (case := _next_fitting(waiting, needs, free, bool(running))) is not None:
+                    running[pool.submit(work, case)] = case
+                    waiting.remove(case)
+                    free -= _memory(needs, case)
+                finished, _ = concurrent.futures.wait(running, timeout=_LISTEN_S, return_when=concurrent.futures.FIRST_COMPLETED)
+                while not stages.empty():
+                    shown.stage(*stages.get())
+                for future in finished:
                     outcome = future.result()
-                except concurrent.futures.process.BrokenProcessPool:
-                    raise ValueError(
-                        f"a worker process was killed while {len(running) + 1} cases were prepared, most likely for want of memory; "
-                        "finished cases are kept: run again with fewer --workers or a smaller --memory_gb"
-                    ) from None
-                yield case, outcome
+                    case = running.pop(future)
+                    free += _memory(needs, case)
+                    yield case, outcome
+    except concurrent.futures.process.BrokenProcessPool:
+        for case in running.values():
+            yield case, None
+
+
+def _killed(case: Case) -> dict[str, str]:
+    problem = "the process that prepared it was killed, most likely for want of memory"
+    error = broken(rules.UNUSABLE, case.image, problem, "prepare it with more free memory, or exclude the case")
+    return {"rule": error.rule, "file": error.file, "problem": str(error)}
 
 
 def _next_fitting(waiting: Sequence[Case], needs: Mapping[str, CaseNeed | None], free: int, others_run: bool) -> Case | None:
@@ -263,7 +300,7 @@ def _start_worker(stages: Any) -> None:
     _stages = stages
 
 
-def _in_worker(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
+def _in_worker(case: Case, *, root: pathlib.Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
     return prepare_case(case, root, settings, threads=threads, report=lambda stage: _stages.put((case.case_id, stage)))
 
 
@@ -272,10 +309,14 @@ def _clean(root: pathlib.Path) -> None:
     private.tree(root)
     private.make(root / "cases")
     (root / "index.json").unlink(missing_ok=True)
-    for leftover in (root / "cases").glob(".partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_partial(root)
     for leftover in root.glob(".partial-*"):
         leftover.unlink()
+
+
+def _remove_partial(root: pathlib.Path) -> None:
+    for leftover in (root / "cases").glob(".partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _rejected(cases: Sequence[Case], refused: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:

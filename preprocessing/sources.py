@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing import dicom, geometry, nifti, rules
+from preprocessing import dicom, geometry, nifti, regular_files, rules
 from preprocessing.manifest import Case, Manifest
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
@@ -108,6 +108,7 @@ def turned(array: np.ndarray, turn: str) -> np.ndarray:
 def file_sha256(path: pathlib.Path) -> str:
     digest = hashlib.sha256()
     try:
+        regular_files.require(path)
         with open(path, "rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)

@@ -5,13 +5,10 @@ The check writes what is found here into its report, and the cohort report sums 
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from absl import logging
 
 from preprocessing import geometry, integrity, rules, same_scan, sources
 from preprocessing.manifest import Case, Manifest
@@ -156,23 +153,10 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         for case in cases:
             yield look_at(case, manifest.label_values)
         return
-    left = dict(enumerate(cases))
-    try:
-        with processes.pool(min(workers, len(cases))) as pool:
-            futures = {pool.submit(look_at, case, manifest.label_values): number for number, case in left.items()}
-            for future in concurrent.futures.as_completed(futures):
-                finding = future.result()
-                del left[futures[future]]
-                yield finding
-    except concurrent.futures.process.BrokenProcessPool:
-        logging.warning("a process was killed while it looked at a case, the %d cases left are looked at one by one", len(left))
-    for case in left.values():
-        with processes.pool(1) as pool:
-            try:
-                finding = pool.submit(look_at, case, manifest.label_values).result()
-            except concurrent.futures.process.BrokenProcessPool:
-                problem = "the process that looked at it was killed, most likely for want of memory"
-                finding = Finding(case, (broken(rules.UNUSABLE, case.image, problem, "look at it with more free memory"),))
+    for number, finding in processes.results(look_at, [(case, manifest.label_values) for case in cases], workers):
+        if finding is None:
+            problem = "the process that looked at it was killed, most likely for want of memory"
+            finding = Finding(cases[number], (broken(rules.UNUSABLE, cases[number].image, problem, "look at it with more free memory"),))
         yield finding
 
 

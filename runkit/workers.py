@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -45,6 +46,30 @@ def pool(count: int, *, initializer: Callable | None = None, initargs: tuple = (
         executor.shutdown(cancel_futures=True)
         leash.close()
         held.close()
+
+
+def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
+    """Yields the number and the result of each job as it ends, `jobs` being the arguments of each; None for one that kills its process.
+
+    A killed process ends the pool. What was under way is then done again one by one, so that the job which kills its process is known and
+    stops no other.
+    """
+    waiting = list(enumerate(jobs))[::-1]
+    while waiting:
+        running: dict[concurrent.futures.Future, tuple[int, tuple]] = {}
+        with contextlib.suppress(concurrent.futures.process.BrokenProcessPool), pool(min(workers, len(waiting))) as together:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    running[together.submit(function, *waiting[-1][1])] = waiting[-1]
+                    waiting.pop()
+                for future in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
+                    result = future.result()
+                    yield running.pop(future)[0], result
+        for number, arguments in running.values():
+            result = None
+            with contextlib.suppress(concurrent.futures.process.BrokenProcessPool), pool(1) as alone:
+                result = alone.submit(function, *arguments).result()
+            yield number, result
 
 
 def _start(held: multiprocessing.connection.Connection, initializer: Callable | None, initargs: tuple) -> None:

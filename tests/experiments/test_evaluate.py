@@ -93,14 +93,17 @@ def test_one_broken_mask_stops_no_other_and_is_counted(folders):
     whole = (folders / "masks" / "a.nii.gz").read_bytes()
     (folders / "masks" / "c.nii.gz").write_bytes(whole[: len(whole) // 2])
     nifti.write_volume(folders / "masks" / "stray.nii.gz", Volume(half(), AFFINE))
+    nifti.write_volume(folders / "masks" / "f.nii.gz", Volume(half(), AFFINE))
+    nifti.write_volume(folders / "labels" / "f.nii.gz", Volume(truth() * np.uint8(255), AFFINE))
     done = run(folders, "--missing=skip")
     assert done.returncode == 1 and "stray.nii.gz: has no label of this name" in done.stderr and "c.nii.gz" in done.stderr
-    assert done.stderr.strip().splitlines()[-1] == "2 of 6 cases could not be scored"
+    assert "--label_values=7:1" in done.stderr and "manifest" not in done.stderr  # the remedy of this program
+    assert done.stderr.strip().splitlines()[-1] == "3 of 7 cases could not be scored"
     rows, summary = results(folders)
     assert (
         set(rows) == {"a", "d"}
-        and set(summary["failed"]) == {"c", "stray"}
-        and "Could not be scored and not in the means: 2" in done.stdout
+        and set(summary["failed"]) == {"c", "f", "stray"}
+        and "Could not be scored and not in the means: 3" in done.stdout
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from experiments.processes import ProgramGroup
 from preprocessing import nifti
 from tests.experiments import run_folder
-from tests.experiments.study import CASES, Study
+from tests.experiments.study import CASES, Study, scan
 from tests.preprocessing import dicom_files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -172,3 +172,16 @@ def test_no_program_is_forgotten(watch, study):
     programs = {path.stem for path in (ROOT / "experiments").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()}
     assert programs - watch.ran - OTHERS == set() or not {"predict", "join", "verify"} <= watch.ran  # where the tests above were left out
     assert programs >= OTHERS
+
+
+@pytest.mark.parametrize("program", ["prepare", "cohort_report"])
+def test_a_folder_of_scans_that_is_refused_as_the_site_folder_stays_open_to_others(tmp_path, program):
+    series = tmp_path / "series"
+    dicom_files.save(series, dicom_files.slices(scan("C1", 1)[0]))
+    series.chmod(0o755)
+    cases = [{"case_id": "a", "image": "series", "label": None}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"site": "C1", "cases": cases}))
+    command = [sys.executable, "-m", f"experiments.{program}", f"--manifest={tmp_path / 'manifest.json'}", f"--site_folder={series}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 1 and "would replace it" in done.stderr, done.stderr
+    assert series.stat().st_mode & 0o777 == 0o755

@@ -90,19 +90,26 @@ def encoded(elements: list[Element], implicit: bool) -> bytes:
     return b"".join(element.encoded(implicit) for element in elements)
 
 
-def volume() -> Volume:
-    """Returns the CT of every series: soft tissue in air, each voxel another."""
-    rng = np.random.default_rng(7)
+def volume(seed: int = 7) -> Volume:
+    """Returns the CT of a series: soft tissue in air, each voxel another."""
+    rng = np.random.default_rng(seed)
     array = rng.integers(-60, 240, SHAPE)
     array[:3], array[-3:] = rng.integers(-1020, -900, (2, 3, *SHAPE[1:]))
     return Volume(array.astype(np.int16), AFFINE)
 
 
-def write(folder: pathlib.Path, seed: int) -> str:
-    """Writes a series into a folder that is not there yet, and returns what is wrong with it."""
+def label() -> np.ndarray:
+    """Returns an organ with a tumour on the grid of every series, uint8."""
+    found = np.zeros(SHAPE, np.uint8)
+    found[6:12, 4:10, 2:6], found[8:10, 6:8, 3:5] = 1, 2
+    return found
+
+
+def write(folder: pathlib.Path, seed: int, voxels: int = 7) -> str:
+    """Writes a series into a folder that is not there yet, and returns what is wrong with it. `voxels` is the seed of its voxels."""
     rng = random.Random(seed)
     form = rng.choice(_FORMS)
-    files = _series(form)
+    files = _series(form, voxels)
     done = [form]
     for _ in range(1 if rng.random() < 0.8 else 2):
         chosen = rng.choices([[rng.randrange(len(files))], [0], [len(files) - 1], list(range(len(files)))], (5, 1, 2, 3))[0]
@@ -115,8 +122,8 @@ def write(folder: pathlib.Path, seed: int) -> str:
     return ", ".join(done)
 
 
-def _series(form: str) -> list[File]:
-    ct = volume()
+def _series(form: str, voxels: int) -> list[File]:
+    ct = volume(voxels)
     if form == "multi-frame":
         made = [enhanced(ct)]
     elif form == "signed":

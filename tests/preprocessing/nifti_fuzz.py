@@ -57,9 +57,9 @@ _REAL = (
 _MAGIC = (b"n+1\0", b"ni1\0", b"n+2\0", b"n+9\0", b"nii\0", b"\0\0\0\0", b"n+1\x20")
 
 
-def whole_files(folder: pathlib.Path) -> tuple[bytes, bytes]:
+def whole_files(folder: pathlib.Path, hu: np.ndarray = CT.array, label: np.ndarray = LABEL.array) -> tuple[bytes, bytes]:
     """Returns a scan and its label, not compressed, with both forms set."""
-    for name, array in (("image", CT.array), ("label", LABEL.array)):
+    for name, array in (("image", hu), ("label", label)):
         nifti(folder / f"{name}.nii", array, AFFINE, change=lambda raw: struct.pack_into("<h", raw, 252, 1))
     contents = (folder / "image.nii").read_bytes(), (folder / "label.nii").read_bytes()
     for name in ("image", "label"):

@@ -89,6 +89,20 @@ def test_signed_pixels_and_padding_below_the_scale(tmp_path):
     np.testing.assert_array_equal(found[1:], ct().array[1:])
 
 
+def test_hu_do_not_depend_on_how_a_slice_is_shown(tmp_path):
+    made = slices(ct())
+    for ds in made:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    save(tmp_path / "all", made)
+    volume = dicom.read_series(tmp_path / "all")
+    np.testing.assert_array_equal(volume.array, ct().array)
+    assert [warning.rule for warning in volume.warnings] == ["D17"]
+    made[3].PhotometricInterpretation = "MONOCHROME2"
+    save(tmp_path / "mixed", made)
+    with pytest.raises(IntegrityError, match=r"pixels of MONOCHROME. instead of MONOCHROME. .*D03"):
+        dicom.read_series(tmp_path / "mixed")
+
+
 def test_an_enhanced_multi_frame_file(tmp_path):
     save(tmp_path, [enhanced(ct())])
     found = dicom.read_series(tmp_path)

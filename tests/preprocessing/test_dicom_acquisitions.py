@@ -63,6 +63,39 @@ def test_phases_that_overlap_are_named_and_each_can_be_chosen(tmp_path, shift_mm
         dicom.read_series(tmp_path, "#3")
 
 
+SETTINGS = {
+    "AcquisitionDateTime": ("20200101101010", "20200101101520"),
+    "TemporalPositionIdentifier": ("1", "2"),
+    "KVP": ("80", "140"),
+    "ConvolutionKernel": ("B30f", "B70f"),
+    "ImageType": (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY", "AXIAL"]),
+    "FrameOfReferenceUID": ("1.2.3", "1.2.4"),
+    "StudyInstanceUID": ("1.2.5", "1.2.6"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_reconstructions_whose_numbers_alternate_are_told_by_what_differs(tmp_path, name):
+    def mark(ds, phase, number):
+        ds.InstanceNumber = 2 * number + phase
+        setattr(ds, name, SETTINGS[name][phase - 1])
+
+    passes(tmp_path, 1.25, mark)
+    with pytest.raises(IntegrityError, match=r"#1 \(8 slices.*#2 \(8 slices.*D13"):
+        dicom.read_series(tmp_path)
+    found = [dicom.read_series(tmp_path, chosen).array for chosen in ("#1", "#2")]
+    assert any(np.array_equal(array, FIRST.array) for array in found) and any(np.array_equal(array, SECOND) for array in found)
+    assert dicom.read_series(tmp_path, "#all").shape[2] == 16
+
+
+def test_a_setting_that_changes_between_blocks_leaves_one_stack(tmp_path):
+    made = slices(FIRST)
+    for k, ds in enumerate(made):
+        ds.KVP, ds.AcquisitionDateTime = "100" if k < 5 else "120", f"202001011010{k:02d}"
+    save(tmp_path, made)
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, FIRST.array)
+
+
 def test_a_table_that_comes_back_is_two_passes(tmp_path):
     passes(tmp_path, 1.25, nothing, back=True)
     np.testing.assert_array_equal(dicom.read_series(tmp_path, "#2").array, SECOND)
@@ -104,6 +137,20 @@ def test_a_copy_of_a_slice_or_of_the_whole_series_is_no_acquisition(tmp_path):
     for name in ("one", "all"):
         with pytest.raises(IntegrityError, match="D05"):
             dicom.read_series(tmp_path / name)
+
+
+def test_frames_of_two_stacks_that_alternate(tmp_path):
+    affine = AFFINE.copy()
+    affine[2, 2] /= 2
+    both = np.stack([FIRST.array, SECOND], axis=-1).reshape(10, 12, 16)
+    made = enhanced(Volume(both, affine))
+    for k, frame in enumerate(made.PerFrameFunctionalGroupsSequence):
+        frame.FrameContentSequence = [type(frame)()]
+        frame.FrameContentSequence[0].StackID = "AB"[k % 2]
+    save(tmp_path, [made])
+    with pytest.raises(IntegrityError, match=r"#1 \(8 slices.*#2 \(8 slices.*D13"):
+        dicom.read_series(tmp_path)
+    np.testing.assert_array_equal(dicom.read_series(tmp_path, "#2").array, FIRST.array)  # frames run from last to first
 
 
 def test_frames_of_two_acquisitions_in_one_file(tmp_path):

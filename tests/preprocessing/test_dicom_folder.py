@@ -1,5 +1,7 @@
 """Which files of a folder are a series: links, archives, missing preambles; and slices that did not arrive."""
 
+import copy
+import gzip
 import os
 import shutil
 
@@ -44,6 +46,9 @@ DAMAGE = {
     },
     "cut in its pixels": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "a message of the server": lambda path: path.write_text("<html>503 Service Unavailable</html>"),
+    "packed by itself": lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
+    "a picture": lambda path: path.write_bytes(b"BM" + bytes(500)),
+    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
     "not fetched by annex": lambda path: path.write_text(f"/annex/objects/MD5E-s1--{path.name}\n"),
     "not fetched by LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"),
     "a dangling link": lambda path: (path.unlink(), path.symlink_to("/nowhere/slice")),
@@ -85,6 +90,7 @@ def test_what_is_no_slice_is_left_out(tmp_path):
     (folder / "notes.txt").write_text("")
     (folder / "done.flag").write_bytes(b"")
     (folder / "view.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "slice0004.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     (folder / "index.html").symlink_to("nowhere.html")
     (folder / ".git" / "annex").mkdir(parents=True)
     (folder / ".git" / "annex" / "IM0001.dcm").write_bytes(b"")
@@ -298,3 +304,54 @@ def test_other_objects_are_counted_by_what_they_are(tmp_path):
     report.Modality = "SR"
     save(tmp_path, [report])
     assert "holds no CT slices, but 1 SR" in str(refused(tmp_path))
+
+
+def parts(counts, *, concatenated):
+    """Returns a multi-frame image of a CT in files of so many frames each, as a concatenation or as images of their own."""
+    whole, found, begin = enhanced(CT), [], 0
+    size = len(whole.PixelData) // whole.NumberOfFrames
+    for number, count in enumerate(counts, start=1):
+        part = copy.deepcopy(whole)
+        part.SOPInstanceUID, part.InstanceNumber, part.NumberOfFrames = f"1.2.7.{number}", number, count
+        part.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[begin : begin + count]
+        part.PixelData = whole.PixelData[begin * size : (begin + count) * size]
+        if concatenated:
+            part.ConcatenationUID, part.InConcatenationNumber, part.InConcatenationTotalNumber = "1.2.8", number, len(counts)
+        found.append(part)
+        begin += count
+    return found
+
+
+def test_an_image_in_several_files_is_whole_or_the_absent_ones_are_counted(tmp_path):
+    slices_there = CT.shape[2]
+    made = parts([slices_there - 5, 3, 2], concatenated=True)
+    save(tmp_path / "whole", made)
+    np.testing.assert_array_equal(dicom.read_series(tmp_path / "whole").array, CT.array)
+    for name, kept in (("first", made[1:]), ("last", made[:2])):
+        save(tmp_path / name, kept)
+        error = refused(tmp_path / name)
+        assert error.rule == "D04" and f"2 of the 3 files of one image (concatenation), without {1 if name == 'first' else 3}" in str(error)
+
+
+def test_a_multi_frame_file_that_is_absent_from_the_numbers_is_a_warning(tmp_path):
+    made = parts([3, CT.shape[2] - 3], concatenated=False)
+    save(tmp_path / "both", made)
+    assert dicom.read_series(tmp_path / "both").warnings == ()
+    made[1].InstanceNumber = 3
+    save(tmp_path / "gap", made)
+    (warning,) = dicom.read_series(tmp_path / "gap").warnings
+    assert warning.rule == "D14" and "run from 1 to 3 without 2: 1 files may be missing" in str(warning)
+
+
+def test_a_specialised_class_that_names_ct_as_its_general_one_is_ct(tmp_path):
+    def change(made, related):
+        for ds in made:
+            ds.SOPClassUID = "1.3.46.670589.5.0.1"
+            if related:
+                ds.RelatedGeneralSOPClassUID = related
+        return made
+
+    written(tmp_path / "ct", change=lambda made: change(made, ["1.2.3", "1.2.840.10008.5.1.4.1.1.2"]))
+    np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct").array, CT.array)
+    written(tmp_path / "private", change=lambda made: change(made, None))
+    assert refused(tmp_path / "private").rule == "D10" and "another class (1.3.46.670589.5.0.1)" in str(refused(tmp_path / "private"))

@@ -3,10 +3,14 @@
 import struct
 import types
 
+import numpy as np
 import pytest
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from preprocessing import dicom_header
+from preprocessing import dicom, dicom_header
 from preprocessing.rules import IntegrityError
+from preprocessing.volume import Volume
+from tests.preprocessing.dicom_files import save, slices
 from tests.preprocessing.dicom_mutations import Element, File
 
 POSITION, SPACING, ROWS, PADDING = 0x00200032, 0x00280030, 0x00280010, 0x00280120
@@ -141,3 +145,46 @@ def test_a_decoder_that_panics_is_one_file_s_failure(tmp_path, monkeypatch):
     refused(
         lambda: dicom_header.decode(tmp_path / "slice.dcm", "1.2.840.10008.1.2.5"), "index out of bounds", "1.2.840.10008.1.2.5", rule="D09"
     )
+
+
+def test_no_stack_trace_of_a_decoder_is_logged(tmp_path, caplog):
+    save(tmp_path, slices(Volume(np.arange(12288, dtype=np.int16).reshape(64, 64, 3), np.diag([1.0, 1, 2, 1]))), syntax=JPEG2000Lossless)
+    last = sorted(tmp_path.iterdir())[-1]
+    content = last.read_bytes()
+    last.write_bytes(content.replace(b"\xff\x4f\xff\x51", bytes(4)))  # the codestream's first marks
+    with pytest.raises(IntegrityError, match=f"{last.name}: its pixels .* cannot be decoded .*D09"):
+        dicom.read_series(tmp_path)
+    assert caplog.records == []
+
+
+TRAILING = b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0abcd"
+SIGNATURES = b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("tail", "whole"),
+    [
+        (b"", True),
+        (bytes(600), True),
+        (TRAILING, True),
+        (TRAILING + bytes(3), True),
+        (SIGNATURES, True),
+        (b"garbage", False),
+        (b"\r\n--boundary--\r\n", False),
+        (b"\xfe\xff\xdd\xe0" + bytes(4), False),
+        (TRAILING[:-1], False),
+        (TRAILING + b"more of it", False),
+    ],
+)
+def test_behind_the_pixels_there_are_attributes_zeros_or_nothing(tmp_path, tail, whole, compressed):
+    made = slices(Volume(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.diag([1.0, 1, 2, 1])))
+    save(tmp_path, made, syntax=RLELossless if compressed else None)
+    last = sorted(tmp_path.iterdir())[-1]
+    size = last.stat().st_size
+    last.write_bytes(last.read_bytes() + tail)
+    if whole:
+        assert dicom.read_series(tmp_path).shape == (5, 4, 3)
+    else:
+        with pytest.raises(IntegrityError, match=f"{last.name}: its pixel data end at byte {size}.*D09.*head -c {size}"):
+            dicom.read_series(tmp_path)

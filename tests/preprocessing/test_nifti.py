@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from preprocessing import nifti
+from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 
 AFFINE = np.array([[-0.7, 0.0, 0.0, 90.5], [0.0, 0.0, 2.5, -30.25], [0.0, 0.8, 0.0, 12.0], [0.0, 0.0, 0.0, 1.0]])
@@ -96,6 +97,17 @@ def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"case_17\.nii\.gz"):
         nifti.read_labels(path)
+
+
+def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x.nii.gz")
+    with pytest.raises(IntegrityError, match=r"not fetched \[F01 missing\]; datalad get .*ct\.nii\.gz"):
+        nifti.read_ct(path)
+    path.unlink()
+    path.symlink_to("nowhere.nii.gz")
+    with pytest.raises(IntegrityError, match=r"is a link to nowhere\.nii\.gz, which is not there"):
+        nifti.read_ct(path)
 
 
 def test_half_of_a_pair_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import signal
 import struct
 
 import nibabel
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import case_store, geometry, nifti, pipeline, resampling, sources
+from preprocessing import case_preparation, case_store, geometry, nifti, pipeline, resampling, sources
 from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation
@@ -271,6 +272,23 @@ def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp
     assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and seen == [["case_1"]] * 3
     (rejected,) = json.loads((tmp_path / "store/rejected.json").read_text())
     assert rejected["rule"] == "F09" and rejected["file"].endswith("1.nii.gz") and "TypeError: unsupported operand" in rejected["problem"]
+
+
+def prepare_or_die(case, root, settings, **more):
+    """In place of `prepare_case`: a case that takes its process with it, in the middle of writing."""
+    if case.case_id == "case_1":
+        (root / "cases" / ".partial-half").mkdir(exist_ok=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return case_preparation.prepare_case(case, root, settings, **more)
+
+
+def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_in_worker", prepare_or_die)
+    store = prepare(cohort(tmp_path, 5), tmp_path / "store", workers=2, strict=False)
+    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(store.root.rglob(".partial-*"))
+    (rejected,) = json.loads((store.root / "rejected.json").read_text())
+    assert (rejected["case_id"], rejected["rule"]) == ("case_1", "F09") and rejected["file"].endswith("1.nii.gz")
+    assert "the process that prepared it was killed" in rejected["problem"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,9 +1,11 @@
 import dataclasses
 import hashlib
+import os
+import threading
 
 import pytest
 
-from preprocessing import dicom_header, sources
+from preprocessing import dicom_header, nifti, sources, survey
 from preprocessing.manifest import Case, Manifest
 from preprocessing.rules import IntegrityError
 
@@ -47,3 +49,19 @@ def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monk
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
         sources.require_readers(Manifest("C1", (case,)))
     sources.require_readers(Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),)))  # NIfTI needs none
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.nii.gz", "pipe.dcm", "loop", "loop.nii.gz"])
+def test_what_is_no_file_to_read_to_its_end_is_refused_and_not_waited_for(tmp_path, name):
+    if name.startswith("pipe"):
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to(name)
+    found = []
+    # a thread, so that a reader that waits ends with the tests
+    thread = threading.Thread(target=lambda: found.append(survey.look_at(Case("a", tmp_path / name, None))), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [(error.rule, error.file) for error in found[0].errors] == [("F01", str(tmp_path / name))]
+    with pytest.raises(IntegrityError, match=f"{name}: cannot be read"):
+        nifti.read_labels(tmp_path / name)

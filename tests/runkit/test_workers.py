@@ -28,6 +28,17 @@ def test_results_and_errors_come_back():
         pool.submit(_fail, 3).result()
 
 
+def _square_or_die(value):
+    if value % 4 == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value * value
+
+
+def test_a_job_that_kills_its_process_stops_no_other():
+    found = list(workers.results(_square_or_die, [(value,) for value in range(7)], 2))
+    assert sorted(found) == [(value, None if value % 4 == 1 else value * value) for value in range(7)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_however_it_ends(tmp_path, number):
     command = [sys.executable, "-m", "tests.runkit.workers_program", str(tmp_path)]

@@ -4,10 +4,11 @@
 
 Where the product reads a series, SimpleITK (GDCM) and plain pydicom (every file, sorted by position, rescaled) read it as well, in an
 environment of their own (requirements-dicom.txt beside this file). Where a peer gets other voxels, or puts them elsewhere, the product
-had to refuse: the series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared. What the product refuses the peers are not
-asked: SimpleITK takes minutes for some of it.
+had to refuse: the series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared, and nothing of a
+series of MONOCHROME1 with SimpleITK, which turns its values round: DICOM has them as the rescale gives them, and pydicom agrees. What the product
+refuses the peers are not asked: SimpleITK takes minutes for some of it.
 
-Each series is also looked at as `prepare --check` and `cohort_report` look at a case. `--first` chooses the seeds.
+Each series also goes through what the programs do with a case (`programs` beside this file). `--first` chooses the seeds.
 """
 
 from __future__ import annotations
@@ -67,23 +68,30 @@ def read_or_refused(folder: pathlib.Path) -> str:
     """Returns "read", with the volume in ours.npz beside the series, or the id of the rule.
 
     Raises:
-      AssertionError: for a refusal that names no file of the series or has several lines, or voxels that are not finite.
+      AssertionError: for a refusal that names no file of the series or has several lines, voxels that are not finite, or a program that
+        ends in anything but a value or a rule.
       Exception: whatever a reader raised that is no rule.
     """
-    from preprocessing import dicom, rules, survey
+    from preprocessing import dicom, nifti, rules
     from preprocessing.manifest import Case
+    from preprocessing.volume import Volume
+    from tests.preprocessing import dicom_mutations
+    from tests.soak import programs
 
-    series = folder / "series"
-    looked = survey.look_at(Case("case", series, None))
+    series, label = folder / "series", folder / "label.nii"
+    nifti.write_volume(label, Volume(dicom_mutations.label(), dicom_mutations.AFFINE))
+    ends, wrong = programs.ends(Case("case", series, label), series, folder, label)
+    assert not wrong, wrong
     try:
         volume = dicom.read_series(series)
     except rules.IntegrityError as error:
         text = str(error)
-        assert "\n" not in text and error.file.startswith(str(series)) and error.fix in text, text
-        assert looked.errors[0].rule == error.rule, (text, [str(problem) for problem in looked.problems])
+        assert error.file.startswith(str(series)) and error.fix in text, text
+        assert {ends.pop("evaluate"), *ends.values()} == {programs.VALUE, error.rule}, (text, ends)
         return error.rule
     assert np.isfinite(volume.array).all() and np.isfinite(volume.affine).all(), folder
-    np.savez(folder / "ours.npz", array=volume.array, affine=volume.affine)
+    inverted = any(warning.rule == rules.INVERTED_DISPLAY.id for warning in volume.warnings)
+    np.savez(folder / "ours.npz", array=volume.array, affine=volume.affine, inverted=inverted)
     return "read"
 
 
@@ -98,6 +106,8 @@ def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
             counts["refused here"] += 1
         elif not theirs.exists():
             counts["refused there"] += 1
+        elif peer == "simpleitk" and np.load(ours)["inverted"]:
+            counts["turned round there (MONOCHROME1)"] += 1
         else:
             difference = _difference(*(dict(np.load(path)) for path in (ours, theirs)))
             counts["read alike" if difference is None else "read otherwise"] += 1

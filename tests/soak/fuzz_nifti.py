@@ -2,10 +2,8 @@
 
     .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500 --peers_python=.venv/peers/bin/python
 
-Each mutated file, every third one a label, is read by what the programs call: `pipeline.plan` and `prepare_case` (prepare),
-`survey.look_at` (prepare --check, cohort_report), `predict_scan` with a network of thresholds (predict) and `case_rows.of_files`
-(evaluate). An IntegrityError or a value is an end; anything else, also a finding of rule F09 that is a programming error, is counted and fails.
-A few go through the programs themselves, as processes.
+Each mutated file, every third one a label, is read by what the programs call (`programs` beside this file). An IntegrityError or a value
+is an end; anything else, also a finding of rule F09 that is a programming error, is counted and fails. `odd_cohort` starts the programs themselves.
 
 With an interpreter that has SimpleITK (requirements-segmentation.txt), it reads the same files. Where both read one, voxels and the places of the
 corners must agree, or ours must have refused.
@@ -20,13 +18,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 
 import numpy as np
 
-_SETTINGS = {"target_mm": [4.0, 4.0, 5.0], "window_hu": [-200.0, 250.0], "label_values": None}
 _LABEL_EVERY = 3  # files; the others are scans
-_UNFORESEEN = "an unforeseen"
 
 
 def is_label(number: int) -> bool:
@@ -36,8 +31,8 @@ def is_label(number: int) -> bool:
 def fuzz(folder: pathlib.Path, files: int, seed: int = 1) -> tuple[collections.Counter[str], list[str]]:
     """Returns how often each end was met, and what ended in something else. The mutated files stay in the folder."""
     from preprocessing.manifest import Case
-    from preprocessing.rules import IntegrityError
     from tests.preprocessing.nifti_fuzz import mutations, whole_files
+    from tests.soak import programs
 
     ends: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
@@ -52,55 +47,10 @@ def fuzz(folder: pathlib.Path, files: int, seed: int = 1) -> tuple[collections.C
         path.write_bytes(content)
         path.with_suffix(".txt").write_text(what)
         case = Case("case", *((plain[0], path) if is_label(number) else (path, plain[1])))
-        for program, run in _programs(case, path, folder).items():
-            try:
-                refused = run()
-            except IntegrityError as error:
-                refused = error
-            except Exception as error:
-                wrong.append(f"{path.name} ({what}), {program}: {type(error).__name__}: {error}")
-                continue
-            ends[f"{program}: {'a value' if refused is None else refused.rule}"] += 1
-            if refused is not None and (_UNFORESEEN in str(refused) or not pathlib.Path(refused.file).is_relative_to(folder)):
-                wrong.append(f"{path.name} ({what}), {program}: {refused}")
+        found, other = programs.ends(case, path, folder, plain[1])
+        ends.update(f"{program}: {end}" for program, end in found.items())
+        wrong += [f"{path.name} ({what}), {line}" for line in other]
     return ends, wrong
-
-
-def _programs(case, path: pathlib.Path, folder: pathlib.Path) -> dict[str, Callable]:
-    """Returns program -> what it does with one case; each returns the rule that is broken, or None, or raises it."""
-    from c2fnas.sliding_window import WindowConfig
-    from experiments import case_rows, scan_prediction
-    from preprocessing import budget, nifti, survey
-    from preprocessing.case_preparation import prepare_case
-    from preprocessing.rules import IntegrityError
-
-    def prepare():
-        budget.case_need(case, _SETTINGS["target_mm"])
-        outcome = prepare_case(case, folder / "store", _SETTINGS)
-        return IntegrityError(outcome["rule"], outcome["file"], outcome["problem"], "") if "rule" in outcome else None
-
-    def check():
-        errors = survey.look_at(case).errors
-        return errors[0] if errors else None
-
-    def predict():
-        settings = scan_prediction.Settings(spacing_mm=(6.0, 6.0, 10.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.25))
-        scan_prediction.predict_scan(path, folder / "mask.nii.gz", _threshold, settings)
-        nifti.read_labels(folder / "mask.nii.gz")
-
-    def evaluate():
-        try:
-            case_rows.of_files(path, folder / "plain_label.nii", None, 2.0)
-        except ValueError as error:
-            if type(error) is not ValueError or "are two grids" not in str(error):
-                raise
-
-    return {"prepare": prepare, "check": check, **({"evaluate": evaluate} if path == case.label else {"predict": predict})}
-
-
-def _threshold(patches: np.ndarray) -> np.ndarray:
-    """Three logits per voxel: pancreas above 25 HU, tumour above 160."""
-    return np.concatenate([np.zeros_like(patches), 4 * patches, 8 * patches - 2.4], axis=-1)
 
 
 def compare(folder: pathlib.Path, files: int, peers_python: str) -> tuple[collections.Counter[str], list[str]]:

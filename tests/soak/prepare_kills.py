@@ -52,7 +52,7 @@ def _kill(process: subprocess.Popen, rng: random.Random) -> bool:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         os.kill(rng.choice(family).pid, signal.SIGKILL)
-    process.wait(60)  # it ends by itself when a worker is gone
+    process.wait(60)  # without a worker it goes on, without its parent a worker ends
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # workers that outlive their parent would go on beside the next start
     return True

@@ -1,0 +1,97 @@
+"""What the programs that read scans do with one case, called in this process: prepare, prepare --check, cohort_report, predict, evaluate.
+
+The network of predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort` starts the programs
+themselves, with a real network.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+PROGRAMS = ("prepare", "check", "cohort", "predict", "evaluate")
+VALUE = "a value"
+_SETTINGS = {"target_mm": [4.0, 4.0, 5.0], "window_hu": [-200.0, 250.0], "label_values": None}
+_UNFORESEEN = "an unforeseen"
+
+
+def ends(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> tuple[dict[str, str], list[str]]:
+    """Returns how each program ended, `VALUE` or the id of a rule, and what ended in something else.
+
+    Args:
+      case: with a label.
+      odd: which of its two is mutated. predict reads a mutated scan only; evaluate scores its mask, or a mutated label as if it were one.
+      folder: where results go; a rule must name a file in it.
+      truth: a good label, for evaluate.
+    """
+    from preprocessing.rules import IntegrityError
+
+    found, wrong = {}, []
+    for program, run in _runs(case, odd, folder, truth).items():
+        try:
+            refused = run()
+        except IntegrityError as error:
+            refused = error
+        except Exception as error:
+            wrong.append(f"{program}: {type(error).__name__}: {error}")
+            continue
+        found[program] = VALUE if refused is None else refused.rule
+        if refused is not None and (
+            _UNFORESEEN in str(refused) or "\n" in str(refused) or not pathlib.Path(refused.file).is_relative_to(folder)
+        ):
+            wrong.append(f"{program}: {refused}")
+    return found, wrong
+
+
+def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> dict[str, Callable]:
+    """Returns program -> what it does with one case; each returns the rule that is broken, or None, or raises it."""
+    from c2fnas.sliding_window import WindowConfig
+    from experiments import case_rows, cohort_page, scan_prediction
+    from preprocessing import budget, cohort, nifti, survey
+    from preprocessing.case_preparation import prepare_case
+    from preprocessing.rules import IntegrityError
+
+    mask = folder / "mask.nii.gz"
+
+    def prepare():
+        budget.case_need(case, _SETTINGS["target_mm"])
+        outcome = prepare_case(case, folder / "store", _SETTINGS)
+        return IntegrityError(outcome["rule"], outcome["file"], outcome["problem"], "") if "rule" in outcome else None
+
+    def check():
+        errors = survey.look_at(case).errors
+        return errors[0] if errors else None
+
+    def cohort_report():
+        finding = survey.look_at(case)
+        cohort_page.page([cohort.summarise("C1", [finding])])
+        return finding.errors[0] if finding.errors else None
+
+    def predict():
+        mask.unlink(missing_ok=True)
+        settings = scan_prediction.Settings(spacing_mm=(6.0, 6.0, 10.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.25))
+        scan_prediction.predict_scan(case.image, mask, _threshold, settings)
+        nifti.read_labels(mask)
+
+    def evaluate():
+        scored = case.label if odd == case.label else mask
+        if not scored.exists():
+            return  # the scan is refused, and nothing is there to score
+        try:
+            case_rows.of_files(scored, truth, None, 2.0)
+        except ValueError as error:
+            if type(error) is not ValueError or "are two grids" not in str(error):
+                raise
+        return
+
+    runs = {"prepare": prepare, "check": check, "cohort": cohort_report, "predict": predict, "evaluate": evaluate}
+    if odd == case.label:
+        del runs["predict"]
+    return runs
+
+
+def _threshold(patches: np.ndarray) -> np.ndarray:
+    """Three logits per voxel: pancreas above 25 HU, tumour above 160."""
+    return np.concatenate([np.zeros_like(patches), 4 * patches, 8 * patches - 2.4], axis=-1)
