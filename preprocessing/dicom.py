@@ -48,7 +48,6 @@ class _Stored:
     signed: bool
     transfer_syntax: str
     padding: tuple[int, int] | None  # first and last pixel value that stands for no measurement
-    colour: str  # MONOCHROME1 or MONOCHROME2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _opened(path: str | os.PathLike, wanted: str | None) -> Iterator[tuple[list[
         _require_whole_concatenations(series.slices, path)
         _require_left_out(series, slices[0])
         slices = dicom_acquisitions.choose(path, series.uid, slices, acquisition or None)
-        yield _sorted(slices, path), [*_gaps(slices, path), *_inverted(slices)]
+        yield _sorted(slices, path), _gaps(slices, path)
 
 
 def _slices(header: Header) -> Iterator[_Slice]:
@@ -181,7 +180,12 @@ def _stored(header: Header) -> _Stored:
     colour = header.text("PhotometricInterpretation").upper()
     if not colour:
         raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
-    if colour not in ("MONOCHROME1", "MONOCHROME2"):  # of a CT both are allowed: they say how it is shown, the rescale says its HU
+    if colour == "MONOCHROME1":
+        # By the standard it says how slices are shown, and HU are those of the rescale; SimpleITK and what builds on it invert the values.
+        # Two programs that read one scan as bone and as air are no basis for a label.
+        fix = "export the slices as MONOCHROME2: tools differ in whether they invert the values of such pixels"
+        raise broken(rules.NOT_GREY, path, "has pixels of MONOCHROME1, to be shown from white to black", fix)
+    if colour != "MONOCHROME2":
         raise broken(rules.NOT_GREY, path, f"has pixels of {colour}")
     size = (header.required("Rows"), header.required("Columns"))
     for name, value in zip(("Rows", "Columns"), size, strict=True):
@@ -206,7 +210,7 @@ def _stored(header: Header) -> _Stored:
         raise broken(rules.NO_RESCALE, path, "turns pixels into HU by a ModalityLUTSequence, not by slope and intercept")
     frames = _frames(header)
     padding = _padding(header, signed == 1)
-    stored = _Stored(path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, padding, colour)
+    stored = _Stored(path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, padding)
     if stored.transfer_syntax in dicom_header.NATIVE:
         _require_whole(stored)
     elif stored.where.length is not None and stored.transfer_syntax not in dicom_header.OTHER_NATIVE:
@@ -328,8 +332,6 @@ def _require_alike(slices: Sequence[_Slice]) -> None:
 def _difference(one: _Slice, first: _Slice) -> str | None:
     if one.size != first.size:
         return f"size {one.size} instead of {first.size}"
-    if one.stored.colour != first.stored.colour:
-        return f"pixels of {one.stored.colour} instead of {first.stored.colour}"
     if _apart(one.directions, first.directions) > _DIRECTION:
         return f"orientation {one.directions} instead of {first.directions}"
     if _apart(one.spacing, first.spacing) > _DIRECTION:
@@ -424,12 +426,6 @@ def _require_whole_concatenations(headers: Sequence[Header], path: pathlib.Path)
             raise broken(
                 rules.MISSING_SLICE, path, f"holds {len(parts[uid])} of the {total} files of one image (concatenation), without {shown}"
             )
-
-
-def _inverted(slices: Sequence[_Slice]) -> list[IntegrityError]:
-    if slices[0].stored.colour == "MONOCHROME2":
-        return []
-    return [broken(rules.INVERTED_DISPLAY, slices[0].file, "has pixels of MONOCHROME1, to be shown from white to black")]
 
 
 def _voxels(slices: Sequence[_Slice]) -> tuple[np.ndarray, list[IntegrityError]]:

@@ -206,13 +206,6 @@ ARCHIVE = Rule(
     "a zip holds the files of a series: whole, readable without a password, of plain names and of a size that a series may have",
     "unpack it with a tool that you trust and give the folder",
 )
-INVERTED_DISPLAY = Rule(
-    "D17",
-    "inverted-display",
-    "slices are to be shown from black to white",
-    "look at the scan: its HU are those of the rescale, as DICOM has it; SimpleITK turns the values of such pixels round",
-    "warning",
-)
 
 MANIFEST = Rule("M01", "manifest-unreadable", "the manifest is a JSON object", "give the path of a manifest.json or dataset.json")
 MANIFEST_KEYS = Rule("M02", "manifest-keys", "the manifest has the keys and types of docs/data.md", "correct the entry")

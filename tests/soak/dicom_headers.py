@@ -4,9 +4,8 @@
 
 Where the product reads a series, SimpleITK (GDCM) and plain pydicom (every file, sorted by position, rescaled) read it as well, in an
 environment of their own (requirements-dicom.txt beside this file). Where a peer gets other voxels, or puts them elsewhere, the product
-had to refuse: the series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared, and nothing of a
-series of MONOCHROME1 with SimpleITK, which turns its values round: DICOM has them as the rescale gives them, and pydicom agrees. What the product
-refuses the peers are not asked: SimpleITK takes minutes for some of it.
+had to refuse: the series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared. What the product refuses the
+peers are not asked: SimpleITK takes minutes for some of it.
 
 Each series also goes through what the programs do with a case (`programs` beside this file). `--first` chooses the seeds.
 """
@@ -90,8 +89,7 @@ def read_or_refused(folder: pathlib.Path) -> str:
         assert {ends.pop("evaluate"), *ends.values()} == {programs.VALUE, error.rule}, (text, ends)
         return error.rule
     assert np.isfinite(volume.array).all() and np.isfinite(volume.affine).all(), folder
-    inverted = any(warning.rule == rules.INVERTED_DISPLAY.id for warning in volume.warnings)
-    np.savez(folder / "ours.npz", array=volume.array, affine=volume.affine, inverted=inverted)
+    np.savez(folder / "ours.npz", array=volume.array, affine=volume.affine)
     return "read"
 
 
@@ -106,8 +104,6 @@ def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
             counts["refused here"] += 1
         elif not theirs.exists():
             counts["refused there"] += 1
-        elif peer == "simpleitk" and np.load(ours)["inverted"]:
-            counts["turned round there (MONOCHROME1)"] += 1
         else:
             difference = _difference(*(dict(np.load(path)) for path in (ours, theirs)))
             counts["read alike" if difference is None else "read otherwise"] += 1
