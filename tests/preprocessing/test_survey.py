@@ -71,3 +71,21 @@ def test_a_case_that_kills_its_process_stops_no_other(tmp_path, monkeypatch):
     found = survey.survey(manifest, workers=2)
     assert [finding.usable for finding in found] == [True, False, True]
     assert "the process that looked at it was killed" in str(found[1].errors[0]) and found[1].errors[0].file.endswith("i1.nii.gz")
+
+
+def test_what_was_found_is_told_as_often_as_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
+    cases = tuple(Case(f"case_{i}", tmp_path / f"{i}.nii.gz", None) for i in range(100))
+    now, told = [0.0], []
+
+    def look(case, label_values):
+        now[0] += 1.0
+        return survey.Finding(case, ())
+
+    def each(found):
+        told.append(len(found))
+        now[0] += 0.01 * len(found)  # who writes all of it takes the longer the more there is
+
+    monkeypatch.setattr(survey, "look_at", look)
+    survey.survey(Manifest("C1", cases), each=each, clock=lambda: now[0])
+    assert told[:4] == [1, 2, 3, 4] and len(told) < 60
+    assert sum(0.01 * count for count in told) < 0.06 * now[0]
