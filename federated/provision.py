@@ -67,6 +67,7 @@ def provision(
     asked = [read_request_file(path) for path in requests]
     names = [*sites, *(request.name for request in asked)]
     _check_names(names)
+    _check_apart(names)
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one")
     if not 1 <= valid_days <= authority_days:
@@ -124,6 +125,7 @@ def add(
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
         raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
+    _check_apart([name for name in (*sites, *(request.name for request in asked)) if name not in book["sites"]], tuple(book["sites"]))
     similar = {name.lower(): name for name in book["sites"]}
     for path, request in zip(requests, asked, strict=True):
         if similar.get(request.name.lower(), request.name) != request.name:
@@ -353,6 +355,22 @@ def _check_names(names: Sequence[str]) -> None:
             )
     if len({name.lower() for name in names}) != len(names):
         raise ValueError(f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case")
+
+
+def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
+    """Raises ValueError where a model of one site could be taken for another's: their names begin with the site's and '_'.
+
+    Two sites that an earlier release let in together stay: of such names the server gives a model to the longer one (see `intake`).
+    """
+    for name in new:
+        for other in (*known, *new):
+            short, long = sorted((name, other), key=len)
+            if long.lower().startswith(f"{short.lower()}_"):
+                example = f", e.g. {short}-{long[len(short) + 1 :]}" if long in new else ""
+                raise ValueError(
+                    f"site names {short!r} and {long!r} cannot be in one federation: models of {short!r} may begin with '{long}_', and those of "
+                    f"{long!r} must; choose another name for the new site{example}"
+                )
 
 
 def _now() -> datetime.datetime:
