@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psutil
 
@@ -80,7 +81,7 @@ class ProgramGroup:
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
         self._programs: list[Program] = []
-        self._leash = leash.Leash()
+        self._leashes: list[Any] = []
         self._terminated, self._before = False, None
         self.peak_memory_bytes = 0
 
@@ -104,7 +105,8 @@ class ProgramGroup:
             except subprocess.TimeoutExpired:
                 program.process.kill()
                 program.process.wait()
-        self._leash.close()
+        for held in self._leashes:
+            held.close()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self._terminated:
@@ -116,14 +118,14 @@ class ProgramGroup:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
-            process = subprocess.Popen(
+            process, held = leash.start(
                 [python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env={**self._environment, **self._leash.environment},
-                pass_fds=self._leash.descriptors,
+                env=self._environment,
             )
+        self._leashes.append(held)
         program = Program(name, path, process)
         self._programs.append(program)
         return program

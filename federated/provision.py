@@ -78,11 +78,30 @@ def provision(
             f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: choose another folder, or ask to overwrite"
         )
 
-    key = certificates.new_key()
     private.folder(folder)
     for name in there:
         private.refuse_link(folder / name)
         private.refuse_links(folder / name)
+    try:
+        _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
+    except BaseException:
+        if not there:  # half a federation would be in the way of the next attempt
+            for name in (*RESERVED, *names):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_all(
+    folder: pathlib.Path,
+    hosts: Sequence[str],
+    port: int,
+    sites: Sequence[str],
+    asked: Sequence[certificates.Request],
+    valid_days: int,
+    authority_days: int,
+) -> None:
+    key = certificates.new_key()
     with atomic.replacing_folder(folder / "authority") as kit:
         (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
         write_private(kit / "ca.key", certificates.key_to_pem(key))
@@ -97,7 +116,6 @@ def provision(
         authority.write_answer(request, valid_days)
     digests = {site: hashed(secrets[site]) for site in sites} | {request.name: request.credential_sha256 for request in asked}
     authority.write_book({"sites": dict(sorted(digests.items())), "operator": hashed(secrets["operator"]), "revoked": []})
-    return folder
 
 
 def add(
@@ -246,10 +264,8 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a new file that only its owner may read, private from the first byte on rather than after a chmod."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    """Writes a file into a private folder, whole or not at all: an empty credential would be one that anybody knows."""
+    atomic.write_bytes(path, content)
 
 
 class _Authority:

@@ -1,37 +1,37 @@
 """Programs that end with the program that started them, however that one ends.
 
-Each holds one end of a pipe; the other end is closed by the system when the program that started them is gone.
+Each holds one end of a pipe of its own; the system closes the other end when the program that started it is gone.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
+import subprocess
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _VARIABLE = "RUNKIT_LEASH"  # descriptor of the end that a started program holds
 _LIMIT_S = 30.0  # for ending in good order
 
 
-class Leash:
-    """What started programs hold: give `environment` and `descriptors` (as `pass_fds`) to `subprocess.Popen`."""
+def start(command: Sequence[str], *, env: Mapping[str, str], **how: Any) -> tuple[subprocess.Popen, Any]:
+    """Starts a program as `subprocess.Popen` does; returns it and what must be kept as long as it may run.
 
-    def __init__(self):
-        held, own = os.pipe()
-        self._held, self._own = os.fdopen(held, "rb"), os.fdopen(own, "wb")  # closed with this object, too
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {_VARIABLE: str(self._held.fileno())}
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        return (self._held.fileno(),)
-
-    def close(self) -> None:
-        """Ends the programs that still run."""
-        self._own.close()
-        self._held.close()
+    The program has to call `follow`.
+    """
+    held, own = os.pipe()
+    try:
+        process = subprocess.Popen(command, env={**env, _VARIABLE: str(held)}, pass_fds=(held,), **how)
+    except BaseException:
+        os.close(own)
+        raise
+    finally:
+        os.close(held)
+    return process, os.fdopen(own, "wb")
 
 
 def follow() -> None:
@@ -42,12 +42,20 @@ def follow() -> None:
     name = os.environ.pop(_VARIABLE, "")  # programs that this one starts hold a leash of their own, or none
     if not name:
         return
-    os.set_inheritable(int(name), False)
-    threading.Thread(target=_wait, args=(int(name),), name="leash", daemon=True).start()
+    held = int(name)
+    os.set_inheritable(held, False)
+    told = hasattr(fcntl, "F_SETSIG")  # Linux sends the signal itself: a thread waits for its turn while a library works
+    if told:
+        fcntl.fcntl(held, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(held, fcntl.F_SETFL, fcntl.fcntl(held, fcntl.F_GETFL) | os.O_ASYNC)
+        told = not select.select([held], [], [], 0)[0]  # else the other end was closed before
+    threading.Thread(target=_wait, args=(held, told), name="leash", daemon=True).start()
 
 
-def _wait(held: int) -> None:
+def _wait(held: int, told: bool) -> None:
     os.read(held, 1)  # nothing is ever sent: it returns when the other end is closed
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not told:
+        os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_LIMIT_S)
     os._exit(1)

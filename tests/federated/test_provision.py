@@ -1,10 +1,13 @@
+import errno
 import json
+import os
 import stat
 
 import pytest
 from cryptography import x509
 
 from federated import credentials, provision
+from runkit import atomic
 
 
 def certificate(path):
@@ -90,3 +93,20 @@ def test_two_such_sites_of_an_earlier_release_stay(tmp_path, monkeypatch):
     provision.add(folder, sites=["C3"])
     provision.renew(folder, ["C1_north"])
     assert credentials.CredentialBook.read(folder / "server" / "credentials.json").sites == ("C1", "C1_north", "C3")
+
+
+def test_a_disk_that_fills_half_way_leaves_nothing_in_the_way_of_the_next_attempt(tmp_path, monkeypatch):
+    folder = tmp_path / "kits"
+    with monkeypatch.context() as disk:
+        write, left = atomic.write_bytes, iter(range(9))
+
+        def filling(path, content):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
+            write(path, content)
+
+        disk.setattr(atomic, "write_bytes", filling)
+        with pytest.raises(OSError, match="No space left"):
+            provision.provision(folder, "localhost", ("C1", "C2"))
+    assert not list(folder.iterdir())
+    provision.provision(folder, "localhost", ("C1", "C2"))
