@@ -100,7 +100,8 @@ def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]
     except OSError as error:
         if error.errno in _DISK:
             if error.filename is None or _PARTIAL in os.fsdecode(error.filename):
-                error.filename, error.filename2 = os.fspath(path), None
+                error.filename = os.fspath(path)
+                del error.filename2  # of a rename; None would be shown
             if needed is not None and error.filename == os.fspath(path):
                 error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
         raise

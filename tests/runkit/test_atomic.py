@@ -69,15 +69,15 @@ def test_a_full_disk_is_told_with_the_name_that_the_file_would_have_had_and_what
 
     with monkeypatch.context() as disk:
         disk.setattr(pathlib.Path, "write_bytes", full)
-        with pytest.raises(OSError, match=r"No space left on device; it takes 5 bytes: .*/result\.json'"):
+        with pytest.raises(OSError, match=r"No space left on device; it takes 5 bytes: .*/result\.json'$"):
             atomic.write_bytes(tmp_path / "result.json", b"12345")
-        with pytest.raises(OSError, match=r"No space left on device: .*/kit'"), atomic.replacing_folder(tmp_path / "kit") as kit:
+        with pytest.raises(OSError, match=r"No space left on device: .*/kit'$"), atomic.replacing_folder(tmp_path / "kit") as kit:
             (kit / "site.pem").write_bytes(b"12345")
-    with pytest.raises(OSError, match=r"No space left on device: .*/kit/site\.pem'"), atomic.replacing_folder(tmp_path / "kit") as kit:
+    with pytest.raises(OSError, match=r"No space left on device: .*/kit/site\.pem'$"), atomic.replacing_folder(tmp_path / "kit") as kit:
         raise OSError(errno.ENOSPC, "No space left on device", os.fspath(kit / "site.pem"))
     with monkeypatch.context() as disk:
         disk.setattr(atomic.tempfile, "mkstemp", lambda **named: full("made"))
-        with pytest.raises(OSError, match=r": '.*/result\.json'"):
+        with pytest.raises(OSError, match=r": '.*/result\.json'$"):
             atomic.write_bytes(tmp_path / "result.json", b"12345")
     with pytest.raises(FileNotFoundError, match="other"), atomic.replacing(tmp_path / "result.json"):
         (tmp_path / "other").read_bytes()
