@@ -6,6 +6,7 @@ A module that defines `main` calls the `define_*` functions it needs; nothing el
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import pathlib
@@ -311,7 +312,8 @@ def _words(error: Exception, resumes: bool) -> str:
     if full is None:
         return str(error)
     stays = "what is finished stays, and it resumes there" if resumes else "what was finished before stays valid"
-    return f"{full}. Free space and run the same command again: {stays}"
+    remedy = "Raise the limit of a file's size (ulimit -f), or use another file system," if error.errno == errno.EFBIG else "Free space"
+    return f"{full}. {remedy} and run the same command again: {stays}"
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -6,14 +6,17 @@ import dataclasses
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psutil
 
-from runkit import printable, progress
+from runkit import leash, printable, progress
 
 _POLL_S = 0.2
 _LINE_EVERY_S = 60.0  # off a terminal
@@ -24,6 +27,10 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 class ProgramFailed(ValueError):
     """A program ended with an error; the message carries its name, exit code, log file and last lines."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, while programs run; not an Exception, so that nothing on the way takes it for a failure."""
 
 
 @dataclasses.dataclass
@@ -63,6 +70,8 @@ class Program:
 class ProgramGroup:
     """Programs of one run. Used as a context manager: whatever still runs at its end is stopped.
 
+    When this process is killed its programs end too; SIGTERM ends them first and then this process, with a line on standard error.
+
     Attributes:
       peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
     """
@@ -72,10 +81,19 @@ class ProgramGroup:
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
         self._programs: list[Program] = []
+        self._leashes: list[Any] = []
+        self._terminated, self._before = False, None
         self.peak_memory_bytes = 0
 
     def __enter__(self) -> ProgramGroup:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            self._before = signal.signal(signal.SIGTERM, self._terminate)
         return self
+
+    def _terminate(self, number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the programs are being ended
+        self._terminated = True
+        raise Terminated
 
     def __exit__(self, *error: object) -> None:
         running = [program for program in self._programs if program.process.poll() is None]
@@ -87,18 +105,27 @@ class ProgramGroup:
             except subprocess.TimeoutExpired:
                 program.process.kill()
                 program.process.wait()
+        for held in self._leashes:
+            held.close()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if self._terminated:
+            sys.stderr.write("stopped by SIGTERM; run the same command again to resume\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str = sys.executable) -> Program:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
-            process = subprocess.Popen(
+            process, held = leash.start(
                 [python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
             )
+        self._leashes.append(held)
         program = Program(name, path, process)
         self._programs.append(program)
         return program

@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments import flags as experiment_flags
 from experiments import html_report, study_file, study_results, study_runner
-from runkit import overwriting
+from runkit import folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     print(study_runner.cost_text(study, folder, chosen), flush=True)
     if FLAGS.dry_run:
         return 0
+    if not FLAGS.report_only:
+        folder_lock.hold(private.make(folder))
     configs = {key: spec.config for key, spec in specs.items()}
 
     def write() -> None:

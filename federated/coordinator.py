@@ -228,7 +228,7 @@ class Coordinator:
                 run.closing = False
 
     def wait_confirmed(self) -> None:
-        """Returns when every participant knows that the run is finished, after `linger_s` at the latest."""
+        """Returns when every site that was not sent away knows that the run is finished, after `linger_s` at the latest."""
         with self._run.changed:
             self._run.changed.wait_for(lambda: self._run.stopping or self._all_confirmed(), self._run.config.linger_s)
 
@@ -340,5 +340,5 @@ class Coordinator:
         raise errors.UnknownModel(f"there is no model {name[:80]!r} here; there are {', '.join([*held, *store.models()])}")
 
     def _all_confirmed(self) -> bool:
-        store = self._run.store
-        return all(record.confirmed for site, record in store.sites().items() if site in store.participants() and not record.evicted)
+        # also a site whose updates came too late for every round: it would wait for a server that has left
+        return all(record.confirmed or record.evicted for record in self._run.store.sites().values())

@@ -86,7 +86,10 @@ def _proxy(way: Way) -> Finding:
         with way.connected():
             return good("proxy", f"{variable} names {host}:{port}, which lets this connection through")
     except ProxyRefused as refused:
-        return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"have it allow CONNECT to {way.address}, {around}")
+        allow = f"have it allow CONNECT to {way.address}"
+        if " 407" in str(refused):
+            allow = f"write user and password into {variable}=http://user:password@host:port, percent-encoded, or {allow}"
+        return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"{allow}, {around}")
     except OSError as error:
         return fault("proxy", f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})", f"correct {variable}, {around}")
 

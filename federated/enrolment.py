@@ -39,7 +39,7 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     if (kit / "site.json").is_file() and (owner := atomic.read_json(kit / "site.json").get("site")) != site:
         raise ValueError(f"{kit} is the kit of site {owner}, not of {site}; give the folder of this site, or a new one")
     private.tree(kit)
-    if not (kit / "credential").is_file():
+    if not (kit / "credential").is_file() or not (kit / "credential").read_bytes().strip():  # cut off in an earlier release
         write_private(kit / "credential", new_secret().encode("ascii") + b"\n")
     secret = (kit / "credential").read_text(encoding="ascii").strip()
     key = certificates.new_key()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import threading
@@ -11,7 +12,7 @@ from federated import errors
 from federated.codec import Chunk, decoded
 from federated.tensor_files import MAX_BYTES, file_header
 from federated.weights import CHUNK_BYTES, Manifest, check_declaration
-from runkit import private, writeback
+from runkit import atomic, private, writeback
 
 
 class PartialModel:
@@ -50,7 +51,8 @@ class PartialModel:
                 self._recognise()
             else:
                 # What another model left is written over: the memory and the disk that it has need not be given back and asked for again.
-                _write(self._file, header, 0)
+                with self._naming():
+                    _write(self._file, header, 0)
                 os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._start + manifest.nbytes))
         except BaseException:
             self.close()
@@ -84,7 +86,8 @@ class PartialModel:
         if not self.manifest.is_chunk(index, data):
             raise errors.DamagedTransfer(f"checksum of chunk {index} does not match; send the model again")
         at = self._start + index * CHUNK_BYTES
-        _write(self._file, data, at)
+        with self._naming():
+            _write(self._file, data, at)
         if self._durable:
             writeback.begin(self._file, at, len(data))
         self._look(index, data)  # before it counts: who finds the model whole finds it looked at
@@ -104,6 +107,9 @@ class PartialModel:
             same = False
         if not same:
             raise errors.DamagedTransfer("another transfer of the site came between; send the model again")
+
+    def _naming(self) -> contextlib.AbstractContextManager[None]:
+        return atomic.naming(self.path, self._start + self.manifest.nbytes)
 
     def close(self) -> None:
         if self._file >= 0:

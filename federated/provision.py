@@ -67,6 +67,7 @@ def provision(
     asked = [read_request_file(path) for path in requests]
     names = [*sites, *(request.name for request in asked)]
     _check_names(names)
+    _check_apart(names)
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one")
     if not 1 <= valid_days <= authority_days:
@@ -77,11 +78,30 @@ def provision(
             f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: choose another folder, or ask to overwrite"
         )
 
-    key = certificates.new_key()
     private.folder(folder)
     for name in there:
         private.refuse_link(folder / name)
         private.refuse_links(folder / name)
+    try:
+        _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
+    except BaseException:
+        if not there:  # half a federation would be in the way of the next attempt
+            for name in (*RESERVED, *names):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_all(
+    folder: pathlib.Path,
+    hosts: Sequence[str],
+    port: int,
+    sites: Sequence[str],
+    asked: Sequence[certificates.Request],
+    valid_days: int,
+    authority_days: int,
+) -> None:
+    key = certificates.new_key()
     with atomic.replacing_folder(folder / "authority") as kit:
         (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
         write_private(kit / "ca.key", certificates.key_to_pem(key))
@@ -96,7 +116,6 @@ def provision(
         authority.write_answer(request, valid_days)
     digests = {site: hashed(secrets[site]) for site in sites} | {request.name: request.credential_sha256 for request in asked}
     authority.write_book({"sites": dict(sorted(digests.items())), "operator": hashed(secrets["operator"]), "revoked": []})
-    return folder
 
 
 def add(
@@ -124,6 +143,7 @@ def add(
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
         raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
+    _check_apart([name for name in (*sites, *(request.name for request in asked)) if name not in book["sites"]], tuple(book["sites"]))
     similar = {name.lower(): name for name in book["sites"]}
     for path, request in zip(requests, asked, strict=True):
         if similar.get(request.name.lower(), request.name) != request.name:
@@ -244,10 +264,8 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a new file that only its owner may read, private from the first byte on rather than after a chmod."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    """Writes a file into a private folder, whole or not at all: an empty credential would be one that anybody knows."""
+    atomic.write_bytes(path, content)
 
 
 class _Authority:
@@ -353,6 +371,22 @@ def _check_names(names: Sequence[str]) -> None:
             )
     if len({name.lower() for name in names}) != len(names):
         raise ValueError(f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case")
+
+
+def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
+    """Raises ValueError where a model of one site could be taken for another's: their names begin with the site's and '_'.
+
+    Two sites that an earlier release let in together stay: of such names the server gives a model to the longer one (see `intake`).
+    """
+    for name in new:
+        for other in (*known, *new):
+            short, long = sorted((name, other), key=len)
+            if long.lower().startswith(f"{short.lower()}_"):
+                example = f", e.g. {short}-{long[len(short) + 1 :]}" if long in new else ""
+                raise ValueError(
+                    f"site names {short!r} and {long!r} cannot be in one federation: models of {short!r} may begin with '{long}_', and those of "
+                    f"{long!r} must; choose another name for the new site{example}"
+                )
 
 
 def _now() -> datetime.datetime:

@@ -18,6 +18,7 @@ in between is removed at the next start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -38,7 +39,7 @@ from federated.records import Records, insert_addresses
 from federated.rounds import Policy, Round, Update, accept
 from federated.tensor_files import TensorFile, file_manifest
 from federated.weights import Manifest
-from runkit import atomic, private
+from runkit import atomic, folder_lock, private
 
 FORMAT = "2"
 
@@ -63,9 +64,15 @@ class Store(Records):
         self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            process = folder_lock.holder(self._lock.fileno())
             self._lock.close()
-            raise StoreInUse(f"{self.folder}: another server works on this store; stop it or give this one a folder of its own") from None
+            if error.errno != errno.EWOULDBLOCK:
+                raise StoreInUse(
+                    f"{self.folder}: cannot be locked ({error.strerror}); a store needs a disk of this machine itself"
+                ) from error
+            server = f"another server ({process})" if process else "another server"
+            raise StoreInUse(f"{self.folder}: {server} works on this store; stop it or give this one a folder of its own") from None
         super().__init__(self.folder / "state.sqlite")
         self._remove_leftovers()
 

@@ -215,6 +215,7 @@ def save_as(
       sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by its digest.
     """
     with (
+        atomic.naming(path, sum(array.nbytes for array in arrays.values())),
         atomic.replacing(path, sync=False, sync_folder=sync) as temporary,
         TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer,
     ):

@@ -14,6 +14,7 @@ from typing import Any
 
 from runkit import private, text_files
 
+_PARTIAL = ".partial-"
 _DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name))
 
 
@@ -41,51 +42,73 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
       sync_folder: False where a power cut may bring the earlier file back.
     """
     path = pathlib.Path(path)
-    private.make(path.parent)
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix="".join(path.suffixes), dir=path.parent)
-    os.close(descriptor)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        if sync:
-            with open(temporary, "rb+") as stream:
-                os.fsync(stream.fileno())
-        os.chmod(temporary, private.mode_in(path.parent, 0o666))
-        os.replace(temporary, path)
-        if sync_folder:
-            sync_directory(path.parent)
-    except OSError as error:
-        if error.filename is None and error.errno in _DISK:
-            error.filename = os.fspath(path)  # the system names no file when a disk is full
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        private.make(path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix="".join(path.suffixes), dir=path.parent)
+        os.close(descriptor)
+        temporary = pathlib.Path(name)
+        try:
+            yield temporary
+            if sync:
+                with open(temporary, "rb+") as stream:
+                    os.fsync(stream.fileno())
+            os.chmod(temporary, private.mode_in(path.parent, 0o666))
+            os.replace(temporary, path)
+            if sync_folder:
+                sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`; on success its files are synced and it takes the name, else it goes."""
     path = pathlib.Path(path)
-    private.make(path.parent)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    with naming(path):
+        private.make(path.parent)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=path.parent))
+        try:
+            try:
+                yield temporary
+            except OSError as error:
+                if error.filename is not None:
+                    error.filename = os.fspath(error.filename).replace(os.fspath(temporary), os.fspath(path))
+                raise
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as stream:
+                        os.fsync(stream.fileno())
+            private.inherit(temporary)
+            os.chmod(temporary, private.mode_in(path.parent, 0o777))
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
+    """Names a file in an error that says that the disk is full or fails: the system names none, or the temporary one.
+
+    Args:
+      needed: bytes that the file takes, where they are known.
+    """
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as stream:
-                    os.fsync(stream.fileno())
-        private.inherit(temporary)
-        os.chmod(temporary, private.mode_in(path.parent, 0o777))
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except OSError as error:
+        if error.errno in _DISK:
+            if error.filename is None or _PARTIAL in os.fsdecode(error.filename):
+                error.filename = os.fspath(path)
+                del error.filename2  # of a rename; None would be shown
+            if needed is not None and error.filename == os.fspath(path):
+                error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
+        raise
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    with replacing(path) as temporary:
+    with naming(path, len(content)), replacing(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 
-_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
+_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 def free_bytes(path: str | os.PathLike) -> int:
@@ -19,7 +19,7 @@ def free_bytes(path: str | os.PathLike) -> int:
 
 
 def full_text(error: OSError) -> str | None:
-    """Returns a sentence for an error that says that a disk or a quota is full, with the file and what is free.
+    """Returns a sentence for an error that says that a disk, a quota or a limit (`ulimit -f`) is full, with the file and what is free.
 
     None for any other error, and for one that says itself what is free.
     """

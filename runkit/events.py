@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from runkit import private
+from runkit import atomic, private
 
 
 class EventLog:
@@ -25,9 +25,9 @@ class EventLog:
         self._clock = clock
 
     def append(self, event: str, **fields: Any) -> None:
-        private.make(self.path.parent)
         line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
-        with open(self.path, "a+b", opener=private.opener) as stream:
+        private.make(self.path.parent)
+        with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":  # a power cut left half a line; it must not swallow this one

@@ -56,7 +56,7 @@ def hold(folder: str | os.PathLike, *, shared: bool = False) -> Lock:
         fcntl.flock(descriptor, how)
         return Lock(descriptor)
     except OSError as error:
-        process = _holder(descriptor) if error.errno == errno.EWOULDBLOCK else ""
+        process = holder(descriptor) if error.errno == errno.EWOULDBLOCK else ""
         os.close(descriptor)
         if error.errno == errno.EWOULDBLOCK:
             raise _in_use(folder, process) from None
@@ -72,7 +72,7 @@ def _hold_file(folder: pathlib.Path, how: int) -> Lock:
         fcntl.flock(descriptor, how)
         return Lock(descriptor)
     except OSError as error:
-        process = _holder(descriptor)
+        process = holder(descriptor)
         os.close(descriptor)
         if error.errno == errno.EWOULDBLOCK:
             raise _in_use(folder, process) from None
@@ -90,7 +90,7 @@ def _in_use(folder: pathlib.Path, process: str) -> FolderInUse:
     )
 
 
-def _holder(descriptor: int) -> str:
+def holder(descriptor: int) -> str:
     """Returns who holds a lock on an open file, e.g. "process 1234 (experiments.join)"; "" where the system does not tell."""
     about = os.fstat(descriptor)
     try:

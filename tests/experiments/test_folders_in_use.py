@@ -10,7 +10,7 @@ import pytest
 from federated import provision
 from preprocessing import manifest, nifti, pipeline
 from runkit import folder_lock
-from tests.experiments import study
+from tests.experiments import study, test_study
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,8 @@ SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
         ("site/federated", ["join", "--kit=federation/C2", "--site_folder=site"]),
         ("site/cases", ["prepare", "--manifest=manifest.json", "--site_folder=site", "--split=2,1,1"]),
         ("site/cases", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
+        ("runs/demo", ["table1", "--profile=demo", "--runs=runs"]),
+        ("runs/s", ["study", "--study=s.json", "--runs=runs"]),
         ("site/baseline", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
@@ -50,11 +52,12 @@ def test_the_second_is_refused_and_names_the_first(site, held, program):
     from tests.federated import toy
 
     tensor_files.save(site / "initial.safetensors", toy.INITIAL, {})
-    (site / held).mkdir(exist_ok=True)
+    (site / held).mkdir(parents=True, exist_ok=True)
+    (site / "s.json").write_text(json.dumps(test_study.FILE))
     environ = {**os.environ, "PYTHONPATH": os.getcwd()}
     with folder_lock.hold(site / held):
         done = subprocess.run(
-            [sys.executable, "-m", f"experiments.{program[0]}", *SETTINGS, *program[1:]],
+            [sys.executable, "-m", f"experiments.{program[0]}", *(() if program[0] == "study" else SETTINGS), *program[1:]],
             cwd=site, env=environ, capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1, done.stderr

@@ -1,6 +1,20 @@
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import psutil
 import pytest
 
-from experiments import processes
+from c2fnas import genotype
+from experiments import configuration, processes
+from federated import provision
+from tests.experiments import test_study
+from tests.federated import toy
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -69,3 +83,57 @@ def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
         "baselines  2:05  C1: round 1: 5 of 9 step",
         "baselines  2:05  C2: round 1: 6 of 9 step",
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(tmp_path, number):
+    """A server that outlived it would keep port and store, and the next start would be refused."""
+    kits = provision.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
+    config = test_study.CONFIG
+    plan = configuration.plan(config, genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json())
+    initial = toy.write_initial(tmp_path / "initial.safetensors", plan=plan)
+    store = tmp_path / "store"
+    settings = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    serve = [
+        "experiments.serve",
+        *flags,
+        "--port=0",
+        "--host=127.0.0.1",
+        f"--kit={kits / 'server'}",
+        f"--store={store}",
+        f"--initial_model={initial}",
+    ]
+    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *serve]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = psutil.Process(int(parent.stdout.readline()))
+    log = tmp_path / "logs" / "one.log"
+    while "serving on port" not in log.read_text():
+        assert parent.poll() is None and server.is_running(), log.read_text()
+        psutil.wait_procs([server], timeout=0.05)
+    parent.send_signal(number)
+    _, errors = parent.communicate(timeout=60)
+    assert parent.returncode == -number
+    assert errors.splitlines()[-1:] == (["stopped by SIGTERM; run the same command again to resume"] if number == signal.SIGTERM else [])
+    assert number != signal.SIGTERM or not server.is_running()
+    assert _ended(server)
+    assert json.loads((store / "events.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
+    assert "stopped; run the same command again to resume" in log.read_text() and "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_program_ends_with_the_one_that_started_it_while_it_works_or_imports(tmp_path, number):
+    cohort = ["experiments.synthesize", "--site=C1", "--cases=100000", f"--output={tmp_path / 'cohort'}"]
+    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *cohort]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = psutil.Process(int(parent.stdout.readline()))
+    parent.send_signal(number)
+    parent.communicate(timeout=60)
+    assert _ended(started)
+
+
+def _ended(process):
+    _, alive = psutil.wait_procs([process], timeout=60)
+    for left in alive:
+        left.kill()  # nothing outlives the tests
+    return not alive

@@ -1,6 +1,10 @@
 import dataclasses
 import json
 import pathlib
+import re
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -235,3 +239,20 @@ def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twic
     assert content["runs"][0]["peak_memory_bytes"] == 7
     assert "table1, seed 2: done" in study_runner.cost_text(study, runs, specs)
     assert go() == [] and programs.started == [] and len(counted) == 18
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "file"),
+    [(100, [], "table1/seed1/run.flags"), (2000, ["--report_only"], "study.json"), (40_000, ["--report_only"], "study.html")],
+)
+def test_a_file_of_its_own_that_a_study_cannot_write_ends_it_with_one_line(tmp_path, limit, flags, file):
+    atomic.write_json(tmp_path / "s.json", FILE)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}", *flags],
+        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # as a disk that is full
+    )  # fmt: skip
+    words = r"cannot be written \(File too large; it takes [\d,]+ bytes\); [\d.]+ MB are free there\. .* run the same command again: "
+    assert done.returncode == 1 and re.fullmatch(f"error: {tmp_path}/runs/s/{file}: {words}what is finished stays, .*\n", done.stderr), (
+        done.stderr
+    )

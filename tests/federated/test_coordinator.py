@@ -281,6 +281,25 @@ def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
     assert run.store.finished and [site.task().kind for site in sites] == ["finished"] * 2
 
 
+def test_at_the_end_a_site_that_no_round_counted_is_told_too(opened, clock):
+    """It would wait for days for a server that has left."""
+    run = opened(
+        num_rounds=1, min_num_clients=1, cross_site_evaluation=False, wait_after_min_clients_s=0.0, heart_beat_timeout_s=60.0, linger_s=0.0
+    )
+    last, first = Site(run, "C2"), Site(run, "C1")
+    clock.now += 61.0
+    first.task()
+    first.push(1)
+    run.lead.advance()
+    run.lead.report_scores("C1", 1, {"dice": 0.5})
+    run.lead.advance()
+    assert run.store.finished and first.task().kind == "finished"
+    told = []
+    run.store.confirm, confirm = lambda site: (told.append(site), confirm(site)), run.store.confirm
+    assert not run.lead._all_confirmed()
+    assert last.task().kind == "finished" and told == ["C2"] and run.lead._all_confirmed()
+
+
 def test_without_scores_the_last_model_stands_in_for_the_best(opened):
     run = opened(num_rounds=1, min_num_clients=1, max_num_clients=1)
     site = Site(run, "C1")

@@ -359,6 +359,7 @@ def test_a_proxy_refuses(kits, status):
         proxy.answer = status
         findings = site(kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://user:hidden@127.0.0.1:{proxy.port}"})
     only_fault(findings, "proxy", status, f"no_proxy={HOST}")
+    assert ("https_proxy=http://user:password@host:port" in one(findings, "proxy").mend) == status.startswith("407")
     assert "hidden" not in doctor.table(findings)
 
 

@@ -1,6 +1,8 @@
 import datetime
+import errno
 import hashlib
 import json
+import os
 import shutil
 import ssl
 import stat
@@ -375,3 +377,19 @@ def test_the_operators_credential_opens_nothing_of_a_site_and_back(federation):
     provision.revoke(federation, ["operator"])
     with pytest.raises(credentials.WrongCredential):
         server.check_operator(secret(federation / "operator"))
+
+
+@pytest.mark.parametrize("earlier_release", [False, True])
+def test_no_request_is_for_a_credential_that_a_full_disk_left_empty(federation, tmp_path, monkeypatch, earlier_release):
+    kit = tmp_path / "kit"
+    if earlier_release:
+        kit.mkdir()
+        (kit / "credential").touch()
+    else:
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+            with pytest.raises(OSError, match=r"No space left on device; it takes \d+ bytes: .*kit/credential"):
+                enrolment.request(kit, "C9")
+        assert not (kit / "credential").exists()
+    asked = enrolment.request(kit, "C9")
+    assert len(secret(kit)) > 40 and asked.credential_sha256 == credentials.hashed(secret(kit))

@@ -1,10 +1,13 @@
+import errno
 import json
+import os
 import stat
 
 import pytest
 from cryptography import x509
 
 from federated import credentials, provision
+from runkit import atomic
 
 
 def certificate(path):
@@ -63,9 +66,47 @@ def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
         ("localhost", ("../C1",), "'../C1' cannot be used"),
         ("localhost", ("server",), "'server' cannot be used"),
         ("localhost", ("C1", "c1"), "given twice"),
+        ("localhost", ("C1_north", "C1"), "'C1' and 'C1_north' cannot be in one federation.* e.g. C1-north"),
     ],
 )
 def test_names_that_cannot_work_are_refused_before_anything_is_written(tmp_path, hosts, sites, message):
     with pytest.raises(ValueError, match=message):
         provision.provision(tmp_path / "kits", hosts, sites)
     assert not (tmp_path / "kits").exists()
+
+
+@pytest.mark.parametrize(("first", "late"), [("C1", "C1_north"), ("C1", "c1_north"), ("C1_north", "C1")])
+def test_no_late_site_has_a_name_that_models_of_another_begin_with(tmp_path, first, late):
+    """C1 may have lent "C1_north_baseline" before C1_north came, which could then not lend its own."""
+    folder = provision.provision(tmp_path / "kits", "localhost", (first,))
+    before = (folder / "server" / "credentials.json").read_bytes()
+    with pytest.raises(ValueError, match="cannot be in one federation"):
+        provision.add(folder, sites=[late])
+    assert (folder / "server" / "credentials.json").read_bytes() == before and not (folder / late).exists()
+    assert provision.add(folder, sites=["C1-north", "C12"]) == ["C1-north", "C12"]
+
+
+def test_two_such_sites_of_an_earlier_release_stay(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(provision, "_check_apart", lambda *names: None)
+        folder = provision.provision(tmp_path / "kits", "localhost", ("C1", "C1_north"))
+    provision.add(folder, sites=["C3"])
+    provision.renew(folder, ["C1_north"])
+    assert credentials.CredentialBook.read(folder / "server" / "credentials.json").sites == ("C1", "C1_north", "C3")
+
+
+def test_a_disk_that_fills_half_way_leaves_nothing_in_the_way_of_the_next_attempt(tmp_path, monkeypatch):
+    folder = tmp_path / "kits"
+    with monkeypatch.context() as disk:
+        write, left = atomic.write_bytes, iter(range(9))
+
+        def filling(path, content):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
+            write(path, content)
+
+        disk.setattr(atomic, "write_bytes", filling)
+        with pytest.raises(OSError, match="No space left"):
+            provision.provision(folder, "localhost", ("C1", "C2"))
+    assert not list(folder.iterdir())
+    provision.provision(folder, "localhost", ("C1", "C2"))

@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import json
+import os
 
 import numpy as np
 import pytest
@@ -74,7 +77,16 @@ def test_an_initial_model_without_plan_is_refused_and_opens_nothing(tmp_path):
 
 def test_two_servers_cannot_share_a_store(reopen, tmp_path):
     reopen()
-    with pytest.raises(errors.StoreInUse, match="another server works on this store"):
+    with pytest.raises(errors.StoreInUse, match=rf"another server \(process {os.getpid()} .*\) works on this store"):
+        storage.Store(tmp_path / "store")
+
+
+def test_a_store_that_cannot_be_locked_is_not_said_to_be_in_use(tmp_path, monkeypatch):
+    def refused(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(errors.StoreInUse, match=r"cannot be locked \(No locks available\); a store needs a disk of this machine itself"):
         storage.Store(tmp_path / "store")
 
 
