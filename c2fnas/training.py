@@ -84,6 +84,8 @@ class Trainer:
       optimizer: made inside `strategy.scope()` with its state; None makes Adam.
       xla: compile the step's arithmetic by XLA; GPUs only.
       augment: see `make_train_step`.
+      received: a network of the same genotype for the model that the server sent, see `set_received`; it needs no VAE branch. Built inside
+        `strategy.scope()`, and only where `config.loss.missing` needs it.
     Raises:
       ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for without a GPU.
     """
@@ -97,12 +99,14 @@ class Trainer:
         optimizer: Any = None,
         xla: bool = False,
         augment: Augment | None = None,
+        received: Network | None = None,
     ):
         if xla and not tf.config.list_logical_devices("GPU"):
             raise ValueError(
                 "xla is on and there is no GPU; on a CPU it loses oneDNN and makes a step about 12 times slower, so leave it off"
             )
         self.network, self.config, self.strategy = network, config, strategy
+        self._received = received
         self.step = 0
         self._scaled = network.precision == "mixed_float16"
         self._loss_scale, self._good_steps, self._skipped_in_a_row = (_LOSS_SCALE if self._scaled else 1.0), 0, 0
@@ -119,6 +123,7 @@ class Trainer:
                 xla=xla,
                 augment=augment,
                 at_once=keras_stack.samples_at_once(),
+                received=received,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 
@@ -137,6 +142,17 @@ class Trainer:
             state = keras_stack.optimizer_state(self._optimizer, self.network.variables)
             zeros = {name: np.zeros_like(array) for name, array in state.items()}
             keras_stack.assign_optimizer_state(self._optimizer, self.network.variables, zeros)
+
+    def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the model that the server sent beside the one that is trained, for a loss that asks what it sees.
+
+        It is not part of `state`: a site has the received model when it goes on.
+
+        Raises:
+          ValueError: as `named_weights.assign`.
+        """
+        if self._received is not None:
+            named_weights.assign(self._received, {name: arrays[name] for name in self._received.variables if name in arrays})
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and `step` int64 [].
