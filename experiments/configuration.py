@@ -37,6 +37,8 @@ class ExperimentConfig:
     learning_rate: float
     final_learning_rate: float
     kl: str  # "voxels" or "latent"
+    missing_labels: str = "background"  # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
+    absence_evidence: bool = False  # whether it also learns from the received model's false alarms
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
     clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
@@ -56,6 +58,8 @@ class ExperimentConfig:
         _require(self.vae in ("reduced", "direct", "none"), "vae", self.vae, "'reduced', 'direct' or 'none'")
         _require(self.classifier_bias in ("zero", "log_prior"), "classifier_bias", self.classifier_bias, "'zero' or 'log_prior'")
         _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
+        treatments = ("background", "exclude", "restricted", "marginal", "distil")
+        _require(self.missing_labels in treatments, "missing_labels", self.missing_labels, f"one of {', '.join(treatments)}")
         precisions = ("float32", "mixed_bfloat16", "mixed_float16")
         _require(self.precision in precisions, "precision", self.precision, "'float32', 'mixed_bfloat16' or 'mixed_float16'")
         _require(0 <= self.clip_norm < float("inf"), "clip_norm", self.clip_norm, "a finite number above 0, or 0 for no clipping")
@@ -124,6 +128,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "batch_size": config.batch_size,
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
+            **_missing_labels(config),
         },
         "schedule": {
             "num_rounds": config.num_rounds,
@@ -136,6 +141,13 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "blending": config.inference_blending,
         },
     }
+
+
+def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:
+    """As it was before there was a choice, a plan says nothing of it: an earlier release's plan is the same then."""
+    if config.missing_labels == "background":
+        return {}
+    return {"missing_labels": config.missing_labels, "absence_evidence": config.absence_evidence}
 
 
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:

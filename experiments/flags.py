@@ -24,6 +24,7 @@ from runkit import disk, interrupts, printable, private
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
+_SINCE_FIRST_RELEASE = ("missing_labels", "absence_evidence")
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
@@ -73,6 +74,21 @@ def _define_experiment() -> None:
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
     flags.DEFINE_enum(
         keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
+    )
+    flags.DEFINE_enum(
+        keep("missing_labels"),
+        "background",
+        ["background", "exclude", "restricted", "marginal", "distil"],
+        "What the loss does, in a federation, about classes that a site's labels never show (`declared_labels` of its manifest): 'background' "
+        "takes them for absent everywhere, as the paper does; 'exclude' leaves them out of the Dice; 'restricted' leaves them out of the "
+        "softmax, so that the site unlearns nothing of them; 'marginal' lets a voxel be the class that was drawn or a missing one; 'distil' "
+        "keeps what the received model says of them. See docs/missing-labels.md.",
+    )
+    flags.DEFINE_bool(
+        keep("absence_evidence"),
+        False,
+        "With --missing_labels=restricted, marginal or distil: where a site's patients are known not to have a class (declared `absent`), "
+        "voxels in which the received model sees it are false alarms, and the site trains against them.",
     )
     flags.DEFINE_enum(
         keep("precision"),
@@ -215,6 +231,8 @@ def experiment_flags_text() -> str:
     lines = []
     for name in _EXPERIMENT_FLAGS:
         value = getattr(FLAGS, name)
+        if name in _SINCE_FIRST_RELEASE and value == FLAGS[name].default:
+            continue  # so that a run of an earlier release has the same text, and goes on
         lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments import model_writing, processes, report, results, run_plan
 from experiments.run_plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
+from preprocessing import declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic
 
@@ -149,8 +150,10 @@ class Stages:
         if len(files) == 1:
             return files[0]
         merged = self._folder / "manifests" / f"{site.name}.json"
-        cases = tuple(case for file in files for case in manifests.read(file).cases)
-        manifests.write(merged, manifests.Manifest(site.name, cases))
+        listed = [manifests.read(file) for file in files]
+        cases = tuple(case for manifest in listed for case in manifest.cases)
+        declared = declared_labels.merged(manifest.declared for manifest in listed)
+        manifests.write(merged, manifests.Manifest(site.name, cases, declared=declared))
         return merged
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:

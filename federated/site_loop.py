@@ -37,6 +37,7 @@ class SiteTrainer(Protocol):
     Attributes:
       plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
       num_examples: training cases; they weight the site's update.
+      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the attribute, or with None, declares nothing.
       specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes must have them before a byte of
         it is written.
     """
@@ -144,6 +145,7 @@ class _Loop:
             transport,
             trainer.plan,
             trainer.num_examples,
+            labels=getattr(trainer, "labels", None),
             pauses=pauses,
             pause=pause,
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
@@ -189,7 +191,7 @@ class _Loop:
         """
         if self._journal.finished or self._journal.reported:
             try:
-                return self._transport.login(self._trainer.plan, self._trainer.num_examples)
+                return self._transport.login(self._trainer.plan, self._trainer.num_examples, getattr(self._trainer, "labels", None))
             except errors.ServerUnreachable:
                 return None
             except errors.RETRYABLE:
