@@ -48,7 +48,7 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
-    validation_every: int = 1  # rounds between two validations of the site's own model, one of which is chosen
+    validation_every: int = 1  # rounds between two validations of the site's own model, one of which is chosen, and between two scored globals
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float

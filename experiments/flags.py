@@ -128,8 +128,8 @@ def _define_experiment() -> None:
     flags.DEFINE_integer(
         keep("validation_every"),
         1,
-        "Rounds between two validations of a site's own model, of which the best is kept; the last round has one always. A received "
-        "global model is scored in every round.",
+        "Rounds between two validations of a site's own model, of which the best is kept, and between two received global models that it "
+        "scores, of which the best is FL_best_global. The last ones are validated and scored always.",
     )
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
     flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")

@@ -195,6 +195,7 @@ class SiteTrainer:
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
         self.labels = store.declared
+        self.score_every = config.validation_every
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
