@@ -39,6 +39,7 @@ class ExperimentConfig:
     kl: str  # "voxels" or "latent"
     missing_labels: str = "background"  # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
     absence_evidence: bool = False  # whether it also learns from the received model's false alarms
+    shared_candidates: int = 0  # local models that a site without all labels lends, so that every site's validation chooses among them
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
     clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
@@ -48,7 +49,9 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
-    validation_every: int = 1  # rounds between two validations of the site's own model, one of which is chosen, and between two scored globals
+    validation_every: int = (
+        1  # rounds between two validations of the site's own model, one of which is chosen, and between two scored globals
+    )
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float
@@ -93,6 +96,7 @@ class ExperimentConfig:
             "keep_checkpoints",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6")
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):
             sizes = getattr(self, name)
@@ -129,6 +133,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
             **_missing_labels(config),
+            **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),
         },
         "schedule": {
             "num_rounds": config.num_rounds,

@@ -24,7 +24,7 @@ from runkit import disk, interrupts, printable, private
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
-_SINCE_FIRST_RELEASE = ("missing_labels", "absence_evidence")
+_SINCE_FIRST_RELEASE = ("missing_labels", "absence_evidence", "shared_candidates")
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
@@ -89,6 +89,12 @@ def _define_experiment() -> None:
         False,
         "With --missing_labels=restricted, marginal or distil: where a site's patients are known not to have a class (declared `absent`), "
         "voxels in which the received model sees it are false alarms, and the site trains against them.",
+    )
+    flags.DEFINE_integer(
+        keep("shared_candidates"),
+        0,
+        "So many local models, 6 at most, does a site lend whose labels lack a class; every site scores them on its validation cases, and the "
+        "best is the row <site>_FL_local_shared. 0: none. The paper's rule, the best by the site's own validation, stays as <site>_FL_local.",
     )
     flags.DEFINE_enum(
         keep("precision"),

@@ -90,6 +90,9 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
         found[f"{site}_baseline"] = (folder / "sites" / site / "baseline" / "best.safetensors", [stores[site]])
     for site in sites:
         found[f"{site}_FL_local"] = (folder / "sites" / site / "federated" / "best.safetensors", list(stores.values()))
+    for model, number in sorted({(row["model"], row["round"]) for row in rows if "round" in row}):
+        site = model.removesuffix("_FL_local_shared")
+        found[model] = (folder / "sites" / site / "federated" / "candidates" / f"round_{number:03d}.safetensors", list(stores.values()))
     rounds = sorted((folder / "server" / "global").glob("round_*.safetensors"), key=lambda path: int(path.stem.removeprefix("round_")))
     if rounds:
         found["FL_global"] = (rounds[-1], list(stores.values()))

@@ -92,8 +92,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
         "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
-        "federation and cross-site evaluation": (alone + own_validations * validation + models * test * tested) * together
-        + 3 * _START_S,
+        "federation and cross-site evaluation": (alone + own_validations * validation + models * test * tested) * together + 3 * _START_S,
         "table and figures": _START_S / 2,
     }
     if POOLED in spec.beyond:

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import model_writing, processes, report, results, run_plan
 from experiments.run_plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
-from preprocessing import declared_labels
+from preprocessing import case_store, declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic
 
@@ -248,6 +248,12 @@ class Stages:
         group.wait(programs, "scores")
         atomic.write_text(self._folder / _BEYOND_ROWS, "".join(file.read_text(encoding="utf-8") for file in outputs))
 
+    def _declared(self) -> str:
+        """What the sites' labels show, in a sentence."""
+        roots = {site.name: self.site_folder(site) / "cases" for site in self._spec.sites}
+        words = [f"{name} {declared_labels.text(case_store.record_of(root).declared)}" for name, root in roots.items()]
+        return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
+
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
         rows = rows_so_far(self._folder)
@@ -256,7 +262,7 @@ class Stages:
         report.write(
             self._folder,
             rows,
-            notes=self._spec.notes,
+            notes=(*self._spec.notes, self._declared()),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],

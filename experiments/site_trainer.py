@@ -24,7 +24,7 @@ from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
-from experiments import case_rows
+from experiments import case_rows, shared_choice
 from experiments.configuration import ExperimentConfig, plan
 from federated.agenda import check_model_name
 from federated.weights import TensorSpec
@@ -196,6 +196,10 @@ class SiteTrainer:
         self.num_examples = len(self._cases["training"])
         self.labels = store.declared
         self.score_every = config.validation_every
+        lacks_labels = bool(declared_labels.missing(store.declared))
+        self._candidate_rounds = (
+            shared_choice.candidate_rounds(config.num_rounds, config.validation_every, config.shared_candidates) if lacks_labels else []
+        )
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
@@ -264,7 +268,9 @@ class SiteTrainer:
         best = self._state["best"]
         if best is None or score["dice"] > best["dice"]:
             self._state = {**self._state, "best": {"dice": score["dice"], "round": round_number}}
-            self._save_best(round_number)
+            self._save_model(self._best_file, round_number)
+        if round_number in self._candidate_rounds:
+            self._save_model(self._candidate_file(round_number), round_number)
         return score
 
     def _train_until(self, until: int, label: str) -> dict[str, float]:
@@ -288,7 +294,7 @@ class SiteTrainer:
         if self._writes:
             self._history.append(event, **values)
 
-    def _save_best(self, round_number: int) -> None:
+    def _save_model(self, path: pathlib.Path, round_number: int) -> None:
         if self._writes:
             about = {
                 "model": self._label,
@@ -298,7 +304,7 @@ class SiteTrainer:
                 # A genotype is named, not its file: these weights may leave the site, a path may not.
                 "configuration": json.dumps({**self._config.to_json(), "genotype": self._trainer.network.genotype.name}),
             }
-            named_weights.save(self._best_file, self._trainer.weights(), about)
+            named_weights.save(path, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
         """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
@@ -331,6 +337,9 @@ class SiteTrainer:
             self._save()
         if self._lend_local:
             models[self._label] = self.best_model()
+            for number in self._candidate_rounds:
+                if self._candidate_file(number).is_file():  # a run may end before its last round
+                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(self._candidate_file(number))[0]
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
@@ -351,6 +360,8 @@ class SiteTrainer:
             self._trainer.set_weights(kept)
 
     def _evaluated(self, model_name: str) -> list[dict[str, Any]]:
+        if shared_choice.candidate_of(model_name) is not None:
+            return self._scored_candidate(model_name)
         rows = []
         examples = self._folder / "examples"
         for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
@@ -364,8 +375,20 @@ class SiteTrainer:
                     np.save(stream, mask, allow_pickle=False)
         return rows
 
+    def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
+        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
+        rows = []
+        for split, grid in (("validation", shared_choice.GRID), ("test", "training")):
+            for case in progress.bar(self._cases[split], what=f"{self._label} scores {model_name}", unit="case"):
+                mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
+                rows.append(_row(model_name, self._store.site, case.number, grid, mask, np.asarray(case.label), case.target_mm))
+        return rows
+
     def _patches(self, start: int, stop: int) -> tf.data.Dataset:
         return dataset.training_dataset(self._sampler, start, stop)
+
+    def _candidate_file(self, round_number: int) -> pathlib.Path:
+        return self._folder / "candidates" / f"round_{round_number:03d}.safetensors"
 
     @property
     def _checkpoint(self) -> pathlib.Path:

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from experiments import configuration, site_trainer
+from federated import privacy
 from preprocessing import manifest, nifti, pipeline
+from preprocessing.case_store import CaseStore
 from tests.experiments import study
 from tests.experiments.test_site_trainer import tiny
 
@@ -75,3 +77,37 @@ def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_
     with pytest.raises(ValueError, match="missing_labels is 'ignore'; expected one of background"):
         dataclasses.replace(config, missing_labels="ignore")
     assert not np.array_equal(configuration.plan(config, {}), configuration.plan(other, {}))
+
+
+def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validation_and_test_cases(config, store, tmp_path):
+    config = dataclasses.replace(config, num_rounds=3, local_epochs=1, validation_every=1, shared_candidates=2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    site = site_trainer.SiteTrainer(config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy)
+    weights, after = named_weights.read(site_trainer.build_network(config)), {}
+    for number in (1, 2, 3):
+        weights = after[number] = {name: array.copy() for name, array in site.train(weights, number)[0].items()}
+    lent = site.local_models()
+    assert set(lent) == {"C1_FL_local", "C1_FL_local_r001", "C1_FL_local_r003"}
+    for number in (1, 3):
+        for name, array in lent[f"C1_FL_local_r{number:03d}"].items():
+            np.testing.assert_array_equal(array, after[number][name])
+    rows = site.evaluate("C1_FL_local_r003", lent["C1_FL_local_r003"])
+    numbers = {
+        grid: [store.open(case_id).number for case_id in store.case_ids(split)]
+        for split, grid in (("validation", "validation"), ("test", "training"))
+    }
+    assert [(row["grid"], row["case"]) for row in rows] == [(grid, case) for grid, cases in numbers.items() for case in cases]
+    assert privacy.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
+    assert not list((tmp_path / "site").glob("examples/*r003*"))  # the site's figures show the table's models
+    keeps = site_trainer.SiteTrainer(config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False)
+    assert keeps.local_models() == {}
+
+
+def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
+    complete = CaseStore(store.root)
+    complete.declared = {"pancreas": "complete", "tumour": "complete"}
+    config = dataclasses.replace(config, shared_candidates=2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    site = site_trainer.SiteTrainer(config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy)
+    site.train(named_weights.read(site_trainer.build_network(config)), 1)
+    assert set(site.local_models()) == {"C2_FL_local"}
