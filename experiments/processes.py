@@ -63,15 +63,20 @@ class Program:
 class ProgramGroup:
     """Programs of one run. Used as a context manager: whatever still runs at its end is stopped.
 
+    Args:
+      environment: variables that the programs get besides those of this process.
+      python: starts the programs.
+
     Attributes:
       peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
     """
 
-    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None):
+    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None, python: str = sys.executable):
         self._log_folder = pathlib.Path(log_folder)
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
         self._programs: list[Program] = []
+        self._python = python
         self.peak_memory_bytes = 0
 
     def __enter__(self) -> ProgramGroup:
@@ -88,12 +93,12 @@ class ProgramGroup:
                 program.process.kill()
                 program.process.wait()
 
-    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str = sys.executable) -> Program:
+    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str | None = None) -> Program:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
             process = subprocess.Popen(
-                [python, "-m", module, *arguments],
+                [python or self._python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

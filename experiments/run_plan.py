@@ -52,7 +52,13 @@ class SiteSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What one run does. `flags_text` is the text of the flag file that every program of it is given."""
+    """What one run does.
+
+    Attributes:
+      flags_text: text of the flag file that every program of it is given.
+      environment: variables that its programs get besides those of this process.
+      stack: "own", or "other" for the Python of the other stack's environment.
+    """
 
     config: ExperimentConfig
     flags_text: str
@@ -60,6 +66,8 @@ class RunSpec:
     cohorts: pathlib.Path
     sites: tuple[SiteSpec, ...]
     threads_per_site: int = 1
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stack: str = "own"
     baselines: bool = True
     beyond: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
