@@ -23,7 +23,7 @@ from runkit import atomic, private
 
 if TYPE_CHECKING:
     from c2fnas.losses import LossConfig
-    from c2fnas.training import Trainer
+    from c2fnas.training import Trainer, TrainingConfig
 
 FILE_NAME = "checkpoint.safetensors"
 _EARLIER = "earlier_"
@@ -141,8 +141,16 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
             "class_prior": None if prior is None else list(prior),
             "precision": network.precision,
         },
-        "training": {**dataclasses.asdict(trainer.config), "frozen": list(trainer.config.frozen), "loss": _loss(trainer.config.loss)},
+        "training": _training(trainer.config),
     }
+
+
+def _training(config: TrainingConfig) -> dict[str, Any]:
+    """As it was before the branch could have a rate of its own where it has none: earlier checkpoints go on."""
+    described = {**dataclasses.asdict(config), "frozen": list(config.frozen), "loss": _loss(config.loss)}
+    if config.vae_rate == 1.0:
+        del described["vae_rate"]
+    return described
 
 
 def _loss(config: LossConfig) -> dict[str, Any]:

@@ -38,13 +38,16 @@ class TrainStep:
         augment: Augment | None,
         at_once: int,
         received: Network | None,
+        vae_rate: float,
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
         self._received = received
         self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
         self._augment = augment
         self._replicas = strategy.num_replicas_in_sync
-        self._variables = [v for name, v in network.variables.items() if not name.startswith(frozen)]
+        trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
+        self._variables = list(trained.values())
+        self._shares = None if vae_rate == 1.0 else [vae_rate if name.startswith("vae/") else 1.0 for name in trained]
         self._patches = (global_batch // self._replicas, *network.patch_size)
         self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
         if network.vae is not None:
@@ -92,7 +95,7 @@ class TrainStep:
 
     def _apply_all(self, gradients):
         def replica_apply(gradients):
-            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas)
+            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas, shares=self._shares)
 
         self._strategy.run(replica_apply, args=(gradients,))
 
@@ -171,6 +174,7 @@ def make_train_step(
     augment: Augment | None = None,
     at_once: int = 1,
     received: Network | None = None,
+    vae_rate: float = 1.0,
 ) -> TrainStep:
     """Returns the compiled halves of a step.
 
@@ -190,6 +194,7 @@ def make_train_step(
       at_once: samples of a replica that are computed at the same time, each by itself; 1 computes all of them together, see sample_loop.py.
       received: the model that the server sent, built inside `strategy.scope()`; its weights do not change. Where `loss_config.missing`
         needs it.
+      vae_rate: share of the learning rate by which the VAE branch's own weights move.
     Raises:
       ValueError: if the global batch cannot be shared equally among the replicas, if `frozen` leaves nothing to train, or if the received
         model is needed and not given.
@@ -215,6 +220,7 @@ def make_train_step(
         augment=augment,
         at_once=at_once,
         received=received,
+        vae_rate=vae_rate,
     )
 
 

@@ -43,6 +43,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    vae_rate: float = 1.0  # the VAE branch's own weights move at this share of the rate
     clip_norm: float = 0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
     non_finite: str = "stop"  # what a step does whose loss or gradient is no number: end the training, or be left out
     frozen: tuple[str, ...] = ()  # prefixes of canonical names whose weights stay as they are
@@ -52,6 +53,8 @@ class TrainingConfig:
         object.__setattr__(self, "frozen", tuple(self.frozen))
         if not 0.0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a finite number above 0, or 0 for no clipping")
+        if not 0.0 < self.vae_rate <= 1.0:
+            raise ValueError(f"vae_rate is {self.vae_rate}; expected a share of the learning rate, above 0 and at most 1")
         if self.non_finite not in NON_FINITE:
             raise ValueError(f"non_finite is {self.non_finite!r}; expected one of {', '.join(NON_FINITE)}")
         for name in ("batch_size", "total_steps"):
@@ -124,6 +127,7 @@ class Trainer:
                 augment=augment,
                 at_once=keras_stack.samples_at_once(),
                 received=received,
+                vae_rate=config.vae_rate if network.vae is not None else 1.0,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 

@@ -36,6 +36,7 @@ class ExperimentConfig:
     # optimisation
     learning_rate: float
     final_learning_rate: float
+    vae_rate: float = 1.0  # share of the rate by which the VAE branch's own weights move
     kl: str  # "voxels" or "latent"
     missing_labels: str = "background"  # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
     absence_evidence: bool = False  # whether it also learns from the received model's false alarms
@@ -81,6 +82,7 @@ class ExperimentConfig:
             self.final_learning_rate,
             "above 0, at most learning_rate",
         )
+        _require(0 < self.vae_rate <= 1, "vae_rate", self.vae_rate, "a share of the learning rate, above 0 and at most 1")
         _require(self.window_hu[0] < self.window_hu[1], "window_hu", self.window_hu, "low,high with low below high")
         _require(
             len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
@@ -132,6 +134,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "batch_size": config.batch_size,
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
+            **({"vae_rate": config.vae_rate} if config.vae_rate != 1.0 else {}),
             **_missing_labels(config),
             **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),
         },

@@ -24,7 +24,7 @@ from runkit import disk, interrupts, printable, private
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
-_SINCE_FIRST_RELEASE = ("missing_labels", "absence_evidence", "shared_candidates")
+_SINCE_FIRST_RELEASE = ("vae_rate", "missing_labels", "absence_evidence", "shared_candidates")
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
@@ -72,6 +72,12 @@ def _define_experiment() -> None:
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
+    flags.DEFINE_float(
+        keep("vae_rate"),
+        1.0,
+        "Share of the learning rate by which the VAE branch's own weights move. Its decoder has no norm behind its convolutions and overshoots "
+        "at rates far above the paper's 1e-4: lower the share there.",
+    )
     flags.DEFINE_enum(
         keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
     )

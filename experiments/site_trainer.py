@@ -110,6 +110,7 @@ def build_trainer(
             total_steps=total_steps,
             learning_rate=config.learning_rate,
             final_learning_rate=config.final_learning_rate,
+            vae_rate=config.vae_rate,
             loss=LossConfig(kl_kind=config.kl, missing=missing),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,

@@ -211,3 +211,22 @@ def test_the_received_model_stays_while_the_trained_one_moves_on():
     kept = named_weights.read(received)
     assert kept and all(np.array_equal(kept[name], start[name]) for name in kept)
     assert any(not np.array_equal(trainer.weights()[name], start[name]) for name in kept)
+
+
+def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
+    """Adam's first step is the rate times the gradient's sign, whatever the gradient is."""
+    whole, share = (tiny.trainer(vae_rate=rate) for rate in (1.0, 0.25))
+    before = whole.weights()
+    for trainer in (whole, share):
+        trainer.train(tiny.datasets, 1)
+    for name, array in whole.weights().items():
+        moved, less = array - before[name], share.weights()[name] - before[name]
+        expected = 0.25 * moved if name.startswith("vae/") else moved
+        np.testing.assert_allclose(less, expected, rtol=1e-2, atol=1e-6)
+    assert any(np.abs(array - before[name]).max() > 5e-3 for name, array in whole.weights().items() if name.startswith("vae/"))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, 1.5, float("nan")])
+def test_a_share_of_the_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"vae_rate is .*; expected a share of the learning rate"):
+        tiny.config(vae_rate=rate)
