@@ -22,7 +22,8 @@ from c2fnas import keras_stack, named_weights
 from runkit import atomic, private
 
 if TYPE_CHECKING:
-    from c2fnas.training import Trainer
+    from c2fnas.losses import LossConfig
+    from c2fnas.training import Trainer, TrainingConfig
 
 FILE_NAME = "checkpoint.safetensors"
 _EARLIER = "earlier_"
@@ -140,8 +141,26 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
             "class_prior": None if prior is None else list(prior),
             "precision": network.precision,
         },
-        "training": {**dataclasses.asdict(trainer.config), "frozen": list(trainer.config.frozen)},
+        "training": _training(trainer.config),
     }
+
+
+def _training(config: TrainingConfig) -> dict[str, Any]:
+    """As it was before the branch could have a rate of its own where it has none: earlier checkpoints go on."""
+    described = {**dataclasses.asdict(config), "frozen": list(config.frozen), "loss": _loss(config.loss)}
+    if config.vae_rate == 1.0:
+        del described["vae_rate"]
+    return described
+
+
+def _loss(config: LossConfig) -> dict[str, Any]:
+    """A loss in which no class is missing is described as it was before there could be one: earlier checkpoints go on."""
+    described = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("missing", "false_alarms")}
+    missing = config.missing
+    if missing.classes and missing.treatment != "background":
+        described["missing"] = {**dataclasses.asdict(missing), "classes": list(missing.classes)}
+        described["false_alarms"] = config.false_alarms
+    return described
 
 
 def differences(saved: Any, present: Any, where: str = "", *, there: str = "the checkpoint") -> list[str]:

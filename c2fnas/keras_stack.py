@@ -156,14 +156,21 @@ def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
     return adam
 
 
-def apply_summed_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], replicas: int) -> None:
+def apply_summed_gradients(
+    optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], replicas: int, *, shares: Sequence[float] | None = None
+) -> None:
     """Changes variables by gradients that are the sum over the replicas already. Called on every replica, with the same gradients.
+
+    Args:
+      shares: of the learning rate, one for each variable; only Adam can be given them. None: the whole rate for all.
 
     Adam's arithmetic is TensorFlow's own operation, one for each weight: as some twenty small ones, as Keras has it, the step of a network
     of 150 weights starts three thousand operations more than it needs.
     """
     if isinstance(optimizer, keras.optimizers.Adam):
-        _apply_adam(optimizer, gradients, variables)
+        _apply_adam(optimizer, gradients, variables, [1.0] * len(variables) if shares is None else shares)
+    elif shares is not None:
+        raise ValueError(f"{type(optimizer).__name__} cannot have another rate for some weights; use Adam")
     elif IS_KERAS_3:
         # It sums over the replicas itself and cannot be told not to; of equal ones a share each sums to what they were.
         # And as arguments of a function they have no device, which that sum asks for; the division gives them this replica's.
@@ -173,10 +180,10 @@ def apply_summed_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], varia
         optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
 
 
-def _apply_adam(adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]) -> None:
+def _apply_adam(adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], shares: Sequence[float]) -> None:
     taken = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
     rate = tf.cast(tf.convert_to_tensor(adam.learning_rate), tf.float32)
-    for variable, gradient in zip(variables, gradients, strict=True):
+    for variable, gradient, share in zip(variables, gradients, shares, strict=True):
         slot = adam._get_variable_index(variable) if IS_KERAS_3 else adam._index_dict[adam._var_key(variable)]
         tf.raw_ops.ResourceApplyAdam(
             var=tf_variable(variable).handle,
@@ -184,7 +191,7 @@ def _apply_adam(adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[A
             v=tf_variable(adam._velocities[slot]).handle,
             beta1_power=tf.pow(adam.beta_1, taken),
             beta2_power=tf.pow(adam.beta_2, taken),
-            lr=rate,
+            lr=rate if share == 1.0 else rate * share,
             beta1=adam.beta_1,
             beta2=adam.beta_2,
             epsilon=adam.epsilon,

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 
 import tensorflow as tf
 
+from c2fnas import missing_labels
+from c2fnas.missing_labels import MissingLabels
+
 KlKind = Literal["voxels", "latent"]
 
 
@@ -20,9 +23,11 @@ class LossConfig:
     reconstruction: float = 0.3
     kl_kind: KlKind = "voxels"
     include_background: bool = True  # in the Dice loss, as in the first author's later public configuration
+    missing: MissingLabels = missing_labels.NONE
+    false_alarms: float = 1.0  # weight of the cross entropy at the received model's false alarms, where `missing` has evidence
 
     def __post_init__(self):
-        for name in ("dice", "cross_entropy", "kl", "reconstruction"):
+        for name in ("dice", "cross_entropy", "kl", "reconstruction", "false_alarms"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"weight of loss part {name} is {getattr(self, name)}; expected a finite number of at least 0")
         _check_kind(self.kl_kind)
@@ -44,7 +49,15 @@ def cross_entropy(logits, labels):
     return dice_and_cross_entropy(logits, labels)[1]
 
 
-def dice_and_cross_entropy(logits, labels, *, include_background: bool = True, smooth: float = 1e-5):
+def dice_and_cross_entropy(
+    logits,
+    labels,
+    *,
+    include_background: bool = True,
+    smooth: float = 1e-5,
+    missing: MissingLabels = missing_labels.NONE,
+    received=None,
+):
     """Returns (one minus the soft Dice averaged over the classes, cross entropy in nats averaged over the voxels).
 
     Together, because both start from the same softmax, and with the gradient in closed form: of all that lies in between only the
@@ -54,7 +67,11 @@ def dice_and_cross_entropy(logits, labels, *, include_background: bool = True, s
       logits: float [b, x, y, z, classes], before softmax.
       labels: int [b, x, y, z], 0 is background.
       include_background: whether class 0 counts as one of the classes of the Dice.
-      smooth: keeps an absent class finite; predicted absent, it costs about 0.
+      smooth: keeps the Dice of an absent class finite. Such a class costs next to nothing only while its probabilities, summed over the
+        patch, are far below `smooth`; at a thousand times `smooth` it costs 0.999 of its share. So the loss pulls it down to there, and
+        the pull on its logit grows as it fades: as (sum * smooth) / (sum + smooth)**2, which is greatest where the sum is `smooth`.
+      missing: classes that the labels never show, and what is done about them.
+      received: logits of the received model, as `logits`, where `missing` needs them.
     Returns:
       Two of float32 [b], the first in [0, 1].
     Raises:
@@ -63,23 +80,22 @@ def dice_and_cross_entropy(logits, labels, *, include_background: bool = True, s
     """
     if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
         raise ValueError(f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; crop both with one window")
-    classes = logits.shape[-1]
-    counted = tf.constant([float(include_background)] + [1.0] * (classes - 1))[:, tf.newaxis]  # [classes, 1]
-
-    def one_hot():
-        # Made again for the gradient: from the labels, a quarter of a class's memory, in less time than its gradient takes.
-        return tf.one_hot(tf.reshape(tf.cast(labels, tf.int32), [tf.shape(labels)[0], -1]), classes, axis=1, dtype=tf.float32)
+    terms = missing_labels.terms(
+        _planes(logits),
+        _flat(labels),
+        missing,
+        include_background=include_background,
+        received=None if received is None else tf.stop_gradient(_planes(received)),
+    )
+    counted = tf.constant(terms.counted)[:, tf.newaxis]  # [classes, 1]
 
     @tf.custom_gradient
-    def both(logits):
-        samples = tf.shape(logits)[0]
-        # [b, classes, voxels]: three classes as the last axis leave a CPU's vector units idle, voxels fill them.
-        planes = tf.transpose(tf.reshape(tf.cast(logits, tf.float32), [samples, -1, classes]), [0, 2, 1])
+    def both(planes):
         shifted = planes - tf.reduce_max(planes, axis=1, keepdims=True)
         exponentials = tf.exp(shifted)
         normaliser = tf.reduce_sum(exponentials, axis=1, keepdims=True)
         probabilities = exponentials / normaliser
-        truth = one_hot()
+        truth = terms.truth()
         overlap = tf.reduce_sum(probabilities * truth, axis=-1, keepdims=True)  # [b, classes, 1]
         total = tf.reduce_sum(probabilities, axis=-1, keepdims=True) + tf.reduce_sum(truth, axis=-1, keepdims=True) + smooth
         dice = (2.0 * overlap + smooth) / total
@@ -87,19 +103,40 @@ def dice_and_cross_entropy(logits, labels, *, include_background: bool = True, s
         entropy = tf.reduce_mean(tf.math.log(normaliser[:, 0]) - tf.reduce_sum(shifted * truth, axis=1), axis=-1)
 
         def gradient(upstream_dice, upstream_entropy):
-            truth = one_hot()
+            # Computed again: that takes less time than the gradient, and keeping it would take memory at the moment of highest use.
+            truth = terms.truth()
             voxels = tf.cast(tf.shape(truth)[-1], tf.float32)
             share = tf.reshape(upstream_dice, [-1, 1, 1]) * counted / tf.reduce_sum(counted)
             each = tf.reshape(upstream_entropy, [-1, 1, 1]) / voxels
             # of the Dice loss with regard to a probability, in a voxel of its class and in any
             slope = truth * (-2.0 * share / total) + share * dice / total
             mean_slope = tf.reduce_sum(slope * probabilities, axis=1, keepdims=True)
-            to_planes = probabilities * (slope + (each - mean_slope)) - truth * each
-            return tf.cast(tf.reshape(tf.transpose(to_planes, [0, 2, 1]), tf.shape(logits)), logits.dtype)
+            return probabilities * (slope + (each - mean_slope)) - truth * each
 
         return (1.0 - mean_dice, entropy), gradient
 
-    return both(logits)
+    return both(terms.planes)
+
+
+def false_alarm_entropy(logits, labels, received, missing: MissingLabels):
+    """Returns the cross entropy at the received model's false alarms, one value per patch; see `missing_labels`.
+
+    Args:
+      logits, received: float [b, x, y, z, classes], before softmax.
+      labels: int [b, x, y, z].
+    Returns:
+      float32 [b], in nats: the sum over the false alarms divided by all voxels of the patch.
+    """
+    return missing_labels.false_alarm_entropy(_planes(logits), _flat(labels), _planes(received), missing)
+
+
+def _planes(logits):
+    """Returns float32 [b, classes, voxels]: three classes as the last axis leave a CPU's vector units idle, voxels fill them."""
+    return tf.transpose(tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]), [0, 2, 1])
+
+
+def _flat(labels):
+    return tf.reshape(tf.cast(labels, tf.int32), [tf.shape(labels)[0], -1])
 
 
 def kl_divergence(mean, std, *, voxels: int, kind: KlKind = "voxels"):

@@ -37,16 +37,23 @@ class TrainStep:
         xla: bool,
         augment: Augment | None,
         at_once: int,
+        received: Network | None,
+        vae_rate: float,
     ):
         self._network, self._optimizer, self._strategy = network, optimizer, strategy
+        self._received = received
         self._loss_config, self._batch, self._clip_norm = loss_config, global_batch, clip_norm
         self._augment = augment
         self._replicas = strategy.num_replicas_in_sync
-        self._variables = [v for name, v in network.variables.items() if not name.startswith(frozen)]
+        trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
+        self._variables = list(trained.values())
+        self._shares = None if vae_rate == 1.0 else [vae_rate if name.startswith("vae/") else 1.0 for name in trained]
         self._patches = (global_batch // self._replicas, *network.patch_size)
         self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
         if network.vae is not None:
             self._weights.update(kl=loss_config.kl, reconstruction=loss_config.reconstruction)
+        if loss_config.missing.has_false_alarms:
+            self._weights["false_alarms"] = loss_config.false_alarms
         self._at_once = min(at_once, global_batch // self._replicas)
         local = self._local_gradients if self._at_once == 1 else self._one_by_one
         # Only the replica's own arithmetic: the sum over replicas is not XLA's.
@@ -68,7 +75,7 @@ class TrainStep:
           loss_scale: what the loss is multiplied by before float16 gradients and the gradients divided by after; a power of 2.
         Returns:
           Loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE branch kl and reconstruction, each before
-          its weight, and total, their weighted sum; the norm of all gradients together before they are clipped; total of each sample
+          its weight, with evidence of absence false_alarms, and total, their weighted sum; the norm of all gradients together before they are clipped; total of each sample
           of this process, in the batch's order; the gradients, for `apply`.
         """
         per_replica = self._compiled_gradients(batch, tf.constant(loss_scale, tf.float32))
@@ -88,7 +95,7 @@ class TrainStep:
 
     def _apply_all(self, gradients):
         def replica_apply(gradients):
-            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas)
+            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas, shares=self._shares)
 
         self._strategy.run(replica_apply, args=(gradients,))
 
@@ -124,8 +131,10 @@ class TrainStep:
 
     def _local_gradients(self, image, label, noise, loss_scale):
         scaled = self._network.precision == "mixed_float16"
+        # Before the tape, which would keep all that the gradient of its weights needs.
+        received = None if self._received is None else self._received.segmenter(image, training=False)
         with tf.GradientTape() as tape:
-            per_sample = self._per_sample(image, label, noise)
+            per_sample = self._per_sample(image, label, noise, received)
             parts = {name: tf.reduce_sum(values) / float(self._batch) for name, values in per_sample.items()}
             total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
             target = total * loss_scale if scaled else total
@@ -136,15 +145,19 @@ class TrainStep:
         samples = tf.add_n([self._weights[name] * values for name, values in per_sample.items()])
         return {"total": total, **parts}, samples, gradients
 
-    def _per_sample(self, image, label, noise) -> dict[str, tf.Tensor]:
+    def _per_sample(self, image, label, noise, received) -> dict[str, tf.Tensor]:
         network, config = self._network, self._loss_config
         outputs = network.train_outputs(image, noise)
-        dice, entropy = losses.dice_and_cross_entropy(outputs["logits"], label, include_background=config.include_background)
+        dice, entropy = losses.dice_and_cross_entropy(
+            outputs["logits"], label, include_background=config.include_background, missing=config.missing, received=received
+        )
         values = {"dice": dice, "cross_entropy": entropy}
         if network.vae is not None:
             voxels = int(np.prod(network.patch_size))
             values["kl"] = losses.kl_divergence(outputs["mean"], outputs["std"], voxels=voxels, kind=config.kl_kind)
             values["reconstruction"] = losses.reconstruction_loss(outputs["reconstruction"], image)
+        if config.missing.has_false_alarms:
+            values["false_alarms"] = losses.false_alarm_entropy(outputs["logits"], label, received, config.missing)
         return values
 
 
@@ -160,6 +173,8 @@ def make_train_step(
     xla: bool = False,
     augment: Augment | None = None,
     at_once: int = 1,
+    received: Network | None = None,
+    vae_rate: float = 1.0,
 ) -> TrainStep:
     """Returns the compiled halves of a step.
 
@@ -177,12 +192,20 @@ def make_train_step(
       xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a factor of ten.
       augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica -> image and label; part of the graph.
       at_once: samples of a replica that are computed at the same time, each by itself; 1 computes all of them together, see sample_loop.py.
+      received: the model that the server sent, built inside `strategy.scope()`; its weights do not change. Where `loss_config.missing`
+        needs it.
+      vae_rate: share of the learning rate by which the VAE branch's own weights move.
     Raises:
-      ValueError: if the global batch cannot be shared equally among the replicas, or if `frozen` leaves nothing to train.
+      ValueError: if the global batch cannot be shared equally among the replicas, if `frozen` leaves nothing to train, or if the received
+        model is needed and not given.
     """
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
         raise ValueError(f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices")
+    if loss_config.missing.needs_received and received is None:
+        raise ValueError(
+            f"missing_labels is {loss_config.missing.treatment!r} and no received model is given; pass one built like the network"
+        )
     if all(name.startswith(frozen) for name in network.variables):
         raise ValueError(f"frozen is {frozen}, which leaves no weight to train; freeze less")
     return TrainStep(
@@ -196,6 +219,8 @@ def make_train_step(
         xla=xla,
         augment=augment,
         at_once=at_once,
+        received=received,
+        vae_rate=vae_rate,
     )
 
 

@@ -43,6 +43,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-5
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    vae_rate: float = 1.0  # the VAE branch's own weights move at this share of the rate
     clip_norm: float = 0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
     non_finite: str = "stop"  # what a step does whose loss or gradient is no number: end the training, or be left out
     frozen: tuple[str, ...] = ()  # prefixes of canonical names whose weights stay as they are
@@ -52,6 +53,8 @@ class TrainingConfig:
         object.__setattr__(self, "frozen", tuple(self.frozen))
         if not 0.0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; expected a finite number above 0, or 0 for no clipping")
+        if not 0.0 < self.vae_rate <= 1.0:
+            raise ValueError(f"vae_rate is {self.vae_rate}; expected a share of the learning rate, above 0 and at most 1")
         if self.non_finite not in NON_FINITE:
             raise ValueError(f"non_finite is {self.non_finite!r}; expected one of {', '.join(NON_FINITE)}")
         for name in ("batch_size", "total_steps"):
@@ -84,6 +87,8 @@ class Trainer:
       optimizer: made inside `strategy.scope()` with its state; None makes Adam.
       xla: compile the step's arithmetic by XLA; GPUs only.
       augment: see `make_train_step`.
+      received: a network of the same genotype for the model that the server sent, see `set_received`; it needs no VAE branch. Built inside
+        `strategy.scope()`, and only where `config.loss.missing` needs it.
     Raises:
       ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for without a GPU.
     """
@@ -97,12 +102,14 @@ class Trainer:
         optimizer: Any = None,
         xla: bool = False,
         augment: Augment | None = None,
+        received: Network | None = None,
     ):
         if xla and not tf.config.list_logical_devices("GPU"):
             raise ValueError(
                 "xla is on and there is no GPU; on a CPU it loses oneDNN and makes a step about 12 times slower, so leave it off"
             )
         self.network, self.config, self.strategy = network, config, strategy
+        self._received = received
         self.step = 0
         self._scaled = network.precision == "mixed_float16"
         self._loss_scale, self._good_steps, self._skipped_in_a_row = (_LOSS_SCALE if self._scaled else 1.0), 0, 0
@@ -119,6 +126,8 @@ class Trainer:
                 xla=xla,
                 augment=augment,
                 at_once=keras_stack.samples_at_once(),
+                received=received,
+                vae_rate=config.vae_rate if network.vae is not None else 1.0,
             )
         self._logits_fn = inference.logits_fn(network, strategy)
 
@@ -137,6 +146,17 @@ class Trainer:
             state = keras_stack.optimizer_state(self._optimizer, self.network.variables)
             zeros = {name: np.zeros_like(array) for name, array in state.items()}
             keras_stack.assign_optimizer_state(self._optimizer, self.network.variables, zeros)
+
+    def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the model that the server sent beside the one that is trained, for a loss that asks what it sees.
+
+        It is not part of `state`: a site has the received model when it goes on.
+
+        Raises:
+          ValueError: as `named_weights.assign`.
+        """
+        if self._received is not None:
+            named_weights.assign(self._received, {name: arrays[name] for name in self._received.variables if name in arrays})
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and `step` int64 [].

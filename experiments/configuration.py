@@ -36,7 +36,11 @@ class ExperimentConfig:
     # optimisation
     learning_rate: float
     final_learning_rate: float
+    vae_rate: float = 1.0  # share of the rate by which the VAE branch's own weights move
     kl: str  # "voxels" or "latent"
+    missing_labels: str = "background"  # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
+    absence_evidence: bool = False  # whether it also learns from the received model's false alarms
+    shared_candidates: int = 0  # local models that a site without all labels lends, so that every site's validation chooses among them
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
     clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
@@ -46,7 +50,9 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
-    validation_every: int = 1  # rounds between two validations of the site's own model, one of which is chosen
+    validation_every: int = (
+        1  # rounds between two validations of the site's own model, one of which is chosen, and between two scored globals
+    )
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float
@@ -56,6 +62,8 @@ class ExperimentConfig:
         _require(self.vae in ("reduced", "direct", "none"), "vae", self.vae, "'reduced', 'direct' or 'none'")
         _require(self.classifier_bias in ("zero", "log_prior"), "classifier_bias", self.classifier_bias, "'zero' or 'log_prior'")
         _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
+        treatments = ("background", "exclude", "restricted", "marginal", "distil")
+        _require(self.missing_labels in treatments, "missing_labels", self.missing_labels, f"one of {', '.join(treatments)}")
         precisions = ("float32", "mixed_bfloat16", "mixed_float16")
         _require(self.precision in precisions, "precision", self.precision, "'float32', 'mixed_bfloat16' or 'mixed_float16'")
         _require(0 <= self.clip_norm < float("inf"), "clip_norm", self.clip_norm, "a finite number above 0, or 0 for no clipping")
@@ -74,6 +82,7 @@ class ExperimentConfig:
             self.final_learning_rate,
             "above 0, at most learning_rate",
         )
+        _require(0 < self.vae_rate <= 1, "vae_rate", self.vae_rate, "a share of the learning rate, above 0 and at most 1")
         _require(self.window_hu[0] < self.window_hu[1], "window_hu", self.window_hu, "low,high with low below high")
         _require(
             len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
@@ -89,6 +98,7 @@ class ExperimentConfig:
             "keep_checkpoints",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6")
         _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
         for name in ("patch_size", "inference_window"):
             sizes = getattr(self, name)
@@ -124,6 +134,9 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "batch_size": config.batch_size,
             "learning_rate": config.learning_rate,
             "final_learning_rate": config.final_learning_rate,
+            **({"vae_rate": config.vae_rate} if config.vae_rate != 1.0 else {}),
+            **_missing_labels(config),
+            **({"shared_candidates": config.shared_candidates} if config.shared_candidates else {}),
         },
         "schedule": {
             "num_rounds": config.num_rounds,
@@ -136,6 +149,13 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
             "blending": config.inference_blending,
         },
     }
+
+
+def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:
+    """As it was before there was a choice, a plan says nothing of it: an earlier release's plan is the same then."""
+    if config.missing_labels == "background":
+        return {}
+    return {"missing_labels": config.missing_labels, "absence_evidence": config.absence_evidence}
 
 
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:

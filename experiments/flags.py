@@ -25,6 +25,7 @@ from runkit import disk, interrupts, printable, private
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
+_SINCE_FIRST_RELEASE = ("vae_rate", "missing_labels", "absence_evidence", "shared_candidates")
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
@@ -72,8 +73,35 @@ def _define_experiment() -> None:
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
     flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
+    flags.DEFINE_float(
+        keep("vae_rate"),
+        1.0,
+        "Share of the learning rate by which the VAE branch's own weights move. Its decoder has no norm behind its convolutions and overshoots "
+        "at rates far above the paper's 1e-4: lower the share there.",
+    )
     flags.DEFINE_enum(
         keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
+    )
+    flags.DEFINE_enum(
+        keep("missing_labels"),
+        "background",
+        ["background", "exclude", "restricted", "marginal", "distil"],
+        "What the loss does, in a federation, about classes that a site's labels never show (`declared_labels` of its manifest): 'background' "
+        "takes them for absent everywhere, as the paper does; 'exclude' leaves them out of the Dice; 'restricted' leaves them out of the "
+        "softmax, so that the site unlearns nothing of them; 'marginal' lets a voxel be the class that was drawn or a missing one; 'distil' "
+        "keeps what the received model says of them. See docs/missing-labels.md.",
+    )
+    flags.DEFINE_bool(
+        keep("absence_evidence"),
+        False,
+        "With --missing_labels=restricted, marginal or distil: where a site's patients are known not to have a class (declared `absent`), "
+        "voxels in which the received model sees it are false alarms, and the site trains against them.",
+    )
+    flags.DEFINE_integer(
+        keep("shared_candidates"),
+        0,
+        "So many local models, 6 at most, does a site lend whose labels lack a class; every site scores them on its validation cases, and the "
+        "best is the row <site>_FL_local_shared. 0: none. The paper's rule, the best by the site's own validation, stays as <site>_FL_local.",
     )
     flags.DEFINE_enum(
         keep("precision"),
@@ -113,8 +141,8 @@ def _define_experiment() -> None:
     flags.DEFINE_integer(
         keep("validation_every"),
         1,
-        "Rounds between two validations of a site's own model, of which the best is kept; the last round has one always. A received "
-        "global model is scored in every round.",
+        "Rounds between two validations of a site's own model, of which the best is kept, and between two received global models that it "
+        "scores, of which the best is FL_best_global. The last ones are validated and scored always.",
     )
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
     flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")
@@ -216,6 +244,8 @@ def experiment_flags_text() -> str:
     lines = []
     for name in _EXPERIMENT_FLAGS:
         value = getattr(FLAGS, name)
+        if name in _SINCE_FIRST_RELEASE and value == FLAGS[name].default:
+            continue  # so that a run of an earlier release has the same text, and goes on
         lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from experiments import flags as experiment_flags
 from federated import client, expiry, site_loop
 from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
+from preprocessing import declared_labels
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -57,6 +58,14 @@ def main(argv: list[str]) -> int:
     folder_lock.hold(kit)
     folder_lock.hold(folder / "cases", shared=True)
     folder_lock.hold(private.folder(folder / "federated"))
+    if store.declared is None:
+        logging.warning(
+            "event=labels_not_declared site=%s: what its labels do not show is taken for absent; say what they show by `declared_labels` in "
+            "the manifest and run experiments.prepare again, which prepares no case twice",
+            store.site,
+        )
+    else:
+        logging.info("event=labels_declared site=%s labels=%s", store.site, declared_labels.text(store.declared))
     trainer = site_trainer.SiteTrainer(
         config,
         store,
@@ -65,6 +74,7 @@ def main(argv: list[str]) -> int:
         strategy=tf.distribute.MirroredStrategy(),
         extra_models=dict(_lent(entry) for entry in FLAGS.lend),
         lend_local=FLAGS.lend_local,
+        missing=site_trainer.missing_labels(config, store),
     )
     try:
         summary = site_loop.run(trainer, transport, folder / "federated" / "journal", authority=transport.authority)

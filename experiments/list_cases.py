@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import pathlib
 
-from absl import flags
+from absl import app, flags
 
 from experiments import flags as experiment_flags
-from preprocessing import layouts, names, pancreas_ct
+from preprocessing import declared_labels, layouts, names, pancreas_ct
 from preprocessing import manifest as manifests
 from runkit import overwriting, printable
 
@@ -24,6 +24,13 @@ flags.DEFINE_string("site", None, "Name of the site, e.g. C1.")
 flags.DEFINE_string("images", None, "Folder of the scans.")
 flags.DEFINE_string("labels", None, "Folder of the labels.")
 flags.DEFINE_string("output", None, "Manifest to write.")
+flags.DEFINE_list(
+    "declare",
+    [],
+    "What your labels show of each class, e.g. pancreas:complete,tumour:absent. `complete`: drawn wherever it is; `absent`: no patient has "
+    "it; `unlabelled`: patients may have it, nobody has drawn it. The training uses it, see docs/missing-labels.md. The layout pancreas_ct "
+    "fills it in: its patients are healthy.",
+)
 flags.DEFINE_integer("workers", 1, "Labels compared with their scans at the same time (pancreas_ct).")
 
 
@@ -33,6 +40,7 @@ def main(argv: list[str]) -> int:
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
     output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
+    declared = _declared()
     excluded, orphans = [], []
     if FLAGS.layout == "pancreas_ct":
         cases = pancreas_ct.find_cases(images, labels)
@@ -50,10 +58,23 @@ def main(argv: list[str]) -> int:
             print(
                 f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}"
             )
-    manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded)))
+    manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded), declared=declared))
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
+    print(f"labels: {declared_labels.text(declared)}{'' if declared else '; say with --declare what they show of each class'}")
     return 0
+
+
+def _declared() -> dict[str, str] | None:
+    if not FLAGS.declare:
+        healthy = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT}  # NIH Pancreas-CT
+        return healthy if FLAGS.layout == "pancreas_ct" else None
+    try:
+        return declared_labels.check(dict(entry.split(":", 1) for entry in FLAGS.declare))
+    except ValueError as error:
+        raise app.UsageError(
+            f"--declare is {','.join(FLAGS.declare)!r}; expected e.g. pancreas:complete,tumour:absent ({error})"
+        ) from error
 
 
 def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str]]:

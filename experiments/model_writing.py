@@ -11,7 +11,7 @@ from c2fnas import genotype, model_folder, named_weights
 from c2fnas.model_folder import Model
 from experiments import score_summary
 from experiments.configuration import ExperimentConfig, plan
-from preprocessing import geometry
+from preprocessing import declared_labels, geometry
 from preprocessing.case_store import CaseStore
 from runkit import atomic
 
@@ -60,6 +60,7 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
     views = list(zip(*([n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True)] for grid in grids), strict=True))
     return {
         "cases": {store.site: {split: len(store.case_ids(split)) for split in ("training", "validation", "test")} for store in stores},
+        "labels": {store.site: declared_labels.text(store.declared) for store in stores},
         "spacing_mm": {axis: _range(values) for axis, values in zip(_AXES, spacings, strict=True)},
         "view_mm": [_range(values) for values in views],
         "epochs": config.num_rounds * config.local_epochs,
@@ -89,6 +90,9 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
         found[f"{site}_baseline"] = (folder / "sites" / site / "baseline" / "best.safetensors", [stores[site]])
     for site in sites:
         found[f"{site}_FL_local"] = (folder / "sites" / site / "federated" / "best.safetensors", list(stores.values()))
+    for model, number in sorted({(row["model"], row["round"]) for row in rows if "round" in row}):
+        site = model.removesuffix("_FL_local_shared")
+        found[model] = (folder / "sites" / site / "federated" / "candidates" / f"round_{number:03d}.safetensors", list(stores.values()))
     rounds = sorted((folder / "server" / "global").glob("round_*.safetensors"), key=lambda path: int(path.stem.removeprefix("round_")))
     if rounds:
         found["FL_global"] = (rounds[-1], list(stores.values()))

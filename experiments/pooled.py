@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from preprocessing import declared_labels
 from preprocessing.case_store import CaseStore, StoredCase
 
 
@@ -29,6 +30,7 @@ class PooledStore:
                     f"{store.root}: was prepared with {store.settings}, {first.root} with {first.settings}; prepare both with one flag file"
                 )
         self._stores = {store.site: store for store in stores}
+        self.declared = declared_labels.merged(store.declared for store in stores)
 
     def case_ids(self, split: str | None = None) -> tuple[str, ...]:
         return tuple(f"{site}/{case_id}" for site, store in self._stores.items() for case_id in store.case_ids(split))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from experiments.configuration import CLASSES, ExperimentConfig
-from preprocessing import case_store
+from preprocessing import case_store, declared_labels
 from preprocessing.case_store import CaseStore, Record
 
 REMEDY = "prepare them again with these flags (experiments.prepare), or give the flag file that they were prepared with"
@@ -55,7 +55,8 @@ def describe(record: Record) -> str:
     spacing = "spacing not recorded" if record.target_mm is None else f"{_numbers(record.target_mm, ' x ')} mm"
     window = "window not recorded" if record.window_hu is None else f"{_numbers(record.window_hu, ' to ')} HU"
     by = "by a release that did not record itself" if record.release is None else f"by release {record.release}"
-    return f"{record.number_of_cases} of {record.site}, {spacing}, {window}, prepared {by}"
+    labels = declared_labels.text(record.declared)
+    return f"{record.number_of_cases} of {record.site}, {spacing}, {window}, labels {labels}, prepared {by}"
 
 
 def _numbers(values: Sequence[float], between: str) -> str:

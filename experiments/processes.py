@@ -72,15 +72,20 @@ class ProgramGroup:
 
     When this process is killed its programs end too; SIGTERM ends them first and then this process, with a line on standard error.
 
+    Args:
+      environment: variables that the programs get besides those of this process.
+      python: starts the programs.
+
     Attributes:
       peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
     """
 
-    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None):
+    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None, python: str = sys.executable):
         self._log_folder = pathlib.Path(log_folder)
         self._log_folder.mkdir(parents=True, exist_ok=True)
         self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
         self._programs: list[Program] = []
+        self._python = python
         self._leashes: list[Any] = []
         self._terminated, self._before = False, None
         self.peak_memory_bytes = 0
@@ -114,12 +119,12 @@ class ProgramGroup:
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str = sys.executable) -> Program:
+    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str | None = None) -> Program:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
             process, held = leash.start(
-                [python, "-m", module, *arguments],
+                [python or self._python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -264,6 +264,8 @@ the pancreas average and C2 tumour; the row Average is the mean of the five mode
 - A class that is in neither the truth nor the prediction of a case does not count; one that is only in the prediction counts as 0.
 - C1_FL_local and C2_FL_local are the sites' best by their own validation after local training. FL_global is the last aggregate, \
 unselected, as in the paper; FL_best_global is the global model that the sites' validation cases score best, and is outside the mean.
+- C1_FL_local_shared, where it is there: of some of C1's local models, which C1 lends, the one that the validation cases of all sites score \
+best. C1's own cases cannot show what its model has unlearned of a class that they do not have. Outside the mean.
 - Every site scored the models on its own test cases; the table is computed from the rows they sent."""
 
 PAPER_STATEMENT = """\

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments import shared_choice
+
 COLUMNS = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
 MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global")
 AVERAGE = "Average"
@@ -22,7 +24,8 @@ ROWS = (*MODELS, AVERAGE, BEST_GLOBAL)
 # Rows that the paper does not have, by the same definitions: both sites' data in one place, one site's baseline trained on at the other,
 # and the federation without the VAE branch.
 POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"
-BEYOND = (POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
+SHARED = "C1_FL_local_shared"  # chosen by both sites' validation, see `shared_choice`
+BEYOND = (SHARED, POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 SITES = ("C1", "C2")
 GRIDS = ("training", "native")
 
@@ -78,6 +81,8 @@ class Finding:
 def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[str, Any]]:
     """Reads per-case rows from a JSON-lines file; with `any_site` also those of sites that Table 1 has no column for.
 
+    Of the candidates for a shared choice only the chosen one is left, under its row's name; see `shared_choice`.
+
     Raises:
       ValueError: naming the file, the line and the key where a line is no JSON object or lacks a key of a row.
     """
@@ -89,9 +94,9 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[s
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its models again") from error
-        _check_row(row, f"{path}, line {number}", any_site)
+        _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
         rows.append(row)
-    return rows
+    return shared_choice.resolve(rows)
 
 
 def table(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str, TableRow]:
@@ -202,7 +207,7 @@ def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
     return summary
 
 
-def _check_row(row: Any, where: str, any_site: bool = False) -> None:
+def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str] = GRIDS) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: {row!r} is no per-case row; have the site evaluate its models again")
     missing = [key for key in ROW_KEYS if key not in row]
@@ -210,7 +215,7 @@ def _check_row(row: Any, where: str, any_site: bool = False) -> None:
         raise ValueError(
             f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing)}; have the site evaluate its models again"
         )
-    for key, known in (("grid", GRIDS),) if any_site else (("site", SITES), ("grid", GRIDS)):
+    for key, known in (("grid", grids),) if any_site else (("site", SITES), ("grid", grids)):
         if row[key] not in known:
             raise ValueError(f"{where}: {key} is {row[key]!r}; Table 1 knows {', '.join(known)}")
 

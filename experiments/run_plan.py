@@ -52,7 +52,13 @@ class SiteSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What one run does. `flags_text` is the text of the flag file that every program of it is given."""
+    """What one run does.
+
+    Attributes:
+      flags_text: text of the flag file that every program of it is given.
+      environment: variables that its programs get besides those of this process.
+      stack: "own", or "other" for the Python of the other stack's environment.
+    """
 
     config: ExperimentConfig
     flags_text: str
@@ -60,6 +66,8 @@ class RunSpec:
     cohorts: pathlib.Path
     sites: tuple[SiteSpec, ...]
     threads_per_site: int = 1
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stack: str = "own"
     baselines: bool = True
     beyond: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -92,8 +100,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
         "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
-        "federation and cross-site evaluation": (alone + config.num_rounds * validation * validated + models * test * tested) * together
-        + 3 * _START_S,
+        "federation and cross-site evaluation": (alone + own_validations * validation + models * test * tested) * together + 3 * _START_S,
         "table and figures": _START_S / 2,
     }
     if POOLED in spec.beyond:

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments import model_writing, processes, report, results, run_plan
 from experiments.run_plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
+from preprocessing import case_store, declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic
 
@@ -149,8 +150,10 @@ class Stages:
         if len(files) == 1:
             return files[0]
         merged = self._folder / "manifests" / f"{site.name}.json"
-        cases = tuple(case for file in files for case in manifests.read(file).cases)
-        manifests.write(merged, manifests.Manifest(site.name, cases))
+        listed = [manifests.read(file) for file in files]
+        cases = tuple(case for manifest in listed for case in manifest.cases)
+        declared = declared_labels.merged(manifest.declared for manifest in listed)
+        manifests.write(merged, manifests.Manifest(site.name, cases, declared=declared))
         return merged
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:
@@ -245,6 +248,12 @@ class Stages:
         group.wait(programs, "scores")
         atomic.write_text(self._folder / _BEYOND_ROWS, "".join(file.read_text(encoding="utf-8") for file in outputs))
 
+    def _declared(self) -> str:
+        """What the sites' labels show, in a sentence."""
+        roots = {site.name: self.site_folder(site) / "cases" for site in self._spec.sites}
+        words = [f"{name} {declared_labels.text(case_store.record_of(root).declared)}" for name, root in roots.items()]
+        return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
+
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
         rows = rows_so_far(self._folder)
@@ -253,7 +262,7 @@ class Stages:
         report.write(
             self._folder,
             rows,
-            notes=self._spec.notes,
+            notes=(*self._spec.notes, self._declared()),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],

@@ -49,7 +49,11 @@ flags.DEFINE_float(
 flags.DEFINE_enum(
     "transport", "raw", ["raw", "deflate", "half"], "How models travel: as they are, losslessly packed, or rounded to float16."
 )
-flags.DEFINE_integer("patience_rounds", 0, "End the run after so many global models without a better mean score; 0 never.")
+flags.DEFINE_integer(
+    "patience_rounds",
+    0,
+    "End the run after so many scored global models without a better mean score; 0 never. Sites score one every --validation_every rounds.",
+)
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
 flags.DEFINE_integer(
     "transfers_at_once", 2, "Models that sites send or fetch at the same time while others wait for their turn; bounds memory."

@@ -7,6 +7,7 @@ without an exchange in between.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -18,14 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from c2fnas import case_scores, checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
+from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
+from c2fnas.missing_labels import MissingLabels
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
-from experiments import case_rows
+from experiments import case_rows, shared_choice
 from experiments.configuration import ExperimentConfig, plan
 from federated.agenda import check_model_name
 from federated.weights import TensorSpec
-from preprocessing import dataset, resampling
+from preprocessing import dataset, declared_labels, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_store import CaseStore, StoredCase
 from preprocessing.patches import PatchConfig, PatchSampler
@@ -77,12 +80,29 @@ def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> Patc
     )
 
 
+def missing_labels(config: ExperimentConfig, store: CaseStore) -> MissingLabels:
+    """Returns what the loss of a federated site does about the classes that its labels never show."""
+    absent = declared_labels.known_absent(store.declared)
+    return MissingLabels(
+        classes=declared_labels.missing(store.declared),
+        treatment=config.missing_labels,
+        evidence=config.absence_evidence and absent,
+    )
+
+
 def build_trainer(
-    config: ExperimentConfig, strategy: tf.distribute.Strategy, *, total_steps: int, frozen: tuple[str, ...] = (), xla: bool = False
+    config: ExperimentConfig,
+    strategy: tf.distribute.Strategy,
+    *,
+    total_steps: int,
+    frozen: tuple[str, ...] = (),
+    xla: bool = False,
+    missing: MissingLabels = missing_classes.NONE,
 ) -> training.Trainer:
     """Builds network and optimizer of a configuration over a strategy's devices."""
     with strategy.scope():
         network = build_network(config)
+        received = build_network(dataclasses.replace(config, vae="none")) if missing.needs_received else None
     return training.Trainer(
         network,
         training.TrainingConfig(
@@ -90,7 +110,8 @@ def build_trainer(
             total_steps=total_steps,
             learning_rate=config.learning_rate,
             final_learning_rate=config.final_learning_rate,
-            loss=LossConfig(kl_kind=config.kl),
+            vae_rate=config.vae_rate,
+            loss=LossConfig(kl_kind=config.kl, missing=missing),
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
             frozen=frozen,
@@ -99,6 +120,7 @@ def build_trainer(
         strategy,
         xla=xla,
         augment=augmentation(config),
+        received=received,
     )
 
 
@@ -122,6 +144,8 @@ class SiteTrainer:
       freeze_encoder: the encoder keeps the weights it starts with.
       profile_steps: first and last step to profile, or None.
       xla: see `training.Trainer`.
+      missing: what the loss does about classes that the site's labels never show. Federated sites give `missing_labels(config, store)`; a
+        baseline, which nobody else teaches those classes, trains as the labels stand.
       writes: whether this process writes files; of several machines that train together only one does.
     """
 
@@ -139,6 +163,7 @@ class SiteTrainer:
         freeze_encoder: bool = False,
         profile_steps: tuple[int, int] | None = None,
         xla: bool = False,
+        missing: MissingLabels = missing_classes.NONE,
         writes: bool = True,
     ):
         self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
@@ -153,7 +178,7 @@ class SiteTrainer:
         self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
         total_steps = self._steps_per_round * config.num_rounds
-        self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla)
+        self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing)
         self._writes = writes
         if writes:
             private.tree(self._folder)
@@ -170,6 +195,12 @@ class SiteTrainer:
         self.specs = tuple(TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(self._trainer.network).items())
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
+        self.labels = store.declared
+        self.score_every = config.validation_every
+        lacks_labels = bool(declared_labels.missing(store.declared))
+        self._candidate_rounds = (
+            shared_choice.candidate_rounds(config.num_rounds, config.validation_every, config.shared_candidates) if lacks_labels else []
+        )
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
@@ -188,6 +219,7 @@ class SiteTrainer:
                 self._board.federated_round(self._trainer.step, round_number)
             self._open_round(round_number, start)
         if not self._state["complete"]:
+            self._trainer.set_received(weights)
             self._run_round()
         return self._trainer.weights(), self._state["metrics"]
 
@@ -237,7 +269,9 @@ class SiteTrainer:
         best = self._state["best"]
         if best is None or score["dice"] > best["dice"]:
             self._state = {**self._state, "best": {"dice": score["dice"], "round": round_number}}
-            self._save_best(round_number)
+            self._save_model(self._best_file, round_number)
+        if round_number in self._candidate_rounds:
+            self._save_model(self._candidate_file(round_number), round_number)
         return score
 
     def _train_until(self, until: int, label: str) -> dict[str, float]:
@@ -261,7 +295,7 @@ class SiteTrainer:
         if self._writes:
             self._history.append(event, **values)
 
-    def _save_best(self, round_number: int) -> None:
+    def _save_model(self, path: pathlib.Path, round_number: int) -> None:
         if self._writes:
             about = {
                 "model": self._label,
@@ -271,7 +305,7 @@ class SiteTrainer:
                 # A genotype is named, not its file: these weights may leave the site, a path may not.
                 "configuration": json.dumps({**self._config.to_json(), "genotype": self._trainer.network.genotype.name}),
             }
-            named_weights.save(self._best_file, self._trainer.weights(), about)
+            named_weights.save(path, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
         """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
@@ -304,6 +338,9 @@ class SiteTrainer:
             self._save()
         if self._lend_local:
             models[self._label] = self.best_model()
+            for number in self._candidate_rounds:
+                if self._candidate_file(number).is_file():  # a run may end before its last round
+                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(self._candidate_file(number))[0]
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
@@ -324,6 +361,8 @@ class SiteTrainer:
             self._trainer.set_weights(kept)
 
     def _evaluated(self, model_name: str) -> list[dict[str, Any]]:
+        if shared_choice.candidate_of(model_name) is not None:
+            return self._scored_candidate(model_name)
         rows = []
         examples = self._folder / "examples"
         for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
@@ -337,8 +376,20 @@ class SiteTrainer:
                     np.save(stream, mask, allow_pickle=False)
         return rows
 
+    def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
+        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
+        rows = []
+        for split, grid in (("validation", shared_choice.GRID), ("test", "training")):
+            for case in progress.bar(self._cases[split], what=f"{self._label} scores {model_name}", unit="case"):
+                mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
+                rows.append(_row(model_name, self._store.site, case.number, grid, mask, np.asarray(case.label), case.target_mm))
+        return rows
+
     def _patches(self, start: int, stop: int) -> tf.data.Dataset:
         return dataset.training_dataset(self._sampler, start, stop)
+
+    def _candidate_file(self, round_number: int) -> pathlib.Path:
+        return self._folder / "candidates" / f"round_{round_number:03d}.safetensors"
 
     @property
     def _checkpoint(self) -> pathlib.Path:

@@ -25,6 +25,13 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
                 right=(0, 2, 3, 4, 5),
             ),
         ]
+    declared = {
+        name: ", ".join(f"{of} {word}" for of, word in site["labels"].items())
+        for name, site in status["sites"].items()
+        if site.get("labels")  # an earlier release tells none
+    }
+    if declared:
+        lines += ["", *(f"labels of {name}: {words}" for name, words in declared.items())]
     best = next((entry for entry in status["rounds"] if entry["round"] == status["best_round"]), None)
     if best is not None and best["mean"] is not None:
         worst = "" if best["worst"] is None else f", worst site {best['worst']:.4f}"

@@ -12,10 +12,13 @@
         {"label": "no_vae", "settings": {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
       ],
       "axis": "local epochs per round"        for a sweep: what the points' labels are values of
+      "variants": true                        the points are one setting, computed in different ways: see below
     }
 
 The first point is the study's table; `rows` of a later point enter that table under the names given. In a sweep, which has an `axis`,
-every point has a table of its own. A point may replace `sites`.
+every point has a table of its own. A point may replace `sites`. Points of variants may give `threads_per_site`, an `environment` of their
+programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
+counts in how many variants each finding holds.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ from experiments.configuration import ExperimentConfig
 from runkit import atomic
 
 _FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
-_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "threads_per_site", "notes"}
-_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows"}
+_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "variants", "threads_per_site", "notes"}
+_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows", "threads_per_site", "environment", "stack"}
+_STACKS = ("own", "other")
 _SITE_KEYS = {"cohort", "manifest", "split", "split_list"}
 
 
@@ -46,6 +50,9 @@ class Point:
     baselines: bool = True
     beyond: tuple[str, ...] = ()
     rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    threads_per_site: int | None = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stack: str = "own"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,7 @@ class Study:
     points: tuple[Point, ...]
     pictures: str
     axis: str | None
+    variants: bool
     threads_per_site: int
     notes: tuple[str, ...]
     home: pathlib.Path  # split lists and profiles start here
@@ -105,7 +113,9 @@ def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse)
         folder=run_folder(folder, point, seed),
         cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
         sites=tuple(_site(name, value, position, seed, study) for position, (name, value) in enumerate(point.sites.items())),
-        threads_per_site=study.threads_per_site,
+        threads_per_site=point.threads_per_site or study.threads_per_site,
+        environment=point.environment,
+        stack=point.stack,
         baselines=point.baselines,
         beyond=point.beyond,
         notes=(*study.notes, _data_note(point)),
@@ -142,7 +152,7 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
     return Study(
         name=value["name"], profile=value["profile"], seeds=tuple(seeds), points=points, pictures=pictures, axis=value.get("axis"),
-        threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home, data=data,
+        variants=bool(value.get("variants")), threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home, data=data,
     )  # fmt: skip
 
 
@@ -162,7 +172,15 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
     baselines = entry.get("baselines", True)
     if "finetuned" in entry.get("beyond", ()) and not baselines:
         raise ValueError(f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true")
+    environment, stack, threads = entry.get("environment", {}), entry.get("stack", "own"), entry.get("threads_per_site")
+    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
+        raise ValueError(f"point {label}: `environment` is {environment!r}; expected names and texts")
+    if stack not in _STACKS:
+        raise ValueError(f"point {label}: `stack` is {stack!r}; expected one of {', '.join(_STACKS)}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ValueError(f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1")
     return Point(
+        threads_per_site=threads, environment=environment, stack=stack,
         label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
         beyond=tuple(entry.get("beyond", ())), rows=dict(entry.get("rows", {})),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import fingerprints, hypotheses, report, results, run_stages, statistics, study_file
+from experiments import fingerprints, hypotheses, report, results, run_stages, statistics, study_file, study_variants
 from experiments.study_file import Study
 from runkit import atomic, events
 
@@ -36,8 +36,9 @@ def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str,
     }
     if study.axis:
         return {**content, "sweep": sweep(study, runs)}
+    variants = {"variants": study_variants.collect(runs)} if study.variants else {}
     joint = joint_rows(study, runs)
-    return {**content, **_joint(joint)}
+    return {**content, **_joint(joint), **variants}
 
 
 def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
@@ -209,6 +210,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content.get("sweep") is not None:
         lines += _sweep_lines(content)
     else:
+        if content.get("variants") is not None:
+            lines += ["", *study_variants.markdown(content["variants"])]
         lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"])]
     lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
     for run in runs:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from experiments import processes, run_plan, run_stages
@@ -82,7 +84,11 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
     failure = spec.folder / "failure.txt"
     failure.unlink(missing_ok=True)
     try:
-        run = run_stages.Run(spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", programs)
+        how = {"environment": dict(spec.environment)} if spec.environment else {}
+        if spec.stack == "other":
+            how["python"] = other_python(sys.executable)
+        chosen = functools.partial(programs, **how) if how else programs
+        run = run_stages.Run(spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen)
         getattr(run_stages.Stages(spec, run), method)()
     except processes.ProgramFailed as error:
         atomic.write_text(failure, f"{error}\n")
@@ -90,9 +96,30 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
     return None
 
 
+def other_python(own: str | os.PathLike) -> str:
+    """Returns the Python of the other stack: of the environment beside this one, `.venv/py3.11` and `.venv/py3.12` for instance.
+
+    Raises:
+      ProgramFailed: where there is none.
+    """
+    home = pathlib.Path(own).parent.parent
+    for python in sorted(home.parent.glob("py3.*/bin/python")):
+        if python.parent.parent != home and (_is_addons_stack(python) != _is_addons_stack(pathlib.Path(own))):
+            return str(python)
+    raise processes.ProgramFailed(
+        f"no environment of the other stack lies beside {home}; make one, e.g. PYTHON=python3.12 make install, and run the same command again"
+    )
+
+
+def _is_addons_stack(python: pathlib.Path) -> bool:
+    return bool(list(python.parent.parent.glob("lib/python3.*/site-packages/tensorflow_addons")))
+
+
 def _sites_text(spec: RunSpec) -> str:
     lines = []
     for site in spec.sites:
         source = dict(site.cohort) or os.fspath(site.manifest)
         lines.append(f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(" ", ""))
-    return "".join(lines) + f"--threads_per_site={spec.threads_per_site}\n"
+    lines.append(f"--threads_per_site={spec.threads_per_site}\n")
+    lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]
+    return "".join(lines) + (f"--stack={spec.stack}\n" if spec.stack != "own" else "")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from federated import errors
 from federated import plan as plans
 from federated.credentials import CredentialBook, Sessions
+from federated.declared import check_labels
 from federated.exchange import PROTOCOL, Session
 from federated.run_state import RunState
 
@@ -35,17 +38,27 @@ class Admission:
             raise
 
     def login(
-        self, site: str, credential: str, plan: dict, num_examples: int, *, certificate: str, certificate_ends: float, protocol: int
+        self,
+        site: str,
+        credential: str,
+        plan: dict,
+        num_examples: int,
+        *,
+        certificate: str,
+        certificate_ends: float,
+        protocol: int,
+        labels: Mapping[str, str],
     ) -> Session:
         """Admits a site whose plan is the server's.
 
         Args:
+          labels: what the site's labels show of each class, see `declared`.
           certificate_ends: seconds since the epoch; the token ends with the certificate at the latest.
         Raises:
           WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
         try:
-            return self._login(site, credential, plan, num_examples, certificate, certificate_ends, protocol)
+            return self._login(site, credential, plan, num_examples, certificate, certificate_ends, protocol, labels)
         except errors.FederationError as error:
             self._note_refusal(site, error)
             raise
@@ -59,7 +72,15 @@ class Admission:
             self._run.log("login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {}))
 
     def _login(
-        self, site: str, credential: str, plan: dict, num_examples: int, certificate: str, certificate_ends: float, protocol: int
+        self,
+        site: str,
+        credential: str,
+        plan: dict,
+        num_examples: int,
+        certificate: str,
+        certificate_ends: float,
+        protocol: int,
+        labels: Mapping[str, str],
     ) -> Session:
         self._credentials.check(site, credential)
         self._credentials.check_certificate(certificate)
@@ -79,6 +100,7 @@ class Admission:
             raise errors.PlanDiffers(f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server")
         if not 1 <= num_examples <= MAX_EXAMPLES:
             raise errors.UpdateRefused(f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}")
+        shown = check_labels(site, labels)
         run, config = self._run, self._run.config
         with run.changed:
             sites = run.store.sites()
@@ -95,11 +117,11 @@ class Admission:
                     f"site {site!r} logs in with {num_examples} training cases, and with {before} before; the number weights its updates. "
                     "Prepare the cases it had, or have the server's operator allow the change with --order=admit"
                 )
-            run.store.enrol(site, num_examples)
+            run.store.enrol(site, num_examples, shown)
             token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
             run.last_seen[site] = run.clock()
             run.note_change()
-        run.log("login", site=site, num_examples=num_examples)
+        run.log("login", site=site, num_examples=num_examples, **({"labels": shown} if shown else {}))
         return Session(
             token=token,
             expires_at=expires_at,

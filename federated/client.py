@@ -134,13 +134,14 @@ class GrpcTransport:
         self._open_channel()
         before.close()
 
-    def login(self, plan: dict, num_examples: int) -> Session:
+    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
         self._renewed()
         request = pb.LoginRequest(
             site=self.site,
             plan_json=json.dumps(plan, allow_nan=False),
             num_examples=num_examples,
             protocol=PROTOCOL,
+            labels=labels or {},
         )
         with self._calling():
             metadata = wire.credential_metadata(self.site, self._credential)

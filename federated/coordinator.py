@@ -77,9 +77,17 @@ class Coordinator:
         certificate: str = "",
         certificate_ends: float = math.inf,
         protocol: int = PROTOCOL,
+        labels: Mapping[str, str] | None = None,
     ) -> Session:
         return self._admission.login(
-            site, credential, plan, num_examples, certificate=certificate, certificate_ends=certificate_ends, protocol=protocol
+            site,
+            credential,
+            plan,
+            num_examples,
+            certificate=certificate,
+            certificate_ends=certificate_ends,
+            protocol=protocol,
+            labels=labels or {},
         )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:

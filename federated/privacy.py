@@ -9,7 +9,7 @@ from typing import Any
 
 from federated.errors import PrivacyRefused
 
-GRIDS = ("training", "native")
+GRIDS = ("training", "native", "validation")  # the last: a validation case on the training grid
 CLASSES = ("pancreas", "tumour")
 # Column names are words of this list joined by "_", so that no identifier can hide in a name.
 MEASURES = frozenset({"dice", "hd95", "nsd", "surface", "volume", "voxels", "components", "ratio", "sensitivity", "precision", "seconds"})

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS addresses (sha256 TEXT PRIMARY KEY, chunks BLOB NOT N
 CREATE TABLE IF NOT EXISTS scores (model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS declared (site TEXT PRIMARY KEY, names TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS labels (site TEXT PRIMARY KEY, words TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
@@ -42,6 +43,7 @@ class SiteRecord:
     num_examples: int  # 0 until its next login, where the operator lets it change
     confirmed: bool  # the site was told that it is finished
     evicted: bool = False
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # class -> whether the site's labels show it, see `declared`
 
 
 def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
@@ -136,16 +138,22 @@ class Records:
 
     # Sites and their sessions.
 
-    def enrol(self, site: str, num_examples: int) -> None:
+    def enrol(self, site: str, num_examples: int, labels: Mapping[str, str]) -> None:
         with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (site, json.dumps(dict(labels))))
             database.execute(
                 "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
                 (site, num_examples),
             )
 
     def sites(self) -> dict[str, SiteRecord]:
-        rows = self._all("SELECT name, num_examples, confirmed, evicted FROM sites ORDER BY name")
-        return {name: SiteRecord(examples, bool(confirmed), bool(evicted)) for name, examples, confirmed, evicted in rows}
+        rows = self._all(
+            "SELECT name, num_examples, confirmed, evicted, words FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
+        )
+        return {
+            name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
+            for name, examples, confirmed, evicted, words in rows
+        }
 
     def confirm(self, site: str) -> None:
         with self._transaction() as database:

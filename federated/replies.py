@@ -153,6 +153,9 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
     _check_shape("status", found, _STATUS)
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE)
+        if "labels" in site:  # an earlier release has none
+            _check_shape(f"status of site {name}", site, {"labels": (dict,)})
+            _check_shape(f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,)))
         for number, scores in site["scores"].items():
             _check("status", "model", number, number.isdecimal(), "the number of a global model")
             _check_shape(f"status of site {name}", scores, {"dice": _OPTIONAL})

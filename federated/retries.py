@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -28,7 +28,7 @@ class Persistent:
 
     Args:
       transport: what carries the calls.
-      plan, num_examples: for a login, whenever one is due.
+      plan, num_examples, labels: for a login, whenever one is due.
       pauses: a fresh sequence of pauses in seconds for each call.
       pause: waits that many seconds; handed in so that tests need not.
       on_retry: told the error each time a call has to be tried again.
@@ -41,15 +41,16 @@ class Persistent:
         plan: dict,
         num_examples: int,
         *,
+        labels: Mapping[str, str] | None = None,
         pauses: Callable[[], Iterator[float]] = backoff,
         pause: Callable[[float], Any] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
     ):
-        self._transport, self._plan, self._num_examples = transport, plan, num_examples
+        self._transport, self._plan, self._num_examples, self._labels = transport, plan, num_examples, labels
         self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
 
     def login(self) -> Session:
-        return self._trying("login", lambda: self._transport.login(self._plan, self._num_examples), may_log_in=False)
+        return self._trying("login", lambda: self._transport.login(self._plan, self._num_examples, self._labels), may_log_in=False)
 
     def __getattr__(self, name: str) -> Callable:
         method = getattr(self._transport, name)

@@ -26,7 +26,7 @@ class ServerConfig:
     late_updates: str = "discard"  # or "keep": what comes after its round was averaged counts in the next one
     max_change_ratio: float = 10.0  # an update that changes the model so many times more than is usual (see `gate`) is refused; 0: never
     transport: str = "raw"  # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
-    patience_rounds: int = 0  # so many global models without a better mean score end the run; 0: never
+    patience_rounds: int = 0  # so many scored global models without a better mean score end the run; 0: never
     min_improvement: float = 0.0  # of the mean score, to count as better
     heart_beat_timeout_s: float = 600.0  # silent for longer, a site is no longer waited for while enough others remain
     cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows

@@ -94,6 +94,7 @@ class WeightExchangeServicer:
             certificate=certificate,
             certificate_ends=tls.certificate_ends(context),
             protocol=request.protocol,
+            labels=request.labels,
         )
         return wire.session_to_message(session)
 

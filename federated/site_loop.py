@@ -37,6 +37,9 @@ class SiteTrainer(Protocol):
     Attributes:
       plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
       num_examples: training cases; they weight the site's update.
+      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the attribute, or with None, declares nothing.
+      score_every: a received global model is scored where its number is a multiple of this, and the last one always; 1 for a trainer
+        without the attribute.
       specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes must have them before a byte of
         it is written.
     """
@@ -144,6 +147,7 @@ class _Loop:
             transport,
             trainer.plan,
             trainer.num_examples,
+            labels=getattr(trainer, "labels", None),
             pauses=pauses,
             pause=pause,
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
@@ -189,7 +193,7 @@ class _Loop:
         """
         if self._journal.finished or self._journal.reported:
             try:
-                return self._transport.login(self._trainer.plan, self._trainer.num_examples)
+                return self._transport.login(self._trainer.plan, self._trainer.num_examples, getattr(self._trainer, "labels", None))
             except errors.ServerUnreachable:
                 return None
             except errors.RETRYABLE:
@@ -252,7 +256,8 @@ class _Loop:
         spooled = self._journal.update
         if spooled is None or (spooled.round, spooled.num_examples) != (task.round, self._trainer.num_examples):
             pulled = self._pull(task.model)
-            self._score(task.round - 1, pulled)
+            if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
+                self._score(task.round - 1, pulled)
             began = self._clock()
             self._pulled = None  # the trainer may work in place
             arrays, metrics = self._trainer.train(pulled, task.round)

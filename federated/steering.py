@@ -207,6 +207,7 @@ class Steering:
                 sites[site] = {
                     "state": self._state_of(site, record, now),
                     "num_examples": record.num_examples,
+                    "labels": dict(record.labels),
                     "seconds_since_heard": round(now - run.last_seen.get(site, now), 1),
                     "bytes_received": received,
                     "bytes_sent": sent,

@@ -31,7 +31,8 @@ class Transport(Protocol):
 
     site: str
 
-    def login(self, plan: dict, num_examples: int) -> Session: ...
+    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
+        """Logs in; `labels` says of each class whether the site's labels show it, in the words of `declared.WORDS`."""
 
     def next_task(self) -> Task:
         """Returns the next task; waits for one on the server's side, as long as the session's `poll_s`."""
@@ -99,8 +100,8 @@ class InProcessTransport:
         self._coordinator, self._credential, self._wait_s = coordinator, credential, wait_s
         self._token = ""
 
-    def login(self, plan: dict, num_examples: int) -> Session:
-        session = self._coordinator.login(self.site, self._credential, plan, num_examples)
+    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
+        session = self._coordinator.login(self.site, self._credential, plan, num_examples, labels=labels)
         self._token = session.token
         return session
 

@@ -1,6 +1,6 @@
 """Prepared cases on disk: one folder a case, memory-mapped, without a path or a name in it.
 
-<root>/index.json            site, settings, split, running numbers, classes, format and release
+<root>/index.json            site, settings, split, running numbers, classes, what is declared of the labels, format and release
 <root>/cases/<case_id>/      image.npy        float16 [x, y, z] in [-1, 1], C order
                              label.npy        uint8 [x, y, z]; slabs of x without foreground are holes, which cost neither disk nor time
                              runs.npy         int32 [n, 3], the label's foreground as runs (`foreground.LabelRuns`)
@@ -103,6 +103,9 @@ def _opened(fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[
 class CaseStore:
     """The prepared cases of a site.
 
+    Attributes:
+      declared: what the site says about each class of its labels, see `declared_labels`; None where it says nothing.
+
     Raises:
       ValueError: if `root` holds no finished store.
     """
@@ -114,6 +117,7 @@ class CaseStore:
         self.site: str = index["site"]
         self.settings: dict[str, Any] = index["settings"]
         self.seed: int = index["seed"]
+        self.declared: dict[str, str] | None = index.get("declared_labels")
         self.splits: dict[str, tuple[str, ...]] = {name: tuple(ids) for name, ids in index["splits"].items()}
         self._numbers: dict[str, int] = index["numbers"]
         self._sources: dict[str, str] = index["sources"]
@@ -158,6 +162,7 @@ class Record:
       classes: value of a prepared label -> name.
       format: `FORMAT` of the release that prepared.
       release: version of that release.
+      declared: what the site says about each class of its labels.
       problems: cases that were made with other settings or files than the index says, each in a phrase with its running number.
     """
 
@@ -169,6 +174,7 @@ class Record:
     classes: dict[int, str] | None
     format: int | None
     release: str | None
+    declared: dict[str, str] | None
     problems: tuple[str, ...]
 
 
@@ -191,6 +197,7 @@ def record_of(root: str | os.PathLike) -> Record:
         classes=None if classes is None else {int(value): name for value, name in classes.items()},
         format=index.get("format"),
         release=index.get("release"),
+        declared=index.get("declared_labels"),
         problems=tuple(_problems(root, index)),
     )
 
@@ -236,6 +243,12 @@ def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
     except (FileNotFoundError, NotADirectoryError, ValueError):  # any other error says nothing about the case
         return None
+
+
+def label_values(root: pathlib.Path, case_id: str) -> set[int]:
+    """Returns the classes that occur in a case's label on the scan's own grid."""
+    runs = np.load(case_folder(root, case_id) / "native_runs.npy", allow_pickle=False)
+    return {int(value) for value in np.unique(runs[:, 2])}
 
 
 def write_case(
@@ -297,8 +310,14 @@ def write_index(
     settings: Mapping[str, Any],
     splits: Mapping[str, Iterable[str]],
     sources: Mapping[str, Mapping[str, str]],
+    declared: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes index.json, which makes the cases a store. `sources` gives for each case, in the order of the running numbers, its files' hashes."""
+    """Writes index.json, which makes the cases a store.
+
+    Args:
+      sources: for each case, in the order of the running numbers, its files' hashes.
+      declared: what the site says about each class of its labels.
+    """
     atomic.write_json(
         private.folder(root) / "index.json",
         {
@@ -306,6 +325,7 @@ def write_index(
             "seed": seed,
             "settings": dict(settings),
             "classes": {str(value): name for value, name in CLASSES.items()},
+            "declared_labels": None if declared is None else dict(declared),
             "format": FORMAT,
             "release": release.version(),
             "splits": {name: list(ids) for name, ids in splits.items()},

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from preprocessing import geometry, names, rules
+from preprocessing import declared_labels, geometry, names, rules
 from preprocessing.rules import Rule, broken
 from runkit import atomic, printable
 
@@ -85,6 +85,7 @@ class Manifest:
       description: free text.
       label_values: for label files with other values than 0, 1, 2: file value -> class. Every other value is background.
       excluded: ids of cases that are listed but not to be used.
+      declared: what the site says about each class of its labels, see `declared_labels`; None where it says nothing.
     """
 
     site: str
@@ -92,6 +93,7 @@ class Manifest:
     description: str = ""
     label_values: Mapping[int, int] | None = None
     excluded: tuple[str, ...] = ()
+    declared: Mapping[str, str] | None = None
 
     def __post_init__(self):
         if not self.site:
@@ -113,6 +115,11 @@ class Manifest:
         if self.label_values is not None and not set(self.label_values.values()) <= {0, 1, 2}:
             problem = f"label_values is {dict(self.label_values)}"
             raise _Problem(rules.MANIFEST_REFERENCE, problem, "expected file value -> class 0, 1 or 2")
+        if self.declared is not None:
+            try:
+                object.__setattr__(self, "declared", declared_labels.check(self.declared))
+            except ValueError as error:
+                raise _Problem(rules.MANIFEST_REFERENCE, str(error), "correct it") from error
 
     @property
     def included(self) -> tuple[Case, ...]:
@@ -130,7 +137,7 @@ def read(path: str | os.PathLike, *, site: str | None = None, orientation: str |
 
     Args:
       path: our own JSON, `{"site", "description", "cases": [{"case_id", "image", "label"}]}` with optional `label_values`
-        (`{"7": 1}`) and `excluded` (`["case_0007"]`), and for a case `series`, `label_turn`, `accept` and `orientation`; or the
+        (`{"7": 1}`), `excluded` (`["case_0007"]`) and `declared_labels` (`{"pancreas": "complete", "tumour": "absent"}`), and for a case `series`, `label_turn`, `accept` and `orientation`; or the
         dataset.json of MSD or of nnU-Net. Relative paths start at the file's folder.
       site: takes the place of the site's name in the file; a dataset.json gives the dataset's name otherwise.
       orientation: of every case that does not give its own.
@@ -186,6 +193,8 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
         value["label_values"] = {str(k): v for k, v in manifest.label_values.items()}
     if manifest.excluded:
         value["excluded"] = list(manifest.excluded)
+    if manifest.declared is not None:
+        value["declared_labels"] = dict(manifest.declared)
     value["cases"] = []
     for case in manifest.cases:
         entry: dict[str, Any] = {"case_id": case.case_id, "image": relative(case.image), "label": relative(case.label)}
@@ -225,7 +234,12 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
         raise _Problem(rules.MANIFEST_KEYS, "has no `site`", "name the site there")
     excluded = _list(value, "excluded") if "excluded" in value else []
     return Manifest(
-        name, tuple(cases), str(value.get("description", "")), _label_values(value.get("label_values")), tuple(map(str, excluded))
+        name,
+        tuple(cases),
+        str(value.get("description", "")),
+        _label_values(value.get("label_values")),
+        tuple(map(str, excluded)),
+        value.get("declared_labels"),
     )
 
 
@@ -245,7 +259,18 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
             pairs.append((names.stem(image), folder / image, None if label is None else folder / label))
     ids = names.case_ids(name for name, _, _ in pairs)
     cases = tuple(Case(ids[name], image, label) for name, image, label in pairs)
-    return Manifest(site or str(value.get("name") or "MSD"), cases, str(value.get("description", "")))
+    # The decathlon's pancreas task names both classes and draws both.
+    drawn = _drawn(value.get("labels"))
+    return Manifest(site or str(value.get("name") or "MSD"), cases, str(value.get("description", "")), declared=drawn)
+
+
+def _drawn(labels: Any) -> dict[str, str] | None:
+    """Returns the declaration of a dataset.json of MSD: both classes are drawn where it names a pancreas and a tumour, else None."""
+    if not isinstance(labels, dict):
+        return None
+    named = {str(name).lower() for name in labels.values()} | {str(name).lower() for name in labels}
+    both = all(named & set(known) for known in _CLASS_NAMES.values())
+    return dict.fromkeys(declared_labels.NAMES.values(), declared_labels.COMPLETE) if both else None
 
 
 def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from preprocessing import manifest, nifti
+from preprocessing import declared_labels, manifest, nifti
 from preprocessing.phantom_pancreas import paint_pancreas
 from preprocessing.phantom_scanner import Acquisition, scan
 from preprocessing.phantom_site import SITES, draw_patient
@@ -164,7 +164,9 @@ def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathli
                 bar.update()
     cases = tuple(manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases))
     path = folder / "manifest.json"
-    manifest.write(path, manifest.Manifest(config.site, cases, f"synthetic cohort {config.site}, seed {config.seed}"))
+    declared = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT if config.site == "C1" else declared_labels.COMPLETE}
+    description = f"synthetic cohort {config.site}, seed {config.seed}"
+    manifest.write(path, manifest.Manifest(config.site, cases, description, declared=declared))
     return path
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import logging
 
-from preprocessing import budget, case_store, rules, same_scan, sources
+from preprocessing import budget, case_store, declared_labels, rules, same_scan, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
@@ -103,6 +103,14 @@ def prepare(
         except OSError as error:  # reading is a case's own failure, so this is the store
             left = [needs[case.case_id] for case in cases if case.case_id not in made_of and case.case_id not in refused]
             raise ValueError(_unwritten(error, root, sum(need.disk_bytes for need in left if need is not None), len(made_of))) from error
+    for case in cases:
+        # From the prepared cases, and for each of them: an earlier run may have prepared it under another declaration.
+        shown = case.case_id in made_of and declared_labels.contradicted(manifest.declared, case_store.label_values(root, case.case_id))
+        if shown:
+            error = rules.contradicts_declaration(case.label, shown)
+            refused[case.case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
+            del made_of[case.case_id]
+            logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
     passed = [case for case in cases if case.case_id in made_of]
     for case_id, error in same_scan.refusals(passed, slices, {i: files["label"] for i, files in made_of.items()}).items():
         refused[case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
@@ -117,7 +125,15 @@ def prepare(
         raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
     splits = split(accepted)
     try:
-        case_store.write_index(root, site=manifest.site, seed=split_seed, settings=settings, splits=splits, sources=accepted)
+        case_store.write_index(
+            root,
+            site=manifest.site,
+            seed=split_seed,
+            settings=settings,
+            splits=splits,
+            sources=accepted,
+            declared=manifest.declared,
+        )
     except OSError as error:
         raise ValueError(_unwritten(error, root, 0, len(accepted))) from error
     return CaseStore(root)

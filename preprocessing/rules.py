@@ -7,6 +7,7 @@ docs/data.md lists them for users.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from absl import logging
@@ -102,6 +103,12 @@ TUMOUR_ALONE = Rule(
 )
 UNUSUAL_VOLUME = Rule(
     "L06", "organ-volume", "pancreas and tumour together have 10 to 600 ml", "look at the label; check the spacing", "warning"
+)
+DECLARED_MISSING = Rule(
+    "L07",
+    "label-undeclared",
+    "no label shows a class that the manifest declares absent or unlabelled",
+    "correct `declared_labels` in the manifest, or the label",
 )
 
 NOT_HU = Rule(
@@ -264,6 +271,11 @@ def refusal(error: Exception, file) -> IntegrityError:
         return broken(UNUSABLE, file, text or type(error).__name__)
     logging.error("rule=%s: stack trace of an unforeseen error", UNUSABLE.id, exc_info=error)
     return broken(UNUSABLE, file, f"an unforeseen {type(error).__name__}: {text}", "see the stack trace in the log, and report it")
+
+
+def contradicts_declaration(file, classes: Sequence[str]) -> IntegrityError:
+    """Returns why a label is refused that shows `classes`, which its manifest says are in no label."""
+    return broken(DECLARED_MISSING, file, f"shows {' and '.join(classes)}, which the manifest declares to be in no label")
 
 
 def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from preprocessing import geometry, integrity, rules, same_scan, sources
+from preprocessing import declared_labels, geometry, integrity, rules, same_scan, sources
 from preprocessing.manifest import Case, Manifest
 from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
@@ -97,7 +97,7 @@ def survey(
                 due = clock() + _EACH_SHARE * (clock() - began)
             bar.set_postfix_str(f"{sum(not f.usable for f in found.values())} refused")
             bar.update()
-    return _across([found[case.case_id] for case in manifest.included])
+    return _across([_as_declared(found[case.case_id], manifest) for case in manifest.included])
 
 
 def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Finding:
@@ -171,6 +171,14 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
             problem = "the process that looked at it was killed, most likely for want of memory"
             finding = Finding(cases[number], (broken(rules.UNUSABLE, cases[number].image, problem, "look at it with more free memory"),))
         yield finding
+
+
+def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
+    shown = [] if finding.facts is None else declared_labels.contradicted(manifest.declared, finding.facts.volume_ml)
+    if not shown:
+        return finding
+    problem = rules.contradicts_declaration(finding.case.label, shown)
+    return dataclasses.replace(finding, problems=(problem, *finding.problems))
 
 
 def _across(findings: list[Finding]) -> list[Finding]:

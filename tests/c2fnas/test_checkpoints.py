@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import os
 import resource
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from c2fnas import checkpoints, named_weights, training
 from c2fnas.genotype import CellGene
 from c2fnas.losses import LossConfig
+from c2fnas.missing_labels import MissingLabels
 from tests.c2fnas import tiny
 
 
@@ -49,6 +51,19 @@ def test_no_checkpoint_is_none(trainer, tmp_path):
     assert checkpoints.load(tmp_path / "nothing", trainer) is None
 
 
+def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missing(trainer, filled, tmp_path):
+    """Checkpoints of an earlier release name five settings of the loss; they must go on."""
+    _, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
+    loss = json.loads(metadata["training"])["loss"]
+    assert set(loss) == {"dice", "cross_entropy", "kl", "reconstruction", "kl_kind", "include_background"}
+
+
+def test_a_training_with_missing_labels_goes_on_from_its_checkpoint(tmp_path):
+    config = tiny.config(loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted")))
+    checkpoints.save(tmp_path, _other(config=config), {"round": 3})
+    assert checkpoints.load(tmp_path, _other(config=config)) == {"round": 3}
+
+
 def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp_path):
     arrays, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
     np.testing.assert_array_equal(arrays["weights/stem/first/kernel"], filled["weights/stem/first/kernel"])
@@ -66,6 +81,10 @@ def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp
             ),
             r"genotype.cells\[3\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
             r"training.total_steps is 6 .*, 8 here",
+        ),
+        (
+            lambda: _other(config=tiny.config(loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted")))),
+            "training.loss.missing is 'absent' in the checkpoint, .*'restricted'",
         ),
         (lambda: _other(vae=None), "network.vae is 'reduced' in the checkpoint, None here"),
     ],

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from c2fnas import losses, named_weights, training
 from c2fnas.losses import LossConfig
+from c2fnas.missing_labels import MissingLabels
 from c2fnas.train_step import latent_noise, make_train_step, share
 from tests.c2fnas import tiny
 
@@ -144,3 +146,87 @@ def test_augmentation_is_part_of_the_step():
     augmented = parts(batch, augment=mirrored)
     assert augmented == pytest.approx(parts(by_hand), rel=1e-5)
     assert augmented != pytest.approx(parts(batch), rel=1e-5)
+
+
+def _hidden(batch):
+    """The batch with its tumours drawn as background: a site that does not label them."""
+    return {**batch, "label": np.where(batch["label"] == 2, 0, batch["label"]).astype(np.uint8)}
+
+
+@pytest.mark.parametrize(("treatment", "evidence", "at_once"), [("restricted", True, 2), ("distil", False, 1)])
+def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_once):
+    missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        network, received = tiny.build(), tiny.build(vae=None, seed=4, class_prior=(0.4, 0.2, 0.4))
+    batch = _hidden(tiny.batch(0))
+    image, label = tf.cast(batch["image"], tf.float32), tf.constant(batch["label"])
+    logits, seen = network.segmenter(image), received.segmenter(image)
+    dice, entropy = losses.dice_and_cross_entropy(logits, label, missing=missing, received=seen)
+    expected = {"dice": np.mean(dice), "cross_entropy": np.mean(entropy)}
+    if evidence:
+        expected["false_alarms"] = np.mean(losses.false_alarm_entropy(logits, label, seen, missing))
+        assert expected["false_alarms"] > 0
+    step = make_train_step(network, None, strategy, LossConfig(missing=missing), 4, at_once=at_once, received=received)
+    parts, *_ = step.gradients(share(batch, strategy))
+    assert {name: float(parts[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
+    weights = {"dice": 1.0, "cross_entropy": 1.0, "kl": 0.2, "reconstruction": 0.3, "false_alarms": 1.0}
+    total = sum(weights[name] * float(part) for name, part in parts.items() if name != "total")
+    assert float(parts["total"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_steps_with_a_restricted_loss_leave_the_weights_of_the_missing_class_bit_for_bit():
+    missing = MissingLabels(classes=(2,), treatment="restricted")
+    trainer = tiny.trainer(loss=LossConfig(missing=missing))
+    before = trainer.weights()
+
+    def unlabelled(start, stop):
+        return tiny.datasets(start, stop).map(
+            lambda batch: {**batch, "label": tf.where(batch["label"] == 2, tf.zeros_like(batch["label"]), batch["label"])}
+        )
+
+    trainer.train(unlabelled, 3)
+    after = trainer.weights()
+    for name in ("end/classifier/kernel", "end/classifier/bias"):
+        assert after[name][..., 2].tobytes() == before[name][..., 2].tobytes()
+        assert (after[name][..., :2] != before[name][..., :2]).all()
+
+
+def test_a_loss_that_asks_the_received_model_is_refused_without_one():
+    strategy = tf.distribute.get_strategy()
+    missing = MissingLabels(classes=(2,), treatment="distil")
+    with pytest.raises(ValueError, match="'distil' and no received model is given"):
+        make_train_step(tiny.build(), None, strategy, LossConfig(missing=missing), 4)
+
+
+def test_the_received_model_stays_while_the_trained_one_moves_on():
+    missing = MissingLabels(classes=(2,), treatment="distil")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        network, received = tiny.build(), tiny.build(vae=None)
+    trainer = training.Trainer(network, tiny.config(loss=LossConfig(missing=missing)), strategy, received=received)
+    start = trainer.weights()
+    trainer.set_received(start)
+    trainer.train(tiny.datasets, 2)
+    kept = named_weights.read(received)
+    assert kept and all(np.array_equal(kept[name], start[name]) for name in kept)
+    assert any(not np.array_equal(trainer.weights()[name], start[name]) for name in kept)
+
+
+def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
+    """Adam's first step is the rate times the gradient's sign, whatever the gradient is."""
+    whole, share = (tiny.trainer(vae_rate=rate) for rate in (1.0, 0.25))
+    before = whole.weights()
+    for trainer in (whole, share):
+        trainer.train(tiny.datasets, 1)
+    for name, array in whole.weights().items():
+        moved, less = array - before[name], share.weights()[name] - before[name]
+        expected = 0.25 * moved if name.startswith("vae/") else moved
+        np.testing.assert_allclose(less, expected, rtol=1e-2, atol=1e-6)
+    assert any(np.abs(array - before[name]).max() > 5e-3 for name, array in whole.weights().items() if name.startswith("vae/"))
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, 1.5, float("nan")])
+def test_a_share_of_the_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"vae_rate is .*; expected a share of the learning rate"):
+        tiny.config(vae_rate=rate)

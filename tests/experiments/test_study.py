@@ -61,6 +61,9 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ({"seeds": [1, 1]}, r"s\.json: `seeds` is \[1, 1\]"),
         ({"pictures": "yes"}, "`pictures` is 'yes'; expected 'synthetic', 'public' or 'private'"),
         ({"seed": 3}, "the study has unknown keys seed"),
+        ({"points": [{"label": "a", "stack": "new"}]}, "point a: `stack` is 'new'; expected one of own, other"),
+        ({"points": [{"label": "a", "threads_per_site": 0}]}, "point a: `threads_per_site` is 0; expected a number of at least 1"),
+        ({"points": [{"label": "a", "environment": {"X": 1}}]}, r"point a: `environment` is \{'X': 1\}; expected names and texts"),
         ({"points": [{"label": "a/b"}]}, "label of a point is 'a/b'"),
         ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own"),
         ({"points": [{"label": "a", "beyond": ["magic"]}]}, "`beyond` has magic"),
@@ -176,8 +179,9 @@ class FakePrograms:
     def __init__(self):
         self.started, self.failing = [], set()
 
-    def __call__(self, log_folder):
+    def __call__(self, log_folder, **how):
         self._failed = []
+        self.how = how
         return self
 
     def __enter__(self):
@@ -193,6 +197,10 @@ class FakePrograms:
         self.started.append(f"{program} {who}")
         if f"{program} {who}" in self.failing:
             self._failed.append(name)
+        elif program == "prepare":
+            index = {"site": name, "seed": 1, "settings": {}, "splits": {}, "numbers": {}, "sources": {}}
+            declared = {"pancreas": "complete", "tumour": "absent"} if name == "C1" else None
+            atomic.write_json(pathlib.Path(values["site_folder"]) / "cases" / "index.json", {**index, "declared_labels": declared})
         elif program == "serve":
             atomic.write_json(pathlib.Path(values["store"]) / "address.json", {"port": 1})
             rows = run_folder.rows()
@@ -237,6 +245,8 @@ def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twic
         "FL_best_global"
     }
     assert content["runs"][0]["peak_memory_bytes"] == 7
+    labels = "Labels: C1 pancreas complete, tumour absent; C2 not declared. Loss at a site that lacks a class: background"
+    assert labels in content["runs"][0]["notes"]
     assert "table1, seed 2: done" in study_runner.cost_text(study, runs, specs)
     assert go() == [] and programs.started == [] and len(counted) == 18
 

@@ -14,7 +14,7 @@ class Flaky:
     def __init__(self, *failures):
         self.failures, self.calls = list(failures), []
 
-    def login(self, plan, num_examples):
+    def login(self, plan, num_examples, labels=None):
         self.calls.append("login")
 
     def pull(self, model):

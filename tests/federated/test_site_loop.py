@@ -43,6 +43,19 @@ def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened
     assert by_model["FL_global"] == np.float32(expected[3]["scale"])
 
 
+def test_received_models_are_scored_as_often_as_the_trainer_says_and_the_last_one_always(opened, take_part):
+    run = opened()
+    driver = start_driving(run.lead)
+    trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
+    for trainer in trainers.values():
+        trainer.score_every = 2
+    take_part({site: run.transport(site) for site in trainers}, trainers)
+    driver.join(30)
+    assert trainers["C1"].calls[:6] == ["score", "train 1", "train 2", "score", "train 3", "score"]  # models 0, 2 and the last, 3
+    record = json.loads((run.folder / "selection.json").read_text())
+    assert [model["round"] for model in record["models"]] == [0, 2, 3] and record["best_round"] in (0, 2, 3)
+
+
 def test_the_best_global_model_is_the_one_the_sites_scored_best(opened, take_part):
     run = opened()
     driver = start_driving(run.lead)
@@ -102,7 +115,7 @@ class Away:
 
     site = "C1"
 
-    def login(self, plan, num_examples):
+    def login(self, plan, num_examples, labels=None):
         raise errors.ServerUnreachable("the server has left")
 
     def close(self):

@@ -147,8 +147,8 @@ def test_sessions_survive_a_restart_and_expired_ones_go(reopen):
 
 def test_scores_models_and_rows_survive_a_restart(reopen):
     store = reopen()
-    store.enrol("C1", 30)
-    store.enrol("C1", 31)
+    store.enrol("C1", 30, {})
+    store.enrol("C1", 31, {})
     store.record_scores(0, "C1", {"dice": 0.25})
     store.record_scores(0, "C1", {"dice": 0.5})
     path = store.incoming_path("C1", "ab" * 32)
@@ -170,7 +170,7 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
 
 def test_rows_sent_twice_are_there_once(reopen):
     store = reopen()
-    store.enrol("C1", 30)
+    store.enrol("C1", 30, {})
     store.fix_models(["FL_global"], 0)
     row = {"model": "FL_global", "site": "C1", "case": 1, "grid": "native"}
     store.keep_rows("C1", [json.dumps(row), json.dumps({**row, "case": 2})])
