@@ -14,11 +14,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import check_report, cohort_page
 from experiments import flags as experiment_flags
-from preprocessing import cohort, survey
-from preprocessing import manifest as manifests
-from preprocessing.case_store import CaseStore
 from runkit import atomic, overwriting
 
 FLAGS = flags.FLAGS
@@ -31,6 +27,10 @@ flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one 
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments import check_report, cohort_page
+    from preprocessing import cohort, survey
+    from preprocessing import manifest as manifests
+
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = experiment_flags.site_folder("the folder of the site's prepared cases", make=True)
@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
 
 
 def _splits(root: pathlib.Path) -> dict[str, int] | None:
+    from preprocessing.case_store import CaseStore
+
     if not (root / "index.json").exists():
         return None
     return {name: len(ids) for name, ids in CaseStore(root).splits.items()}

@@ -16,7 +16,7 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments import run_plan, run_stages
+from experiments import run_plan
 from experiments.run_plan import minutes
 
 FLAGS = flags.FLAGS
@@ -57,6 +57,8 @@ def main(argv: list[str]) -> None:
             f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk. Give --flagfile=experiments/flagfiles/demo.flags for a table in "
             "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
+    from experiments import run_stages
+
     run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
     print(
         f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; about {run_plan.duration(sum(budget.values()))} on two cores "
