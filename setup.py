@@ -60,7 +60,7 @@ setup(
             "nbformat>=5.9",
             "pyjpegls>=1.4",  # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
             "pytest>=8.0",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.7",  # --no-loadscope-reorder
             "ruff>=0.6",
         ],
     },

@@ -14,11 +14,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import check_report, cohort_page
 from experiments import flags as experiment_flags
-from preprocessing import cohort, survey
-from preprocessing import manifest as manifests
-from preprocessing.case_store import CaseStore
 from runkit import atomic, overwriting
 
 FLAGS = flags.FLAGS
@@ -33,6 +29,10 @@ _SITE_FOLDER = "the folder of the site's prepared cases"
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments import check_report, cohort_page
+    from preprocessing import cohort, survey
+    from preprocessing import manifest as manifests
+
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
 
 
 def _splits(root: pathlib.Path) -> dict[str, int] | None:
+    from preprocessing.case_store import CaseStore
+
     if not (root / "index.json").exists():
         return None
     return {name: len(ids) for name, ids in CaseStore(root).splits.items()}

@@ -10,9 +10,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import cohort_page
 from experiments import flags as experiment_flags
-from preprocessing import cohort
 from runkit import atomic, overwriting, printable
 
 FLAGS = flags.FLAGS
@@ -22,6 +20,9 @@ flags.DEFINE_string("output", None, "Page to write, .html. Without it the compar
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments import cohort_page
+    from preprocessing import cohort
+
     experiment_flags.required("reports", "the cohort.json of two sites")
     if len(FLAGS.reports) != 2:
         raise app.UsageError(f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma")
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
 
 
 def _read(path: str) -> dict[str, Any]:
+    from preprocessing import cohort
+
     report = atomic.read_json(path)
     try:
         if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:

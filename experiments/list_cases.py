@@ -10,13 +10,15 @@ the manifest. A dataset.json of the Medical Segmentation Decathlon or of nnU-Net
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from preprocessing import declared_labels, layouts, names, pancreas_ct
-from preprocessing import manifest as manifests
 from runkit import overwriting, printable
+
+if TYPE_CHECKING:
+    from preprocessing import manifest as manifests
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out.")
@@ -36,6 +38,9 @@ flags.DEFINE_integer("workers", 1, "Labels compared with their scans at the same
 
 def main(argv: list[str]) -> int:
     del argv
+    from preprocessing import declared_labels, layouts, names, pancreas_ct
+    from preprocessing import manifest as manifests
+
     site = experiment_flags.required("site", "the name of the site")
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
@@ -66,6 +71,8 @@ def main(argv: list[str]) -> int:
 
 
 def _declared() -> dict[str, str] | None:
+    from preprocessing import declared_labels
+
     if not FLAGS.declare:
         healthy = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT}  # NIH Pancreas-CT
         return healthy if FLAGS.layout == "pancreas_ct" else None
@@ -78,6 +85,8 @@ def _declared() -> dict[str, str] | None:
 
 
 def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str]]:
+    from preprocessing import pancreas_ct
+
     cases = {case.case_id: case for case in found}
     excluded = []
     for placed in pancreas_ct.place_labels(list(cases.values()), workers=FLAGS.workers):

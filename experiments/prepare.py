@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from experiments import check_report
 from experiments import flags as experiment_flags
-from preprocessing import manifest as manifests
-from preprocessing import pipeline, splits, survey
 from runkit import atomic, disk, folder_lock, overwriting, private
+
+if TYPE_CHECKING:
+    from preprocessing import manifest as manifests
+    from preprocessing import survey
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -40,6 +42,9 @@ _SITE_FOLDER = "the folder of the site's prepared cases"
 
 def main(argv: list[str]) -> int:
     del argv
+    from preprocessing import manifest as manifests
+    from preprocessing import pipeline, splits
+
     config = experiment_flags.experiment_config()
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
@@ -84,6 +89,9 @@ def main(argv: list[str]) -> int:
 
 
 def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
+    from experiments import check_report
+    from preprocessing import survey
+
     def keep(found: list[survey.Finding]) -> None:
         atomic.write_json(folder / "check.json", check_report.document(manifest.site, found, finished=False))
 

@@ -12,7 +12,6 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import html_report, study_results
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a run.")
@@ -23,6 +22,8 @@ flags.DEFINE_enum(
 
 def main(argv: list[str]) -> None:
     del argv
+    from experiments import html_report, study_results
+
     folder = pathlib.Path(experiment_flags.required("run", "the folder of a run"))
     content = study_results.of_one_run(folder, FLAGS.pictures)
     html_report.write(folder / "report.html", html_report.study_page(content, folder))

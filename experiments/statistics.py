@@ -3,6 +3,8 @@
 A *unit* is what is independent: a patient. Two models scored on the same patients give one difference per unit, and every statement
 here is about the mean of those differences. None of these numbers says how much another training seed would change; the tables show
 each seed beside them for that.
+
+scipy.stats takes as long to import as the rest of a small program: only what needs it imports it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from runkit.randomness import generator
 
@@ -78,6 +79,8 @@ def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interv
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
+    from scipy import stats
+
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), len(values))
 
@@ -90,12 +93,16 @@ def wilcoxon(differences: Sequence[float], alternative: str = "greater") -> floa
     differences = np.asarray(differences, dtype=float)
     if not np.any(differences):
         return None
+    from scipy import stats
+
     # exact where the sample is small and without ties, as scipy decides
     return float(stats.wilcoxon(differences, zero_method="wilcox", alternative=alternative).pvalue)
 
 
 def mann_whitney(first: Sequence[float], second: Sequence[float], alternative: str = "greater") -> float:
     """Returns the p-value of the rank test for two groups of different patients (Mann and Whitney 1947)."""
+    from scipy import stats
+
     return float(stats.mannwhitneyu(first, second, alternative=alternative).pvalue)
 
 
@@ -114,6 +121,8 @@ def binomial_interval(successes: int, trials: int, *, level: float = LEVEL) -> I
     """Returns a share and its exact interval (Clopper and Pearson 1934)."""
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is no share; expected at least one trial")
+    from scipy import stats
+
     tail = (1 - level) / 2
     low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
     high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))

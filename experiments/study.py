@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import html_report, study_file, study_results, study_runner
+from experiments import study_file
 from runkit import folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
@@ -29,6 +29,8 @@ flags.DEFINE_bool("report_only", False, "Start no run; write the report of what 
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments import html_report, study_results, study_runner
+
     file = experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json")
     study = study_file.read(file, FLAGS.data)
     folder = pathlib.Path(FLAGS.runs) / study.name

@@ -8,7 +8,6 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import flags as experiment_flags
-from preprocessing import phantom
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -25,6 +24,8 @@ flags.DEFINE_string("output", None, "Folder of the cohort.")
 
 def main(argv: list[str]) -> None:
     del argv
+    from preprocessing import phantom
+
     config = phantom.CohortConfig(site=FLAGS.site, cases=FLAGS.cases, seed=FLAGS.seed, spacings=FLAGS.spacings)
     manifest = phantom.generate_cohort(
         config, experiment_flags.required("output", "the folder to write the cohort to"), workers=FLAGS.workers

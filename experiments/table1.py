@@ -16,7 +16,7 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments import run_plan, run_stages
+from experiments import run_plan
 from experiments.run_plan import minutes
 from runkit import folder_lock, private
 
@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
             f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk. Give --flagfile=experiments/flagfiles/demo.flags for a table in "
             "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
+    from experiments import run_stages
+
     folder_lock.hold(private.make(folder))
     run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
     print(

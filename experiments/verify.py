@@ -5,10 +5,14 @@ python -m experiments.verify --run=runs/demo
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import verification
+
+if TYPE_CHECKING:
+    from experiments import verification
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a run or of a study.")
@@ -16,6 +20,8 @@ flags.DEFINE_string("run", None, "Folder of a run or of a study.")
 
 def main(argv: list[str]) -> int:
     del argv
+    from experiments import verification
+
     folder = experiment_flags.required("run", "the folder of a run or of a study")
     failed = 0
     for run in verification.runs_in(folder):

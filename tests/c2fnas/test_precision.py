@@ -6,19 +6,18 @@ import tensorflow as tf
 
 from c2fnas import keras_stack, named_weights, network, training
 from tests.c2fnas import tiny
-from tests.c2fnas.replicas_program import GENOTYPE
 
 
 def _trainer(precision, **changes):
-    return training.Trainer(tiny.build(GENOTYPE, precision=precision), tiny.config(**changes), tf.distribute.get_strategy())
+    return training.Trainer(tiny.build(tiny.SHALLOW, precision=precision), tiny.config(**changes), tf.distribute.get_strategy())
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)])
 def test_outputs_are_float32_and_near_those_of_float32(precision, tolerance):
     """The tolerance is relative to the range of the output: 8 bits of mantissa after a dozen norms, and 11."""
     image = tiny.batch(0)["image"].astype(np.float32)
-    exact = tiny.build(GENOTYPE).train_outputs(image)
-    mixed = tiny.build(GENOTYPE, precision=precision)
+    exact = tiny.build(tiny.SHALLOW).train_outputs(image)
+    mixed = tiny.build(tiny.SHALLOW, precision=precision)
     assert all(keras_stack.tf_variable(variable).dtype == tf.float32 for variable in mixed.variables.values())
     found = mixed.train_outputs(image)
     for name, expected in exact.items():
@@ -60,17 +59,17 @@ def test_float16_learns_and_its_loss_scale_finds_its_place(monkeypatch):
 
 def test_refusals():
     with pytest.raises(ValueError, match="precision is 'half'; expected one of float32, mixed_bfloat16, mixed_float16"):
-        network.build(GENOTYPE, patch_size=tiny.PATCH, precision="half")
+        network.build(tiny.SHALLOW, patch_size=tiny.PATCH, precision="half")
     with pytest.raises(ValueError, match="instance_norm is 'batch'; expected one of rows, library"):
-        network.build(GENOTYPE, patch_size=tiny.PATCH, instance_norm="batch")
+        network.build(tiny.SHALLOW, patch_size=tiny.PATCH, instance_norm="batch")
     with pytest.raises(ValueError, match="no GPU; on a CPU it loses oneDNN"):
-        training.Trainer(tiny.build(GENOTYPE), tiny.config(), tf.distribute.get_strategy(), xla=True)
+        training.Trainer(tiny.build(tiny.SHALLOW), tiny.config(), tf.distribute.get_strategy(), xla=True)
 
 
 def test_the_library_norm_has_the_same_weights_and_values():
     """tensorflow-addons' InstanceNormalization on TensorFlow 2.15, Keras' own on Keras 3."""
     image = tiny.batch(0)["image"].astype(np.float32)
-    rows, library = tiny.build(GENOTYPE), tiny.build(GENOTYPE, instance_norm="library")
+    rows, library = tiny.build(tiny.SHALLOW), tiny.build(tiny.SHALLOW, instance_norm="library")
     layers = [layer for layer in library.segmenter.layers if layer.name.endswith("_norm")]
     package = "keras" if keras_stack.IS_KERAS_3 else "tensorflow_addons"
     assert layers and all(type(layer).call.__module__.startswith(package) for layer in layers)

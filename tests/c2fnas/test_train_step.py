@@ -1,8 +1,4 @@
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,9 +8,8 @@ from c2fnas import losses, named_weights, training
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from c2fnas.train_step import latent_noise, make_train_step, share
+from tests import forked
 from tests.c2fnas import tiny
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +77,7 @@ def test_latent_noise_belongs_to_the_sample():
 
 def test_without_a_vae_branch_two_parts_remain():
     strategy = tf.distribute.get_strategy()
-    network = tiny.build(vae=None)
+    network = tiny.build(tiny.SHALLOW, vae=None)
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.build(list(network.variables.values()))
     parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(share(tiny.batch(0), strategy))
@@ -90,9 +85,7 @@ def test_without_a_vae_branch_two_parts_remain():
 
 
 def test_one_two_and_four_replicas_take_the_same_steps():
-    program = ROOT / "tests" / "c2fnas" / "replicas_program.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(program)], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run("tests.c2fnas.replicas_program")
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     for replicas in ("2", "4"):
@@ -108,7 +101,7 @@ def test_one_two_and_four_replicas_take_the_same_steps():
 def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        network = tiny.build(vae=vae)
+        network = tiny.build(tiny.SHALLOW, vae=vae)
     results = []
     for at_once in (1, 2, 3):
         step = make_train_step(network, None, strategy, LossConfig(kl=500.0), 4, at_once=at_once)
@@ -133,19 +126,20 @@ def test_augmentation_is_part_of_the_step():
         return tf.reverse(image, [1]), tf.reverse(label, [1])
 
     strategy = tf.distribute.get_strategy()
-    network = tiny.build()
+    network = tiny.build(tiny.SHALLOW)
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.build(list(network.variables.values()))
 
-    def parts(batch, **changes):
-        found, *_ = make_train_step(network, optimizer, strategy, LossConfig(), 4, **changes).gradients(share(batch, strategy))
+    def parts(step, batch):
+        found, *_ = step.gradients(share(batch, strategy))
         return {name: float(value) for name, value in found.items()}
 
     batch = tiny.batch(0)
     by_hand = {**batch, "image": batch["image"][:, ::-1].copy(), "label": batch["label"][:, ::-1].copy()}
-    augmented = parts(batch, augment=mirrored)
-    assert augmented == pytest.approx(parts(by_hand), rel=1e-5)
-    assert augmented != pytest.approx(parts(batch), rel=1e-5)
+    plain = make_train_step(network, optimizer, strategy, LossConfig(), 4)
+    augmented = parts(make_train_step(network, optimizer, strategy, LossConfig(), 4, augment=mirrored), batch)
+    assert augmented == pytest.approx(parts(plain, by_hand), rel=1e-5)
+    assert augmented != pytest.approx(parts(plain, batch), rel=1e-5)
 
 
 def _hidden(batch):

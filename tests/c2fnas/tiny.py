@@ -20,6 +20,7 @@ GENOTYPE = Genotype(
     cells=(CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
     filters=4,
 )
+SHALLOW = Genotype(name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2)  # the least there is
 
 
 def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:

@@ -1,10 +1,11 @@
-"""A study small enough for tests: two sites of tiny scans on disk, a network of four cells, the real programs around them."""
+"""A study small enough for tests: two sites of tiny scans on disk, a network of three cells, the real programs around them."""
 
 from __future__ import annotations
 
 import json
 import pathlib
 import sys
+from collections.abc import Container
 
 import numpy as np
 
@@ -13,18 +14,22 @@ from preprocessing import manifest, nifti
 from preprocessing.volume import Volume
 from runkit import atomic
 from runkit.randomness import generator
+from tests import forked
 
 GENOTYPE = {
     "name": "tiny",
     "filters": 4,
     "classes": 3,
     "cells": [
-        {"inputs": [0], "level": 1, "op": "conv2d"},
-        {"inputs": [1], "level": 2, "op": "conv3d"},
-        {"inputs": [2, 1], "level": 1, "op": "p3d"},
-        {"inputs": [3], "level": 1, "op": "conv2d"},
+        {"inputs": [0], "level": 2, "op": "conv3d"},
+        {"inputs": [1, 0], "level": 1, "op": "p3d"},
+        {"inputs": [2], "level": 1, "op": "conv2d"},
     ],
 }
+SHALLOW = {
+    **GENOTYPE,
+    "cells": [{"inputs": [0], "level": 1, "op": "conv2d"}, {"inputs": [1], "level": 1, "op": "conv2d"}],
+}  # the least there is
 FLAGS = {
     "profile": "tiny", "seed": 5, "filters": 4, "latent_size": 4, "spacing_mm": "3,3,3", "patch_size": "16,16,8", "patches_per_case": 1,
     "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "num_rounds": 2, "local_epochs": 2, "inference_window": "16,16,8",
@@ -37,9 +42,9 @@ SPLIT = {"C1": "3,1,1", "C2": "4,1,1"}
 class Study:
     """Files of a study in one folder, and its programs."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, *, genotype: dict = GENOTYPE):
         self.folder = folder
-        atomic.write_json(folder / "genotype.json", GENOTYPE)
+        atomic.write_json(folder / "genotype.json", genotype)
         self.flag_file = folder / "experiment.flags"
         lines = [f"--{name}={value}" for name, value in {**FLAGS, "genotype": folder / "genotype.json"}.items()]
         atomic.write_text(self.flag_file, "\n".join(lines) + "\n")
@@ -59,10 +64,14 @@ class Study:
                 cases.append(manifest.Case(f"{site}_{number}", image, label))
             manifest.write(self.folder / "scans" / site / "manifest.json", manifest.Manifest(site, tuple(cases)))
 
+    def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:
+        """Returns a group for programs of the study; those named by `fresh` are started as a user does, the others forked."""
+        return forked.Group(self.folder / "logs", fresh=fresh)
+
     def prepare(self) -> None:
-        """Makes scans, case stores, kits and the initial model, each by its program."""
+        """Makes scans, case stores, kits and the initial model, each by its program, started as a user does."""
         self.make_scans()
-        with ProgramGroup(self.folder / "logs") as group:
+        with self.group(fresh=("prepare C1", "kits", "init")) as group:
             programs = [
                 group.start(
                     f"prepare {site}",
@@ -79,7 +88,7 @@ class Study:
         return self.folder / "sites" / site / run if run else self.folder / "sites" / site
 
     def train_baselines(self) -> None:
-        with ProgramGroup(self.folder / "logs") as group:
+        with self.group(fresh=("baseline C1",)) as group:
             arguments = [self.flags(site_folder=self.site_folder(site), initial_model=self.initial, threads=1) for site in CASES]
             programs = [group.start(f"baseline {site}", "experiments.train_local", a) for site, a in zip(CASES, arguments, strict=True)]
             group.wait(programs, "baselines")

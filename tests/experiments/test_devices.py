@@ -1,9 +1,6 @@
 import json
 import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,10 +8,9 @@ import tensorflow as tf
 
 from c2fnas import checkpoints, named_weights, training
 from experiments import devices
+from tests import forked
 from tests.c2fnas import tiny
-from tests.c2fnas.replicas_program import GENOTYPE, STEPS
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.c2fnas.replicas_program import STEPS
 
 
 def _free_ports(count):
@@ -32,10 +28,9 @@ def _start_workers(folder, die_at=(-1, -1)):
     processes = []
     for index in range(2):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(config)}
-        command = [sys.executable, "-m", "tests.experiments.workers_program", str(folder), str(die_at[index])]
-        log = open(folder / f"worker{index}.log", "w")  # noqa: SIM115
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True))
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        said = {"out": folder / f"worker{index}.json", "errors": folder / f"worker{index}.log"}
+        processes.append(forked.start("tests.experiments.workers_program", [folder, die_at[index]], environment=environment, **said))
     return processes
 
 
@@ -45,23 +40,21 @@ def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
     try:
         assert other.wait(timeout=240) == -9, (tmp_path / "worker1.log").read_text()[-3000:]
     finally:
-        chief.kill()  # what supervises the machines does that: alone the chief waits for the other until TensorFlow gives up
-        chief.communicate()
-        other.kill()
-        other.communicate()
+        for machine in (chief, other):
+            machine.kill()  # what supervises the machines does that: alone the chief waits for the other until TensorFlow gives up
+            machine.wait()
     assert (tmp_path / checkpoints.FILE_NAME).exists()
     assert not (tmp_path / "final_0.safetensors").exists()
     again = _start_workers(tmp_path)
     results = []
     for index, process in enumerate(again):
-        said, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, (tmp_path / f"worker{index}.log").read_text()[-3000:]
-        results.append(json.loads(said.splitlines()[-1]))
+        assert process.wait(timeout=240) == 0, (tmp_path / f"worker{index}.log").read_text()[-3000:]
+        results.append(json.loads((tmp_path / f"worker{index}.json").read_text().splitlines()[-1]))
     # Killed at the start of its third step, machine 1 may have caught the chief while it wrote the second checkpoint.
     assert results[0] == results[1] and results[0]["replicas"] == 2 and results[0]["first"] in (1, 2)
     final = [named_weights.load(tmp_path / f"final_{index}.safetensors")[0] for index in range(2)]
 
-    alone = training.Trainer(tiny.build(GENOTYPE), tiny.config(), tf.distribute.get_strategy())
+    alone = training.Trainer(tiny.build(tiny.SHALLOW), tiny.config(), tf.distribute.get_strategy())
     loss = [alone.train(tiny.datasets, step + 1)["total"] for step in range(STEPS)][-1]
     assert results[0]["losses"][-1] == pytest.approx(loss, rel=1e-4)
     for name, array in alone.weights().items():

@@ -5,15 +5,13 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from experiments.processes import ProgramGroup
 from preprocessing import nifti
+from tests import forked
 from tests.experiments import run_folder
-from tests.experiments.study import CASES, Study, scan
+from tests.experiments.study import CASES, SHALLOW, Study, scan
 from tests.preprocessing import dicom_files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,8 +34,7 @@ class Watch:
     def run(self, program, *flags, inputs, codes=(0,)):
         before = digests(*inputs)
         assert before
-        command = [sys.executable, "-m", f"experiments.{program}", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+        done = forked.run(f"experiments.{program}", *flags)
         assert done.returncode in codes and "Traceback" not in done.stderr, f"{program}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
         self.unchanged(program, before)
 
@@ -55,7 +52,7 @@ def watch(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(watch):
     """A study whose stores are prepared, by the programs that read scans and manifests."""
-    made = Study(watch.folder)
+    made = Study(watch.folder, genotype=SHALLOW)
     made.make_scans()
     for site in CASES:
         scans = made.folder / "scans" / site
@@ -110,7 +107,10 @@ def test_what_trains_scores_and_predicts(watch, study):
     watch.run("reconstructions", *flags, inputs=[weights, *stores, *genotype])
 
     series = study.folder / "to segment" / "series"
-    dicom_files.save(series, dicom_files.slices(nifti.read_ct(scans / "image0.nii.gz")))
+    slices = dicom_files.slices(nifti.read_ct(scans / "image0.nii.gz"))
+    for ds in slices:  # which a segmentation object repeats
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID = "1.2.826.0.1.9", "1.2.826.0.1.8"
+    dicom_files.save(series, slices)
     shutil.copy(scans / "image1.nii.gz", study.folder / "to segment")
     masks = study.folder / "predicted"
     flags = [f"--model={model}", f"--image={study.folder / 'to segment'}", f"--output={masks}", "--threads=1"]
@@ -145,7 +145,7 @@ def _has_highdicom():
 @pytest.mark.slow
 def test_what_joins_a_federation(watch, study):
     stores = [study.site_folder(site) / "cases" for site in CASES]
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         group.wait([group.start("kits", "experiments.provision", [f"--output={study.kits}", "--port=0"])], "kits")
         if not study.initial.exists():
             group.wait([group.start("init", "experiments.init_model", study.flags(output=study.initial, threads=1))], "initial model")
@@ -181,7 +181,6 @@ def test_a_folder_of_scans_that_is_refused_as_the_site_folder_stays_open_to_othe
     series.chmod(0o755)
     cases = [{"case_id": "a", "image": "series", "label": None}]
     (tmp_path / "manifest.json").write_text(json.dumps({"site": "C1", "cases": cases}))
-    command = [sys.executable, "-m", f"experiments.{program}", f"--manifest={tmp_path / 'manifest.json'}", f"--site_folder={series}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    done = forked.run(f"experiments.{program}", f"--manifest={tmp_path / 'manifest.json'}", f"--site_folder={series}")
     assert done.returncode == 1 and "would replace it" in done.stderr, done.stderr
     assert series.stat().st_mode & 0o777 == 0o755

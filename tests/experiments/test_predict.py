@@ -6,8 +6,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -17,13 +15,12 @@ from c2fnas import model_folder, named_weights
 from c2fnas.model_folder import Model
 from experiments import prediction_table, scan_prediction
 from preprocessing import nifti
+from tests import forked
 from tests.c2fnas import tiny
 from tests.c2fnas.test_model_folder import PLAN
 from tests.experiments.study import scan
 from tests.preprocessing import dicom_files
 from tests.preprocessing.nifti_files import without_orientation
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +31,8 @@ def model(tmp_path_factory):
     return folder
 
 
-def run(*flags, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.predict", "--threads=1", *flags],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-        timeout=1200,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
+def run(*flags, cwd=forked.ROOT):
+    return forked.run("experiments.predict", "--threads=1", *flags, folder=cwd)
 
 
 def scans(folder, *names):
@@ -77,27 +65,11 @@ REPLACING = [
     ["--image=two/p.nii.gz", "--output=two/p.nii.gz"],
     ["--image=alias.nii.gz", "--output=scans/a.nii.gz"],
 ]
-IN_ONE_PROCESS = """
-import json, sys
-from absl import flags
-from experiments import predict
-for arguments in json.loads(sys.argv[1]):
-    flags.FLAGS.unparse_flags()
-    for name in ("image", "list", "volumes", "probabilities"):
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(["predict", "--model=nowhere", *arguments])
-    try:
-        predict.main([])
-    except ValueError as error:
-        print(json.dumps(str(error)))
-"""
 
 
 def errors_of(runs, folder):
     """Returns the error of each run, all of them in one process; none gets as far as its model."""
-    command = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(runs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1200)
+    done = forked.run("tests.experiments.predict_errors", json.dumps(runs), folder=folder)
     errors = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     assert len(errors) == len(runs), done.stderr
     return errors

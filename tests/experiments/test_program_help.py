@@ -13,9 +13,18 @@ from tests.experiments.programs import PROGRAMS, ROOT, run
 _CONDITIONAL = {("request", "site"), ("operate", "site")}
 
 
+@pytest.fixture(scope="module")
+def slow_packages_refuse(tmp_path_factory):
+    """A folder of packages that raise where a program imports them; each takes a second or more, and help needs none."""
+    folder = tmp_path_factory.mktemp("slow packages")
+    for name in ("tensorflow", "scipy", "matplotlib", "numba", "nibabel", "pydicom"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('{name} is imported before it is needed')\n")
+    return folder
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_shows_the_programs_own_flags(program):
-    done = run(program, "--help")
+def test_help_shows_the_programs_own_flags(program, slow_packages_refuse):
+    done = run(program, "--help", path=slow_packages_refuse)
     text, source = done.stdout, PROGRAMS[program]
     assert done.returncode == 0 and done.stderr == "", done.stderr
     doc = ast.get_docstring(ast.parse(source))

@@ -15,9 +15,10 @@ import pytest
 
 from c2fnas import named_weights
 from experiments import results
-from experiments.processes import ProgramFailed, ProgramGroup
+from experiments.processes import ProgramFailed
 from preprocessing import nifti
 from runkit import private
+from tests import forked
 from tests.experiments.study import CASES, Study, scan
 from tests.preprocessing import dicom_files
 
@@ -37,7 +38,7 @@ def finished(study):
     """The store of a run that nothing disturbed; the sites' folders are kept as they were before it."""
     shutil.copytree(study.folder / "sites", study.folder / "sites before")
     store = study.folder / "store"
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group(fresh=("server", "join C1")) as group:
         server, port = study.serve(group, store)
         sites = [study.join(group, site, port) for site in CASES]
         group.wait([*sites, server], "federation")
@@ -86,7 +87,7 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
     _restore_sites(study)
     store = study.folder / "store killed"
     history = study.site_folder("C2") / "federated" / "history.jsonl"
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         server, port = study.serve(group, store)
         one, other = (study.join(group, site, port) for site in CASES)
         group.wait_for(history.exists, other, "first epoch", timeout_s=300)  # C2 is inside round 1
@@ -106,7 +107,7 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
 def test_a_baseline_killed_in_mid_round_ends_with_the_same_bits(study):
     folder = _copy_of_cases(study, "C2")
     arguments = study.flags(site_folder=folder, initial_model=study.initial, threads=1)
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         program = group.start("killed", "experiments.train_local", arguments)
         group.wait_for((folder / "baseline" / "checkpoint" / "checkpoint.safetensors").exists, program, "first epoch", timeout_s=300)
         program.process.send_signal(signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_one_site_of_each_stack_federate(study, finished):
     other = _other_stack()
     _restore_sites(study)
     store = study.folder / "store mixed"
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         server, port = study.serve(group, store)
         sites = [study.join(group, "C1", port, python=other), study.join(group, "C2", port)]
         group.wait([*sites, server], "federation")
@@ -155,7 +156,7 @@ def _other_stack() -> str:
     ],
 )
 def test_a_site_with_another_plan_is_refused_with_what_differs(study, changes, words):
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         _, port = study.serve(group, study.folder / f"store {words[:8]}")
         site = study.join(group, "C1", port, lend=False, **{"site_folder": _copy_of_cases(study, "C1"), **changes})
         with pytest.raises(ProgramFailed, match=words):
@@ -174,7 +175,7 @@ def test_a_wrong_credential_and_a_port_in_use_are_named(study):
     kit = study.folder / "forged"
     shutil.copytree(study.kits / "C1", kit, dirs_exist_ok=True)
     (kit / "credential").write_text("0" * 43 + "\n")
-    with ProgramGroup(study.folder / "logs") as group:
+    with study.group() as group:
         _, port = study.serve(group, study.folder / "store forged")
         site = study.join(group, "C1", port, lend=False, kit=kit, site_folder=_copy_of_cases(study, "C1"))
         with pytest.raises(ProgramFailed, match=r"error: .*credential"):
@@ -184,7 +185,7 @@ def test_a_wrong_credential_and_a_port_in_use_are_named(study):
 
 
 def test_a_server_whose_flags_are_not_the_models_says_what_differs(study):
-    with ProgramGroup(study.folder / "logs") as group, pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"):
+    with study.group() as group, pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"):
         study.serve(group, study.folder / "store other rounds", num_rounds=3)
 
 
@@ -198,7 +199,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     (scans / "broken.nii.gz").write_bytes(image.read_bytes()[:500])
     dicom_files.save(scans / "series", dicom_files.slices(nifti.read_ct(image)))
     flags = [f"--model={model}", f"--image={scans}", f"--output={masks}", "--threads=1", "--overlay", "--overlap=0.5"]
-    done = _run("experiments.predict", *flags)
+    done = _run_fresh("experiments.predict", *flags)
     assert done.returncode == 1 and "broken.nii.gz" in done.stderr and "1 of 3 scans failed" in done.stderr, done.stderr
     mask, ct = nifti.read_labels(masks / "whole.nii.gz"), nifti.read_ct(image)
     assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
@@ -212,7 +213,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     labels = tmp_path / "labels"
     labels.mkdir()
     shutil.copy(study.folder / "scans" / "C2" / "label0.nii.gz", labels / "whole.nii.gz")
-    done = _run("experiments.evaluate", f"--prediction={masks}", f"--truth={labels}", f"--output={tmp_path / 'scores'}")
+    done = _run_fresh("experiments.evaluate", f"--prediction={masks}", f"--truth={labels}", f"--output={tmp_path / 'scores'}")
     assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, done.stderr
     assert "| dice | pancreas |" in (tmp_path / "scores" / "summary.md").read_text()
     assert (tmp_path / "scores" / "cases.csv").read_text().count("\n") == 2
@@ -232,9 +233,9 @@ def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
         f"--model={study.site_folder('C2') / 'baseline' / 'model'}", f"--image={tmp_path / 'patient.zip'}", f"--output={tmp_path / 'm'}",
         "--threads=1", "--overlap=0.5",
     ]  # fmt: skip
-    done = _run("experiments.predict", *flags)
+    done = forked.run("experiments.predict", *flags)
     assert done.returncode == 1 and re.search(r"1\.2\.4 \(number 2, 'portal venous', \d+ slices\).*--series", done.stderr), done.stderr
-    done = _run("experiments.predict", *flags, "--series=2")
+    done = forked.run("experiments.predict", *flags, "--series=2")
     assert done.returncode == 0 and nifti.read_labels(tmp_path / "m" / "patient.nii.gz").shape == image.shape, done.stderr
 
 
@@ -254,7 +255,7 @@ def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
     ],
 )
 def test_wrong_input_is_one_clear_line_and_an_exit_code(tmp_path, arguments, words):
-    done = _run(*arguments, folder=tmp_path)
+    done = forked.run(*arguments, folder=tmp_path)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
 
@@ -270,9 +271,9 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
     _ct, mask = scan("C1", 1)
     nifti.write_volume(folder / "label1.nii.gz", type(mask)(mask.array[:-1], mask.affine))
     flags = study.flags(manifest=folder / "manifest.json", site_folder=tmp_path / "site", split="1,1,1")
-    done = _run("experiments.prepare", *flags)
+    done = forked.run("experiments.prepare", *flags)
     assert done.returncode != 0 and "image3.nii.gz" in done.stderr and "label1.nii.gz" in done.stderr and "Traceback" not in done.stderr
-    done = _run("experiments.prepare", *flags, "--nostrict")
+    done = forked.run("experiments.prepare", *flags, "--nostrict")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
 
 
@@ -282,7 +283,7 @@ def test_a_real_scan_is_learnt_and_its_prediction_lies_on_its_own_grid(tmp_path)
         pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
     image = pathlib.Path(folder) / "ct.nii.gz"
     flags = [f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'demo.flags'}", f"--image={image}", "--label_values=7:1"]
-    done = _run("experiments.overfit", *flags, f"--label={pathlib.Path(folder) / 'organs.nii.gz'}", f"--output={tmp_path}")
+    done = forked.run("experiments.overfit", *flags, f"--label={pathlib.Path(folder) / 'organs.nii.gz'}", f"--output={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     mask, ct = nifti.read_labels(tmp_path / "prediction.nii.gz"), nifti.read_ct(image)
     assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
@@ -299,6 +300,5 @@ def test_server_starts_without_tensorflow(study):
     assert done.stdout.strip() == "loaded False", done.stderr
 
 
-def _run(module, *arguments, folder=ROOT):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=folder, env=environment)
+def _run_fresh(module, *arguments):
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)

@@ -29,10 +29,16 @@ def store(tmp_path_factory):
     return pipeline.prepare(listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1))
 
 
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "genotype.json").write_text(json.dumps(study.GENOTYPE))
-    return tiny(tmp_path / "genotype.json")
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    genotype = tmp_path_factory.mktemp("genotype") / "genotype.json"
+    genotype.write_text(json.dumps(study.SHALLOW))
+    return tiny(genotype)
+
+
+@pytest.fixture(scope="module")
+def initial(config):
+    return named_weights.read(site_trainer.build_network(config))
 
 
 def tiny(genotype):
@@ -54,13 +60,9 @@ def validated(folder):
     return [(line["round"], line["dice"]) for line in lines if line["event"] == "validation"]
 
 
-def initial(config):
-    return named_weights.read(site_trainer.build_network(config))
-
-
-def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(config, store, tmp_path):
+def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(config, store, initial, tmp_path):
     site = trainer(config, store, tmp_path)
-    rounds = dict(site.train_alone(initial(config)))
+    rounds = dict(site.train_alone(initial))
     assert [number for number, _ in validated(tmp_path)] == [2, 4, 5]
     assert [number for number, metrics in rounds.items() if "validation_dice" in metrics] == [2, 4, 5]
     best = max(score for _, score in validated(tmp_path))
@@ -68,7 +70,7 @@ def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(conf
     assert site.best_score == {"dice": best, "round": first}
 
 
-def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, tmp_path):
+def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, initial, tmp_path):
     """Checkpoints, best model, predictions, and TensorBoard's files, which TensorFlow writes as the umask says."""
     folder = tmp_path / "federated"
     folder.mkdir()
@@ -76,7 +78,7 @@ def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, tmp
     before = os.umask(0)
     try:
         site = trainer(dataclasses.replace(config, num_rounds=2, keep_checkpoints=2), store, folder)
-        dict(site.train_alone(initial(config)))
+        dict(site.train_alone(initial))
         site.evaluate("C2_FL_local", site.best_model())
     finally:
         os.umask(before)
@@ -86,11 +88,11 @@ def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, tmp
     assert list(private.open_to_others(folder)) == [] == list(private.open_to_others(store.root))
 
 
-def test_how_often_changes_no_weight(config, store, tmp_path):
+def test_how_often_changes_no_weight(config, store, initial, tmp_path):
     ends = []
     for every in (1, 2):
         site = trainer(dataclasses.replace(config, validation_every=every), store, tmp_path / str(every))
-        weights = initial(config)
+        weights = initial
         for number in (1, 2, 3):
             weights, _ = site.train(weights, number)
         ends.append(weights)
@@ -98,35 +100,35 @@ def test_how_often_changes_no_weight(config, store, tmp_path):
         np.testing.assert_array_equal(array, ends[1][name])
 
 
-def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(config, store, tmp_path):
+def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(config, store, initial, tmp_path):
     site = trainer(config, store, tmp_path)
-    weights, metrics = site.train(initial(config), 1)
+    weights, metrics = site.train(initial, 1)
     assert "validation_dice" not in metrics and validated(tmp_path) == []
     lent = trainer(config, store, tmp_path).local_models()["C2_FL_local"]  # a restart in between makes no difference
     assert set(lent) == set(weights) and all(np.array_equal(lent[name], array) for name, array in weights.items())
     assert [number for number, _ in validated(tmp_path)] == [1]
 
 
-def test_the_specs_are_those_of_the_weights_that_it_trains(config, store, tmp_path):
+def test_the_specs_are_those_of_the_weights_that_it_trains(config, store, initial, tmp_path):
     site = trainer(config, store, tmp_path)
-    weights, _ = site.train(initial(config), 1)
+    weights, _ = site.train(initial, 1)
     assert canonical(site.specs) == specs_of(weights)
 
 
-def test_a_site_that_lends_no_model_of_its_own_keeps_it_and_lends_what_it_was_told_to(config, store, tmp_path):
-    named_weights.save(tmp_path / "earlier.safetensors", initial(config))
+def test_a_site_that_lends_no_model_of_its_own_keeps_it_and_lends_what_it_was_told_to(config, store, initial, tmp_path):
+    named_weights.save(tmp_path / "earlier.safetensors", initial)
     site = trainer(config, store, tmp_path, extra_models={"C2_baseline": tmp_path / "earlier.safetensors"}, lend_local=False)
-    site.train(initial(config), 1)
+    site.train(initial, 1)
     assert set(site.local_models()) == {"C2_baseline"}
-    assert set(site.best_model()) == set(initial(config))  # there, for the site's own use
+    assert set(site.best_model()) == set(initial)  # there, for the site's own use
 
 
-@pytest.mark.parametrize("name", ["x/../../../escaped", "../escaped", "", "a\x00b", "x" * 65])
-def test_a_name_that_is_a_path_names_no_picture(config, store, tmp_path, name):
+def test_a_name_that_is_a_path_names_no_picture(config, store, initial, tmp_path):
     site = trainer(config, store, tmp_path / "models" / "federated")
-    with pytest.raises(errors.ServerMisbehaves, match="names a model"):
-        site.evaluate(name, initial(config))
-    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name]
+    for name in ("x/../../../escaped", "../escaped", "", "a\x00b", "x" * 65):
+        with pytest.raises(errors.ServerMisbehaves, match="names a model"):
+            site.evaluate(name, initial)
+        assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name], name
 
 
 # A round is `local_epochs` epochs with the learning rates of that round, whatever happened before it.
@@ -149,9 +151,9 @@ def of_round(number, config, steps_per_epoch):
     ]
 
 
-def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken_back(config, store, tmp_path):
+def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken_back(config, store, initial, tmp_path):
     config = dataclasses.replace(config, num_rounds=6, local_epochs=2, validation_every=6)
-    site, weights = trainer(config, store, tmp_path), initial(config)
+    site, weights = trainer(config, store, tmp_path), initial
     taken, epoch = steps_of(site), site._sampler.steps_per_epoch
     for number in (3, 5, 4, 5):  # it begins late, misses a round, and two rounds are discarded
         taken.clear()
@@ -167,10 +169,10 @@ def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken
     assert taken == [] and all(np.array_equal(again[name], array) for name, array in first.items())
 
 
-def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(config, store, tmp_path, monkeypatch):
+def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(config, store, initial, tmp_path, monkeypatch):
     """An earlier release trained a late site's missed rounds too: its checkpoint is from the first of six epochs."""
     config = dataclasses.replace(config, num_rounds=4, local_epochs=2, validation_every=4)
-    earlier, weights = trainer(config, store, tmp_path), initial(config)
+    earlier, weights = trainer(config, store, tmp_path), initial
     epoch = earlier._sampler.steps_per_epoch
     earlier._trainer.set_weights(weights)
     earlier._open_round(3, site_trainer._fingerprint(weights))

@@ -19,10 +19,10 @@ def main(folder: str, die_at: int) -> None:
 
     from c2fnas import checkpoints, named_weights, training
     from tests.c2fnas import tiny
-    from tests.c2fnas.replicas_program import GENOTYPE, STEPS
+    from tests.c2fnas.replicas_program import STEPS
 
     with strategy.scope():
-        network = tiny.build(GENOTYPE)
+        network = tiny.build(tiny.SHALLOW)
     trainer = training.Trainer(network, tiny.config(), strategy)
     checkpoints.load(folder, trainer)
     first, losses = trainer.step, []

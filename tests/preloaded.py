@@ -1,0 +1,23 @@
+"""What takes a program seconds to import or to compile; imported by the process that `forked` forks, and only there.
+
+Other people's packages and the compiled kernels, nothing else of the product: a program imports its own modules as it always does. Nothing
+here computes with TensorFlow, which could not be forked after that.
+"""
+
+import experiments  # noqa: F401, I001 - first: it sets what TensorFlow reads when it loads
+
+import cryptography.x509  # noqa: F401
+import grpc  # noqa: F401
+import nibabel  # noqa: F401
+import numpy as np
+import pydicom  # noqa: F401
+import scipy.ndimage
+import scipy.spatial
+import scipy.stats  # noqa: F401
+
+from c2fnas import keras_stack, window_kernels  # noqa: F401 - the first imports TensorFlow, Keras and tensorflow-addons
+
+_voxels = np.zeros((2, 2, 6), np.float32)
+_weights = tuple(np.ones(n, np.float32) for n in _voxels.shape)
+window_kernels.add_weighted(_voxels.copy(), _voxels, _weights, (0, 0, 0), (0, 0, 0), 0, 2)
+window_kernels.likeliest(np.zeros((2, 2, 2, 3), np.float32), np.zeros((2, 2, 2), np.uint8))
