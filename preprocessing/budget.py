@@ -22,6 +22,7 @@ _USUAL_DENSITY = 32  # bytes of voxels per byte of a compressed CT, at most
 _SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
 _DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
 _DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
+_WORKER_BYTES = 400 * 2**20  # more than this a fresh process does not take for what it has to import
 _START_S = 1.5  # until worker processes have imported what they need
 _SAMPLE = (256, 256, 48)
 
@@ -166,9 +167,9 @@ def cohort_budget(needs: Iterable[CaseNeed | None], *, done: int, workers: int, 
 
 
 def idle_bytes(workers: int) -> int:
-    """Returns the memory of the processes themselves: this one and, beyond one worker, as many like it."""
+    """Returns the memory of the processes themselves: this one and, beyond one worker, as many that have imported what it has."""
     own = psutil.Process().memory_info().rss
-    return own if workers == 1 else own * (workers + 1)
+    return own if workers == 1 else own + workers * min(own, _WORKER_BYTES)
 
 
 def default_limit_bytes() -> int:

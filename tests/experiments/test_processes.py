@@ -13,6 +13,7 @@ from experiments import configuration, processes
 from federated import provision
 from tests.experiments import test_study
 from tests.federated import toy
+from tests.signals import usual
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -105,7 +106,7 @@ def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_
         f"--initial_model={initial}",
     ]
     command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *serve]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
     server = psutil.Process(int(parent.stdout.readline()))
     log = tmp_path / "logs" / "one.log"
     while "serving on port" not in log.read_text():
@@ -125,7 +126,7 @@ def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_
 def test_a_program_ends_with_the_one_that_started_it_while_it_works_or_imports(tmp_path, number):
     cohort = ["experiments.synthesize", "--site=C1", "--cases=100000", f"--output={tmp_path / 'cohort'}"]
     command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *cohort]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
     started = psutil.Process(int(parent.stdout.readline()))
     parent.send_signal(number)
     parent.communicate(timeout=60)

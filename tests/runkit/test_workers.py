@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from runkit import workers
+from tests.signals import usual
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def test_a_job_that_kills_its_process_stops_no_other():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_however_it_ends(tmp_path, number):
     command = [sys.executable, "-m", "tests.runkit.workers_program", str(tmp_path)]
-    parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=usual)
     deadline = time.monotonic() + 300
     while len(found := list(tmp_path.glob("*.worker"))) < 2:
         assert parent.poll() is None and time.monotonic() < deadline
