@@ -184,7 +184,6 @@ def test_names_of_scores_which_become_tags_of_a_tensorboard():
 
 def test_what_a_site_tells_the_server(serving, caplog, tmp_path):  # noqa: F811
     caplog.set_level(logging.INFO)
-    caplog.set_level(logging.INFO, logger="absl")  # whose own level depends on what ran before
     transport = serving().connect("C1")
     transport.login(toy.PLAN, 30)
     for call in (
