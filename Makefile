@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make table1   environment, install, and Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
-	@echo "make study    Table 1 over seeds 1, 2, 3, rows beyond the paper, verdicts (STUDY=demo; variants, local_epochs, imbalance, sites, tumour_share)"
+	@echo "make study    Table 1 over seeds 1, 2, 3, rows beyond the paper, verdicts (STUDY=demo; variants, missing_labels, local_epochs, imbalance, sites, tumour_share)"
 	@echo "make dryrun   the paper's full-size profile: built, one training step, one federated round, memory estimate"
 	@echo "make test     environment, install, lint and the tests"
 	@echo "make install  only the environment, in $(VENV)"
