@@ -86,11 +86,11 @@ def test_what_the_programs_keep_is_private_to_their_account(study, finished):
 def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, finished):
     _restore_sites(study)
     store = study.folder / "store killed"
-    history = study.site_folder("C2") / "federated" / "history.jsonl"
+    checkpoint = study.site_folder("C2") / "federated" / "checkpoint" / "checkpoint.safetensors"
     with study.group() as group:
         server, port = study.serve(group, store)
         one, other = (study.join(group, site, port) for site in CASES)
-        group.wait_for(history.exists, other, "first epoch", timeout_s=300)  # C2 is inside round 1
+        group.wait_for(checkpoint.exists, other, "first epoch", timeout_s=300)  # C2 is inside round 1
         for program in (other, server):
             program.process.send_signal(signal.SIGKILL)
             program.process.wait()
