@@ -26,7 +26,6 @@ import tensorflow as tf
 
 Treatment = Literal["background", "exclude", "restricted", "marginal", "distil"]
 TREATMENTS = get_args(Treatment)
-_FAR = 1e9  # subtracted from a logit, leaves exactly no probability
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,8 @@ def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_backgroun
     if missing.treatment == "exclude":
         return Terms(planes, one_hot, tuple(0.0 if c in missing.classes else weight for c, weight in enumerate(counted)))
     if missing.treatment == "distil":
-        return Terms(planes, lambda: completed(one_hot(), received, missing), tuple(counted))
+        shares = received_shares(one_hot(), received, missing)
+        return Terms(planes, lambda: completed(one_hot(), shares, missing), tuple(counted))
     present = [c for c in range(classes) if c not in missing.classes]
 
     def of_present():
@@ -119,22 +119,34 @@ def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_backgroun
     return Terms(drawn, of_present, tuple(counted[c] for c in present))
 
 
-def completed(truth: Any, received: Any, missing: MissingLabels) -> Any:
-    """Returns labels that the received model has completed: float32 [b, classes, voxels], adding up to 1 in each voxel.
+def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
+    """Returns how the received model shares a voxel's probability between the drawn class and the missing ones.
 
-    Of the drawn class and the missing ones, each has the share that the received model gives it among them. With evidence of absence a
-    voxel in which that model finds a missing class the most likely of all keeps its label.
+    With evidence of absence a voxel in which that model finds a missing class the most likely of all belongs to the drawn class.
 
     Args:
       truth: the labels, one-hot, float32 [b, classes, voxels].
       received: logits of the received model, the same shape.
+    Returns:
+      float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the drawn class first, then the missing ones in their order.
     """
-    possible = truth + tf.reshape(_indicator(missing, truth.shape[1]), [1, -1, 1])
-    shares = tf.nn.softmax(received - _FAR * (1.0 - tf.minimum(possible, 1.0)), axis=1)
-    if not missing.evidence:
-        return shares
-    alarm = false_alarms(received, missing)[:, tf.newaxis]
-    return alarm * truth + (1.0 - alarm) * shares
+    drawn = tf.reduce_sum(truth * received, axis=1, keepdims=True)
+    shares = tf.nn.softmax(tf.concat([drawn, *(received[:, c : c + 1] for c in missing.classes)], axis=1), axis=1)
+    if missing.evidence:
+        alarm = false_alarms(received, missing)[:, tf.newaxis]
+        shares = tf.concat([alarm + (1.0 - alarm) * shares[:, :1], (1.0 - alarm) * shares[:, 1:]], axis=1)
+    return tf.stop_gradient(shares)
+
+
+def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
+    """Returns labels that the received model has completed: float32 [b, classes, voxels], adding up to 1 in each voxel.
+
+    Args:
+      truth: the labels, one-hot, float32 [b, classes, voxels]; they never show a missing class.
+      shares: of `received_shares`.
+    """
+    place = {c: 1 + position for position, c in enumerate(missing.classes)}
+    return tf.stack([shares[:, place[c]] if c in place else truth[:, c] * shares[:, 0] for c in range(truth.shape[1])], axis=1)
 
 
 def false_alarms(received: Any, missing: MissingLabels) -> Any:
