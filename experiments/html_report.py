@@ -23,6 +23,7 @@ from runkit import atomic, printable
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _BEYOND_COLOURS = {
+    results.SHARED: "#56b4e9",
     results.POOLED: "#cc79a7",
     results.C1_TO_C2: "#b59a00",
     results.C2_TO_C1: "#8a6bbf",
