@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from federated import errors
 from federated import plan as plans
@@ -31,11 +32,8 @@ class Admission:
 
     def check_credential(self, site: str, credential: str) -> None:
         """Raises WrongCredential; asked before a byte of a login is read."""
-        try:
+        with self._noting_refusal(site):
             self._credentials.check(site, credential)
-        except errors.FederationError as error:
-            self._note_refusal(site, error)
-            raise
 
     def login(
         self,
@@ -57,84 +55,78 @@ class Admission:
         Raises:
           WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
         """
+        with self._noting_refusal(site):
+            self._credentials.check(site, credential)
+            self._credentials.check_certificate(certificate)
+            if certificate_ends <= self._run.wall_clock():  # TLS looks at it once, when the connection is made
+                raise errors.CertificateOutOfDate(
+                    f"the certificate of site {site!r} has ended; renew it with experiments.request, and the site goes on by itself"
+                )
+            if protocol != PROTOCOL:
+                raise errors.VersionDiffers(
+                    f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"
+                )
+            try:
+                differing = plans.differences(self._plan, plan)
+            except (ValueError, RecursionError) as error:
+                raise errors.PlanDiffers(f"the plan of site {site!r} cannot be read; install the same release at both ends") from error
+            if differing:
+                raise errors.PlanDiffers(
+                    f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server"
+                )
+            if not 1 <= num_examples <= MAX_EXAMPLES:
+                raise errors.UpdateRefused(f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}")
+            shown = check_labels(site, labels)
+            run, config = self._run, self._run.config
+            with run.changed:
+                sites = run.store.sites()
+                taking_part = [name for name, record in sites.items() if not record.evicted]
+                if site not in sites and len(taking_part) >= run.policy.max_num_clients:
+                    raise errors.FederationFull(
+                        f"site {site!r} is one too many: {', '.join(taking_part)} take part and max_num_clients is {run.policy.max_num_clients}"
+                    )
+                if site in sites and sites[site].evicted:
+                    raise errors.UnknownSite(f"site {site!r} was sent away from this run; ask the server's operator")
+                before = sites[site].num_examples if site in sites else 0
+                if before not in (0, num_examples):
+                    raise errors.UpdateRefused(
+                        f"site {site!r} logs in with {num_examples} training cases, and with {before} before; the number weights its updates. "
+                        "Prepare the cases it had, or have the server's operator allow the change with --order=admit"
+                    )
+                run.store.enrol(site, num_examples, shown)
+                token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
+                run.last_seen[site] = run.clock()
+                run.note_change()
+            run.log("login", site=site, num_examples=num_examples, **({"labels": shown} if shown else {}))
+            return Session(
+                token=token,
+                expires_at=expires_at,
+                run=run.store.run_id,
+                plan_fingerprint=plans.fingerprint(self._plan),
+                num_rounds=config.num_rounds,
+                local_epochs=config.local_epochs,
+                poll_s=config.poll_s,
+                heart_beat_s=config.heart_beat_s,
+                transport=config.transport,
+                ends_with_scores=not config.cross_site_evaluation,
+                revocation=self._credentials.server_revocation()[1],
+            )
+
+    @contextlib.contextmanager
+    def _noting_refusal(self, site: str) -> Iterator[None]:
+        """Logs the 1st, 10th, 100th, ... refusal of a kind in the block: a caller that keeps trying must not fill the disk."""
         try:
-            return self._login(site, credential, plan, num_examples, certificate, certificate_ends, protocol, labels)
+            yield
         except errors.FederationError as error:
             self._note_refusal(site, error)
             raise
 
     def _note_refusal(self, site: str, error: errors.FederationError) -> None:
-        """Logs the 1st, 10th, 100th, ... refusal of a kind: a caller that keeps trying must not fill the disk."""
         key = (site if site in self._credentials.sites else "", type(error).__name__)
         with self._run.changed:
             self._refusals[key] = times = self._refusals.get(key, 0) + 1
         if str(times).strip("0") == "1":
             self._run.log("login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {}))
-
-    def _login(
-        self,
-        site: str,
-        credential: str,
-        plan: dict,
-        num_examples: int,
-        certificate: str,
-        certificate_ends: float,
-        protocol: int,
-        labels: Mapping[str, str],
-    ) -> Session:
-        self._credentials.check(site, credential)
-        self._credentials.check_certificate(certificate)
-        if certificate_ends <= self._run.wall_clock():  # TLS looks at it once, when the connection is made
-            raise errors.CertificateOutOfDate(
-                f"the certificate of site {site!r} has ended; renew it with experiments.request, and the site goes on by itself"
-            )
-        if protocol != PROTOCOL:
-            raise errors.VersionDiffers(
-                f"site {site!r} speaks version {protocol} of the weight exchange, the server {PROTOCOL}; install the same release at both ends"
-            )
-        try:
-            differing = plans.differences(self._plan, plan)
-        except (ValueError, RecursionError) as error:
-            raise errors.PlanDiffers(f"the plan of site {site!r} cannot be read; install the same release at both ends") from error
-        if differing:
-            raise errors.PlanDiffers(f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server")
-        if not 1 <= num_examples <= MAX_EXAMPLES:
-            raise errors.UpdateRefused(f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}")
-        shown = check_labels(site, labels)
-        run, config = self._run, self._run.config
-        with run.changed:
-            sites = run.store.sites()
-            taking_part = [name for name, record in sites.items() if not record.evicted]
-            if site not in sites and len(taking_part) >= run.policy.max_num_clients:
-                raise errors.FederationFull(
-                    f"site {site!r} is one too many: {', '.join(taking_part)} take part and max_num_clients is {run.policy.max_num_clients}"
-                )
-            if site in sites and sites[site].evicted:
-                raise errors.UnknownSite(f"site {site!r} was sent away from this run; ask the server's operator")
-            before = sites[site].num_examples if site in sites else 0
-            if before not in (0, num_examples):
-                raise errors.UpdateRefused(
-                    f"site {site!r} logs in with {num_examples} training cases, and with {before} before; the number weights its updates. "
-                    "Prepare the cases it had, or have the server's operator allow the change with --order=admit"
-                )
-            run.store.enrol(site, num_examples, shown)
-            token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
-            run.last_seen[site] = run.clock()
-            run.note_change()
-        run.log("login", site=site, num_examples=num_examples, **({"labels": shown} if shown else {}))
-        return Session(
-            token=token,
-            expires_at=expires_at,
-            run=run.store.run_id,
-            plan_fingerprint=plans.fingerprint(self._plan),
-            num_rounds=config.num_rounds,
-            local_epochs=config.local_epochs,
-            poll_s=config.poll_s,
-            heart_beat_s=config.heart_beat_s,
-            transport=config.transport,
-            ends_with_scores=not config.cross_site_evaluation,
-            revocation=self._credentials.server_revocation()[1],
-        )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
         """Returns whose token it is, and notes that the site was heard. Raises SessionExpired, CertificateRefused."""

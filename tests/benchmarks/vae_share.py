@@ -9,28 +9,18 @@ import statistics
 
 
 def step(*, vae: str | None, threads: int = 2) -> dict[str, float]:
-    import numpy as np
     import tensorflow as tf
 
     from c2fnas import genotype, keras_stack, network, training, vae_branch
+    from tests.benchmarks.steps import step_seconds
 
     keras_stack.set_up(1, threads)
     built = network.build(genotype.named("c2fnas"), patch_size=(96, 96, 96), vae=vae)
     weights, macs = vae_branch.cost(built)
     config = training.TrainingConfig(batch_size=1, total_steps=3, seed=1)
     trainer = training.Trainer(built, config, tf.distribute.get_strategy())
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.uniform(-1, 1, (1, 96, 96, 96, 1)).astype(np.float16),
-        "label": rng.integers(0, 3, (1, 96, 96, 96), dtype=np.uint8),
-        "sample_seed": np.zeros((1, 2), np.int32),
-    }
-    seconds = []
-    data = tf.data.Dataset.from_tensors(batch).repeat()
-    trainer.train(
-        lambda start, stop: data.take(stop - start), 3, on_step=lambda _, values: seconds.append(1 / values["patches_per_second"])
-    )
-    return {"step_s": statistics.median(seconds[1:]), "branch_weights": float(weights), "branch_gmac": macs / 1e9}
+    seconds = step_seconds(trainer, steps=3, leave_out=1)
+    return {"step_s": seconds, "branch_weights": float(weights), "branch_gmac": macs / 1e9}
 
 
 def main() -> None:

@@ -1,0 +1,25 @@
+"""The time of a training step on noise: what a network and its loss cost, whatever they learn."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+
+def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
+    """Returns the median seconds of a step of a `c2fnas.training.Trainer`, without the first few, which compile."""
+    import numpy as np
+    import tensorflow as tf
+
+    batch, patch, rng = trainer.config.batch_size, trainer.network.patch_size, np.random.default_rng(0)
+    one = {
+        "image": rng.uniform(-1, 1, (batch, *patch, 1)).astype(np.float16),
+        "label": rng.integers(0, 2, (batch, *patch), dtype=np.uint8),
+        "sample_seed": np.zeros((batch, 2), np.int32),
+    }
+    seconds = []
+    data = tf.data.Dataset.from_tensors(one).repeat()
+    trainer.train(
+        lambda start, stop: data.take(stop - start), steps, on_step=lambda _, values: seconds.append(batch / values["patches_per_second"])
+    )
+    return statistics.median(seconds[leave_out:])
