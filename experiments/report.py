@@ -67,7 +67,7 @@ def write(
     Returns:
       The contents of `table1.json`.
     """
-    folder = pathlib.Path(folder)
+    folder, rows = pathlib.Path(folder), list(rows)  # read twice below
     metadata = {
         "profile": config["profile"],
         "seed": config["seed"],

@@ -277,6 +277,13 @@ def _release(reply: Any) -> Finding:
             f"the server (release {reply.release}) speaks version {reply.protocol} of the exchange, this site (release {own}) {PROTOCOL}",
             f"install release {reply.release} here",
         )
+    unknown = [end for end, known in (("the server's", reply.release), ("this site's", own)) if known == release.UNKNOWN]
+    if unknown:
+        return warning(
+            "release",
+            f"{' and '.join(unknown)} release is unknown: the source is used without installation; exchange version {PROTOCOL} at both ends",
+            "install the same release at both ends (pip install)",
+        )
     if reply.release != own:
         return warning("release", f"the server has {reply.release}, this site {own}; they understand each other", "install the same")
     return good("release", f"{own} at both ends, exchange version {PROTOCOL}")

@@ -54,7 +54,10 @@ def of_site(
     if is_well(finding for finding in findings if finding.check != "validity"):
         from federated import operator_client  # after the packages were found to work
 
-        opened = operator_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+        try:
+            opened = operator_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+        except operator_client.NoPort as error:
+            return [*findings, fault("port", str(error), "--server=host:port, or the port in the kit's file")]
         way = Way(opened.host, opened.port, environ, timeout_s)
         replies: list[Any] = []
 

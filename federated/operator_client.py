@@ -19,6 +19,10 @@ _KINDS = ("site", "operator")
 _PAUSE_S, _TRIES = 0.1, 20  # between tries to connect, and how many
 
 
+class NoPort(ValueError):
+    """A kit does not say at which port its server listens; no port was given either."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Kit:
     """A kit of a site or of the operator, read."""
@@ -39,6 +43,7 @@ class Kit:
           host, port: in place of the kit's.
           learned: as in `tls.Identity.of`.
         Raises:
+          NoPort: if neither the kit nor `port` names one.
           ValueError: naming what is missing, malformed or a link.
         """
         folder = pathlib.Path(folder)
@@ -54,6 +59,8 @@ class Kit:
             name, host, port = str(about[kind]), addresses.plain(host or str(about["host"])), port or int(about["port"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
+        if not port:
+            raise NoPort(f"{path}: port is 0, which names no server; give the port that the server printed")
         credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
         return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 

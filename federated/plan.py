@@ -22,11 +22,15 @@ def fingerprint(plan: dict) -> str:
     return hashlib.sha256(json.dumps(normal(plan), sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
 
 
-def differences(server: dict, site: dict) -> list[str]:
-    """Returns one line for every leaf that differs, e.g. "patch.size: server 48, site 64"."""
+def differences(server: dict, site: dict, *, words: tuple[str, str] = ("server", "site")) -> list[str]:
+    """Returns one line for every leaf that differs, e.g. "patch.size: server 48, site 64".
+
+    Args:
+      words: what comes before the first plan's values, and before the second's.
+    """
     ours, theirs = _leaves(normal(server)), _leaves(normal(site))
     return [
-        f"{key}: server {_text(ours.get(key, _ABSENT))}, site {_text(theirs.get(key, _ABSENT))}"
+        f"{key}: {words[0]} {_text(ours.get(key, _ABSENT))}, {words[1]} {_text(theirs.get(key, _ABSENT))}"
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)
     ]

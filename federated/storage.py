@@ -134,10 +134,7 @@ class Store(Records):
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}" for key, value in wanted.items() if stored.get(key) != value
         ]
-        lines += [
-            line.replace(": server ", ": the store has ").replace(", site ", ", asked for is ")
-            for line in plans.differences(self.plan, plan)
-        ]
+        lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
         if lines:
             raise DifferentRun(f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder")
         if authority and not known:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 
 NAME = "c2fnas-federated-pancreas"
+UNKNOWN = "unknown"
 
 
 def version() -> str:
-    """Returns the installed version, "unknown" where the source tree is used without installation."""
+    """Returns the installed version, or UNKNOWN where the source tree is used without installation."""
     try:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return UNKNOWN

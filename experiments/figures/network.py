@@ -13,6 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from experiments.figures.style import DPI, INK, MUTED, RULE
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
+_FURTHER_COLOURS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")  # for operations that are not in the paper
 # two dense heads side by side, and what the latent vector is made of them: neither is a step after the other
 _TOGETHER = {"mean": "mean and std", "std": "mean and std", "noise": "mean + std · noise", "latent": "mean + std · noise"}
 _OP_NAMES = {"conv2d": "2D, kernel (3,3,1)", "conv3d": "3D, kernel (3,3,3)", "p3d": "pseudo-3D, (3,3,1) then (1,1,3)"}
@@ -26,6 +27,7 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
       patch_size: x, y, z in voxels, for the sizes at the left.
     """
     cells = architecture.cells
+    colours = _colours([cell.op for cell in cells])
     figure = Figure(figsize=(11, 1.5 + 0.95 * (architecture.depth + 1)), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0.12, 1, 0.8))
     axes.axis("off")
@@ -39,7 +41,7 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     _box(axes, 0.0, -1.0, "stem", RULE)
     _arrow(axes, (-1.0, 0.0), (0.0, -1.0))
     for number, cell in enumerate(cells, start=1):
-        _box(axes, *places[number], str(number), _OP_COLOURS[cell.op])
+        _box(axes, *places[number], str(number), colours[cell.op])
         for source in cell.inputs:
             _arrow(axes, places[source], places[number], bend=0.0 if number - source == 1 else 0.32)
     end = (len(cells) + 1.0, -1.0)
@@ -52,7 +54,7 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     place = places[architecture.encoder_end]
     axes.annotate("VAE", place, (place[0] + 0.75, place[1] - 0.35), fontsize=8.5, color=INK, va="center",
                   arrowprops={"arrowstyle": "<-", "color": MUTED})  # fmt: skip
-    handles = [Patch(facecolor=colour, label=_OP_NAMES[op]) for op, colour in _OP_COLOURS.items() if any(c.op == op for c in cells)]
+    handles = [Patch(facecolor=colour, label=_OP_NAMES.get(op, op)) for op, colour in colours.items()]
     handles.append(Line2D([], [], color=INK, linewidth=1.2, label="reads"))
     figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
     figure.text(
@@ -65,6 +67,14 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
         va="top",
     )
     return figure
+
+
+def _colours(operations: Sequence[str]) -> dict[str, str]:
+    """Returns a colour for each operation that occurs: the paper's first, in a fixed order, then any others by name."""
+    used = set(operations)
+    others = sorted(used - _OP_COLOURS.keys())
+    further = {op: _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)] for number, op in enumerate(others)}
+    return {op: colour for op, colour in _OP_COLOURS.items() if op in used} | further
 
 
 def vae_figure(network: Any) -> Figure:

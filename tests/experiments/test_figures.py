@@ -1,4 +1,5 @@
 import dataclasses
+import copy
 import itertools
 import subprocess
 import sys
@@ -236,6 +237,18 @@ def test_the_genotype_is_drawn_as_it_is():
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
     assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
+
+
+def test_an_operation_that_the_paper_does_not_have_gets_a_colour_and_its_name(monkeypatch):
+    architecture = copy.deepcopy(genotype.load("c2fnas"))
+    cells = list(architecture.cells)
+    object.__setattr__(cells[3], "op", "depthwise")  # the figure needs a colour for it, the genotype would need kernels
+    object.__setattr__(architecture, "cells", tuple(cells))
+    monkeypatch.setattr(type(architecture), "conv_weights", lambda self: 0)
+    monkeypatch.setattr(type(architecture), "macs", lambda self, size: 0)
+    figure = figures.genotype_figure(architecture)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "depthwise" in legend and len({patch.get_facecolor() for patch in figure.legends[0].get_patches()}) == len(legend) - 1
 
 
 def test_a_recorded_round_is_drawn_message_by_message():

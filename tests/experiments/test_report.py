@@ -110,6 +110,12 @@ def test_order_and_repetition_of_the_rows_change_nothing(finished, tmp_path):
     assert again["rows"] == first["rows"] and again["cases"] == first["cases"]
 
 
+def test_rows_may_come_from_an_iterator(finished, tmp_path):
+    config = json.loads((finished / "table1.json").read_text())["configuration"]
+    content = report.write(tmp_path, iter(run_folder.rows()), config={"profile": "demo", "seed": 1, **config}, wall_seconds={})
+    assert content["rows"] == json.loads((finished / "table1.json").read_text())["rows"] != {}
+
+
 def test_a_partial_table_is_written_and_says_what_is_missing(tmp_path):
     rows = [row for row in run_folder.rows(("C1_baseline", "FL_global")) if (row["model"], row["site"]) != ("FL_global", "C1")]
     rows = [row for row in rows if (row["model"], row["site"], row["case"]) != ("FL_global", "C2", 3)]

@@ -488,6 +488,18 @@ def test_the_clock_is_off(serving, kits, skew, state):
     assert state == "good" or "timedatectl set-ntp true" in finding.mend
 
 
+def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monkeypatch):
+    monkeypatch.setattr(release, "version", lambda: release.UNKNOWN)
+    finding = one(last_steps(serving, kits, answering(release=release.UNKNOWN)), "release")
+    assert finding.state == "warning" and "the server's and this site's release is unknown" in finding.found
+
+
+def test_a_kit_without_a_port_is_a_finding(kit):
+    (kit / "site.json").write_text(json.dumps({"site": "C1", "host": "localhost", "port": 0}))
+    finding = one(examination.of_site(kit, environ={}), "port")
+    assert finding.state == "fault" and "the port that the server printed" in finding.found
+
+
 def test_the_release_is_another(serving, kits):
     finding = one(last_steps(serving, kits, answering(protocol=PROTOCOL + 1, release="9.9")), "release")
     assert finding.state == "fault" and "install release 9.9 here" in finding.mend

@@ -51,6 +51,14 @@ def test_global_model_0_is_the_initial_model(reopen, initial):
     assert reopen().global_path(0).read_bytes() == initial.read_bytes()
 
 
+def test_differing_values_are_printed_as_they_are(reopen, tmp_path):
+    odd = "x: server 1, site 2"
+    other = toy.write_initial(tmp_path / "other.safetensors", plan={**toy.PLAN, "note": odd})
+    with pytest.raises(errors.DifferentRun) as caught:
+        reopen().open_run(other, policy=POLICY, local_epochs=10)
+    assert f'note: the store has nothing, asked for is "{odd}"' in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("plan", "arrays", "policy", "epochs", "message"),
     [

@@ -1,0 +1,74 @@
+"""How well the VAE branch reconstructs validation patches, beside the mean image of the training patches.
+
+.venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo --models=initial.safetensors,sites/C2/baseline/best.safetensors
+
+Mean squared differences of intensities in [-1, 1], latent noise left out. A branch that has learned nothing predicts the mean image at
+best; `explained` is the share of the mean image's squared difference that the branch explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+_PATCHES = 64  # for the mean image, and again to judge
+
+
+def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
+    import dataclasses
+
+    import tensorflow as tf
+
+    from c2fnas import named_weights
+    from experiments import flags as experiment_flags
+    from experiments import prepared_cases, site_trainer
+
+    experiment_flags.define_experiment()
+    config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
+    network = site_trainer.build_network(config)
+    found = []
+    for folder in sorted(file.parent for file in run.glob("sites/*/cases")):
+        store = prepared_cases.open_store(folder / "cases", config)
+
+        def patches(split: str, store=store) -> np.ndarray:
+            cases = [store.open(case) for case in store.case_ids(split)]
+            sampler = site_trainer.patch_sampler(dataclasses.replace(config, batch_size=_PATCHES, patches_per_case=_PATCHES), cases)
+            return sampler.batch(0)["image"].astype(np.float32)
+
+        mean_image, judged = patches("training").mean(axis=0), patches("validation")
+        constant = float(np.mean(np.square(judged - mean_image.mean())))
+        mean = float(np.mean(np.square(judged - mean_image)))
+        own = float(np.mean(np.square(judged - judged.mean(axis=(1, 2, 3, 4), keepdims=True))))
+        for model in models:
+            named_weights.assign(network, named_weights.load(run / model)[0])
+            parts = [network.train_outputs(tf.constant(judged[i : i + 4]))["reconstruction"].numpy() for i in range(0, len(judged), 4)]
+            error = float(np.mean(np.square(judged - np.concatenate(parts))))
+            found.append(
+                {
+                    "site": folder.name,
+                    "model": model,
+                    "branch": error,
+                    "mean_image": mean,
+                    "constant": constant,
+                    "patch_mean": own,
+                    "explained": 1.0 - error / mean,
+                }
+            )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of a run of Table 1")
+    parser.add_argument("--models", required=True, help="weights files with a VAE branch, relative to the run, separated by commas")
+    arguments = parser.parse_args()
+    for row in judge(arguments.run, arguments.models.split(",")):
+        print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
