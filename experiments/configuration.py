@@ -50,9 +50,7 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
-    validation_every: int = (
-        1  # rounds between two validations of the site's own model, one of which is chosen, and between two scored globals
-    )
+    validation_every: int = 1  # rounds between two validations of a site's own model, and between two scores of the global model
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float

@@ -379,7 +379,7 @@ def _comparable(text: str) -> tuple[float | str, ...]:
         try:
             parts.append(float(part))
         except ValueError:
-            parts.append(part)
+            parts.append(part.lower())  # false is False
     return tuple(parts)
 
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import types
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import report, results
+from experiments.configuration import ExperimentConfig
 from tests.experiments import run_folder
 
 METADATA = {
@@ -94,6 +96,15 @@ def test_departures_are_what_differs_from_the_papers_flag_file_by_value(finished
     assert table_cells(text, "`num_rounds`") == ["2", "60 †"]  # the paper gives no number of rounds
     paper = {"profile": "paper", "seed": 3, "filters": 32, "learning_rate": 1e-4, "patch_size": (96, 96, 96)}
     assert report.departures(paper) == []
+
+
+def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
+    fields = {field.name for field in dataclasses.fields(ExperimentConfig)}
+    unlike = {"vae_rate": 0.5, "missing_labels": "restricted", "absence_evidence": True, "precision": "mixed_float16", "clip_norm": 1.0}
+    assert {name for name, *_ in report.departures(unlike)} == set(unlike)
+    # what decides which run it is, how it is computed, what is done about accidents, and rows that Table 1 has besides
+    no_departure = {"seed", "class_prior", "instance_norm", "keep_checkpoints", "non_finite", "shared_candidates"}
+    assert fields - report._paper_settings().keys() == no_departure
 
 
 def test_the_csv_reads_back_with_counts_and_the_papers_numbers(finished):
