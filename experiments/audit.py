@@ -1,4 +1,4 @@
-"""Checks a server's log and what it holds: hashes, signatures, every model, the lent models, the rows, the choice of the best model.
+"""Checks a server's log and store: hashes, signatures, every model, every row.
 
     python -m experiments.audit --store=store --authority=kit/ca.pem
     python -m experiments.audit --store=store --head=HASH          the log must still have a line that was noted earlier

@@ -1,4 +1,4 @@
-"""Prints and writes what a site's dataset is: cases, spacing, sizes, HU inside the labels, volumes, splits.
+"""Describes a site's dataset: cases, spacing, sizes, HU inside the labels, volumes, splits.
 
 python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 

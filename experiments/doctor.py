@@ -1,4 +1,6 @@
-"""Finds out why a site or a server cannot work, and says how to mend it. Changes nothing, logs in nowhere.
+"""Finds out why a site or a server cannot work, and says how to fix it.
+
+It changes nothing and logs in nowhere.
 
     python -m experiments.doctor --kit=kit --site_folder=sites/C1 --flagfile=experiments/flagfiles/paper.flags
     python -m experiments.doctor --kit=federation/server --store=server --initial_model=initial.safetensors

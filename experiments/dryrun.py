@@ -1,4 +1,4 @@
-"""Walks the full-size profile for a few steps: builds it, trains one step, federates its weights for one round.
+"""Builds the full-size profile, trains one step and federates one round.
 
     python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
 

@@ -1,4 +1,4 @@
-"""Scores masks against labels: a CSV of cases, and means with 95 % intervals and the number of cases behind each.
+"""Scores masks against labels: one CSV row per case, and means with 95 % intervals.
 
     python -m experiments.evaluate --prediction=masks --truth=labels --output=scores
 

@@ -1,4 +1,4 @@
-"""Writes a model as a TensorFlow SavedModel, for programs that have TensorFlow and nothing of ours.
+"""Writes a model as a TensorFlow SavedModel, which needs nothing but TensorFlow.
 
 python -m experiments.export --model=models/FL_global --output=exported
 """

@@ -1,4 +1,4 @@
-"""Takes a site into a federation: pulls, scores, trains, pushes; at the end scores every model on its own test cases.
+"""Takes a site into a federation: it trains every round and scores all models at the end.
 
     python -m experiments.join --flagfile=experiments/flagfiles/demo.flags --kit=federation/C1 --site_folder=sites/C1
 

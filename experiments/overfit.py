@@ -1,4 +1,6 @@
-"""Trains on one scan until the network has learnt it: shows that the whole path works on that scan, not that it generalises.
+"""Trains on one scan until the network has learned it, to show that the whole path works.
+
+It does not show that the network generalises.
 
     python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz --label=organs.nii.gz \\
         --label_values=7:1 --output=overfit

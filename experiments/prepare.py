@@ -1,4 +1,4 @@
-"""Prepares a site's scans: manifest -> RAS+ -> isotropic -> HU window -> case store, with a seeded 60/20/20 split.
+"""Prepares a site's scans: RAS+, resampled, HU window, split into training, validation and test.
 
 python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags --manifest=cohort/C2/manifest.json --site_folder=sites/C2
 

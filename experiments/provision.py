@@ -1,4 +1,4 @@
-"""Makes what a federation needs to trust each other, and renews and revokes it: one kit folder for the server, operator and each site.
+"""Makes, renews and revokes the kits by which server, operator and sites trust each other.
 
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites=C1,C2
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites= --requests=C1.csr,C2.csr

@@ -1,4 +1,6 @@
-"""Draws patches of a site's cases beside what the VAE branch makes of them. The picture shows scans: it stays at the site.
+"""Draws patches of a site's cases beside their reconstruction by the VAE branch.
+
+The picture shows scans: it stays at the site.
 
     python -m experiments.reconstructions --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 \\
         --weights=sites/C1/baseline/best.safetensors --output=sites/C1/figures/reconstructions.png

@@ -1,4 +1,4 @@
-"""Makes a site's key where it stays, and the request to have it certified; then takes the operator's answer in.
+"""Makes a site's key and certificate request, and installs the operator's answer.
 
     python -m experiments.request --kit=kit --site=C1               writes kit/site.csr: send it, compare fingerprints by telephone
     python -m experiments.request --kit=kit --answer=answer/C1 --authority="515e abc8 5fd0 47e3 2f86 388d 5938 6c2e"

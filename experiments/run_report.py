@@ -1,4 +1,4 @@
-"""Writes the HTML pages of a finished run or study: one joint page, and one for each site whose folder is at hand.
+"""Writes the HTML pages of a finished run or study: one joint page and one per site.
 
     python -m experiments.run_report --run=runs/demo --pictures=synthetic
 

@@ -1,4 +1,4 @@
-"""Runs a study: all its seeds and points, each resumable at any point, into one table with intervals and verdicts.
+"""Runs a study: all its seeds and points, into one table with intervals and verdicts.
 
     python -m experiments.study --study=experiments/studies/demo.json --runs=runs
 

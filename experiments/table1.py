@@ -1,4 +1,4 @@
-"""Regenerates Table 1 from nothing: a synthetic cohort, two sites, a server, their baselines and their federation.
+"""Regenerates Table 1 from nothing: synthetic cohort, baselines, federation, evaluation, report.
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
 

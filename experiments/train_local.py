@@ -1,4 +1,4 @@
-"""Trains a baseline: one site alone, with the federation's number of epochs and the same validation cadence.
+"""Trains a baseline: one site alone, for as many epochs as the federation.
 
     python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 --initial_model=initial.safetensors
 

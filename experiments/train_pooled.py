@@ -1,4 +1,4 @@
-"""Trains one model on all sites' data together: what the federation would be measured against if scans were allowed to move.
+"""Trains one model on all sites' data together, as an upper bound for the federation.
 
     python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags --site_folders=sites/C1,sites/C2 \\
         --initial_model=initial.safetensors --output=pooled

@@ -1,4 +1,4 @@
-"""Recomputes a finished run's table, or all of a study's, from per-case rows and checks the digests of what it was made from.
+"""Recomputes the tables of a run or study from per-case rows and checks all digests.
 
 python -m experiments.verify --run=runs/demo
 """
