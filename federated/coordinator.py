@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import logging
 
-from federated import agenda, audit, averaging, codec, errors, retries, rounds
+from federated import agenda, audit, averaging, codec, errors, rounds
 from federated.admission import Admission
 from federated.credentials import CredentialBook
 from federated.evaluation import Evaluation
@@ -28,6 +28,7 @@ from federated.steering import Steering
 from federated.storage import Store
 from federated.tensor_files import TensorFile, file_manifest
 from federated.weights import CHUNK_BYTES, Manifest
+from runkit import backoff
 from runkit.events import EventLog
 
 
@@ -183,7 +184,7 @@ class Coordinator:
         Raises:
           sqlite3.DatabaseError: where the database itself is damaged.
         """
-        run, pauses = self._run, retries.backoff(1.0)
+        run, pauses = self._run, backoff.pauses(1.0)
         while True:
             with run.changed:
                 if run.stopping or run.store.finished:
@@ -191,7 +192,7 @@ class Coordinator:
                 version = run.version
             try:
                 wait_s = self.advance()
-                pauses, run.trouble = retries.backoff(1.0), ""
+                pauses, run.trouble = backoff.pauses(1.0), ""
             except (OSError, MemoryError, sqlite3.OperationalError) as error:
                 wait_s = next(pauses)
                 run.trouble = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

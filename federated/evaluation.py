@@ -10,7 +10,6 @@ from federated import agenda, errors, privacy, selection
 from federated.records import SiteRecord
 from federated.run_state import RunState
 
-SCORE = "dice"  # the key of a site's scores by which global models are compared
 _RESCORED = 20  # different scores of one model that a site may send
 _FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10  # test cases that a site can have, given its training cases: far more than any split leaves
 
@@ -152,7 +151,7 @@ class Evaluation:
         scores, records = self._run.store.scores(), self._run.store.sites()
         return selection.select(
             {
-                model: {site: values[SCORE] for site, values in by_site.items() if self._counts(records[site], values)}
+                model: {site: values[selection.SCORE] for site, values in by_site.items() if self._counts(records[site], values)}
                 for model, by_site in scores.items()
                 if not held_only or self._run.store.global_path(model).exists()
             },
@@ -162,7 +161,7 @@ class Evaluation:
     @staticmethod
     def _counts(record: SiteRecord, values: Mapping[str, float]) -> bool:
         # A store of an earlier release may hold a score of 1e308, whose mean is infinite.
-        return not record.evicted and 0 <= values.get(SCORE, -1.0) <= 1
+        return not record.evicted and 0 <= values.get(selection.SCORE, -1.0) <= 1
 
     def _scored_by(self) -> list[str]:
         """Returns the sites whose scores choose the best model, for the log."""
@@ -185,7 +184,7 @@ class Evaluation:
             chosen.best,
             chosen.best_worst_site,
             {
-                "score": SCORE,
+                "score": selection.SCORE,
                 "mean": chosen.mean[chosen.best],
                 "worst": chosen.worst[chosen.best],
                 "on_sites": list(chosen.sites),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from federated.weights import Manifest
 
+OPERATION_PREFIX = "/federation_operation.Operation/"  # of the methods by which an operator or a doctor asks a server
 PROTOCOL = 2  # of the weight exchange; raised when the two ends would no longer understand each other
 MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0  # a site asks, and beats, neither more often than this nor less
 

@@ -15,10 +15,9 @@ from federated import operation_pb2 as pb
 from federated.answering import Answering, turned_away
 from federated.calls import Calls
 from federated.credentials import CredentialBook
-from federated.exchange import PROTOCOL
+from federated.exchange import OPERATION_PREFIX, PROTOCOL
 from runkit import release
 
-PREFIX = "/federation_operation.Operation/"
 OPERATOR = "operator"
 _MAX_MESSAGE = 4 * 2**10  # bytes of a request
 ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
@@ -62,9 +61,9 @@ class OperationGate(grpc.ServerInterceptor):
         }
 
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        if not details.method.startswith(PREFIX):
+        if not details.method.startswith(OPERATION_PREFIX):
             return continuation(details)
-        method = details.method[len(PREFIX) :]
+        method = details.method[len(OPERATION_PREFIX) :]
         try:
             name = self._check_credential(details.invocation_metadata)
             if method != "Probe" and name != OPERATOR:

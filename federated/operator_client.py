@@ -10,8 +10,9 @@ from typing import Any
 
 import grpc
 
-from federated import addresses, errors, operation, replies, tls, wire
+from federated import addresses, errors, replies, tls, wire
 from federated import operation_pb2 as pb
+from federated.exchange import OPERATION_PREFIX
 from federated.way import Way, channel_options
 from runkit import atomic, printable, private
 
@@ -102,7 +103,7 @@ class Operator:
         self.close()
 
     def _call(self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL) -> replies.Reply:
-        call = self._channel.unary_unary(operation.PREFIX + method, type(request).SerializeToString, bytes)
+        call = self._channel.unary_unary(OPERATION_PREFIX + method, type(request).SerializeToString, bytes)
         metadata = wire.credential_metadata(self._kit.name, self._kit.credential)
         for tries_left in reversed(range(_TRIES)):
             try:

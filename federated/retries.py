@@ -12,15 +12,7 @@ from absl import logging
 from federated import errors
 from federated.exchange import Session
 from federated.transport import Transport
-from runkit import printable
-
-
-def backoff(first_s: float = 0.25, longest_s: float = 30.0, factor: float = 2.0) -> Iterator[float]:
-    """Yields the seconds to wait before each further try: growing, never longer than `longest_s`."""
-    wait_s = first_s
-    while True:
-        yield wait_s
-        wait_s = min(longest_s, wait_s * factor)
+from runkit import backoff, printable
 
 
 class Persistent:
@@ -42,7 +34,7 @@ class Persistent:
         num_examples: int,
         *,
         labels: Mapping[str, str] | None = None,
-        pauses: Callable[[], Iterator[float]] = backoff,
+        pauses: Callable[[], Iterator[float]] = backoff.pauses,
         pause: Callable[[float], Any] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
     ):

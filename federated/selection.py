@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+SCORE = "dice"  # the key of a site's scores by which global models are compared
 
 @dataclasses.dataclass(frozen=True)
 class Selection:

@@ -22,10 +22,10 @@ from federated import codec, errors, privacy, tensor_files
 from federated.agenda import MODEL_NAME, Task, check_task
 from federated.exchange import Session
 from federated.journal import Journal
-from federated.retries import Persistent, backoff
+from federated.retries import Persistent
 from federated.transport import Transport
 from federated.weights import NamedArrays, TensorSpec, canonical
-from runkit import folder_lock, printable, private
+from runkit import backoff, folder_lock, printable, private
 from runkit.events import EventLog
 
 _BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
@@ -91,7 +91,7 @@ def run(
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Any] = time.sleep,
-    pauses: Callable[[], Iterator[float]] = backoff,
+    pauses: Callable[[], Iterator[float]] = backoff.pauses,
 ) -> SiteSummary:
     """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from federated import agenda, codec, selection
 from federated.aggregation import weighted_mean_of_sources
 from federated.audit import FIRST, BrokenChain, read_chain
-from federated.evaluation import SCORE
 from federated.storage import rows_digest
 from federated.tensor_files import TensorFile, file_digest
 from federated.weights import Digest
@@ -61,8 +60,8 @@ class _Run:
             self.published[record["model"]] = record
         elif event == "rows" and "sha256" in record:
             self.rows[record["site"]] = record
-        elif event == "scored" and SCORE in record.get("scores", {}):
-            self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][SCORE]
+        elif event == "scored" and selection.SCORE in record.get("scores", {}):
+            self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][selection.SCORE]
         elif event == "login":
             self.num_examples[record["site"]] = record["num_examples"]
         elif event == "evicted":

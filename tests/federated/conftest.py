@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from federated import client, coordinator, credentials, provision, server, server_config, site_loop, storage, transport
+from federated import client, coordinator, credentials, provision, server, server_config, simulation, site_loop, storage
 from runkit import events
 from tests.federated import toy
 
@@ -57,7 +57,7 @@ def opened(tmp_path, initial, clock):
         leads.append(lead)
 
         def transport_of(site, secret=None):
-            return transport.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
+            return simulation.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
 
         return types.SimpleNamespace(lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder)
 

@@ -11,11 +11,12 @@ import grpc
 import numpy as np
 import pytest
 
-from federated import agenda, audit, averaging, codec, errors, operator_client, retries, server, storage, tensor_files, verification, wire
+from federated import agenda, audit, averaging, codec, errors, operator_client, server, storage, tensor_files, verification, wire
 from federated import weight_exchange_pb2 as pb
 from federated.exchange import Offer
 from federated.tensor_files import TensorFile
 from federated.tls import Identity
+from runkit import backoff
 from tests.federated import toy
 from tests.federated.test_coordinator import Site, scale
 
@@ -398,7 +399,7 @@ def test_an_error_of_the_system_drops_no_update_and_the_run_goes_on_by_itself(op
     run = opened(num_rounds=1, cross_site_evaluation=False)
     sites = Site(run, "C1"), Site(run, "C2")
     receipts = [site.push(1, value) for site, value in zip(sites, (1.0, 5.0), strict=True)]
-    monkeypatch.setattr(retries, "backoff", lambda first_s: iter(lambda: 0.01, None))
+    monkeypatch.setattr(backoff, "pauses", lambda first_s: iter(lambda: 0.01, None))
     failures = iter(range(6))
     real = tensor_files.open if hasattr(tensor_files, "open") else open
 

@@ -15,7 +15,7 @@ import time
 import grpc
 import pytest
 
-from federated import addresses, certificates, doctor, doctor_kit, doctor_network, examination, operation, provision, way
+from federated import addresses, certificates, doctor, doctor_kit, doctor_network, examination, exchange, provision, way
 from federated import operation_pb2 as pb
 from federated.exchange import PROTOCOL
 from runkit import atomic, release
@@ -614,7 +614,7 @@ def test_the_table_shows_mark_finding_and_remedy():
 
 
 def test_the_probe_is_no_login(serving, kits):
-    assert operation.PREFIX and pathlib.Path(kits).is_dir()
+    assert exchange.OPERATION_PREFIX and pathlib.Path(kits).is_dir()
     running = serving()
     site(kits / "C1", running.port)
     log = (running.folder / "events.jsonl").read_text()

@@ -14,7 +14,7 @@ from federated import (
     doctor,
     errors,
     examination,
-    operation,
+    exchange,
     operator_client,
     provision,
     tensor_files,
@@ -170,7 +170,7 @@ def test_a_full_federation_says_so_to_who_asks(serving, asking):
 
 def call(running, identity, metadata, method="Status", request=None):
     with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
-        rpc = channel.unary_unary(operation.PREFIX + method, pb.StatusRequest.SerializeToString, pb.StatusReply.FromString)
+        rpc = channel.unary_unary(exchange.OPERATION_PREFIX + method, pb.StatusRequest.SerializeToString, pb.StatusReply.FromString)
         return rpc(request or pb.StatusRequest(), timeout=30, metadata=metadata)
 
 
@@ -298,7 +298,7 @@ def test_who_is_not_the_operator_is_turned_away_before_a_message_is_read(serving
                     sent.append(1)
                     yield order
 
-            call = channel.stream_unary(operation.PREFIX + "Order", pb.OrderRequest.SerializeToString, pb.OrderReply.FromString)
+            call = channel.stream_unary(exchange.OPERATION_PREFIX + "Order", pb.OrderRequest.SerializeToString, pb.OrderReply.FromString)
             with pytest.raises(grpc.RpcError) as caught:
                 call(endless(), metadata=metadata, timeout=30)
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

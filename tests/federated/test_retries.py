@@ -3,7 +3,8 @@ import itertools
 import pytest
 
 from federated import errors
-from federated.retries import Persistent, backoff
+from federated.retries import Persistent
+from runkit import backoff
 
 
 class Flaky:
@@ -29,7 +30,7 @@ def persistent(transport, waits, **named):
 
 
 def test_pauses_grow_to_a_limit():
-    assert list(itertools.islice(backoff(1.0, 10.0), 6)) == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+    assert list(itertools.islice(backoff.pauses(1.0, 10.0), 6)) == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
 def test_a_server_that_is_away_is_waited_for():
