@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from federated import codec, replies
-from federated.agenda import Task
-from federated.coordinator import Coordinator
-from federated.exchange import Receipt, Session
-from federated.partial import PartialModel
-from federated.transport import offering, unknown
-from federated.weights import Manifest, TensorSpec
+from federated.rounds.tasks import Task
+from federated.server.coordinator import Coordinator
+from federated.site.transport import offering, unknown
+from federated.tensors import codec
+from federated.tensors.partial_file import PartialModel
+from federated.tensors.weights import Manifest, TensorSpec
+from federated.wire import replies
+from federated.wire.messages import Receipt, Session
 
 
 class InProcessTransport:
