@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     folder = experiment_flags.required("kit", "the operator's folder")
     kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)
-    with admin_client.Operator(kit) as operator:
+    with admin_client.AdminClient(kit) as operator:
         print(operator.order(order, FLAGS.site or "", FLAGS.round or 0))
 
 

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     folder = experiment_flags.required("kit", "the operator's folder")
     kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)
-    with admin_client.Operator(kit) as operator:
+    with admin_client.AdminClient(kit) as operator:
         while True:
             try:
                 status = operator.status()

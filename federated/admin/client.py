@@ -14,7 +14,7 @@ from federated import errors
 from federated.security import tls
 from federated.wire import addresses, conversion, replies
 from federated.wire import operation_pb2 as pb
-from federated.wire.endpoint import Way, channel_options
+from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import OPERATION_PREFIX
 from runkit import atomic, printable, private
 
@@ -68,7 +68,7 @@ class Kit:
         return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 
 
-class Operator:
+class AdminClient:
     """Calls of the `Operation` service. A context manager.
 
     Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason; ServerMisbehaves for
@@ -98,7 +98,7 @@ class Operator:
     def close(self) -> None:
         self._channel.close()
 
-    def __enter__(self) -> Operator:
+    def __enter__(self) -> AdminClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,5 +129,7 @@ class Operator:
                 f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"
             )
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return tls.explain_failure(error.details() or "", Way(self._kit.host, self._kit.port, os.environ), self._kit.identity)
+            return tls.explain_failure(
+                error.details() or "", ServerEndpoint(self._kit.host, self._kit.port, os.environ), self._kit.identity
+            )
         return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")

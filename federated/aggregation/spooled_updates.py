@@ -1,4 +1,4 @@
-"""The average of a round's spooled updates, each read once and, unless it surely is, checked to be what was received."""
+"""The average of a round's spooled updates, each read once and checked to be what was received, unless that is known already."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from federated.tensors.weights import CHUNK_BYTES, Manifest, TensorSpec
 from runkit import atomic
 
 
-class Spoilt(Exception):
+class CorruptUpdate(Exception):
     """A spooled update is no longer what was received."""
 
     def __init__(self, update: Update):
@@ -31,20 +31,20 @@ def average(
     metadata: dict[str, str],
     *,
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
-    surely: Collection[pathlib.Path] = (),
+    verified: Collection[pathlib.Path] = (),
 ) -> Manifest:
     """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its manifest.
 
     Args:
       rounding: applied to each piece of the mean.
-      surely: those of the files that are known to be what was received.
+      verified: those of the files that are known to be what was received.
     Raises:
-      Spoilt: naming an update whose content the disk has changed or lost; `target` is then as it was.
+      CorruptUpdate: naming an update whose content the disk has changed or lost; `target` is then as it was.
       OSError: where the system cannot read an update or write the mean; the updates may be as good as ever.
     """
     with contextlib.ExitStack() as opened:
         sources = {
-            update.site: (opened.enter_context(_Spooled(path, update, surely=path in surely)), update.num_examples)
+            update.site: (opened.enter_context(_PendingUpdate(path, update, verified=path in verified)), update.num_examples)
             for path, update in updates.items()
         }
         with atomic.replacing(target, sync=False) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
@@ -54,15 +54,15 @@ def average(
             return writer.finish()
 
 
-class _Spooled:
+class _PendingUpdate:
     """A spooled update whose chunks are each read once, and of which it is told afterwards whether it was what had been received."""
 
-    def __init__(self, path: pathlib.Path, update: Update, *, surely: bool):
-        self._update, self._surely = update, surely
+    def __init__(self, path: pathlib.Path, update: Update, *, verified: bool):
+        self._update, self._surely = update, verified
         try:
             self._file = TensorFile(path)
         except (ValueError, FileNotFoundError) as error:
-            raise Spoilt(update) from error
+            raise CorruptUpdate(update) from error
         self.specs = self._file.specs
         self._chunks: dict[int, hashlib._Hash] = {}
 
@@ -70,7 +70,7 @@ class _Spooled:
         try:
             data = self._file.read_range(start, size)
         except ValueError as error:
-            raise Spoilt(self._update) from error
+            raise CorruptUpdate(self._update) from error
         if not self._surely:
             self._chunks.setdefault(start // CHUNK_BYTES, hashlib.sha256()).update(data)
         return data
@@ -80,9 +80,9 @@ class _Spooled:
             return
         addresses = b"".join(self._chunks[index].digest() for index in sorted(self._chunks))
         if Manifest(self.specs, addresses).sha256 != self._update.sha256:
-            raise Spoilt(self._update)
+            raise CorruptUpdate(self._update)
 
-    def __enter__(self) -> _Spooled:
+    def __enter__(self) -> _PendingUpdate:
         return self
 
     def __exit__(self, *_: object) -> None:

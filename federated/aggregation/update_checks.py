@@ -20,7 +20,7 @@ _LEAST, _MOST = 0.2, 2.0  # of what is usual, times the norm of the initial mode
 _SMALL_VALUE = 1e-3
 
 
-class UpdateGate:
+class UpdateCheck:
     """Looks at the pieces of an update as they arrive, in any order; keeps a number a piece, and one a bad tensor.
 
     Args:

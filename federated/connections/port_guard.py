@@ -25,7 +25,7 @@ _PATIENCE_S = 0.5  # for a handshake and a first call, once places are scarce
 Address = tuple[str, int]
 
 
-class Door:
+class PortGuard:
     """Looks at the process's connections on one port. Thread-safe.
 
     While fewer than three quarters of the places are taken, nobody is sent away but by gRPC's own time limits. Beyond that,

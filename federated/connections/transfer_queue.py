@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 PACE_BYTES = 32 * 2**20  # in `lapse_s` seconds; at the default 5 s about 54 Mbit/s
 
 
-class Turns:
+class TransferQueue:
     """Hands out `count` turns: first to the name that had its last turn longest ago, else in the order in which they are asked for.
 
     Thread-safe. Each name holds one turn at a time: calls that hold one and move nothing delay only further calls of the same name.
@@ -32,12 +32,12 @@ class Turns:
             raise ValueError(f"{count} turns; expected at least 1")
         self._count, self._lapse_s, self._patience_s, self._clock = count, lapse_s, patience_s, clock
         self._changed = threading.Condition()
-        self._queue, self._held = collections.deque[Turn](), set[Turn]()
-        self._reserved: dict[str, Turn] = {}
+        self._queue, self._held = collections.deque[Slot](), set[Slot]()
+        self._reserved: dict[str, Slot] = {}
         self._served, self._serving = dict[str | None, int](), itertools.count(1)  # name -> when it had its last turn
 
     @contextlib.contextmanager
-    def turn(self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None) -> Iterator[Turn]:
+    def turn(self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None) -> Iterator[Slot]:
         """Waits for a turn and holds it for the block; in the end the block goes on without one rather than not at all.
 
         Args:
@@ -57,14 +57,14 @@ class Turns:
             self._held.discard(self._reserved.pop(name, None))
             self._reserved[name] = self._queued(wanted, name)
 
-    def _end(self, turn: Turn) -> None:
+    def _end(self, turn: Slot) -> None:
         with self._changed:
             self._held.discard(turn)
             self._changed.notify_all()
 
-    def _queued(self, wanted: Callable[[], bool], name: str | None) -> Turn:
+    def _queued(self, wanted: Callable[[], bool], name: str | None) -> Slot:
         """Returns a turn once it is there or not waited for any more; called with the lock held."""
-        turn, now = Turn(self._clock, self._lapse_s, name), self._clock()
+        turn, now = Slot(self._clock, self._lapse_s, name), self._clock()
         until = now + self._patience_s
         self._queue.append(turn)
         try:
@@ -83,7 +83,7 @@ class Turns:
         turn.begin()
         return turn
 
-    def _next(self) -> Turn | None:
+    def _next(self) -> Slot | None:
         """Returns whose turn it is: names that hold one wait, and among the others comes first who was not served for longest."""
         busy = {held.name for held in self._held} - {None}
         waiting = (turn for turn in self._queue if turn.name not in busy)
@@ -95,7 +95,7 @@ class Turns:
             self._changed.notify_all()
 
 
-class Turn:
+class Slot:
     """One transfer's turn; `ends` moves on with its bytes."""
 
     def __init__(self, clock: Callable[[], float], lapse_s: float, name: str | None = None):

@@ -23,7 +23,7 @@ from federated.security import certificates
 from federated.security.credentials import CredentialBook
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
-from federated.wire.endpoint import Way
+from federated.wire.endpoint import ServerEndpoint
 
 _USUAL_MODEL = 100 * 10**6  # bytes of the full-size network in float32, where nobody says how large it is
 _SITE_COPIES = 6  # model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
@@ -61,15 +61,15 @@ def of_site(
             opened = admin_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
         except admin_client.NoPort as error:
             return [*findings, fault("port", str(error), "--server=host:port, or the port in the kit's file")]
-        way = Way(opened.host, opened.port, environ, timeout_s)
+        endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
         replies: list[Any] = []
 
         def probe() -> Any:
-            with admin_client.Operator(opened, timeout_s=3 * timeout_s) as operator:
+            with admin_client.AdminClient(opened, timeout_s=3 * timeout_s) as operator:
                 replies.append(operator.probe())
             return replies[-1]
 
-        findings += doctor_network.examine(way, opened.identity, probe, now=now, plan=plan)
+        findings += doctor_network.examine(endpoint, opened.identity, probe, now=now, plan=plan)
         model_bytes = replies[-1].model_bytes if replies else model_bytes
     else:
         findings.append(skipped("network", "mend the kit first"))

@@ -22,7 +22,7 @@ from federated.doctor.kit import check_validity
 from federated.rounds import plan as plans
 from federated.security import certificates
 from federated.security.tls import Identity
-from federated.wire.endpoint import ProxyRefused, Way
+from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
 from runkit import release
 
@@ -31,7 +31,7 @@ _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
 
 
 def examine(
-    way: Way,
+    endpoint: ServerEndpoint,
     identity: Identity,
     probe: Callable[[], Any],
     *,
@@ -47,7 +47,7 @@ def examine(
       plan: of this site, where known.
     """
     findings = []
-    for finding in _steps(way, identity, probe, now, plan):
+    for finding in _steps(endpoint, identity, probe, now, plan):
         findings.append(finding)
         if finding.state == "fault" and finding.check in _STEPS[:7]:
             findings += [skipped(step, f"after {finding.check}") for step in _STEPS[_STEPS.index(finding.check) + 1 :]]
@@ -55,16 +55,16 @@ def examine(
     return findings
 
 
-def _steps(way: Way, identity: Identity, probe: Callable, now: Callable[[], float], plan: dict | None) -> Iterator[Finding]:
-    yield _proxy(way)
-    yield _name(way)
-    yield _port(way)
-    yield from _tls(way, identity, datetime.datetime.fromtimestamp(now(), datetime.timezone.utc))
+def _steps(endpoint: ServerEndpoint, identity: Identity, probe: Callable, now: Callable[[], float], plan: dict | None) -> Iterator[Finding]:
+    yield _proxy(endpoint)
+    yield _name(endpoint)
+    yield _port(endpoint)
+    yield from _tls(endpoint, identity, datetime.datetime.fromtimestamp(now(), datetime.timezone.utc))
     before = now()
     try:
         reply = probe()
     except errors.FederationError as error:
-        yield _refusal(way, error)
+        yield _refusal(endpoint, error)
         return
     after = now()
     yield _standing(reply)
@@ -74,20 +74,20 @@ def _steps(way: Way, identity: Identity, probe: Callable, now: Callable[[], floa
     yield good("server's log", f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log")
 
 
-def _proxy(way: Way) -> Finding:
-    proxy = way.proxy
+def _proxy(endpoint: ServerEndpoint) -> Finding:
+    proxy = endpoint.proxy
     if proxy is None:
-        passed_over = way.passed_over
+        passed_over = endpoint.passed_over
         found = "; ".join(["none is used", *(why for why, _ in passed_over)])
         mends = [mend for _, mend in passed_over if mend]
         return warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy") if mends else good("proxy", found)
     variable, host, port, _ = proxy
-    around = f"or go around it: no_proxy={way.host}"
+    around = f"or go around it: no_proxy={endpoint.host}"
     try:
-        with way.connected():
+        with endpoint.connected():
             return good("proxy", f"{variable} names {host}:{port}, which lets this connection through")
     except ProxyRefused as refused:
-        allow = f"have it allow CONNECT to {way.address}"
+        allow = f"have it allow CONNECT to {endpoint.address}"
         if " 407" in str(refused):
             allow = f"write user and password into {variable}=http://user:password@host:port, percent-encoded, or {allow}"
         return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"{allow}, {around}")
@@ -95,83 +95,83 @@ def _proxy(way: Way) -> Finding:
         return fault("proxy", f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})", f"correct {variable}, {around}")
 
 
-def _name(way: Way) -> Finding:
-    if way.proxy:
-        return good("name", f"{way.host} is looked up by the proxy that {way.proxy.variable} names")
+def _name(endpoint: ServerEndpoint) -> Finding:
+    if endpoint.proxy:
+        return good("name", f"{endpoint.host} is looked up by the proxy that {endpoint.proxy.variable} names")
     try:
-        found = sorted({entry[4][0] for entry in socket.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM)})
+        found = sorted({entry[4][0] for entry in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)})
     except (OSError, UnicodeError) as error:
         return fault(
             "name",
-            f"{way.host} is not known here ({_reason(error)})",
+            f"{endpoint.host} is not known here ({_reason(error)})",
             "check the host in the kit; ask the network team for a DNS entry, or add the server to the hosts file",
         )
-    return good("name", f"{way.host} is {', '.join(found)}")
+    return good("name", f"{endpoint.host} is {', '.join(found)}")
 
 
-def _port(way: Way) -> Finding:
+def _port(endpoint: ServerEndpoint) -> Finding:
     began = time.monotonic()
     try:
-        with way.connected():
-            return good("port", f"{way.port} answers in {1000 * (time.monotonic() - began):.0f} ms")
+        with endpoint.connected():
+            return good("port", f"{endpoint.port} answers in {1000 * (time.monotonic() - began):.0f} ms")
     except ConnectionRefusedError:
         return fault(
             "port",
-            f"nobody listens on {way.address}",
+            f"nobody listens on {endpoint.address}",
             "check the port in the kit; have the server's operator see that the server runs (experiments.doctor there)",
         )
     except TimeoutError:
         return fault(
             "port",
-            f"{way.address} does not answer within {way.timeout_s:g} s: a firewall drops it",
-            f"ask the network team to allow outgoing TCP to {way.address}; nothing needs to be opened inwards",
+            f"{endpoint.address} does not answer within {endpoint.timeout_s:g} s: a firewall drops it",
+            f"ask the network team to allow outgoing TCP to {endpoint.address}; nothing needs to be opened inwards",
         )
     except OSError as error:
-        return fault("port", f"{way.address}: {_reason(error)}", "ask the network team for a route to that address")
+        return fault("port", f"{endpoint.address}: {_reason(error)}", "ask the network team for a route to that address")
 
 
-def _tls(way: Way, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
+def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
     try:
-        served, protocol = _look(way, identity)
+        served, protocol = _look(endpoint, identity)
     except ssl.SSLError as error:
         reason = (error.reason or "").replace("_", " ").lower()
         if "wrong version" in reason or "http request" in reason or "record layer" in reason:
             yield fault(
                 "TLS",
-                f"whoever listens on {way.address} does not speak TLS",
+                f"whoever listens on {endpoint.address} does not speak TLS",
                 "check host and port; a load balancer in front must pass TCP on as it is, and not end TLS",
             )
         elif "eof" in reason:
-            yield _hung_up(way, "closed")
+            yield _hung_up(endpoint, "closed")
         else:
             yield fault("TLS", f"the handshake failed ({reason or 'closed'})", "have the operator run experiments.doctor at the server")
         return
     except TimeoutError:
         yield fault(
             "TLS",
-            f"{way.address} accepts the connection and then says nothing",
+            f"{endpoint.address} accepts the connection and then says nothing",
             "a middle box holds it: ask the network team to pass TCP on unchanged, without inspection",
         )
         return
     except OSError as error:
-        yield _hung_up(way, _reason(error))
+        yield _hung_up(endpoint, _reason(error))
         return
     yield good("TLS", f"{protocol}")
-    finding = _judge(way, identity, served, now)
+    finding = _judge(endpoint, identity, served, now)
     yield finding
     if finding.state != "fault":
-        yield _own(way, identity)
+        yield _own(endpoint, identity)
 
 
-def _hung_up(way: Way, reason: str) -> Finding:
+def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
     return fault(
         "TLS",
-        f"{way.address} hangs up in the handshake ({reason})",
+        f"{endpoint.address} hangs up in the handshake ({reason})",
         "a firewall cuts TLS it cannot inspect, or the server is starting: ask the network team, and try again",
     )
 
 
-def _judge(way: Way, identity: Identity, served: x509.Certificate, now: datetime.datetime) -> Finding:
+def _judge(endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime) -> Finding:
     check = "server's certificate"
     authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
     if not certificates.is_issued_by(served, authority):
@@ -186,7 +186,7 @@ def _judge(way: Way, identity: Identity, served: x509.Certificate, now: datetime
         return fault(
             check,
             f"it was issued by {issuer!r}, not by this federation: TLS is inspected on the way, or this is another server",
-            f"ask the network team to exempt {way.address} from TLS inspection; check host and port",
+            f"ask the network team to exempt {endpoint.address} from TLS inspection; check host and port",
         )
     if certificates.generation_of(served) < identity.generation:
         return fault(
@@ -204,24 +204,24 @@ def _judge(way: Way, identity: Identity, served: x509.Certificate, now: datetime
         )
         return dataclasses.replace(finding, mend=mend)
     names = certificates.hosts_of(served)
-    if not any(_matches(name, way.host) for name in names):
+    if not any(_matches(name, endpoint.host) for name in names):
         say = warning if identity.generation else fault  # after a revocation another name is asked for, see `tls.Identity`
         return say(
             check,
-            f"it does not bear the name {way.host}, but {', '.join(names)}",
+            f"it does not bear the name {endpoint.host}, but {', '.join(names)}",
             "use one of these in the kit's json file; or have the operator provision with this name in --server_host",
         )
     return finding
 
 
-def _own(way: Way, identity: Identity) -> Finding:
+def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
     check = "own certificate"
     # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
     for _ in range(2):
         try:
             with (
-                way.connected() as plain,
-                _context(identity).wrap_socket(plain, server_hostname=identity.expected_name(way.host)) as secure,
+                endpoint.connected() as plain,
+                _context(identity).wrap_socket(plain, server_hostname=identity.expected_name(endpoint.host)) as secure,
             ):
                 if secure.recv(1):
                     return good(check, "the server accepts it")
@@ -236,7 +236,7 @@ def _own(way: Way, identity: Identity) -> Finding:
     )
 
 
-def _refusal(way: Way, error: errors.FederationError) -> Finding:
+def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding:
     mends = {
         errors.WrongCredential: "the server has another credential for this name, or the site was revoked: ask the operator, who can see it "
         "with experiments.provision --list",
@@ -299,11 +299,11 @@ def _plan(reply: Any, plan: dict | None) -> Finding:
     return good("plan", f"the server's, {plans.fingerprint(plan)[:16]}")
 
 
-def _look(way: Way, identity: Identity) -> tuple[x509.Certificate, str]:
+def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
     """Returns the certificate that is served, trusted or not, and the TLS version."""
     context = _context(identity)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only looked at here; judged by `_judge`, trusted by nobody
-    with way.connected() as plain, context.wrap_socket(plain, server_hostname=way.host) as secure:
+    with endpoint.connected() as plain, context.wrap_socket(plain, server_hostname=endpoint.host) as secure:
         return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(secure.version())
 
 

@@ -16,7 +16,7 @@ from cryptography import x509
 from federated.errors import CertificateOutOfDate, CertificateRefused, FederationError, ServerUnreachable
 from federated.security import revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
-from federated.wire.endpoint import Way
+from federated.wire.endpoint import ServerEndpoint
 from runkit import printable, private
 
 # Pieces of the texts with which gRPC says why it could not connect.
@@ -153,7 +153,7 @@ def certificate_ends(context: grpc.ServicerContext) -> float:
         return 0.0
 
 
-def explain_failure(details: str, way: Way, identity: Identity) -> FederationError:
+def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
     """Returns what a call that gRPC gave up as UNAVAILABLE is taken for: gRPC tells a refused certificate and a restart alike.
 
     Only what gRPC itself met can end a site for good: whoever else answers at that name, e.g. where gRPC goes through a proxy, proves
@@ -167,7 +167,7 @@ def explain_failure(details: str, way: Way, identity: Identity) -> FederationErr
       CertificateOutOfDate: a certificate has ended, or not begun; trying again helps once it is renewed.
       ServerUnreachable: anything else; worth another try.
     """
-    where = printable.text(way.address)
+    where = printable.text(endpoint.address)
     if "CERTIFICATE_VERIFY_FAILED" in details:
         if "has expired" in details or "not yet valid" in details:
             return CertificateOutOfDate(
@@ -186,7 +186,7 @@ def explain_failure(details: str, way: Way, identity: Identity) -> FederationErr
                 "ask the server's operator, and go on when the server shows its new one"
             )
         return CertificateRefused(
-            f"{where}: its certificate is not trusted (it does not bear the name {printable.text(way.host)}); "
+            f"{where}: its certificate is not trusted (it does not bear the name {printable.text(endpoint.host)}); "
             "check that host, port and ca.pem belong to the same federation"
         )
     if any(words in details for words in _NOT_TLS):
@@ -194,7 +194,7 @@ def explain_failure(details: str, way: Way, identity: Identity) -> FederationErr
     hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
     # A server that refuses a client's certificate hangs up after a handshake that, to the client, went well. So does one that
     # is killed in that moment, but not three times running.
-    if "_ALERT_" in details or (hung_up and all(_hangs_up(way, identity) for _ in range(3))):
+    if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
         ends = identity.ends
         if "CERTIFICATE_EXPIRED" in details or ends <= datetime.datetime.now(datetime.timezone.utc) + _CLOCKS_DIFFER:
             return CertificateOutOfDate(
@@ -215,13 +215,13 @@ def _words(details: str) -> str:
     return next((words for pattern, words in _WORDS if re.search(pattern, details)), "no answer (unavailable)")
 
 
-def _hangs_up(way: Way, identity: Identity) -> bool:
+def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
     """Returns whether this federation's server closes the connection right after a handshake in which it proved who it is."""
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False
     try:
-        with way.connected() as plain, context.wrap_socket(plain, server_hostname=identity.expected_name(way.host)) as secure:
+        with endpoint.connected() as plain, context.wrap_socket(plain, server_hostname=identity.expected_name(endpoint.host)) as secure:
             shaken = True
             return not secure.recv(1)  # an HTTP/2 server speaks first
     except ssl.SSLCertVerificationError:

@@ -25,8 +25,8 @@ _MAX_MESSAGE = 4 * 2**10  # bytes of a request
 ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
 
 
-class Desk(Protocol):
-    """What the operator can see and do, e.g. `control_desk.ControlDesk`."""
+class AdminApi(Protocol):
+    """What the operator can see and do, e.g. `control_desk.Overview`."""
 
     def standing(self, site: str) -> str:
         """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
@@ -44,7 +44,7 @@ class Desk(Protocol):
         """Carries an order out and returns what came of it. Raises OrderRefused."""
 
 
-class OperationGate(grpc.ServerInterceptor):
+class AdminGate(grpc.ServerInterceptor):
     """Answers the calls of this service and lets all others pass.
 
     Args:
@@ -54,7 +54,7 @@ class OperationGate(grpc.ServerInterceptor):
       clock: seconds since the epoch.
     """
 
-    def __init__(self, desk: Desk, credentials: CredentialBook, calls: Calls, *, clock: Callable[[], float] = time.time):
+    def __init__(self, desk: AdminApi, credentials: CredentialBook, calls: Calls, *, clock: Callable[[], float] = time.time):
         self._desk, self._credentials, self._calls, self._clock = desk, credentials, calls, clock
         self._methods = {
             "Probe": (self._probe, pb.ProbeRequest, pb.ProbeReply),

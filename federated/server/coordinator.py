@@ -23,10 +23,10 @@ from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.evaluation import Evaluation
-from federated.server.login import Admission
-from federated.server.orders import Steering
+from federated.server.login import Login
+from federated.server.orders import Orders
 from federated.server.run_state import RunState
-from federated.server.uploads import Intake
+from federated.server.uploads import Uploads
 from federated.store.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
@@ -61,10 +61,10 @@ class Coordinator:
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
-        self._admission = Admission(self._run, credentials)
-        self._intake = Intake(self._run, lambda: credentials.sites)
+        self._admission = Login(self._run, credentials)
+        self._intake = Uploads(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
-        self.steering = Steering(self._run, self._intake, self._evaluation)
+        self.steering = Orders(self._run, self._intake, self._evaluation)
         if max(store.globals()) and store.best_round() is None:  # a kill came between a round that was discarded and the next choice
             self._evaluation.select()
         if self._run.round is not None:
@@ -275,7 +275,7 @@ class Coordinator:
         error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
         with run.changed:
-            surely = frozenset(filter(run.untouched.holds, updates))
+            verified = frozenset(filter(run.untouched.holds, updates))
         try:
             manifest = spooled_updates.average(
                 updates,
@@ -283,10 +283,10 @@ class Coordinator:
                 run.specs,
                 {**run.metadata, "round": str(closed.number)},
                 rounding=None if error is None else codec.rounding(error),
-                surely=surely,
+                verified=verified,
             )
-        except spooled_updates.Spoilt as spoilt:
-            self._give_back(spoilt.update)
+        except spooled_updates.CorruptUpdate as corrupt:
+            self._give_back(corrupt.update)
             return
         with run.changed:
             run.store.close_round(closed, manifest, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
@@ -329,7 +329,7 @@ class Coordinator:
         return max(0.0, min(known) - now) if known else None
 
     def _give_back(self, update: rounds.Update) -> None:
-        """Takes a spooled update that the disk has spoilt out of its round, so that the site makes it again."""
+        """Takes a spooled update that the disk has corrupted out of its round, so that the site makes it again."""
         run = self._run
         with run.changed:
             run.store.forget_update(update)

@@ -6,14 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-from federated.aggregation.update_checks import UpdateGate
+from federated.aggregation.update_checks import UpdateCheck
 from federated.tensors.partial_file import PartialModel
 
 
 class Transfer:
     """A model under way with the gate that looks at it. Its files are closed when nobody uses it any more."""
 
-    def __init__(self, partial: PartialModel, gate: UpdateGate, close: Callable[[], None]):
+    def __init__(self, partial: PartialModel, gate: UpdateCheck, close: Callable[[], None]):
         self.partial, self.gate = partial, gate
         self._close, self._users, self._retired, self._lock = close, 0, False, threading.Lock()
 

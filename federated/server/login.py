@@ -15,7 +15,7 @@ from federated.wire.messages import PROTOCOL, Session
 MAX_EXAMPLES = 2**28  # times a float32, still exact in float64
 
 
-class Admission:
+class Login:
     """Logins and tokens of one run."""
 
     def __init__(self, run: RunState, credentials: CredentialBook):

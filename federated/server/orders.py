@@ -8,13 +8,13 @@ from federated import errors
 from federated.rounds import rounds, tasks
 from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
-from federated.server.uploads import Intake
+from federated.server.uploads import Uploads
 
 
-class Steering:
+class Orders:
     """Requests of the operator; each holds across restarts, and asking twice does no harm."""
 
-    def __init__(self, run: RunState, intake: Intake, evaluation: Evaluation):
+    def __init__(self, run: RunState, intake: Uploads, evaluation: Evaluation):
         self._run, self._intake, self._evaluation = run, intake, evaluation
 
     def pause(self) -> None:

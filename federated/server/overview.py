@@ -10,13 +10,13 @@ from typing import Any
 
 from federated import errors
 from federated.audit.log import AuditLog
-from federated.server.orders import Steering
-from federated.server.run_statistics import SiteTally, Tally
+from federated.server.orders import Orders
+from federated.server.run_statistics import RunStatistics, SiteStatistics
 from runkit import atomic, release
 
 
-class ControlDesk:
-    """Implements `operation.Desk`.
+class Overview:
+    """Implements `operation.AdminApi`.
 
     Args:
       steering: of the run.
@@ -28,9 +28,9 @@ class ControlDesk:
 
     def __init__(
         self,
-        steering: Steering,
+        steering: Orders,
         events: AuditLog,
-        tally: Tally,
+        tally: RunStatistics,
         store_folder: str | os.PathLike,
         warnings: Callable[[], list[str]] = list,
     ):
@@ -97,7 +97,7 @@ class ControlDesk:
         scored = {entry["round"]: entry for entry in chosen.get("models", [])}
         for name, site in status["sites"].items():
             # Counted from the log, so that a restart forgets nothing.
-            tally = self._tally.sites.get(name, SiteTally())
+            tally = self._tally.sites.get(name, SiteStatistics())
             site.update(
                 bytes_received=tally.sent_bytes,
                 bytes_sent=tally.received_bytes,

@@ -13,7 +13,7 @@ from federated.rounds import rounds, tasks
 from federated.rounds.rounds import Round
 from federated.server.config import ServerConfig
 from federated.store.store import Store
-from federated.store.verified_files import Untouched
+from federated.store.verified_files import VerifiedFiles
 from federated.tensors.tensor_files import TensorFile
 from runkit import printable
 from runkit.events import EventLog
@@ -55,7 +55,7 @@ class RunState:
         self.trouble = ""
         self._lines = LineBudget(burst=1000, every_s=10.0)
         self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
-        self.untouched = Untouched()
+        self.untouched = VerifiedFiles()
         self.round: Round | None = None
         self.last_seen = dict.fromkeys(store.sites(), self.clock())  # nobody is silent because the server was
         self.reopen()

@@ -10,7 +10,7 @@ _KEPT_ROUNDS = 1000  # a longer run shows its newest ones
 
 
 @dataclasses.dataclass
-class SiteTally:
+class SiteStatistics:
     """One site. `doing` is the last thing it is known to have done, `at` when."""
 
     sent_bytes: int = 0
@@ -24,7 +24,7 @@ class SiteTally:
 
 
 @dataclasses.dataclass
-class RoundTally:
+class RoundStatistics:
     """One round; `wall_s` is from its opening to its global model, None where the opening was not seen."""
 
     sites: dict[str, int]
@@ -34,7 +34,7 @@ class RoundTally:
     worst: float | None = None
 
 
-class Tally:
+class RunStatistics:
     """Adds up the records of an event log; fits `AuditLog(listeners=[tally.note])`.
 
     Args:
@@ -42,8 +42,8 @@ class Tally:
     """
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
-        self.sites: dict[str, SiteTally] = {}
-        self.rounds: dict[int, RoundTally] = {}
+        self.sites: dict[str, SiteStatistics] = {}
+        self.rounds: dict[int, RoundStatistics] = {}
         self._opened: dict[int, float] = {}
         self._bytes: dict[int, int] = {}
         for record in records:
@@ -53,7 +53,7 @@ class Tally:
         """Takes one record; one of an unknown kind changes nothing."""
         event, at = record.get("event"), float(record.get("time", 0.0))
         if isinstance(record.get("site"), str):
-            site = self.sites.setdefault(record["site"], SiteTally())
+            site = self.sites.setdefault(record["site"], SiteStatistics())
             site.at = at
             self._note_site(site, event, record)
         if event == "round_opened":
@@ -61,11 +61,11 @@ class Tally:
         elif event == "aggregated":
             opened = self._opened.pop(record["round"], None)
             wall_s = None if opened is None else round(at - opened, 3)
-            self.rounds[record["round"]] = RoundTally(dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0))
+            self.rounds[record["round"]] = RoundStatistics(dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0))
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
 
-    def _note_site(self, site: SiteTally, event: Any, record: Mapping[str, Any]) -> None:
+    def _note_site(self, site: SiteStatistics, event: Any, record: Mapping[str, Any]) -> None:
         if event == "login":
             site.doing = "logged in"
         elif event == "pulled":

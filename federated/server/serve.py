@@ -22,17 +22,17 @@ from absl import logging
 from federated.audit import log as audit_log
 from federated.audit.log import AuditLog
 from federated.connections.calls import PER_CALLER, Calls
-from federated.connections.port_guard import Door
-from federated.connections.transfer_queue import Turns
+from federated.connections.port_guard import PortGuard
+from federated.connections.transfer_queue import TransferQueue
 from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
-from federated.server.admin_service import OperationGate
+from federated.server.admin_service import AdminGate
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
-from federated.server.overview import ControlDesk
-from federated.server.run_statistics import Tally
+from federated.server.overview import Overview
+from federated.server.run_statistics import RunStatistics
 from federated.server.servicer import TokenGate, WeightExchangeServicer, add_to_server
 from federated.store.store import Store
 from federated.wire import addresses, conversion
@@ -97,7 +97,7 @@ def serve(
     store = Store(store_folder)
     try:
         store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs, authority=identity.authority_fingerprint)
-        tally = Tally()
+        tally = RunStatistics()
         events = AuditLog(store_folder / "events.jsonl", clock=clock, key=identity.key, listeners=[tally.note, *listeners])
         for record in events.read():
             tally.note(record)
@@ -105,16 +105,16 @@ def serve(
         events.append("started", release=release.version(), certificate=certificate, settings=config.to_json())
         audit_log.backfill(events, store)
         coordinator = Coordinator(store, config, credentials, events, clock=clock, monotonic=monotonic)
-        desk = ControlDesk(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
+        desk = Overview(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
     except BaseException:
         store.close()
         raise
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
         places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
-        door = Door(places)
+        door = PortGuard(places)
         calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
-        gate = OperationGate(desk, credentials, calls[1], clock=clock)
+        gate = AdminGate(desk, credentials, calls[1], clock=clock)
         sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
         server, port = _listen(coordinator, gate, calls[0], config, identity, port, places=places, sites=sites)
         for watched in (calls[0].watched(), calls[1].watched(), door.watched(port)):
@@ -181,7 +181,7 @@ def _places(connections: int) -> int:
 
 def _listen(
     coordinator: Coordinator,
-    operation: OperationGate,
+    operation: AdminGate,
     calls: Calls,
     config: ServerConfig,
     identity: Identity,
@@ -208,7 +208,7 @@ def _listen(
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(WeightExchangeServicer(coordinator, Turns(config.transfers_at_once), calls, poll_s=config.poll_s), server)
+    add_to_server(WeightExchangeServicer(coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s), server)
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
     except RuntimeError:

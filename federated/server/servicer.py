@@ -17,7 +17,7 @@ from federated.connections.calls import Calls
 from federated.connections.error_replies import Answering, storage_trouble, turned_away
 from federated.connections.inbox import Inbox
 from federated.connections.login_pace import LoginPace
-from federated.connections.transfer_queue import Turn, Turns
+from federated.connections.transfer_queue import Slot, TransferQueue
 from federated.security import tls
 from federated.server.coordinator import Coordinator
 from federated.tensors import codec
@@ -67,7 +67,7 @@ class WeightExchangeServicer:
       poll_s: a site with nothing to do is answered after so many seconds.
     """
 
-    def __init__(self, coordinator: Coordinator, turns: Turns, calls: Calls, *, poll_s: float):
+    def __init__(self, coordinator: Coordinator, turns: TransferQueue, calls: Calls, *, poll_s: float):
         self._coordinator, self._turns, self._calls, self._poll_s = coordinator, turns, calls, poll_s
         self._pace = LoginPace()
 
@@ -223,7 +223,7 @@ _METHODS = {
 }
 
 
-def _noted(chunks: Iterator[codec.Chunk], turn: Turn) -> Iterator[codec.Chunk]:
+def _noted(chunks: Iterator[codec.Chunk], turn: Slot) -> Iterator[codec.Chunk]:
     for chunk in chunks:
         turn.moved(len(chunk.data))
         yield chunk

@@ -34,7 +34,7 @@ _NOTE_EVERY_S = 1.0  # that bytes of a site came
 _LOOKING = max(2, os.cpu_count() or 1)  # pieces that are checked at the same time: more would only wait for processors, each in its memory
 
 
-class Intake:
+class Uploads:
     """Takes models from sites. Any number of threads call it.
 
     An offer without a model's name is an update, else a model for cross-site evaluation.
@@ -259,7 +259,7 @@ class Intake:
             if not offer.model:
                 with contextlib.suppress(FileNotFoundError):  # an old model may have been cleared away
                     reference = with_files.enter_context(TensorFile(store.global_path(offer.round - 1)))
-            looking = update_checks.UpdateGate(offer.manifest.specs, reference)
+            looking = update_checks.UpdateCheck(offer.manifest.specs, reference)
             path = store.incoming_path(site, offer.sha256)
             partial = PartialModel(path, offer.manifest, {**self._run.metadata, "site": site}, durable=True, look=looking.look)
             with_files.enter_context(partial)

@@ -28,7 +28,7 @@ from federated.tensors.partial_file import PartialModel
 from federated.tensors.weights import Manifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire.endpoint import Way, channel_options
+from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import PROTOCOL, Receipt, Session
 from runkit import atomic, printable, private
 
@@ -280,7 +280,7 @@ class GrpcTransport:
         if told is not None:
             return told
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return tls.explain_failure(error.details() or "", Way(self._host, self._port, os.environ), self._identity)
+            return tls.explain_failure(error.details() or "", ServerEndpoint(self._host, self._port, os.environ), self._identity)
         logging.debug("event=call_failed code=%s", error.code())
         return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")
 

@@ -23,7 +23,7 @@ from runkit import atomic, private
 
 
 @dataclasses.dataclass(frozen=True)
-class Spooled:
+class PendingUpdate:
     """An update on disk that the server has not confirmed yet."""
 
     round: int
@@ -183,20 +183,20 @@ class Journal:
         return self.folder / "incoming.safetensors"
 
     @property
-    def update(self) -> Spooled | None:
+    def update(self) -> PendingUpdate | None:
         state = self._state["update"]
-        return None if state is None else Spooled(**state)
+        return None if state is None else PendingUpdate(**state)
 
-    def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> Spooled:
-        """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `settle` returns."""
-        self.settle()
+    def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> PendingUpdate:
+        """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `wait_until_durable` returns."""
+        self.wait_until_durable()
         self._state["update"] = self._manifest = None
         manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)}, sync=False)
         self._manifest = manifest, _stamp(self.update_path)
-        spooled = Spooled(round_number, num_examples, dict(metrics), manifest.sha256)
+        spooled = PendingUpdate(round_number, num_examples, dict(metrics), manifest.sha256)
         self._set(update=dataclasses.asdict(spooled), trained=max(self.trained, round_number))
         self._syncing = threading.Thread(target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync")
-        self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a spoilt one here is known by its digest
+        self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a corrupt one here is known by its digest
         return spooled
 
     def _sync_update(self, file: int) -> None:
@@ -208,7 +208,7 @@ class Journal:
         finally:
             os.close(file)
 
-    def settle(self) -> None:
+    def wait_until_durable(self) -> None:
         """Returns once the update is on disk."""
         if self._syncing is not None:
             self._syncing.join()

@@ -134,7 +134,7 @@ def run(
         raise
     finally:
         transport.close()
-        journal.settle()
+        journal.wait_until_durable()
         held.close()
     return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated, loop.remark)
 

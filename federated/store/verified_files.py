@@ -1,4 +1,4 @@
-"""Which files are surely still what this process checked as it wrote them, and need not be read again to be believed."""
+"""Files that this process verified as it wrote them and that nobody has touched since: they need no second check."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TICK_NS = round(time.clock_getres(_COARSE_CLOCK) * 1e9) if sys.platform == "lin
 _SECOND_NS = 1_000_000_000
 
 
-class Untouched:
+class VerifiedFiles:
     """Files that were noted moments ago and that nobody has touched since.
 
-    For a minute only: until then a file lies in memory; later it may come back from a disk that has spoilt it, which no stamp tells.
+    For a minute only: until then a file lies in memory; later it may come back from a disk that has corrupted it, which no stamp shows.
     Not thread-safe.
 
     Args:
@@ -48,7 +48,7 @@ class Untouched:
         self._noted = {}
 
     def holds(self, path: pathlib.Path) -> bool:
-        """Returns whether the file is surely as it was noted."""
+        """Returns whether the file is still as it was noted."""
         mark, since = self._noted.get(path, (None, 0.0))
         if mark is None or self._clock() - since > _FOR_S:
             return False

@@ -40,7 +40,7 @@ class Proxy(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class ServerEndpoint:
     """Where the server is and how to get there.
 
     Attributes:

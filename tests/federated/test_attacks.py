@@ -53,7 +53,7 @@ def operator(kits):
 
         def open_(running):
             kit = admin_client.Kit.read(kits / "operator", host="localhost", port=running.port)
-            return stack.enter_context(admin_client.Operator(kit))
+            return stack.enter_context(admin_client.AdminClient(kit))
 
         yield open_
 

@@ -1,6 +1,7 @@
 import ast
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -76,3 +77,17 @@ def test_nothing_in_the_package_can_carry_code():
     for path in (ROOT / "federated").rglob("*.py"):
         text = path.read_text()
         assert not any(word in text for word in ("import pickle", "cloudpickle", "eval(", "exec(", "marshal", "yaml")), path
+
+
+def test_the_public_names_are_there_and_listed():
+    assert sorted(federated._PUBLIC) == federated.__all__
+    for name in federated.__all__:
+        assert callable(getattr(federated, name)), name
+
+
+def test_the_files_that_the_readme_names_exist():
+    text = (ROOT / "federated" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+/)?\w+\.py|tests/[\w/]+\.py)`", text)
+    assert len(named) >= 10
+    for name in named:
+        assert (ROOT / "federated" / name).is_file() or (ROOT / name).is_file(), name

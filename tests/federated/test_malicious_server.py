@@ -371,7 +371,7 @@ def test_an_update_that_was_changed_on_disk_after_it_was_trained_is_not_sent(fak
 def operator(fake, kits):
     with fake_server.serving(fake, kits / "server") as port:
         kit = admin_client.Kit.read(kits / "operator", host="localhost", port=port)
-        with admin_client.Operator(kit) as client_:
+        with admin_client.AdminClient(kit) as client_:
             yield client_
 
 

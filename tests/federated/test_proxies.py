@@ -35,10 +35,10 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
         transport = running.connect("C1", host=host)
         assert transport.login(toy.PLAN, 30).num_rounds == 3
         transport.close()
-        with admin_client.Operator(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
+        with admin_client.AdminClient(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
             assert operator.probe().standing == "operator"
         assert proxy.requests == []
-        assert endpoint.Way(host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}).proxy is None
+        assert endpoint.ServerEndpoint(host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}).proxy is None
 
 
 def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(serving, tmp_path, kits, take_part, through, monkeypatch):

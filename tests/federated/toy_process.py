@@ -35,7 +35,7 @@ PLACES = {
     "GrpcTransport": grpc_transport.GrpcTransport,
     "ToyTrainer": toy.ToyTrainer,
     "PartialModel": partial_file.PartialModel,
-    "Intake": uploads.Intake,
+    "Intake": uploads.Uploads,
     "codec": codec,
     "chunk_wire": chunk_encoding,
     "tensor_files": tensor_files,

@@ -389,7 +389,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         processes.append(leading)
         port = ports.get(timeout=120)
         kit = admin_client.Kit.read(folder / "kits" / "operator", host="localhost", port=port)
-        with admin_client.Operator(kit) as operator:
+        with admin_client.AdminClient(kit) as operator:
             operator.status()
         before = memory_mib(leading.pid)
         if attack:
@@ -406,7 +406,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
             peak, disk = max(peak, memory_mib(leading.pid)), max(disk, disk_mib(folder / "store"))
             asked = time.monotonic()
             try:
-                with admin_client.Operator(kit) as operator:
+                with admin_client.AdminClient(kit) as operator:
                     operator.status()
                 waits.append((asked - began, time.monotonic() - asked))
             except errors.FederationError:

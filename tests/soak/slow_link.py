@@ -159,7 +159,7 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
         quick.beat()
         wire = stack.enter_context(link(port))
         wire.rate = rate * 1e6
-        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[way]] for way in ("down", "up"))
+        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[endpoint]] for endpoint in ("down", "up"))
         site, began, due = stack.enter_context(_program(_take_part, name, wire.port)), time.monotonic(), 0.0
         events = folder / "store" / "events.jsonl"
         while '"aggregated"' not in events.read_text():

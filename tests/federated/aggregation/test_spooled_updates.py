@@ -30,9 +30,9 @@ def average(spooled, target, **named):
     return spooled_updates.average(spooled, target, weights.specs_of(ARRAYS), {"round": "1"}, **named)
 
 
-@pytest.mark.parametrize("surely", [0, 1, 2])
-def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, tmp_path, surely):
-    manifest = average(spooled, tmp_path / "mean", surely=list(spooled)[:surely])
+@pytest.mark.parametrize("verified", [0, 1, 2])
+def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, tmp_path, verified):
+    manifest = average(spooled, tmp_path / "mean", verified=list(spooled)[:verified])
     arrays, metadata = tensor_files.load(tmp_path / "mean")
     assert manifest == weights.manifest_of(arrays) and metadata == {"round": "1"}
     for name, array in ARRAYS.items():  # (30 + 3 * 10) / 40 = 1.5
@@ -40,21 +40,21 @@ def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, tmp_path
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_spoilt_update_is_named_and_the_target_stays_as_it_was(spooled, tmp_path, number):
+def test_a_corrupt_update_is_named_and_the_target_stays_as_it_was(spooled, tmp_path, number):
     path = list(spooled)[number]
     spoil(path)
     target = tmp_path / "mean"
     target.write_bytes(b"before")
-    with pytest.raises(spooled_updates.Spoilt) as caught:
-        average(spooled, target, surely=[other for other in spooled if other != path])
+    with pytest.raises(spooled_updates.CorruptUpdate) as caught:
+        average(spooled, target, verified=[other for other in spooled if other != path])
     assert caught.value.update == spooled[path]
     assert target.read_bytes() == b"before" and not list(tmp_path.glob(".partial*"))
 
 
-def test_an_update_that_is_surely_right_is_not_hashed(spooled, tmp_path):
+def test_a_verified_update_is_not_hashed_again(spooled, tmp_path):
     path = next(iter(spooled))
     spoil(path)  # which therefore shows in the mean
-    average(spooled, tmp_path / "mean", surely=spooled)
+    average(spooled, tmp_path / "mean", verified=spooled)
     with TensorFile(path) as held, TensorFile(tmp_path / "mean") as mean:
         assert held.nbytes == mean.nbytes
     arrays, _ = tensor_files.load(tmp_path / "mean")

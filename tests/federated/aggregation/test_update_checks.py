@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.aggregation.update_checks import UpdateGate, check_change, norm_of, usual_change
+from federated.aggregation.update_checks import UpdateCheck, check_change, norm_of, usual_change
 from federated.tensors import codec, tensor_files, weights
 from federated.tensors.tensor_files import TensorFile
 
@@ -23,7 +23,7 @@ def look(tmp_path):
         tensor_files.save(tmp_path / "global.safetensors", GLOBAL)
         tensor_files.save(tmp_path / "update.safetensors", arrays)
         with TensorFile(tmp_path / "global.safetensors") as before, TensorFile(tmp_path / "update.safetensors") as after:
-            gate = UpdateGate(weights.specs_of(arrays), before)
+            gate = UpdateCheck(weights.specs_of(arrays), before)
             for chunk in codec.chunks(after, order):
                 gate.look(chunk.index, chunk.data)
         return gate

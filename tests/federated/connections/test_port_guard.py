@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from federated.connections.port_guard import PER_CALLER, Door
+from federated.connections.port_guard import PER_CALLER, PortGuard
 
 PLACES = 16
 
@@ -55,7 +55,7 @@ def listening():
 
 @pytest.fixture
 def door(clock):
-    return Door(PLACES, clock=clock)
+    return PortGuard(PLACES, clock=clock)
 
 
 def test_nobody_is_sent_away_while_there_is_room(listening, door, clock):

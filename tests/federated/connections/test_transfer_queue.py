@@ -1,4 +1,4 @@
-"""Turns: so many at once, in order, for a bounded wait, and not for who has left. The clock is the test's own; nothing sleeps."""
+"""TransferQueue: so many at once, in order, for a bounded wait, and not for who has left. The clock is the test's own; nothing sleeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from federated.connections.transfer_queue import PACE_BYTES, Turns
+from federated.connections.transfer_queue import PACE_BYTES, TransferQueue
 
 
 class Clock:
@@ -34,7 +34,7 @@ class Queue:
 
     def __init__(self, count: int):
         self.clock, self.came = Clock(), queue.Queue()
-        self.turns = Turns(count, lapse_s=5.0, patience_s=30.0, clock=self.clock)
+        self.turns = TransferQueue(count, lapse_s=5.0, patience_s=30.0, clock=self.clock)
         self._held: dict[str, tuple[threading.Event, threading.Thread]] = {}
 
     def ask(self, name: str, wanted=lambda: True, reserved=None) -> None:
@@ -166,7 +166,7 @@ def test_a_turn_comes_back_after_an_error():
 
 def test_no_turns_are_refused():
     with pytest.raises(ValueError, match="0 turns; expected at least 1"):
-        Turns(0)
+        TransferQueue(0)
 
 
 def test_a_name_holds_one_turn_at_a_time():

@@ -435,7 +435,7 @@ def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
         with grpc.insecure_channel(target, options=endpoint.channel_options(host)) as channel, pytest.raises(grpc.RpcError):
             channel.unary_unary("/a/b")(b"", timeout=2.0)
         asked = list(proxy.requests)
-        path = endpoint.Way(host, 8443, environ, timeout_s=2.0)
+        path = endpoint.ServerEndpoint(host, 8443, environ, timeout_s=2.0)
         assert (path.proxy.variable if path.proxy else None) == used == (used if asked else None)
         assert bool(path.passed_over) == (not used and bool(environ.get("grpc_proxy", "set")))
         if used:
@@ -482,7 +482,7 @@ def answering(**reply):
 
 
 def last_steps(serving, kits, probe, plan=None, folder="store"):
-    path = endpoint.Way("localhost", serving(folder=folder).port)
+    path = endpoint.ServerEndpoint("localhost", serving(folder=folder).port)
     return doctor_network.examine(path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan)
 
 

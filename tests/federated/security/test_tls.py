@@ -9,7 +9,7 @@ from federated import errors
 from federated.security import tls
 from federated.security.tls import Identity
 from federated.site import grpc_transport
-from federated.wire.endpoint import Way
+from federated.wire.endpoint import ServerEndpoint
 from tests.federated.doctor.test_examination import certificate_folder, listening, tls_treatment
 
 
@@ -29,7 +29,7 @@ def test_a_key_of_another_kit_is_noticed_before_anything_is_sent(kits, tmp_path)
 
 
 def explained(details, kit, host="localhost", port=1):
-    return tls.explain_failure(details, Way(host, port), Identity.of(kit, "site"))
+    return tls.explain_failure(details, ServerEndpoint(host, port), Identity.of(kit, "site"))
 
 
 def met(kit, port, host="localhost"):

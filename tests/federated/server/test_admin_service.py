@@ -28,7 +28,7 @@ def asking(kits):
 
     def ask(running, name="operator", folder=kits):
         kit = admin_client.Kit.read(folder / name, host="localhost", port=running.port)
-        opened.append(admin_client.Operator(kit))
+        opened.append(admin_client.AdminClient(kit))
         return opened[-1]
 
     yield ask

@@ -115,7 +115,7 @@ def left(opened, tmp_path, clock):
     clock.now += 7200.0
     run.lead.site_of(run.lead.login("C1", "secret of C1", toy.PLAN, 30).token)
     log = audit_log.AuditLog(tmp_path / "desk.jsonl", clock=clock)
-    return run, first, overview.ControlDesk(run.lead.steering, log, run_statistics.Tally(), run.folder)
+    return run, first, overview.Overview(run.lead.steering, log, run_statistics.RunStatistics(), run.folder)
 
 
 EVICT, END = "--order=evict --site=C2", "--order=finish_now"
@@ -165,7 +165,7 @@ def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(le
 def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
     run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0)
     first, _ = Site(run, "C1"), Site(run, "C2")
-    desk = overview.ControlDesk(run.lead.steering, audit_log.AuditLog(tmp_path / "desk.jsonl"), run_statistics.Tally(), run.folder)
+    desk = overview.Overview(run.lead.steering, audit_log.AuditLog(tmp_path / "desk.jsonl"), run_statistics.RunStatistics(), run.folder)
     clock.now += 7200.0
     first = Site(run, "C1")
     first.push(1)  # enough without C2

@@ -1,4 +1,4 @@
-from federated.server.run_statistics import Tally
+from federated.server.run_statistics import RunStatistics
 
 RECORDS = [
     {"time": 10.0, "event": "round_opened", "round": 1, "received": []},
@@ -14,7 +14,7 @@ RECORDS = [
 
 
 def test_bytes_updates_and_rounds_add_up():
-    tally = Tally(RECORDS)
+    tally = RunStatistics(RECORDS)
     first, second = tally.sites["C1"], tally.sites["C2"]
     assert (first.received_bytes, first.sent_bytes, first.updates, first.last_round, first.scores) == (100, 60, 1, 1, {"dice": 0.5})
     assert (first.doing, first.at) == ("sent round 1", 18.0)
@@ -23,14 +23,14 @@ def test_bytes_updates_and_rounds_add_up():
 
 
 def test_record_by_record_is_the_same_as_all_at_once():
-    tally = Tally()
+    tally = RunStatistics()
     for record in RECORDS:
         tally.note(record)
-    assert tally.sites == Tally(RECORDS).sites and tally.rounds == Tally(RECORDS).rounds
+    assert tally.sites == RunStatistics(RECORDS).sites and tally.rounds == RunStatistics(RECORDS).rounds
 
 
 def test_memory_does_not_grow_with_the_rounds():
-    tally = Tally()
+    tally = RunStatistics()
     for number in range(1, 3001):
         tally.note({"time": 1.0, "event": "round_opened", "round": number, "received": []})
         tally.note({"time": 2.0, "event": "aggregated", "round": number, "sites": {"C1": 1}})

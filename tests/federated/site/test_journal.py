@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from federated import errors
-from federated.site.journal import Journal, Spooled
+from federated.site.journal import Journal, PendingUpdate
 from federated.tensors import tensor_files, weights
 
 ARRAYS = {"w": np.array([1.0, 2.0], np.float32)}
@@ -21,7 +21,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
     again = Journal(tmp_path)
     again.enter("run 1")
     assert again.scores(0) == {"dice": 0.5} and again.scores(1) is None
-    assert again.update == Spooled(1, 30, {"loss": 0.25}, weights.digest(ARRAYS))
+    assert again.update == PendingUpdate(1, 30, {"loss": 0.25}, weights.digest(ARRAYS))
     np.testing.assert_array_equal(tensor_files.load(again.update_path)[0]["w"], ARRAYS["w"])
     assert again.published == {"C1_baseline": "ab"} and not again.declared and not again.finished
     assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
@@ -55,14 +55,14 @@ def test_an_update_is_on_disk_once_it_is_settled(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino)))
     journal = Journal(tmp_path)
     journal.spool(1, ARRAYS, 30, {})
-    journal.settle()
+    journal.wait_until_durable()
     assert {journal.update_path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
 
 
 def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
     journal = Journal(tmp_path)
     journal.spool(1, ARRAYS, 30, {})
-    journal.settle()
+    journal.wait_until_durable()
     size = journal.update_path.stat().st_size
     os.truncate(journal.update_path, size - 4)
     os.truncate(journal.update_path, size)  # the end is zeros now, as where the disk never got it
@@ -129,7 +129,7 @@ def test_the_last_round_is_remembered_after_its_update_is_gone(tmp_path):
     journal = Journal(tmp_path)
     assert journal.trained == 0
     journal.spool(2, ARRAYS, 30, {})
-    journal.settle()
+    journal.wait_until_durable()
     journal.drop_update()
     assert Journal(tmp_path).trained == 2
 
@@ -138,7 +138,7 @@ def test_a_journal_of_an_earlier_release_opens(tmp_path):
     journal = Journal(tmp_path)
     journal.enter("run 1")
     journal.spool(2, ARRAYS, 30, {"loss": 0.5})
-    journal.settle()
+    journal.wait_until_durable()
     state = json.loads((tmp_path / "journal.json").read_text())
     del state["trained"], state["rows"]
     (tmp_path / "journal.json").write_text(json.dumps(state))
@@ -159,7 +159,7 @@ def test_what_is_no_journal_is_named(tmp_path, content):
 def test_the_manifest_of_an_update_holds_until_somebody_touches_the_file(tmp_path):
     journal = Journal(tmp_path)
     journal.spool(1, ARRAYS, 30, {})
-    journal.settle()
+    journal.wait_until_durable()
     for opened in (journal, Journal(tmp_path)):
         assert opened.manifest().sha256 == weights.digest(ARRAYS)
     tensor_files.save(journal.update_path, {"w": ARRAYS["w"] + 1})

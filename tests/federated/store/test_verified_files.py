@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from federated.store.verified_files import Untouched
+from federated.store.verified_files import VerifiedFiles
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def file(tmp_path):
 
 
 def test_a_file_that_nobody_touched(file):
-    untouched = Untouched()
+    untouched = VerifiedFiles()
     assert not untouched.holds(file)  # nobody noted it
     untouched.note(file)
     assert untouched.holds(file) and file.read_bytes() and untouched.holds(file)
@@ -26,7 +26,7 @@ def test_a_file_that_nobody_touched(file):
 
 @pytest.mark.parametrize("harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"])
 def test_a_file_that_somebody_touched(file, harm):
-    untouched, before = Untouched(), os.stat(file)
+    untouched, before = VerifiedFiles(), os.stat(file)
     untouched.note(file)
     if harm == "same size":
         file.write_bytes(b"y" * 1000)
@@ -52,7 +52,7 @@ def test_a_file_that_somebody_touched(file, harm):
 
 def test_a_minute_later_it_is_read_again(file):
     now = [100.0]
-    untouched = Untouched(clock=lambda: now[0])
+    untouched = VerifiedFiles(clock=lambda: now[0])
     untouched.note(file)
     now[0] = 159.0
     assert untouched.holds(file)
@@ -62,16 +62,16 @@ def test_a_minute_later_it_is_read_again(file):
 
 def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
     written = os.stat(file).st_mtime_ns
-    within_the_tick = Untouched(now_ns=lambda: written + 500_000)
+    within_the_tick = VerifiedFiles(now_ns=lambda: written + 500_000)
     within_the_tick.note(file)
     assert not within_the_tick.holds(file)
     os.utime(file, ns=(written, written // 1_000_000_000 * 1_000_000_000))  # a disk that stamps whole seconds
-    coarse = Untouched()
+    coarse = VerifiedFiles()
     coarse.note(file)
     assert not coarse.holds(file)
 
 
 def test_a_file_that_is_not_there_is_not_noted(tmp_path):
-    untouched = Untouched()
+    untouched = VerifiedFiles()
     untouched.note(tmp_path / "gone")
     assert not untouched.holds(tmp_path / "gone")

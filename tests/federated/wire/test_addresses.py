@@ -53,7 +53,7 @@ def test_server_site_operator_and_doctor_take_the_same_spelling_of_an_ipv6_addre
             transport = running.connect("C1", host=host)
             assert transport.login(toy.PLAN, 30).num_rounds == 3
             transport.close()
-            with admin_client.Operator(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
+            with admin_client.AdminClient(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
                 assert operator.probe().standing == "operator"
             findings = examination.of_site(kits / "C1", host=host, port=running.port, environ={}, timeout_s=20.0)
             assert doctor.is_well(findings), doctor.table(findings)
