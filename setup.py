@@ -19,7 +19,7 @@ setup(
     package_data={
         "experiments": ["flagfiles/*.flags", "studies/*.json", "splits/*.json", "notebooks/*.ipynb", "page/*"],
         "c2fnas": ["genotypes/*.json"],
-        "federated": ["*.proto"],
+        "federated": ["wire/*.proto", "wire/*.pyi"],
     },
     install_requires=[
         # tensorflow-addons 0.23 loads only beside TensorFlow 2.13-2.15, which ends at Python 3.11.

@@ -30,12 +30,13 @@ def main(argv: list[str]) -> None:
     del argv
     from cryptography import x509
 
-    from federated import audit, verification
+    from federated.audit import log as audit_log
+    from federated.audit import verification
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
     authority = x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
     if FLAGS.show:
-        for record in audit.read_chain(store / "events.jsonl", authority):
+        for record in audit_log.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
             facts = " ".join(printable.text(f"{key}={value}") for key, value in record.items() if key not in _CHAIN)
             print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {printable.text(record['event']):<14} {facts}")

@@ -1,4 +1,4 @@
-"""What of a case's scores goes into a per-case row: column names, all made of the words that federated.privacy lets out."""
+"""What of a case's scores goes into a per-case row: column names, all made of the words that federated.security.report_filter lets out."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 
 if TYPE_CHECKING:
-    from federated.doctor import Finding
+    from federated.doctor.findings import Finding
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -36,7 +36,9 @@ flags.DEFINE_bool("json", False, "Print JSON in place of the table.")
 
 def main(argv: list[str]) -> int:
     del argv
-    from federated import doctor, doctor_kit, examination
+    from federated.doctor import examination
+    from federated.doctor import findings as doctor
+    from federated.doctor import kit as doctor_kit
 
     kit = pathlib.Path(experiment_flags.required("kit", "the folder to examine, made by experiments.provision or experiments.request"))
     if doctor_kit.kind_of(kit) == "server":
@@ -87,7 +89,7 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
 def _prepared_cases(folder: pathlib.Path) -> Finding:
     """Compares what the prepared cases were made with, with the plan of the flags where they were given."""
     from experiments import prepared_cases
-    from federated import doctor
+    from federated.doctor import findings as doctor
     from preprocessing import case_store
 
     check = "prepared cases"

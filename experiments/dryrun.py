@@ -21,7 +21,7 @@ from absl import flags, logging
 from experiments import configuration
 from experiments import flags as experiment_flags
 from federated.errors import FederationError
-from federated.weights import specs_of
+from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
 
 FLAGS = flags.FLAGS
@@ -125,10 +125,11 @@ def _phantom_patch(config: configuration.ExperimentConfig):
 def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float, float]:
     """Runs one round over gRPC; returns its seconds and the largest difference of the result from the mean computed here."""
     from c2fnas import named_weights
-    from federated import client, site_loop
-    from federated.provision import provision
-    from federated.server import serve
-    from federated.server_config import ServerConfig
+    from federated.security.provisioning import provision
+    from federated.server.config import ServerConfig
+    from federated.server.serve import serve
+    from federated.site import grpc_transport
+    from federated.site import loop as site_loop
 
     provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
     initial = folder / "initial.safetensors"
@@ -156,7 +157,7 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
     if port is not None:
         for site, examples in EXAMPLES.items():
             trainer = OneStepSite(plan, examples, after if site == "C1" else before)
-            transport = client.connect(folder / "kits" / site, host="localhost", port=port)
+            transport = grpc_transport.connect(folder / "kits" / site, host="localhost", port=port)
             sites.append(guarded(site_loop.run, trainer, transport, folder / site))
     for thread in sites:
         thread.join()

@@ -274,7 +274,7 @@ def site_folder(why: str = "the folder that experiments.prepare made", *, make: 
 
 def address(text: str) -> tuple[str, int]:
     """Returns host and port of "host:port". Raises app.UsageError."""
-    from federated import addresses
+    from federated.wire import addresses
 
     try:
         return addresses.split(text)

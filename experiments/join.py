@@ -12,8 +12,10 @@ import pathlib
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
-from federated import client, expiry, site_loop
 from federated.errors import CertificateRefused, FederationError, VersionDiffers, WrongCredential
+from federated.security import expiry
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
 from preprocessing import declared_labels
 
 FLAGS = flags.FLAGS
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
     store = prepared_cases.open_store(folder / "cases", config)
     for line in expiry.warnings(kit):
         logging.warning("event=certificate_ends %s", line)
-    transport = client.connect(kit, host=host, port=port, learned=folder / "federated")
+    transport = grpc_transport.connect(kit, host=host, port=port, learned=folder / "federated")
     if transport.site != store.site:
         raise ValueError(
             f"kit {kit} is of site {transport.site}, the prepared cases in {folder} of site {store.site}; use the kit of this site"

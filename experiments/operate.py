@@ -31,7 +31,7 @@ flags.DEFINE_integer("round", None, "The first round to discard.", lower_bound=1
 
 def main(argv: list[str]) -> None:
     del argv
-    from federated import operator_client
+    from federated.admin import client as admin_client
     from runkit import private
 
     order = experiment_flags.required("order", "what the server is to do")
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--order={order} takes {'the number of a round: --round' if FLAGS.round is None else 'no --round'}")
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     folder = experiment_flags.required("kit", "the operator's folder")
-    kit = operator_client.Kit.read(folder, host=host, port=port)
+    kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)
-    with operator_client.Operator(kit) as operator:
+    with admin_client.AdminClient(kit) as operator:
         print(operator.order(order, FLAGS.site or "", FLAGS.round or 0))
 
 

@@ -39,7 +39,7 @@ flags.DEFINE_bool("list", False, "Change nothing: show the fingerprints of --req
 
 def main(argv: list[str]) -> None:
     del argv
-    from federated import provision
+    from federated.security import provisioning
 
     output = experiment_flags.required("output", "the folder to write the kits to")
     changes = [name for name in ("add", "renew", "revoke", "list") if getattr(FLAGS, name)]
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--{changes[0]} and --{changes[1]} are two steps; take one after the other")
     if FLAGS.requests and (FLAGS.renew or FLAGS.revoke):
         raise app.UsageError("--requests and --renew or --revoke are two steps; take one after the other")
-    asked = [(path, provision.read_request_file(path)) for path in FLAGS.requests]
+    asked = [(path, provisioning.read_request_file(path)) for path in FLAGS.requests]
     for path, request in asked:
         _show_request(path, request, output)
     if FLAGS.list:
@@ -55,13 +55,13 @@ def main(argv: list[str]) -> None:
             _list(output)
         return
     if FLAGS.revoke:
-        provision.revoke(output, FLAGS.revoke, valid_days=FLAGS.valid_days)
+        provisioning.revoke(output, FLAGS.revoke, valid_days=FLAGS.valid_days)
         print(f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY_SERVER if 'server' in FLAGS.revoke else _CARRY}")
     elif FLAGS.renew:
-        provision.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
+        provisioning.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
         print(f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used; running programs read it there by themselves")
     elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
-        added = provision.add(
+        added = provisioning.add(
             output,
             sites=FLAGS.add,
             requests=FLAGS.requests,
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         print(f"{output}: {', '.join(added)}. {_CARRY}")
     else:
         sites = [site for site in FLAGS.sites if site]
-        provision.provision(
+        provisioning.provision(
             output,
             FLAGS.server_host,
             sites,
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
             overwrite=FLAGS.overwrite,
         )
         print(f"{output}: authority, server, operator, {', '.join([*sites, *(request.name for _, request in asked)])}")
-    print(f"authority's fingerprint {provision.authority_fingerprint(output)}; read it out to every site that takes an answer in")
+    print(f"authority's fingerprint {provisioning.authority_fingerprint(output)}; read it out to every site that takes an answer in")
     _list(output)
 
 
@@ -97,19 +97,19 @@ def _is_there(output: str) -> bool:
 
 
 def _show_request(path: str, request, output: str) -> None:
-    from federated import certificates, provision
+    from federated.security import certificates, provisioning
 
-    what = provision.meaning(output, request) if _is_there(output) else "a new site"
+    what = provisioning.meaning(output, request) if _is_there(output) else "a new site"
     print(
         f"{path}: {request.name}, {what}; fingerprint {certificates.spoken(request.fingerprint)}, compare it with the site's by telephone"
     )
 
 
 def _list(output: str) -> None:
-    from federated import certificates, provision
+    from federated.security import certificates, provisioning
 
     print(f"{'name':<34}{'ends':<13}{'state':<11}fingerprint (SHA-256, first half)")
-    for entry in provision.issued(output):
+    for entry in provisioning.issued(output):
         print(f"{entry.name:<34}{entry.ends:%Y-%m-%d}   {entry.state:<11}{certificates.spoken(entry.sha256)}")
 
 

@@ -38,31 +38,37 @@ flags.DEFINE_string("revoked", None, "File revoked.crl of the operator: earlier 
 
 def main(argv: list[str]) -> None:
     del argv
-    from federated import certificates, enrolment
+    from federated.security import certificate_request, certificates
     from runkit import atomic
 
     kit = pathlib.Path(experiment_flags.required("kit", "the site's folder"))
     if (FLAGS.authority or FLAGS.confirm_change) and not FLAGS.answer:
         raise app.UsageError("--authority and --confirm_change go with --answer, the folder that the operator sent back")
     if FLAGS.revoked:
-        print(f"{kit}: certificates of the server before generation {enrolment.take_revocation(kit, FLAGS.revoked)} are no longer trusted")
+        print(
+            f"{kit}: certificates of the server before generation {certificate_request.take_revocation(kit, FLAGS.revoked)} are no longer trusted"
+        )
         return
     if FLAGS.answer:
-        certificate = enrolment.install(kit, FLAGS.answer, authority=FLAGS.authority, confirm_change=FLAGS.confirm_change)
+        certificate = certificate_request.install(kit, FLAGS.answer, authority=FLAGS.authority, confirm_change=FLAGS.confirm_change)
         about = atomic.read_json(kit / "site.json")
         print(
             f"{kit}: the certificate of site {certificates.common_name(certificate)} is in use until {certificate.not_valid_after_utc:%Y-%m-%d}"
         )
         print(f"fingerprint {certificates.spoken(certificates.fingerprint(certificate))}")
-        print(f"server {about['host']}:{about['port']}; authority's fingerprint {certificates.spoken(enrolment.authority_of(kit))}")
+        print(
+            f"server {about['host']}:{about['port']}; authority's fingerprint {certificates.spoken(certificate_request.authority_of(kit))}"
+        )
         return
     about = kit / "site.json"
     site = FLAGS.site or (atomic.read_json(about)["site"] if about.is_file() else None)
-    request = enrolment.request(kit, site or experiment_flags.required("site", "the name of the site, as agreed with the operator"))
+    request = certificate_request.request(
+        kit, site or experiment_flags.required("site", "the name of the site, as agreed with the operator")
+    )
     print(f"send {kit / 'site.csr'} to the operator; site {request.name}")
     print(f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone when the operator calls")
     if (kit / "ca.pem").is_file():
-        print(f"the answer must come from the authority with the fingerprint {certificates.spoken(enrolment.authority_of(kit))}")
+        print(f"the answer must come from the authority with the fingerprint {certificates.spoken(certificate_request.authority_of(kit))}")
     else:
         print("write down the authority's fingerprint that the operator reads out: the answer is taken in with it only, by --authority")
 

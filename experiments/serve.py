@@ -16,12 +16,12 @@ from c2fnas import genotype
 from experiments import configuration
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
-from federated import plan as plans
-from federated import tensor_files
+from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
-from federated.scalars import RunScalars
-from federated.server import serve
-from federated.server_config import ServerConfig
+from federated.rounds import plan as plans
+from federated.server.config import ServerConfig
+from federated.server.serve import serve
+from federated.tensors import tensor_files
 from runkit import interrupts, service_manager
 from runkit.scalar_events import ScalarEvents
 

@@ -26,8 +26,8 @@ from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
 from experiments import case_rows, shared_choice
 from experiments.configuration import ExperimentConfig, plan
-from federated.agenda import check_model_name
-from federated.weights import TensorSpec
+from federated.rounds.tasks import check_model_name
+from federated.tensors.weights import TensorSpec
 from preprocessing import dataset, declared_labels, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
 from preprocessing.case_store import CaseStore, StoredCase

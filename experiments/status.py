@@ -30,14 +30,14 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def main(argv: list[str]) -> int:
     del argv
-    from federated import operator_client
+    from federated.admin import client as admin_client
     from runkit import private
 
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     folder = experiment_flags.required("kit", "the operator's folder")
-    kit = operator_client.Kit.read(folder, host=host, port=port)
+    kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)
-    with operator_client.Operator(kit) as operator:
+    with admin_client.AdminClient(kit) as operator:
         while True:
             try:
                 status = operator.status()

@@ -72,7 +72,8 @@ class Adds:
 
 
 def _serve(folder: str, sites: int, ports) -> None:
-    from federated import server, server_config
+    from federated.server import config as server_config
+    from federated.server import serve as server
 
     config = server_config.ServerConfig(
         num_rounds=ROUNDS,
@@ -90,14 +91,16 @@ def _serve(folder: str, sites: int, ports) -> None:
 
 
 def _take_part(folder: str, site: str, number: int, port: int) -> None:
-    from federated import client, site_loop, tensor_files
+    from federated.site import grpc_transport
+    from federated.site import loop as site_loop
+    from federated.tensors import tensor_files
     from runkit import allocator
 
     allocator.keep_buffers()  # as experiments/join.py
     root = pathlib.Path(folder)
     with tensor_files.TensorFile(root / "initial.safetensors") as initial:
         specs = initial.specs
-    site_loop.run(Adds(number, specs), client.connect(root / "kits" / site, host="localhost", port=port), root / site)
+    site_loop.run(Adds(number, specs), grpc_transport.connect(root / "kits" / site, host="localhost", port=port), root / site)
 
 
 def _memory(pid: int, key: str) -> float:
@@ -121,14 +124,15 @@ def _processes():
 
 def _relay(folder: str, names: list[str], port: int) -> None:
     """Takes the part of several sites that hold no model in memory: what comes is thrown away, what is sent lies there."""
-    from federated import client, tensor_files
+    from federated.site import grpc_transport
+    from federated.tensors import tensor_files
 
     root = pathlib.Path(folder)
     with tensor_files.TensorFile(root / "update.safetensors") as file:
         manifest = tensor_files.file_manifest(file)
 
     def take_part(name: str) -> None:
-        transport, incoming = client.connect(root / "kits" / name, host="localhost", port=port), root / f"{name}.safetensors"
+        transport, incoming = grpc_transport.connect(root / "kits" / name, host="localhost", port=port), root / f"{name}.safetensors"
         transport.login(_PLAN, 10)
         while (task := transport.next_task()).kind != "finished":
             if task.kind == "wait":
@@ -158,12 +162,13 @@ def _relay(folder: str, names: list[str], port: int) -> None:
 
 def ours_memory(sites: int) -> float:
     """Returns the server's peak above an idle server, in MiB."""
-    from federated import provision, tensor_files
+    from federated.security import provisioning
+    from federated.tensors import tensor_files
 
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, _processes() as started:
         folder = pathlib.Path(name)
-        provision.provision(folder / "kits", "localhost", tuple(names), port=0)
+        provisioning.provision(folder / "kits", "localhost", tuple(names), port=0)
         arrays = _arrays()
         tensor_files.save(folder / "initial.safetensors", arrays, {"plan": json.dumps(_PLAN)})
         for array in arrays.values():
@@ -188,13 +193,14 @@ def ours_memory(sites: int) -> float:
 
 
 def ours(sites: int) -> dict[str, float]:
-    from federated import provision, tensor_files
+    from federated.security import provisioning
+    from federated.tensors import tensor_files
 
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, _processes() as started:
         folder = pathlib.Path(name)
-        provision.provision(folder / "kits", "localhost", tuple(names), port=0)
+        provisioning.provision(folder / "kits", "localhost", tuple(names), port=0)
         tensor_files.save(folder / "initial.safetensors", _arrays(), {"plan": json.dumps(_PLAN)})
         ports = context.Queue()
         server = context.Process(target=_serve, args=(name, sites, ports))
@@ -225,7 +231,7 @@ def _serve_floor(folder: str, sites: int, ports) -> None:
     import grpc
     import numpy as np
 
-    from federated.tls import Identity
+    from federated.security.tls import Identity
 
     model = np.concatenate(list(_arrays().values()))
     state, together = {"model": model, "sum": np.zeros_like(model), "times": []}, threading.Barrier(sites)
@@ -260,7 +266,7 @@ def _floor_site(folder: str, site: str, port: int, out) -> None:
     import grpc
     import numpy as np
 
-    from federated.tls import Identity
+    from federated.security.tls import Identity
 
     credentials = Identity.of(pathlib.Path(folder) / "kits" / site, "site").for_client()
     times = []
@@ -273,11 +279,11 @@ def _floor_site(folder: str, site: str, port: int, out) -> None:
 
 
 def floor(sites: int) -> dict[str, float]:
-    from federated import provision
+    from federated.security import provisioning
 
     names, context = [f"S{n}" for n in range(sites)], multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, _processes() as started:
-        provision.provision(pathlib.Path(name) / "kits", "localhost", tuple(names), port=0)
+        provisioning.provision(pathlib.Path(name) / "kits", "localhost", tuple(names), port=0)
         ports, out = context.Queue(), context.Queue()
         started.append(context.Process(target=_serve_floor, args=(name, sites, ports)))
         started[0].start()

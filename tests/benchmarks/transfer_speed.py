@@ -27,15 +27,15 @@ _PLAN = {"what": "benchmark"}
 
 
 def _kits(folder: pathlib.Path):
-    from federated import provision
+    from federated.security import provisioning
 
-    return provision.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
+    return provisioning.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
 
 
 def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
     import numpy as np
 
-    from federated import tensor_files
+    from federated.tensors import tensor_files
 
     noise = np.random.default_rng(1).normal(size=7 * 2**20).astype(np.float32) + np.float32(value)  # 28 MiB, the largest tensor
     count = MEGABYTES // 28 + 1
@@ -43,7 +43,8 @@ def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
 
 
 def _serve_ours(folder: str, ports) -> None:
-    from federated import server, server_config
+    from federated.server import config as server_config
+    from federated.server import serve as server
 
     config = server_config.ServerConfig(
         num_rounds=1, min_num_clients=2, max_num_clients=2, host="127.0.0.1", port=0, poll_s=1.0, max_change_ratio=0
@@ -66,7 +67,7 @@ def _server(target, *arguments):
 
 
 def ours() -> dict[str, float]:
-    from federated import client
+    from federated.site import grpc_transport
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -75,7 +76,7 @@ def ours() -> dict[str, float]:
         manifest = _model(folder / "update.safetensors", 0.5)
         size = (folder / "update.safetensors").stat().st_size / 1e6
         with _server(_serve_ours, name) as port:
-            transport = client.connect(kits / "C1", host="localhost", port=port)
+            transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
             transport.login(_PLAN, 30)
             began = time.perf_counter()
             transport.push(
@@ -94,7 +95,7 @@ def _serve_plain(folder: str, ports) -> None:
 
     import grpc
 
-    from federated.tls import Identity
+    from federated.security.tls import Identity
 
     def up(requests, context):
         digest = hashlib.sha256()
@@ -123,7 +124,7 @@ def _serve_plain(folder: str, ports) -> None:
 def plain_stream() -> dict[str, float]:
     import grpc
 
-    from federated.tls import Identity
+    from federated.security.tls import Identity
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -29,7 +29,7 @@ class ToyTrainer:
     """Halves the weights and adds a step of its own."""
 
     def __init__(self, site: str, plan: dict):
-        from federated.weights import specs_of
+        from federated.tensors.weights import specs_of
 
         self.site, self.plan, self.num_examples, self.specs = site, plan, 30, specs_of(WEIGHTS)
         self._step = np.float32(0.25 if site == "C1" else 0.5)
@@ -50,7 +50,7 @@ class ToyTrainer:
 
 def init_model() -> int:
     from experiments import flags as experiment_flags
-    from federated import tensor_files
+    from federated.tensors import tensor_files
 
     experiment_flags.define_experiment()
     flags.DEFINE_string("output", None, "")
@@ -72,14 +72,15 @@ def prepare() -> int:
 
 def join() -> int:
     from experiments import flags as experiment_flags
-    from federated import client, site_loop
+    from federated.site import grpc_transport
+    from federated.site import loop as site_loop
 
     experiment_flags.define_experiment()
     experiment_flags.define_site()
     flags.DEFINE_string("kit", None, "")
     flags.FLAGS(["join", *sys.argv[3:]])
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
-    transport = client.connect(flags.FLAGS.kit, learned=folder.parent)
+    transport = grpc_transport.connect(flags.FLAGS.kit, learned=folder.parent)
     summary = site_loop.run(ToyTrainer(transport.site, _plan()), transport, folder, pauses=lambda: iter(lambda: 0.2, None))
     return 0 if summary.finished else 1
 

@@ -22,7 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from federated import provision, verification
+from federated.audit import verification
+from federated.security import provisioning
 from runkit import private
 from tests.deployment import guide, network
 
@@ -103,7 +104,7 @@ class Walk:
 
     def _exchanged_on_the_way(self, site: str, host: str) -> None:
         """Somebody on the way answers in the operator's place; with the fingerprint from the telephone it is refused."""
-        forged = provision.provision(
+        forged = provisioning.provision(
             self._folder / "somebody", "attacker.example", (), requests=[self._path(host, "kit/site.csr")], port=8443
         )
         genuine = self._path(host, "answer").rename(self._path(host, "genuine"))

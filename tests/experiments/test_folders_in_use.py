@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from federated import provision
+from federated.security import provisioning
 from preprocessing import manifest, nifti, pipeline
 from runkit import folder_lock
 from tests.experiments import study, test_study
@@ -27,7 +27,7 @@ def site(tmp_path_factory):
     )
     listed = [{"case_id": case.case_id, "image": case.image.name, "label": case.label.name} for case in cases]
     (folder / "manifest.json").write_text(json.dumps({"site": "C2", "cases": listed}))
-    provision.provision(folder / "federation", "localhost", ("C2",), port=8443)
+    provisioning.provision(folder / "federation", "localhost", ("C2",), port=8443)
     return folder
 
 
@@ -48,7 +48,7 @@ SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_the_second_is_refused_and_names_the_first(site, held, program):
-    from federated import tensor_files
+    from federated.tensors import tensor_files
     from tests.federated import toy
 
     tensor_files.save(site / "initial.safetensors", toy.INITIAL, {})

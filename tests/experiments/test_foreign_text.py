@@ -14,7 +14,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from experiments import html_page
-from federated import audit, certificates, doctor, errors, operation_pb2, privacy, provision, wire
+from federated import errors
+from federated.audit import log as audit_log
+from federated.doctor import findings
+from federated.security import certificates, provisioning, report_filter
+from federated.wire import conversion, operation_pb2
 from preprocessing import rules
 from tests.federated import fake_server, toy
 from tests.federated.conftest import initial, kits, serving  # noqa: F401 - fixtures
@@ -60,7 +64,7 @@ def fake(tmp_path):
 
 def _abort(kind):
     def refuse(request, context):
-        context.set_trailing_metadata(((wire.ERROR_KEY, kind),))
+        context.set_trailing_metadata(((conversion.ERROR_KEY, kind),))
         context.abort(fake_server.grpc.StatusCode.INTERNAL, NASTY)
 
     return refuse
@@ -129,11 +133,11 @@ def _foreign_server(folder):
 def test_certificates_that_a_doctor_looks_at(fake, kits, tmp_path):  # noqa: F811
     with fake_server.serving(fake, _foreign_server(tmp_path / "foreign")) as port:
         printed("experiments.doctor", f"--kit={kits / 'C1'}", f"--server=localhost:{port}", code=1, expect="it was issued by")
-    assert "\\x1b" in doctor.fault("server's certificate", NASTY, NASTY).mend
+    assert "\\x1b" in findings.fault("server's certificate", NASTY, NASTY).mend
 
 
 def test_a_request_that_bears_such_a_name(tmp_path):
-    folder = provision.provision(tmp_path / "kits", "localhost", ("C1",), port=0)
+    folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1",), port=0)
     request = tmp_path / "C9.csr"
     request.write_bytes(certificates.new_request("C9\x1b[2J\n\u202ex", certificates.new_key(), "0" * 64))
     for flags in (["--list"], []):
@@ -149,7 +153,7 @@ def test_a_request_that_bears_such_a_name(tmp_path):
 
 
 def test_a_log_that_an_auditor_was_given(tmp_path):
-    log = audit.AuditLog(tmp_path / "events.jsonl")
+    log = audit_log.AuditLog(tmp_path / "events.jsonl")
     log.append(NASTY, site=NASTY, models=[NASTY])
     printed("experiments.audit", f"--store={tmp_path}", "--show", expect="desrever")
 
@@ -178,7 +182,7 @@ def test_names_in_a_report_page():
 
 def test_names_of_scores_which_become_tags_of_a_tensorboard():
     with pytest.raises(errors.PrivacyRefused) as caught:
-        privacy.check_metrics({NASTY: 1.0}, what="scores")
+        report_filter.check_metrics({NASTY: 1.0}, what="scores")
     clean(str(caught.value))
 
 

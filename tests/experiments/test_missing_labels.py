@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from c2fnas import named_weights
 from experiments import configuration, site_trainer
-from federated import privacy
+from federated.security import report_filter
 from preprocessing import manifest, nifti, pipeline
 from preprocessing.case_store import CaseStore
 from tests.experiments import study
@@ -97,7 +97,7 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
         for split, grid in (("validation", "validation"), ("test", "training"))
     }
     assert [(row["grid"], row["case"]) for row in rows] == [(grid, case) for grid, cases in numbers.items() for case in cases]
-    assert privacy.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
+    assert report_filter.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
     assert not list((tmp_path / "site").glob("examples/*r003*"))  # the site's figures show the table's models
     keeps = site_trainer.SiteTrainer(config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False)
     assert keeps.local_models() == {}

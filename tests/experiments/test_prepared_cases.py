@@ -12,7 +12,7 @@ import pytest
 
 from experiments import prepared_cases
 from experiments.configuration import ExperimentConfig
-from federated import provision
+from federated.security import provisioning
 from preprocessing import case_store
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
@@ -117,7 +117,7 @@ def site(tmp_path):
     for name in ("C1", "C2"):
         make_store(tmp_path / name / "cases", OTHER, name)
     (tmp_path / "weights.safetensors").write_bytes(b"never read")
-    provision.provision(tmp_path / "kits", "localhost", ("C1", "C2"))
+    provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from c2fnas import genotype
 from experiments import configuration, processes
-from federated import provision
+from federated.security import provisioning
 from tests.experiments import test_study
 from tests.federated import toy
 from tests.signals import usual
@@ -89,7 +89,7 @@ def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(tmp_path, number):
     """A server that outlived it would keep port and store, and the next start would be refused."""
-    kits = provision.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
+    kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
     config = test_study.CONFIG
     plan = configuration.plan(config, genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json())
     initial = toy.write_initial(tmp_path / "initial.safetensors", plan=plan)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments import case_rows, score_summary
-from federated import privacy
+from federated.security import report_filter
 from preprocessing import nifti
 from preprocessing.volume import Volume
 
@@ -61,5 +61,5 @@ def test_every_column_may_leave_a_site(tmp_path):
     mask[1:3, 1:3, 1:3] = 2
     nifti.write_volume(tmp_path / "mask.nii.gz", Volume(mask, np.eye(4)))
     columns = case_rows.of_files(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz", None, 2.0)
-    (sent,) = privacy.check_rows([{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}], site="C1", models=["m"])
+    (sent,) = report_filter.check_rows([{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}], site="C1", models=["m"])
     assert sent["surface_volume_ratio_tumour"] > 0 and sent["hd95_mm_pancreas"] is None

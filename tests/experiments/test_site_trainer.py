@@ -11,7 +11,7 @@ from c2fnas import named_weights
 from experiments import site_trainer
 from experiments.configuration import ExperimentConfig
 from federated import errors
-from federated.weights import canonical, specs_of
+from federated.tensors.weights import canonical, specs_of
 from preprocessing import manifest, nifti, pipeline
 from runkit import private
 from tests.experiments import study

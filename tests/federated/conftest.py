@@ -3,7 +3,14 @@ import types
 
 import pytest
 
-from federated import client, coordinator, credentials, provision, server, server_config, site_loop, storage, transport
+from federated import simulation
+from federated.security import credentials, provisioning
+from federated.server import config as server_config
+from federated.server import coordinator
+from federated.server.serve import serve
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.store import store as storage
 from runkit import events
 from tests.federated import toy
 
@@ -11,13 +18,13 @@ from tests.federated import toy
 @pytest.fixture(scope="session")
 def kits(tmp_path_factory):
     """A provisioned federation of C1, C2 and C3."""
-    return provision.provision(tmp_path_factory.mktemp("kits"), "localhost", ("C1", "C2", "C3"), port=0)
+    return provisioning.provision(tmp_path_factory.mktemp("kits"), "localhost", ("C1", "C2", "C3"), port=0)
 
 
 @pytest.fixture(scope="session")
 def other_kits(tmp_path_factory):
     """Another federation, whose authority nobody here trusts."""
-    return provision.provision(tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0)
+    return provisioning.provision(tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0)
 
 
 class Clock:
@@ -57,7 +64,7 @@ def opened(tmp_path, initial, clock):
         leads.append(lead)
 
         def transport_of(site, secret=None):
-            return transport.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
+            return simulation.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
 
         return types.SimpleNamespace(lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder)
 
@@ -71,13 +78,13 @@ def serving(tmp_path, kits, initial):
     """Serves over TLS in a thread; `connect(site)` gives transports. Stops what it started."""
     running = []
 
-    def serve(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
+    def begin(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
         config = server_config.ServerConfig(**{"num_rounds": 3, "port": 0, "host": "127.0.0.1", "poll_s": 5.0, "linger_s": 5.0, **settings})
         ready, stop, outcome = threading.Event(), threading.Event(), {}
 
         def work():
             try:
-                outcome["summary"] = server.serve(
+                outcome["summary"] = serve(
                     config,
                     tmp_path / folder,
                     server_kit or kits / "server",
@@ -99,7 +106,7 @@ def serving(tmp_path, kits, initial):
             raise outcome["error"]
 
         def connect(site, folder=kits, **named):
-            return client.connect(folder / site, **{"host": "localhost", "port": outcome["port"], **named})
+            return grpc_transport.connect(folder / site, **{"host": "localhost", "port": outcome["port"], **named})
 
         def join():
             thread.join(60)
@@ -114,7 +121,7 @@ def serving(tmp_path, kits, initial):
 
         return types.SimpleNamespace(port=outcome["port"], connect=connect, join=join, stop=halt, folder=tmp_path / folder)
 
-    yield serve
+    yield begin
     for thread, stop in running:
         stop.set()
         thread.join(60)

@@ -10,11 +10,13 @@ from concurrent import futures
 
 import grpc
 
-from federated import codec, operation_pb2, tls, wire
-from federated import weight_exchange_pb2 as pb
-from federated.exchange import Offer
-from federated.tensor_files import TensorFile, save
-from federated.weights import manifest_of
+from federated.security import tls
+from federated.tensors import codec
+from federated.tensors.tensor_files import TensorFile, save
+from federated.tensors.weights import manifest_of
+from federated.wire import conversion, operation_pb2
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Offer
 from tests.federated import toy
 
 LOGIN = {
@@ -97,7 +99,7 @@ class FakeServer:
     _reportscores = _declaremodels = _submitrows = _heartbeat
 
     def _describe(self, request, context):
-        return wire.header_to_message(Offer(manifest_of(self.arrays), model=pb.ModelName.FromString(request).model))
+        return conversion.header_to_message(Offer(manifest_of(self.arrays), model=pb.ModelName.FromString(request).model))
 
     def chunks(self, request, context) -> Iterator[pb.Chunk]:
         with TensorFile(self._path) as file:

@@ -5,7 +5,8 @@ import json
 import pytest
 from cryptography import x509
 
-from federated import tensor_files, verification
+from federated.audit import verification
+from federated.tensors import tensor_files
 from tests.federated import toy
 from tests.federated.programs import Program, federate, results, until
 

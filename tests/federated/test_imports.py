@@ -1,5 +1,7 @@
+import ast
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -7,9 +9,54 @@ import federated
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+# Which folders each folder may import; `errors` is everyone's. Each line names only folders above it, so that imports point one way.
+MAY_IMPORT = {
+    "tensors": set(),
+    "rounds": set(),
+    "wire": {"tensors", "rounds"},
+    "aggregation": {"tensors", "rounds"},
+    "security": {"wire"},
+    "connections": {"wire"},
+    "store": {"tensors", "rounds", "security"},
+    "audit": {"tensors", "rounds", "aggregation", "security", "store"},
+    "server": {"tensors", "rounds", "wire", "aggregation", "security", "connections", "store", "audit"},
+    "site": {"tensors", "rounds", "wire", "security"},
+    "admin": {"wire", "security"},
+    "doctor": {"tensors", "rounds", "wire", "security", "admin"},
+    "simulation": {"tensors", "rounds", "wire", "server", "site"},
+}
+
+
+def imported(path):
+    """Yields the folder or top-level module of `federated` that each import in a file names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "federated":
+            below = node.module.split(".")[1:]
+            yield from [below[0]] if below else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("federated."))
+
+
+def test_folders_import_only_what_the_contract_allows():
+    above = set()
+    for folder, allowed in MAY_IMPORT.items():
+        assert allowed <= above, f"{folder} may import {allowed - above}, which is not above it"
+        above.add(folder)
+    package = ROOT / "federated"
+    assert {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"} < above
+    for path in package.rglob("*.py"):
+        folder = path.relative_to(package).parts[0].removesuffix(".py")
+        if folder in MAY_IMPORT:
+            assert set(imported(path)) <= MAY_IMPORT[folder] | {folder, "errors"}, path
+
+
+def test_no_folder_holds_more_than_sixteen_modules():
+    for folder in MAY_IMPORT:
+        assert len([path for path in (ROOT / "federated" / folder).glob("*.py") if path.name != "__init__.py"]) <= 16, folder
+
 
 def test_no_module_needs_tensorflow_or_another_package_of_this_project():
-    names = [f"federated.{module.name}" for module in pkgutil.iter_modules(federated.__path__)]
+    names = [module.name for module in pkgutil.walk_packages(federated.__path__, "federated.")]
     blocked = ["tensorflow", "keras", "tensorflow_addons", "tensorboard", "preprocessing", "c2fnas", "experiments"]
     program = f"import sys\nfor name in {blocked}: sys.modules[name] = None\nfor name in {names}: __import__(name)\n"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -19,14 +66,28 @@ def test_no_module_needs_tensorflow_or_another_package_of_this_project():
 
 def test_a_site_loads_no_server_code():
     program = (
-        "import sys\nimport federated.client, federated.site_loop\n"
-        "print([m for m in ('coordinator', 'storage', 'servicer', 'provision') if f'federated.{m}' in sys.modules])"
+        "import sys\nimport federated.site.grpc_transport, federated.site.loop\n"
+        "print([m for m in ('server', 'store', 'audit', 'security.provisioning') if f'federated.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_nothing_in_the_package_can_carry_code():
-    for path in (ROOT / "federated").glob("*.py"):
+    for path in (ROOT / "federated").rglob("*.py"):
         text = path.read_text()
         assert not any(word in text for word in ("import pickle", "cloudpickle", "eval(", "exec(", "marshal", "yaml")), path
+
+
+def test_the_public_names_are_there_and_listed():
+    assert sorted(federated._PUBLIC) == federated.__all__
+    for name in federated.__all__:
+        assert callable(getattr(federated, name)), name
+
+
+def test_the_files_that_the_readme_names_exist():
+    text = (ROOT / "federated" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:\w+/)?\w+\.py|tests/[\w/]+\.py)`", text)
+    assert len(named) >= 10
+    for name in named:
+        assert (ROOT / "federated" / name).is_file() or (ROOT / name).is_file(), name

@@ -6,9 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from federated import agenda, client, codec, errors, operation_pb2, operator_client, site_loop, tensor_files, weights, wire
-from federated import weight_exchange_pb2 as pb
-from federated.exchange import Offer
+from federated import errors
+from federated.admin import client as admin_client
+from federated.rounds import tasks
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.tensors import codec, tensor_files, weights
+from federated.wire import conversion, operation_pb2
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Offer
 from tests.benchmarks import peak_memory
 from tests.federated import fake_server, toy
 
@@ -54,7 +60,7 @@ def join(fake, kits, tmp_path):
                 raise KeyboardInterrupt  # a loop that goes on for ever is stopped here
 
         with fake_server.serving(fake, kits / "server") as port:
-            transport = client.connect(kits / "C1", host="localhost", port=port)
+            transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
             trainer.summary = site_loop.run(trainer, transport, tmp_path / "site" / "journal", pause=pause)
         return trainer
 
@@ -95,8 +101,8 @@ def test_a_name_that_is_no_name_is_refused_before_it_is_anything_else(fake, join
 
 
 def test_more_models_than_a_federation_can_have_are_refused(fake, join):
-    fake.tasks = [pb.Task(kind="evaluate", models=[f"m{i}" for i in range(agenda.MAX_MODELS + 1)])]
-    refused(join, rf"evaluation of {agenda.MAX_MODELS + 1} models")
+    fake.tasks = [pb.Task(kind="evaluate", models=[f"m{i}" for i in range(tasks.MAX_MODELS + 1)])]
+    refused(join, rf"evaluation of {tasks.MAX_MODELS + 1} models")
     fake.tasks = [pb.Task(kind="evaluate", models=[f"m{i}" for i in range(10_000)])]
     refused(join, "evaluation of 10000 models|bytes where a Task has at most")
 
@@ -147,7 +153,7 @@ def test_a_server_that_says_wait_without_waiting_is_not_asked_without_a_pause(fa
 
 def test_a_server_that_voids_every_token_is_not_asked_without_a_pause(fake, join):
     def expired(request, context):
-        context.set_trailing_metadata(((wire.ERROR_KEY, "SessionExpired"),))
+        context.set_trailing_metadata(((conversion.ERROR_KEY, "SessionExpired"),))
         context.abort(fake_server.grpc.StatusCode.UNAUTHENTICATED, "old")
 
     fake.answers["NextTask"] = expired
@@ -160,7 +166,7 @@ def huge(_request, _context):
     """A description of 1.6 MB that declares 979 MB in another shape."""
     count = 979 * 2**20 // weights.CHUNK_BYTES
     specs = (weights.TensorSpec("w", "F32", (count, 2**18)),)
-    return wire.header_to_message(Offer(weights.Manifest(specs, bytes(32 * count)), model="round_000"))
+    return conversion.header_to_message(Offer(weights.Manifest(specs, bytes(32 * count)), model="round_000"))
 
 
 def test_a_model_of_another_shape_costs_neither_disk_nor_memory(fake, join):
@@ -280,7 +286,7 @@ def test_a_reply_that_is_none_or_too_large_is_refused(fake, join, method, reply)
 def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind, caplog):
     def refuse(request, context):
         reasons = json.dumps([[UNPRINTABLE, "differs", UNPRINTABLE]] * 50)
-        context.set_trailing_metadata(((wire.ERROR_KEY, kind), (wire.REASONS_KEY, reasons)))
+        context.set_trailing_metadata(((conversion.ERROR_KEY, kind), (conversion.REASONS_KEY, reasons)))
         context.abort(fake_server.grpc.StatusCode.INTERNAL, UNPRINTABLE + "x" * 20_000)
 
     fake.answers["NextTask"] = refuse
@@ -292,7 +298,7 @@ def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind,
 
 def test_a_retry_is_logged_in_one_short_printable_line(fake, join, caplog):
     def fail(request, context):
-        context.set_trailing_metadata(((wire.ERROR_KEY, "StorageTrouble"),))
+        context.set_trailing_metadata(((conversion.ERROR_KEY, "StorageTrouble"),))
         context.abort(fake_server.grpc.StatusCode.RESOURCE_EXHAUSTED, UNPRINTABLE + "x" * 20_000)
 
     fake.answers["NextTask"] = fail
@@ -364,8 +370,8 @@ def test_an_update_that_was_changed_on_disk_after_it_was_trained_is_not_sent(fak
 @pytest.fixture
 def operator(fake, kits):
     with fake_server.serving(fake, kits / "server") as port:
-        kit = operator_client.Kit.read(kits / "operator", host="localhost", port=port)
-        with operator_client.Operator(kit) as client_:
+        kit = admin_client.Kit.read(kits / "operator", host="localhost", port=port)
+        with admin_client.AdminClient(kit) as client_:
             yield client_
 
 

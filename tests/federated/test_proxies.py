@@ -4,11 +4,13 @@ import socket
 
 import pytest
 
-from federated import operator_client, provision, way
+from federated.admin import client as admin_client
+from federated.security import provisioning
+from federated.wire import endpoint
 from runkit import events
 from tests.federated import toy
+from tests.federated.doctor.test_examination import listening, tls_treatment
 from tests.federated.proxy import http_proxy
-from tests.federated.test_doctor import listening, tls_treatment
 
 HOST = "fl.study.invalid"  # known to the proxy alone
 
@@ -33,15 +35,15 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
         transport = running.connect("C1", host=host)
         assert transport.login(toy.PLAN, 30).num_rounds == 3
         transport.close()
-        with operator_client.Operator(operator_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
+        with admin_client.AdminClient(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
             assert operator.probe().standing == "operator"
         assert proxy.requests == []
-        assert way.Way(host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}).proxy is None
+        assert endpoint.ServerEndpoint(host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}).proxy is None
 
 
 def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(serving, tmp_path, kits, take_part, through, monkeypatch):
     """Who dials the server's name directly, not by way of the proxy, meets a machine of somebody else, with a certificate that is not trusted."""
-    own = provision.provision(tmp_path / "own", HOST, ("C1",), port=8443)
+    own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     settings = {"server_kit": own / "server", "min_num_clients": 1, "max_num_clients": 1}
     looked_up = socket.getaddrinfo
     with listening(tls_treatment(kits / "server")) as elsewhere:

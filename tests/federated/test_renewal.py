@@ -7,15 +7,16 @@ import ssl
 
 import pytest
 
-from federated import certificates, errors, provision, tls
+from federated import errors
+from federated.security import certificates, provisioning, tls
 from runkit import events
 from tests.federated import toy
-from tests.federated.test_doctor import certificate_folder
+from tests.federated.doctor.test_examination import certificate_folder
 
 
 @pytest.fixture
 def federation(tmp_path):
-    return provision.provision(tmp_path / "federation", "localhost", ("C1", "C2"), port=0)
+    return provisioning.provision(tmp_path / "federation", "localhost", ("C1", "C2"), port=0)
 
 
 def served_certificate(port, kit):
@@ -32,7 +33,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(serving, federation):
     path = federation / "server" / "server.pem"
     before = served_certificate(running.port, federation / "C1")
     assert before == certificates.fingerprint_of_pem(path.read_bytes())
-    provision.renew(federation, ["server"])
+    provisioning.renew(federation, ["server"])
     after = served_certificate(running.port, federation / "C1")
     assert after == certificates.fingerprint_of_pem(path.read_bytes()) != before
 
@@ -41,7 +42,7 @@ def test_a_half_copied_renewal_leaves_the_good_one_in_service(serving, federatio
     shutil.copytree(federation / "server", tmp_path / "kit")
     running = serving(server_kit=tmp_path / "kit")
     before = served_certificate(running.port, federation / "C1")
-    provision.renew(federation, ["server"])
+    provisioning.renew(federation, ["server"])
     shutil.copy(federation / "server" / "server.pem", tmp_path / "kit" / "server.pem")  # its key is still under way
     assert served_certificate(running.port, federation / "C1") == before
     shutil.copy(federation / "server" / "server.key", tmp_path / "kit" / "server.key")
@@ -50,7 +51,7 @@ def test_a_half_copied_renewal_leaves_the_good_one_in_service(serving, federatio
 
 def test_a_site_with_a_renewed_certificate_goes_on(serving, federation):
     running = serving(server_kit=federation / "server")
-    provision.renew(federation, ["C1"])
+    provisioning.renew(federation, ["C1"])
     transport = running.connect("C1", folder=federation)
     transport.login(toy.PLAN, 30)
     assert transport.next_task().kind == "train"
@@ -62,7 +63,7 @@ def test_a_revoked_site_is_refused_at_its_next_call_and_cannot_log_in_again(serv
     revoked, other = running.connect("C1", folder=federation), running.connect("C2", folder=federation)
     revoked.login(toy.PLAN, 30)
     other.login(toy.PLAN, 10)
-    provision.revoke(federation, ["C1"])
+    provisioning.revoke(federation, ["C1"])
     with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part in this federation"):
         revoked.next_task()
     with pytest.raises(errors.WrongCredential):
@@ -75,8 +76,8 @@ def test_a_revoked_site_is_refused_at_its_next_call_and_cannot_log_in_again(serv
 def test_a_revoked_certificate_stays_out_under_a_new_credential(serving, federation, tmp_path):
     running = serving(server_kit=federation / "server")
     shutil.copytree(federation / "C1", tmp_path / "old")
-    provision.revoke(federation, ["C1"])
-    provision.add(federation, sites=["C1"])
+    provisioning.revoke(federation, ["C1"])
+    provisioning.add(federation, sites=["C1"])
     for path in ("site.pem", "site.key"):
         (federation / "C1" / path).write_bytes((tmp_path / "old" / path).read_bytes())
     transport = running.connect("C1", folder=federation)
@@ -141,7 +142,7 @@ def test_a_certificate_that_was_renewed_while_the_site_trained_is_used_without_a
 
     def renewed(round_number):
         if round_number == 2:
-            provision.renew(federation, ["C1"])
+            provisioning.renew(federation, ["C1"])
             running[0].stop()
 
     def pause(seconds):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from federated import errors, tensor_files
-from federated.weights import CHUNK_BYTES
+from federated import errors
+from federated.tensors import tensor_files
+from federated.tensors.weights import CHUNK_BYTES
 from tests.federated import toy
 from tests.federated.proxy import link
 

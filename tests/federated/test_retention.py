@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from federated import errors, server_config, verification
-from tests.federated.test_coordinator import Site
+from federated import errors
+from federated.audit import verification
+from federated.server import config as server_config
+from tests.federated.server.test_coordinator import Site
 
 
 def run_rounds(run, scores):
@@ -68,7 +70,7 @@ def test_one_model_alone_is_not_enough():
 
 
 def test_an_audit_of_a_pruned_store_says_what_is_gone(serving, kits, tmp_path):
-    from federated import tensor_files
+    from federated.tensors import tensor_files
     from tests.federated import toy
 
     running = serving(num_rounds=5, keep_globals=2, keep_updates=1, min_num_clients=1, max_num_clients=1)

@@ -9,10 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from federated import agenda, averaging, codec, errors, tensor_files
-from federated.tensor_files import TensorFile
+from federated import errors
+from federated.aggregation import spooled_updates
+from federated.rounds import tasks
+from federated.tensors import codec, tensor_files
+from federated.tensors.tensor_files import TensorFile
 from tests.federated import toy
-from tests.federated.test_coordinator import Site, scale
+from tests.federated.server.test_coordinator import Site, scale
 
 THREE = {"min_num_clients": 3, "max_num_clients": 3}
 
@@ -35,7 +38,7 @@ def test_a_change_out_of_all_proportion_is_refused_and_changes_nothing_for_the_o
         sites[1].push(2, 1e4)
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]
     assert logged(run, "refused")[0]["site"] == "C2" and list((run.folder / "incoming").iterdir()) == []
-    assert sites[1].task() == agenda.Task("train", round=2, model="round_001")
+    assert sites[1].task() == tasks.Task("train", round=2, model="round_001")
     sites[1].push(2, 2.0)
     sites[2].push(2, 2.0)
     run.lead.advance()
@@ -138,7 +141,7 @@ def test_a_run_ends_early_once_the_mean_score_has_not_risen_for_as_long_as_the_p
     site = Site(run, "C1")
     played = score_rounds(run, site, [0.1, 0.3, 0.5, 0.505, 0.5, 0.505, 0.4, 0.4, 0.4])
     assert played == 6 and logged(run, "ending")[0]["reason"] == "plateau"
-    assert run.lead.next_task("C1") == agenda.Task("score", round=6, model="round_006")  # the last one is scored too
+    assert run.lead.next_task("C1") == tasks.Task("score", round=6, model="round_006")  # the last one is scored too
 
 
 def test_both_best_models_are_kept_by_mean_and_by_worst_site(opened):
@@ -178,7 +181,7 @@ def test_a_full_disk_while_averaging_leaves_the_round_to_be_averaged_later(opene
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(averaging.TensorFileWriter, "finish", full)
+        broken.setattr(spooled_updates.TensorFileWriter, "finish", full)
         with pytest.raises(OSError, match="No space left"):
             run.lead.advance()
     assert list(run.store.globals()) == [0] and list((run.folder / "global").glob(".partial*")) == []

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from federated import tensor_files
-from federated.weights import specs_of
+from federated.tensors import tensor_files
+from federated.tensors.weights import specs_of
 
 PLAN = {"genotype": {"name": "toy", "filters": 2}, "patch": {"size": [4, 4, 4]}, "schedule": {"num_rounds": 3, "local_epochs": 10}}
 INITIAL = {

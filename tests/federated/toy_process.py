@@ -13,38 +13,31 @@ import os
 import signal
 import sys
 
-from federated import (
-    averaging,
-    chunk_wire,
-    client,
-    codec,
-    coordinator,
-    intake,
-    journal,
-    partial,
-    records,
-    server,
-    server_config,
-    site_loop,
-    storage,
-    tensor_files,
-)
+from federated.aggregation import spooled_updates
+from federated.server import config as server_config
+from federated.server import coordinator, uploads
+from federated.server.serve import serve
+from federated.site import grpc_transport, journal
+from federated.site import loop as site_loop
+from federated.store import database, store
+from federated.tensors import codec, partial_file, tensor_files
+from federated.wire import chunk_encoding
 from runkit import atomic, events
 from tests.federated import toy
 
 PLACES = {
-    "Store": storage.Store,
-    "Records": records.Records,
-    "averaging": averaging,
+    "Store": store.Store,
+    "Records": database.Records,
+    "averaging": spooled_updates,
     "atomic": atomic,
     "Coordinator": coordinator.Coordinator,
     "Journal": journal.Journal,
-    "GrpcTransport": client.GrpcTransport,
+    "GrpcTransport": grpc_transport.GrpcTransport,
     "ToyTrainer": toy.ToyTrainer,
-    "PartialModel": partial.PartialModel,
-    "Intake": intake.Intake,
+    "PartialModel": partial_file.PartialModel,
+    "Intake": uploads.Uploads,
     "codec": codec,
-    "chunk_wire": chunk_wire,
+    "chunk_wire": chunk_encoding,
     "tensor_files": tensor_files,
 }
 
@@ -93,9 +86,9 @@ def main(role, folder, kit, third, *kill):
         config = server_config.ServerConfig(
             num_rounds=int(os.environ.get("TOY_ROUNDS", "3")), port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0
         )
-        summary = server.serve(config, folder, kit, third)
+        summary = serve(config, folder, kit, third)
     else:
-        transport = client.connect(kit, host="localhost", port=int(third))
+        transport = grpc_transport.connect(kit, host="localhost", port=int(third))
         summary = site_loop.run(
             toy.ToyTrainer(transport.site, bulk=int(os.environ.get("TOY_BULK", "0"))),
             transport,

@@ -9,7 +9,13 @@ import stat
 import numpy as np
 import pytest
 
-from federated import audit, enrolment, journal, operator_client, partial, provision, records, storage, tensor_files
+from federated.admin import client as admin_client
+from federated.audit import log as audit_log
+from federated.security import certificate_request, provisioning
+from federated.site import journal
+from federated.store import database as records
+from federated.store import store as storage
+from federated.tensors import partial_file, tensor_files
 from runkit import atomic, events, private, scalar_events
 from tests.federated import toy
 from tests.preprocessing import test_case_store
@@ -127,13 +133,13 @@ def test_the_store_and_its_database_are_private_also_one_of_an_earlier_release(t
         with store._transaction() as database:
             database.execute("INSERT INTO run VALUES ('a', '1')")
         assert {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm", "lock"} <= {path.name for path in (tmp_path / "store").iterdir()}
-        log = audit.AuditLog(tmp_path / "store" / "events.jsonl")
+        log = audit_log.AuditLog(tmp_path / "store" / "events.jsonl")
         log.append("started")
         arrays = {"a": np.zeros(3, np.float32)}
         tensor_files.save(tmp_path / "model.safetensors", arrays)
         with tensor_files.TensorFile(tmp_path / "model.safetensors") as file:
             manifest = tensor_files.file_manifest(file)
-        with partial.PartialModel(store.incoming_path("C1", manifest.sha256), manifest, {}):
+        with partial_file.PartialModel(store.incoming_path("C1", manifest.sha256), manifest, {}):
             assert_private(tmp_path / "store")
     finally:
         store.close()
@@ -158,7 +164,7 @@ def test_the_journal_is_private_also_one_of_an_earlier_release(tmp_path):
         opened.enter("run")
         opened.keep_rows("FL_global", [{"case": 1}])
         opened.spool(1, toy.INITIAL, 30, {})
-        opened.settle()
+        opened.wait_until_durable()
         assert_private(tmp_path / "federated" / "journal")
         opened_up(tmp_path / "federated" / "journal")
 
@@ -173,21 +179,21 @@ def test_prepared_cases_are_private_also_those_of_an_earlier_release(tmp_path):
 
 
 def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
-    federation = provision.provision(tmp_path / "federation", "localhost", ("C1",), port=0)
-    enrolment.request(tmp_path / "kit", "C2")
-    provision.add(federation, requests=[tmp_path / "kit" / "site.csr"])
+    federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1",), port=0)
+    certificate_request.request(tmp_path / "kit", "C2")
+    provisioning.add(federation, requests=[tmp_path / "kit" / "site.csr"])
     assert_private(federation)
     shutil.copytree(federation / "C2", tmp_path / "answer")
     opened_up(tmp_path / "answer")
-    enrolment.install(tmp_path / "kit", tmp_path / "answer", authority=provision.authority_fingerprint(federation))
+    certificate_request.install(tmp_path / "kit", tmp_path / "answer", authority=provisioning.authority_fingerprint(federation))
     assert_private(tmp_path / "kit")
     opened_up(federation / "server")
     opened_up(federation / "authority")
     opened_up(tmp_path / "kit")
-    provision.issued(federation)
-    enrolment.request(tmp_path / "kit", "C2")
+    provisioning.issued(federation)
+    certificate_request.request(tmp_path / "kit", "C2")
     for folder in (federation / "server", federation / "authority", tmp_path / "kit"):
         assert_private(folder)
     opened_up(federation / "operator")
-    operator_client.Kit.read(federation / "operator")  # as the doctor does, which changes nothing
+    admin_client.Kit.read(federation / "operator")  # as the doctor does, which changes nothing
     assert mode(federation / "operator") == 0o755

@@ -29,10 +29,18 @@ from collections.abc import Callable
 import grpc
 import numpy as np
 
-from federated import client, errors, operator_client, provision, server, server_config, site_loop, tensor_files, wire
-from federated import weight_exchange_pb2 as pb
-from federated.exchange import Offer
-from federated.tls import Identity
+from federated import errors
+from federated.admin import client as admin_client
+from federated.security import provisioning
+from federated.security.tls import Identity
+from federated.server import config as server_config
+from federated.server.serve import serve
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.tensors import tensor_files
+from federated.wire import conversion
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Offer
 from tests.federated import toy
 
 HONEST = ("C1", "C2", "C3")
@@ -51,7 +59,7 @@ class Trainer(toy.ToyTrainer):
         return {"dice": 0.5}
 
 
-def serve(folder: str, rounds: int, ports) -> None:
+def run_server(folder: str, rounds: int, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
         num_rounds=rounds,
@@ -64,7 +72,7 @@ def serve(folder: str, rounds: int, ports) -> None:
         keep_globals=2,
         cross_site_evaluation=False,
     )
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
 
 
 class Target:
@@ -76,19 +84,19 @@ class Target:
 
     def channel(self) -> grpc.Channel:
         credentials = Identity.of(self.kit, "site").for_client()
-        options = [*wire.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        options = [*conversion.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
         return grpc.secure_channel(f"localhost:{self.port}", credentials, options=options)
 
-    def transport(self) -> client.GrpcTransport:
-        transport = client.connect(self.kit, host="localhost", port=self.port)
+    def transport(self) -> grpc_transport.GrpcTransport:
+        transport = grpc_transport.connect(self.kit, host="localhost", port=self.port)
         transport.login(toy.PLAN, 5)
         return transport
 
-    def token(self) -> wire.Metadata:
+    def token(self) -> conversion.Metadata:
         while not self.over.is_set():
             with contextlib.suppress(errors.FederationError):
                 transport = self.transport()
-                metadata = wire.token_metadata(transport._token)
+                metadata = conversion.token_metadata(transport._token)
                 transport.close()
                 return metadata
         return ()
@@ -211,7 +219,9 @@ def operation_calls(target: Target) -> None:
                 yield from ()
 
             calls = [
-                channel.stream_stream("/federation_operation.Operation/Probe")(silent(), metadata=wire.credential_metadata("C4", secret))
+                channel.stream_stream("/federation_operation.Operation/Probe")(
+                    silent(), metadata=conversion.credential_metadata("C4", secret)
+                )
                 for _ in range(90)
             ]
             target.over.wait(5)
@@ -219,7 +229,7 @@ def operation_calls(target: Target) -> None:
                 call.cancel()
 
 
-def _again(target: Target, method: str, metadata: wire.Metadata, messages: list[bytes]) -> None:
+def _again(target: Target, method: str, metadata: conversion.Metadata, messages: list[bytes]) -> None:
     with target.channel() as channel:
         while not target.over.is_set():
             with contextlib.suppress(grpc.RpcError):
@@ -291,7 +301,7 @@ def names(target: Target) -> None:
         while not target.over.is_set():
             number += 1
             for name in ("C1_FL_local", "FL_global", f"C4_{number}"):
-                header = wire.header_to_message(Offer(manifest, model=name)).SerializeToString()
+                header = conversion.header_to_message(Offer(manifest, model=name)).SerializeToString()
                 with contextlib.suppress(grpc.RpcError):
                     list(channel.stream_stream(_SERVICE + "Offer")(iter([header]), metadata=metadata, timeout=20))
     assert sha256
@@ -332,7 +342,7 @@ def _attack(name: str, folder: str, port: int, over) -> None:
 def _site(folder: str, site: str, port: int, starts) -> None:
     """An honest site: tells when each of its rounds begins."""
     root = pathlib.Path(folder)
-    transport = client.connect(root / "kits" / site, host="localhost", port=port)
+    transport = grpc_transport.connect(root / "kits" / site, host="localhost", port=port)
     trainer = Trainer(site, on_train=lambda number: starts.put((site, number, time.monotonic())))
     site_loop.run(trainer, transport, root / f"journal_{site}")
 
@@ -372,14 +382,14 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
     processes = []
     over, ports, starts = context.Event(), context.Queue(), context.Queue()
     try:
-        provision.provision(folder / "kits", "localhost", (*HONEST, "C4"), port=0)
+        provisioning.provision(folder / "kits", "localhost", (*HONEST, "C4"), port=0)
         toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(BULK))
-        leading = context.Process(target=serve, args=(str(folder), rounds, ports), daemon=True)
+        leading = context.Process(target=run_server, args=(str(folder), rounds, ports), daemon=True)
         leading.start()
         processes.append(leading)
         port = ports.get(timeout=120)
-        kit = operator_client.Kit.read(folder / "kits" / "operator", host="localhost", port=port)
-        with operator_client.Operator(kit) as operator:
+        kit = admin_client.Kit.read(folder / "kits" / "operator", host="localhost", port=port)
+        with admin_client.AdminClient(kit) as operator:
             operator.status()
         before = memory_mib(leading.pid)
         if attack:
@@ -396,7 +406,7 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
             peak, disk = max(peak, memory_mib(leading.pid)), max(disk, disk_mib(folder / "store"))
             asked = time.monotonic()
             try:
-                with operator_client.Operator(kit) as operator:
+                with admin_client.AdminClient(kit) as operator:
                     operator.status()
                 waits.append((asked - began, time.monotonic() - asked))
             except errors.FederationError:

@@ -20,9 +20,15 @@ from collections import Counter
 
 import grpc
 
-from federated import client, provision, server, server_config, site_loop, tensor_files, wire
-from federated import weight_exchange_pb2 as pb
-from federated.tls import Identity
+from federated.security import provisioning
+from federated.security.tls import Identity
+from federated.server import config as server_config
+from federated.server.serve import serve
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.tensors import tensor_files
+from federated.wire import conversion
+from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
 
 _SERVICE = "/weight_exchange.WeightExchange/"
@@ -30,12 +36,12 @@ UNARY = ("Login", "NextTask", "HeartBeat", "Describe", "ReportScores", "Offer", 
 UPLOADS = ("Send", "SubmitRows")
 
 
-def serve(folder: str, rounds: int, ports) -> None:
+def run_server(folder: str, rounds: int, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
         num_rounds=rounds, host="127.0.0.1", port=0, poll_s=2.0, cross_site_evaluation=False, keep_globals=2, max_change_ratio=0
     )
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
 
 
 def tokens(rng: random.Random, stolen: str) -> list[str]:
@@ -77,7 +83,7 @@ def attack(port: int, identity: Identity, stolen: str, count: int, seed: int, ou
     rng = random.Random(seed)
     with grpc.secure_channel(f"localhost:{port}", identity.for_client(), options=[("grpc.max_send_message_length", -1)]) as channel:
         for _ in range(count):
-            metadata = ((wire.TOKEN_KEY, rng.choice(tokens(rng, stolen))),)
+            metadata = ((conversion.TOKEN_KEY, rng.choice(tokens(rng, stolen))),)
             name, body = rng.choice((*UNARY, *UPLOADS, "Pull", "Nothing")), bodies(rng)
             try:
                 if name in UPLOADS:
@@ -102,14 +108,14 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        kits = provision.provision(folder / "kits", "localhost", ("C1", "C2", "C3"), port=0)
+        kits = provisioning.provision(folder / "kits", "localhost", ("C1", "C2", "C3"), port=0)
         toy.write_initial(folder / "initial.safetensors")
         ports = context.Queue()
-        process = context.Process(target=serve, args=(name, rounds, ports), daemon=True)
+        process = context.Process(target=run_server, args=(name, rounds, ports), daemon=True)
         process.start()
         port = ports.get(timeout=120)
         try:
-            honest = {site: client.connect(kits / site, host="localhost", port=port) for site in ("C1", "C2")}
+            honest = {site: grpc_transport.connect(kits / site, host="localhost", port=port) for site in ("C1", "C2")}
             stolen = honest["C1"].login(toy.PLAN, toy.EXAMPLES["C1"]).token
             identity, outcomes, memories = Identity.of(kits / "C3", "site"), Counter(), []
             attack(port, identity, stolen, 200, seed, outcomes)  # what grows once grows here

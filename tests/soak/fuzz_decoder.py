@@ -15,19 +15,21 @@ import tracemalloc
 
 from google.protobuf.message import DecodeError
 
-from federated import chunk_wire, codec, errors, operation_pb2, replies, wire
-from federated import weight_exchange_pb2 as pb
-from federated.codec import Chunk
-from federated.exchange import Answer
-from federated.weights import CHUNK_BYTES
-from tests.federated.test_chunk_wire import CHUNKS, mutated
-from tests.federated.test_wire import OFFER
+from federated import errors
+from federated.tensors import codec
+from federated.tensors.codec import Chunk
+from federated.tensors.weights import CHUNK_BYTES
+from federated.wire import chunk_encoding, conversion, operation_pb2, replies
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Answer
+from tests.federated.wire.test_chunk_encoding import CHUNKS, mutated
+from tests.federated.wire.test_conversion import OFFER
 
 BUDGET = 2 * CHUNK_BYTES  # beyond the input: a chunk inflated, and the planes it was made of
 
 
 def read_part(data: bytes) -> None:
-    part = chunk_wire.part_from_bytes(data)
+    part = chunk_encoding.part_from_bytes(data)
     if isinstance(part, Chunk):
         for size in (0, 4, len(part.data), 2 * len(part.data), CHUNK_BYTES):
             try:
@@ -38,10 +40,10 @@ def read_part(data: bytes) -> None:
 
 def read_message(data: bytes) -> None:
     for kind, read in (
-        (pb.ModelHeader, wire.header_from_message),
-        (pb.OfferReply, lambda message: wire.answer_from_message(message, num_chunks=100)),
-        (pb.PullRequest, lambda message: wire.indices_from_messages(message.chunks, num_chunks=100)),
-        (pb.Row, wire.row_from_message),
+        (pb.ModelHeader, conversion.header_from_message),
+        (pb.OfferReply, lambda message: conversion.answer_from_message(message, num_chunks=100)),
+        (pb.PullRequest, lambda message: conversion.indices_from_messages(message.chunks, num_chunks=100)),
+        (pb.Row, conversion.row_from_message),
         (pb.LoginReply, replies.session),
         (pb.Task, replies.task),
         (pb.ModelHeader, lambda message: replies.manifest(message, model="m", specs=OFFER.manifest.specs)),
@@ -58,8 +60,11 @@ def read_message(data: bytes) -> None:
 def fuzz(inputs: int, *, seed: int = 1) -> float:
     """Returns the most memory that one of the sampled inputs took, in bytes. Raises whatever a decoder should not have raised."""
     rng, most = random.Random(seed), 0
-    seeds = [chunk_wire.part_to_bytes(part) for part in (OFFER, *CHUNKS)]
-    seeds += [wire.header_to_message(OFFER).SerializeToString(), wire.answer_to_message(Answer(missing=(1, 2, 9))).SerializeToString()]
+    seeds = [chunk_encoding.part_to_bytes(part) for part in (OFFER, *CHUNKS)]
+    seeds += [
+        conversion.header_to_message(OFFER).SerializeToString(),
+        conversion.answer_to_message(Answer(missing=(1, 2, 9))).SerializeToString(),
+    ]
     for number in range(inputs):
         data = rng.randbytes(rng.randrange(60)) if number % 4 == 0 else mutated(rng, rng.choice(seeds))
         sampled = number % 100 == 0

@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 
-from federated import provision
+from federated.security import provisioning
 from tests.federated.programs import federate, results
 
 ROUNDS, BULK = 5, 700_000  # three chunks a model
@@ -111,7 +111,7 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        kits = provision.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
+        kits = provisioning.provision(folder / "kits", "localhost", ("C1", "C2"), port=0)
         options = {"num_rounds": ROUNDS, "bulk": BULK, "seconds": 600}
         store, _ = federate(folder / "alone", kits, **options)
         expected, total, runs = results(store, ROUNDS), 0, 0

@@ -21,7 +21,12 @@ import time
 
 import numpy as np
 
-from federated import client, provision, server, server_config, site_loop, tensor_files
+from federated.security import provisioning
+from federated.server import config as server_config
+from federated.server.serve import serve
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.tensors import tensor_files
 from tests.federated import toy
 from tests.federated.proxy import Link
 
@@ -49,7 +54,7 @@ class Trainer(toy.ToyTrainer):
         }, {}
 
 
-def serve(folder: str, rounds: int, ports) -> None:
+def run_server(folder: str, rounds: int, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
         num_rounds=rounds,
@@ -61,7 +66,7 @@ def serve(folder: str, rounds: int, ports) -> None:
         cross_site_evaluation=False,
         keep_globals=2,
     )
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
 
 
 def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
@@ -81,17 +86,17 @@ def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, floa
     context, taken = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        kits = provision.provision(folder / "kits", "localhost", SITES, port=0)
+        kits = provisioning.provision(folder / "kits", "localhost", SITES, port=0)
         toy.write_initial(folder / "initial.safetensors")
         ports = context.Queue()
-        process = context.Process(target=serve, args=(name, rounds, ports), daemon=True)
+        process = context.Process(target=run_server, args=(name, rounds, ports), daemon=True)
         process.start()
         port = ports.get(timeout=120)
         links = {site: Link(port) for site in SITES}
         try:
             for number, (site, link) in enumerate(links.items()):
                 trainer = Trainer(site, link.cut, random.Random(seed + number))
-                transport = client.connect(kits / site, host="localhost", port=link.port)
+                transport = grpc_transport.connect(kits / site, host="localhost", port=link.port)
                 threading.Thread(target=site_loop.run, args=(trainer, transport, folder / site), daemon=True).start()
             done, store, due = 0, folder / "store", 0
             while process.is_alive():

@@ -22,7 +22,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from federated import client, provision, server, server_config, site_loop, tensor_files
+from federated.security import provisioning
+from federated.server import config as server_config
+from federated.server.serve import serve
+from federated.site import grpc_transport
+from federated.site import loop as site_loop
+from federated.tensors import tensor_files
 from tests.federated.proxy import link
 
 SLOW, QUICK = "C1", "C2"
@@ -65,14 +70,14 @@ def _serve(folder: str, deadline_s: float | None, ports) -> None:
     config = server_config.ServerConfig(
         num_rounds=1, round_deadline_s=deadline_s, cross_site_evaluation=False, host="127.0.0.1", port=0, poll_s=2.0, linger_s=5.0
     )
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
 
 
 def _take_part(folder: str, port: int) -> None:
     root = pathlib.Path(folder)
     with tensor_files.TensorFile(root / "initial.safetensors") as initial:
         specs = initial.specs
-    site_loop.run(Adds(1.0, 30, specs), client.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
+    site_loop.run(Adds(1.0, 30, specs), grpc_transport.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
 
 
 @contextlib.contextmanager
@@ -96,7 +101,7 @@ class _QuickSite:
     """Delivers its update, and measures what its calls take."""
 
     def __init__(self, folder: pathlib.Path, port: int):
-        self._transport, self._folder = client.connect(folder / "kits" / QUICK, host="localhost", port=port), folder / QUICK
+        self._transport, self._folder = grpc_transport.connect(folder / "kits" / QUICK, host="localhost", port=port), folder / QUICK
         self._transport.login(PLAN, 10)
         self._folder.mkdir()
         self._incoming = self._folder / "incoming.safetensors"
@@ -140,7 +145,7 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
     ports = multiprocessing.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
-        provision.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
+        provisioning.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
         tensor_files.save(folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)})
         size = sum(array.nbytes for array in _model(megabytes, 0.0).values())
         stack.enter_context(_program(_serve, name, deadline_s, ports))
@@ -154,7 +159,7 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
         quick.beat()
         wire = stack.enter_context(link(port))
         wire.rate = rate * 1e6
-        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[way]] for way in ("down", "up"))
+        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[endpoint]] for endpoint in ("down", "up"))
         site, began, due = stack.enter_context(_program(_take_part, name, wire.port)), time.monotonic(), 0.0
         events = folder / "store" / "events.jsonl"
         while '"aggregated"' not in events.read_text():

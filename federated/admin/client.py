@@ -1,0 +1,135 @@
+"""What the operator and the doctor use to ask a server: one short call each, over mutual TLS with the kit at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import grpc
+
+from federated import errors
+from federated.security import tls
+from federated.wire import addresses, conversion, replies
+from federated.wire import operation_pb2 as pb
+from federated.wire.endpoint import ServerEndpoint, channel_options
+from federated.wire.messages import OPERATION_PREFIX
+from runkit import atomic, printable, private
+
+_KINDS = ("site", "operator")
+_PAUSE_S, _TRIES = 0.1, 20  # between tries to connect, and how many
+
+
+class NoPort(ValueError):
+    """A kit does not say at which port its server listens; no port was given either."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kit:
+    """A kit of a site or of the operator, read."""
+
+    name: str
+    host: str
+    port: int
+    credential: str = dataclasses.field(repr=False)  # never in a log
+    identity: tls.Identity
+
+    @classmethod
+    def read(
+        cls, folder: str | os.PathLike, *, host: str | None = None, port: int | None = None, learned: str | os.PathLike | None = None
+    ) -> Kit:
+        """Reads a kit as `provision` made it; changes nothing there.
+
+        Args:
+          host, port: in place of the kit's.
+          learned: as in `tls.Identity.of`.
+        Raises:
+          NoPort: if neither the kit nor `port` names one.
+          ValueError: naming what is missing, malformed or a link.
+        """
+        folder = pathlib.Path(folder)
+        private.refuse_links(folder)
+        kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
+        if kind is None:
+            raise ValueError(f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it")
+        path = folder / f"{kind}.json"
+        if not (folder / "credential").is_file():
+            raise ValueError(f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it")
+        about = atomic.read_json(path)
+        try:
+            name, host, port = str(about[kind]), addresses.plain(host or str(about["host"])), port or int(about["port"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
+        if not port:
+            raise NoPort(f"{path}: port is 0, which names no server; give the port that the server printed")
+        credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
+        return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
+
+
+class AdminClient:
+    """Calls of the `Operation` service. A context manager.
+
+    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason; ServerMisbehaves for
+    an answer that no server of this product gives.
+    """
+
+    def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
+        self._kit, self._timeout_s = kit, timeout_s
+        options = (
+            *conversion.CHANNEL_OPTIONS,
+            *kit.identity.channel_options,
+            *channel_options(kit.host),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        )
+        self._channel = grpc.secure_channel(addresses.joined(kit.host, kit.port), kit.identity.for_client(), options=options)
+
+    def probe(self) -> pb.ProbeReply:
+        return replies.probe(self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE))
+
+    def status(self) -> dict[str, Any]:
+        return replies.status(self._call("Status", pb.StatusRequest(), pb.StatusReply, limit=replies.LARGE))
+
+    def order(self, kind: str, site: str = "", round_number: int = 0) -> str:
+        return replies.order(self._call("Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL) -> replies.Reply:
+        call = self._channel.unary_unary(OPERATION_PREFIX + method, type(request).SerializeToString, bytes)
+        metadata = conversion.credential_metadata(self._kit.name, self._kit.credential)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return replies.read(call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit)
+            except grpc.RpcError as error:
+                cut = error.code() == grpc.StatusCode.UNAVAILABLE
+                if not cut or tries_left in (_TRIES - 1, 0):  # to see why takes connections, too: at first, and in the end
+                    reason = self._error(error)
+                    if not (cut and tries_left and isinstance(reason, errors.ServerUnreachable)):
+                        raise reason from None  # gRPC's own text holds addresses and internals
+            time.sleep(_PAUSE_S)  # a server at whose port many connections wait makes room now and then: often is better than long
+        raise AssertionError("the last try returns or raises")
+
+    def _error(self, error: grpc.RpcError) -> errors.FederationError:
+        where = printable.text(addresses.joined(self._kit.host, self._kit.port))
+        told = replies.error(error)
+        if told is not None:
+            return told
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            return errors.VersionDiffers(
+                f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"
+            )
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            return tls.explain_failure(
+                error.details() or "", ServerEndpoint(self._kit.host, self._kit.port, os.environ), self._kit.identity
+            )
+        return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")

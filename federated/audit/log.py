@@ -1,0 +1,255 @@
+"""An event log that cannot be changed unnoticed: every line holds the hash of the one before it, a round's end is signed.
+
+    {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>, "hash": <of this line up to here>, "signature": ...}
+
+`hash` is the SHA-256 of the line's own bytes with this key and what follows left out. Whoever changes, removes or inserts a
+line has to rewrite all later ones, which a head noted elsewhere (`head`) and the signatures of the server's key give away.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from absl import logging
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federated.security import certificates
+from federated.store.store import Store
+from runkit.events import EventLog
+
+FIRST = "0" * 64  # what the first line has for `previous`
+SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
+_LINE = re.compile(rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n')
+
+
+class AuditLog(EventLog):
+    """Appends chained events. Thread-safe; a half line that a kill left behind is cut off, for it was never acknowledged.
+
+    Args:
+      path, clock: as in `EventLog`.
+      key: PEM file of the key that signs the end of a round; None signs nothing.
+      listeners: told every record once it is written, e.g. for TensorBoard.
+    Raises:
+      ValueError: for a log whose last line is not chained: it is of another program, or was changed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        clock: Callable[[], float] = time.time,
+        key: str | os.PathLike | None = None,
+        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+    ):
+        super().__init__(path, clock=clock)
+        self._key = None if key is None else serialization.load_pem_private_key(pathlib.Path(key).read_bytes(), None)
+        self._listeners = tuple(listeners)
+        self._mutex = threading.Lock()
+        self._count, self._head, self._size = 0, FIRST, 0
+        self._pending: tuple[str, dict[str, Any]] = ("", {})
+        self._resume()
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Returns (number of lines, hash of the last one)."""
+        return self._count, self._head
+
+    def append(self, event: str, **fields: Any) -> None:
+        with self._mutex:
+            if self.path.exists() and self.path.stat().st_size != self._size:
+                os.truncate(self.path, self._size)  # a disk that was full took half a line
+            super().append(event, **fields)
+            self._count, (self._head, record) = self._count + 1, self._pending
+            self._size = self.path.stat().st_size
+        for listener in self._listeners:
+            try:
+                listener(record)
+            except Exception as error:  # a picture of the run that cannot be drawn must not stop the run
+                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                logging.warning("event=listener_failed reason=%s", reason)
+
+    def _line(self, record: dict[str, Any]) -> str:
+        record = {**record, "line": self._count + 1, "previous": self._head}
+        text = json.dumps(record, allow_nan=False)
+        digest = hashlib.sha256(text[:-1].encode("utf-8")).hexdigest()
+        self._pending = digest, record
+        signed = ""
+        if self._key is not None and record["event"] in SIGNED:
+            signature = self._key.sign(digest.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+            signed = f', "signature": "{base64.b64encode(signature).decode("ascii")}"'
+        return f'{text[:-1]}, "hash": "{digest}"{signed}}}'
+
+    def _resume(self) -> None:
+        if not self.path.exists():
+            return
+        with open(self.path, "rb+") as stream:
+            last = b""
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                last = line
+                self._count += 1
+                self._size += len(line)
+            stream.truncate(self._size)
+        if last:
+            found = _LINE.fullmatch(last)
+            if not found:
+                raise ValueError(f"{self.path}: line {self._count} is not chained; move the file away, or restore it from a backup")
+            self._head = found["hash"].decode("ascii")
+
+
+class BrokenChain(ValueError):
+    """The log is not as it was written; `line` is the first that shows it."""
+
+    def __init__(self, line: int, why: str):
+        super().__init__(f"line {line}: {why}")
+        self.line = line
+
+
+def read_chain(path: str | os.PathLike, authority: x509.Certificate | None = None) -> Iterator[dict[str, Any]]:
+    """Yields the records of a log, each checked. Half a line at the end is passed over: the log may be growing.
+
+    Args:
+      authority: of the federation; where given, the end of a round must be signed by the key of a server that it certified.
+    Raises:
+      BrokenChain: at the first line that was changed, moved, removed or inserted.
+    """
+    head, server = FIRST, None
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                return
+            found = _LINE.fullmatch(line)
+            if not found:
+                raise BrokenChain(number, "is not a chained event")
+            if hashlib.sha256(found["text"]).hexdigest().encode("ascii") != found["hash"]:
+                raise BrokenChain(number, "was changed: its hash is another")
+            record = json.loads(found["text"] + b"}")
+            if record["previous"] != head or record["line"] != number:
+                raise BrokenChain(number, f"does not follow line {number - 1}: lines were removed, inserted or moved")
+            if authority is not None and record["event"] == "started":
+                server = _certificate_of(record, authority)
+            if authority is not None and record["event"] in SIGNED and not _signed_by(server, found["hash"], found["signature"]):
+                raise BrokenChain(number, f"{record['event']!r} is not signed by the server's key")
+            head = found["hash"].decode("ascii")
+            yield {**record, "hash": head}
+
+
+def backfill(log: EventLog, store: Store) -> None:
+    """Logs what the store holds and the log does not: a kill, a power cut or a full disk may come between the two."""
+    known = _replayed(log.read())
+    globals_, counted, models = store.globals(), store.counted_updates(), store.models()
+    beyond = [number for number in known.aggregated if number not in globals_]
+    if beyond:
+        first = min(beyond)
+        log.append("round_discarded", round=first, back_to=first - 1, sha256=globals_.get(first - 1), backfilled=True)
+        known = _replayed(log.read())  # updates that were logged before this line count after it: they are logged again
+    for number in sorted({*globals_, *counted} - {0}):
+        updates = counted.get(number, [])
+        if number in globals_ and known.aggregated.get(number) == globals_[number]:
+            continue
+        for update in updates:
+            if (number, update.site, update.sha256) not in known.pushed:
+                log.append(
+                    "pushed",
+                    site=update.site,
+                    round=update.round,
+                    counts_in=number,
+                    num_examples=update.num_examples,
+                    sha256=update.sha256,
+                    backfilled=True,
+                )
+        if number in globals_:
+            log.append(
+                "aggregated",
+                round=number,
+                sites={update.site: update.num_examples for update in updates},
+                updates={update.site: update.sha256 for update in updates},
+                sha256=globals_[number],
+                backfilled=True,
+            )
+    for site, record in store.sites().items():
+        if record.evicted and site not in known.evicted:
+            gone = sorted(name for name, owner in known.owners.items() if owner == site and name not in models)
+            log.append("evicted", site=site, dropped=None, models=gone, backfilled=True)
+        elif not record.evicted and site in known.evicted:
+            log.append("readmitted", site=site, backfilled=True)
+    for name, (site, sha256) in models.items():
+        if known.published.get(name) != sha256:
+            log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
+    for site, (count, sha256) in store.row_digests().items():
+        if known.rows.get(site) != sha256:
+            log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
+
+
+@dataclasses.dataclass
+class _Known:
+    """What a log says was taken in and not taken back: digests."""
+
+    aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
+    pushed: set[tuple[int, str, str]] = dataclasses.field(default_factory=set)  # (round it counts in, site, update)
+    published: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> model
+    owners: dict[str, str] = dataclasses.field(default_factory=dict)  # name of a model -> site
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
+    evicted: set[str] = dataclasses.field(default_factory=set)
+
+
+def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
+    known = _Known()
+    for record in records:
+        event = record["event"]
+        if event == "aggregated":
+            known.aggregated[record["round"]] = record["sha256"]
+        elif event == "pushed":
+            known.pushed.add((record.get("counts_in", record["round"]), record["site"], record["sha256"]))
+        elif event == "published":
+            known.published[record["model"]] = record["sha256"]
+            known.owners[record["model"]] = record["site"]
+        elif event == "evicted":
+            known.evicted.add(record["site"])
+            for name in record.get("models", ()):
+                known.published.pop(name, None)
+        elif event == "readmitted":
+            known.evicted.discard(record["site"])
+        elif event == "rows":
+            known.rows[record["site"]] = record.get("sha256", "")
+        elif event == "round_discarded":
+            first = record["round"]
+            known.aggregated = {number: sha256 for number, sha256 in known.aggregated.items() if number < first}
+            known.pushed = {entry for entry in known.pushed if entry[0] < first}
+            known.rows = {}
+    return known
+
+
+def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
+    """Returns the certificate that a server announced at its start. Raises BrokenChain unless the authority issued it to a server."""
+    try:
+        certificate = x509.load_pem_x509_certificate(record["certificate"].encode("ascii"))
+    except (KeyError, ValueError) as error:
+        raise BrokenChain(record["line"], "a server started without a certificate") from error
+    if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(certificate):
+        raise BrokenChain(record["line"], "the certificate of the server that started is not one that the authority gave to a server")
+    return certificate
+
+
+def _signed_by(certificate: x509.Certificate | None, digest: bytes, signature: bytes | None) -> bool:
+    if certificate is None or not signature:
+        return False
+    try:
+        certificate.public_key().verify(base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True

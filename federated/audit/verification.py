@@ -1,0 +1,254 @@
+"""Checks what a server left: its log, its models, the lent models, the rows and the selection against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from cryptography import x509
+
+from federated.aggregation import model_selection
+from federated.aggregation.weighted_mean import weighted_mean_of_sources
+from federated.audit.log import FIRST, BrokenChain, read_chain
+from federated.rounds import tasks
+from federated.store.store import rows_digest
+from federated.tensors import codec
+from federated.tensors.tensor_files import TensorFile, file_digest
+from federated.tensors.weights import Digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What `verify` found in order."""
+
+    lines: int
+    head: str
+    rounds: tuple[int, ...]  # whose models are in the store and have the logged digest
+    recomputed: tuple[int, ...]  # of them, those whose updates are still kept and give the very model again
+    pruned: tuple[int, ...]  # whose models the server did not keep
+    discarded: tuple[int, ...] = ()  # rounds that the operator took back, as often as that was
+    models: tuple[str, ...] = ()  # lent models that have the logged digest
+    rows: tuple[str, ...] = ()  # sites whose rows have the logged digest
+    best_round: int | None = None  # of the selection, computed again from the logged scores; None before it is final
+
+
+@dataclasses.dataclass
+class _Run:
+    """The run as the log tells it, up to one line."""
+
+    pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
+    aggregated: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    discarded: list[int] = dataclasses.field(default_factory=list)
+    published: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
+    evicted: set[str] = dataclasses.field(default_factory=set)
+    fixed: dict[str, Any] | None = None  # the line that fixed the best model
+    final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # the scores by which it was chosen
+
+    def take(self, record: dict[str, Any]) -> None:
+        event = record["event"]
+        if event == "pushed":
+            self.pushed[record["counts_in"], record["site"]] = (record["sha256"], record["num_examples"])
+        elif event == "aggregated":
+            self._aggregated(record)
+        elif event == "round_discarded":
+            self._discarded(record)
+        elif event == "published":
+            self.published[record["model"]] = record
+        elif event == "rows" and "sha256" in record:
+            self.rows[record["site"]] = record
+        elif event == "scored" and model_selection.SCORE in record.get("scores", {}):
+            self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][model_selection.SCORE]
+        elif event == "login":
+            self.num_examples[record["site"]] = record["num_examples"]
+        elif event == "evicted":
+            self.evicted.add(record["site"])
+            for name in record.get("models", ()):
+                self.published.pop(name, None)
+        elif event == "readmitted":
+            self.evicted.discard(record["site"])
+        elif event in ("models_fixed", "finished") and "best_round" in record and self.fixed is None:
+            self.fixed = record
+            self.final = {
+                model: {site: score for site, score in by_site.items() if site not in self.evicted}
+                for model, by_site in self.scores.items()
+            }
+
+    def _aggregated(self, record: dict[str, Any]) -> None:
+        number = record["round"]
+        if number != len(self.aggregated) + 1:
+            raise BrokenChain(record["line"], f"aggregates round {number} where round {len(self.aggregated) + 1} is due")
+        for site, sha256 in record["updates"].items():
+            if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
+                raise BrokenChain(record["line"], f"round {number} counts an update of site {site!r} that the log did not take in")
+        self.aggregated[number] = record
+
+    def _discarded(self, record: dict[str, Any]) -> None:
+        first = record["round"]
+        before = self.aggregated.get(first - 1)
+        if before is not None and record.get("sha256") not in (None, before["sha256"]):
+            raise BrokenChain(record["line"], f"goes back to another model of round {first - 1} than was logged")
+        gone = [number for number in self.aggregated if number >= first]
+        self.discarded += gone
+        for number in gone:
+            del self.aggregated[number]
+        self.pushed = {key: value for key, value in self.pushed.items() if key[0] < first}
+        self.scores = {model: by_site for model, by_site in self.scores.items() if model < first}
+        self.rows = {}
+        self.fixed = None
+
+
+def verify(store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = "") -> Verified:
+    """Checks the log of a store, what the store holds against the log, and recomputes every aggregation whose updates are still there.
+
+    Reads only, and may run beside the server.
+
+    Args:
+      store: the server's folder, or a copy of it.
+      authority: as in `audit.read_chain`.
+      head: a hash noted earlier, or its first digits; the log must still have that line.
+    Raises:
+      BrokenChain: naming the first line that is wrong, or that the store contradicts.
+    """
+    store = pathlib.Path(store)
+    path = store / "events.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the folder that the server calls its store")
+    run, last, seen_head, lines = _Run(), FIRST, not head, 0
+    for record in read_chain(path, authority):
+        lines, last = record["line"], record["hash"]
+        seen_head = seen_head or last.startswith(head)
+        run.take(record)
+    rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
+    recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
+    models = [name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)]
+    rows = _check_rows(store, run)
+    best = _check_selection(store, run)
+    if not seen_head:
+        raise BrokenChain(lines, f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run")
+    pruned = tuple(number for number in run.aggregated if number not in rounds)
+    return Verified(lines, last, tuple(rounds), tuple(recomputed), pruned, tuple(run.discarded), tuple(models), tuple(rows), best)
+
+
+def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
+    return store / "global" / f"{tasks.global_name(number)}.safetensors"
+
+
+def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
+    """Returns the digest of a model, None where the file is not there."""
+    try:
+        with TensorFile(path) as file:
+            return file_digest(file)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise BrokenChain(record["line"], f"its model cannot be read: {error}") from error
+
+
+def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
+    path = _model_path(store, record["round"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["sha256"]):
+        raise BrokenChain(record["line"], f"{path.name} is not the model of round {record['round']} that was logged")
+    return digest is not None
+
+
+def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
+    path = store / "models" / f"{record['model']}.safetensors"
+    digest = _digest_of(path, record)
+    if digest not in (None, record["sha256"]):
+        raise BrokenChain(record["line"], f"{path.name} is not the model that site {record['site']!r} lent")
+    return digest is not None
+
+
+def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
+    """Compares `rows.jsonl` with what the log says of each site's rows; returns the sites whose rows are as logged."""
+    by_site: dict[str, list[bytes]] = {}
+    path = store / "rows.jsonl"
+    if path.exists():
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                by_site.setdefault(json.loads(line)["site"], []).append(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise BrokenChain(_line_of(run.rows), f"line {number} of rows.jsonl is not a row") from error
+    as_logged = []
+    for site, record in sorted(run.rows.items()):
+        if site in run.evicted:
+            continue
+        if rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, [])) != record["sha256"]:
+            raise BrokenChain(record["line"], f"the rows of site {site!r} in rows.jsonl are not those that were logged")
+        as_logged.append(site)
+    unknown = sorted(site for site in by_site if site not in as_logged)
+    if run.rows and unknown:  # a log of an earlier release has no digests of rows
+        raise BrokenChain(_line_of(run.rows), f"rows.jsonl has rows of {', '.join(map(repr, unknown))}, which the log did not take in")
+    return as_logged
+
+
+def _line_of(records: dict[str, dict[str, Any]]) -> int:
+    return max((record["line"] for record in records.values()), default=0)
+
+
+def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
+    """Selects the best global model again from the logged scores, once it is fixed; returns its round."""
+    if run.fixed is None:
+        return None
+    line, best = run.fixed["line"], run.fixed["best_round"]
+    if "scored_by" in run.fixed:  # an earlier release counted the scores of sites that were sent away, too
+        chosen = model_selection.select({m: scores for m, scores in run.final.items() if _model_path(store, m).exists()}, run.num_examples)
+        expected = max(run.aggregated, default=0) if chosen is None else chosen.best
+        if best != expected:
+            raise BrokenChain(line, f"round {best} was called the best; by the logged scores it is round {expected}")
+    path, model = store / "best.safetensors", run.aggregated.get(best)
+    digest = _digest_of(path, run.fixed)
+    wanted = model["sha256"] if model else _digest_of(_model_path(store, 0), run.fixed)
+    if digest != wanted:
+        raise BrokenChain(line, f"best.safetensors is not the model of round {best}")
+    return best
+
+
+def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
+    """Averages the kept updates of a round again; returns False where one is no longer kept."""
+    number, line = record["round"], record["line"]
+    folder = store / "kept" / tasks.global_name(number)
+    # The file is named after the round that it was trained for; a late one counts in the next.
+    found = {site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors")) for site, sha256 in record["updates"].items()}
+    if not all(found.values()):
+        return False
+    paths = {site: files[0] for site, files in found.items()}
+    sources: dict[str, tuple[TensorFile, int]] = {}
+    try:
+        for site, path in paths.items():
+            sources[site] = (TensorFile(path), record["sites"][site])
+            if file_digest(sources[site][0]) != record["updates"][site]:
+                raise BrokenChain(line, f"{path.name} is not the update of site {site!r} that was logged")
+        sink = _DigestSink(next(iter(sources.values()))[0])
+        rounding = {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
+        weighted_mean_of_sources(sources, sink, **rounding)
+    except BrokenChain:
+        raise
+    except ValueError as error:
+        raise BrokenChain(line, f"an update cannot be read: {error}") from error
+    finally:
+        for source, _ in sources.values():
+            source.close()
+    if sink.hex() != record["sha256"]:
+        raise BrokenChain(line, f"the updates of round {number} do not average to the model that was logged")
+    return True
+
+
+class _DigestSink:
+    """Takes an aggregate and keeps its digest only."""
+
+    def __init__(self, like: TensorFile):
+        self._digest = Digest(like.specs)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+
+    def hex(self) -> str:
+        return self._digest.hex()

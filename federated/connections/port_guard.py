@@ -1,0 +1,139 @@
+"""Keeps room at the server's port: connections that hold a place and say nothing make way, and no caller holds many.
+
+gRPC itself takes a fixed number of connections and ends handshakes that stand still. That alone would let whoever comes first hold
+every place for as long as a handshake may take, and one site with a valid certificate hold them for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import stat
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from absl import logging
+
+PER_CALLER = 6  # connections; a site has one, its doctor and a restart another
+_EVERY_S = 0.25
+_PATIENCE_S = 0.5  # for a handshake and a first call, once places are scarce
+
+Address = tuple[str, int]
+
+
+class PortGuard:
+    """Looks at the process's connections on one port. Thread-safe.
+
+    While fewer than three quarters of the places are taken, nobody is sent away but by gRPC's own time limits. Beyond that,
+    connections over which no known caller has made a call are closed at random until they hold a quarter of the places at most.
+
+    Args:
+      places: connections that gRPC takes at most.
+      clock: seconds, of any beginning.
+    """
+
+    def __init__(self, places: int, *, clock: Callable[[], float] = time.monotonic):
+        self._places, self._clock = places, clock
+        self._lock = threading.Lock()
+        self._callers: dict[Address, str] = {}
+        self._since: dict[Address, float] = {}
+        self._over = threading.Event()
+
+    def note(self, peer: str, caller: str) -> None:
+        """Notes whose connection it is. `peer` as gRPC writes it: "ipv4:127.0.0.1:1234", "ipv6:%5B::1%5D:1234"."""
+        address = _address(peer)
+        if address is not None:
+            with self._lock:
+                self._callers[address] = caller
+
+    def look(self, port: int) -> int:
+        """Closes the connections to the server's own `port` that have to make way; returns how many."""
+        now = self._clock()
+        with contextlib.ExitStack() as stack:
+            connections = {address: stack.enter_context(held) for address, held in _connections(port)}
+            with self._lock:
+                self._callers = {address: caller for address, caller in self._callers.items() if address in connections}
+                self._since = {address: self._since.get(address, now) for address in connections}
+                callers, since = dict(self._callers), dict(self._since)
+            leaving = _beyond(callers, since)
+            unknown = [address for address in connections if address not in callers]
+            if len(connections) >= 3 * self._places // 4:
+                old = [address for address in unknown if now - since[address] >= _PATIENCE_S]
+                random.shuffle(old)
+                leaving += old[: max(0, len(unknown) - self._places // 4)]
+            for address in leaving:
+                with contextlib.suppress(OSError):  # it may have ended by itself
+                    connections[address].shutdown(socket.SHUT_RDWR)  # gRPC finds it closed, and closes its end
+        return len(leaving)
+
+    @contextlib.contextmanager
+    def watched(self, port: int) -> Iterator[None]:
+        """Looks again and again while the block runs."""
+        thread = threading.Thread(target=self._watch, args=(port,), name="door", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self, port: int) -> None:
+        told = -60.0
+        while not self._over.wait(_EVERY_S):
+            try:
+                closed = self.look(port)
+            except OSError as error:  # no descriptor is free to look with; gRPC's own limits hold
+                logging.debug("event=door_blind reason=%s", error.strerror)
+                continue
+            if closed and self._clock() - told >= 60:
+                told = self._clock()
+                logging.warning("event=connections_closed count=%d note=many_hold_a_place_and_say_nothing", closed)
+
+
+def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:
+    """Returns the oldest connections of each caller that has more than it may: a site that comes again keeps the new one."""
+    by_caller = defaultdict[str, list[Address]](list)
+    for address in sorted(callers, key=since.__getitem__):
+        by_caller[callers[address]].append(address)
+    return [address for held in by_caller.values() for address in held[: max(0, len(held) - PER_CALLER)]]
+
+
+def _connections(port: int) -> Iterator[tuple[Address, socket.socket]]:
+    """Yields this process's connections to its own `port`: the other end's address, and a socket of ours for the same connection."""
+    for name in os.listdir("/dev/fd"):
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            copy = os.dup(int(name))
+        except OSError:  # closed meanwhile
+            continue
+        try:
+            held = socket.socket(fileno=copy)
+        except OSError:  # another file took the number meanwhile
+            os.close(copy)
+            continue
+        try:
+            if held.family in (socket.AF_INET, socket.AF_INET6) and held.getsockname()[1] == port:
+                peer = held.getpeername()
+                yield (_plain(peer[0]), peer[1]), held
+                continue
+        except OSError:  # the listening socket has no other end
+            pass
+        held.close()
+
+
+def _address(peer: str) -> Address | None:
+    kind, _, rest = peer.partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdigit():
+        return None
+    return _plain(host.replace("%5B", "").replace("%5D", "").strip("[]")), int(port)
+
+
+def _plain(host: str) -> str:
+    """Returns an address as both sources write it: a dual-stack socket shows an IPv4 address as ::ffff:127.0.0.1."""
+    return host.removeprefix("::ffff:").partition("%")[0]

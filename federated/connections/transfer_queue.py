@@ -1,0 +1,114 @@
+"""Transfers take turns: a few move bytes at once, so that memory does not grow with the sites, and no site holds more than one turn."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+PACE_BYTES = 32 * 2**20  # in `lapse_s` seconds; at the default 5 s about 54 Mbit/s
+
+
+class TransferQueue:
+    """Hands out `count` turns: first to the name that had its last turn longest ago, else in the order in which they are asked for.
+
+    Thread-safe. Each name holds one turn at a time: calls that hold one and move nothing delay only further calls of the same name.
+
+    A slow link starves nobody: a turn lapses once its transfer moves fewer than PACE_BYTES in `lapse_s` seconds, and the transfer
+    goes on without it, as does whoever has waited for `patience_s`.
+
+    Args:
+      count: turns at once.
+      lapse_s: how long a turn lasts from its beginning, and again from every PACE_BYTES.
+      patience_s: how long a turn is waited for. The other end gives up a call that stands still; this must be far below that.
+      clock: seconds.
+    """
+
+    def __init__(self, count: int, *, lapse_s: float = 5.0, patience_s: float = 30.0, clock: Callable[[], float] = time.monotonic):
+        if count < 1:
+            raise ValueError(f"{count} turns; expected at least 1")
+        self._count, self._lapse_s, self._patience_s, self._clock = count, lapse_s, patience_s, clock
+        self._changed = threading.Condition()
+        self._queue, self._held = collections.deque[Slot](), set[Slot]()
+        self._reserved: dict[str, Slot] = {}
+        self._served, self._serving = dict[str | None, int](), itertools.count(1)  # name -> when it had its last turn
+
+    @contextlib.contextmanager
+    def turn(self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None) -> Iterator[Slot]:
+        """Waits for a turn and holds it for the block; in the end the block goes on without one rather than not at all.
+
+        Args:
+          name: whose turn it is. One that was reserved under this name is taken over without a wait.
+          wanted: asked at the start and at every `wake`; who does not want a turn any more gives up its place.
+        """
+        with self._changed:
+            turn = self._reserved.pop(name, None) or self._queued(wanted, name)
+        try:
+            yield turn
+        finally:
+            self._end(turn)
+
+    def reserve(self, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Waits for a turn that the next `turn` of that name takes over. It lapses as any other, so nobody need come for it."""
+        with self._changed:
+            self._held.discard(self._reserved.pop(name, None))
+            self._reserved[name] = self._queued(wanted, name)
+
+    def _end(self, turn: Slot) -> None:
+        with self._changed:
+            self._held.discard(turn)
+            self._changed.notify_all()
+
+    def _queued(self, wanted: Callable[[], bool], name: str | None) -> Slot:
+        """Returns a turn once it is there or not waited for any more; called with the lock held."""
+        turn, now = Slot(self._clock, self._lapse_s, name), self._clock()
+        until = now + self._patience_s
+        self._queue.append(turn)
+        try:
+            while wanted() and now < until:
+                self._held = {held for held in self._held if held.ends > now}
+                if len(self._held) < self._count and self._next() is turn:
+                    self._held.add(turn)
+                    if name is not None:
+                        self._served[name] = next(self._serving)
+                    break
+                self._changed.wait(min([until, *(held.ends for held in self._held)]) - now)
+                now = self._clock()
+        finally:
+            self._queue.remove(turn)
+            self._changed.notify_all()  # the next may be the first now
+        turn.begin()
+        return turn
+
+    def _next(self) -> Slot | None:
+        """Returns whose turn it is: names that hold one wait, and among the others comes first who was not served for longest."""
+        busy = {held.name for held in self._held} - {None}
+        waiting = (turn for turn in self._queue if turn.name not in busy)
+        return min(waiting, key=lambda turn: self._served.get(turn.name, 0), default=None)  # the first in the queue of equal ones
+
+    def wake(self) -> None:
+        """Makes everyone who waits look again whether a turn is still wanted, and at the clock."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Slot:
+    """One transfer's turn; `ends` moves on with its bytes."""
+
+    def __init__(self, clock: Callable[[], float], lapse_s: float, name: str | None = None):
+        self.name = name
+        self._clock, self._lapse_s, self._moved = clock, lapse_s, 0
+        self.ends = 0.0
+
+    def begin(self) -> None:
+        self.ends = self._clock() + self._lapse_s
+
+    def moved(self, nbytes: int) -> None:
+        """Notes that the transfer moved so many bytes more."""
+        self._moved += nbytes
+        if self._moved >= PACE_BYTES:
+            self._moved = 0
+            self.begin()

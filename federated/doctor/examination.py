@@ -1,0 +1,170 @@
+"""The doctor's whole round: every check that concerns a site, or a server, in the order in which one cause hides the next."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+import pathlib
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography import x509
+
+from federated.doctor import kit as doctor_kit
+from federated.doctor import network as doctor_network
+from federated.doctor.findings import Finding, fault, good, is_well, skipped, warning
+from federated.security import certificates
+from federated.security.credentials import CredentialBook
+from federated.tensors.tensor_files import TensorFile
+from federated.wire import addresses
+from federated.wire.endpoint import ServerEndpoint
+
+_USUAL_MODEL = 100 * 10**6  # bytes of the full-size network in float32, where nobody says how large it is
+_SITE_COPIES = 6  # model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
+
+
+def of_site(
+    kit: pathlib.Path,
+    *,
+    folder: pathlib.Path | None = None,
+    site: str | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    plan: dict | None = None,
+    environ: Mapping[str, str] = os.environ,
+    now: Callable[[], float] = time.time,
+    disk_usage: Callable = shutil.disk_usage,
+    timeout_s: float = 5.0,
+) -> list[Finding]:
+    """Examines a site, or the operator's machine.
+
+    Args:
+      kit: the folder of the kit.
+      folder: the site's folder of models, where it has one.
+      site: whose prepared cases are in it.
+      host, port: of the server, in place of the kit's.
+      plan: of the site's flags, to be compared with the server's.
+      environ, now, disk_usage, timeout_s: the machine; handed in so that tests can plant faults.
+    """
+    findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()), site=site)]
+    model_bytes = _USUAL_MODEL
+    if is_well(finding for finding in findings if finding.check != "validity"):
+        from federated.admin import client as admin_client  # after the packages were found to work
+
+        try:
+            opened = admin_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+        except admin_client.NoPort as error:
+            return [*findings, fault("port", str(error), "--server=host:port, or the port in the kit's file")]
+        endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
+        replies: list[Any] = []
+
+        def probe() -> Any:
+            with admin_client.AdminClient(opened, timeout_s=3 * timeout_s) as operator:
+                replies.append(operator.probe())
+            return replies[-1]
+
+        findings += doctor_network.examine(endpoint, opened.identity, probe, now=now, plan=plan)
+        model_bytes = replies[-1].model_bytes if replies else model_bytes
+    else:
+        findings.append(skipped("network", "mend the kit first"))
+    if folder is not None:
+        findings += doctor_kit.check_folder("site's folder", folder, _SITE_COPIES * model_bytes, disk_usage)
+        findings.append(doctor_kit.check_private("private folder", folder))
+    return findings
+
+
+def of_server(
+    kit: pathlib.Path,
+    *,
+    store: pathlib.Path | None = None,
+    initial_model: pathlib.Path | None = None,
+    listen: str = "0.0.0.0",
+    port: int = 8443,
+    num_rounds: int = 60,
+    now: Callable[[], float] = time.time,
+    disk_usage: Callable = shutil.disk_usage,
+    open_files: int | None = None,
+) -> list[Finding]:
+    """Examines the server's machine; the server may be running or not."""
+    findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
+    model_bytes, sites = _USUAL_MODEL, 2
+    if is_well(finding for finding in findings if finding.check != "validity"):
+        sites = len(CredentialBook.read(kit / "credentials.json").sites)
+        findings += [_names(kit), _listening(kit, listen, port)]
+    if initial_model is not None:
+        found, model_bytes = _initial(initial_model, model_bytes)
+        findings.append(found)
+    if store is not None:
+        # Global models, each site's update twice (the open round's and the last one's), the models that sites lend.
+        needed = model_bytes * (num_rounds + 1 + 4 * sites)
+        findings += doctor_kit.check_folder("store", store, needed, disk_usage)
+        findings.append(doctor_kit.check_private("private folder", store))
+    findings.append(doctor_kit.check_open_files(open_files))
+    return findings
+
+
+def _names(kit: pathlib.Path) -> Finding:
+    hosts = certificates.hosts_of(x509.load_pem_x509_certificate((kit / "server.pem").read_bytes()))
+    unknown = []
+    for host in hosts:
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError):
+            unknown.append(host)
+    if unknown:
+        return warning(
+            "names", f"{', '.join(unknown)} cannot be looked up here", "if sites cannot either: DNS entry, or provision with another name"
+        )
+    return good("names", "all can be looked up")
+
+
+def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
+    """Says whether the port is free, taken by this very server, or by something else."""
+    listen = addresses.plain(listen)
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen, port))
+            return good("port", f"{port} is free")
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return fault("port", f"this user may not listen on {port}", "take one of 1024 or more, and tell the sites")
+            if error.errno != errno.EADDRINUSE:
+                return fault(
+                    "port", f"{addresses.joined(listen, port)}: {error.strerror}", "give an address of this machine as --host, or 0.0.0.0"
+                )
+    own = certificates.fingerprint_of_pem((kit / "server.pem").read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only the fingerprint is compared
+    address = "localhost" if listen in ("0.0.0.0", "::", "") else listen
+    try:
+        with (
+            socket.create_connection((address, port), timeout=5.0) as plain,
+            context.wrap_socket(plain) as secure,
+        ):
+            if certificates.fingerprint_of_bytes(secure.getpeercert(binary_form=True) or b"") == own:
+                return good("port", f"this server is running on {port}")
+    except OSError:
+        pass
+    return fault("port", f"another program listens on {port}", "stop it (ss -ltnp names it), or take another port and tell the sites")
+
+
+def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
+    try:
+        with TensorFile(path) as file:
+            json.loads(file.metadata["plan"])
+            return good("initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"), file.nbytes
+    except (ValueError, KeyError, OSError) as error:
+        words = "carries no plan" if isinstance(error, KeyError) else str(error)
+        return fault("initial model", words, "write it with experiments.init_model"), otherwise
+
+
+def _moment(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)

@@ -1,0 +1,239 @@
+"""Checks that need no network: the files of a kit, its certificates, the folders, the installed packages."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from federated.doctor.findings import Finding, fault, good, warning
+from federated.security import certificates, revocation
+from federated.security.credentials import CredentialBook
+from runkit import private, release
+
+KINDS: Mapping[str, Sequence[str]] = {
+    "site": ("ca.pem", "site.pem", "site.key", "credential", "site.json"),
+    "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
+    "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
+}
+_FRESH_KIT = "ask the federation's operator for this kit again, and take the whole folder"
+
+
+def kind_of(kit: pathlib.Path) -> str:
+    """Returns "server", "operator" or "site"; what is nothing of these is looked at as a site's."""
+    return next((kind for kind in ("server", "operator") if (kit / f"{kind}.pem").is_file() or (kit / f"{kind}.key").is_file()), "site")
+
+
+def check_kit(kit: pathlib.Path, *, now: datetime.datetime, site: str | None = None) -> list[Finding]:
+    """Checks files and certificates of a kit.
+
+    Args:
+      kit: the folder.
+      now: by this machine's clock.
+      site: name of the site whose prepared cases are here, where known.
+    """
+    kind = kind_of(kit)
+    findings = [_files(kit, kind)]
+    if findings[0].state == "fault":
+        return findings
+    findings += [check_private("private files", kit), *_certificate(kit, kind, now)]
+    if any(finding.check == "certificate" and "damaged" in finding.found for finding in findings):
+        return findings
+    if kind == "site":
+        findings.append(_owner(kit, site))
+    if kind == "server":
+        findings.append(_book(kit))
+    return findings
+
+
+def _files(kit: pathlib.Path, kind: str) -> Finding:
+    check = "kit"
+    if not kit.is_dir():
+        return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
+    missing = [name for name in KINDS[kind] if not (kit / name).is_file()]
+    if missing:
+        asked = (kit / "site.key.next").is_file()
+        way_out = "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…" if asked else _FRESH_KIT
+        return fault(check, f"{', '.join(missing)} missing in {kit}", way_out)
+    links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
+    if links:
+        return fault(check, f"{', '.join(links)} in {kit}: a link, not a file", "put the files themselves there; links are not followed")
+    unreadable = [name for name in KINDS[kind] if not os.access(kit / name, os.R_OK)]
+    if unreadable:
+        return fault(
+            check, f"{', '.join(unreadable)} may not be read by this user", "start the program as the owner of the kit, or chown it"
+        )
+    return good(check, f"a {kind}'s kit, whole")
+
+
+def check_private(check: str, folder: pathlib.Path) -> Finding:
+    """Checks that other accounts of the machine cannot read a folder and what is in it. One that is missing will be made private."""
+    if not folder.is_dir():
+        return good(check, f"{folder} will be made private")
+    open_ones = list(private.open_to_others(folder))
+    if open_ones:
+        names = ", ".join("the folder" if path == folder else str(path.relative_to(folder)) for path in open_ones[:3])
+        more = f" and {len(open_ones) - 3} more" if len(open_ones) > 3 else ""
+        few = len(open_ones) <= 3 and all(path.parent == folder and path.is_file() for path in open_ones)
+        mend = f"chmod 600 {names.replace(',', '')}, in {folder}" if few else f"chmod -R go= {folder}, as its owner"
+        return warning(check, f"{names}{more} in {folder} can be read by other users", mend)
+    return good(check, "readable by their owner only")
+
+
+def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Finding]:
+    try:
+        certificate = x509.load_pem_x509_certificate((kit / f"{kind}.pem").read_bytes())
+        authority = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
+        key = serialization.load_pem_private_key((kit / f"{kind}.key").read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        return [fault("certificate", f"a file of the kit is damaged ({type(error).__name__})", _FRESH_KIT)]
+    findings = []
+    if not certificates.same_key(certificate, key):
+        findings.append(fault("certificate", f"{kind}.pem and {kind}.key are not a pair: two kits were mixed", _FRESH_KIT))
+    elif not certificates.is_issued_by(certificate, authority):
+        findings.append(
+            fault("certificate", f"{kind}.pem is not of the authority in ca.pem: kits of two federations were mixed", _FRESH_KIT)
+        )
+    else:
+        about = f"of {certificates.common_name(certificate)}, {certificates.spoken(certificates.fingerprint(certificate))}"
+        findings.append(good("certificate", about))
+        findings.append(good("authority", certificates.spoken(certificates.fingerprint(authority))))
+    findings.append(check_validity("validity", f"{kind}.pem", certificate, now))
+    if (ends := check_validity("validity", "ca.pem", authority, now)).state != "good":
+        findings.append(ends)
+    if kind == "server":
+        findings.append(good("host names", ", ".join(certificates.hosts_of(certificate))))
+        findings += _revoked(kit, certificate)
+    return findings
+
+
+def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
+    try:
+        statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get("server_revocation", "")
+        generation = revocation.read(statement.encode("ascii"), kit / "ca.pem") if statement else 0
+    except (ValueError, AttributeError) as error:
+        return [fault("revocation", f"credentials.json: {error}", "copy credentials.json from where the federation was provisioned")]
+    if certificates.generation_of(certificate) < generation:
+        return [
+            fault("revocation", "server.pem was revoked: sites refuse it", "carry the whole folder of the server here from the operator")
+        ]
+    return [good("revocation", f"certificates before generation {generation} are revoked")] if generation else []
+
+
+def check_validity(check: str, name: str, certificate: x509.Certificate, now: datetime.datetime) -> Finding:
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begins:
+        return fault(
+            check,
+            f"{name} is not valid before {begins:%Y-%m-%d %H:%M} UTC, this machine's clock says {now:%Y-%m-%d %H:%M}",
+            "set the clock (timedatectl set-ntp true); if it is right, ask the operator for a new certificate",
+        )
+    days = certificates.days_left(certificate, now)
+    renew = "provision the federation again" if name == "ca.pem" else "have it renewed: a request of experiments.request, or the operator"
+    if days <= 0:
+        return fault(check, f"{name} ended on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}", renew)
+    if days < certificates.WARN_DAYS:
+        return warning(check, f"{name} ends in {days:.0f} days", renew)
+    return good(check, f"{name} is valid until {ends:%Y-%m-%d}")
+
+
+def _owner(kit: pathlib.Path, site: str | None) -> Finding:
+    check = "site"
+    try:
+        about = json.loads((kit / "site.json").read_text(encoding="utf-8"))
+        name = str(about["site"])
+        _ = str(about["host"]), int(about["port"])
+    except (ValueError, KeyError, TypeError) as error:
+        return fault(check, f"site.json cannot be read ({type(error).__name__})", 'it holds {"site": …, "host": …, "port": …}')
+    owner = certificates.common_name(x509.load_pem_x509_certificate((kit / "site.pem").read_bytes()))
+    if owner != name:
+        return fault(check, f"the certificate is that of {owner}, site.json says {name}", _FRESH_KIT)
+    if site is not None and site != name:
+        return fault(check, f"this is the kit of {name}, the prepared cases are of {site}", f"use the kit of {site}")
+    return good(check, name)
+
+
+def _book(kit: pathlib.Path) -> Finding:
+    try:
+        sites = CredentialBook.read(kit / "credentials.json").sites
+    except ValueError as error:
+        return fault("sites", str(error), "copy credentials.json from where the federation was provisioned")
+    if not sites:
+        return fault("sites", "none may log in", "add one: python -m experiments.provision --output=… --add=…")
+    return good("sites", ", ".join(sites))
+
+
+def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+    """Checks that what the weight exchange is made of is there and works together."""
+    check = "packages"
+    try:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("grpcio", "protobuf", "cryptography")]
+    except importlib.metadata.PackageNotFoundError as error:
+        return [fault(check, f"{error.name} is not installed", "install the product with pip, which brings it along")]
+    try:
+        importing("federated.wire.weight_exchange_pb2")
+        importing("federated.wire.operation_pb2")
+    except Exception as error:  # protobuf raises what it likes where generated code and runtime do not fit
+        return [
+            fault(
+                check,
+                f"the messages do not load with protobuf {importlib.metadata.version('protobuf')} ({type(error).__name__})",
+                "pip install --force-reinstall the product: another program has changed protobuf in this environment",
+            )
+        ]
+    return [good(check, f"release {release.version()}, Python {sys.version.split()[0]}, {', '.join(versions)}")]
+
+
+def check_folder(check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage) -> list[Finding]:
+    """Checks that a folder, or where it would be made, can be written and has room."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        mend = (
+            "free space on that disk"
+            if error.errno == errno.ENOSPC
+            else "make it writable for the user who starts the program, or give another"
+        )
+        return [fault(check, f"{folder} cannot be written ({error.strerror})", mend)]
+    free = disk_usage(there).free
+    if free < needed_bytes:
+        return [
+            fault(f"{check}, room", f"{size(free)} free, {size(needed_bytes)} needed", "free space on that disk, or give another folder")
+        ]
+    return [good(check, f"writable, {size(free)} free")]
+
+
+def check_open_files(limit: int | None = None) -> Finding:
+    """Checks the limit of open files; a server holds a few for each site."""
+    if limit is None:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < 1024:
+        return warning("open files", f"at most {limit}", "raise it: ulimit -n 4096, or LimitNOFILE= in the unit file")
+    return good("open files", f"up to {limit}")
+
+
+def size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if abs(nbytes) < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} GB"

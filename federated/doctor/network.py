@@ -1,0 +1,321 @@
+"""Checks of the way to the server, step by step: proxy, name, port, TLS, certificates, and what the server itself says.
+
+gRPC calls all of these failures UNAVAILABLE; here each is told apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cryptography import x509
+
+from federated import errors
+from federated.doctor.findings import Finding, fault, good, skipped, warning
+from federated.doctor.kit import check_validity
+from federated.rounds import plan as plans
+from federated.security import certificates
+from federated.security.tls import Identity
+from federated.wire.endpoint import ProxyRefused, ServerEndpoint
+from federated.wire.messages import PROTOCOL
+from runkit import release
+
+_STEPS = ("proxy", "name", "port", "TLS", "server's certificate", "own certificate", "server", "clock", "release", "plan", "server's log")
+_SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
+
+
+def examine(
+    endpoint: ServerEndpoint,
+    identity: Identity,
+    probe: Callable[[], Any],
+    *,
+    now: Callable[[], float] = time.time,
+    plan: dict | None = None,
+) -> list[Finding]:
+    """Follows the way to the server until a step fails; the steps behind it are marked as skipped.
+
+    Args:
+      identity: the kit's certificates.
+      probe: asks the server, as `operator_client.Operator.probe`.
+      now: this machine's clock, seconds since the epoch.
+      plan: of this site, where known.
+    """
+    findings = []
+    for finding in _steps(endpoint, identity, probe, now, plan):
+        findings.append(finding)
+        if finding.state == "fault" and finding.check in _STEPS[:7]:
+            findings += [skipped(step, f"after {finding.check}") for step in _STEPS[_STEPS.index(finding.check) + 1 :]]
+            break
+    return findings
+
+
+def _steps(endpoint: ServerEndpoint, identity: Identity, probe: Callable, now: Callable[[], float], plan: dict | None) -> Iterator[Finding]:
+    yield _proxy(endpoint)
+    yield _name(endpoint)
+    yield _port(endpoint)
+    yield from _tls(endpoint, identity, datetime.datetime.fromtimestamp(now(), datetime.timezone.utc))
+    before = now()
+    try:
+        reply = probe()
+    except errors.FederationError as error:
+        yield _refusal(endpoint, error)
+        return
+    after = now()
+    yield _standing(reply)
+    yield _clock((before + after) / 2 - reply.time, after - before)
+    yield _release(reply)
+    yield _plan(reply, plan)
+    yield good("server's log", f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log")
+
+
+def _proxy(endpoint: ServerEndpoint) -> Finding:
+    proxy = endpoint.proxy
+    if proxy is None:
+        passed_over = endpoint.passed_over
+        found = "; ".join(["none is used", *(why for why, _ in passed_over)])
+        mends = [mend for _, mend in passed_over if mend]
+        return warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy") if mends else good("proxy", found)
+    variable, host, port, _ = proxy
+    around = f"or go around it: no_proxy={endpoint.host}"
+    try:
+        with endpoint.connected():
+            return good("proxy", f"{variable} names {host}:{port}, which lets this connection through")
+    except ProxyRefused as refused:
+        allow = f"have it allow CONNECT to {endpoint.address}"
+        if " 407" in str(refused):
+            allow = f"write user and password into {variable}=http://user:password@host:port, percent-encoded, or {allow}"
+        return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"{allow}, {around}")
+    except OSError as error:
+        return fault("proxy", f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})", f"correct {variable}, {around}")
+
+
+def _name(endpoint: ServerEndpoint) -> Finding:
+    if endpoint.proxy:
+        return good("name", f"{endpoint.host} is looked up by the proxy that {endpoint.proxy.variable} names")
+    try:
+        found = sorted({entry[4][0] for entry in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)})
+    except (OSError, UnicodeError) as error:
+        return fault(
+            "name",
+            f"{endpoint.host} is not known here ({_reason(error)})",
+            "check the host in the kit; ask the network team for a DNS entry, or add the server to the hosts file",
+        )
+    return good("name", f"{endpoint.host} is {', '.join(found)}")
+
+
+def _port(endpoint: ServerEndpoint) -> Finding:
+    began = time.monotonic()
+    try:
+        with endpoint.connected():
+            return good("port", f"{endpoint.port} answers in {1000 * (time.monotonic() - began):.0f} ms")
+    except ConnectionRefusedError:
+        return fault(
+            "port",
+            f"nobody listens on {endpoint.address}",
+            "check the port in the kit; have the server's operator see that the server runs (experiments.doctor there)",
+        )
+    except TimeoutError:
+        return fault(
+            "port",
+            f"{endpoint.address} does not answer within {endpoint.timeout_s:g} s: a firewall drops it",
+            f"ask the network team to allow outgoing TCP to {endpoint.address}; nothing needs to be opened inwards",
+        )
+    except OSError as error:
+        return fault("port", f"{endpoint.address}: {_reason(error)}", "ask the network team for a route to that address")
+
+
+def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
+    try:
+        served, protocol = _look(endpoint, identity)
+    except ssl.SSLError as error:
+        reason = (error.reason or "").replace("_", " ").lower()
+        if "wrong version" in reason or "http request" in reason or "record layer" in reason:
+            yield fault(
+                "TLS",
+                f"whoever listens on {endpoint.address} does not speak TLS",
+                "check host and port; a load balancer in front must pass TCP on as it is, and not end TLS",
+            )
+        elif "eof" in reason:
+            yield _hung_up(endpoint, "closed")
+        else:
+            yield fault("TLS", f"the handshake failed ({reason or 'closed'})", "have the operator run experiments.doctor at the server")
+        return
+    except TimeoutError:
+        yield fault(
+            "TLS",
+            f"{endpoint.address} accepts the connection and then says nothing",
+            "a middle box holds it: ask the network team to pass TCP on unchanged, without inspection",
+        )
+        return
+    except OSError as error:
+        yield _hung_up(endpoint, _reason(error))
+        return
+    yield good("TLS", f"{protocol}")
+    finding = _judge(endpoint, identity, served, now)
+    yield finding
+    if finding.state != "fault":
+        yield _own(endpoint, identity)
+
+
+def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
+    return fault(
+        "TLS",
+        f"{endpoint.address} hangs up in the handshake ({reason})",
+        "a firewall cuts TLS it cannot inspect, or the server is starting: ask the network team, and try again",
+    )
+
+
+def _judge(endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime) -> Finding:
+    check = "server's certificate"
+    authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
+    if not certificates.is_issued_by(served, authority):
+        issuer = served.issuer.rfc4514_string()
+        ours = authority.subject.rfc4514_string()
+        if issuer == ours:
+            return fault(
+                check,
+                "it is of another federation's authority than ca.pem",
+                "check host and port; if they are right, the federation was provisioned again: ask the operator for the new kit",
+            )
+        return fault(
+            check,
+            f"it was issued by {issuer!r}, not by this federation: TLS is inspected on the way, or this is another server",
+            f"ask the network team to exempt {endpoint.address} from TLS inspection; check host and port",
+        )
+    if certificates.generation_of(served) < identity.generation:
+        return fault(
+            check,
+            "it was revoked by the operator: whoever shows it may have stolen the server's key",
+            "do not join; tell the operator, and check host and port. The server itself needs the new folder that was made for it",
+        )
+    finding = check_validity(check, "it", served, now)
+    if finding.state == "fault":
+        ended = now > served.not_valid_after_utc
+        mend = (
+            "tell the server's operator to renew it: experiments.provision --renew=server; and check this machine's clock"
+            if ended
+            else finding.mend
+        )
+        return dataclasses.replace(finding, mend=mend)
+    names = certificates.hosts_of(served)
+    if not any(_matches(name, endpoint.host) for name in names):
+        say = warning if identity.generation else fault  # after a revocation another name is asked for, see `tls.Identity`
+        return say(
+            check,
+            f"it does not bear the name {endpoint.host}, but {', '.join(names)}",
+            "use one of these in the kit's json file; or have the operator provision with this name in --server_host",
+        )
+    return finding
+
+
+def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
+    check = "own certificate"
+    # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
+    for _ in range(2):
+        try:
+            with (
+                endpoint.connected() as plain,
+                _context(identity).wrap_socket(plain, server_hostname=identity.expected_name(endpoint.host)) as secure,
+            ):
+                if secure.recv(1):
+                    return good(check, "the server accepts it")
+        except TimeoutError:
+            return warning(check, "the server says nothing after the handshake", "it may be very busy; try again")
+        except OSError:
+            continue
+    return fault(
+        check,
+        "the server refuses it in the handshake",
+        "it is of another authority than the server's, or invalid by the server's clock: compare clocks, ask the operator for a new kit",
+    )
+
+
+def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding:
+    mends = {
+        errors.WrongCredential: "the server has another credential for this name, or the site was revoked: ask the operator, who can see it "
+        "with experiments.provision --list",
+        errors.CertificateOutOfDate: "renew it: experiments.request at a site, experiments.provision --renew=server for the server",
+        errors.CertificateRefused: "this certificate was revoked, or the kit mixes two: ask the operator to certify a new key of this site",
+        errors.ServerMisbehaves: "do not join: ask the operator, by telephone, whether this is the federation's server and what runs there",
+        errors.VersionDiffers: "install the same release at both ends; check that the port is the federation's",
+    }
+    mend = mends.get(type(error), "try again; if it stays, look into the server's log, which names the reason")
+    return fault("server", str(error), mend)
+
+
+def _standing(reply: Any) -> Finding:
+    words = {
+        "admitted": good("server", "knows this site, which takes part"),
+        "welcome": good("server", "knows this site, which may join"),
+        "operator": good("server", "knows the operator"),
+        "evicted": fault("server", "the operator has sent this site away", "ask the operator to admit it again"),
+        "full": fault("server", "as many sites as it takes are there already", "ask the operator to raise --max_num_clients"),
+    }
+    return words.get(reply.standing, warning("server", f"says {reply.standing!r}", "install the same release at both ends"))
+
+
+def _clock(skew_s: float, uncertainty_s: float) -> Finding:
+    words = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the server's"
+    mend = "set it: timedatectl set-ntp true; certificates and tokens are judged by it"
+    if abs(skew_s) - uncertainty_s > _SKEW_FAULT_S:
+        return fault("clock", words, mend)
+    if abs(skew_s) - uncertainty_s > _SKEW_WARN_S:
+        return warning("clock", words, mend)
+    return good("clock", words)
+
+
+def _release(reply: Any) -> Finding:
+    own = release.version()
+    if reply.protocol != PROTOCOL:
+        return fault(
+            "release",
+            f"the server (release {reply.release}) speaks version {reply.protocol} of the exchange, this site (release {own}) {PROTOCOL}",
+            f"install release {reply.release} here",
+        )
+    unknown = [end for end, known in (("the server's", reply.release), ("this site's", own)) if known == release.UNKNOWN]
+    if unknown:
+        return warning(
+            "release",
+            f"{' and '.join(unknown)} release is unknown: the source is used without installation; exchange version {PROTOCOL} at both ends",
+            "install the same release at both ends (pip install)",
+        )
+    if reply.release != own:
+        return warning("release", f"the server has {reply.release}, this site {own}; they understand each other", "install the same")
+    return good("release", f"{own} at both ends, exchange version {PROTOCOL}")
+
+
+def _plan(reply: Any, plan: dict | None) -> Finding:
+    if plan is None:
+        return skipped("plan", "give the flag file to compare plans")
+    differing = plans.differences(json.loads(reply.plan_json), plan)
+    if differing:
+        return fault("plan", "; ".join(differing[:5]), "start this site with the server's flag file")
+    return good("plan", f"the server's, {plans.fingerprint(plan)[:16]}")
+
+
+def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
+    """Returns the certificate that is served, trusted or not, and the TLS version."""
+    context = _context(identity)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only looked at here; judged by `_judge`, trusted by nobody
+    with endpoint.connected() as plain, context.wrap_socket(plain, server_hostname=endpoint.host) as secure:
+        return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(secure.version())
+
+
+def _context(identity: Identity) -> ssl.SSLContext:
+    context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _matches(name: str, host: str) -> bool:
+    return name.lower() == host.lower() or (name.startswith("*.") and host.lower().partition(".")[2] == name[2:].lower())
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,155 @@
+"""What a site is to do next, as a pure function of what has been done: the order of a whole run in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection
+from typing import Literal
+
+from federated import errors
+from federated.rounds.rounds import Round
+from runkit import printable
+
+Kind = Literal["wait", "train", "score", "publish", "evaluate", "finished"]
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names files, rows and lines of logs at both ends: never a path
+MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's journal
+# Models that a site evaluates in one run. The largest federation of hospitals that trained one segmentation model, FeTS 2022, had 71
+# sites: with three models each and the two global ones that would be 215. Each costs a site a pass over its test cases.
+MAX_MODELS = 256
+MAX_DISCARDED = 100  # times that a run may go back, so that no server keeps a site training for ever
+LAST_GLOBAL = "FL_global"  # the last round's aggregate, unselected
+BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
+
+
+def global_name(number: int) -> str:
+    """Returns the name under which global model `number` is pulled; 0 is the initial model."""
+    return f"round_{number:03d}"
+
+
+def global_number(name: str) -> int | None:
+    """Returns the number of the global model of that name, None where it is not the name of a numbered one."""
+    match = re.fullmatch(r"round_(\d{3,9})", name)
+    return int(match[1]) if match else None
+
+
+def is_global(name: str) -> bool:
+    """Returns whether a name is reserved for global models."""
+    return name in (LAST_GLOBAL, BEST_GLOBAL) or re.fullmatch(r"round_\d{3,}", name) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One thing to do. `train`: pull `model`, score it, train, push as `round`. `score`: pull and score `model` only.
+
+    `publish`: send the local models. `evaluate`: pull each of `models`, score it on the own test cases, submit the rows.
+    """
+
+    kind: Kind
+    round: int = 0
+    model: str = ""
+    models: tuple[str, ...] = ()
+    discarded: int = 0  # of `train`: how often the operator has taken the run back to an earlier round
+
+
+def check_task(task: Task, *, trained: int, num_rounds: int, discarded: int = 0, evaluated: Collection[str] = ()) -> None:
+    """Checks, at a site, a task against what the site has done already: rounds go forward, and nothing is without bounds.
+
+    Args:
+      trained: the last round that this site trained, 0 before the first. The same round may come again, because the server may
+        have lost its update. A later one than the next may come, because the site may have been away.
+      num_rounds: of the run, as the server said at login.
+      discarded: how often the run had been taken back when this site heard of it last. Each further time it may go back to any round.
+      evaluated: models that this site has evaluated in this run.
+    Raises:
+      ServerMisbehaves: naming the task and what is wrong with it.
+    """
+    refused = errors.ServerMisbehaves.because
+    if task.kind == "train":
+        if not discarded <= task.discarded <= MAX_DISCARDED:
+            raise refused(
+                f"says that rounds were discarded {task.discarded} times, and {discarded} times before; expected {MAX_DISCARDED} at most"
+            )
+        if not (1 if task.discarded > discarded else max(1, trained)) <= task.round <= num_rounds:
+            raise refused(
+                f"asks for training in round {task.round}, but the run has {num_rounds} rounds and this site trained round {trained} last"
+            )
+        _check_model_of(task, task.round - 1)
+    elif task.kind == "score":
+        if not 0 <= task.round <= num_rounds:
+            raise refused(f"asks for scores of global model {task.round}, but the run has {num_rounds} rounds")
+        _check_model_of(task, task.round)
+    elif task.kind == "evaluate":
+        for name in task.models:
+            check_model_name(name)
+        if len(set(task.models)) != len(task.models):
+            raise refused(f"asks for the evaluation of {len(task.models)} models and names one twice")
+        if len({*task.models, *evaluated}) > MAX_MODELS:
+            raise refused(
+                f"asks for the evaluation of {len(task.models)} models after {len(evaluated)}; a site evaluates {MAX_MODELS} in a run at most"
+            )
+
+
+def check_model_name(name: str) -> None:
+    """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a path, a row or a line of a log."""
+    if not MODEL_NAME.fullmatch(name):
+        shown = printable.text(repr(name), limit=80)
+        raise errors.ServerMisbehaves.because(f"names a model {shown}; a name is letters, digits, '_' and '-', at most 64")
+
+
+def _check_model_of(task: Task, number: int) -> None:
+    check_model_name(task.model)
+    if task.model != global_name(number):
+        raise errors.ServerMisbehaves.because(
+            f"asks to {task.kind} in round {task.round} with model {task.model}; it must be {global_name(number)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+      open_round: None after the last aggregation.
+      num_rounds: fewer than planned where the run was told to end early.
+      paused: the operator holds the run; who comes waits.
+      closing: the open round is over and being aggregated.
+      participants: sites with an update in any round.
+      scored: sites that scored the last global model.
+      declared: sites that published all their models, or declared none.
+      models: what every site evaluates; empty until it is fixed.
+      reported: sites whose rows are in.
+      discarded: how often the operator has taken the run back.
+    """
+
+    open_round: Round | None
+    num_rounds: int
+    paused: bool = False
+    closing: bool = False
+    participants: frozenset[str] = frozenset()
+    scored: frozenset[str] = frozenset()
+    declared: frozenset[str] = frozenset()
+    models: tuple[str, ...] = ()
+    reported: frozenset[str] = frozenset()
+    finished: bool = False
+    discarded: int = 0
+
+
+def next_task(progress: Progress, site: str) -> Task:
+    """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart does no harm."""
+    if progress.paused and not progress.finished:
+        return Task("wait")
+    if progress.open_round is not None:
+        number = progress.open_round.number
+        if progress.closing or site in progress.open_round.received:
+            return Task("wait")
+        return Task("train", round=number, model=global_name(number - 1), discarded=progress.discarded)
+    if progress.finished or site in progress.reported or site not in progress.participants:
+        return Task("finished")
+    if progress.models:
+        return Task("evaluate", models=progress.models)
+    if site not in progress.scored:
+        return Task("score", round=progress.num_rounds, model=global_name(progress.num_rounds))
+    if site not in progress.declared:
+        return Task("publish")
+    return Task("wait")

@@ -1,0 +1,1 @@
+"""Who is who and what may leave: certificates, TLS, credentials, kits, revocation, the filter of reports."""

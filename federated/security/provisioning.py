@@ -1,0 +1,394 @@
+"""Makes what a federation needs to trust each other: an authority, the server's kit, the operator's and one per site.
+
+<folder>/authority/{ca.pem, ca.key, federation.json}   stays offline; needed only to provision, renew and revoke
+         server/{ca.pem, server.pem, server.key, credentials.json}
+         operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
+         <site>/{ca.pem, site.pem, site.key, credential, site.json}
+
+A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in them is secret. Once a certificate of
+the server was revoked, authority, operator and sites have the statement on it too, `revoked.crl` (see `revocation`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federated.security import certificates, revocation
+from federated.security.credentials import hashed, new_secret
+from federated.wire import addresses
+from runkit import atomic, private
+
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+RESERVED = ("server", "operator", "authority")
+DEFAULT_PORT = 8443
+_FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
+
+
+def provision(
+    folder: str | os.PathLike,
+    server_hosts: Sequence[str] | str,
+    sites: Sequence[str] = ("C1", "C2"),
+    *,
+    port: int = DEFAULT_PORT,
+    valid_days: int = 365,
+    authority_days: int = 3650,
+    requests: Sequence[str | os.PathLike] = (),
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Writes an authority of its own and all kits, private to this account; returns the folder.
+
+    Args:
+      server_hosts: names or addresses under which sites reach the server, the first being the one written into their kits;
+        localhost, 127.0.0.1 and ::1 are added to the certificate.
+      sites: those whose keys are made here; their names name folders, certificates and rows.
+      port: the server's port, for the sites' kits.
+      valid_days: lifetime of the certificates, which can be renewed while the authority lives.
+      authority_days: lifetime of the authority; after it, everything is provisioned again.
+      requests: certificate requests of sites that made their own keys.
+      overwrite: replaces kits that are there; the old ones stop working.
+    Raises:
+      ValueError: for a name that cannot be used, a request that is none, or a folder that holds kits already.
+    """
+    hosts = [addresses.plain(host) for host in ([server_hosts] if isinstance(server_hosts, str) else server_hosts)]
+    folder = pathlib.Path(folder)
+    if not hosts or not all(hosts):
+        raise ValueError("server_hosts is empty; give the name or address under which sites reach the server")
+    if not sites and not requests:
+        raise ValueError("sites is empty; give the name of every site")
+    asked = [read_request_file(path) for path in requests]
+    names = [*sites, *(request.name for request in asked)]
+    _check_names(names)
+    _check_apart(names)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one")
+    if not 1 <= valid_days <= authority_days:
+        raise ValueError(f"valid_days is {valid_days}; expected 1 to the {authority_days} days of the authority")
+    there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
+    if there and not overwrite:
+        raise ValueError(
+            f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: choose another folder, or ask to overwrite"
+        )
+
+    private.folder(folder)
+    for name in there:
+        private.refuse_link(folder / name)
+        private.refuse_links(folder / name)
+    try:
+        _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
+    except BaseException:
+        if not there:  # half a federation would be in the way of the next attempt
+            for name in (*RESERVED, *names):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_all(
+    folder: pathlib.Path,
+    hosts: Sequence[str],
+    port: int,
+    sites: Sequence[str],
+    asked: Sequence[certificates.Request],
+    valid_days: int,
+    authority_days: int,
+) -> None:
+    key = certificates.new_key()
+    with atomic.replacing_folder(folder / "authority") as kit:
+        (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
+        write_private(kit / "ca.key", certificates.key_to_pem(key))
+        atomic.write_json(kit / "federation.json", {"hosts": hosts, "port": port, "issued": []})
+    authority = _Authority.of(folder)
+    secrets = {name: new_secret() for name in ("operator", *sites)}
+    authority.write_kit("server", valid_days)
+    authority.write_kit("operator", valid_days, credential=secrets["operator"])
+    for site in sites:
+        authority.write_kit(site, valid_days, credential=secrets[site])
+    for request in asked:
+        authority.write_answer(request, valid_days)
+    digests = {site: hashed(secrets[site]) for site in sites} | {request.name: request.credential_sha256 for request in asked}
+    authority.write_book({"sites": dict(sorted(digests.items())), "operator": hashed(secrets["operator"]), "revoked": []})
+
+
+def add(
+    folder: str | os.PathLike,
+    *,
+    sites: Sequence[str] = (),
+    requests: Sequence[str | os.PathLike] = (),
+    valid_days: int = 365,
+    replace_credential: Sequence[str] = (),
+) -> list[str]:
+    """Takes further sites in, and renews those that send a request; returns their names.
+
+    The server's `credentials.json` changes with it: where the server is another machine, copy that file there.
+
+    Args:
+      replace_credential: sites whose request may come with another credential than the one that is known. Somebody who can make a request
+        cannot take a site's place without the operator saying so.
+    Raises:
+      ValueError: for names that cannot be used or are there already, a request that is none, or one with an unexpected credential.
+    """
+    authority = _Authority.of(folder)
+    asked = [read_request_file(path) for path in requests]
+    _check_names([*sites, *(request.name for request in asked)])
+    book = authority.book()
+    there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
+    if there:
+        raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
+    _check_apart([name for name in (*sites, *(request.name for request in asked)) if name not in book["sites"]], tuple(book["sites"]))
+    similar = {name.lower(): name for name in book["sites"]}
+    for path, request in zip(requests, asked, strict=True):
+        if similar.get(request.name.lower(), request.name) != request.name:
+            raise ValueError(f"{path}: asks for {request.name!r}, and there is {similar[request.name.lower()]!r}; choose another name")
+        if (
+            book["sites"].get(request.name, request.credential_sha256) != request.credential_sha256
+            and request.name not in replace_credential
+        ):
+            raise ValueError(
+                f"{path}: comes with another credential than site {request.name} has, whose kit would stop working. If the site has "
+                f"lost its kit and says so over the telephone, add --replace_credential={request.name}"
+            )
+    for site in sites:
+        credential = new_secret()
+        authority.write_kit(site, valid_days, credential=credential)
+        book["sites"][site] = hashed(credential)
+    for request in asked:
+        authority.write_answer(request, valid_days)
+        book["sites"][request.name] = request.credential_sha256
+    authority.write_book(book)
+    return [*sites, *(request.name for request in asked)]
+
+
+def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
+    """Returns what signing a request would do to the federation, for the operator to see before."""
+    book = _Authority.of(folder).book()
+    if request.name not in book["sites"]:
+        return "a new site"
+    if book["sites"][request.name] == request.credential_sha256:
+        return "a renewal by the site that is there"
+    return "WITH ANOTHER CREDENTIAL than the site that is there, whose kit would stop working"
+
+
+def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
+    """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do running sessions.
+
+    Raises:
+      ValueError: for a name that has no kit here; a site that made its own key sends a new request instead (see `add`).
+    """
+    authority = _Authority.of(folder)
+    for name in names:
+        if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
+            raise ValueError(f"{folder}: the key of {name!r} was not made here; renew the certificate by a new request of that site")
+    for name in names:
+        authority.write_kit(name, valid_days)
+
+
+def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
+    """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued to them is refused.
+
+    A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that file, and until it is
+    there let the operator evict the site.
+
+    "server" makes a new key and certificate for the server, and a statement that earlier ones are revoked: the server hands it on at every
+    login, and from then on a site refuses them. Carry the whole folder to the server.
+
+    Args:
+      valid_days: lifetime of the server's new certificate.
+    Raises:
+      ValueError: for a name that has no part in the federation.
+    """
+    authority = _Authority.of(folder)
+    book = authority.book()
+    unknown = [name for name in names if name not in (*book["sites"], "server") and not (name == "operator" and book["operator"])]
+    if unknown:
+        raise ValueError(f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}")
+    for name in names:
+        book["sites"].pop(name, None)
+        book["operator"] = "" if name == "operator" else book["operator"]
+        held = {entry["sha256"] for entry in authority.about["issued"] if entry["name"] == name}
+        book["revoked"] = sorted({*book["revoked"], *held})
+    if "server" in names:
+        book["server_revocation"] = authority.revoke_server(valid_days).decode("ascii")
+    authority.write_book(book)
+
+
+@dataclasses.dataclass(frozen=True)
+class Issued:
+    """A certificate as the authority's book has it."""
+
+    name: str
+    sha256: str
+    ends: datetime.datetime
+    state: str  # "valid", "ends soon", "ended" or "revoked"
+
+
+def issued(folder: str | os.PathLike) -> list[Issued]:
+    """Returns every certificate that was issued, oldest first, the authority's own before them."""
+    authority, now = _Authority.of(folder), _now()
+    revoked = set(authority.book()["revoked"])
+
+    def entry(name: str, sha256: str, ends: datetime.datetime) -> Issued:
+        days = (ends - now).total_seconds() / 86400
+        state = "revoked" if sha256 in revoked else "ended" if days <= 0 else "ends soon" if days < certificates.WARN_DAYS else "valid"
+        return Issued(name, sha256, ends, state)
+
+    own = authority.certificate
+    return [
+        entry("authority", certificates.fingerprint(own), own.not_valid_after_utc),
+        *(entry(e["name"], e["sha256"], datetime.datetime.fromisoformat(e["ends"])) for e in authority.about["issued"]),
+    ]
+
+
+def authority_fingerprint(folder: str | os.PathLike) -> str:
+    """Returns what the operator reads out to a site that takes an answer in."""
+    return certificates.spoken(certificates.fingerprint(_Authority.of(folder).certificate))
+
+
+def read_request_file(path: str | os.PathLike) -> certificates.Request:
+    """Reads a site's request. Raises ValueError naming the file that is none, or a link."""
+    private.refuse_link(path)
+    try:
+        return certificates.read_request(pathlib.Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give the request that the site made") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; have the site make it again") from error
+
+
+def write_private(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file into a private folder, whole or not at all: an empty credential would be one that anybody knows."""
+    atomic.write_bytes(path, content)
+
+
+class _Authority:
+    """The authority's folder, open: issues certificates and keeps account of them."""
+
+    def __init__(self, folder: pathlib.Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, about: dict):
+        self.folder, self.certificate, self._key, self.about = folder, certificate, key, about
+
+    @classmethod
+    def of(cls, folder: str | os.PathLike) -> _Authority:
+        """Opens the authority of a provisioned folder. Raises ValueError where there is none."""
+        folder = pathlib.Path(folder)
+        kit = folder / "authority"
+        for name in ("authority", *_FILE):
+            private.refuse_link(folder / name)
+            private.refuse_links(folder / name)
+        for name in ("ca.pem", "ca.key", "federation.json"):
+            if not (kit / name).is_file():
+                raise ValueError(f"{kit / name}: no such file; give the folder in which the federation was provisioned")
+        private.folder(folder)
+        for name in ("authority", *_FILE):
+            if (folder / name).is_dir():
+                private.tree(folder / name)
+        key = serialization.load_pem_private_key((kit / "ca.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
+        return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
+
+    def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
+        """Writes a kit with a fresh key; a kit that is there keeps its credential where none is given."""
+        there, file = self._member(name), _FILE.get(name, "site")
+        key = certificates.new_key()
+        hosts = [*self.about["hosts"], "localhost", "127.0.0.1", "::1"] if name == "server" else ()
+        certificate = self._issue(name, key.public_key(), valid_days, hosts)
+        with atomic.replacing_folder(there) as kit:
+            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
+            (kit / f"{file}.pem").write_bytes(certificates.to_pem(certificate))
+            write_private(kit / f"{file}.key", certificates.key_to_pem(key))
+            if name == "server":
+                if (there / "credentials.json").is_file():
+                    shutil.copy(there / "credentials.json", kit)
+                return
+            secret = (there / "credential").read_bytes() if credential is None else credential.encode("ascii") + b"\n"
+            write_private(kit / "credential", secret)
+            self._write_address(kit, name)
+
+    def write_answer(self, request: certificates.Request, valid_days: int) -> None:
+        """Writes what a site that keeps its own key gets back."""
+        certificate = self._issue(request.name, request.public_key, valid_days, ())
+        with atomic.replacing_folder(self._member(request.name)) as kit:
+            (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
+            (kit / "site.pem").write_bytes(certificates.to_pem(certificate))
+            self._write_address(kit, request.name)
+
+    def revoke_server(self, valid_days: int) -> bytes:
+        """Begins a generation of server certificates with a new one; returns the statement that revokes all earlier ones."""
+        held = [int(entry["serial"], 16) for entry in self.about["issued"] if entry["name"] == "server" and "serial" in entry]
+        self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
+        self.write_kit("server", valid_days)  # notes the generation first: a kill from here on only begins one more
+        statement = certificates.new_revocation(generation, held, self.certificate, self._key, _now())
+        for name in ("authority", "operator"):
+            if (self.folder / name).is_dir():
+                atomic.write_bytes(self.folder / name / revocation.FILE, statement)
+        return statement
+
+    def _member(self, name: str) -> pathlib.Path:
+        """Returns the folder of a kit. Raises ValueError where it is a link, or holds one."""
+        private.refuse_link(self.folder / name)
+        private.refuse_links(self.folder / name)
+        return self.folder / name
+
+    def book(self) -> dict:
+        book = atomic.read_json(self.folder / "server" / "credentials.json")
+        return {"sites": {}, "operator": "", "revoked": [], **book}
+
+    def write_book(self, book: dict) -> None:
+        atomic.write_json(self.folder / "server" / "credentials.json", book)
+
+    def _write_address(self, kit: pathlib.Path, name: str) -> None:
+        file = _FILE.get(name, "site")
+        atomic.write_json(kit / f"{file}.json", {file: name, "host": self.about["hosts"][0], "port": self.about["port"]})
+        if (statement := self.folder / "authority" / revocation.FILE).is_file():
+            atomic.write_bytes(kit / revocation.FILE, statement.read_bytes())
+
+    def _issue(self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]) -> x509.Certificate:
+        generation = self.about.get("server_generation", 0) if name == "server" else 0
+        certificate = certificates.issue(name, key, self.certificate, self._key, valid_days, _now(), hosts=hosts, generation=generation)
+        entry = {
+            "name": name,
+            "sha256": certificates.fingerprint(certificate),
+            "serial": f"{certificate.serial_number:x}",
+            "ends": certificate.not_valid_after_utc.isoformat(),
+        }
+        self.about["issued"].append(entry)
+        atomic.write_json(self.folder / "authority" / "federation.json", self.about)  # before the kit: what exists can be revoked
+        return certificate
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
+            raise ValueError(
+                f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+            )
+    if len({name.lower() for name in names}) != len(names):
+        raise ValueError(f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case")
+
+
+def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
+    """Raises ValueError where a model of one site could be taken for another's: their names begin with the site's and '_'.
+
+    Two sites that an earlier release let in together stay: of such names the server gives a model to the longer one (see `intake`).
+    """
+    for name in new:
+        for other in (*known, *new):
+            short, long = sorted((name, other), key=len)
+            if long.lower().startswith(f"{short.lower()}_"):
+                example = f", e.g. {short}-{long[len(short) + 1 :]}" if long in new else ""
+                raise ValueError(
+                    f"site names {short!r} and {long!r} cannot be in one federation: models of {short!r} may begin with '{long}_', and those of "
+                    f"{long!r} must; choose another name for the new site{example}"
+                )
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)

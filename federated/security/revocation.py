@@ -1,0 +1,55 @@
+"""What a site or an operator knows of revoked server certificates: a statement of the authority, kept in a file.
+
+<kit>/revoked.crl        came with the answer, or by `experiments.request --revoked`
+<site>/federated/revoked.crl   was handed on by the server at a login
+
+A client in gRPC for Python is neither given a list of revoked certificates nor the server's certificate. So it asks TLS for a *name* that
+only certificates from a generation on bear (see `certificates.issue`): one that was revoked does not bear it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from absl import logging
+from cryptography import x509
+
+from federated.security import certificates
+from runkit import atomic, private
+
+FILE = "revoked.crl"
+MAX_BYTES = 64 * 2**10
+
+
+def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) -> int:
+    """Returns the generation from which on server certificates are trusted by what is in `folders`; 0 where nothing was revoked.
+
+    Args:
+      authority: ca.pem, whose statements count. Others, and damaged ones, are logged and passed over.
+    """
+    known = 0
+    for folder in folders:
+        path = pathlib.Path(folder) / FILE
+        private.refuse_link(path)
+        if path.is_file():
+            try:
+                known = max(known, read(path.read_bytes(), authority))
+            except ValueError as error:
+                logging.warning("event=revocation_passed_over file=%s reason=%s", path, error)
+    return known
+
+
+def read(statement: bytes, authority: str | os.PathLike) -> int:
+    """Returns what `certificates.read_revocation` does; `authority` is the file. Raises ValueError."""
+    if len(statement) > MAX_BYTES:
+        raise ValueError(f"a list of revoked certificates of {len(statement)} bytes; expected at most {MAX_BYTES}")
+    return certificates.read_revocation(statement, x509.load_pem_x509_certificate(pathlib.Path(authority).read_bytes()))
+
+
+def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:
+    """Keeps a statement in `folder` unless a later one is there; returns its generation. Raises ValueError, OSError."""
+    generation = read(statement, authority)
+    if generation > lowest_trusted(authority, folder):
+        atomic.write_bytes(pathlib.Path(folder) / FILE, statement)
+    return generation

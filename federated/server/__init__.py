@@ -1,0 +1,1 @@
+"""The server: it leads the rounds, receives uploads, answers sites and the operator."""

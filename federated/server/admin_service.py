@@ -1,0 +1,132 @@
+"""The operator's side door of a server: probe, status and orders, each call checked on its headers before a message is read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from federated import errors
+from federated.connections.calls import Calls
+from federated.connections.error_replies import Answering, turned_away
+from federated.security import tls
+from federated.security.credentials import CredentialBook
+from federated.wire import conversion
+from federated.wire import operation_pb2 as pb
+from federated.wire.messages import OPERATION_PREFIX, PROTOCOL
+from runkit import release
+
+OPERATOR = "operator"
+_MAX_MESSAGE = 4 * 2**10  # bytes of a request
+ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now")
+
+
+class AdminApi(Protocol):
+    """What the operator can see and do, e.g. `control_desk.Overview`."""
+
+    def standing(self, site: str) -> str:
+        """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
+
+    def model_facts(self) -> tuple[int, dict]:
+        """Returns (bytes of the model, the plan)."""
+
+    def log_head(self) -> tuple[int, str]:
+        """Returns (lines of the run's log, hash of the last one)."""
+
+    def status(self) -> dict[str, Any]:
+        """Returns the whole picture as JSON-able values."""
+
+    def order(self, kind: str, site: str, round_number: int) -> str:
+        """Carries an order out and returns what came of it. Raises OrderRefused."""
+
+
+class AdminGate(grpc.ServerInterceptor):
+    """Answers the calls of this service and lets all others pass.
+
+    Args:
+      desk: carries the calls out.
+      credentials: whose callers' credentials are known.
+      calls: the calls under way; the operator has places of its own there, whatever the sites do.
+      clock: seconds since the epoch.
+    """
+
+    def __init__(self, desk: AdminApi, credentials: CredentialBook, calls: Calls, *, clock: Callable[[], float] = time.time):
+        self._desk, self._credentials, self._calls, self._clock = desk, credentials, calls, clock
+        self._methods = {
+            "Probe": (self._probe, pb.ProbeRequest, pb.ProbeReply),
+            "Status": (self._status, pb.StatusRequest, pb.StatusReply),
+            "Order": (self._order, pb.OrderRequest, pb.OrderReply),
+        }
+
+    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if not details.method.startswith(OPERATION_PREFIX):
+            return continuation(details)
+        method = details.method[len(OPERATION_PREFIX) :]
+        try:
+            name = self._check_credential(details.invocation_metadata)
+            if method != "Probe" and name != OPERATOR:
+                raise errors.WrongCredential(f"site {name!r} is not the operator; use the operator's kit of this federation")
+        except errors.FederationError as error:
+            return turned_away(error)
+        return self._handler(*self._methods[method]) if method in self._methods else None
+
+    def _handler(self, method: Callable, request: Any, reply: Any) -> grpc.RpcMethodHandler:
+        """Returns a handler that is a stream both ways to gRPC, which then reads no message before it is asked for one."""
+
+        def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            with Answering(context):
+                name = self._caller(context)
+                with self._calls.of(name, context, lambda: self._caller(context)) as call:
+                    data = next(call.following(stream), b"")
+                    if len(data) > _MAX_MESSAGE:
+                        raise errors.OrderRefused(f"a message of {len(data)} bytes came where {_MAX_MESSAGE} are the most")
+                    try:
+                        decoded = request.FromString(data)
+                    except DecodeError as error:
+                        raise errors.OrderRefused("a message cannot be read; install the same release at both ends") from error
+                    return iter((method(name, decoded),))
+
+        return grpc.stream_stream_rpc_method_handler(answer, None, reply.SerializeToString)
+
+    def _check_credential(self, metadata: Any) -> str:
+        name, secret = conversion.presented_credential(metadata)
+        if name == OPERATOR:
+            self._credentials.check_operator(secret)
+        else:
+            self._credentials.check(name, secret)
+        return name
+
+    def _caller(self, context: grpc.ServicerContext) -> str:
+        """Returns who calls, once the certificate of the connection is found to bear the name of the credential."""
+        name, _ = conversion.presented_credential(context.invocation_metadata())
+        owner, certificate = tls.caller(context)
+        self._credentials.check_certificate(certificate)
+        if owner != name:
+            raise errors.CertificateRefused(f"the certificate is that of {owner!r}, the credential of {name!r}; use one kit, whole")
+        return name
+
+    def _probe(self, name: str, request: pb.ProbeRequest) -> pb.ProbeReply:
+        size, plan = self._desk.model_facts()
+        lines, head = self._desk.log_head()
+        return pb.ProbeReply(
+            time=self._clock(),
+            protocol=PROTOCOL,
+            release=release.version(),
+            standing=OPERATOR if name == OPERATOR else self._desk.standing(name),
+            model_bytes=size,
+            plan_json=json.dumps(plan),
+            log_lines=lines,
+            log_head=head,
+        )
+
+    def _status(self, name: str, request: pb.StatusRequest) -> pb.StatusReply:
+        return pb.StatusReply(status_json=json.dumps(self._desk.status(), allow_nan=False))
+
+    def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
+        if request.kind not in ORDERS:
+            raise errors.OrderRefused(f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}")
+        return pb.OrderReply(answer=self._desk.order(request.kind, request.site, request.round))

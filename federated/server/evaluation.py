@@ -1,0 +1,198 @@
+"""After the last round: whose scores and models are waited for, which models every site evaluates, and the rows they return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from federated import errors
+from federated.aggregation import model_selection
+from federated.rounds import tasks
+from federated.security import report_filter
+from federated.server.run_state import RunState
+from federated.store.database import SiteRecord
+
+_RESCORED = 20  # different scores of one model that a site may send
+_FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10  # test cases that a site can have, given its training cases: far more than any split leaves
+
+
+def _cases(num_examples: int) -> int:
+    return max(_FEW_CASES, _CASES_PER_EXAMPLE * num_examples)
+
+
+class Evaluation:
+    """Scores, selection and cross-site evaluation of one run."""
+
+    def __init__(self, run: RunState):
+        self._run = run
+        self._rescored: dict[tuple[str, int], int] = {}
+
+    def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
+        """Records what `site` scored on global model number `model`.
+
+        Args:
+          sha256: digest of the weights that were scored, "" from an earlier release.
+        Raises:
+          UnknownModel, PrivacyRefused, UpdateRefused.
+        """
+        run, checked = self._run, report_filter.check_scores(scores, what=f"scores of site {site!r}")
+        with run.changed:
+            if model not in run.store.globals():
+                raise errors.UnknownModel(f"there is no global model {model} to score; the last one is {max(run.store.globals())}")
+            if sha256 not in ("", run.store.globals()[model]):
+                raise errors.UnknownModel(f"global model {model} is another one by now; ask for the next task")
+            if run.store.scores().get(model, {}).get(site) == checked or run.store.fixed_models() or run.store.finished:
+                return  # sent again; or it comes after the best model was chosen, and changes nothing any longer
+            times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
+            if times > _RESCORED:
+                raise errors.UpdateRefused(f"site {site!r} scored model {model} in {_RESCORED} different ways; its last scores stay")
+            run.store.record_scores(model, site, checked)
+            run.note_change()
+            run.log("scored", site=site, model=model, scores=checked)
+
+    def declare_models(self, site: str, names: Sequence[str]) -> None:
+        """Records that `site` has published all it will. Raises UnknownModel for a name that has not arrived."""
+        run = self._run
+        with run.changed:
+            held = {name for name, (owner, _) in run.store.models().items() if owner == site}
+            missing = sorted(set(names) - held)
+            if missing:
+                listed = ", ".join(name[:64] for name in missing[:10])
+                raise errors.UnknownModel(f"site {site!r} declares {listed}, which it has not published; publish first")
+            if run.store.fixed_models() or site in run.store.declared():
+                return
+            run.store.declare(site, sorted(set(names)))
+            run.note_change()
+            run.log("declared", site=site, models=sorted(set(names)))
+
+    def submit_rows(self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None) -> None:
+        """Records the per-case rows of `site`, each checked as it arrives. They count once: rows that come later change nothing.
+
+        Args:
+          verify: raises once the site is no longer let in; asked again when the last row is there.
+        Raises:
+          PrivacyRefused, UnknownModel, UnknownSite, and what `verify` raises.
+        """
+        run = self._run
+        with run.changed:
+            models = run.store.fixed_models()
+            if not models:
+                raise errors.UnknownModel(f"site {site!r} sent rows before the models to evaluate were fixed; ask for the next task")
+            if site not in run.store.participants():
+                raise errors.UnknownSite(f"site {site!r} sent rows but no update in any round; only sites that took part evaluate")
+            if site in run.store.reported():
+                return
+            # A site that evaluates them while another is sent away may still report the other's models; they are left out.
+            withdrawn, cases = run.store.withdrawn_models(), _cases(run.store.sites()[site].num_examples)
+            discarded = run.store.discarded
+        # As text, which takes a tenth of the memory of a row's numbers and names.
+        checked = report_filter.checked_rows(rows, site=site, models=(*models, *withdrawn), max_cases=cases)
+        lines = [json.dumps(row, allow_nan=False) for row in checked]
+        with run.changed:
+            verify()
+            if run.store.discarded != discarded:
+                raise errors.UnknownModel(f"site {site!r} sent rows of models that were discarded meanwhile; ask for the next task")
+            if site in run.store.reported():
+                return
+            run.store.keep_rows(site, lines)
+            run.note_change()
+            self._log_rows([site])
+
+    def withdraw(self, site: str) -> list[str]:
+        """Takes the models of a site that is sent away out of the run, with the lock held; returns their names."""
+        return self._run.store.drop_models(site)
+
+    def rewrite_rows(self) -> None:
+        """Brings `rows.jsonl` up to which sites and models count, with the lock held."""
+        if self._run.store.reported():
+            self._run.store.write_rows()
+            self._log_rows(self._run.store.row_digests())
+
+    def _log_rows(self, sites: Iterable[str]) -> None:
+        digests = self._run.store.row_digests()
+        for site in sites:
+            if site in digests:
+                count, sha256 = digests[site]
+                self._run.log("rows", site=site, rows=count, sha256=sha256)
+
+    def advance(self, now: float) -> float | None:
+        """Moves on after the last round: selection, fixing the models to evaluate, the end; returns seconds until the clock may matter."""
+        run = self._run
+        if run.store.finished:
+            return None
+        progress = run.progress()
+        expected, next_silent = run.expected(progress.participants, now)
+        if not progress.models:
+            if not expected <= progress.scored or (run.config.cross_site_evaluation and not expected <= progress.declared):
+                return next_silent
+            best = self.select()
+            names = [*sorted(run.store.models()), tasks.LAST_GLOBAL, tasks.BEST_GLOBAL]
+            if run.config.cross_site_evaluation:
+                run.store.fix_models(names, best)
+                run.note_change()
+                run.log("models_fixed", models=names, best_round=best, scored_by=self._scored_by())
+                progress = run.progress()
+        if not run.config.cross_site_evaluation or expected <= progress.reported:
+            run.store.write_rows()
+            run.store.finish()
+            run.note_change()
+            about = {"best_round": best, "scored_by": self._scored_by()} if not progress.models else {}
+            run.log("finished", rounds=max(run.store.globals()), sites=sorted(progress.participants), **about)
+            return None
+        return next_silent
+
+    def has_plateaued(self) -> bool:
+        """Returns whether the mean score has not improved for as many global models as the operator has patience."""
+        config = self._run.config
+        chosen = self._chosen()
+        return chosen is not None and model_selection.has_plateaued(
+            chosen.mean, patience=config.patience_rounds, min_improvement=config.min_improvement
+        )
+
+    def _chosen(self, *, held_only: bool = False) -> model_selection.Selection | None:
+        scores, records = self._run.store.scores(), self._run.store.sites()
+        return model_selection.select(
+            {
+                model: {site: values[model_selection.SCORE] for site, values in by_site.items() if self._counts(records[site], values)}
+                for model, by_site in scores.items()
+                if not held_only or self._run.store.global_path(model).exists()
+            },
+            {site: max(1, record.num_examples) for site, record in records.items()},
+        )
+
+    @staticmethod
+    def _counts(record: SiteRecord, values: Mapping[str, float]) -> bool:
+        # A store of an earlier release may hold a score of 1e308, whose mean is infinite.
+        return not record.evicted and 0 <= values.get(model_selection.SCORE, -1.0) <= 1
+
+    def _scored_by(self) -> list[str]:
+        """Returns the sites whose scores choose the best model, for the log."""
+        chosen = self._chosen(held_only=True)
+        return [] if chosen is None else list(chosen.sites)
+
+    def select(self) -> int:
+        """Compares what has been scored so far, keeps the best model, and returns its number."""
+        run = self._run
+        scores, last = run.store.scores(), max(run.store.globals())
+        every, chosen = self._chosen(), self._chosen(held_only=True)  # an old model may have been removed
+        if chosen is None:
+            run.store.keep_selection(last, last, {"score": None, "reason": "no site scored a model; the last one stands in", "models": []})
+            return last
+        table = [
+            {"round": model, "mean": every.mean.get(model), "worst": every.worst.get(model), "sites": by_site}
+            for model, by_site in scores.items()
+        ]
+        run.store.keep_selection(
+            chosen.best,
+            chosen.best_worst_site,
+            {
+                "score": model_selection.SCORE,
+                "mean": chosen.mean[chosen.best],
+                "worst": chosen.worst[chosen.best],
+                "on_sites": list(chosen.sites),
+                "models": table,
+            },
+        )
+        run.log("selected", best_round=chosen.best, mean=chosen.mean[chosen.best], worst=chosen.worst[chosen.best])
+        return chosen.best

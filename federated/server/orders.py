@@ -1,0 +1,256 @@
+"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it come again, go back, end early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federated import errors
+from federated.rounds import rounds, tasks
+from federated.server.evaluation import Evaluation
+from federated.server.run_state import RunState
+from federated.server.uploads import Uploads
+
+
+class Orders:
+    """Requests of the operator; each holds across restarts, and asking twice does no harm."""
+
+    def __init__(self, run: RunState, intake: Uploads, evaluation: Evaluation):
+        self._run, self._intake, self._evaluation = run, intake, evaluation
+
+    def pause(self) -> None:
+        """Gives out no more work and closes no round; what sites still send is taken."""
+        run = self._run
+        with run.changed:
+            if not run.store.paused:
+                run.store.pause(True)
+                run.note_change()
+                run.log("paused", round=run.round.number if run.round else None)
+
+    def resume(self) -> None:
+        """Goes on; deadlines count from now."""
+        run = self._run
+        with run.changed:
+            if run.store.paused:
+                run.store.pause(False)
+                now = run.clock()
+                if run.round is not None:
+                    run.round = rounds.resumed(run.round, now=now)
+                    run.store.keep_attempt(run.round.number, run.round.attempt, now)
+                run.note_change()
+                run.log("resumed", round=run.round.number if run.round else None)
+
+    def evict(self, site: str) -> None:
+        """Sends a site away: its sessions end; its update of the open round, its lent models, scores and rows do not count.
+
+        Raises:
+          UnknownSite, StaleUpdate.
+        """
+        run = self._run
+        with run.changed:
+            self._check_known(site)
+            if run.closing and site in run.round.received:
+                raise errors.StaleUpdate(
+                    f"round {run.round.number} is being averaged with the update of site {site!r}; ask again in a moment"
+                )
+            models = self._evaluation.withdraw(site)  # first: a site whose models are gone, and that is not sent away, lends them anew
+            update = run.round.received.get(site) if run.round else None
+            try:
+                run.store.evict(site, True)
+                if not run.closing:
+                    run.reopen()
+                if update is not None:
+                    run.store.forget_update(update)
+                self._intake.drop(site)
+                run.log("evicted", site=site, dropped=update.sha256 if update else None, models=models)
+                self._evaluation.rewrite_rows()
+            except BaseException:
+                run.stale = run.log_is_behind = True
+                raise
+            finally:
+                run.note_change()
+        run.store.empty_discarded()
+
+    def readmit(self, site: str) -> None:
+        """Lets a site that was sent away log in again, and any site with another number of training cases. Raises UnknownSite."""
+        run = self._run
+        with run.changed:
+            self._check_known(site)
+            run.store.evict(site, False)
+            run.store.allow_another_number(site)
+            run.log("readmitted", site=site)
+            self._evaluation.rewrite_rows()
+            run.note_change()
+
+    def discard_round(self, number: int) -> None:
+        """Takes the run back to the global model before round `number`; that round and those after it are trained again.
+
+        Raises:
+          OrderRefused: where there is no such round, or a site that was not sent away has reported its rows and left.
+          StaleUpdate: while a round is being averaged.
+        """
+        run = self._run
+        with run.changed:
+            store = run.store
+            last = max(store.globals())
+            if run.closing:
+                raise errors.StaleUpdate("a round is being averaged; ask again in a moment")
+            if not 1 <= number <= last:
+                done = f"rounds 1 to {last} are done" if last else "no round is done yet"
+                raise errors.OrderRefused(f"round {number} cannot be discarded: {done}")
+            reported = store.reported()
+            left = [site for site, record in store.sites().items() if not record.evicted and (record.confirmed or site in reported)]
+            if left or store.finished:
+                raise errors.OrderRefused(
+                    f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part; a site that should not count can be sent away first"
+                )
+            if store.discarded >= tasks.MAX_DISCARDED:
+                raise errors.OrderRefused(f"the run has gone back {store.discarded} times, the most that sites follow; start a new one")
+            if not store.global_path(number - 1).exists():
+                raise errors.OrderRefused(
+                    f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
+                )
+            run.stale = True  # whatever goes wrong from here on, nothing is taken for a round that is no longer the store's
+            try:
+                store.discard_rounds(number)
+                run.log("round_discarded", round=number, back_to=number - 1, sha256=store.globals()[number - 1], last=last)
+                run.untouched.forget()
+                run.reopen()
+                self._evaluation.select()
+                run.stale = False
+            finally:
+                run.note_change()
+            if run.round is not None:
+                run.log("round_opened", round=run.round.number, received=[])
+        run.store.empty_discarded()
+
+    def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
+        """Makes the open round the last one, or the one before it; returns its number. The evaluation follows as usual."""
+        run = self._run
+        with run.changed:
+            if run.round is None:
+                return max(run.store.globals())
+            number = run.round.number - (1 if immediately and not run.closing else 0)
+            run.store.end_after(number, reason)
+            if not run.closing:
+                run.reopen()
+            run.note_change()
+        run.log("ending", after_round=number, reason=reason)
+        return number
+
+    def hindrance(self) -> str:
+        """Returns what keeps the run from going on by itself, and what the operator can order; "" where nothing does.
+
+        A site that is only slow is no hindrance; one that has left, or was sent away, may be.
+        """
+        run = self._run
+        with run.changed:
+            store, state, now = run.store, run.round, run.clock()
+            if store.finished:
+                return ""
+            if store.paused:
+                return "the run is paused, and goes on after --order=resume"
+            sites = store.sites()
+            silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
+            if state is not None and not run.closing:
+                coming = {site for site, record in sites.items() if not record.evicted} - set(silent) - state.received.keys()
+                lacking = run.policy.min_num_clients - len(state.received) - len(coming)
+                missing = [site for site in silent if site not in state.received]
+                if lacking > 0 and (missing or any(record.evicted for record in sites.values())):
+                    return (
+                        f"round {state.number} needs {run.policy.min_num_clients} updates; {len(state.received)} are in, and {len(coming)} more "
+                        f"can come from the sites that are heard{self._silence(missing, now)}. {self._remedy(missing, state.number)}"
+                    )
+            waited_for, _ = run.expected(store.participants(), now)
+            done = store.reported() if run.config.cross_site_evaluation else store.scored(run.last_round)
+            missing = [site for site in silent if site in waited_for - done]
+            if not missing:
+                return ""
+            orders = ", ".join(f"--order=evict --site={site}" for site in missing)
+            return f"the evaluation {'waits' if state is None else 'will wait'} for {self._names(missing, now)}; without it: {orders}"
+
+    def _silence(self, missing: list[str], now: float) -> str:
+        return f" (not from {self._names(missing, now)})" if missing else ""
+
+    def _names(self, missing: list[str], now: float) -> str:
+        return ", ".join(f"{site}, silent for {_spoken(now - self._run.last_seen[site])}" for site in missing)
+
+    def _remedy(self, missing: list[str], number: int) -> str:
+        orders = [f"--order=evict --site={site}" for site in missing]
+        if number == 1:
+            return "No round has been averaged yet, so the run cannot end with a model: have another site join, or stop the server"
+        end = f"--order=finish_now ends the run with global model {number - 1}, whose evaluation then follows"
+        return f"Have another site join, or give up the round: {', then '.join([*orders, end])}"
+
+    def standing(self, site: str) -> str:
+        """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
+        run = self._run
+        with run.changed:
+            sites = run.store.sites()
+            if site in sites:
+                return "evicted" if sites[site].evicted else "admitted"
+            taking_part = sum(not record.evicted for record in sites.values())
+            return "full" if taking_part >= run.policy.max_num_clients else "welcome"
+
+    def model_facts(self) -> tuple[int, dict[str, Any]]:
+        """Returns (bytes of the model, the plan)."""
+        with self._run.changed:
+            return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
+
+    def status(self) -> dict[str, Any]:
+        """Returns where the run is, as plain values: for a table or JSON. Ages are in seconds."""
+        run = self._run
+        with run.changed:
+            store, state, now = run.store, run.round, run.clock()
+            last, scores, traffic = max(store.globals()), store.scores(), dict(run.traffic)
+            sites = {}
+            for site, record in store.sites().items():
+                sent, received = traffic.get(site, (0, 0))
+                sites[site] = {
+                    "state": self._state_of(site, record, now),
+                    "num_examples": record.num_examples,
+                    "labels": dict(record.labels),
+                    "seconds_since_heard": round(now - run.last_seen.get(site, now), 1),
+                    "bytes_received": received,
+                    "bytes_sent": sent,
+                    "scores": {str(model): by_site[site] for model, by_site in scores.items() if site in by_site},
+                }
+            return {
+                "run": store.run_id,
+                "phase": "finished" if store.finished else "paused" if store.paused else "evaluation" if state is None else "rounds",
+                "paused": store.paused,
+                "finished": store.finished,
+                "rounds_done": last,
+                "num_rounds": run.last_round,
+                "open_round": None if state is None else state.number,
+                "attempt": None if state is None else state.attempt,
+                "updates": [] if state is None else sorted(state.received),
+                "min_num_clients": run.policy.min_num_clients,
+                "max_num_clients": run.policy.max_num_clients,
+                "best_round": store.best_round(),
+                "trouble": run.trouble,
+                "sites": sites,
+            }
+
+    def _state_of(self, site: str, record: Any, now: float) -> str:
+        run = self._run
+        if record.evicted:
+            return "evicted"
+        if site in run.absent(now):
+            return "silent"
+        if record.confirmed:
+            return "finished"
+        if run.round is None:
+            return "reported" if site in run.store.reported() else "evaluating"
+        if site in run.round.received:
+            return "pushed"
+        return "sending" if site in run.round.arriving else "training"
+
+    def _check_known(self, site: str) -> None:
+        known = self._run.store.sites()
+        if site not in known:
+            raise errors.UnknownSite(f"site {site[:80]!r} never logged in; there are {', '.join(known) or 'none'}")
+
+
+def _spoken(seconds: float) -> str:
+    """Returns how long something lasts, e.g. "3 min" or "2.5 h"."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

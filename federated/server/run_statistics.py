@@ -1,0 +1,91 @@
+"""What a run's event log adds up to: bytes each way, how far each site is, how long each round took. For the status table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_KEPT_ROUNDS = 1000  # a longer run shows its newest ones
+
+
+@dataclasses.dataclass
+class SiteStatistics:
+    """One site. `doing` is the last thing it is known to have done, `at` when."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    updates: int = 0
+    last_round: int = 0
+    doing: str = "logged in"
+    at: float = 0.0
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    refused: int = 0
+
+
+@dataclasses.dataclass
+class RoundStatistics:
+    """One round; `wall_s` is from its opening to its global model, None where the opening was not seen."""
+
+    sites: dict[str, int]
+    wall_s: float | None
+    bytes: int
+    mean: float | None = None
+    worst: float | None = None
+
+
+class RunStatistics:
+    """Adds up the records of an event log; fits `AuditLog(listeners=[tally.note])`.
+
+    Args:
+      records: what was logged before, e.g. `AuditLog.read()`.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
+        self.sites: dict[str, SiteStatistics] = {}
+        self.rounds: dict[int, RoundStatistics] = {}
+        self._opened: dict[int, float] = {}
+        self._bytes: dict[int, int] = {}
+        for record in records:
+            self.note(record)
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Takes one record; one of an unknown kind changes nothing."""
+        event, at = record.get("event"), float(record.get("time", 0.0))
+        if isinstance(record.get("site"), str):
+            site = self.sites.setdefault(record["site"], SiteStatistics())
+            site.at = at
+            self._note_site(site, event, record)
+        if event == "round_opened":
+            self._opened.setdefault(record["round"], at)
+        elif event == "aggregated":
+            opened = self._opened.pop(record["round"], None)
+            wall_s = None if opened is None else round(at - opened, 3)
+            self.rounds[record["round"]] = RoundStatistics(dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0))
+            while len(self.rounds) > _KEPT_ROUNDS:
+                del self.rounds[min(self.rounds)]
+
+    def _note_site(self, site: SiteStatistics, event: Any, record: Mapping[str, Any]) -> None:
+        if event == "login":
+            site.doing = "logged in"
+        elif event == "pulled":
+            site.received_bytes += record["bytes"]
+            site.doing = f"pulled {record['model']}"
+        elif event == "scored":
+            site.scores = dict(record["scores"])
+            site.doing = f"scored model {record['model']}"
+        elif event == "pushed":
+            site.sent_bytes += record.get("bytes", 0)
+            site.updates += 1
+            site.last_round = max(site.last_round, record["round"])
+            site.doing = f"sent round {record['round']}"
+            self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get("bytes", 0)
+        elif event == "published":
+            site.sent_bytes += record["bytes"]
+            site.doing = f"lent {record['model']}"
+        elif event == "rows":
+            site.doing = f"sent {record['rows']} rows"
+        elif event == "site_finished":
+            site.doing = "finished"
+        elif event in ("refused", "login_refused"):
+            site.refused += 1

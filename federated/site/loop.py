@@ -1,0 +1,405 @@
+"""A site's part in a run: pull, score, train, push, and at the end evaluate; over any transport, killed and restarted at will.
+
+The server says what is next (`agenda`), so the loop owns no schedule. It owns the round journal and the unsent push,
+nothing else: optimiser, scans and pictures belong to the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from absl import logging
+
+from federated import errors
+from federated.rounds.tasks import MODEL_NAME, Task, check_task
+from federated.security import report_filter
+from federated.site.journal import Journal
+from federated.site.retries import Persistent
+from federated.site.transport import Transport
+from federated.tensors import codec, tensor_files
+from federated.tensors.weights import NamedArrays, TensorSpec, canonical
+from federated.wire.messages import Session
+from runkit import backoff, folder_lock, printable, private
+from runkit.events import EventLog
+
+_BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
+
+
+class SiteTrainer(Protocol):
+    """What the loop drives.
+
+    Attributes:
+      plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
+      num_examples: training cases; they weight the site's update.
+      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the attribute, or with None, declares nothing.
+      score_every: a received global model is scored where its number is a multiple of this, and the last one always; 1 for a trainer
+        without the attribute.
+      specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes must have them before a byte of
+        it is written.
+    """
+
+    plan: dict
+    num_examples: int
+    specs: Sequence[TensorSpec]
+
+    def score(self, weights: NamedArrays) -> Mapping[str, float]:
+        """Scores a received global model on the site's own validation cases; key "dice" is the mean that selects models."""
+
+    def train(self, weights: NamedArrays, round_number: int) -> tuple[NamedArrays, Mapping[str, float]]:
+        """Trains the local epochs of a round from `weights`; returns (weights, metrics).
+
+        After a kill it is called again with the same arguments, even when it had returned: it goes on, or does it again.
+        """
+
+    def local_models(self) -> Mapping[str, NamedArrays]:
+        """Returns the models this site contributes to cross-site evaluation, e.g. {"C1_baseline": ..., "C1_FL_local": ...}."""
+
+    def evaluate(self, model_name: str, weights: NamedArrays) -> list[dict[str, Any]]:
+        """Returns per-case rows on the own test cases; what a row may hold is written in `privacy.check_rows`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteSummary:
+    """How the loop ended. `finished` is False when it was stopped first; the same command goes on then.
+
+    `remark` is what people should know of the end, "" where there is nothing to say: e.g. that the run ended without this site.
+    """
+
+    site: str
+    finished: bool
+    rounds: int  # updates confirmed by this process
+    models_evaluated: int
+    remark: str = ""
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised in the main thread; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def run(
+    trainer: SiteTrainer,
+    transport: Transport,
+    journal_folder: str | os.PathLike,
+    *,
+    authority: str = "",
+    events: EventLog | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], Any] = time.sleep,
+    pauses: Callable[[], Iterator[float]] = backoff.pauses,
+) -> SiteSummary:
+    """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
+
+    Started again with the same journal folder, it goes on: what was scored, trained, published or evaluated is not done
+    twice, and an update that was not confirmed is sent again. While the server is away it waits, for hours if need be.
+
+    Args:
+      trainer: the site's training and evaluation.
+      transport: the way to the server; closed at the end.
+      journal_folder: this site's memory of this run.
+      authority: fingerprint of the authority that the site trusts, "" for none; a journal belongs to one.
+      events: by default `<journal_folder>/events.jsonl`.
+      clock: seconds, for durations.
+      pause, pauses: how and how long to wait before a call is tried again.
+    Raises:
+      WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
+      UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+      FolderInUse: another process has the journal.
+      ServerMisbehaves: the server sent what no server of this product sends. An update that was not confirmed is kept.
+    """
+    held = folder_lock.hold(private.folder(journal_folder))
+    try:
+        journal = Journal(journal_folder)
+    except BaseException:
+        held.close()
+        raise
+    log = events or EventLog(pathlib.Path(journal_folder) / "events.jsonl")
+    loop = _Loop(trainer, transport, journal, log, clock, pause, pauses, authority)
+    try:
+        journal.check_authority(authority)
+        with _terminating():
+            loop.run()
+    except (KeyboardInterrupt, Terminated) as reason:
+        loop.note("stopped", reason=type(reason).__name__)
+        return SiteSummary(transport.site, False, loop.rounds, loop.models_evaluated)
+    except Exception as error:
+        loop.note("failed", error=type(error).__name__)
+        raise
+    finally:
+        transport.close()
+        journal.wait_until_durable()
+        held.close()
+    return SiteSummary(transport.site, True, loop.rounds, loop.models_evaluated, loop.remark)
+
+
+class _Loop:
+    def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses, authority=""):
+        self._authority, self.remark = authority, ""
+        self._trainer, self._transport, self._journal, self._events = trainer, transport, journal, events
+        self._clock, self._pause, self._pauses = clock, pause, pauses
+        self._specs = canonical(trainer.specs)
+        self._server = Persistent(
+            transport,
+            trainer.plan,
+            trainer.num_examples,
+            labels=getattr(trainer, "labels", None),
+            pauses=pauses,
+            pause=pause,
+            on_retry=lambda error: self.note("retry", error=type(error).__name__),
+        )
+        self._transport_form, self._ends_with_scores = "raw", False
+        self._num_rounds, self._poll_s = 0, _BREATH_S
+        self._done: set[tuple[str, int]] = set()  # kind and round of every task of this process
+        self._again = pauses()
+        self._pulled: tuple[str, NamedArrays] | None = None
+        self._pulled_sha256 = ""
+        self.rounds = self.models_evaluated = 0
+
+    def note(self, event: str, **fields: Any) -> None:
+        self._events.append(event, site=self._transport.site, **fields)
+        told = " ".join(f"{key}={printable.text(value)}" for key, value in fields.items())
+        logging.info("event=%s site=%s %s", event, self._transport.site, told)
+
+    def run(self) -> None:
+        journal = self._journal
+        session = self._login()
+        if session is None:
+            self.remark = f"this site's part in run {journal.run} is done; the server does not answer"
+            journal.finish()
+            self.note("finished", without="server")
+            return
+        journal.enter(session.run, self._authority)
+        self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
+        self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
+        self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
+        with _beating(self._transport, session.heart_beat_s):
+            while (task := self._next_task()).kind != "finished":
+                self._do(task)
+        if not journal.reported:
+            missed = "scores of the last global model" if self._ends_with_scores else "evaluation, so its test cases are in no table"
+            self.remark = f"run {journal.run} needs nothing more of this site, and ends without its {missed}"
+        journal.finish()
+        self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
+
+    def _login(self) -> Session | None:
+        """Logs in. Returns None where nobody answers a site that has done its part: the run may have ended while it was away.
+
+        Such a site asks all the same, because the server may lead another run by now, or have gone back.
+        """
+        if self._journal.finished or self._journal.reported:
+            try:
+                return self._transport.login(self._trainer.plan, self._trainer.num_examples, getattr(self._trainer, "labels", None))
+            except errors.ServerUnreachable:
+                return None
+            except errors.RETRYABLE:
+                pass  # somebody is there
+        return self._server.login()
+
+    def _next_task(self) -> Task:
+        began, waited = self._clock(), False
+        while True:
+            asked = self._clock()
+            task = self._server.next_task()
+            if task.kind != "wait":
+                break
+            waited = True
+            early_s = min(self._poll_s, _BREATH_S) - (self._clock() - asked)
+            if early_s > 0:
+                self._pause(early_s)
+        if waited:
+            self.note("waited", seconds=self._since(began))
+        return task
+
+    def _do(self, task: Task) -> None:
+        """Carries a task out. One that comes again, as after an update that was lost, is put off longer each time."""
+        journal = self._journal
+        check_task(task, trained=journal.trained, num_rounds=self._num_rounds, discarded=journal.discarded, evaluated=journal.evaluated)
+        if task.kind == "train" and task.discarded > journal.discarded:
+            self.note("went_back", to_round=task.round, from_round=journal.trained, times=task.discarded)
+            journal.go_back(task.round, task.discarded)
+            self._pulled = None
+            self._done.clear()
+        if (task.kind, task.round) in self._done:
+            self._pause(next(self._again))
+        elif task.kind in ("train", "score", "publish", "evaluate"):
+            self._done.add((task.kind, task.round))
+            self._again = self._pauses()
+        try:
+            self._carry_out(task)
+        except (errors.StaleUpdate, errors.UnknownModel) as error:
+            # The run went another way meanwhile: the operator took it back, or sent the site away whose model was asked for.
+            self._pulled = None
+            self.note("dropped", task=task.kind, round=task.round, error=type(error).__name__)
+
+    def _carry_out(self, task: Task) -> None:
+        if task.kind == "train":
+            self._train(task)
+        elif task.kind == "score":
+            self._score(task.round, self._pull(task.model))  # the last one
+            if self._ends_with_scores:
+                self._journal.keep_reported()
+        elif task.kind == "publish":
+            self._publish()
+        elif task.kind == "evaluate":
+            self._evaluate(task.models)
+        else:
+            raise errors.VersionDiffers(
+                f"the server asks for {printable.text(task.kind, limit=40)!r}, which this release does not know; install the server's release"
+            )
+
+    def _train(self, task: Task) -> None:
+        spooled = self._journal.update
+        if spooled is None or (spooled.round, spooled.num_examples) != (task.round, self._trainer.num_examples):
+            pulled = self._pull(task.model)
+            if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
+                self._score(task.round - 1, pulled)
+            began = self._clock()
+            self._pulled = None  # the trainer may work in place
+            arrays, metrics = self._trainer.train(pulled, task.round)
+            checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
+            self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
+            if self._transport_form == "half":
+                arrays, error = codec.rounded(arrays)
+                self.note("rounded", round=task.round, rounding_error=error.relative, rounding_largest=error.largest)
+            spooled = self._journal.spool(task.round, arrays, self._trainer.num_examples, checked)
+        began = self._clock()
+        try:
+            self._server.push(
+                self._journal.update_path,
+                spooled.sha256,
+                round_number=spooled.round,
+                num_examples=spooled.num_examples,
+                metrics=report_filter.check_metrics(spooled.metrics, what=f"metrics of round {spooled.round}"),
+                discarded=self._journal.discarded,
+                manifest=self._journal.manifest,
+            )
+        except errors.StaleUpdate as error:
+            self.note("dropped", round=spooled.round, error=type(error).__name__)
+        except errors.ServerMisbehaves:
+            raise  # the update is good, and waits for a server that is
+        except errors.FederationError:
+            self._journal.drop_update()  # refused for what it is: sent again it would be refused again, trained again it may not be
+            raise
+        else:
+            self.rounds += 1
+            self.note("pushed", round=spooled.round, bytes=self._journal.update_path.stat().st_size, seconds=self._since(began))
+        self._journal.release_update()
+
+    def _pull(self, model: str) -> NamedArrays:
+        if self._pulled is not None and self._pulled[0] == model:
+            return self._pulled[1]
+        began = self._clock()
+        self._pulled = None  # one model at a time in memory
+        manifest = self._server.pull(model, self._journal.incoming_path, specs=self._specs)
+        arrays, _ = tensor_files.load(self._journal.incoming_path)
+        self._pulled, self._pulled_sha256 = (model, arrays), manifest.sha256
+        self.note("pulled", model=model, bytes=manifest.nbytes, seconds=self._since(began))
+        return arrays
+
+    def _score(self, number: int, pulled: NamedArrays) -> None:
+        scores, what = self._journal.scores(number), f"scores of global model {number}"
+        if scores is None:
+            began = self._clock()
+            scores = report_filter.check_scores(self._trainer.score(pulled), what=what)
+            self._journal.keep_scores(number, scores)
+            self.note("scored", model=number, scores=scores, seconds=self._since(began))
+        checked = report_filter.check_scores(scores, what=what)  # again: they may be from a file
+        self._server.report_scores(number, checked, sha256=self._pulled_sha256)
+
+    def _publish(self) -> None:
+        if not self._journal.declared:
+            path = self._journal.folder / "model.safetensors"
+            for name, arrays in self._trainer.local_models().items():
+                _check_own_name(name)
+                if name not in self._journal.published:
+                    began = self._clock()
+                    sha256 = tensor_files.save(path, arrays, {"model": name})
+                    self._server.publish(path, sha256, model=name)
+                    self._journal.keep_published(name, sha256)
+                    self.note("published", model=name, bytes=path.stat().st_size, seconds=self._since(began))
+            path.unlink(missing_ok=True)
+            self._journal.keep_declared()
+        for name in self._journal.published:
+            _check_own_name(name)
+        try:
+            self._server.declare_models(sorted(self._journal.published))
+        except errors.UnknownModel:  # this site was sent away and let in again: its models are gone, and are lent anew
+            self._journal.forget_published()
+            raise
+
+    def _evaluate(self, models: tuple[str, ...]) -> None:
+        self.note("to_evaluate", count=len(models), models=list(models))
+        collected: list[dict[str, Any]] = []
+        for name in models:
+            rows = self._journal.rows(name)
+            if rows is None:
+                pulled = self._pull(name)
+                began = self._clock()
+                rows = self._checked_rows(self._trainer.evaluate(name, pulled), name)
+                self._journal.keep_rows(name, rows)
+                self.models_evaluated += 1
+                self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))
+            collected.extend(self._checked_rows(rows, name))  # checked again: they may be from a file
+        self._pulled = None
+        self._server.submit_rows(collected)
+        self._journal.keep_reported()
+        self.note("rows_submitted", rows=len(collected))
+
+    def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
+        return report_filter.check_rows(rows, site=self._transport.site, models=[model])
+
+    def _since(self, began: float) -> float:
+        return round(self._clock() - began, 3)
+
+
+def _check_own_name(name: str) -> None:
+    if not MODEL_NAME.fullmatch(name):
+        raise errors.ModelRefused(
+            f"this site's model is named {printable.text(repr(name), limit=80)}; use letters, digits, '_' and '-', at most 64, in --lend"
+        )
+
+
+@contextlib.contextmanager
+def _beating(transport: Transport, every_s: float) -> Iterator[None]:
+    """Tells the server now and then that the site is alive, while the block trains or evaluates."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every_s):
+            try:
+                transport.heart_beat()
+            except (errors.FederationError, ValueError) as error:  # ValueError: gRPC's word for a channel that was closed
+                # The loop itself meets whatever is wrong at its next call, and knows what to do.
+                logging.debug("event=heart_beat_failed reason=%s", error)
+
+    thread = threading.Thread(target=beat, name="heart-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5.0)  # a beat under way ends with the transport, if not before
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM raises Terminated inside the block; only the main thread can have handlers, elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

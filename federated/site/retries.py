@@ -1,0 +1,74 @@
+"""A transport that does not give up: waits while the server is away, logs in again when its token is no longer good."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from absl import logging
+
+from federated import errors
+from federated.site.transport import Transport
+from federated.wire.messages import Session
+from runkit import backoff, printable
+
+
+class Persistent:
+    """Wraps a transport: the same methods, which return once the server has answered.
+
+    Args:
+      transport: what carries the calls.
+      plan, num_examples, labels: for a login, whenever one is due.
+      pauses: a fresh sequence of pauses in seconds for each call.
+      pause: waits that many seconds; handed in so that tests need not.
+      on_retry: told the error each time a call has to be tried again.
+    Raises (any method): what the server refused; never ServerUnreachable, DamagedTransfer, StorageTrouble or SessionExpired.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        plan: dict,
+        num_examples: int,
+        *,
+        labels: Mapping[str, str] | None = None,
+        pauses: Callable[[], Iterator[float]] = backoff.pauses,
+        pause: Callable[[float], Any] = time.sleep,
+        on_retry: Callable[[errors.FederationError], None] = lambda error: None,
+    ):
+        self._transport, self._plan, self._num_examples, self._labels = transport, plan, num_examples, labels
+        self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
+
+    def login(self) -> Session:
+        return self._trying("login", lambda: self._transport.login(self._plan, self._num_examples, self._labels), may_log_in=False)
+
+    def __getattr__(self, name: str) -> Callable:
+        method = getattr(self._transport, name)
+        return functools.wraps(method)(lambda *given, **named: self._trying(name, lambda: method(*given, **named)))
+
+    def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
+        pauses, logged_in = self._pauses(), False
+        while True:
+            try:
+                return call()
+            except errors.SessionExpired as error:
+                if not may_log_in:
+                    raise
+                if logged_in:  # just now: a server that voids every token at once must not be asked without a pause
+                    self._wait(name, next(pauses), error)
+                else:
+                    self._on_retry(error)
+                self.login()
+                logged_in = True
+            except errors.RETRYABLE as error:
+                self._wait(name, next(pauses), error)
+
+    def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
+        if isinstance(error, errors.CertificateOutOfDate):  # nothing but a person ends this wait
+            logging.error("event=certificate_out_of_date call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+        else:
+            logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+        self._on_retry(error)
+        self._pause(wait_s)

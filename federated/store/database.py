@@ -1,0 +1,300 @@
+"""The facts of a run in SQLite (write-ahead log): settings, sites, sessions, scores, what was published and reported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from federated.security.credentials import Session
+from federated.rounds.rounds import Update
+from federated.tensors.weights import Manifest
+from runkit import private
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sites (
+    name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0, evicted INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sessions (token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL, expires_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS globals (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS updates (
+    round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL, metrics TEXT NOT NULL,
+    received_at REAL NOT NULL, counts_in INTEGER NOT NULL, change REAL NOT NULL, PRIMARY KEY (counts_in, site));
+CREATE TABLE IF NOT EXISTS attempts (round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, opened_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS addresses (sha256 TEXT PRIMARY KEY, chunks BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS scores (model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS declared (site TEXT PRIMARY KEY, names TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS labels (site TEXT PRIMARY KEY, words TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
+"""
+
+
+_SESSIONS = 8  # of one site at a time; each login adds one
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteRecord:
+    num_examples: int  # 0 until its next login, where the operator lets it change
+    confirmed: bool  # the site was told that it is finished
+    evicted: bool = False
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # class -> whether the site's labels show it, see `declared`
+
+
+def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
+    database.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses))
+
+
+class Records:
+    """Facts that survive a crash. Every method that changes one returns after the change is on disk.
+
+    Any thread may call any method: one statement runs at a time, and a transaction keeps out every other. What must hold between two
+    calls is for the caller's own lock.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
+        self._serial = threading.RLock()
+        os.close(private.opener(path, os.O_RDWR | os.O_CREAT))  # SQLite gives its further files the permissions of this one
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
+        self._database.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        with self._serial:
+            self._database.close()
+
+    def _all(self, statement: str, *values: Any) -> list[tuple]:
+        with self._serial:
+            return self._database.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> tuple | None:
+        with self._serial:
+            return self._database.execute(statement, values).fetchone()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._serial:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # a full disk may have ended it
+                    self._database.execute("ROLLBACK")
+                raise
+
+    # The run.
+
+    def _value(self, key: str) -> Any:
+        row = self._one("SELECT value FROM run WHERE key = ?", key)
+        return None if row is None else json.loads(row[0])
+
+    def _set_value(self, key: str, value: Any) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+
+    @property
+    def run_id(self) -> str:
+        return self._value("id")
+
+    @property
+    def plan(self) -> dict:
+        return self._value("plan")
+
+    def finish(self) -> None:
+        self._set_value("finished", True)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._value("finished"))
+
+    @property
+    def paused(self) -> bool:
+        return bool(self._value("paused"))
+
+    def pause(self, paused: bool) -> None:
+        self._set_value("paused", paused)
+
+    @property
+    def last_round(self) -> int | None:
+        """Returns after which round the run was told to end early, None where it was not."""
+        value = self._value("last_round")
+        return None if value is None else value["round"]
+
+    @property
+    def discarded(self) -> int:
+        """Returns how often the run was taken back to an earlier round."""
+        return self._value("discarded") or 0
+
+    def end_after(self, number: int, reason: str) -> None:
+        self._set_value("last_round", {"round": number, "reason": reason})
+
+    # Sites and their sessions.
+
+    def enrol(self, site: str, num_examples: int, labels: Mapping[str, str]) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (site, json.dumps(dict(labels))))
+            database.execute(
+                "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
+                (site, num_examples),
+            )
+
+    def sites(self) -> dict[str, SiteRecord]:
+        rows = self._all(
+            "SELECT name, num_examples, confirmed, evicted, words FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
+        )
+        return {
+            name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
+            for name, examples, confirmed, evicted, words in rows
+        }
+
+    def confirm(self, site: str) -> None:
+        with self._transaction() as database:
+            database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
+
+    def evict(self, site: str, evicted: bool) -> None:
+        """Sends a site away, with all its sessions and its update of the open round, or lets it come again."""
+        with self._transaction() as database:
+            if evicted:
+                database.execute("DELETE FROM updates WHERE site = ? AND counts_in > (SELECT MAX(number) FROM globals)", (site,))
+            database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
+            database.execute("DELETE FROM sessions WHERE site = ?", (site,))
+
+    def allow_another_number(self, site: str) -> None:
+        """Lets a site log in with another number of training cases, once."""
+        with self._transaction() as database:
+            database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
+
+    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None:
+        """Adds a session, and drops those that have expired and all but the newest few of the site."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
+            database.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?)", (token_sha256, session.site, session.certificate, session.expires_at)
+            )
+            database.execute(
+                "DELETE FROM sessions WHERE site = ?1 AND rowid NOT IN "
+                "(SELECT rowid FROM sessions WHERE site = ?1 ORDER BY rowid DESC LIMIT ?2)",
+                (session.site, _SESSIONS),
+            )
+
+    def session(self, token_sha256: str) -> Session | None:
+        row = self._one("SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?", token_sha256)
+        return None if row is None else Session(*row)
+
+    # Rounds.
+
+    def attempt(self, number: int) -> tuple[int, float] | None:
+        """Returns (which attempt at a round is under way, since when), None before the first."""
+        return self._one("SELECT attempt, opened_at FROM attempts WHERE round = ?", number)
+
+    def keep_attempt(self, number: int, attempt: int, opened_at: float) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)", (number, attempt, opened_at))
+
+    def globals(self) -> dict[int, str]:
+        """Returns number to digest of every global model, 0 being the initial one."""
+        return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
+
+    def manifest_addresses(self, sha256: str) -> bytes | None:
+        """Returns the SHA-256 of every chunk of a model, None where it is not known."""
+        row = self._one("SELECT chunks FROM addresses WHERE sha256 = ?", sha256)
+        return None if row is None else row[0]
+
+    def keep_addresses(self, manifest: Manifest) -> None:
+        with self._transaction() as database:
+            insert_addresses(database, manifest)
+
+    def update(self, site: str, number: int) -> Update | None:
+        """Returns what was received from a site for a round, closed rounds included."""
+        row = self._one(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ? ORDER BY counts_in DESC", number, site
+        )
+        return None if row is None else Update(*row)
+
+    def counted_updates(self) -> dict[int, list[Update]]:
+        """Returns round to the updates that count in it, by site; their files are there for the newest rounds only."""
+        result: dict[int, list[Update]] = {}
+        for counts_in, *update in self._all("SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"):
+            result.setdefault(counts_in, []).append(Update(*update))
+        return result
+
+    def counted(self, number: int) -> frozenset[str]:
+        """Returns the sites whose updates count in a round."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number))
+
+    def changes_of_others(self, site: str, *, since: int) -> list[float]:
+        """Returns the norms of the changes by other sites that count in round `since` or later; those of evicted sites do not count."""
+        found = self._all(
+            "SELECT change FROM updates WHERE site != ? AND counts_in >= ? "
+            "AND site NOT IN (SELECT name FROM sites WHERE evicted) ORDER BY counts_in, site",
+            site,
+            since,
+        )
+        return [change for (change,) in found]
+
+    def participants(self) -> frozenset[str]:
+        return frozenset(site for (site,) in self._all("SELECT DISTINCT site FROM updates"))
+
+    # Scores.
+
+    def record_scores(self, model: int, site: str, scores: Mapping[str, float]) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", (model, site, json.dumps(dict(scores))))
+
+    def scores(self) -> dict[int, dict[str, dict[str, float]]]:
+        """Returns model number to site to scores."""
+        result: dict[int, dict[str, dict[str, float]]] = {}
+        for model, site, scores in self._all("SELECT model, site, scores FROM scores ORDER BY model, site"):
+            result.setdefault(model, {})[site] = json.loads(scores)
+        return result
+
+    def scored(self, model: int) -> frozenset[str]:
+        """Returns the sites that scored a model."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model))
+
+    # Cross-site evaluation.
+
+    def models(self) -> dict[str, tuple[str, str]]:
+        """Returns name to (site, digest) of the published models."""
+        return {name: (site, sha256) for name, site, sha256 in self._all("SELECT name, site, sha256 FROM models ORDER BY name")}
+
+    def declare(self, site: str, names: Sequence[str]) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names))))
+
+    def declared(self) -> frozenset[str]:
+        """Returns the sites that published all they will."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
+
+    def fix_models(self, names: Sequence[str], best: int) -> None:
+        """Fixes which models every site evaluates, and which global model is the best one from now on."""
+        self._set_value("evaluation", {"models": list(names), "best": best})
+
+    def fixed_models(self) -> tuple[str, ...]:
+        value = self._value("evaluation")
+        return () if value is None else tuple(value["models"])
+
+    def withdrawn_models(self) -> tuple[str, ...]:
+        """Returns the models that were to be evaluated until their site was sent away."""
+        value = self._value("evaluation")
+        return () if value is None else tuple(value.get("withdrawn", ()))
+
+    def fixed_best(self) -> int:
+        return self._value("evaluation")["best"]
+
+    def rows(self, site: str | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Returns site to its rows, of one site or of all."""
+        found = self._all("SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site)
+        return {site: json.loads(rows) for site, rows in found}
+
+    def reported(self) -> frozenset[str]:
+        """Returns the sites whose rows are in."""
+        return frozenset(site for (site,) in self._all("SELECT site FROM reports"))

@@ -1,0 +1,408 @@
+"""What the server remembers: SQLite (write-ahead log) for facts, safetensors files for weights. What it confirms survives a crash.
+
+    <store>/state.sqlite              run, sessions, rounds, updates, scores, models, rows
+            global/round_000.safetensors   every global model; round_000 is the initial one
+            best.safetensors selection.json   the best global model so far and the scores behind it
+            models/<name>.safetensors  models that sites published for cross-site evaluation
+            rows.jsonl                per-case rows of every site
+            events.jsonl address.json
+            spool/                    updates of the open round
+            kept/round_003/           updates of the newest closed rounds, for an audit
+            incoming/                 transfers under way; a restart goes on with them
+            discarded/                of closed rounds and old models, about to be removed
+
+A file gets its final name only when it is whole and synced, and counts only when the database says so; what a kill leaves
+in between is removed at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from federated.rounds import tasks
+from federated.security import certificates
+from federated.rounds import plan as plans
+from federated.errors import DifferentRun, StoreInUse
+from federated.store.database import Records, insert_addresses
+from federated.rounds.rounds import Policy, Round, Update, accept
+from federated.tensors.tensor_files import TensorFile, file_manifest
+from federated.tensors.weights import Manifest
+from runkit import atomic, folder_lock, private
+
+FORMAT = "2"
+
+
+class Store(Records):
+    """The durable state of one run. Every method that changes it returns after the change is on disk.
+
+    Not thread-safe: the coordinator's lock protects it.
+
+    Raises:
+      StoreInUse: while another process has the folder open.
+      ValueError: for a folder with a link in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = pathlib.Path(folder)
+        self._discarded = self.folder / "discarded"
+        private.refuse_links(self.folder, recursive=True)
+        private.tree(self.folder)  # single sites' updates are in it
+        for name in ("global", "models", "spool", "incoming", "discarded"):
+            private.make(self.folder / name)
+        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115 - held until close()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            process = folder_lock.holder(self._lock.fileno())
+            self._lock.close()
+            if error.errno != errno.EWOULDBLOCK:
+                raise StoreInUse(
+                    f"{self.folder}: cannot be locked ({error.strerror}); a store needs a disk of this machine itself"
+                ) from error
+            server = f"another server ({process})" if process else "another server"
+            raise StoreInUse(f"{self.folder}: {server} works on this store; stop it or give this one a folder of its own") from None
+        super().__init__(self.folder / "state.sqlite")
+        self._remove_leftovers()
+
+    def close(self) -> None:
+        super().close()
+        self._lock.close()
+
+    def _remove_leftovers(self) -> None:
+        known = {self.update_path(update).name for update in self._spooled()} | {f"{name}.safetensors" for name in self.models()}
+        spooled = itertools.chain((self.folder / "spool").iterdir(), (self.folder / "models").iterdir())
+        partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
+        numbers = self.globals()
+        beyond = (path for path in (self.folder / "global").glob("round_*") if tasks.global_number(path.stem) not in numbers)
+        for path in [*(path for path in spooled if path.name not in known), *partial, *(beyond if numbers else ())]:
+            path.unlink()
+        if numbers:
+            self._forget_discarded(max(numbers) + 1)
+        self.empty_discarded()
+
+    # The run.
+
+    def open_run(self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = "") -> None:
+        """Starts a run from the initial model, or checks that the run in the store is the one asked for.
+
+        Args:
+          initial: safetensors file; its metadata key "plan" holds the plan as JSON.
+          authority: fingerprint of the federation's authority, "" for none. A store belongs to one; that of an earlier release, which
+            knows none, takes this one.
+        Raises:
+          ValueError: for a file that is no model or has no plan.
+          DifferentRun: listing what differs from the run in the store.
+        """
+        with TensorFile(initial) as file:
+            manifest, metadata = file_manifest(file), file.metadata
+            sha256 = manifest.sha256
+        try:
+            plan = plans.normal(json.loads(metadata["plan"]))
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{initial}: its metadata has no plan in JSON ({error!r}); make the initial model with the plan of this run"
+            ) from error
+        wanted = {"format": FORMAT, "initial model": sha256, "num_rounds": policy.num_rounds, "local_epochs": local_epochs}
+        if self._one("SELECT value FROM run WHERE key = 'id'") is None:
+            with atomic.replacing(self.global_path(0)) as temporary:
+                shutil.copyfile(initial, temporary)
+            with self._transaction() as database:
+                database.execute("INSERT INTO globals VALUES (0, ?)", (sha256,))
+                insert_addresses(database, manifest)
+                for key, value in (("id", secrets.token_hex(8)), ("plan", plan), ("settings", wanted), ("authority", authority)):
+                    database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
+            return
+        known = self._value("authority")
+        if known and authority and known != authority:
+            raise DifferentRun(
+                f"{self.folder} belongs to the federation whose authority is {certificates.spoken(known)}; the authority of this kit is "
+                f"{certificates.spoken(authority)}. Start with the kit of that federation, or give a new folder"
+            )
+        stored = self._value("settings")
+        lines = [
+            f"{key}: the store has {stored.get(key)}, asked for is {value}" for key, value in wanted.items() if stored.get(key) != value
+        ]
+        lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
+        if lines:
+            raise DifferentRun(f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder")
+        if authority and not known:
+            self._set_value("authority", authority)
+
+    # Rounds.
+
+    def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
+        """Returns where a model of a site arrives; what it did not finish sending before is gone, one transfer a site stays."""
+        path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
+        for other in path.parent.glob(f"{site}.*.safetensors"):
+            if other.name != path.name and other.name.count(".") == path.name.count("."):
+                other.unlink(missing_ok=True)
+        return path
+
+    def drop_incoming(self, site: str) -> None:
+        """Removes what a site has begun to send."""
+        for path in (self.folder / "incoming").glob(f"{site}.*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def update_path(self, update: Update) -> pathlib.Path:
+        # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
+        return self.folder / "spool" / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
+
+    def keep_update(
+        self,
+        received: pathlib.Path,
+        update: Update,
+        metrics: Mapping[str, float],
+        *,
+        now: float,
+        counts_in: int | None = None,
+        change: float = 0.0,
+    ) -> None:
+        """Moves a whole and synced file into the spool and records it; replaces what the site sent for that round before.
+
+        Args:
+          counts_in: round in which it is averaged, if not the one it was trained for.
+          change: norm of the change that it makes to the global model.
+        """
+        counts_in = update.round if counts_in is None else counts_in
+        replaced = self._one(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in = ? AND site = ?", counts_in, update.site
+        )
+        path = self.update_path(update)
+        os.replace(received, path)
+        atomic.sync_directory(path.parent)
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (update.round, update.site, update.num_examples, update.sha256, json.dumps(dict(metrics)), now, counts_in, change),
+            )
+        if replaced is not None and (before := self.update_path(Update(*replaced))) != path:
+            before.unlink(missing_ok=True)
+
+    def forget_update(self, update: Update) -> None:
+        """Drops an update of the open round, as if it had never come."""
+        with self._transaction() as database:
+            database.execute(
+                "DELETE FROM updates WHERE site = ? AND sha256 = ? AND counts_in > (SELECT MAX(number) FROM globals)",
+                (update.site, update.sha256),
+            )
+        self.update_path(update).unlink(missing_ok=True)
+
+    def _spooled(self) -> list[Update]:
+        rows = self._all(
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in > (SELECT COALESCE(MAX(number), 0) FROM globals)"
+        )
+        return [Update(*row) for row in rows]
+
+    def num_rounds(self, policy: Policy) -> int:
+        """Returns how many rounds the run has: the policy's, unless it was told to end early."""
+        return policy.num_rounds if self.last_round is None else min(policy.num_rounds, self.last_round)
+
+    def open_round(self, policy: Policy, *, now: float) -> Round | None:
+        """Returns the open round, as it was before a restart, or None after the last one.
+
+        Nothing in it is later than `now`: the machine's clock may have been set back since it was written.
+        """
+        (closed,) = self._one("SELECT MAX(number) FROM globals")
+        if closed >= self.num_rounds(policy):
+            return None
+        attempt = self.attempt(closed + 1)
+        if attempt is None:
+            attempt = (1, now)
+            if policy.round_deadline_s is not None:  # else nothing hangs on when the round was opened
+                self.keep_attempt(closed + 1, *attempt)
+        state = Round(closed + 1, attempt=attempt[0], opened_at=min(attempt[1], now), counted_before=self.counted(closed))
+        for site, number, examples, sha256, received_at in self._all(
+            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site", closed + 1
+        ):
+            state = accept(state, Update(site, number, examples, sha256), policy=policy, now=min(received_at, now))
+        return state
+
+    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+        """Records the aggregate of `closed`, whose file is in place, and takes the round's spool and what has become old out of the store.
+
+        Args:
+          keep_updates: newest rounds whose updates stay, in `kept`.
+          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
+        """
+        with self._transaction() as database:
+            database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
+            insert_addresses(database, manifest)
+        for path in map(self.update_path, closed.received.values()):
+            if keep_updates:
+                kept = self.kept_folder(closed.number) / path.name
+                private.make(kept.parent)
+                os.replace(path, kept)
+            else:
+                self._discard(path)
+        for folder in (self.folder / "kept").glob("round_*"):
+            if tasks.global_number(folder.name) <= closed.number - keep_updates:
+                self._discard(folder)
+        for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
+            if number not in self._best_rounds():
+                self._discard(self.global_path(number))
+
+    def _discard(self, path: pathlib.Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, self._discarded / path.name)
+
+    def empty_discarded(self) -> None:
+        """Removes what is no longer part of the store. The only method that needs no lock: nobody else looks there.
+
+        Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
+        """
+        for path in self._discarded.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # another thread may be at it, too
+            else:
+                path.unlink(missing_ok=True)
+
+    def kept_folder(self, number: int) -> pathlib.Path:
+        return self.folder / "kept" / tasks.global_name(number)
+
+    def global_path(self, number: int) -> pathlib.Path:
+        return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
+
+    # Selection and cross-site evaluation.
+
+    def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
+        """Makes global model `best` the best one, and `worst_site` that of the best worst site: each file whole or as before.
+
+        The models come first, then `selection.json`; each model names its round in its metadata. A kill in between is mended
+        by the same call, which every start makes again.
+        """
+        record = self.folder / "selection.json"
+        before = atomic.read_json(record) if record.exists() else {}
+        for name, key, number in (("best", "best_round", best), ("best_worst_site", "best_worst_site_round", worst_site)):
+            if before.get(key) != number:
+                _link(self.global_path(number), self.folder / f"{name}.safetensors")
+        content = {"best_round": best, "best_worst_site_round": worst_site, **table}
+        if content != before:
+            atomic.write_json(record, content)
+
+    def best_round(self) -> int | None:
+        record = self.folder / "selection.json"
+        return atomic.read_json(record)["best_round"] if record.exists() else None
+
+    def _best_rounds(self) -> set[int]:
+        record = self.folder / "selection.json"
+        content = atomic.read_json(record) if record.exists() else {}
+        return {content.get("best_round", 0), content.get("best_worst_site_round", 0)}
+
+    def model_path(self, name: str) -> pathlib.Path:
+        return self.folder / "models" / f"{name}.safetensors"
+
+    def keep_model(self, received: pathlib.Path, name: str, site: str, manifest: Manifest) -> None:
+        """Moves a whole and synced file to the published models."""
+        os.replace(received, self.model_path(name))
+        atomic.sync_directory(self.model_path(name).parent)
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, manifest.sha256))
+            insert_addresses(database, manifest)
+
+    def drop_models(self, site: str) -> list[str]:
+        """Takes the models that a site published out of the store, and out of what is evaluated; returns their names."""
+        names = [name for name, (owner, _) in self.models().items() if owner == site]
+        fixed = self._value("evaluation")
+        with self._transaction() as database:  # one for all: a model that is evaluated must be there
+            database.execute("DELETE FROM models WHERE site = ?", (site,))
+            database.execute("DELETE FROM declared WHERE site = ?", (site,))
+            if fixed is not None:
+                left = {
+                    **fixed,
+                    "models": [name for name in fixed["models"] if name not in names],
+                    "withdrawn": sorted({*fixed.get("withdrawn", ()), *names}),
+                }
+                database.execute("INSERT OR REPLACE INTO run VALUES ('evaluation', ?)", (json.dumps(left),))
+        for name in names:
+            self._discard(self.model_path(name))
+        return names
+
+    def keep_rows(self, site: str, lines: Sequence[str]) -> None:
+        """Records the rows of a site, JSON one by one, in place of those it sent before, and writes `rows.jsonl` anew."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, f"[{', '.join(lines)}]"))
+        self.write_rows()
+
+    def row_lines(self, site: str) -> list[str]:
+        """Returns the rows of a site as `rows.jsonl` has them: of the models that are evaluated."""
+        models = frozenset(self.fixed_models())
+        return [json.dumps(row, allow_nan=False) for row in self.rows(site).get(site, []) if row["model"] in models]
+
+    def row_digests(self) -> dict[str, tuple[int, str]]:
+        """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of its lines of `rows.jsonl`."""
+        found = {site: self.row_lines(site) for site in sorted(self.reported()) if not self.sites()[site].evicted}
+        return {site: (len(lines), rows_digest(lines)) for site, lines in found.items()}
+
+    def write_rows(self) -> None:
+        """Writes `rows.jsonl`: every row of every site but those that were sent away."""
+        sites = [site for site in sorted(self.reported()) if not self.sites()[site].evicted]
+        with atomic.replacing(self.folder / "rows.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as stream:
+            for site in sites:  # one after the other: all rows of many sites are a lot
+                stream.writelines(line + "\n" for line in self.row_lines(site))
+
+    # Going back.
+
+    def discard_rounds(self, first: int) -> None:
+        """Takes the run back to global model `first - 1`: what came of later rounds is no longer part of the store."""
+        times = self.discarded + 1
+        paths = [self.update_path(update) for update in self._spooled()]
+        paths += [self.global_path(number) for number in self.globals() if number >= first]
+        with self._transaction() as database:
+            database.execute("DELETE FROM globals WHERE number >= ?", (first,))
+            database.execute("DELETE FROM updates WHERE counts_in >= ?", (first,))
+            database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
+            database.execute("DELETE FROM scores WHERE model >= ?", (first,))
+            database.execute("DELETE FROM declared")
+            database.execute("DELETE FROM reports")  # of sites that were sent away; others would have kept the run from going back
+            database.execute("UPDATE sites SET confirmed = 0")
+            database.execute("DELETE FROM run WHERE key = 'evaluation'")
+            database.execute("INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),))
+        try:
+            self._forget_discarded(first)
+            for path in paths:
+                self._discard(path)
+        except OSError as error:  # the database says what counts; the next start removes what is left
+            logging.warning("event=discarded_files_left reason=%s", error.strerror)
+
+    def _forget_discarded(self, first: int) -> None:
+        """Removes the choice of a global model of round `first` or later, and such rounds' kept updates."""
+        if max(self._best_rounds()) >= first:
+            (self.folder / "selection.json").unlink()  # else a round made anew would be taken for the one that was chosen
+        for folder in (self.folder / "kept").glob("round_*"):
+            if tasks.global_number(folder.name) >= first:
+                self._discard(folder)
+
+
+def rows_digest(lines: Iterable[str]) -> str:
+    """Returns the SHA-256 of rows as lines of `rows.jsonl`."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8") + b"\n")
+    return digest.hexdigest()
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes `target` the file `source`, which is never written again: by a second name where the disk can, else by a copy."""
+    temporary = target.with_name(f".partial-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with atomic.replacing(target) as copy:
+            shutil.copyfile(source, copy)
+        return
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing

@@ -1,0 +1,135 @@
+"""How the bytes of a chunk travel: as they are, deflated, or as float16 where that loses nothing. Never pickle.
+
+Whatever the way, the receiver gets the very bytes back, and knows it by their SHA-256. `half` halves a model whose values are
+float16 numbers already: both ends round before they name a model (`rounded`), and report what the rounding cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from federated import errors
+from federated.tensors.tensor_files import TensorFile
+from federated.tensors.weights import CHUNK_BYTES, NamedArrays
+
+RAW, DEFLATED, HALF = 0, 1, 2  # numbers on the wire
+TRANSPORTS = ("raw", "deflate", "half")  # what the operator chooses from
+ENCODINGS = {"raw": frozenset({RAW}), "deflate": frozenset({RAW, DEFLATED}), "half": frozenset({RAW, HALF})}  # what each may send
+_FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Piece number `index` of a model's bytes in canonical order, as it travels."""
+
+    index: int
+    data: bytes | memoryview
+    encoding: int = RAW
+
+
+def chunks(file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw") -> Iterator[Chunk]:
+    """Yields the wanted chunks of a file, by default all; holds one of them at a time."""
+    count = -(-file.nbytes // CHUNK_BYTES)
+    float32 = range(0)
+    if transport == "half":
+        float32 = range(sum(s.nbytes for s in file.specs if s.dtype == "F64"), sum(s.nbytes for s in file.specs if s.dtype != "F16"))
+    for index in range(count) if wanted is None else wanted:
+        start = index * CHUNK_BYTES
+        data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
+        if transport == "half" and start in float32 and start + len(data) <= float32.stop:
+            yield Chunk(index, *_halved(data))
+        elif transport == "deflate":
+            yield Chunk(index, *_deflated(data))
+        else:
+            yield Chunk(index, data)
+
+
+def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
+    """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises DamagedTransfer."""
+    if chunk.encoding == RAW and len(chunk.data) == size:
+        return chunk.data
+    if chunk.encoding == HALF and len(chunk.data) * 2 == size and size % 4 == 0:
+        return np.frombuffer(chunk.data, _FLOAT16).astype(_FLOAT32).tobytes()
+    if chunk.encoding == DEFLATED:
+        inflating = zlib.decompressobj()
+        try:
+            data = inflating.decompress(chunk.data, size)
+        except zlib.error as error:
+            raise errors.DamagedTransfer(f"chunk {chunk.index} cannot be inflated ({error}); send the model again") from error
+        if len(data) == size and inflating.eof and not inflating.unused_data:
+            return _unshuffled(data)
+    raise errors.DamagedTransfer(
+        f"chunk {chunk.index}: {len(chunk.data)} bytes in encoding {chunk.encoding} are not its {size} bytes; send the model again"
+    )
+
+
+def _halved(data: bytes) -> tuple[bytes, int]:
+    values = np.frombuffer(data, _FLOAT32)
+    with np.errstate(over="ignore"):
+        halves = values.astype(_FLOAT16)
+    if halves.astype(_FLOAT32).tobytes() == data:
+        return halves.tobytes(), HALF
+    return data, RAW
+
+
+def _deflated(data: bytes) -> tuple[bytes, int]:
+    # Byte planes first: signs and exponents of neighbouring weights are alike, the low bits of their mantissas are not.
+    body = len(data) // 4 * 4
+    planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
+    packed = zlib.compress(planes, 1)
+    return (packed, DEFLATED) if len(packed) < len(data) else (data, RAW)
+
+
+def _unshuffled(planes: bytes) -> bytes:
+    body = len(planes) // 4 * 4
+    return np.frombuffer(planes, np.uint8, body).reshape(4, -1).T.tobytes() + planes[body:]
+
+
+@dataclasses.dataclass
+class RoundingError:
+    """What rounding to float16 cost, over all values seen.
+
+    Attributes:
+      largest: of the absolute differences.
+      squares, values: sum of the squared differences and of the squared values.
+    """
+
+    largest: float = 0.0
+    squares: float = 0.0
+    values: float = 0.0
+
+    def add(self, exact: np.ndarray, rounded_: np.ndarray) -> None:
+        difference = exact.astype(np.float64) - rounded_
+        if difference.size:
+            self.largest = max(self.largest, float(np.abs(difference).max()))
+            self.squares += float(np.vdot(difference, difference))
+            self.values += float(np.vdot(exact.astype(np.float64), exact))
+
+    @property
+    def relative(self) -> float:
+        """Root of the squared differences over that of the squared values."""
+        return (self.squares / self.values) ** 0.5 if self.values else 0.0
+
+
+def rounded_values(values: np.ndarray, error: RoundingError) -> np.ndarray:
+    """Returns float32 values rounded to the nearest float16, still as float32; what is too large for float16 stays as it is."""
+    with np.errstate(over="ignore"):
+        result = values.astype(_FLOAT16).astype(_FLOAT32)
+    result = np.where(np.isfinite(result), result, values)  # [...] as given, scalars too
+    error.add(values, result)
+    return result
+
+
+def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that rounds float32 values and leaves other dtypes as they are."""
+    return lambda values: rounded_values(values, error) if values.dtype == np.float32 else values
+
+
+def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
+    """Returns a model whose float32 values are float16 numbers, and what that cost; other dtypes stay as they are."""
+    error = RoundingError()
+    return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error

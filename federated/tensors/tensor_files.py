@@ -1,0 +1,243 @@
+"""Weights on disk: safetensors files, read and written piece by piece.
+
+The safetensors package reads and writes whole models; a server that must not grow with model or site needs pieces. The
+format is a length (uint64), a JSON header and the bytes of all tensors without a gap, so both programs read each other's files.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federated import errors
+from federated.tensors.weights import (
+    CHUNK_BYTES,
+    DTYPES,
+    Digest,
+    Manifest,
+    NamedArrays,
+    TensorSpec,
+    canonical,
+    check_declaration,
+    little_endian_bytes,
+    specs_of,
+)
+from runkit import atomic, private, writeback
+
+MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
+MAX_BYTES = 64 * 2**30  # of one model file
+_AHEAD = 8 * 2**20  # bytes written before the disk is told to begin with them
+
+
+class TensorFile:
+    """A safetensors file open for reading; holds its header, never its values. A context manager.
+
+    Attributes:
+      specs: the tensors in canonical order.
+      metadata: the header's strings.
+    Raises:
+      ValueError: naming the file, for anything but a whole safetensors file of floating-point tensors. Only what a file holds makes
+        it corrupt: callers may drop such a file.
+      OSError: where the system cannot open or read it (no such file, too many open files, no permission, a failing disk). It says
+        nothing about the content, so nothing may be dropped because of it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
+        try:
+            self._read_header()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error, errors.IncompatibleWeights) as error:
+            self._stream.close()
+            raise ValueError(f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again") from error
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _read_header(self) -> None:
+        size = os.fstat(self._stream.fileno()).st_size
+        (length,) = struct.unpack("<Q", self._stream.read(8))
+        if length > min(MAX_HEADER, size):
+            raise ValueError(f"its header claims {length} bytes")
+        header = json.loads(self._stream.read(length).decode("utf-8"))
+        self.metadata: dict[str, str] = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        specs, self._start = [], {}
+        for name, entry in header.items():
+            spec = TensorSpec(name, entry["dtype"], tuple(int(n) for n in entry["shape"]))
+            specs.append(spec)
+            begin, end = entry["data_offsets"]
+            self._start[name] = (8 + length + int(begin), int(end) - int(begin))
+        self.specs = tuple(specs)
+        if all(spec.dtype in DTYPES for spec in specs):
+            self.specs = canonical(specs)
+        check_declaration(self.specs, max_bytes=MAX_BYTES)
+        for spec in self.specs:
+            begin, length_of = self._start[spec.name]
+            if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
+                raise ValueError(f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it")
+        # Where each tensor begins among all bytes in canonical order, and whether the file has them in that order without a gap.
+        self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
+        self._first = self._start[self.specs[0].name][0]
+        self._in_order = all(
+            self._start[spec.name][0] == self._first + place for spec, place in zip(self.specs, self._places, strict=False)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.specs)
+
+    def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
+        """Returns `size` bytes of a tensor from byte `offset` of it."""
+        begin, _ = self._start[spec.name]
+        data = os.pread(self._stream.fileno(), size, begin + offset)  # pread: several threads may serve one file
+        if len(data) != size:
+            raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+        return data
+
+    def read_range(self, start: int, size: int) -> bytes:
+        """Returns `size` bytes from byte `start` of all tensors in canonical order."""
+        if self._in_order:
+            data = os.pread(self._stream.fileno(), size, self._first + start)
+            if len(data) != size:
+                raise ValueError(f"{self.path}: ends early; restore the file or make it again")
+            return data
+        pieces, number = [], bisect.bisect_right(self._places, start) - 1
+        while size:
+            spec, offset = self.specs[number], start - self._places[number]
+            count = min(size, spec.nbytes - offset)
+            pieces.append(self.read_bytes(spec, offset, count))
+            start, size, number = start + count, size - count, number + 1
+        return b"".join(pieces)
+
+    def read(self) -> NamedArrays:
+        """Returns all tensors, as parts of one piece of memory: the system hands out a large one in far fewer, larger pages."""
+        memory, arrays = np.empty(self.nbytes, dtype=np.uint8), {}
+        for spec, place in zip(self.specs, self._places, strict=False):
+            part = memory[place : place + spec.nbytes]
+            self._fill(part, spec)
+            arrays[spec.name] = part.view(DTYPES[spec.dtype]).reshape(spec.shape)
+        return arrays
+
+    def _fill(self, part: np.ndarray, spec: TensorSpec) -> None:
+        begin, filled = self._start[spec.name][0], 0
+        while filled < len(part):  # one call reads at most 2 GiB
+            count = os.preadv(self._stream.fileno(), [part[filled:]], begin + filled)
+            if not count:
+                raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+            filled += count
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Returns what comes before the bytes of the tensors; these follow in canonical order, without a gap."""
+    header: dict = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for spec in specs:
+        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
+        offset += spec.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+class TensorFileWriter:
+    """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be given any pieces.
+
+    Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context manager.
+    """
+
+    def __init__(self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]):
+        self.specs = canonical(specs)
+        self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
+        self._digest, self._begun = Digest(self.specs), 0
+        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115 - closed by finish() or close()
+        self._stream.write(file_header(self.specs, metadata))
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._written += len(data)
+        if self._written > self._expected:
+            raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
+        view = memoryview(data)
+        for start in range(0, len(view), CHUNK_BYTES):  # a piece is hashed and written while the processor's cache holds it
+            piece = view[start : start + CHUNK_BYTES]
+            self._digest.update(piece)
+            self._stream.write(piece)
+        if self._written - self._begun >= _AHEAD:
+            writeback.begin(self._stream.fileno(), self._begun, self._written - self._begun)
+            self._begun = self._written
+
+    def finish(self, *, sync: bool = True) -> Manifest:
+        """Syncs the file to disk, if wanted, and returns the manifest of its weights."""
+        if self._written != self._expected:
+            raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
+        self._stream.flush()
+        if sync:
+            os.fsync(self._stream.fileno())
+        self._stream.close()
+        return self._digest.manifest()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> TensorFileWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+    """Writes `arrays` atomically and returns their digest."""
+    return save_as(path, arrays, metadata).sha256
+
+
+def save_as(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, sync: bool = True
+) -> Manifest:
+    """Writes `arrays` atomically and returns their manifest.
+
+    Args:
+      sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by its digest.
+    """
+    with (
+        atomic.naming(path, sum(array.nbytes for array in arrays.values())),
+        atomic.replacing(path, sync=False, sync_folder=sync) as temporary,
+        TensorFileWriter(temporary, specs_of(arrays), metadata or {}) as writer,
+    ):
+        for spec in writer.specs:
+            writer.write(little_endian_bytes(arrays[spec.name]))
+        return writer.finish(sync=sync)
+
+
+def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
+    """Returns (arrays, metadata). Raises ValueError, OSError as `TensorFile`."""
+    with TensorFile(path) as file:
+        return file.read(), file.metadata
+
+
+def file_manifest(file: TensorFile) -> Manifest:
+    """Returns the manifest of an open file's weights, in the memory of a chunk."""
+    result = Digest(file.specs)
+    for start in range(0, file.nbytes, CHUNK_BYTES):
+        result.update(file.read_range(start, min(CHUNK_BYTES, file.nbytes - start)))
+    return result.manifest()
+
+
+def file_digest(file: TensorFile) -> str:
+    """Returns the digest of an open file's weights."""
+    return file_manifest(file).sha256

@@ -1,0 +1,197 @@
+"""Between the values of this package and the messages of `weight_exchange.proto`; both ends use it, neither decides anything here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from federated import errors
+from federated.rounds.tasks import Task
+from federated.tensors.codec import Chunk
+from federated.tensors.partial_file import ranges
+from federated.tensors.tensor_files import MAX_BYTES
+from federated.tensors.weights import Manifest, TensorSpec, check_declaration
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Answer, Offer, Receipt, Session
+
+ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
+REASONS_KEY = "federation-reasons"  # and why, tensor by tensor
+TOKEN_KEY = "authorization"
+_TOKEN, _CREDENTIAL = "Bearer ", "Credential "
+_MAX_REASONS, _MAX_REASONS_TEXT = 100, 16 * 2**10
+MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a model of many tensors
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_metadata_size", 64 * 2**10),  # errors travel in it, and one may list every difference of two plans
+    ("grpc.absolute_max_metadata_size", 128 * 2**10),
+    # Beyond the message that is being read a stream has this much in flight and no more: it bounds a site's share of the server's memory,
+    # and what a cut loses. The window opens for the whole of a message as soon as it is asked for, so a far link is hardly slower.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2**18),
+    # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
+    ("grpc.keepalive_time_ms", 40_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def token_metadata(token: str) -> Metadata:
+    """Returns the metadata of a call of a site that is logged in."""
+    return ((TOKEN_KEY, _TOKEN + token),)
+
+
+def credential_metadata(name: str, credential: str) -> Metadata:
+    """Returns the metadata of a login, or of an operator's call."""
+    return ((TOKEN_KEY, f"{_CREDENTIAL}{name}:{credential}"),)
+
+
+def presented_token(metadata: Any) -> str:
+    """Returns the token that a call carries, or ""."""
+    return _after(_TOKEN, metadata)
+
+
+def presented_credential(metadata: Any) -> tuple[str, str]:
+    """Returns (name, credential) that a call carries, or empty ones."""
+    name, _, credential = _after(_CREDENTIAL, metadata).rpartition(":")
+    return name[:64], credential
+
+
+def _after(prefix: str, metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
+            return value[len(prefix) :]
+    return ""
+
+
+def task_to_message(task: Task) -> pb.Task:
+    return pb.Task(kind=task.kind, round=task.round, model=task.model, models=task.models, discarded=task.discarded)
+
+
+def task_from_message(message: pb.Task) -> Task:
+    return Task(message.kind, message.round, message.model, tuple(message.models), message.discarded)
+
+
+def session_to_message(session: Session) -> pb.LoginReply:
+    return pb.LoginReply(**{field: getattr(session, field) for field in Session.__dataclass_fields__})
+
+
+def session_from_message(message: pb.LoginReply) -> Session:
+    return Session(**{field: getattr(message, field) for field in Session.__dataclass_fields__})
+
+
+def receipt_to_message(receipt: Receipt) -> pb.Receipt:
+    return pb.Receipt(site=receipt.site, what=receipt.what, sha256=receipt.sha256)
+
+
+def receipt_from_message(message: pb.Receipt) -> Receipt:
+    return Receipt(message.site, message.what, message.sha256)
+
+
+def header_to_message(offer: Offer) -> pb.ModelHeader:
+    return pb.ModelHeader(
+        model=offer.model,
+        round=offer.round,
+        num_examples=offer.num_examples,
+        metrics=dict(offer.metrics),
+        sha256=offer.sha256,
+        tensors=[pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.manifest.specs],
+        addresses=offer.manifest.addresses,
+        discarded=offer.discarded,
+    )
+
+
+def header_from_message(message: pb.ModelHeader) -> Offer:
+    """Raises IncompatibleWeights, DamagedTransfer for a header that is not one of a model."""
+    specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors)
+    check_declaration(specs, max_bytes=MAX_BYTES)
+    manifest = Manifest(specs, message.addresses)
+    manifest.check(message.sha256)
+    discarded = message.discarded if message.HasField("discarded") else None
+    return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics), discarded)
+
+
+def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
+    return [pb.Range(first=first, count=count) for first, count in ranges(indices)]
+
+
+def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:
+    """Returns the chunks that are named. Raises DamagedTransfer for ranges that overlap, run backwards or go beyond the model."""
+    indices: list[int] = []
+    for message in messages:
+        first = message.first
+        if not message.count or first + message.count > num_chunks or (indices and first <= indices[-1]):
+            raise errors.DamagedTransfer(f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order")
+        indices.extend(range(first, first + message.count))
+    return indices
+
+
+def answer_to_message(answer: Answer) -> pb.OfferReply:
+    if answer.receipt is not None:
+        return pb.OfferReply(receipt=receipt_to_message(answer.receipt))
+    return pb.OfferReply(missing=ranges_to_messages(answer.missing))
+
+
+def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
+    if message.HasField("receipt"):
+        return Answer(receipt_from_message(message.receipt))
+    return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
+
+
+Part = Offer | Chunk  # of a transfer: the header, then chunks
+
+
+def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
+    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the header is not the first part."""
+    stream = iter(parts)
+    first = next(stream, None)
+    if not isinstance(first, Offer):
+        raise errors.DamagedTransfer("a transfer begins with the header of its model; send the model again")
+    return first, _chunks(stream)
+
+
+def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
+    for part in parts:
+        if not isinstance(part, Chunk):
+            raise errors.DamagedTransfer("a second header came in the middle of a transfer; send the model again")
+        yield part
+
+
+def reasons_to_text(reasons: Sequence[errors.Reason]) -> str:
+    """Returns the first reasons as JSON in ASCII, short enough for gRPC metadata."""
+    kept = [list(reason) for reason in reasons[:_MAX_REASONS]]
+    while len(text := json.dumps(kept)) > _MAX_REASONS_TEXT:
+        kept = kept[: len(kept) // 2]
+    return text
+
+
+def reasons_from_text(text: str) -> tuple[errors.Reason, ...]:
+    try:
+        return tuple(errors.Reason(*map(str, reason)) for reason in json.loads(text)[:_MAX_REASONS])
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return ()
+
+
+def row_to_message(row: Mapping[str, Any]) -> pb.Row:
+    message = pb.Row(model=row["model"], site=row["site"], case=row["case"], grid=row["grid"], class_name=row.get("class", ""))
+    for column, value in row.items():
+        if column in ("model", "site", "case", "grid", "class"):
+            continue
+        if value is None:
+            message.absent.append(column)
+        else:
+            message.numbers[column] = value
+    return message
+
+
+def row_from_message(message: pb.Row) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": message.model, "site": message.site, "case": message.case, "grid": message.grid}
+    if message.class_name:
+        row["class"] = message.class_name
+    # A protobuf map has no order: sorted, a row is written alike every time.
+    row.update(sorted([*message.numbers.items(), *((column, None) for column in message.absent)]))
+    return row

@@ -1,0 +1,251 @@
+"""What a server answers, read at a site or by the operator: every value has a type, a pattern, a range and a size, or is refused.
+
+Bytes in, values out. A site trusts the server to average and nothing else, so nothing of a reply is used before it is found to
+be what a server of this product could send. What depends on the state of the site is in `agenda.check_task`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from federated import errors
+from federated.rounds.tasks import MAX_ROUND, Task, check_model_name
+from federated.tensors import codec
+from federated.tensors.weights import Manifest, TensorSpec, check_same
+from federated.wire import conversion
+from federated.wire import operation_pb2 as operation_pb
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S, Answer, Receipt, Session
+from runkit import printable
+
+SMALL = 64 * 2**10  # bytes of a reply that describes no model: 256 names of models take 17,000
+LARGE = conversion.MAX_MESSAGE
+ERROR_TEXT = 8_000  # characters of a server's error; one may list every difference of two plans
+_MAX_TIME_S = 1e11  # since the epoch: beyond it Python knows no date
+_TOKEN = re.compile(r"[!-~]{16,512}")
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_KIND = re.compile(r"[a-z_]{1,32}")
+_RELEASE = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
+    """Returns the message that a reply of the server holds. Raises ServerMisbehaves for one that is too large or no such message."""
+    if len(data) > limit:
+        raise _refused(f"answers with {len(data)} bytes where a {kind.DESCRIPTOR.name} has at most {limit}")
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise _refused(f"answers with what is not a {kind.DESCRIPTOR.name}") from error
+
+
+def error(call: grpc.Call) -> errors.FederationError | None:
+    """Returns the error that the server raised, its texts made printable; None where the call failed for another reason."""
+    trailing = dict(call.trailing_metadata() or ())
+    kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
+    if kind is None:
+        return None
+    reasons = [
+        errors.Reason(*(printable.text(part) for part in reason))
+        for reason in conversion.reasons_from_text(str(trailing.get(conversion.REASONS_KEY, "[]")))
+    ]
+    return kind(printable.text(call.details() or "", limit=ERROR_TEXT), reasons=reasons)
+
+
+def session(message: pb.LoginReply) -> Session:
+    """Raises ServerMisbehaves naming the field that cannot be."""
+    found = conversion.session_from_message(message)
+    # A token is a secret, so a wrong one is not shown.
+    _check("login reply", "token", "…", bool(_TOKEN.fullmatch(found.token)), "16 to 512 printable characters")
+    _check("login reply", "run", found.run, bool(_RUN.fullmatch(found.run)), "letters, digits, '_' and '-', at most 64")
+    _check_range("login reply", "expires_at", found.expires_at, 0.0, _MAX_TIME_S)
+    _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
+    _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
+    _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
+    _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
+    _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
+    _check("login reply", "transport", found.transport, found.transport in codec.TRANSPORTS, " or ".join(codec.TRANSPORTS))
+    return found
+
+
+def task(message: pb.Task) -> Task:
+    """Returns a task whose names are names; whether it is one for this site now, `agenda.check_task` says. Raises ServerMisbehaves."""
+    found = conversion.task_from_message(message)
+    _check("task", "kind", found.kind, bool(_KIND.fullmatch(found.kind)), "a word")
+    _check_range("task", "round", found.round, 0, MAX_ROUND)
+    for name in (*([found.model] if found.model else []), *found.models):
+        check_model_name(name)
+    return found
+
+
+def manifest(message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec] | None) -> Manifest:
+    """Returns what a model holds that the server described.
+
+    Args:
+      model: the name that was asked for.
+      specs: of the site's own model, in canonical order; every model of a federation has them. None takes any, for tools.
+    Raises:
+      ServerMisbehaves: for another model, or a description that is none.
+    """
+    if message.model != model:
+        raise _refused(f"describes model {_shown(message.model)} where {model} was asked for")
+    try:
+        found = conversion.header_from_message(message).manifest
+    except (errors.IncompatibleWeights, errors.DamagedTransfer) as error:
+        raise _refused(f"describes model {model} as a model cannot be ({printable.text(error)})") from error
+    if specs is not None:
+        check_specs(found, model=model, specs=specs)
+    return found
+
+
+def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
+    """Raises ServerMisbehaves unless a model has the tensors of this site's own, before a byte of it is allocated or written."""
+    try:
+        check_same(specs, found.specs, what=f"model {model!r} of the server")
+    except errors.IncompatibleWeights as error:
+        raise _refused(
+            f"describes model {model} as this site's network is not ({printable.text(error, limit=2000)})", reasons=error.reasons
+        ) from error
+
+
+def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha256: str) -> Answer:
+    """Returns what the server says to an offer: a receipt for the very thing, or which chunks it lacks. Raises ServerMisbehaves."""
+    try:
+        found = conversion.answer_from_message(message, num_chunks=num_chunks)
+    except errors.DamagedTransfer as error:
+        raise _refused(f"asks for chunks that {what} has not ({printable.text(error)})") from error
+    return Answer(check_receipt(found.receipt, site=site, what=what, sha256=sha256)) if found.receipt is not None else found
+
+
+def check_receipt(receipt: Receipt, *, site: str, what: str, sha256: str) -> Receipt:
+    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very thing that this site sent."""
+    if receipt != Receipt(site, what, sha256):
+        raise _refused(
+            f"gives a receipt for {_shown(receipt.what)} of site {_shown(receipt.site)} ({_shown(receipt.sha256[:12])}…); "
+            f"site {site} sent {what} ({sha256[:12]}…)"
+        )
+    return receipt
+
+
+def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
+    """Returns the reply, checked. Raises ServerMisbehaves."""
+    _check_range("probe", "time", message.time, 0.0, _MAX_TIME_S)
+    _check_range("probe", "protocol", message.protocol, 0, 2**31 - 1)
+    _check("probe", "release", message.release, bool(_RELEASE.fullmatch(message.release)), "a version, at most 64 characters")
+    _check("probe", "standing", message.standing, bool(_KIND.fullmatch(message.standing)), "a word")
+    _check_range("probe", "model_bytes", message.model_bytes, 0, 2**63 - 1)
+    _check_range("probe", "log_lines", message.log_lines, 0, 2**63 - 1)
+    _check_digest("probe", "log_head", message.log_head)
+    _object("probe", message.plan_json)
+    return message
+
+
+def status(message: operation_pb.StatusReply) -> dict[str, Any]:
+    """Returns a status whose texts are printable and which has what `experiments.status` shows. Raises ServerMisbehaves."""
+    found = _clean(_object("status", message.status_json))
+    _check_shape("status", found, _STATUS)
+    for name, site in found["sites"].items():
+        _check_shape(f"status of site {name}", site, _SITE)
+        if "labels" in site:  # an earlier release has none
+            _check_shape(f"status of site {name}", site, {"labels": (dict,)})
+            _check_shape(f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,)))
+        for number, scores in site["scores"].items():
+            _check("status", "model", number, number.isdecimal(), "the number of a global model")
+            _check_shape(f"status of site {name}", scores, {"dice": _OPTIONAL})
+    for entry in found["rounds"]:
+        _check_shape("status of a round", entry, _ROUND)
+    _check_shape("status of the log", found["audit"], {"lines": (int,), "head": (str,)})
+    return found
+
+
+def order(message: operation_pb.OrderReply) -> str:
+    """Returns the answer to an order as printable text."""
+    return printable.text(message.answer, limit=2000)
+
+
+_NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
+_STATUS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("run", "phase", "release"), (str,)),
+    **dict.fromkeys(("rounds_done", "num_rounds", "min_num_clients"), (int,)),
+    **dict.fromkeys(("open_round", "attempt", "best_round"), (int, type(None))),
+    **dict.fromkeys(("model_bytes", "disk_free_bytes"), _NUMBER),
+    **dict.fromkeys(("sites", "audit"), (dict,)),
+    **dict.fromkeys(("rounds", "warnings"), (list,)),
+    "updates": (list,),
+    "finished": (bool,),
+}
+_SITE: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("num_examples", "updates", "refused"), (int,)),
+    **dict.fromkeys(("seconds_since_heard", "bytes_received", "bytes_sent"), _NUMBER),
+    "scores": (dict,),
+    "state": (str,),
+    "doing": (str, type(None)),
+}
+_ROUND: Mapping[str, tuple[type, ...]] = {
+    "round": (int,),
+    "sites": (dict,),
+    "bytes": _NUMBER,
+    **dict.fromkeys(("seconds", "mean", "worst"), _OPTIONAL),
+}
+
+
+def _object(what: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"sends a {what} that is not JSON") from error
+    if not isinstance(found, dict):
+        raise _refused(f"sends a {what} that is not a JSON object")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(name)
+
+
+def _clean(value: Any) -> Any:
+    """Returns a JSON value with all its texts printable, keys too."""
+    if isinstance(value, dict):
+        return {printable.text(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) < 2**63):
+        raise _refused(f"sends a status with the number {_shown(value)}")
+    return printable.text(value) if isinstance(value, str) else value
+
+
+def _check_shape(what: str, found: Any, shape: Mapping[str, tuple[type, ...]]) -> None:
+    if not isinstance(found, dict):
+        raise _refused(f"sends a {what} that is not a JSON object")
+    for key, kinds in shape.items():
+        if not isinstance(found.get(key), kinds) or (isinstance(found.get(key), bool) and bool not in kinds):
+            raise _refused(f"sends a {what} whose {key} is {_shown(found.get(key))}")
+
+
+def _check_digest(what: str, field: str, value: str) -> None:
+    _check(what, field, value, bool(_DIGEST.fullmatch(value)), "64 hexadecimal digits")
+
+
+def _check_range(what: str, field: str, value: float, lowest: float, highest: float) -> None:
+    _check(what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}")  # false for NaN
+
+
+def _check(what: str, field: str, value: Any, holds: bool, expected: str) -> None:
+    if not holds:
+        raise _refused(f"sends a {what} whose {field} is {_shown(value)}; expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    return printable.text(repr(value), limit=80)
+
+
+_refused = errors.ServerMisbehaves.because

@@ -1,0 +1,34 @@
+import pytest
+
+from federated.rounds import plan
+
+
+def test_every_difference_has_a_line():
+    server = {"genotype": {"name": "c2fnas", "filters": 8}, "patch": {"size": 48}, "classes": 3, "spacing_mm": (3.0, 3.0, 3.0)}
+    site = {"genotype": {"name": "c2fnas_sum", "filters": 8}, "patch": {"size": 64}, "spacing_mm": [3.0, 3.0, 1.0], "vae": None}
+    assert plan.differences(server, site) == [
+        "classes: server 3, site nothing",
+        'genotype.name: server "c2fnas", site "c2fnas_sum"',
+        "patch.size: server 48, site 64",
+        "spacing_mm: server [3.0, 3.0, 3.0], site [3.0, 3.0, 1.0]",
+        "vae: server nothing, site null",
+    ]
+
+
+def test_tuples_lists_and_order_make_no_difference():
+    one, other = {"a": (1, 2), "b": {"c": 1}}, {"b": {"c": 1}, "a": [1, 2]}
+    assert plan.differences(one, other) == [] and plan.fingerprint(one) == plan.fingerprint(other)
+
+
+def test_another_value_is_another_fingerprint():
+    assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})
+
+
+def test_an_empty_part_against_a_full_one():
+    assert plan.differences({"a": {}}, {"a": {"b": 1}}) == ["a: server {}, site nothing", "a.b: server nothing, site 1"]
+    assert plan.differences({}, {}) == []
+
+
+def test_what_json_cannot_hold_is_no_plan():
+    with pytest.raises(ValueError, match="not plain JSON"):
+        plan.normal({"a": float("nan")})

@@ -1,0 +1,179 @@
+import json
+
+import pytest
+
+from federated import errors
+from federated.audit import log as audit_log
+from federated.rounds import tasks
+from federated.server import overview, run_statistics
+from tests.federated import toy
+from tests.federated.server.test_coordinator import Site, scale
+
+
+@pytest.fixture
+def pair(opened):
+    run = opened()
+    return run, Site(run, "C1"), Site(run, "C2")
+
+
+def test_a_paused_run_gives_out_no_work_and_closes_no_round_but_takes_what_comes(opened, pair):
+    run, first, second = pair
+    first.push(1, 1.0)
+    run.lead.steering.pause()
+    run.lead.steering.pause()
+    assert first.task().kind == second.task().kind == "wait"
+    second.push(1, 5.0)
+    assert run.lead.advance() is None and list(run.store.globals()) == [0]
+    run = opened()  # a pause outlives the server
+    assert run.store.paused and run.lead.advance() is None
+    run.lead.steering.resume()
+    run.lead.advance()
+    assert scale(run, 1) == 2.0
+
+
+def test_a_pause_counts_for_no_deadline(opened, clock):
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0)
+    Site(run, "C1").push(1)
+    run.lead.steering.pause()
+    clock.now += 1000.0
+    run.lead.steering.resume()
+    assert run.lead.advance() == 10.0
+
+
+def test_an_evicted_site_is_out_at_once_and_its_update_does_not_count(opened):
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=5.0)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
+    first.push(1, 1.0)
+    second.push(1, 5.0)
+    run.lead.steering.evict("C2")
+    with pytest.raises(errors.SessionExpired):
+        run.lead.site_of(token)
+    with pytest.raises(errors.UnknownSite, match="'C2' was sent away"):
+        run.lead.login("C2", "secret of C2", toy.PLAN, 10)
+    run.lead.advance()
+    assert scale(run, 1) == 1.0  # at once: nobody else is expected
+    run.lead.steering.readmit("C2")
+    second = Site(run, "C2")
+    assert second.task() == tasks.Task("train", round=2, model="round_001")
+    with pytest.raises(errors.UnknownSite, match="'C9' never logged in; there are C1, C2"):
+        run.lead.steering.evict("C9")
+
+
+def test_another_site_may_take_the_place_of_an_evicted_one(pair):
+    run, _, _ = pair
+    with pytest.raises(errors.FederationFull):
+        Site(run, "C3")
+    run.lead.steering.evict("C2")
+    Site(run, "C3")
+
+
+def test_finish_makes_the_open_round_the_last(opened, pair):
+    run, first, second = pair
+    assert run.lead.steering.finish() == 1
+    for site in (first, second):
+        site.push(1, 3.0)
+    run.lead.advance()
+    assert first.task() == tasks.Task("score", round=1, model="round_001")
+    run = opened()  # for good
+    assert run.lead.next_task("C1") == tasks.Task("score", round=1, model="round_001")
+
+
+def test_finish_immediately_leaves_the_open_round(pair):
+    run, first, second = pair
+    for site in (first, second):
+        site.push(1, 3.0)
+    run.lead.advance()
+    first.push(2, 9.0)
+    assert run.lead.steering.finish(immediately=True) == 1
+    assert second.task() == tasks.Task("score", round=1, model="round_001")
+    with pytest.raises(errors.StaleUpdate, match="the last round is over"):
+        second.push(2, 9.0)
+
+
+def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
+    run, first, _ = pair
+    first.push(1)
+    run.lead.report_scores("C1", 0, {"dice": 0.25})
+    clock.now += 5.0
+    status = json.loads(json.dumps(run.lead.steering.status()))
+    assert (status["phase"], status["open_round"], status["updates"], status["num_rounds"]) == ("rounds", 1, ["C1"], 3)
+    assert status["sites"]["C1"]["state"] == "pushed" and status["sites"]["C2"]["state"] == "training"
+    assert status["sites"]["C1"]["scores"] == {"0": {"dice": 0.25}} and status["sites"]["C2"]["seconds_since_heard"] == 5.0
+    clock.now += 1e6
+    assert run.lead.steering.status()["sites"]["C2"]["state"] == "silent"
+
+
+@pytest.fixture
+def left(opened, tmp_path, clock):
+    """Two sites are the minimum and the maximum; after a round C2 leaves for ever. The run, C1, and the operator's desk."""
+    run = opened(heart_beat_timeout_s=600.0)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    for site in (first, second):
+        site.push(1)
+    run.lead.advance()
+    clock.now += 7200.0
+    run.lead.site_of(run.lead.login("C1", "secret of C1", toy.PLAN, 30).token)
+    log = audit_log.AuditLog(tmp_path / "desk.jsonl", clock=clock)
+    return run, first, overview.Overview(run.lead.steering, log, run_statistics.RunStatistics(), run.folder)
+
+
+EVICT, END = "--order=evict --site=C2", "--order=finish_now"
+
+
+def evaluated(run, site):
+    """Does what is asked of a site in the evaluation, and returns whether the run is finished then."""
+    run.lead.advance()
+    for _ in range(5):
+        task = site.task()
+        if task.kind == "score":
+            run.lead.report_scores(site.name, task.round, {"dice": 0.5})
+        elif task.kind == "publish":
+            run.lead.declare_models(site.name, [])
+        elif task.kind == "evaluate":
+            run.lead.submit_rows(site.name, [site.row(model) for model in task.models])
+        run.lead.advance()
+    return run.store.finished
+
+
+def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_says_helps(left):
+    run, first, desk = left
+    answer = desk.order("finish", "")
+    assert answer.startswith("round 2 is the last one; once its updates are in")
+    assert "But round 2 needs 2 updates; 0 are in, and 1 more can come" in answer and "C2, silent for 2.0 h" in answer
+    assert answer.index(EVICT) < answer.index(END) and "global model 1" in answer
+    assert any("C2, silent for 2.0 h" in line for line in desk.status()["warnings"])
+    first.push(2)
+    assert not evaluated(run, first)  # it is as the answer says
+    answer = desk.order("evict", "C2")
+    assert "But round 2 needs 2 updates; 1 are in, and 0 more can come" in answer and EVICT not in answer and END in answer
+    assert "But" not in desk.order("finish_now", "")
+    assert evaluated(run, first) and desk.status()["warnings"] == []
+
+
+def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(left):
+    run, first, desk = left
+    answer = desk.order("finish_now", "")
+    assert answer.startswith("the open round is abandoned; the run ends with global model 1")
+    assert f"But the evaluation waits for C2, silent for 2.0 h; without it: {EVICT}" in answer
+    assert not evaluated(run, first)
+    assert "But" not in desk.order("evict", "C2")
+    assert evaluated(run, first)
+    assert desk.order("finish", "") == "the run is finished already, with global model 1"
+
+
+def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
+    run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0)
+    first, _ = Site(run, "C1"), Site(run, "C2")
+    desk = overview.Overview(run.lead.steering, audit_log.AuditLog(tmp_path / "desk.jsonl"), run_statistics.RunStatistics(), run.folder)
+    clock.now += 7200.0
+    first = Site(run, "C1")
+    first.push(1)  # enough without C2
+    assert "But" not in desk.order("finish", "") and desk.status()["warnings"] == []
+    desk.order("pause", "")
+    assert desk.order("finish", "").endswith("But the run is paused, and goes on after --order=resume")
+    desk.order("resume", "")
+    run.lead.advance()
+    answer = desk.order("finish_now", "")
+    assert answer == "the rounds are over already; the run ends with global model 1 once the sites have evaluated it"
+    assert evaluated(run, first)

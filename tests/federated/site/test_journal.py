@@ -1,0 +1,166 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from federated import errors
+from federated.site.journal import Journal, PendingUpdate
+from federated.tensors import tensor_files, weights
+
+ARRAYS = {"w": np.array([1.0, 2.0], np.float32)}
+
+
+def test_everything_is_there_again_after_a_restart(tmp_path):
+    journal = Journal(tmp_path)
+    journal.enter("run 1")
+    journal.keep_scores(0, {"dice": 0.5})
+    journal.spool(1, ARRAYS, 30, {"loss": 0.25})
+    journal.keep_published("C1_baseline", "ab")
+    journal.keep_rows("FL_global", [{"case": 1}])
+    again = Journal(tmp_path)
+    again.enter("run 1")
+    assert again.scores(0) == {"dice": 0.5} and again.scores(1) is None
+    assert again.update == PendingUpdate(1, 30, {"loss": 0.25}, weights.digest(ARRAYS))
+    np.testing.assert_array_equal(tensor_files.load(again.update_path)[0]["w"], ARRAYS["w"])
+    assert again.published == {"C1_baseline": "ab"} and not again.declared and not again.finished
+    assert again.rows("FL_global") == [{"case": 1}] and again.rows("C1_baseline") is None
+
+
+def test_a_delivered_update_leaves_nothing(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.drop_update()
+    assert Journal(tmp_path).update is None and not journal.update_path.exists()
+
+
+def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+
+    save = tensor_files.save_as
+
+    def killed(path, arrays, metadata, **how):
+        save(path, arrays, metadata, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensor_files, "save_as", killed)
+    with pytest.raises(KeyboardInterrupt):
+        journal.spool(2, {"w": ARRAYS["w"] + 1}, 30, {})
+    assert Journal(tmp_path).update is None  # the file is of round 2, the note of round 1
+
+
+def test_an_update_is_on_disk_once_it_is_settled(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino)))
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.wait_until_durable()
+    assert {journal.update_path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
+
+
+def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.wait_until_durable()
+    size = journal.update_path.stat().st_size
+    os.truncate(journal.update_path, size - 4)
+    os.truncate(journal.update_path, size)  # the end is zeros now, as where the disk never got it
+    assert Journal(tmp_path).update is None
+
+
+def test_a_confirmed_update_is_removed_and_the_model_it_came_of_stays_to_be_written_over(tmp_path):
+    journal = Journal(tmp_path)
+    journal.incoming_path.write_bytes(b"the model it was trained from")
+    journal.spool(1, ARRAYS, 30, {})
+    journal.release_update()
+    assert journal.update is None and journal.incoming_path.exists()
+    again = Journal(tmp_path)
+    assert again.update is None and not again.update_path.exists()
+
+
+def test_a_folder_belongs_to_one_run(tmp_path):
+    Journal(tmp_path).enter("run 1")
+    with pytest.raises(errors.DifferentRun, match="belongs to run run 1; the server leads run run 2"):
+        Journal(tmp_path).enter("run 2")
+
+
+def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_it(tmp_path):
+    earlier = {"run": "run 1", "trained": 1, "scores": {}, "update": None, "published": {}, "rows": {}, "declared": False}
+    (tmp_path / "journal.json").write_text(json.dumps({**earlier, "reported": False, "finished": False}))
+    Journal(tmp_path).enter("run 1", "ab" * 32)  # it takes the authority of the run that it continues
+    again = Journal(tmp_path)
+    assert (again.run, again.trained) == ("run 1", 1)
+    again.check_authority("ab" * 32)
+    again.check_authority("")
+    with pytest.raises(errors.DifferentRun, match=r"authority is abab .* authority of this kit is cdcd"):
+        again.check_authority("cd" * 32)
+    with pytest.raises(errors.DifferentRun, match="authority of this kit is cdcd"):
+        again.enter("run 1", "cd" * 32)
+
+
+def test_a_journal_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "journal.json").write_text("{")
+    with pytest.raises(ValueError, match=r"journal\.json: not valid JSON"):
+        Journal(tmp_path)
+
+
+def test_rows_count_while_their_file_is_what_was_written(tmp_path):
+    journal = Journal(tmp_path)
+    journal.keep_rows("FL_global", [{"case": 1}])
+    (tmp_path / "rows" / "FL_global.json").write_text('[{"case": 2}]')
+    (tmp_path / "rows" / "other.json").write_text('[{"case": 1}]')
+    for again in (journal, Journal(tmp_path)):
+        assert again.rows("FL_global") is None and again.rows("other") is None and again.evaluated == ("FL_global",)
+
+
+def test_a_name_that_is_a_path_is_no_file_of_a_journal(tmp_path):
+    (tmp_path / "label.json").write_text("[]")
+    journal = Journal(tmp_path / "journal")
+    for name in ("../../label", str(tmp_path / "label"), "", "a\x00"):
+        with pytest.raises(errors.ServerMisbehaves):
+            journal.rows(name)
+        with pytest.raises(errors.ServerMisbehaves):
+            journal.keep_rows(name, [])
+    assert (tmp_path / "label.json").read_text() == "[]"
+
+
+def test_the_last_round_is_remembered_after_its_update_is_gone(tmp_path):
+    journal = Journal(tmp_path)
+    assert journal.trained == 0
+    journal.spool(2, ARRAYS, 30, {})
+    journal.wait_until_durable()
+    journal.drop_update()
+    assert Journal(tmp_path).trained == 2
+
+
+def test_a_journal_of_an_earlier_release_opens(tmp_path):
+    journal = Journal(tmp_path)
+    journal.enter("run 1")
+    journal.spool(2, ARRAYS, 30, {"loss": 0.5})
+    journal.wait_until_durable()
+    state = json.loads((tmp_path / "journal.json").read_text())
+    del state["trained"], state["rows"]
+    (tmp_path / "journal.json").write_text(json.dumps(state))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "FL_global.json").write_text("[]")
+    again = Journal(tmp_path)
+    assert again.trained == 2 and again.update.round == 2
+    assert again.rows("FL_global") is None  # evaluated again: nobody noted what was in it
+
+
+@pytest.mark.parametrize("content", ["[]", '{"run": 5}', '{"update": {"round": 1}}', '{"update": []}', '{"scores": []}', '{"rows": null}'])
+def test_what_is_no_journal_is_named(tmp_path, content):
+    (tmp_path / "journal.json").write_text(content)
+    with pytest.raises(ValueError, match=r"journal\.json: not what this program writes"):
+        Journal(tmp_path)
+
+
+def test_the_manifest_of_an_update_holds_until_somebody_touches_the_file(tmp_path):
+    journal = Journal(tmp_path)
+    journal.spool(1, ARRAYS, 30, {})
+    journal.wait_until_durable()
+    for opened in (journal, Journal(tmp_path)):
+        assert opened.manifest().sha256 == weights.digest(ARRAYS)
+    tensor_files.save(journal.update_path, {"w": ARRAYS["w"] + 1})
+    assert journal.manifest() is None

@@ -1,0 +1,66 @@
+import itertools
+
+import pytest
+
+from federated import errors
+from federated.site.retries import Persistent
+from runkit import backoff
+
+
+class Flaky:
+    """Fails as told, then answers."""
+
+    site = "C1"
+
+    def __init__(self, *failures):
+        self.failures, self.calls = list(failures), []
+
+    def login(self, plan, num_examples, labels=None):
+        self.calls.append("login")
+
+    def pull(self, model):
+        self.calls.append(f"pull {model}")
+        if self.failures:
+            raise self.failures.pop(0)
+        return model.upper()
+
+
+def persistent(transport, waits, **named):
+    return Persistent(transport, {"a": 1}, 5, pause=waits.append, **named)
+
+
+def test_pauses_grow_to_a_limit():
+    assert list(itertools.islice(backoff.pauses(1.0, 10.0), 6)) == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+def test_a_server_that_is_away_is_waited_for():
+    waits, seen = [], []
+    transport = Flaky(errors.ServerUnreachable("away"), errors.DamagedTransfer("cut"), errors.StorageTrouble("full"))
+    assert persistent(transport, waits, on_retry=seen.append).pull("m") == "M"
+    assert waits == [0.25, 0.5, 1.0] and [type(error).__name__ for error in seen] == [
+        "ServerUnreachable",
+        "DamagedTransfer",
+        "StorageTrouble",
+    ]
+
+
+def test_pauses_begin_anew_with_each_call():
+    waits = []
+    server = persistent(Flaky(errors.ServerUnreachable("away")), waits)
+    server.pull("m")
+    server._transport.failures.append(errors.ServerUnreachable("away"))
+    server.pull("m")
+    assert waits == [0.25, 0.25]
+
+
+def test_an_expired_session_means_a_login_and_the_call_again():
+    waits, transport = [], Flaky(errors.SessionExpired("old"))
+    assert persistent(transport, waits).pull("m") == "M"
+    assert transport.calls == ["pull m", "login", "pull m"] and waits == []
+
+
+def test_a_refusal_is_not_tried_again():
+    transport = Flaky(errors.IncompatibleWeights("another genotype"))
+    with pytest.raises(errors.IncompatibleWeights):
+        persistent(transport, []).pull("m")
+    assert transport.calls == ["pull m"]

@@ -1,0 +1,36 @@
+"""Facts in SQLite, asked for by many threads at once, as the requests of sites do."""
+
+import threading
+
+from federated.store.database import Records
+
+THREADS, READS = 6, 200
+
+
+def test_threads_that_ask_at_once_get_what_they_asked_for(tmp_path):
+    records = Records(tmp_path / "run.sqlite")
+    records.pause(True)
+    records.end_after(7, "plateau")
+    wrong, together = [], threading.Barrier(THREADS + 1)
+
+    def ask(which):
+        together.wait()
+        try:
+            for _ in range(READS):
+                # one statement with different values: the same cursor in the connection's cache
+                found = records.last_round if which % 2 else records.paused
+                if found != (7 if which % 2 else True):
+                    wrong.append(found)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(which,)) for which in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    for number in range(40):
+        records.record_scores(number, "C1", {"dice": 0.5})
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and len(records.scores()) == 40
+    records.close()

@@ -1,0 +1,77 @@
+import os
+import time
+
+import pytest
+
+from federated.store.verified_files import VerifiedFiles
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file that was written a moment ago."""
+    path = tmp_path / "update.safetensors"
+    path.write_bytes(b"x" * 1000)
+    written = time.time_ns() - 500_000_000
+    written += written % 1_000_000_000 == 0
+    os.utime(path, ns=(written, written))
+    return path
+
+
+def test_a_file_that_nobody_touched(file):
+    untouched = VerifiedFiles()
+    assert not untouched.holds(file)  # nobody noted it
+    untouched.note(file)
+    assert untouched.holds(file) and file.read_bytes() and untouched.holds(file)
+
+
+@pytest.mark.parametrize("harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"])
+def test_a_file_that_somebody_touched(file, harm):
+    untouched, before = VerifiedFiles(), os.stat(file)
+    untouched.note(file)
+    if harm == "same size":
+        file.write_bytes(b"y" * 1000)
+    elif harm == "one byte in place":
+        with open(file, "r+b") as stream:
+            stream.seek(500)
+            stream.write(b"y")
+    elif harm == "cut":
+        os.truncate(file, 999)
+    elif harm == "longer":
+        with open(file, "ab") as stream:
+            stream.write(b"y")
+    elif harm in ("replaced", "stamped back"):
+        other = file.with_name("other")
+        other.write_bytes(b"y" * 1000)
+        if harm == "stamped back":
+            os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(other, file)
+    else:
+        file.unlink()
+    assert not untouched.holds(file)
+
+
+def test_a_minute_later_it_is_read_again(file):
+    now = [100.0]
+    untouched = VerifiedFiles(clock=lambda: now[0])
+    untouched.note(file)
+    now[0] = 159.0
+    assert untouched.holds(file)
+    now[0] = 161.0
+    assert not untouched.holds(file)
+
+
+def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
+    written = os.stat(file).st_mtime_ns
+    within_the_tick = VerifiedFiles(now_ns=lambda: written + 500_000)
+    within_the_tick.note(file)
+    assert not within_the_tick.holds(file)
+    os.utime(file, ns=(written, written // 1_000_000_000 * 1_000_000_000))  # a disk that stamps whole seconds
+    coarse = VerifiedFiles()
+    coarse.note(file)
+    assert not coarse.holds(file)
+
+
+def test_a_file_that_is_not_there_is_not_noted(tmp_path):
+    untouched = VerifiedFiles()
+    untouched.note(tmp_path / "gone")
+    assert not untouched.holds(tmp_path / "gone")

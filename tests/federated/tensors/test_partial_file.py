@@ -1,0 +1,156 @@
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+
+from federated import errors
+from federated.tensors import codec, partial_file, tensor_files, weights
+from federated.tensors.codec import Chunk
+from federated.tensors.partial_file import PartialModel, ranges
+from federated.tensors.tensor_files import TensorFile
+from federated.tensors.weights import Manifest, TensorSpec
+
+ARRAYS = {"a": np.arange(700_000, dtype=np.float32), "b": np.arange(100, dtype=np.float64), "c": np.array([0.5], np.float16)}
+MANIFEST = weights.manifest_of(ARRAYS)  # three chunks
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    tensor_files.save(tmp_path / "whole.safetensors", ARRAYS)
+    with TensorFile(tmp_path / "whole.safetensors") as file:
+        return list(codec.chunks(file))
+
+
+@pytest.fixture
+def begin(tmp_path):
+    held = []
+
+    def open_(manifest=MANIFEST, metadata=None, **named):
+        model = PartialModel(tmp_path / "partial.safetensors", manifest, metadata or {"site": "C1"}, **named)
+        held.append(model)
+        return model
+
+    yield open_
+    for model in held:
+        model.close()
+
+
+def test_pieces_may_come_in_any_order_and_twice(begin, chunks, tmp_path):
+    model = begin()
+    assert model.missing() == [0, 1, 2]
+    for index in (2, 0, 2, 1):
+        model.put(chunks[index])
+    model.finish()
+    arrays, metadata = tensor_files.load(tmp_path / "partial.safetensors")
+    assert metadata == {"site": "C1"} and weights.digest(arrays) == MANIFEST.sha256
+
+
+def test_another_attempt_goes_on_with_what_is_there(begin, chunks):
+    begin().put(chunks[0])
+    begin().put(chunks[2])
+    seen = []
+    again = begin(look=lambda index, data: seen.append((index, len(data))))
+    assert again.missing() == [1] and seen == [(0, 2**20), (2, MANIFEST.nbytes - 2**21)]
+    with pytest.raises(errors.DamagedTransfer, match="1 of 3 chunks missing"):
+        again.finish()
+    again.put(chunks[1])
+    again.finish()
+
+
+def test_what_the_disk_spoilt_or_a_kill_cut_is_missing_again(begin, chunks, tmp_path):
+    model = begin()
+    for chunk in chunks:
+        model.put(chunk)
+    path = tmp_path / "partial.safetensors"
+    content = bytearray(path.read_bytes())
+    content[2**20 + 5000] ^= 1
+    path.write_bytes(content[:-1])
+    assert begin().missing() == [1, 2]
+
+
+def test_a_file_of_another_model_is_written_over(begin, chunks, tmp_path):
+    begin().put(chunks[0])
+    other = Manifest((TensorSpec("z", "F32", (3,)),), bytes(32))
+    assert begin(other).missing() == [0]
+    assert begin().missing() == [0, 1, 2]
+
+
+def test_nothing_of_a_longer_file_stays(begin, chunks, tmp_path):
+    path = tmp_path / "partial.safetensors"
+    path.write_bytes(b"\xff" * (MANIFEST.nbytes + 2**20))
+    model = begin()
+    assert model.missing() == [0, 1, 2]
+    model.put(chunks[1])
+    again = begin()  # as after a kill: what was there before is no piece of this model
+    assert again.missing() == [0, 2]
+    again.put(chunks[0])
+    again.put(chunks[2])
+    again.finish()
+    whole = tmp_path / "expected.safetensors"
+    tensor_files.save(whole, ARRAYS, {"site": "C1"})
+    assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (lambda c: dataclasses.replace(c[0], index=1), "checksum of chunk 1"),
+        (lambda c: Chunk(3, b""), "chunk 3 came, the model has 3"),
+        (lambda c: Chunk(0, c[0].data[:-1] + b"\xff"), "checksum of chunk 0"),
+        (lambda c: Chunk(0, c[0].data[:-4]), "are not its 1048576 bytes"),
+    ],
+    ids=["swapped", "beyond", "flipped", "short"],
+)
+def test_a_piece_that_does_not_belong_there_is_not_written(begin, chunks, tmp_path, chunk, message):
+    model = begin()
+    before = (tmp_path / "partial.safetensors").read_bytes()
+    with pytest.raises(errors.DamagedTransfer, match=message):
+        model.put(chunk(chunks))
+    assert (tmp_path / "partial.safetensors").read_bytes() == before and model.missing() == [0, 1, 2]
+
+
+def test_a_huge_declaration_writes_nothing(begin, tmp_path):
+    with pytest.raises(errors.IncompatibleWeights, match="4398046511104 bytes declared"):
+        begin(Manifest((TensorSpec("a", "F32", (2**40,)),), b""))
+    assert not (tmp_path / "partial.safetensors").exists()
+
+
+def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
+    models = [begin(), begin()]
+    threads = [
+        threading.Thread(target=lambda m=m, order=o: [m.put(c) for c in order]) for m, o in zip(models, (chunks, chunks[::-1]), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    models[0].finish()
+    assert weights.digest(tensor_files.load(tmp_path / "partial.safetensors")[0]) == MANIFEST.sha256
+    (tmp_path / "partial.safetensors").rename(tmp_path / "taken.safetensors")  # as the first one does when it is whole
+    with pytest.raises(errors.DamagedTransfer, match="another transfer of the site came between"):
+        models[1].finish()
+
+
+def test_a_disk_that_fills_takes_a_part_and_then_fails_and_goes_on_later(begin, chunks, monkeypatch):
+    model, write, room = begin(), partial_file.os.pwrite, [2**19]
+
+    def filling(file, data, at):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken = min(len(data), room[0])
+        room[0] -= taken
+        return write(file, data[:taken], at)
+
+    with monkeypatch.context() as full:
+        full.setattr(partial_file.os, "pwrite", filling)
+        with pytest.raises(OSError, match="No space left"):
+            model.put(chunks[0])
+    assert begin().missing() == [0, 1, 2]
+    for chunk in chunks:
+        model.put(chunk)
+    model.finish()
+
+
+def test_ranges_by_hand():
+    assert ranges([]) == [] and ranges([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 1), (7, 2)]

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from federated import errors
+from federated.rounds.tasks import Task
+from federated.tensors.weights import Manifest, TensorSpec
+from federated.wire import conversion
+from federated.wire import weight_exchange_pb2 as pb
+from federated.wire.messages import Answer, Offer, Receipt, Session
+
+MANIFEST = Manifest((TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32)
+OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
+
+
+def travel(message):
+    """Returns the message as the other end reads it."""
+    return type(message).FromString(message.SerializeToString())
+
+
+def test_values_arrive_as_they_were_sent():
+    for task in (Task("wait"), Task("train", 3, "round_002"), Task("evaluate", models=("a", "b"))):
+        assert conversion.task_from_message(travel(conversion.task_to_message(task))) == task
+    session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0, "half", True)
+    assert conversion.session_from_message(travel(conversion.session_to_message(session))) == session
+    receipt = Receipt("C1", "round_003", "ab" * 32)
+    assert conversion.receipt_from_message(travel(conversion.receipt_to_message(receipt))) == receipt
+    for answer in (Answer(receipt), Answer(missing=(0, 1, 2, 7, 9, 10)), Answer()):
+        assert conversion.answer_from_message(travel(conversion.answer_to_message(answer)), num_chunks=11) == answer
+
+
+@pytest.mark.parametrize("asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]])
+def test_chunks_that_are_not_there_cannot_be_asked_for(asked):
+    with pytest.raises(errors.DamagedTransfer, match="the model has 11, in order"):
+        conversion.indices_from_messages([pb.Range(first=first, count=count) for first, count in asked], num_chunks=11)
+
+
+def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
+    message = conversion.header_to_message(OFFER)
+    message.tensors[0].shape[0] = 3
+    with pytest.raises(errors.DamagedTransfer, match="SHA-256 of the model"):
+        conversion.header_from_message(message)
+
+
+def test_reasons_survive_and_are_cut_to_what_metadata_takes():
+    reasons = [errors.Reason(f"stem/kernel {i} ü", "not_finite", "3 of 9 values") for i in range(1000)]
+    text = conversion.reasons_to_text(reasons)
+    assert text.isascii() and len(text) < 20_000 and conversion.reasons_from_text(text) == tuple(reasons[:100])
+    assert len(conversion.reasons_to_text([errors.Reason("x" * 500, "missing", "y" * 500)] * 90)) < 20_000
+    assert conversion.reasons_from_text("no JSON") == conversion.reasons_from_text("[[1]]") == ()
+
+
+def test_rows_keep_their_values_and_are_written_alike_every_time():
+    row = {
+        "model": "FL_global",
+        "site": "C1",
+        "case": 7,
+        "grid": "native",
+        "dice_tumour": None,
+        "dice_pancreas": 0.1 + 0.2,
+        "class": "tumour",
+    }
+    arrived = conversion.row_from_message(travel(conversion.row_to_message(row)))
+    assert arrived == row
+    assert json.dumps(arrived) == json.dumps(conversion.row_from_message(travel(conversion.row_to_message(dict(reversed(row.items()))))))
