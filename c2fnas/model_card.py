@@ -44,7 +44,7 @@ def text(name: str, genotype: Genotype, plan: Mapping[str, Any], training_data: 
         "",
         *(_table(scores) if scores else ["Not recorded: the model was not scored on cases with labels."]),
         "",
-        "Means over cases, with 95 % bootstrap intervals. A class that neither prediction nor label holds does not count; one that only one "
+        "Means over cases, with 95 % intervals (Student's t, wider where the cases are skewed). A class that neither prediction nor label holds does not count; one that only one "
         "of them holds scores the worst there is (Dice and surface Dice 0, Hausdorff distance the diagonal of the volume).",
         "",
         "## Limits",
@@ -71,7 +71,8 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
         for measure, mean in measures.items():
             if mean["mean"] is None:
                 continue
-            interval = "" if mean["low"] is None else f"{mean['low']:.3f} - {mean['high']:.3f}"
+            ends = ["?" if mean[end] is None else f"{mean[end]:.3f}" for end in ("low", "high")]
+            interval = "" if mean["low"] is None and mean["high"] is None else " - ".join(ends)
             lines.append(f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | {mean['cases']} |")
     return lines
 

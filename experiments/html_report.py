@@ -215,7 +215,7 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
     if "table" in content:
         sections += [
             ("table", "Table 1", _TABLE.format(definitions=_list(report.DEFINITIONS.splitlines()))),
-            ("claims", "Claims", _CLAIMS),
+            ("claims", "Claims", _CLAIMS.format(not_asked=_not_asked(content.get("not_asked", ())))),
         ]
         if data["measures"]:
             sections.append(("cases", "Cases", _CASES))
@@ -241,12 +241,18 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
     return sections
 
 
+def _not_asked(things: Sequence[str]) -> str:
+    return f'<p class="note">Not asked: {_text("; ".join(things))}.</p>' if things else ""
+
+
 _TABLE = """<h2>Table 1</h2><p class="note">Dice in per cent on the sites' test cases: mean over seeds, ± half the 95 % interval of Student's t
 over seeds, and the paper's number with the difference to it.</p><div class="controls" id="table-controls"></div><div class="scroll"
 id="table"></div><details><summary class="note">How the numbers are made</summary>{definitions}</details>"""
 _CLAIMS = """<h2>The paper's claims, and ours</h2><p class="note">Rules and margins were fixed before any number was looked at
-(docs/reproduction.md). The bar is the 95 % bootstrap interval over patients, the large dot its mean, the small dots the seeds, the diamond
-the paper; the dashed line is no difference, the solid one the margin. p is Wilcoxon's, paired, Holm-corrected over all parts.</p>
+(docs/verdicts.md). The bar is the 95 % interval over patients and trainings, the large dot its mean, the small dots the seeds, the diamond
+the paper; the dashed line is no difference, the solid one the margin. "Coverage" is how often such an interval held the truth in simulated
+studies, "shows" the smallest difference that a study like this one finds in 80 % of its repetitions. p is of the interval's own statistic,
+Holm-corrected over all parts. Below three trainings nothing is measured.</p>{not_asked}
 <div class="controls" id="verdict-controls"></div><div id="verdicts"></div>"""
 _CASES = """<h2>Case by case</h2><p class="note">Every test case is a dot; the box spans the quartiles, its line is the median, the number at
 the right the mean.</p><div class="controls" id="case-controls"></div><figure id="cases"></figure><h3>One model against another</h3>

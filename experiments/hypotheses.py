@@ -4,16 +4,15 @@ Everything here was written before a number was looked at: the claims follow the
 ("slightly better", "comparable", "drops only moderately") allow at the size of its own differences, and the rules are below.
 
 Rules. A part compares two models on the same patients (or one model on two sites' patients): d is the first minus the second, in the
-column's unit, and the interval is the 95 % bootstrap interval of its mean. p is that of Wilcoxon's signed-rank test of d shifted by the
-margin (of Mann and Whitney's where the patients differ), two-sided, adjusted by Holm over all parts of all hypotheses that were measured.
-  greater    d > 0: supported where the interval lies above 0 and p < 0.05; contradicted where it lies below and p < 0.05
-  less       the same for d < 0
-  not_less   d > -margin, in the same way: at least as good, within the margin
-  bound      missed only where the interval lies wholly below -margin, without a test; supported elsewhere
-  gone       cases with a finding: supported where there is none, contradicted where the exact interval of their share lies above 5 %
-  zero       supported where the mean is 0.0 to the printed digit of a per cent, contradicted where it is not
-What is neither is undecided. A hypothesis is supported where all its parts are, contradicted where one is, not measured where a number
-is missing from a part and no other part contradicts it.
+column's unit. Its mean has a 95 % interval that holds patients and trainings (`patients_and_trainings`), and a p of the same statistic,
+two-sided, adjusted by Holm over all parts of all hypotheses that were measured. Supported and contradicted need p < 0.05 after Holm, and
+  greater          the interval above 0; contradicted below
+  less             the interval below 0; contradicted above
+  not_less, bound  the interval above -margin: at least as good, within the margin; contradicted below
+  gone, zero       the exact interval of the share of cases that are marked at all below the limit of 5 %; contradicted above
+What is neither is undecided, and so is what shows no spread between trainings. Not measured is what lacks a number or has fewer than three
+trainings. A hypothesis is supported where all its parts are, contradicted where one is, not measured where one is not measured and none
+contradicts it.
 """
 
 from __future__ import annotations
@@ -24,19 +23,30 @@ from typing import Any
 
 import numpy as np
 
-from experiments import results, statistics
+from experiments import patients_and_trainings, results, statistics
+from experiments.patients_and_trainings import LEAST_TRAININGS, OWN, SAME, Evidence, Share
 from experiments.results import C1_TO_C2, C2_TO_C1, NO_VAE, POOLED
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "supported", "contradicted", "undecided", "not measured"
 ALPHA = 0.05
-GONE_SHARE = 0.05
+LIMIT_SHARE = 0.05  # of patients: what a claim of none is held against
+_SHARE_RULES = ("gone", "zero")
+NOT_ASKED = (
+    "other hospitals, scanners and diseases: the patients are those of the sites named here",
+    "other settings of the same method: one schedule, one network, one division of the data",
+    "measures that no claim names, such as HD95 and surface Dice",
+    "whether a difference matters to a patient",
+)
 
 Unit = tuple[str, str, int]  # cohort, site, running number of the case
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Per-case rows of one seed. Runs of one cohort share its patients: a patient's value is then the mean over those runs."""
+    """Per-case rows of one training. Runs of one cohort share its patients.
+
+    Runs of one seed are variants of one training (other processors, other threads): each patient's values are averaged over them first.
+    """
 
     seed: int
     cohort: str
@@ -68,10 +78,8 @@ class Part:
     def text(self) -> str:
         names = [" and ".join(models) if len(models) < 2 else f"the mean of {' and '.join(models)}" for models in (self.first, self.second)]
         what = MEASURES[self.measure].text
-        if self.rule == "gone":
-            return f"{names[0]}: cases with {what}"
-        if self.rule == "zero":
-            return f"{names[0]}: {what}"
+        if self.rule in _SHARE_RULES:
+            return f"{names[0]}: cases with {what}{' above 0' if self.rule == 'zero' else ''}, limit {LIMIT_SHARE:.0%}"
         where = f" ({self.sites[0]}'s cases minus {self.sites[1]}'s)" if self.sites else ""
         margin = f", margin {self.margin:g}" if self.margin else ""
         return f"{what}, {names[0]} minus {names[1]}{where}: {self.rule.replace('_', ' ')}{margin}"
@@ -87,7 +95,16 @@ class Hypothesis:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A part with its numbers. `interval` and `by_seed` are in the measure's unit; None where nothing was measured."""
+    """A part with its numbers, in the measure's unit; of a share of cases 0 to 1. None where nothing was measured.
+
+    Attributes:
+      by_seed: each training's own difference, or number of marked cases.
+      trainings: how many the interval is made of.
+      design: `patients_and_trainings.OWN` or `SAME`, None where nothing was measured.
+      detectable: the smallest true distance from 0 (or from the margin) that this study shows with 80 % power, by this part alone. Of a
+        share: how high it may still be if no case is marked.
+      detectable_holm: the same at Holm's strictest step.
+    """
 
     part: Part
     verdict: str
@@ -95,6 +112,17 @@ class Outcome:
     p: float | None = None
     p_holm: float | None = None
     by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    trainings: int = 0
+    design: str | None = None
+    detectable: float | None = None
+    detectable_holm: float | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        """Of the interval, by simulation (docs/verdicts.md)."""
+        if self.interval is None or self.interval.low is None:
+            return None
+        return patients_and_trainings.COVERAGE["share" if self.part.rule in _SHARE_RULES else self.design]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -108,6 +136,11 @@ class Outcome:
             "p_holm": self.p_holm,
             "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
             "paper": self.part.paper,
+            "trainings": self.trainings,
+            "design": self.design,
+            "coverage": self.coverage,
+            "detectable": self.detectable,
+            "detectable_holm": self.detectable_holm,
         }
 
 
@@ -156,38 +189,32 @@ MEASURES: dict[str, Measure] = {
 def evaluate(runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None, *, grid: str = "training") -> list[Verdict]:
     """Returns the verdict on every hypothesis, in their order, from the rows of all runs."""
     hypotheses = list(HYPOTHESES if hypotheses is None else hypotheses)
-    scores = _Scores(runs, grid)
-    each = {run.seed: _Scores([run], grid) for run in runs}
-    measured = {(h.key, i): _measure(part, scores, each) for h in hypotheses for i, part in enumerate(h.parts)}
-    adjusted = statistics.holm({repr(key): outcome.p for key, outcome in measured.items()})
+    trainings = _trainings(runs, grid)
+    measured = {(h.key, i): _measure(part, trainings) for h in hypotheses for i, part in enumerate(h.parts)}
+    adjusted = statistics.holm({repr(key): outcome.p for key, (outcome, _) in measured.items()})
+    tests = sum(p is not None for p in adjusted.values())
     verdicts = []
     for hypothesis in hypotheses:
         outcomes = []
         for index in range(len(hypothesis.parts)):
-            outcome = dataclasses.replace(measured[hypothesis.key, index], p_holm=adjusted[repr((hypothesis.key, index))])
-            outcomes.append(dataclasses.replace(outcome, verdict=judge(outcome)))
+            outcome, evidence = measured[hypothesis.key, index]
+            outcome = dataclasses.replace(outcome, p_holm=adjusted[repr((hypothesis.key, index))])
+            outcomes.append(dataclasses.replace(outcome, verdict=judge(outcome), **_power(outcome, evidence, tests)))
         verdicts.append(Verdict(hypothesis, _together([outcome.verdict for outcome in outcomes]), tuple(outcomes)))
     return verdicts
 
 
 def judge(outcome: Outcome) -> str:
-    """Returns the verdict on one part by the rules above, from its interval and adjusted p alone."""
-    if outcome.interval is None:
-        return NOT_MEASURED
+    """Returns the verdict on one part by the rules above, from its interval, adjusted p and number of trainings alone."""
     part, interval = outcome.part, outcome.interval
-    if part.rule == "zero":
-        return SUPPORTED if interval.estimate < 0.05 else CONTRADICTED
-    if part.rule == "gone":
-        return SUPPORTED if interval.estimate == 0 else CONTRADICTED if interval.low > GONE_SHARE else UNDECIDED
-    if part.rule == "bound":
-        return CONTRADICTED if interval.high < -part.margin else SUPPORTED
+    if interval is None or outcome.trainings < LEAST_TRAININGS:
+        return NOT_MEASURED
+    if interval.low is None or interval.high is None or outcome.p_holm is None or not outcome.p_holm < ALPHA:
+        return UNDECIDED
+    if part.rule in _SHARE_RULES:
+        return SUPPORTED if interval.high < LIMIT_SHARE else CONTRADICTED if interval.low > LIMIT_SHARE else UNDECIDED
     low, high = (-interval.high, -interval.low) if part.rule == "less" else (interval.low, interval.high)
-    certain = outcome.p_holm is not None and outcome.p_holm < ALPHA
-    if low > -part.margin and certain:
-        return SUPPORTED
-    if high < -part.margin and certain:
-        return CONTRADICTED
-    return UNDECIDED
+    return SUPPORTED if low > -part.margin else CONTRADICTED if high < -part.margin else UNDECIDED
 
 
 def _together(verdicts: Sequence[str]) -> str:
@@ -198,7 +225,7 @@ def _together(verdicts: Sequence[str]) -> str:
 
 
 class _Scores:
-    """model, measure -> unit -> value, averaged over the runs that scored the unit."""
+    """model, measure -> unit -> value of one training, averaged over its variants."""
 
     def __init__(self, runs: Sequence[Run], grid: str):
         found: dict[tuple[str, Unit], list[Mapping[str, Any]]] = {}
@@ -208,15 +235,15 @@ class _Scores:
                 found.setdefault((model, (run.cohort, site, case)), []).append(row)
         self._found = found
 
-    def of(self, models: Sequence[str], measure: str, site: str | None = None) -> dict[Unit, float]:
-        """Returns the values of the units that every one of `models` has a value on."""
-        each = [self._of(model, MEASURES[measure], site) for model in models]
+    def of(self, models: Sequence[str], measure: str, site: str | None = None, *, marked: bool = False) -> dict[Unit, float]:
+        """Returns the values of the units that every one of `models` has a value on; with `marked` 1 for a value above 0, else 0."""
+        each = [self._of(model, MEASURES[measure], site, marked) for model in models]
         if not each:
             return {}
         common = set.intersection(*(set(values) for values in each))
         return {unit: float(np.mean([values[unit] for values in each])) for unit in sorted(common)}
 
-    def _of(self, model: str, measure: Measure, site: str | None) -> dict[Unit, float]:
+    def _of(self, model: str, measure: Measure, site: str | None, marked: bool = False) -> dict[Unit, float]:
         if not measure.columns:
             return {unit: value * measure.factor for unit, value in self._contributions(model).items()}
         sites = (site,) if site else measure.sites
@@ -227,7 +254,7 @@ class _Scores:
                     rows = [row for row in rows if row.get("truth_ml_tumour") == 0.0]
                 numbers = [n for n in (_number(row, measure.columns) for row in rows) if n is not None and (n or not measure.found_only)]
                 if numbers:
-                    values[unit] = float(np.mean(numbers)) * measure.factor
+                    values[unit] = float(np.mean([n > 0 for n in numbers])) if marked else float(np.mean(numbers)) * measure.factor
         return values
 
     def _contributions(self, model: str) -> dict[Unit, float]:
@@ -244,52 +271,103 @@ class _Scores:
         return {u: 0.005 * (share_p * pancreas.get(u, 0.0) + share_t * tumour.get(u, 0.0)) for u in units}
 
 
-def _measure(part: Part, scores: _Scores, each: Mapping[int, _Scores]) -> Outcome:
-    nothing = Outcome(part, NOT_MEASURED)
-    estimates = {seed: _estimate(part, own) for seed, own in each.items()}
-    by_seed = {seed: estimate for seed, estimate in estimates.items() if estimate is not None}
-    if part.rule in ("gone", "zero"):
-        values = scores.of(part.first, part.measure)
-        if not values:
-            return nothing
-        if part.rule == "zero":
-            return Outcome(part, UNDECIDED, statistics.bootstrap_mean(list(values.values()), _strata(values)), by_seed=by_seed)
-        marked = sum(value > 0 for value in values.values())
-        return Outcome(part, UNDECIDED, statistics.binomial_interval(marked, len(values)), by_seed=by_seed)
+_Groups = list[tuple[float, dict[Unit, float]]]  # weight, values by patient: what a part estimates is the sum of weight times mean
+
+
+def _trainings(runs: Sequence[Run], grid: str) -> dict[str, dict[int, _Scores]]:
+    """Returns cohort -> seed -> its scores."""
+    found: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.cohort, run.seed), []).append(run)
+    trainings: dict[str, dict[int, _Scores]] = {}
+    for (cohort, seed), own in found.items():
+        trainings.setdefault(cohort, {})[seed] = _Scores(own, grid)
+    return trainings
+
+
+def _measure(part: Part, trainings: Mapping[str, Mapping[int, _Scores]]) -> tuple[Outcome, Evidence | Share | None]:
+    """Returns a part's numbers, without a verdict, and what they are made from."""
+    measured = {cohort: {seed: _groups(part, scores) for seed, scores in seeds.items()} for cohort, seeds in trainings.items()}
+    measured = {
+        cohort: {seed: groups for seed, groups in seeds.items() if all(values for _, values in groups)}
+        for cohort, seeds in measured.items()
+    }
+    cohorts = {cohort: seeds for cohort, seeds in measured.items() if seeds}
+    if not cohorts:
+        return Outcome(part, NOT_MEASURED), None
+    counted = part.rule in _SHARE_RULES
+    by_seed = {
+        seed: sum(groups[0][1].values()) if counted else _estimate(groups) for seeds in cohorts.values() for seed, groups in seeds.items()
+    }
+    patients = [_average(list(seeds.values())) for seeds in cohorts.values()]
+    design = SAME if len(cohorts) == 1 else OWN
+    # cohorts are independent; seeds of one cohort are so only together with its patients
+    own = [_estimate(groups) for groups in (next(iter(cohorts.values())).values() if design == SAME else patients)]
+    count = sum(len(values) for groups in patients for _, values in groups)
+    outcome = Outcome(
+        part, UNDECIDED, statistics.Interval(float(np.mean(own)), None, None, count), by_seed=by_seed, trainings=len(own), design=design
+    )
+    if len(own) < LEAST_TRAININGS:
+        return outcome, None
+    if counted:
+        evidence = patients_and_trainings.share(np.array(own), count, design)
+        null = LIMIT_SHARE
+    else:
+        evidence = patients_and_trainings.evidence(np.array(own), statistics.combination(_strata(patients)), design)
+        null = part.margin if part.rule == "less" else -part.margin
+        if not evidence.has_spread:
+            return outcome, None
+    low, high = (float(end) for end in evidence.ends())
+    interval = dataclasses.replace(outcome.interval, low=low, high=high)
+    return dataclasses.replace(outcome, interval=interval, p=float(evidence.p(null))), evidence
+
+
+def _groups(part: Part, scores: _Scores) -> _Groups:
+    if part.rule in _SHARE_RULES:
+        return [(1.0, scores.of(part.first, part.measure, marked=True))]
     if part.sites:
-        first, second = (list(scores.of(m, part.measure, s).values()) for m, s in zip((part.first, part.second), part.sites, strict=True))
-        if not first or not second:
-            return nothing
-        p = statistics.mann_whitney([value + part.margin for value in first], second, "two-sided")
-        return Outcome(part, UNDECIDED, statistics.bootstrap_difference(first, second), p, by_seed=by_seed)
-    differences = _differences(part, scores)
-    if not differences:
-        return nothing
-    interval = statistics.bootstrap_mean(list(differences.values()), _strata(differences))
-    sign = -1.0 if part.rule == "less" else 1.0
-    p = None if part.rule == "bound" else statistics.wilcoxon([sign * d + part.margin for d in differences.values()], "two-sided")
-    return Outcome(part, UNDECIDED, interval, p, by_seed=by_seed)
-
-
-def _differences(part: Part, scores: _Scores) -> dict[Unit, float]:
+        return [
+            (sign, scores.of(m, part.measure, s)) for sign, m, s in zip((1.0, -1.0), (part.first, part.second), part.sites, strict=True)
+        ]
     first, second = scores.of(part.first, part.measure), scores.of(part.second, part.measure)
-    return {unit: first[unit] - second[unit] for unit in sorted(set(first) & set(second))}
+    return [(1.0, {unit: first[unit] - second[unit] for unit in sorted(set(first) & set(second))})]
 
 
-def _estimate(part: Part, scores: _Scores) -> float | None:
-    """The part's number of one run: a difference, a mean, or (for "gone") a number of cases."""
-    if part.rule in ("gone", "zero"):
-        values = list(scores.of(part.first, part.measure).values())
-        return None if not values else float(sum(v > 0 for v in values)) if part.rule == "gone" else float(np.mean(values))
-    if part.sites:
-        first, second = (list(scores.of(m, part.measure, s).values()) for m, s in zip((part.first, part.second), part.sites, strict=True))
-        return float(np.mean(first) - np.mean(second)) if first and second else None
-    differences = list(_differences(part, scores).values())
-    return float(np.mean(differences)) if differences else None
+def _average(seeds: Sequence[_Groups]) -> _Groups:
+    """Returns each patient's value averaged over the trainings that have one."""
+    averaged = []
+    for groups in zip(*seeds, strict=True):
+        each: dict[Unit, list[float]] = {}
+        for _, values in groups:
+            for unit, value in values.items():
+                each.setdefault(unit, []).append(value)
+        averaged.append((groups[0][0], {unit: float(np.mean(values)) for unit, values in each.items()}))
+    return averaged
 
 
-def _strata(values: Mapping[Unit, float]) -> list[tuple[str, str]]:
-    return [(cohort, site) for cohort, site, _ in values]
+def _estimate(groups: _Groups) -> float:
+    return float(sum(weight * np.mean(list(values.values())) for weight, values in groups))
+
+
+def _strata(patients: Sequence[_Groups]) -> list[tuple[float, np.ndarray]]:
+    """Returns weight and values of every site's patients, so that the sum of weight times mean is the mean over the cohorts."""
+    strata = []
+    for groups in patients:
+        for weight, values in groups:
+            for site in sorted({unit[1] for unit in values}):
+                own = np.array([value for unit, value in values.items() if unit[1] == site])
+                strata.append((weight * len(own) / len(values) / len(patients), own))
+    return strata
+
+
+def _power(outcome: Outcome, evidence: Evidence | Share | None, tests: int) -> dict[str, float]:
+    if evidence is None or outcome.p is None:
+        return {}
+    levels = {"detectable": 1 - ALPHA, "detectable_holm": 1 - ALPHA / tests}
+    if isinstance(evidence, Share):
+        none = dataclasses.replace(evidence, estimate=np.zeros(()), effective=evidence.most)
+        return {name: float(none.ends(level)[1]) for name, level in levels.items()}
+    return {name: evidence.detectable(level) for name, level in levels.items()}
 
 
 def _number(row: Mapping[str, Any], columns: Sequence[str]) -> float | None:

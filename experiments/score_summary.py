@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import case_rows, statistics
-from experiments.statistics import Interval
+from experiments.statistics import Bounds, Interval
 
 CLASSES = ("pancreas", "tumour")
+_SHARES: Bounds = (0.0, 1.0)
+_BOUNDS: Mapping[str, Bounds] = {"dice": _SHARES, "nsd": _SHARES, "volume_error_ml": statistics.NO_BOUNDS}
+_LENGTHS: Bounds = (0.0, None)  # and volumes, parts, ratios: all others
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
-    """Returns column -> its mean over the cases that have a score, by bootstrap; None for a column without one.
+    """Returns column -> its mean over the cases that have a score, with its interval; None for a column without one.
 
-    One case shows no spread: its interval is that case. Columns stand in the order measure, class.
+    Where the cases show no spread (one case, or all alike) an end is as far as the measure's bounds allow, and None where it has none. Columns stand in the order measure, class.
     """
     found: dict[str, Interval | None] = {}
     for measure in case_rows.UNITS:
@@ -24,7 +27,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
             column = f"{measure}_{name}"
             if any(column in row for row in rows):
                 values = [row[column] for row in rows if row.get(column) is not None]
-                found[column] = statistics.bootstrap_mean(values) if values else None
+                found[column] = statistics.mean_interval(values, bounds=_BOUNDS.get(measure, _LENGTHS)) if values else None
     return found
 
 
@@ -65,7 +68,8 @@ def markdown(summary: Mapping[str, Interval | None]) -> str:
     for line in lines(summary):
         label = line["measure"].replace("_", " ") + (" (1/mm)" if line["unit"] == "1/mm" else "")
         mean = "" if line["mean"] is None else f"{line['mean']:.4g}"
-        interval = "" if line["mean"] is None else f"{line['low']:.4g} to {line['high']:.4g}"
+        ends = ["?" if line[end] is None else f"{line[end]:.4g}" for end in ("low", "high")]
+        interval = "" if line["mean"] is None else " to ".join(ends)
         text.append(f"| {label} | {line['class']} | {mean} | {interval} | {line['cases']} |")
     rule = (
         "A class that neither mask holds does not count; one that only one of them holds scores 0 in Dice and surface Dice and the "

@@ -36,9 +36,12 @@ def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str,
     }
     if study.axis:
         return {**content, "sweep": sweep(study, runs)}
-    variants = {"variants": study_variants.collect(runs)} if study.variants else {}
     joint = joint_rows(study, runs)
-    return {**content, **_joint(joint), **variants}
+    if not study.variants:
+        return {**content, **_joint(joint)}
+    # every variant is a run of the same method: the table stays that of the first, the claims are judged by all
+    judged = [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
+    return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
 
 
 def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
@@ -103,11 +106,13 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
     }
 
 
-def _joint(joint: Sequence[hypotheses.Run]) -> dict[str, Any]:
+def _joint(joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()) -> dict[str, Any]:
+    """Returns what all rows say together; `judged` are the runs that the claims are judged by, where they are more than the table's."""
     return {
         "table": table(joint),
         "native": table(joint, "native"),
-        "verdicts": [v.to_json() for v in hypotheses.evaluate(joint)],
+        "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
+        "not_asked": list(hypotheses.NOT_ASKED),
         "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
     }
 
@@ -212,7 +217,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]
-        lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"])]
+        lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"], content.get("not_asked", ()))]
     lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
     for run in runs:
         wall = sum(run["wall_seconds"].values()) / 60
@@ -246,11 +251,12 @@ def _table_lines(rows: Mapping[str, Any]) -> list[str]:
     return lines if rows else [*lines[:2], "No row has arrived yet."]
 
 
-def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[str]) -> list[str]:
     lines = [
         "## The claims",
         "",
-        "Rules, margins and tests: docs/reproduction.md.",
+        "Estimate [95 % interval over patients and trainings], what it is made from, how often such an interval holds the truth, p after Holm, and",
+        "the smallest difference that this study shows in 80 % of its repetitions, by the claim alone and after Holm. Rules: docs/verdicts.md.",
         "",
         "| claim | source | verdict | numbers |",
         "|---|---|---|---|",
@@ -259,20 +265,40 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
         parts = "; ".join(f"{part['text']}: {part_numbers(part)}" for part in verdict["parts"])
         word = verdict["verdict"] if verdict["verdict"] == hypotheses.UNDECIDED else f"**{verdict['verdict']}**"
         lines.append(f"| {verdict['claim']} | {verdict['source']} | {word} | {parts} |")
-    return lines
+    return [*lines, "", f"Not asked: {'; '.join(not_asked)}."] if not_asked else lines
 
 
 def part_numbers(part: Mapping[str, Any]) -> str:
-    """Returns a part's estimate, interval and adjusted p in words."""
+    """Returns a part's estimate, interval, what it is made from, coverage, adjusted p and power in words.
+
+    `part` may be of an earlier release, which counted patients alone and knew no power.
+    """
     interval = part["interval"]
     if interval is None:
         return "not measured"
-    if part["rule"] == "gone":
-        return f"{round(interval['estimate'] * interval['count'])} of {interval['count']}"
-    digits = 3 if part["unit"] == "1/mm" else 1
-    text = f"{interval['estimate']:+.{digits}f} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}] {part['unit']}, n = {interval['count']}"
+    share = part["rule"] in ("gone", "zero") and ("trainings" in part or part["rule"] == "gone")
+    scale, sign, digits, unit = (100, "", 0, "%") if share else (1, "+", 3 if part["unit"] == "1/mm" else 1, part["unit"])
+
+    def number(value: float) -> str:
+        return f"{value * scale:{sign}.{digits}f}"
+
+    text = number(interval["estimate"])
+    if interval["low"] is not None:
+        text += f" [{number(interval['low'])}, {number(interval['high'])}]"
+    text += f" {unit}, n = {interval['count']}"
+    if part.get("trainings"):
+        text += f" in {part['trainings']} training{'s' * (part['trainings'] != 1)}"
+    if part.get("coverage") is not None:
+        text += f", coverage {100 * part['coverage']:.0f} %"
     if part["p_holm"] is not None:
         text += f", p = {part['p_holm']:.2g}"
+    if part.get("detectable") is not None:
+        # Dice has no more than 100 points
+        alone, after = (
+            "none" if unit == "points" and part[key] > 100 else f"{part[key] * scale:.{digits}f}"
+            for key in ("detectable", "detectable_holm")
+        )
+        text += f", at best below {alone} % ({after} % after Holm)" if share else f", shows {alone} ({after} after Holm)"
     return text
 
 

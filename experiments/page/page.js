@@ -88,13 +88,14 @@ function forest(part) {
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": part.numbers });
   const interval = part.interval;
   if (!interval || part.rule === "gone" || part.rule === "zero") return svg;
-  const values = [interval.low, interval.high, 0, -part.margin, part.paper ?? 0, ...Object.values(part.by_seed)];
+  const spread = interval.low !== null && interval.high !== null;  // too few trainings show none
+  const values = [...(spread ? [interval.low, interval.high] : [interval.estimate]), 0, -part.margin, part.paper ?? 0, ...Object.values(part.by_seed)];
   let low = Math.min(...values), high = Math.max(...values);
   const pad = (high - low || 1) * 0.08; low -= pad; high += pad;
   const x = (value) => ((value - low) / (high - low)) * width;
   svg.append(make("line", { class: "axis", x1: x(0), x2: x(0), y1: 2, y2: height - 2, "stroke-dasharray": "2 2" }));
   if (part.margin) svg.append(make("line", { class: "rule", x1: x(-part.margin), x2: x(-part.margin), y1: 2, y2: height - 2, "stroke-width": 2 }));
-  svg.append(make("line", { x1: x(interval.low), x2: x(interval.high), y1: 13, y2: 13, stroke: "var(--accent)", "stroke-width": 3, "stroke-linecap": "round" }));
+  if (spread) svg.append(make("line", { x1: x(interval.low), x2: x(interval.high), y1: 13, y2: 13, stroke: "var(--accent)", "stroke-width": 3, "stroke-linecap": "round" }));
   for (const [seed, value] of Object.entries(part.by_seed)) svg.append(explain(make("circle", { cx: x(value), cy: 13, r: 2.6, fill: "var(--muted)" }), `seed ${seed}: ${number(value, 2)} ${part.unit}`));
   svg.append(make("circle", { cx: x(interval.estimate), cy: 13, r: 5, fill: "var(--accent)" }));
   if (part.paper !== null) svg.append(explain(make("rect", { x: x(part.paper) - 4, y: 9, width: 8, height: 8, fill: "var(--paper)", stroke: "var(--ink)", transform: `rotate(45 ${x(part.paper)} 13)` }), `paper: ${number(part.paper)} ${part.unit}`));

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from c2fnas import surface, surface_elements
 
@@ -107,12 +108,82 @@ def test_a_shift_is_measured_in_millimetres_along_its_axis():
             assert surface.surface_dice(measured, shift * SPACING[axis] + 1e-9) == 1
 
 
+# multiples of most of them are not exact in binary
+SPACINGS = [
+    (0.4, 0.4, 0.4),
+    (0.1, 0.2, 0.3),
+    (0.7, 0.7, 2.5),
+    (0.9, 0.6, 1.2),
+    (0.8, 0.8, 1.25),
+    (0.78125, 0.78125, 3.0),
+    (0.3, 1.1, 0.7),
+    (1.0, 1.0, 1.0),
+]
+
+
+def within_by_distance_transform(prediction, truth, spacing, tolerance):
+    """The surface Dice by area as DeepMind computes it: from distance transforms of the whole volume."""
+    codes = []
+    for mask in (prediction, truth):
+        padded = np.pad(mask, 1)
+        parts = [
+            padded[tuple(slice(o, n - 1 + o) for o, n in zip(np.unravel_index(k, (2, 2, 2)), padded.shape, strict=True))] for k in range(8)
+        ]
+        codes.append(sum(part.astype(int) << k for k, part in enumerate(parts)))
+    area = surface_elements.areas(spacing)
+    surfaces = [(code != 0) & (code != 255) for code in codes]
+    near = 0.0
+    for own, other, code in ((surfaces[0], surfaces[1], codes[0]), (surfaces[1], surfaces[0], codes[1])):
+        distance = ndimage.distance_transform_edt(~other, sampling=spacing)
+        near += area[code[own & (distance <= tolerance)]].sum()
+    return near / sum(area[code[own]].sum() for own, code in zip(surfaces, codes, strict=True))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_surface_dice_is_the_same_at_every_offset_in_the_array(spacing):
+    grid, size = 6, 12
+    truth, prediction = np.zeros((2, size, size, size), bool)
+    truth[0:3, 1:4, 0:3] = True
+    prediction[5:8, 1:4, 0:3] = True  # five voxels along x, the distance of two of their faces
+    prediction[0:3, 4:7, 8:10] = True  # and three and four voxels away along y and z
+    tolerances = (5 * spacing[0], round(5 * spacing[0], 4), float(np.hypot(3 * spacing[1], 4 * spacing[2])), 2.0, 0.5)
+    expected = [within_by_distance_transform(prediction, truth, spacing, tolerance) for tolerance in tolerances]
+    assert len(set(expected)) > 1
+    for offset in itertools.product(range(grid), repeat=3):
+        where = tuple(slice(start, start + size) for start in offset)
+        masks = np.zeros((2, *(size + grid,) * 3), bool)
+        masks[(slice(None), *where)] = prediction, truth
+        measured = surface.distances(*(surface.of_mask(mask, spacing, "area") for mask in masks))
+        assert [surface.surface_dice(measured, tolerance) for tolerance in tolerances] == pytest.approx(expected, abs=1e-12), offset
+
+
+@pytest.mark.parametrize("start", range(20))
+def test_a_box_shifted_by_five_voxels_of_04_mm_lies_within_2_mm(start):
+    truth = np.zeros((40, 8, 8), bool)
+    truth[start : start + 10, 2:6, 2:6] = True
+    for definition in ("border", "area"):
+        measured = surface.distances(*(surface.of_mask(mask, (0.4, 0.4, 0.4), definition) for mask in (np.roll(truth, 5, 0), truth)))
+        assert surface.surface_dice(measured, 2.0) == 1.0
+        assert surface.hausdorff_mm(measured, 100) == 2.0
+
+
+def test_of_two_points_equally_far_the_one_that_rounds_below_the_tolerance_counts():
+    # 3 x 0.1 mm is a little more than 0.3 in floating point, 1 x 0.3 mm is not: to the tree both are as near
+    spacing = (0.1, 0.2, 0.3)
+    one = surface.Surface(np.zeros((1, 3), dtype=np.int64), np.ones(1), "border", spacing)
+    for places in ([(3, 0, 0), (0, 0, 1)], [(0, 0, 1), (3, 0, 0)]):
+        two = surface.Surface(np.array(places), np.ones(2), "border", spacing)
+        assert surface.surface_dice(surface.distances(one, two), 0.3) == pytest.approx(2 / 3)  # of two points one is too far
+
+
 def test_what_cannot_be_measured():
     mask = np.ones((2, 2, 2), bool)
     border, area, empty = (surface.of_mask(m, SPACING, d) for m, d in ((mask, "border"), (mask, "area"), (~mask, "border")))
     assert len(empty.weights) == 0
     with pytest.raises(ValueError, match="border and area"):
         surface.distances(border, area)
+    with pytest.raises(ValueError, match=r"of \(1.0, 1.0, 1.0\) and \(0.7, 1.1, 2.5\) mm"):
+        surface.distances(surface.of_mask(mask, (1, 1, 1), "border"), border)
     with pytest.raises(ValueError, match="no points"):
         surface.distances(border, empty)
     with pytest.raises(ValueError, match="'mesh'"):

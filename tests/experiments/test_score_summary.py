@@ -15,8 +15,12 @@ def test_means_stand_with_their_interval_and_the_cases_behind_them():
     rows = [row(1, 0.5, None), row(2, 0.7, 0.0), row(3, 0.9, None)]
     summary = score_summary.of_rows(rows)
     assert (summary["dice_pancreas"].estimate, summary["dice_pancreas"].count) == (pytest.approx(0.7), 3)
-    assert 0.5 <= summary["dice_pancreas"].low < 0.7 < summary["dice_pancreas"].high <= 0.9
+    half = 4.30265 * (0.04 / 3) ** 0.5  # t(0.975, 2) times the standard error
+    assert (summary["dice_pancreas"].low, summary["dice_pancreas"].high) == (pytest.approx(0.7 - half, abs=1e-4), 1.0)  # no Dice above 1
     assert (summary["dice_tumour"].estimate, summary["dice_tumour"].count) == (0.0, 1)
+    assert "| dice | tumour | 0 | 0 to 0.975 | 1 |" in score_summary.markdown(summary)  # one case: the others' Dice may be anything
+    one = score_summary.of_rows([{**row(1, 0.5, None), "volume_error_ml_pancreas": 3.0}])
+    assert "| volume error ml | pancreas | 3 | ? to ? | 1 |" in score_summary.markdown(one)
     assert "hd95_mm_pancreas" not in summary  # a column that no row has
     empty = score_summary.of_rows([row(1, 0.5, None)])
     assert empty["dice_tumour"] is None

@@ -1,27 +1,9 @@
-import itertools
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from experiments import statistics
-
-
-def test_wilcoxon_by_counting_every_sign_pattern():
-    differences = [1.0, -2.0, 3.0, 4.0, 5.0]
-    # ranks 1..5, positive ones sum to 13; of the 32 equally likely sign patterns those with a sum of 13 or more count
-    sums = [sum(rank for rank, sign in zip(range(1, 6), signs, strict=True) if sign) for signs in itertools.product((0, 1), repeat=5)]
-    expected = sum(s >= 13 for s in sums) / 32
-    assert statistics.wilcoxon(differences) == pytest.approx(expected)
-    assert statistics.wilcoxon(differences, "less") == pytest.approx(sum(s <= 13 for s in sums) / 32)
-
-
-def test_wilcoxon_passes_over_ties_at_zero_and_says_nothing_of_nothing():
-    assert statistics.wilcoxon([0.0, 0.0, 0.0]) is None
-    with_zeros = statistics.wilcoxon([0.0, 1.0, 2.0, 3.0, -4.0, 5.0, 6.5], "two-sided")
-    assert with_zeros == pytest.approx(
-        stats.wilcoxon([1.0, 2.0, 3.0, -4.0, 5.0, 6.5], alternative="two-sided", method="approx").pvalue, abs=0.1
-    )
+from tests.benchmarks import verdict_rates
 
 
 def test_holm_by_hand():
@@ -42,44 +24,83 @@ def test_students_interval_by_hand():
     assert statistics.student_interval([70.0]) is None
 
 
-def test_the_bootstrap_agrees_with_scipys_and_repeats_itself():
-    values = np.random.default_rng(4).gamma(2.0, 3.0, 40)
-    ours = statistics.bootstrap_mean(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", random_state=1).confidence_interval
-    assert ours.estimate == pytest.approx(values.mean())
-    assert (ours.low, ours.high) == (pytest.approx(theirs.low, rel=0.02), pytest.approx(theirs.high, rel=0.02))
-    assert statistics.bootstrap_mean(values) == ours
-    assert statistics.bootstrap_mean([3.0, 3.0]) == statistics.Interval(3.0, 3.0, 3.0, 2)
+@pytest.mark.parametrize("strata", ["6", "13", "6 + 7", "39", "3 x (6 + 7)"])
+@pytest.mark.parametrize("name", list(verdict_rates.DISTRIBUTIONS))
+def test_the_interval_of_a_mean_covers(name, strata):
+    draw, truth = verdict_rates.DISTRIBUTIONS[name]
+    coverage, _ = verdict_rates.mean_coverage(draw, truth, verdict_rates.STRATA[strata], repetitions=10_000)
+    assert coverage >= 0.93
 
 
-def test_strata_are_resampled_within_themselves():
-    # two groups without any spread inside: their sizes are fixed, so the mean cannot move
-    interval = statistics.bootstrap_mean([1.0, 1.0, 5.0], ["a", "a", "b"])
-    assert interval.estimate == interval.low == interval.high == pytest.approx(7 / 3)
+def test_the_interval_of_symmetric_values_is_students_and_that_of_one_group_scipys():
+    values = [-3.0, -1.0, 0.0, 1.0, 3.0]  # no skewness: nothing is added
+    interval = statistics.mean_interval(values)
+    theirs = stats.ttest_1samp(values, 0.0).confidence_interval()
+    assert (interval.low, interval.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+    skewed = statistics.mean_interval([*values, 20.0])
+    theirs = stats.ttest_1samp([*values, 20.0], 0.0).confidence_interval()
+    assert skewed.low < theirs.low and skewed.high - theirs.high > 1.9 * (theirs.low - skewed.low) > 0  # twice as much on the long side
+
+
+def test_a_difference_of_two_groups_is_welchs():
+    first, second = np.array([1.0, 2.0, 3.0]), np.array([-8.0, -2.0, 0.0, 2.0, 8.0])
+    mean = statistics.combination([(1.0, first), (-1.0, second)])
+    theirs = stats.ttest_ind(first, second, equal_var=False)
+    low, high = theirs.confidence_interval()
+    assert [float(end) for end in mean.ends()] == [pytest.approx(low), pytest.approx(high)]
+    assert float(mean.p()) == pytest.approx(theirs.pvalue) and float(mean.freedom) == pytest.approx(theirs.df)
+
+
+def test_strata_have_their_own_means_and_one_value_takes_the_others_spread():
+    # two groups without any spread inside: their sizes are fixed, so the mean cannot move, and how far it could is not known
+    interval = statistics.mean_interval([1.0, 1.0, 5.0, 5.0], ["a", "a", "b", "b"])
+    assert interval == statistics.Interval(3.0, None, None, 4)
+    # variance 2 in "a", taken by "b" too: (2/3)^2 * 2/2 + (1/3)^2 * 2 with one degree of freedom each
+    mean = statistics.combination([(2 / 3, np.array([1.0, 3.0])), (1 / 3, np.array([9.0]))])
+    assert float(mean.error) ** 2 == pytest.approx(4 / 9 + 2 / 9) and float(mean.freedom) == pytest.approx(
+        (6 / 9) ** 2 / (16 / 81 + 4 / 81)
+    )
+    assert statistics.mean_interval([1.0, 2.0], ["a", "b"]).low is not None  # groups of one each: one group
     with pytest.raises(ValueError, match="2 values and 1 strata"):
-        statistics.bootstrap_mean([1.0, 2.0], ["a"])
+        statistics.mean_interval([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="no value"):
-        statistics.bootstrap_mean([])
+        statistics.mean_interval([])
 
 
-def test_a_difference_of_two_groups():
-    rng = np.random.default_rng(2)
-    first, second = rng.normal(5, 1, 60), rng.normal(3, 2, 50)
-    interval = statistics.bootstrap_difference(first, second)
-    half = 1.96 * (first.var() / 60 + second.var() / 50) ** 0.5
-    assert interval.estimate == pytest.approx(first.mean() - second.mean())
-    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.06)
-    assert statistics.mann_whitney([4, 5, 6], [1, 2, 3]) == pytest.approx(1 / 20)  # one of the 20 ways to choose three of six
+def test_bounds_hold_and_say_what_unseen_cases_could_do():
+    assert statistics.mean_interval([0.9, 1.0, 1.0], bounds=(0.0, 1.0)).high == 1.0
+    # six zeros: the exact upper end of a share of which none was seen
+    zeros = statistics.mean_interval([0.0] * 6, bounds=(0.0, 1.0))
+    assert (zeros.low, zeros.high) == (0.0, pytest.approx(stats.binomtest(0, 6).proportion_ci(method="exact").high))
+    one = statistics.mean_interval([0.8], bounds=(0.0, None))
+    assert (one.low, one.high) == (pytest.approx(0.8 * 0.025), None)
+    assert one.scaled(100) == statistics.Interval(80.0, pytest.approx(2.0), None, 1)
+
+
+@pytest.mark.parametrize("name", list(verdict_rates.DISTRIBUTIONS))
+def test_the_test_and_the_interval_are_one(name):
+    draw, truth = verdict_rates.DISTRIBUTIONS[name]
+    mean = statistics.combination([(0.5, draw(np.random.default_rng(5), (2000, n))) for n in (6, 7)])
+    low, high = mean.ends()
+    outside = (truth < low) | (high < truth)
+    assert np.array_equal(mean.p(truth) < 0.05, outside & (mean.error > 0)) and outside.any()
+
+
+def test_what_a_study_can_show_is_what_the_t_test_finds_in_four_of_five():
+    mean = statistics.combination([(1.0, np.array([-3.0, -1.0, 0.0, 1.0, 3.0]))])
+    shift = mean.detectable()
+    noncentral = stats.nct(4, shift / float(mean.error))
+    wall = stats.t.ppf(0.975, 4)
+    assert noncentral.sf(wall) == pytest.approx(0.8, abs=0.003)
+    assert mean.detectable(level=0.99) > shift
 
 
 def test_a_share_and_its_exact_interval():
     # Clopper and Pearson: 0 of 10 has the upper end 1 - 0.025 ** (1/10)
-    none = statistics.binomial_interval(0, 10)
-    assert (none.estimate, none.low, none.high) == (0.0, 0.0, pytest.approx(1 - 0.025**0.1))
-    every = statistics.binomial_interval(10, 10)
-    assert (every.low, every.high) == (pytest.approx(0.025**0.1), 1.0)
-    some = statistics.binomial_interval(3, 8)
+    low, high = statistics.binomial_ends(np.array([0.0, 10.0, 3.0]), np.array([10.0, 10.0, 8.0]))
+    assert (low[0], high[0]) == (0.0, pytest.approx(1 - 0.025**0.1)) and (low[1], high[1]) == (pytest.approx(0.025**0.1), 1.0)
     exact = stats.binomtest(3, 8).proportion_ci(method="exact")
-    assert (some.low, some.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
-    with pytest.raises(ValueError, match="3 of 2"):
-        statistics.binomial_interval(3, 2)
+    assert (low[2], high[2]) == (pytest.approx(exact.low), pytest.approx(exact.high))
+    # at an end of the interval p is what the interval leaves out
+    assert statistics.binomial_p(np.array([3.0]), np.array([8.0]), float(low[2])) == pytest.approx(0.05)
+    assert statistics.binomial_p(np.array([3.0]), np.array([8.0]), float(high[2])) == pytest.approx(0.05)

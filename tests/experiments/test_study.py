@@ -134,11 +134,38 @@ def test_seeds_come_together_as_mean_and_interval_and_points_under_their_names(t
     assert cell["high"] - 75.0 == pytest.approx(12.7062 * 5, rel=1e-4) and cell["cases"] == 4
     assert content["table"]["FL_global_no_vae"]["C1_pancreas"]["mean"] == pytest.approx(80.0)
     assert [name for name in content["table"] if name.endswith("no_vae")] == ["FL_global_no_vae"]
-    assert {verdict["key"]: verdict["verdict"] for verdict in content["verdicts"]}["no_tumour_without_tumours"] == "supported"
+    assert {verdict["key"]: verdict["verdict"] for verdict in content["verdicts"]}[
+        "no_tumour_without_tumours"
+    ] == "not measured"  # two trainings
     study_results.write(runs, content)
     text = (runs / "study.md").read_text()
     assert "4 of 4 runs are finished." in text and "| FL_global | 75.0 ± 63.5 (82.3) |" in text and "together | 4.0 min" in text
     assert json.loads((runs / "study.json").read_text())["runs"][0]["fingerprints"]["rows"]
+
+
+def test_variants_are_judged_together_and_the_table_is_the_first_ones(tmp_path):
+    points = [{"label": "as_it_is"}, {"label": "two_threads", "threads_per_site": 2}]
+    study = read(tmp_path, variants=True, points=points, seeds=[1, 2, 3])
+    for seed in study.seeds:
+        for label, shift in (("as_it_is", 0.0), ("two_threads", 0.1)):
+            rows = [{**row, "dice_pancreas": row["dice_pancreas"] - shift * (row["model"] == "FL_global")} for row in run_folder.rows()]
+            leave_run(tmp_path / label / f"seed{seed}", seed, rows)
+    content = study_results.collect(study, tmp_path, configs(study))
+    assert content["table"]["FL_global"]["C1_pancreas"]["mean"] == pytest.approx(80.0)
+    (part,) = next(v for v in content["verdicts"] if v["key"] == "global_above_baselines")["parts"]
+    # the shift of 10 points in half of the runs, of the pancreas, which is half of the Average
+    average, baselines = 100 * ((0.8 * 2 + 0.7 * 3) / 5 + 0.4) / 2, (0.64 / 2 + (0.64 + 0.5) / 2) * 100 / 2
+    assert part["trainings"] == 3 and part["by_seed"]["2"] == pytest.approx(average - baselines - 2.5)
+    assert part["interval"]["low"] is None and part["verdict"] == "undecided"  # three equal trainings show no spread
+    assert "Not asked: other hospitals" in study_results.markdown(content)
+
+
+def test_a_verdict_of_an_earlier_release_is_still_read():
+    gone = {"rule": "gone", "unit": "ml", "interval": {"estimate": 16 / 18, "low": 0.7, "high": 0.98, "count": 18}, "p_holm": None}
+    less = {"rule": "less", "unit": "points", "interval": {"estimate": -1.0, "low": -2.0, "high": 0.5, "count": 39}, "p_holm": 0.25}
+    assert study_results.part_numbers(gone) == "89 [70, 98] %, n = 18"
+    assert study_results.part_numbers(less) == "-1.0 [-2.0, +0.5] points, n = 39, p = 0.25"
+    assert study_results.part_numbers({**less, "rule": "zero"}) == "-1.0 [-2.0, +0.5] points, n = 39, p = 0.25"
 
 
 def test_a_missing_run_or_site_leaves_a_partial_table_that_says_so(tmp_path):
