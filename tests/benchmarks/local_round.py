@@ -1,0 +1,89 @@
+"""What one local round at a site without tumours makes of the global model, under each loss for missing labels.
+
+.venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
+
+Takes the global models of a finished run of Table 1. For each treatment and round r, C1 trains rounds r - 1 and r from the global models
+that it received then (the first so that Adam's moments are those of a site under way), and both sites' validation cases score what comes
+out. Nothing of the run is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+TREATMENTS = {
+    "background": {"missing_labels": "background"},
+    "exclude": {"missing_labels": "exclude"},
+    "restricted": {"missing_labels": "restricted"},
+    "restricted, evidence": {"missing_labels": "restricted", "absence_evidence": True},
+    "marginal": {"missing_labels": "marginal"},
+    "distil": {"missing_labels": "distil", "absence_evidence": False},
+    "distil, evidence": {"missing_labels": "distil", "absence_evidence": True},
+}
+
+
+def rows(
+    run: pathlib.Path, treatments: Sequence[str], rounds: Sequence[int]
+) -> Iterator[tuple[str, int, dict[str, float], dict[str, float]]]:
+    """Yields (model, round, scores at C1, scores at C2); the model is "received", "aggregated" or a treatment."""
+    import tensorflow as tf
+
+    from c2fnas import keras_stack, named_weights
+    from experiments import flags as experiment_flags
+    from experiments import prepared_cases, site_trainer
+
+    keras_stack.set_up(1, 1)
+    experiment_flags.define_experiment()
+    config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
+    stores = {site: prepared_cases.open_store(run / "sites" / site / "cases", config) for site in ("C1", "C2")}
+    strategy = tf.distribute.MirroredStrategy()
+
+    def global_model(number: int):
+        return named_weights.load(run / "server" / "global" / f"round_{number:03d}.safetensors")[0]
+
+    with tempfile.TemporaryDirectory() as folder:
+        scorers = [
+            site_trainer.SiteTrainer(config, store, pathlib.Path(folder, "scorer", site), label=site, strategy=strategy)
+            for site, store in stores.items()
+        ]
+
+        def row(name: str, number: int, weights):
+            return name, number, *(scorer.score(weights) for scorer in scorers)
+
+        for number in rounds:
+            yield row("received", number, global_model(number - 1))
+            yield row("aggregated", number, global_model(number))
+        for treatment in treatments:
+            changed = dataclasses.replace(config, validation_every=config.num_rounds, **TREATMENTS[treatment])
+            trainer = site_trainer.SiteTrainer(
+                changed,
+                stores["C1"],
+                pathlib.Path(folder, treatment),
+                label=treatment,
+                strategy=strategy,
+                missing=site_trainer.missing_labels(changed, stores["C1"]),
+            )
+            for number in rounds:
+                trainer.train(global_model(number - 2), number - 1)
+                yield row(treatment, number, trainer.train(global_model(number - 1), number)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of a finished run of Table 1")
+    parser.add_argument("--rounds", default="11,15", help="rounds, from 2 to the last but one")
+    parser.add_argument("--treatments", default="background;restricted;distil", help=f"separated by semicolons, of {'; '.join(TREATMENTS)}")
+    arguments = parser.parse_args()
+    rounds = [int(number) for number in arguments.rounds.split(",")]
+    print("Dice in per cent on validation cases")
+    for name, number, first, second in rows(arguments.run, arguments.treatments.split(";"), rounds):
+        shown = f"C1 pancreas {100 * first['dice_pancreas']:.1f}, C2 pancreas {100 * second['dice_pancreas']:.1f}"
+        print(f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
