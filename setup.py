@@ -6,6 +6,22 @@ from setuptools import find_packages, setup
 
 _DICOM = ["pydicom>=3.0", "pylibjpeg[all]>=2.0"]
 _DICOM_SEG = ["highdicom>=0.25"]
+_SITE = [
+    # tensorflow-addons 0.23 loads only beside TensorFlow 2.13-2.15, which ends at Python 3.11.
+    "tensorflow>=2.15,<2.16; python_version < '3.12'",
+    "tensorflow-addons>=0.23,<0.24; python_version < '3.12'",
+    "tensorflow>=2.20; python_version >= '3.12'",
+    "isal>=1.5",
+    "matplotlib>=3.8",
+    "nibabel>=5.2",
+    "numba>=0.61",
+    "pillow>=9",
+    "psutil>=5.9",
+    "safetensors>=0.4",
+    "scipy>=1.11",
+    "tensorboard>=2.15",
+    "tqdm>=4.66",
+]
 
 setup(
     name="c2fnas-federated-pancreas",
@@ -21,38 +37,28 @@ setup(
         "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },
+    # The base is what a server, an operator and the doctor need; a machine that trains or reads scans needs [site].
     install_requires=[
-        # tensorflow-addons 0.23 loads only beside TensorFlow 2.13-2.15, which ends at Python 3.11.
-        "tensorflow>=2.15,<2.16; python_version < '3.12'",
-        "tensorflow-addons>=0.23,<0.24; python_version < '3.12'",
         "numpy>=1.26,<2; python_version < '3.12'",
         "protobuf>=4.25,<5; python_version < '3.12'",
-        "tensorflow>=2.20; python_version >= '3.12'",
         "numpy>=2; python_version >= '3.12'",
         "protobuf>=5.28; python_version >= '3.12'",
         "absl-py>=2.0",
         "cryptography>=42",
         "grpcio>=1.60",
-        "isal>=1.5",
-        "matplotlib>=3.8",
-        "nibabel>=5.2",
-        "numba>=0.61",
-        "pillow>=9",
-        "psutil>=5.9",
-        "safetensors>=0.4",
-        "scipy>=1.11",
-        "tensorboard>=2.15",
-        "tqdm>=4.66",
     ],
     extras_require={
+        "site": _SITE,
         "gpu": [
+            *_SITE,
             "tensorflow[and-cuda]>=2.15,<2.16; python_version < '3.12'",
             "tensorflow[and-cuda]>=2.20; python_version >= '3.12'",
         ],
-        "dicom": _DICOM,
-        "dicom_seg": [*_DICOM, *_DICOM_SEG],
-        "notebooks": ["ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
+        "dicom": [*_SITE, *_DICOM],
+        "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
+        "notebooks": [*_SITE, "ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
         "test": [
+            *_SITE,
             *_DICOM,
             *_DICOM_SEG,
             "ipykernel>=6.29",

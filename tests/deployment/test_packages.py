@@ -186,14 +186,11 @@ def test_every_package_of_the_server_has_one_version_and_hashes():
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_the_lock_file_fits_what_setup_asks_for(python):
     asked = ast.literal_eval(next(k.value for k in _setup_call().keywords if k.arg == "install_requires"))
-    found, seen = _installed_with(python), set()
+    found = _installed_with(python)
     for requirement in map(Requirement, asked):
         if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python}):
             continue
-        if requirement.name in found:
-            assert requirement.specifier.contains(found[requirement.name]), f"{requirement}: the lock file has {found[requirement.name]}"
-            seen.add(requirement.name)
-    assert seen == {"absl-py", "cryptography", "grpcio", "numpy", "protobuf"}
+        assert requirement.specifier.contains(found[requirement.name]), f"{requirement}: the lock file has {found[requirement.name]}"
     assert {"setuptools", "wheel"} <= set(found)  # which build the product without asking an index
 
 
@@ -209,7 +206,7 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"  # two programs define a flag of one name
         f"for name in {programs!r}: load(name)\n"
         "import federated\n"
-        "for module in pkgutil.iter_modules(federated.__path__): importlib.import_module('federated.' + module.name)\n"
+        "for module in pkgutil.walk_packages(federated.__path__, 'federated.'): importlib.import_module(module.name)\n"
         "owners = importlib.metadata.packages_distributions()\n"
         "tops = {name.partition('.')[0] for name in sys.modules}\n"
         "for top in sorted(tops - sys.stdlib_module_names):\n"
