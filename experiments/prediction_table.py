@@ -12,7 +12,18 @@ from typing import Any
 from experiments.scan_prediction import Prediction
 from runkit import atomic, text_files
 
-COLUMNS = ("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note")
+COLUMNS = (
+    "scan",
+    "mask",
+    "pancreas_ml",
+    "tumour_ml",
+    "pancreas_components",
+    "tumour_components",
+    "tumour_score",
+    "gate",
+    "seconds",
+    "note",
+)
 
 
 def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None) -> dict[str, Any]:
@@ -22,6 +33,8 @@ def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: floa
         "mask": str(mask),
         **{f"{name}_ml": round(volume, 3) for name, volume in found.volumes_ml.items()},
         **{f"{name}_components": count for name, count in found.components.items()},
+        "tumour_score": "" if found.score is None else round(found.score, 3),
+        "gate": found.gate,
         "seconds": "" if seconds is None else round(seconds, 1),
         "note": "; ".join([*found.notes, *(f"failed: {problem}" for problem in found.failed)]),
     }

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from c2fnas import metrics
-from experiments import figures, fingerprints, results
+from experiments import figures, fingerprints, patients, results
 from runkit import atomic, events
 
 _HEADINGS = {
@@ -80,6 +80,8 @@ def write(
     }
     run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
     _save(figures.table_figure(run.document["cases"], title=_title(run.document)), folder / "figures" / "table1.png")
+    if any(line["froc"] for line in run.document["patients"].values()):
+        _save(figures.froc_figure(run.document["patients"]), folder / "figures" / "patients.png")
     if run.histories:
         _save(figures.training_curves(run.histories, config.get("num_rounds")), folder / "figures" / "training_curves.png")
     if run.events:
@@ -114,6 +116,7 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
         "rows": {name: dict(line.percent) for name, line in lines.items()},
         "contributing_cases": {name: dict(line.cases) for name, line in lines.items()},
         "findings": {name: dataclasses.asdict(finding) for name, finding in results.findings(lines).items()},
+        "patients": patients.of_rows(cases),
         "wall_seconds": dict(metadata["wall_seconds"]),
         "peak_memory_bytes": metadata.get("peak_memory_bytes"),
         "notes": list(metadata.get("notes", ())),
@@ -228,6 +231,8 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         _table_markdown(content),
         "## What the paper found, and this run",
         _findings_markdown(content),
+        "## Patients",
+        patients_markdown(content.get("patients") or patients.of_rows(content["cases"])),
         "## Departures from the paper's setting",
         _departures_markdown(content),
         "## How the numbers are made",
@@ -240,6 +245,23 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         *(f"![{pathlib.PurePosixPath(picture).stem.replace('_', ' ')}]({picture})" for picture in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def patients_markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns what `patients.of_runs` measured as a table, a dash where the rows do not say."""
+    lines = [PATIENTS_TEXT, "", _line(["Model", *PATIENT_HEADINGS.values()]), "|---|" + "---|" * len(PATIENT_HEADINGS)]
+    lines += [_line([name, *(patient_cell(own.get(key), key) for key in PATIENT_HEADINGS)]) for name, own in measures.items()]
+    return "\n".join(lines)
+
+
+def patient_cell(value: Mapping[str, Any] | None, measure: str) -> str:
+    """Returns one number with its interval and what it counts, e.g. "6 of 7, 86 % [42, 100]"."""
+    if value is None:
+        return "–"
+    if measure in ("auc", "false_alarms"):
+        return f"{value['estimate']:.2f} [{value['low']:.2f}, {value['high']:.2f}], n = {value['count']}"
+    count = value["estimate"] * value["count"]
+    return f"{count:.3g} of {value['count']}, {100 * value['estimate']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
 
 def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -266,7 +288,24 @@ the pancreas average and C2 tumour; the row Average is the mean of the five mode
 unselected, as in the paper; FL_best_global is the global model that the sites' validation cases score best, and is outside the mean.
 - C1_FL_local_shared, where it is there: of some of C1's local models, which C1 lends, the one that the validation cases of all sites score \
 best. C1's own cases cannot show what its model has unlearned of a class that they do not have. Outside the mean.
+- A row that ends in _gated is of the same model with the healthy gate, outside the mean: a patient whose score is not above the gate's \
+threshold counts as one in whom no tumour is marked.
 - Every site scored the models on its own test cases; the table is computed from the rows they sent."""
+
+PATIENT_HEADINGS = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "auc": "AUC",
+    "tumours_found": "Tumours found",
+    "false_alarms": "False alarms per healthy patient",
+}
+PATIENTS_TEXT = """\
+Does the model tell who has a tumour? A patient is called to have one where the mask holds a voxel of it. The score behind the AUC is how \
+sure the network is of its most certain millilitre of tumour (mean log-odds; 0 where none is marked). A tumour is found where the mask \
+touches it; a false alarm is a connected part of the mask's tumour that touches none. In brackets 95 % intervals over patients: exact for \
+shares, Newcombe's for the AUC; another training is not in them. Where one site has all the tumours and another all the healthy patients, \
+these numbers measure the difference between the sites too. Rows that end in `_gated` are of the same models with the healthy gate, a \
+threshold on the score fitted at healthy sites' validation cases (docs/inference.md)."""
 
 PAPER_STATEMENT = """\
 - The paper's bottom row is not the mean of its five rows: that mean is 78.3, 60.9, 40.7, 68.9, 54.8; printed is 78.3, 60.7, 38.3, \

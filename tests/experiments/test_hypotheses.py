@@ -129,7 +129,7 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
             for i in range(1, 4)
         ]
     verdicts = {v.hypothesis.key: v for v in hypotheses.evaluate([Run(1, "c", rows)])}
-    assert len(verdicts) == len(hypotheses.HYPOTHESES) == 18
+    assert len(verdicts) == len(hypotheses.HYPOTHESES) == 21
     assert verdicts["no_tumour_without_tumours"].verdict == SUPPORTED
     assert [key for key, v in verdicts.items() if v.verdict == NOT_MEASURED] == ["tumour_smoother"]
     json = verdicts["c1_local_keeps_c1"].to_json()
