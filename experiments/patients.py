@@ -93,8 +93,9 @@ def auc_interval(area: float, with_tumour: float, healthy: float, *, level: floa
         variance = true * (1 - true) / (with_tumour * healthy) * (1 + extra * ((1 - true) / (2 - true) + true / (1 + true)))
         return (area - true) ** 2 - z * z * variance
 
-    low = 0.0 if area == 0 else optimize.brentq(apart, 0.0, area)
-    high = 1.0 if area == 1 else optimize.brentq(apart, area, 1.0)
+    # chance allows nothing at 0 and at 1: a root there that is no bound
+    low = 0.0 if area == 0 else optimize.brentq(apart, 0.0, min(area, 1 - 1e-9))
+    high = 1.0 if area == 1 else optimize.brentq(apart, max(area, 1e-9), 1.0)
     return Interval(area, float(low), float(high), round(with_tumour + healthy))
 
 

@@ -13,16 +13,8 @@ from experiments.scan_prediction import Prediction
 from runkit import atomic, text_files
 
 COLUMNS = (
-    "scan",
-    "mask",
-    "pancreas_ml",
-    "tumour_ml",
-    "pancreas_components",
-    "tumour_components",
-    "tumour_score",
-    "gate",
-    "seconds",
-    "note",
+    *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note"),
+    *("tumour_score", "gate"),  # last: whoever reads an earlier release's columns by their place finds them there
 )
 
 
@@ -33,10 +25,10 @@ def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: floa
         "mask": str(mask),
         **{f"{name}_ml": round(volume, 3) for name, volume in found.volumes_ml.items()},
         **{f"{name}_components": count for name, count in found.components.items()},
-        "tumour_score": "" if found.score is None else round(found.score, 3),
-        "gate": found.gate,
         "seconds": "" if seconds is None else round(seconds, 1),
         "note": "; ".join([*found.notes, *(f"failed: {problem}" for problem in found.failed)]),
+        "tumour_score": "" if found.score is None else round(found.score, 3),
+        "gate": found.gate,
     }
 
 
