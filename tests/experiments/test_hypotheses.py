@@ -120,7 +120,7 @@ def test_a_missing_model_or_column_is_not_measured_and_a_contradicted_part_preva
 
 
 def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are():
-    models = [*results.MODELS, "FL_best_global", *results.BEYOND]
+    models = [*results.MODELS, "FL_best_global", *results.BEYOND, "FL_global_gated"]
     rows = []
     for k, model in enumerate(models):
         rows += [row(model, "C1", i, 0.5 + 0.02 * k + i / 100, components_tumour=None) for i in range(1, 4)]
@@ -128,6 +128,7 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
             row(model, "C2", i, 0.4 + 0.03 * k + i / 90, 0.1 * (k > 0) + i / 70 * (k > 0), components_tumour=1 + (i + k) % 2)
             for i in range(1, 4)
         ]
+    rows = [{**line, "found_tumour": 1.0, "false_components_tumour": float(line["case"])} for line in rows]
     verdicts = {v.hypothesis.key: v for v in hypotheses.evaluate([Run(1, "c", rows)])}
     assert len(verdicts) == len(hypotheses.HYPOTHESES) == 21
     assert verdicts["no_tumour_without_tumours"].verdict == SUPPORTED

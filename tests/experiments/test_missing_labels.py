@@ -116,11 +116,7 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
 def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their_scores(config, store, tmp_path):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     weights = named_weights.read(site_trainer.build_network(config))
-    for declared, names in (
-        (HEALTHY, {"training", "native", "validation"}),
-        (UNDRAWN, {"training", "native"}),
-        (None, {"training", "native"}),
-    ):
+    for declared, names in ((HEALTHY, {"training", "native", "validation"}), (UNDRAWN, {"training", "native"})):
         labelled = CaseStore(store.root)
         labelled.declared = declared
         site = site_trainer.SiteTrainer(config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy)
