@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import case_browser, gated_rows, patients, report, results, study_results
+from experiments import case_browser, gated_rows, patients, patients_table, report, results, study_results
 from experiments.figures.style import MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
@@ -258,10 +258,10 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
 
 
 def _patients_section(measures: Mapping[str, Any]) -> str:
-    head = ["Model", *report.PATIENT_HEADINGS.values()]
-    lines = [[name, *(report.patient_cell(own.get(key), key) for key in report.PATIENT_HEADINGS)] for name, own in measures.items()]
+    head = ["Model", *patients_table.HEADINGS.values()]
+    lines = [[name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)] for name, own in measures.items()]
     return (
-        f'<h2>Patients</h2><p class="note">{_text(report.PATIENTS_TEXT.replace("`", ""))}</p>{_html_table(head, lines)}'
+        f'<h2>Patients</h2><p class="note">{_text(patients_table.TEXT.replace("`", ""))}</p>{_html_table(head, lines)}'
         '<p class="note">What is found of the tumours against false alarms per patient, as the threshold of the score falls to 0: the dot, with '
         "its exact 95 % interval, is the mask as it is, the square the mask with the gate. One threshold serves all seeds.</p>"
         '<figure id="froc"></figure>'

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from c2fnas import metrics
-from experiments import figures, fingerprints, patients, results
+from experiments import figures, fingerprints, patients, patients_table, results
 from runkit import atomic, events
 
 _HEADINGS = {
@@ -232,7 +232,7 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         "## What the paper found, and this run",
         _findings_markdown(content),
         "## Patients",
-        patients_markdown(content.get("patients") or patients.of_rows(content["cases"])),
+        patients_table.markdown(content.get("patients") or patients.of_rows(content["cases"])),
         "## Departures from the paper's setting",
         _departures_markdown(content),
         "## How the numbers are made",
@@ -245,23 +245,6 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         *(f"![{pathlib.PurePosixPath(picture).stem.replace('_', ' ')}]({picture})" for picture in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def patients_markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns what `patients.of_runs` measured as a table, a dash where the rows do not say."""
-    lines = [PATIENTS_TEXT, "", _line(["Model", *PATIENT_HEADINGS.values()]), "|---|" + "---|" * len(PATIENT_HEADINGS)]
-    lines += [_line([name, *(patient_cell(own.get(key), key) for key in PATIENT_HEADINGS)]) for name, own in measures.items()]
-    return "\n".join(lines)
-
-
-def patient_cell(value: Mapping[str, Any] | None, measure: str) -> str:
-    """Returns one number with its interval and what it counts, e.g. "6 of 7, 86 % [42, 100]"."""
-    if value is None:
-        return "–"
-    if measure in ("auc", "false_alarms"):
-        return f"{value['estimate']:.2f} [{value['low']:.2f}, {value['high']:.2f}], n = {value['count']}"
-    count = value["estimate"] * value["count"]
-    return f"{count:.3g} of {value['count']}, {100 * value['estimate']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
 
 def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
@@ -291,21 +274,6 @@ best. C1's own cases cannot show what its model has unlearned of a class that th
 - A row that ends in _gated is of the same model with the healthy gate, outside the mean: a patient whose score is not above the gate's \
 threshold counts as one in whom no tumour is marked.
 - Every site scored the models on its own test cases; the table is computed from the rows they sent."""
-
-PATIENT_HEADINGS = {
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "auc": "AUC",
-    "tumours_found": "Tumours found",
-    "false_alarms": "False alarms per healthy patient",
-}
-PATIENTS_TEXT = """\
-Does the model tell who has a tumour? A patient is called to have one where the mask holds a voxel of it. The score behind the AUC is how \
-sure the network is of its most certain millilitre of tumour (mean log-odds; 0 where none is marked). A tumour is found where the mask \
-touches it; a false alarm is a connected part of the mask's tumour that touches none. In brackets 95 % intervals over patients: exact for \
-shares, Newcombe's for the AUC; another training is not in them. Where one site has all the tumours and another all the healthy patients, \
-these numbers measure the difference between the sites too. Rows that end in `_gated` are of the same models with the healthy gate, a \
-threshold on the score fitted at healthy sites' validation cases (docs/inference.md)."""
 
 PAPER_STATEMENT = """\
 - The paper's bottom row is not the mean of its five rows: that mean is 78.3, 60.9, 40.7, 68.9, 54.8; printed is 78.3, 60.7, 38.3, \

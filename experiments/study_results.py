@@ -7,7 +7,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import fingerprints, hypotheses, patients, report, results, run_stages, statistics, study_file, study_variants
+from experiments import (
+    fingerprints,
+    hypotheses,
+    patients,
+    patients_table,
+    report,
+    results,
+    run_stages,
+    statistics,
+    study_file,
+    study_variants,
+)
 from experiments.study_file import Study
 from runkit import atomic, events
 
@@ -215,7 +226,7 @@ def markdown(content: Mapping[str, Any]) -> str:
             lines += ["", *study_variants.markdown(content["variants"])]
         lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"])]
         if content.get("patients"):
-            lines += ["", "## Patients", "", report.patients_markdown(content["patients"])]
+            lines += ["", "## Patients", "", patients_table.markdown(content["patients"])]
     lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
     for run in runs:
         wall = sum(run["wall_seconds"].values()) / 60

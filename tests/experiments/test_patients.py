@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import figures, patients, report
+from experiments import figures, patients, patients_table
 
 KEYS = ("truth_components_tumour", "found_tumour", "false_components_tumour", "score_tumour")
 
@@ -77,7 +77,7 @@ def test_rows_of_an_earlier_release_say_what_they_can():
     found = patients.of_rows(earlier)["FL_global"]
     assert found["sensitivity"]["estimate"] == 3 / 4 and found["specificity"]["estimate"] == 2 / 4
     assert found["auc"] is found["tumours_found"] is found["false_alarms"] is None and found["froc"] == []
-    assert "| FL_global | 3 of 4, 75 % [19, 99] | 2 of 4, 50 % [7, 93] | – | – | – |" in report.patients_markdown({"FL_global": found})
+    assert "| FL_global | 3 of 4, 75 % [19, 99] | 2 of 4, 50 % [7, 93] | – | – | – |" in patients_table.markdown({"FL_global": found})
 
 
 def test_patients_of_two_cohorts_are_added_and_those_of_one_count_once():
