@@ -28,6 +28,8 @@ class ClassScores:
       volume_ml: of the class.
       volume_error_ml: volume_ml - truth_volume_ml.
       components: connected parts, 26 neighbours; a tumour in many parts is not continuous.
+      found: of the truth's parts, those that share a voxel with the prediction.
+      false_components: of the prediction's parts, those that share no voxel with the truth: false alarms.
       surface_volume_ratio: area of the surface (marching cubes) through the volume, 1/mm; of two tumours of one size the
         rougher has the larger. None where the class has no voxel.
     """
@@ -40,6 +42,8 @@ class ClassScores:
     volume_error_ml: float | None
     components: int
     truth_components: int
+    found: int
+    false_components: int
     surface_volume_ratio: float | None
     truth_surface_volume_ratio: float | None
 
@@ -81,6 +85,7 @@ def _class_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm, toleran
     else:
         hd95_mm = nsd = None
     present = voxels + true_voxels > 0
+    parts = components.compare(prediction, truth)
     ratios = [
         float(area.weights.sum()) / (count * voxel_mm3) if count else None for area, count in zip(areas, (voxels, true_voxels), strict=True)
     ]
@@ -91,8 +96,10 @@ def _class_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm, toleran
         volume_ml=voxels * voxel_mm3 / 1000.0,
         truth_volume_ml=true_voxels * voxel_mm3 / 1000.0,
         volume_error_ml=(voxels - true_voxels) * voxel_mm3 / 1000.0 if present else None,
-        components=components.count(prediction),
-        truth_components=components.count(truth),
+        components=parts.predicted,
+        truth_components=parts.present,
+        found=parts.found,
+        false_components=parts.false,
         surface_volume_ratio=ratios[0],
         truth_surface_volume_ratio=ratios[1],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.ndimage
 
@@ -10,10 +12,30 @@ from c2fnas import boxes
 _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
+class Match(NamedTuple):
+    """Components of a prediction and of the truth; `found` of the truth's meet the prediction, `false` of the prediction's meet no truth."""
+
+    predicted: int
+    present: int
+    found: int
+    false: int
+
+
 def count(mask: np.ndarray) -> int:
     """Returns how many components a mask, bool [x, y, z], has."""
     box = boxes.around(mask)
     return 0 if box is None else int(scipy.ndimage.label(mask[box], _NEIGHBOURS)[1])
+
+
+def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
+    """Returns how the components of a predicted and a true mask, bool [x, y, z], meet: one common voxel is enough."""
+    box = boxes.around(prediction | truth)
+    if box is None:
+        return Match(0, 0, 0, 0)
+    prediction, truth = prediction[box], truth[box]
+    (own, predicted), (true, present) = (scipy.ndimage.label(mask, _NEIGHBOURS) for mask in (prediction, truth))
+    both = prediction & truth
+    return Match(predicted, present, len(np.unique(true[both])), predicted - len(np.unique(own[both])))
 
 
 def keep_largest(mask: np.ndarray) -> np.ndarray:

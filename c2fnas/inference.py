@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,13 +99,20 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
     return logits if axes else logits_fn
 
 
-def segment(image: np.ndarray, logits_fn: LogitsFn, window: WindowConfig) -> np.ndarray:
+def segment(
+    image: np.ndarray,
+    logits_fn: LogitsFn,
+    window: WindowConfig,
+    *,
+    observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
+) -> np.ndarray:
     """Returns the mask uint8 [x, y, z] of a volume on its own grid, each voxel the class with the highest logit.
 
     Args:
       image: float [x, y, z] on the training grid, scaled to [-1, 1]; may be a memory map.
       logits_fn: see `logits_fn`.
       window: of the sliding window.
+      observe: called with each part of the mask and its logits as they are done, e.g. `TumourScore.add`; must keep neither.
     Raises:
       ValueError: as `sliding_window.slabs`.
     """
@@ -116,6 +123,8 @@ def segment(image: np.ndarray, logits_fn: LogitsFn, window: WindowConfig) -> np.
         sliding_window.in_parallel(
             lambda planes, logits=logits, out=out: window_kernels.likeliest(logits[planes], out[planes]), len(logits)
         )
+        if observe is not None:
+            observe(out, logits)
     return mask
 
 

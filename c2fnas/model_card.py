@@ -8,11 +8,19 @@ from typing import Any
 from c2fnas.genotype import Genotype
 
 
-def text(name: str, genotype: Genotype, plan: Mapping[str, Any], training_data: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+def text(
+    name: str,
+    genotype: Genotype,
+    plan: Mapping[str, Any],
+    training_data: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    gate: Mapping[str, Any] | None = None,
+) -> str:
     """Returns the model card as Markdown.
 
     Args:
       training_data: JSON values by name; nested ones are listed beneath their name.
+      gate: the model's healthy gate, see healthy_gate.
       scores: what was scored -> measure -> {"mean", "low", "high", "cases"}, e.g. {"test cases of C1": {"dice_pancreas": {...}}}.
     """
     classes = ", ".join(f"{value} {label}" for value, label in sorted(plan.get("classes", {}).items()))
@@ -47,12 +55,26 @@ def text(name: str, genotype: Genotype, plan: Mapping[str, Any], training_data: 
         "Means over cases, with 95 % intervals (Student's t, wider where the cases are skewed). A class that neither prediction nor label holds does not count; one that only one "
         "of them holds scores the worst there is (Dice and surface Dice 0, Hausdorff distance the diagonal of the volume).",
         "",
+        *(_gate(gate) if gate else []),
         "## Limits",
         "",
         "It has seen only what is listed above. Other scanners, contrast phases, ages, operated patients and other diseases are outside; "
         "look at every mask before it is used.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _gate(gate: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Healthy gate",
+        "",
+        f"`predict` takes a marked tumour out where the network is no surer of it than {gate['threshold']:.2f} (mean log-odds of the most "
+        f"certain millilitre), and says so for each scan; `--nogate` leaves it in. The threshold was fitted on {gate['patients']} validation "
+        f"cases of patients without a tumour: of further patients like them, at most {100 * gate['expected_share']:.0f} % are expected above it. "
+        "That is an expectation, not a bound for one clinic, and it says nothing about tumours that the gate hides: see the scores with the "
+        "gate above.",
+        "",
+    ]
 
 
 def _listed(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:

@@ -3,7 +3,7 @@
 <folder>/weights.safetensors   every weight by canonical name, the VAE branch included where there is one
 <folder>/genotype.json         the network
 <folder>/plan.json             how scans are brought to it: spacing, HU window, sliding window, classes
-<folder>/model.json            format, name, training data and scores, as numbers
+<folder>/model.json            format, name, training data, scores and healthy gate, as numbers
 <folder>/model_card.md         the same for people, see model_card
 
 Names no scan, patient or path. The folder appears whole or not at all.
@@ -42,6 +42,7 @@ class Model:
       plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are what a prediction reads.
       training_data: what it was trained on, e.g. sites, numbers of cases, ranges of spacing; {} where that is not known.
       scores: what it scored and where, see model_card.
+      gate: its healthy gate as JSON values, see healthy_gate; {} where none was fitted.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Model:
     plan: Mapping[str, Any]
     training_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def save(folder: str | os.PathLike, model: Model) -> None:
@@ -66,6 +68,7 @@ def save(folder: str | os.PathLike, model: Model) -> None:
         atomic.write_json(temporary / "genotype.json", model.genotype.to_json())
         atomic.write_json(temporary / "plan.json", dict(model.plan))
         about = {"format": FORMAT, "name": model.name, "training_data": dict(model.training_data), "scores": dict(model.scores)}
+        about |= {"gate": dict(model.gate)} if model.gate else {}
         atomic.write_json(temporary / "model.json", about)
         atomic.write_text(temporary / "model_card.md", card(model))
 
@@ -107,12 +110,13 @@ def load(folder: str | os.PathLike) -> Model:
         plan=plan,
         training_data=about.get("training_data", {}),
         scores=about.get("scores", {}),
+        gate=about.get("gate", {}),
     )
 
 
 def card(model: Model) -> str:
     """Returns the model card, Markdown."""
-    return model_card.text(model.name, model.genotype, model.plan, model.training_data, model.scores)
+    return model_card.text(model.name, model.genotype, model.plan, model.training_data, model.scores, model.gate)
 
 
 def segmenter_weights(model: Model) -> dict[str, np.ndarray]:

@@ -24,10 +24,22 @@ UNITS = {
     "truth_ml": "ml",
     "components": "",
     "truth_components": "",
+    "found": "",
+    "false_components": "",
+    "score": "",
     "surface_volume_ratio": "1/mm",
     "truth_surface_volume_ratio": "1/mm",
 }
-_TUMOUR_ONLY = ("components", "truth_components", "surface_volume_ratio", "truth_surface_volume_ratio")  # its continuity and smoothness
+# its continuity and smoothness, and what a patient's "has a tumour" rests on
+_TUMOUR_ONLY = (
+    "components",
+    "truth_components",
+    "found",
+    "false_components",
+    "surface_volume_ratio",
+    "truth_surface_volume_ratio",
+)
+SCORE = "score_tumour"  # of a row: the patient's score, see c2fnas.tumour_score
 
 
 def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
@@ -41,6 +53,8 @@ def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
         "truth_ml": scores.truth_volume_ml,
         "components": scores.components,
         "truth_components": scores.truth_components,
+        "found": scores.found,
+        "false_components": scores.false_components,
         "surface_volume_ratio": scores.surface_volume_ratio,
         "truth_surface_volume_ratio": scores.truth_surface_volume_ratio,
     }

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import case_browser, report, results, study_results
+from experiments import case_browser, gated_rows, patients, patients_table, report, results, study_results
 from experiments.figures.style import MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
@@ -143,7 +143,22 @@ def _numbers(content: Mapping[str, Any], runs: Sequence[tuple[str, pathlib.Path]
             {**v, "parts": [{**part, "numbers": study_results.part_numbers(part)} for part in v["parts"]]} for v in content["verdicts"]
         ]
         data["cases"], data["measures"] = _case_columns(content["cases"])
+        data["froc"] = [{"model": name, "points": _curve(own["froc"])} for name, own in _patients(content).items() if own["froc"]]
     return data
+
+
+def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured of patients; a study of an earlier release did not, and its rows are measured now."""
+    if "patients" in content:
+        return content["patients"]
+    runs: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
+    for row in content["cases"]:
+        runs.setdefault((row.get("cohort", ""), row.get("seed")), []).append(row)
+    return patients.of_runs([patients.Run(cohort, rows) for (cohort, _), rows in runs.items()])
+
+
+def _curve(points: Iterable[Mapping[str, float]]) -> list[list[float]]:
+    return [[round(float(p[key]), 4) for key in ("threshold", "false_alarms", "found", "low", "high")] for p in points]
 
 
 def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -215,6 +230,7 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
     if "table" in content:
         sections += [
             ("table", "Table 1", _TABLE.format(definitions=_list(report.DEFINITIONS.splitlines()))),
+            ("patients", "Patients", _patients_section(_patients(content))),
             ("claims", "Claims", _CLAIMS.format(not_asked=_not_asked(content.get("not_asked", ())))),
         ]
         if data["measures"]:
@@ -243,6 +259,17 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
 
 def _not_asked(things: Sequence[str]) -> str:
     return f'<p class="note">Not asked: {_text("; ".join(things))}.</p>' if things else ""
+
+
+def _patients_section(measures: Mapping[str, Any]) -> str:
+    head = ["Model", *patients_table.HEADINGS.values()]
+    lines = [[name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)] for name, own in measures.items()]
+    return (
+        f'<h2>Patients</h2><p class="note">{_text(patients_table.TEXT.replace("`", ""))}</p>{_html_table(head, lines)}'
+        '<p class="note">What is found of the tumours against false alarms per patient, as the threshold of the score falls to 0: the dot, with '
+        "its exact 95 % interval, is the mask as it is, the square the mask with the gate. One threshold serves all seeds.</p>"
+        '<figure id="froc"></figure>'
+    )
 
 
 _TABLE = """<h2>Table 1</h2><p class="note">Dice in per cent on the sites' test cases: mean over seeds, ± half the 95 % interval of Student's t
@@ -363,4 +390,5 @@ def _text(value: Any) -> str:
 
 
 def _colours() -> dict[str, str]:
-    return {**MODEL_COLOURS, **_BEYOND_COLOURS}
+    own = {**MODEL_COLOURS, **_BEYOND_COLOURS}
+    return {**own, **{name + gated_rows.SUFFIX: colour for name, colour in own.items()}}

@@ -181,6 +181,8 @@ MEASURES: dict[str, Measure] = {
     "pancreas": Measure("Dice on the pancreas", "points", ("dice_pancreas",), ("C1", "C2"), 100.0),
     "average": Measure("Average", "points", (), ("C1", "C2"), 100.0),
     "false_tumour": Measure("false tumour in C1's healthy cases", "ml", ("volume_ml_tumour",), ("C1",), healthy_only=True),
+    "false_alarms": Measure("false alarms per healthy patient of C1", "alarms", ("false_components_tumour",), ("C1",), healthy_only=True),
+    "tumours_found": Measure("tumours found per patient of C2", "tumours", ("found_tumour",), ("C2",)),
     "components": Measure("connected parts of C2's tumour", "parts", ("components_tumour",), ("C2",), found_only=True),
     "roughness": Measure("surface to volume of C2's tumour", "1/mm", ("surface_volume_ratio_tumour",), ("C2",)),
 }
@@ -433,4 +435,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
                tuple(_compare("greater", "FL_global", model, "average") for model in (C1_TO_C2, C2_TO_C1))),
     Hypothesis("vae_helps", "The VAE branch raises FL_global's Average.", "ours (the paper uses it without a comparison)",
                (_compare("greater", "FL_global", NO_VAE, "average"),)),
+    Hypothesis("global_finds_as_many", "FL_global finds as many of C2's tumours as C2_baseline, within one in ten.", "ours",
+               (_compare("not_less", "FL_global", "C2_baseline", "tumours_found", 0.1),)),
+    Hypothesis("global_fewer_false_alarms", "FL_global gives fewer false alarms in healthy patients than C2_baseline.", "ours",
+               (_compare("less", "FL_global", "C2_baseline", "false_alarms"),)),
+    Hypothesis("gate_stops_false_alarms", "The healthy gate stops false alarms of FL_global and costs no more than 3 points of tumour Dice.",
+               "ours", (_compare("less", "FL_global_gated", "FL_global", "false_alarms"),
+                        _compare("not_less", "FL_global_gated", "FL_global", "C2_tumour", 3.0))),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from c2fnas import genotype, model_folder, named_weights
 from c2fnas.model_folder import Model
-from experiments import score_summary
+from experiments import gated_rows, score_summary
 from experiments.configuration import ExperimentConfig, plan
 from preprocessing import declared_labels, geometry
 from preprocessing.case_store import CaseStore
@@ -32,11 +32,13 @@ def write(
 
     Args:
       stores: prepared cases of the sites that trained it, where they are at hand; described by numbers and ranges only.
-      rows: per-case rows of this model or of many, see case_rows; those of this model on the training grid become its scores.
+      rows: per-case rows of this model or of many, see case_rows; those of this model on the training grid become its scores, and where it has
+        rows with the healthy gate, the gate goes along.
       scores: further ones, see c2fnas.model_card.
     Raises:
       ValueError: as `model_folder.save`.
     """
+    gate = gated_rows.gates_of(rows).get(name)
     genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
     model_folder.save(
         folder,
@@ -46,7 +48,8 @@ def write(
             genotype=genes,
             plan=plan(config, genes.to_json()),
             training_data=training_data(list(stores), config),
-            scores={**(scores or {}), **_scores(name, rows)},
+            scores={**(scores or {}), **_scores(name, rows), **_scores(name + gated_rows.SUFFIX, rows, " with the healthy gate")},
+            gate={} if gate is None else gate.to_json(),
         ),
     )
 
@@ -90,7 +93,7 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
         found[f"{site}_baseline"] = (folder / "sites" / site / "baseline" / "best.safetensors", [stores[site]])
     for site in sites:
         found[f"{site}_FL_local"] = (folder / "sites" / site / "federated" / "best.safetensors", list(stores.values()))
-    for model, number in sorted({(row["model"], row["round"]) for row in rows if "round" in row}):
+    for model, number in sorted({(row["model"], row["round"]) for row in rows if row["model"].endswith("_FL_local_shared")}):
         site = model.removesuffix("_FL_local_shared")
         found[model] = (folder / "sites" / site / "federated" / "candidates" / f"round_{number:03d}.safetensors", list(stores.values()))
     rounds = sorted((folder / "server" / "global").glob("round_*.safetensors"), key=lambda path: int(path.stem.removeprefix("round_")))
@@ -112,10 +115,10 @@ def write_tables(folder: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -
     atomic.write_text(folder / "scores.csv", score_summary.csv_text(score_summary.by_model(rows)))
 
 
-def _scores(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _scores(name: str, rows: Sequence[Mapping[str, Any]], how: str = "") -> dict[str, Any]:
     own = [row for row in rows if row["model"] == name and row["grid"] == "training"]
     sites = sorted({row["site"] for row in own})
-    return {f"test cases of {site}": score_summary.for_card([row for row in own if row["site"] == site]) for site in sites}
+    return {f"test cases of {site}{how}": score_summary.for_card([row for row in own if row["site"] == site]) for site in sites}
 
 
 def _range(values: Sequence[float]) -> list[float]:

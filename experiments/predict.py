@@ -46,6 +46,12 @@ flags.DEFINE_bool("overlay", False, "Write a picture beside each mask (.png): ax
 flags.DEFINE_bool("probabilities", False, "Write the probability of each class beside each mask.")
 flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation object beside each mask of a DICOM series; needs the extra dicom_seg.")
 flags.DEFINE_bool("largest_component", False, "Keep only the largest connected part of pancreas and tumour together.")
+flags.DEFINE_bool(
+    "gate",
+    None,
+    "Take out a marked tumour that the network is no surer of than of the false alarms in healthy patients; the note and the table say where. "
+    "Default: where the model's folder holds a gate. --nogate never does.",
+)
 flags.DEFINE_list(
     "flips", [], "Average over mirrored views along these axes of x,y,z; each doubles the time. Only for models trained on such."
 )
@@ -207,6 +213,7 @@ def _settings(model):
     settings = scan_prediction.Settings.of_plan(
         model.plan,
         largest_component=FLAGS.largest_component,
+        gate=_gate(model),
         expected_view_mm=None if FLAGS.accept_small_view or view is None else tuple(low for low, _ in view),
     )
     changes = {name: getattr(FLAGS, name) for name in ("overlap", "blending") if getattr(FLAGS, name) is not None}
@@ -215,6 +222,27 @@ def _settings(model):
     if set(FLAGS.flips) - set("xyz"):
         raise app.UsageError(f"--flips is {','.join(FLAGS.flips)!r}; expected axes of x,y,z")
     return _replaced(settings, **changes)
+
+
+def _gate(model):
+    """Returns the gate to apply. Raises UsageError where one is asked for that the folder does not hold."""
+    from c2fnas import healthy_gate
+
+    if FLAGS.gate is False or (FLAGS.gate is None and not model.gate):
+        return None
+    if not model.gate:
+        raise app.UsageError(
+            f"--gate: {FLAGS.model} holds no healthy gate; take a model that table1 or experiments.package wrote from rows of a site without tumours, "
+            "or leave --gate out"
+        )
+    try:
+        gate = healthy_gate.HealthyGate.from_json(model.gate)
+    except ValueError as error:
+        raise ValueError(f"{FLAGS.model}: {error}, or give --nogate") from error
+    changed = [name for name in ("flips", "window", "overlap", "blending") if FLAGS[name].value]
+    if changed:
+        logging.warning("the healthy gate was fitted without --%s, which change the score; its promise may not hold", ", --".join(changed))
+    return gate
 
 
 def _replaced(settings, **window):

@@ -12,7 +12,10 @@ from typing import Any
 from experiments.scan_prediction import Prediction
 from runkit import atomic, text_files
 
-COLUMNS = ("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note")
+COLUMNS = (
+    *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note"),
+    *("tumour_score", "gate"),  # last: whoever reads an earlier release's columns by their place finds them there
+)
 
 
 def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None) -> dict[str, Any]:
@@ -24,6 +27,8 @@ def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: floa
         **{f"{name}_components": count for name, count in found.components.items()},
         "seconds": "" if seconds is None else round(seconds, 1),
         "note": "; ".join([*found.notes, *(f"failed: {problem}" for problem in found.failed)]),
+        "tumour_score": "" if found.score is None else round(found.score, 3),
+        "gate": found.gate,
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from c2fnas import metrics
-from experiments import figures, fingerprints, results
+from experiments import figures, fingerprints, patients, patients_table, results
 from runkit import atomic, events
 
 _HEADINGS = {
@@ -80,6 +80,8 @@ def write(
     }
     run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
     _save(figures.table_figure(run.document["cases"], title=_title(run.document)), folder / "figures" / "table1.png")
+    if any(line["froc"] for line in run.document["patients"].values()):
+        _save(figures.froc_figure(run.document["patients"]), folder / "figures" / "patients.png")
     if run.histories:
         _save(figures.training_curves(run.histories, config.get("num_rounds")), folder / "figures" / "training_curves.png")
     if run.events:
@@ -114,6 +116,7 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
         "rows": {name: dict(line.percent) for name, line in lines.items()},
         "contributing_cases": {name: dict(line.cases) for name, line in lines.items()},
         "findings": {name: dataclasses.asdict(finding) for name, finding in results.findings(lines).items()},
+        "patients": patients.of_rows(cases),
         "wall_seconds": dict(metadata["wall_seconds"]),
         "peak_memory_bytes": metadata.get("peak_memory_bytes"),
         "notes": list(metadata.get("notes", ())),
@@ -228,6 +231,8 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         _table_markdown(content),
         "## What the paper found, and this run",
         _findings_markdown(content),
+        "## Patients",
+        patients_table.markdown(content.get("patients") or patients.of_rows(content["cases"])),
         "## Departures from the paper's setting",
         _departures_markdown(content),
         "## How the numbers are made",
@@ -266,6 +271,8 @@ the pancreas average and C2 tumour; the row Average is the mean of the five mode
 unselected, as in the paper; FL_best_global is the global model that the sites' validation cases score best, and is outside the mean.
 - C1_FL_local_shared, where it is there: of some of C1's local models, which C1 lends, the one that the validation cases of all sites score \
 best. C1's own cases cannot show what its model has unlearned of a class that they do not have. Outside the mean.
+- A row that ends in _gated is of the same model with the healthy gate, outside the mean: a patient whose score is not above the gate's \
+threshold counts as one in whom no tumour is marked.
 - Every site scored the models on its own test cases; the table is computed from the rows they sent."""
 
 PAPER_STATEMENT = """\

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments import shared_choice
+from experiments import gated_rows, shared_choice
 
 COLUMNS = ("C1_pancreas", "C2_pancreas", "C2_tumour", "pancreas_average", "average")
 MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global")
@@ -81,7 +81,8 @@ class Finding:
 def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[str, Any]]:
     """Reads per-case rows from a JSON-lines file; with `any_site` also those of sites that Table 1 has no column for.
 
-    Of the candidates for a shared choice only the chosen one is left, under its row's name; see `shared_choice`.
+    Of the candidates for a shared choice only the chosen one is left, under its row's name; see `shared_choice`. Rows of validation cases
+    are used and left out, and every model for which they fit a healthy gate has its rows with it too; see `gated_rows`.
 
     Raises:
       ValueError: naming the file, the line and the key where a line is no JSON object or lacks a key of a row.
@@ -96,7 +97,7 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[s
             raise ValueError(f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its models again") from error
         _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
         rows.append(row)
-    return shared_choice.resolve(rows)
+    return gated_rows.resolve(shared_choice.resolve(rows))
 
 
 def table(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str, TableRow]:
@@ -253,6 +254,7 @@ def _mean_row(rows: Sequence[TableRow]) -> TableRow:
 
 
 def position(name: str) -> tuple[int, str]:
-    """Sort key that puts models in the order of the table, others after them by name."""
-    known = (*ROWS, *BEYOND)
-    return (known.index(name) if name in known else len(known), name)
+    """Sort key that puts models in the order of the table, others after them by name, and those with the gate last, in the same order."""
+    known, base = (*ROWS, *BEYOND), name.removesuffix(gated_rows.SUFFIX)
+    place = known.index(base) if base in known else len(known)
+    return (place + (base != name) * (len(known) + 1), name)

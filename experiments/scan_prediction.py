@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas import components, inference, sliding_window
+from c2fnas import components, healthy_gate, inference, sliding_window
+from c2fnas.healthy_gate import HealthyGate
 from c2fnas.sliding_window import LogitsFn, WindowConfig
+from c2fnas.tumour_score import TumourScore
 from experiments import figures
 from preprocessing import dicom, geometry, integrity, intensity, nifti, resampling, rules, sources
 from preprocessing.manifest import Case
@@ -42,6 +44,7 @@ class Settings:
       largest_component: whether only the largest connected part of pancreas and tumour together stays.
       expected_view_mm: along x (left to right), y, z the shortest extent of a training scan; a scan that covers less than half of
         one is refused. None asks nothing.
+      gate: takes out a tumour whose score does not pass it; None takes out none.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -49,6 +52,7 @@ class Settings:
     window: WindowConfig
     largest_component: bool = False
     expected_view_mm: tuple[float, float, float] | None = None
+    gate: HealthyGate | None = None
 
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
@@ -70,12 +74,16 @@ class Prediction:
       components: class name -> connected parts.
       notes: what a reader should know before believing it.
       failed: what else was asked for and could not be written, a line for each file.
+      score: how sure the network is of a tumour, see c2fnas.tumour_score; None for a mask of an earlier run.
+      gate: "stopped" where the gate has taken a tumour out, "passed" where it has left one, "" elsewhere.
     """
 
     volumes_ml: Mapping[str, float]
     components: Mapping[str, int]
     notes: tuple[str, ...]
     failed: tuple[str, ...] = ()
+    score: float | None = None
+    gate: str = ""
 
 
 def predict_scan(
@@ -119,12 +127,19 @@ def predict_scan(
     upright = geometry.to_ras(ct)
     _check_view(upright, image, settings.expected_view_mm)
     scaled = _scaled(upright, settings)
-    by_class = None
+    by_class, score = None, TumourScore(settings.spacing_mm)
     if probabilities:
         by_class = sliding_window.predict_probabilities(scaled, logits_fn, settings.window)
         mask = by_class.argmax(axis=-1).astype(np.uint8)
+        score.add_probabilities(mask, by_class)
     else:
-        mask = inference.segment(scaled, logits_fn, settings.window)
+        mask = inference.segment(scaled, logits_fn, settings.window, observe=score.add)
+    gate, gate_notes = "", ()
+    if settings.gate is not None and score.value > 0:
+        gate = "stopped" if settings.gate.stops(score.value) else "passed"
+        if gate == "stopped":
+            gate_notes = (_gate_note(mask, score.value, settings),)
+            mask = healthy_gate.without_tumour(mask)
     if settings.largest_component:
         mask = components.keep_largest(mask)
     native = resampling.restore_labels(mask, ct.grid, settings.spacing_mm)
@@ -147,7 +162,8 @@ def predict_scan(
 
         with _extra(dicom_seg, failed):
             dicom_segmentation.write(dicom_seg, native, image, model_name=model_name, series=series)
-    return dataclasses.replace(found, notes=(*found.notes, *unusual), failed=tuple(failed))
+    notes = (*gate_notes, *found.notes, *unusual)
+    return dataclasses.replace(found, notes=notes, failed=tuple(failed), score=score.value, gate=gate)
 
 
 def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
@@ -159,6 +175,14 @@ def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Pred
 def probability_files(output: str | os.PathLike) -> list[pathlib.Path]:
     """Returns where the probabilities of each class go, in the order of `CLASS_NAMES`."""
     return [_beside(output, f".{name}.nii.gz") for name in CLASS_NAMES.values()]
+
+
+def _gate_note(mask: np.ndarray, score: float, settings: Settings) -> str:
+    volume_ml = np.count_nonzero(mask == 2) * math.prod(settings.spacing_mm) / 1000.0
+    return (
+        f"the healthy gate has taken out a marked tumour of {volume_ml:.1f} ml: score {score:.2f}, threshold {settings.gate.threshold:.2f}; "
+        "it may be one all the same: --nogate shows it"
+    )
 
 
 def _scaled(upright: Volume, settings: Settings) -> np.ndarray:

@@ -36,8 +36,8 @@ def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) ->
 
 
 def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows without the candidates' and without those of validation cases; each site's chosen candidate stands as `…_shared`, with its
-    `round`.
+    """Returns rows without the candidates'; each site's chosen candidate stands as `…_shared`, with its `round`. Rows of validation cases
+    stay: the healthy gate is fitted to some of them, see `gated_rows`.
 
     The choice: of every class the mean Dice over all validation cases of all sites that show it or are marked with it, then the mean of
     the classes. Where two are equal, the later round.
@@ -47,7 +47,7 @@ def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for row in rows:
         candidate = candidate_of(row["model"])
-        if row["grid"] == GRID or (candidate is not None and chosen.get(candidate[0]) != candidate[1]):
+        if candidate is not None and chosen.get(candidate[0]) != candidate[1]:
             continue
         result.append(row if candidate is None else {**row, "model": candidate[0] + _SUFFIX, "round": candidate[1]})
     return result

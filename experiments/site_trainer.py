@@ -24,7 +24,9 @@ from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
+from c2fnas.tumour_score import TumourScore
 from experiments import case_rows, shared_choice
+from experiments.case_rows import SCORE
 from experiments.configuration import ExperimentConfig, plan
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
@@ -197,6 +199,7 @@ class SiteTrainer:
         self.num_examples = len(self._cases["training"])
         self.labels = store.declared
         self.score_every = config.validation_every
+        self._healthy = declared_labels.is_absent(store.declared, "tumour")
         lacks_labels = bool(declared_labels.missing(store.declared))
         self._candidate_rounds = (
             shared_choice.candidate_rounds(config.num_rounds, config.validation_every, config.shared_candidates) if lacks_labels else []
@@ -366,24 +369,40 @@ class SiteTrainer:
         rows = []
         examples = self._folder / "examples"
         for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
-            mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
+            mask, score = self._segmented(case)
             native = resampling.restore_labels(mask, case.native, case.target_mm)
             label = np.asarray(case.label)
-            rows.append(_row(model_name, self._store.site, case.number, "training", mask, label, case.target_mm))
-            rows.append(_row(model_name, self._store.site, case.number, "native", native, case.native_label(), case.native.spacing_mm))
+            about = {"model": model_name, "site": self._store.site, "case": case.number}
+            rows.append({**about, "grid": "training", **_columns(mask, label, case.target_mm), SCORE: score})
+            rows.append({**about, "grid": "native", **_columns(native, case.native_label(), case.native.spacing_mm), SCORE: score})
             if index < self._example_cases:
                 with atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path, open(path, "wb") as stream:
                     np.save(stream, mask, allow_pickle=False)
-        return rows
+        return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
         """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
-        rows = []
-        for split, grid in (("validation", shared_choice.GRID), ("test", "training")):
-            for case in progress.bar(self._cases[split], what=f"{self._label} scores {model_name}", unit="case"):
-                mask = inference.segment(np.asarray(case.image, np.float32), self._logits, self._window)
-                rows.append(_row(model_name, self._store.site, case.number, grid, mask, np.asarray(case.label), case.target_mm))
+        rows = self._validation_rows(model_name)
+        for case in progress.bar(self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"):
+            mask, score = self._segmented(case)
+            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": "training"}
+            rows.append({**about, **_columns(mask, np.asarray(case.label), case.target_mm), SCORE: score})
         return rows
+
+    def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
+        """Rows of the validation cases. Their scores go along only where no patient has a tumour: the healthy gate is fitted to these."""
+        rows = []
+        for case in progress.bar(self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"):
+            mask, score = self._segmented(case)
+            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": shared_choice.GRID}
+            columns = _columns(mask, np.asarray(case.label), case.target_mm)
+            rows.append({**about, **columns, **({SCORE: score} if self._healthy else {})})
+        return rows
+
+    def _segmented(self, case: StoredCase) -> tuple[np.ndarray, float]:
+        """Returns the mask of a case on the training grid and its score."""
+        score = TumourScore(case.target_mm)
+        return inference.segment(np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add), score.value
 
     def _patches(self, start: int, stop: int) -> tf.data.Dataset:
         return dataset.training_dataset(self._sampler, start, stop)
@@ -405,11 +424,9 @@ class SiteTrainer:
             checkpoints.save(self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints)
 
 
-def _row(model: str, site: str, number: int, grid: str, mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": model, "site": site, "case": number, "grid": grid}
-    for value, scores in case_scores.compare(mask, truth, spacing_mm).items():
-        row |= case_rows.columns(scores, CLASS_NAMES[value])
-    return row
+def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
+    scores = case_scores.compare(mask, truth, spacing_mm)
+    return {column: value for class_, one in scores.items() for column, value in case_rows.columns(one, CLASS_NAMES[class_]).items()}
 
 
 def _fingerprint(weights: Weights) -> str:

@@ -209,6 +209,14 @@ def binomial_ends(successes: np.ndarray, trials: np.ndarray, level: float = LEVE
     return low, high
 
 
+def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> Interval:
+    """Returns a share and its exact interval, see `binomial_ends`. Raises ValueError without a trial."""
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials} is not a share; expected at least one trial")
+    low, high = binomial_ends(np.asarray(float(successes)), np.asarray(float(trials)), level)
+    return Interval(successes / trials, float(low), float(high), trials)
+
+
 def binomial_p(successes: np.ndarray, trials: np.ndarray, share: float) -> np.ndarray:
     """Returns twice the smaller tail for a true `share`: below 0.05 exactly where `binomial_ends` leave it out."""
     from scipy import stats

@@ -7,7 +7,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import fingerprints, hypotheses, report, results, run_stages, statistics, study_file, study_variants
+from experiments import (
+    fingerprints,
+    hypotheses,
+    patients,
+    patients_table,
+    report,
+    results,
+    run_stages,
+    statistics,
+    study_file,
+    study_variants,
+)
 from experiments.study_file import Study
 from runkit import atomic, events
 
@@ -111,6 +122,7 @@ def _joint(joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = (
     return {
         "table": table(joint),
         "native": table(joint, "native"),
+        "patients": patients.of_runs([patients.Run(run.cohort, run.rows) for run in joint]),
         "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
         "not_asked": list(hypotheses.NOT_ASKED),
         "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
@@ -218,6 +230,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]
         lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"], content.get("not_asked", ()))]
+        if content.get("patients"):
+            lines += ["", "## Patients", "", patients_table.markdown(content["patients"])]
     lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
     for run in runs:
         wall = sum(run["wall_seconds"].values()) / 60

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import fingerprints, report, results
+from experiments import fingerprints, patients, report, results
 from runkit import atomic
 
 _TOLERANCE = 1e-9  # per cent; other summation orders differ by less
@@ -31,7 +31,7 @@ def verify(folder: str | os.PathLike) -> list[Check]:
     """
     folder = pathlib.Path(folder)
     content = report.read(folder).document
-    checks = [_table(content), _findings(content), *_files(folder, content), *_rows(folder, content)]
+    checks = [_table(content), _findings(content), _patients(content), *_files(folder, content), *_rows(folder, content)]
     recorded = content.get("fingerprints")
     if not recorded:
         return [*checks, Check("fingerprints", None, "the table is of a version that recorded none")]
@@ -65,6 +65,25 @@ def _findings(content: Mapping[str, Any]) -> Check:
     printed = {name: finding["holds"] for name, finding in content["findings"].items()}
     wrong = [name for name in found if found[name] != printed.get(name)]
     return Check("findings from the table", not wrong, "; ".join(wrong) or f"{len(found)} findings")
+
+
+def _patients(content: Mapping[str, Any]) -> Check:
+    if "patients" not in content:
+        return Check("patients from the rows", None, "the table is of a version that did not measure them")
+    found = patients.of_rows(content["cases"])
+    wrong = [name for name in {*found, *content["patients"]} if not _alike(found.get(name), content["patients"].get(name))]
+    return Check("patients from the rows", not wrong, "; ".join(sorted(wrong)) or f"{len(found)} models")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same but for the last digits of numbers."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return set(one) == set(other) and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return abs(one - other) <= _TOLERANCE * max(1.0, abs(one))
+    return one == other
 
 
 def _files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:

@@ -47,6 +47,11 @@ def known_absent(declared: Declared | None) -> bool:
     return bool(missing(declared)) and all(declared[NAMES[value]] == ABSENT for value in missing(declared))
 
 
+def is_absent(declared: Declared | None, name: str) -> bool:
+    """Returns whether no patient has the class of this name: a mask that shows it is a false alarm."""
+    return bool(declared) and declared[name] == ABSENT
+
+
 def contradicted(declared: Declared | None, found: Iterable[int]) -> list[str]:
     """Returns the names of the classes among `found`, values of a label, that a declaration says are in no label."""
     return [NAMES[value] for value in sorted(set(found) & set(missing(declared)))]

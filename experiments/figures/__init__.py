@@ -5,6 +5,7 @@ Figures are made with matplotlib's object interface, so that no global state is 
 
 from experiments.figures.network import genotype_figure, vae_figure
 from experiments.figures.overview import overview
+from experiments.figures.patients import froc_figure
 from experiments.figures.round import round_figure
 from experiments.figures.slices import CaseSlice, choose_slice, comparison, overlay, radiological, slice_case
 from experiments.figures.style import CLASS_COLOURS, MODEL_COLOURS, PANCREAS, TUMOUR
@@ -22,6 +23,7 @@ __all__ = [
     "choose_slice",
     "comparison",
     "federation_timeline",
+    "froc_figure",
     "genotype_figure",
     "overlay",
     "overview",

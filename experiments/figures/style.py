@@ -25,8 +25,13 @@ INK, MUTED, RULE = "#1d2733", "#5d6b7a", "#d8dee5"
 DPI = 160
 
 
+def colour(name: str) -> str:
+    """Returns a model's colour; with the gate it is the model's own."""
+    return MODEL_COLOURS.get(name.removesuffix("_gated"), OTHER_COLOUR)
+
+
 def model_style(name: str) -> dict[str, Any]:
-    return {"color": MODEL_COLOURS.get(name, OTHER_COLOUR), "linestyle": "--" if name.endswith("baseline") else "-"}
+    return {"color": colour(name), "linestyle": "--" if name.endswith("baseline") else "-"}
 
 
 def plain(axes: Axes) -> None:

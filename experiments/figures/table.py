@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from experiments import results
-from experiments.figures.style import DPI, INK, MODEL_COLOURS, MUTED, OTHER_COLOUR, RULE, ink, plain
+from experiments.figures.style import DPI, INK, MUTED, OTHER_COLOUR, RULE, ink, plain
+from experiments.figures.style import colour as colour_of
 
 
 def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = "") -> Figure:
@@ -58,7 +59,7 @@ def _table_bar(axes: Axes, place: float, name: str, column: str, line: results.T
     if value is None:
         axes.text(2, place, "no case", fontsize=8, color=MUTED, va="center")
         return
-    colour = MODEL_COLOURS.get(name, OTHER_COLOUR)
+    colour = colour_of(name)
     axes.barh(place, value, height=0.66, color=colour, alpha=0.55, edgecolor=colour, linewidth=1.0, zorder=2)
     printed = results.PAPER_TABLE.get(name, {}).get(column)
     if printed is not None:

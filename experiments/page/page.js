@@ -82,6 +82,33 @@ function drawTable() {
   place.replaceChildren(make("table", {}, make("thead", {}, head), body));
 }
 
+// --- patients
+function drawFroc() {
+  const place = byId("froc");
+  if (!place || !DATA.froc || !DATA.froc.length) return;
+  const left = 46, width = 760, height = 340, base = height - 44, plain = DATA.froc.filter((line) => !line.model.endsWith("_gated"));
+  const far = Math.max(1e-6, ...DATA.froc.flatMap((line) => line.points.map((p) => p[1]))) * 1.05;
+  const x = (value) => left + (value / far) * (width - left - 16), y = (value) => base - value * (base - 12);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, style: "max-width:760px", role: "img", "aria-label": "tumours found against false alarms per patient" });
+  for (const tick of [0, 0.25, 0.5, 0.75, 1]) svg.append(make("line", { class: "rule", x1: left, x2: width - 16, y1: y(tick), y2: y(tick) }), make("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", text: String(100 * tick) }));
+  for (const tick of ticks(0, far)) svg.append(make("line", { class: "axis", x1: x(tick), x2: x(tick), y1: base, y2: base + 5 }), make("text", { x: x(tick), y: base + 18, "text-anchor": "middle", text: String(tick) }));
+  svg.append(make("text", { class: "ink", x: (left + width) / 2, y: height - 6, "text-anchor": "middle", text: "false alarms per patient" }), make("text", { class: "ink", x: 12, y: height / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${height / 2})`, text: "tumours found, %" }));
+  for (const { model, points } of DATA.froc) {
+    const [, alarms, found, low, high] = points[points.length - 1], gated = model.endsWith("_gated");
+    const words = `${model}: ${number(100 * found)} % of the tumours [${number(100 * low)}, ${number(100 * high)}], ${number(alarms, 2)} false alarms per patient`;
+    if (gated) {
+      svg.append(explain(make("rect", { class: "dot", x: x(alarms) - 4.5, y: y(found) - 4.5, width: 9, height: 9, fill: "var(--paper)", stroke: colour(model), "stroke-width": 2 }), words));
+      continue;
+    }
+    let path = `M${x(0)},${y(0)}`;
+    for (const [, a, f] of points) path += `H${x(a)}V${y(f)}`;
+    svg.append(make("path", { d: path, fill: "none", stroke: colour(model), "stroke-width": 2, "stroke-dasharray": model.endsWith("baseline") ? "6 4" : null }));
+    svg.append(make("line", { x1: x(alarms), x2: x(alarms), y1: y(low), y2: y(high), stroke: colour(model), "stroke-width": 1 }));
+    svg.append(explain(make("circle", { class: "dot", cx: x(alarms), cy: y(found), r: 5, fill: colour(model) }), words));
+  }
+  place.replaceChildren(svg, make("div", { class: "legend" }, ...plain.map((line) => make("span", {}, make("span", { class: "chip", style: `background:${colour(line.model)}` }), line.model))));
+}
+
 // --- verdicts
 function forest(part) {
   const width = 300, height = 26;
@@ -268,5 +295,5 @@ function controls() {
 }
 if (DATA.kind === "study") {
   controls();
-  for (const draw of [drawTable, drawVerdicts, drawCases, drawPairs, drawTimeline, drawCurves]) draw();
+  for (const draw of [drawTable, drawFroc, drawVerdicts, drawCases, drawPairs, drawTimeline, drawCurves]) draw();
 }

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates
-from federated.store.store import Store
+from federated.storage.store import Store
 from runkit.events import EventLog
 
 FIRST = "0" * 64  # what the first line has for `previous`

@@ -14,7 +14,7 @@ from federated.aggregation import model_selection
 from federated.aggregation.weighted_mean import weighted_mean_of_sources
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.rounds import tasks
-from federated.store.store import rows_digest
+from federated.storage.store import rows_digest
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_digest
 from federated.tensors.weights import Digest

@@ -12,9 +12,12 @@ from federated.errors import PrivacyRefused
 GRIDS = ("training", "native", "validation")  # the last: a validation case on the training grid
 CLASSES = ("pancreas", "tumour")
 # Column names are words of this list joined by "_", so that no identifier can hide in a name.
-MEASURES = frozenset({"dice", "hd95", "nsd", "surface", "volume", "voxels", "components", "ratio", "sensitivity", "precision", "seconds"})
+MEASURES = frozenset(
+    {"dice", "hd95", "nsd", "surface", "volume", "voxels", "components", "ratio", "sensitivity", "precision", "score", "seconds"}
+)
 QUALIFIERS = frozenset(
     {"truth", "reference", "predicted", "difference", "error", "absolute", "relative", "ml", "mm", "percent", "foreground"}
+    | {"found", "false"}
 )
 WORDS = MEASURES | QUALIFIERS | frozenset(CLASSES)
 _TEXT_COLUMNS = ("model", "site", "grid", "class")
@@ -31,10 +34,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hd95": (0.0, 1e5),  # mm: no scan is a hundred metres long
     "volume": (-1e6, 1e6),  # ml; an error has a sign
     "truth": (0.0, 1e6),
+    "found": (0.0, 1e6),  # of the truth's parts
+    "false": (0.0, 1e9),  # of the predicted parts
+    "score": (0.0, 1e3),  # of a patient: log-odds, cut there by the site
     "components": (0.0, 1e9),
     "voxels": (0.0, 1e12),
     "seconds": (0.0, 1e9),
 }
+_COUNTS = frozenset({"found", "false"})  # whole numbers
+_NO_MORE_THAN = {"found_": "truth_components_", "false_components_": "components_"}  # a part of a count is no more than the whole
 _ANY = (-1e30, 1e30)  # losses and their like; what float32 holds, with room for a sum
 _METRIC = re.compile(r"[a-zA-Z][a-zA-Z0-9_/]{0,63}")
 _LONG_NUMBER = re.compile(r"[0-9]{4}")  # a name is no place for a date or a record number
@@ -125,7 +133,22 @@ def checked_rows(
                 )
             else:
                 plain[column] = None if value is None else _number(value, f"{here}: column {column!r}", _range_of(column.split("_")))
+        _check_counts(plain, here)
         yield plain
+
+
+def _check_counts(row: Mapping[str, Any], here: str) -> None:
+    for column, value in row.items():
+        if value is None or column in _TEXT_COLUMNS or not _COUNTS & set(column.split("_")):
+            continue
+        if value != int(value):
+            raise PrivacyRefused(f"{here}: column {column!r} is {value:g}; expected a whole number")
+        for part, whole in _NO_MORE_THAN.items():
+            most = row.get(whole + column.removeprefix(part)) if column.startswith(part) else None
+            if most is not None and value > most:
+                raise PrivacyRefused(
+                    f"{here}: column {column!r} is {value:g}, more than the {most:g} in {whole + column.removeprefix(part)!r}"
+                )
 
 
 def _range_of(words: Iterable[str]) -> tuple[float, float]:

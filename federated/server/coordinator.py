@@ -27,7 +27,7 @@ from federated.server.login import Login
 from federated.server.orders import Orders
 from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
-from federated.store.store import Store
+from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import CHUNK_BYTES, Manifest

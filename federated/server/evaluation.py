@@ -11,7 +11,7 @@ from federated.aggregation import model_selection
 from federated.rounds import tasks
 from federated.security import report_filter
 from federated.server.run_state import RunState
-from federated.store.database import SiteRecord
+from federated.storage.database import SiteRecord
 
 _RESCORED = 20  # different scores of one model that a site may send
 _FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10  # test cases that a site can have, given its training cases: far more than any split leaves

@@ -12,8 +12,8 @@ from federated.aggregation.update_checks import norm_of
 from federated.rounds import rounds, tasks
 from federated.rounds.rounds import Round
 from federated.server.config import ServerConfig
-from federated.store.store import Store
-from federated.store.verified_files import VerifiedFiles
+from federated.storage.store import Store
+from federated.storage.verified_files import VerifiedFiles
 from federated.tensors.tensor_files import TensorFile
 from runkit import printable
 from runkit.events import EventLog

@@ -34,7 +34,7 @@ from federated.server.coordinator import Coordinator
 from federated.server.overview import Overview
 from federated.server.run_statistics import RunStatistics
 from federated.server.servicer import TokenGate, WeightExchangeServicer, add_to_server
-from federated.store.store import Store
+from federated.storage.store import Store
 from federated.wire import addresses, conversion
 from runkit import allocator, atomic, interrupts, private, release
 

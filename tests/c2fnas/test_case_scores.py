@@ -26,6 +26,7 @@ def test_scores_by_hand():
     assert organ.nsd == 1.0  # shifted by 1 mm, no further than the tolerance
     assert organ.volume_ml == organ.truth_volume_ml == pytest.approx(64 * 6 / 1000) and organ.volume_error_ml == 0
     assert (organ.components, scores[2].components) == (1, 2)
+    assert (organ.found, organ.false_components) == (1, 0) and (scores[2].found, scores[2].false_components) == (0, 2)
     assert organ.surface_volume_ratio == pytest.approx(surface.area_mm2(truth == 1, SPACING) / (64 * 6))
     assert case_scores.compare(prediction, truth, SPACING, tolerance_mm=0.5)[1].nsd < 1
 

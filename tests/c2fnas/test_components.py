@@ -22,3 +22,15 @@ def test_the_largest_component_keeps_its_classes_and_nothing_else_stays():
     np.testing.assert_array_equal(components.keep_largest(mask), kept)
     np.testing.assert_array_equal(mask, before)
     assert components.keep_largest(np.zeros((2, 2, 2), np.uint8)).sum() == 0
+
+
+def test_components_meet_where_they_share_a_voxel_and_not_where_they_touch():
+    truth, prediction = np.zeros((12, 6, 6), bool), np.zeros((12, 6, 6), bool)
+    truth[1:3, 1:3, 1:3] = truth[5:7, 1:3, 1:3] = truth[9:11, 4:6, 4:6] = True
+    prediction[2:6, 1:3, 1:3] = True  # one part over two tumours
+    prediction[8, 3, 3] = True  # touches the third at a corner
+    prediction[0, 5, 5] = True
+    assert components.compare(prediction, truth) == (3, 3, 2, 2)
+    assert components.compare(prediction, np.zeros_like(truth)) == (3, 0, 0, 3)
+    assert components.compare(np.zeros_like(truth), truth) == (0, 3, 0, 0)
+    assert components.compare(np.zeros_like(truth), np.zeros_like(truth)) == (0, 0, 0, 0)

@@ -22,6 +22,14 @@ def test_segment_thresholds_with_a_network_that_does():
     np.testing.assert_array_equal(mask, np.select([image > 0.25, image < -0.25], [1, 2], 0))
 
 
+def test_an_observer_sees_every_voxel_of_the_mask_once_with_its_logits():
+    image, seen = np.random.default_rng(0).uniform(-1, 1, (14, 9, 7)).astype(np.float16), []
+    mask = inference.segment(image, by_brightness, WINDOW, observe=lambda part, logits: seen.append((part.copy(), logits.copy())))
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in seen]), mask)
+    expected = by_brightness(image[..., np.newaxis].astype(np.float32))
+    np.testing.assert_allclose(np.concatenate([logits for _, logits in seen]), expected, atol=1e-6)
+
+
 def test_validate_scores_whole_volumes():
     image = np.zeros((8, 8, 8), np.float32)
     image[:2], image[4:5] = 0.9, -0.9

@@ -43,6 +43,9 @@ def rows(models=tuple(DICE)):
                 row = {"model": model, "site": site, "case": number, "grid": grid, "dice_pancreas": pancreas * factor}
                 row["dice_tumour"] = None if tumour is None else tumour * factor
                 row |= {"volume_ml_pancreas": 70.0, "volume_ml_tumour": 3.0 * (model == "C2_baseline")}
+                marked = float(model == "C2_baseline")
+                row |= {"truth_components_tumour": float(site == "C2"), "found_tumour": marked * (site == "C2")}
+                row |= {"false_components_tumour": marked * (site == "C1"), "score_tumour": marked * number}
                 found.append(row | {"truth_ml_pancreas": 75.0, "truth_ml_tumour": 9.0 * (site == "C2")})
     return found
 

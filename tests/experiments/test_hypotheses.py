@@ -195,7 +195,7 @@ def test_a_missing_model_or_column_is_not_measured_and_a_contradicted_part_preva
 
 
 def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are():
-    models = [*results.MODELS, "FL_best_global", *results.BEYOND]
+    models = [*results.MODELS, "FL_best_global", *results.BEYOND, "FL_global_gated"]
     runs = []
     for seed in (1, 2, 3):
         rows = []
@@ -206,9 +206,10 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
             rows += [
                 row(model, "C2", i, pancreas[i - 1] - 0.1, tumour[i - 1], components_tumour=1 + (i + k + seed) % 2) for i in range(1, 4)
             ]
+        rows = [{**line, "found_tumour": 1.0, "false_components_tumour": float(line["case"])} for line in rows]
         runs.append(Run(seed, f"cohort {seed}", rows))
     verdicts = {v.hypothesis.key: v for v in hypotheses.evaluate(runs)}
-    assert len(verdicts) == len(hypotheses.HYPOTHESES) == 18
+    assert len(verdicts) == len(hypotheses.HYPOTHESES) == 21
     assert [key for key, v in verdicts.items() if v.verdict == NOT_MEASURED] == ["tumour_smoother"]
     json = verdicts["c1_local_keeps_c1"].to_json()
     assert json["parts"][0]["paper"] == pytest.approx(0.1) and json["parts"][0]["interval"]["count"] == 9

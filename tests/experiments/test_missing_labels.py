@@ -111,3 +111,19 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
     site = site_trainer.SiteTrainer(config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy)
     site.train(named_weights.read(site_trainer.build_network(config)), 1)
     assert set(site.local_models()) == {"C2_FL_local"}
+
+
+def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their_scores(config, store, tmp_path):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    weights = named_weights.read(site_trainer.build_network(config))
+    for declared, names in ((HEALTHY, {"training", "native", "validation"}), (UNDRAWN, {"training", "native"})):
+        labelled = CaseStore(store.root)
+        labelled.declared = declared
+        site = site_trainer.SiteTrainer(config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy)
+        rows = site.evaluate("FL_global", weights)
+        assert {row["grid"] for row in rows} == names
+        assert all(0 <= row["score_tumour"] <= 1000 and row["false_components_tumour"] == row["components_tumour"] for row in rows)
+        assert all((row["score_tumour"] > 0) == (row["volume_ml_tumour"] > 0) for row in rows if row["grid"] == "training")
+        assert report_filter.check_rows(rows, site="C1", models=["FL_global"]) == rows
+        candidate = site.evaluate("C1_FL_local_r001", weights)  # every site sends validation rows of these, not every one their scores
+        assert {"score_tumour" in row for row in candidate if row["grid"] == "validation"} == {declared == HEALTHY}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from c2fnas import genotype, model_folder, named_weights
-from experiments import model_writing
+from c2fnas.healthy_gate import HealthyGate
+from experiments import gated_rows, model_writing
 from experiments.configuration import ExperimentConfig
 from preprocessing.volume import Grid
 from runkit import atomic
@@ -76,6 +77,22 @@ def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it
     )
     assert scores["test cases of C1"]["dice_tumour"]["cases"] == 0
     assert models["FL_global"].plan["inference"]["window"] == [16, 16, 8]
+
+
+def test_the_gate_goes_into_the_folder_of_its_model_with_the_scores_that_it_leaves(run):
+    folder, config = run
+    rows = [{**row, "score_tumour": 3.0 if row["site"] == "C2" else 1.0} for row in run_folder.rows()]
+    healthy = next(row for row in rows if row["model"] == "FL_global" and row["site"] == "C1" and row["grid"] == "training")
+    rows += [{**healthy, "case": 10 + i, "grid": "validation", "score_tumour": 0.5 * i} for i in range(4)]
+    model_writing.write_run(folder, config, gated_rows.resolve(rows))
+    gate = model_folder.load(folder / "models" / "FL_global").gate
+    assert HealthyGate.from_json(gate) == HealthyGate(threshold=1.5, patients=4)
+    assert model_folder.load(folder / "models" / "C2_baseline").gate == {}
+    scores = model_folder.load(folder / "models" / "FL_global").scores
+    assert scores["test cases of C2 with the healthy gate"]["dice_tumour"]["mean"] == pytest.approx(0.4)
+    card = (folder / "models" / "FL_global" / "model_card.md").read_text()
+    assert "no surer of it than 1.50" in card and "fitted on 4 validation cases" in card and "at most 20 % are expected" in card
+    assert "gate" not in (folder / "models" / "C2_baseline" / "model_card.md").read_text()
 
 
 def test_tables_of_cases_and_means(tmp_path):

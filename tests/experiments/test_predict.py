@@ -1,6 +1,7 @@
 """`predict` as a user starts it: what it refuses to replace, what it keeps a record of, and names of all kinds."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from c2fnas import model_folder, named_weights
+from c2fnas.healthy_gate import HealthyGate
 from c2fnas.model_folder import Model
 from experiments import prediction_table, scan_prediction
 from preprocessing import nifti
@@ -126,7 +128,8 @@ def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(t
     again = table(masks / "volumes.csv")
     assert again["old.nii.gz"]["note"] == "by hand" and len(again) == 7 and again["a.nii.gz"]["note"] != rows["a.nii.gz"]["note"]
     lost = next(name for name in rows if "\udcfc" in name)
-    assert again[lost] | {"seconds": rows[lost]["seconds"]} == rows[lost]  # made from the mask
+    unknown = {key: rows[lost][key] for key in ("seconds", "tumour_score", "gate")}
+    assert again[lost] | unknown == rows[lost] and again[lost]["tumour_score"] == ""  # made from the mask
     assert again["unplaced.nii.gz"]["pancreas_ml"] and (masks / "a.png").is_file() and (masks / "b c.pancreas.nii.gz").exists()
     now = digests(masks)
     untouched = [path for path in stamps if os.fsencode(path.name).startswith((b"d\xfc", "ö".encode()))]
@@ -162,7 +165,7 @@ def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
     rows.add(prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND, 1.23))
     assert table(path)["a.nii.gz"] == {
         "scan": "a.nii.gz", "mask": "m/a.nii.gz", "pancreas_ml": "70.0", "tumour_ml": "3.25", "pancreas_components": "1",
-        "tumour_components": "2", "seconds": "1.2", "note": "a note",
+        "tumour_components": "2", "seconds": "1.2", "note": "a note", "tumour_score": "", "gate": "",
     }  # fmt: skip
     rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "a reason"))
     assert list(table(path)) == ["a.nii.gz", "b.nii.gz"]
@@ -209,3 +212,26 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
     assert (tmp_path / "m.nii.gz").exists() and found.volumes_ml["pancreas"] > 0
     assert len(found.failed) == (2 if extra == "probabilities" else 1) and "TypeError: a programming error" in found.failed[0]
     assert scan_prediction.describe(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
+
+
+def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_cannot_be(tmp_path, model):
+    """The tiny network is untrained: a gate above every score stops whatever it marks."""
+    gated = model_folder.load(model)
+    gate = HealthyGate(threshold=1000.0, patients=6).to_json()
+    model_folder.save(tmp_path / "gated", dataclasses.replace(gated, gate=gate))
+    scans(tmp_path / "scans", "a.nii.gz")
+    image = f"--image={tmp_path / 'scans'}"
+    for name, flags in (("plain", ["--nogate"]), ("gate", [])):
+        done = run(f"--model={tmp_path / 'gated'}", image, f"--output={tmp_path / name}", "--accept_small_view", *flags)
+        assert done.returncode == 0, done.stderr
+    plain, gate = (table(tmp_path / name / "volumes.csv")["a.nii.gz"] for name in ("plain", "gate"))
+    assert plain["tumour_score"] == gate["tumour_score"]
+    marked = float(plain["tumour_score"]) > 0
+    assert plain["gate"] == "" and gate["gate"] == ("stopped" if marked else "") and float(gate["tumour_ml"]) == 0.0
+    refused = run(f"--model={model}", image, f"--output={tmp_path / 'none'}", "--gate")
+    assert refused.returncode != 0 and "holds no healthy gate" in refused.stderr
+    model_folder.save(
+        tmp_path / "later", dataclasses.replace(gated, gate={**HealthyGate(threshold=1.0, patients=6).to_json(), "version": 9})
+    )
+    refused = run(f"--model={tmp_path / 'later'}", image, f"--output={tmp_path / 'none'}")
+    assert refused.returncode != 0 and "give --nogate" in refused.stderr

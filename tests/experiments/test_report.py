@@ -48,6 +48,7 @@ def test_the_json_holds_what_decided_the_numbers_and_the_numbers(finished):
         "contributing_cases",
         "cases",
         "findings",
+        "patients",
         "wall_seconds",
         "peak_memory_bytes",
         "notes",

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import pathlib
 import zipfile
@@ -6,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from c2fnas.healthy_gate import HealthyGate
 from c2fnas.sliding_window import WindowConfig
 from experiments import scan_prediction
 from experiments.scan_prediction import Settings
@@ -247,3 +249,32 @@ def test_a_dicom_series_gets_a_mask_and_a_segmentation_object(tmp_path):
     series(tmp_path / "empty", voxels)
     found = scan_prediction.predict_scan(tmp_path / "empty", tmp_path / "none.nii.gz", threshold, SETTINGS, dicom_seg=tmp_path / "none.dcm")
     assert found.notes and not (tmp_path / "none.dcm").exists()  # an object without a segment cannot be
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_gate_takes_out_a_tumour_below_its_threshold_alone_and_says_so(tmp_path, probabilities):
+    scan(tmp_path / "ct.nii.gz", hu=240.0)  # marked as tumour, about 120 voxels of 8 mm3 and a rim of pancreas
+    ungated = scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "plain.nii.gz", threshold, SETTINGS)
+    assert ungated.gate == "" and 0 < ungated.score < 1.5 and ungated.volumes_ml["tumour"] > 0.5
+    plain = np.asarray(nibabel.load(tmp_path / "plain.nii.gz").dataobj)
+    for limit, word in ((ungated.score - 0.01, "passed"), (ungated.score + 0.01, "stopped")):
+        settings = dataclasses.replace(SETTINGS, gate=HealthyGate(threshold=limit, patients=6))
+        found = scan_prediction.predict_scan(
+            tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, settings, probabilities=probabilities
+        )
+        mask = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
+        assert found.gate == word and found.score == pytest.approx(ungated.score, rel=1e-4)
+        if word == "passed":
+            np.testing.assert_array_equal(mask, plain)
+            assert found.notes == ungated.notes
+        else:
+            assert found.volumes_ml["tumour"] == 0 and set(np.unique(mask)) <= {0, 1}
+            assert abs(int((mask == 1).sum()) - int((plain == 1).sum())) < 0.2 * (plain == 2).sum()  # voxels at the border go either way
+            assert "the healthy gate has taken out a marked tumour" in found.notes[0] and "--nogate shows it" in found.notes[0]
+
+
+def test_a_scan_without_a_marked_tumour_neither_passes_nor_is_stopped(tmp_path):
+    scan(tmp_path / "ct.nii.gz")
+    settings = dataclasses.replace(SETTINGS, gate=HealthyGate(threshold=5.0, patients=6))
+    found = scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, settings)
+    assert (found.score, found.gate, found.notes) == (0.0, "", ())

@@ -81,3 +81,13 @@ def test_the_program_says_so_by_its_exit_code(finished):
     assert bad.returncode == 1 and "WRONG" in bad.stdout and "2 checks failed" in bad.stdout
     with pytest.raises(FileNotFoundError, match=r"no table1\.json here or beneath"):
         verification.runs_in(finished / "sites")
+
+
+def test_a_measure_of_patients_that_was_touched_up_is_found_and_an_earlier_tables_absence_is_none(finished):
+    content = report.read(finished).document
+    assert verification._patients(content).holds is True
+    touched = json.loads(json.dumps(content))
+    touched["patients"]["FL_global"]["specificity"]["estimate"] = 0.5
+    found = verification._patients(touched)
+    assert found.holds is False and found.detail == "FL_global"
+    assert verification._patients({key: value for key, value in content.items() if key != "patients"}).holds is None

@@ -10,7 +10,7 @@ from federated.server import coordinator
 from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
-from federated.store import store as storage
+from federated.storage import store as storage
 from runkit import events
 from tests.federated import toy
 

@@ -20,7 +20,7 @@ from federated.audit import verification
 from federated.rounds import tasks
 from federated.security.tls import Identity
 from federated.server import serve
-from federated.store import store
+from federated.storage import store
 from federated.tensors import codec, tensor_files
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import conversion

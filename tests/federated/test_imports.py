@@ -17,9 +17,9 @@ MAY_IMPORT = {
     "aggregation": {"tensors", "rounds"},
     "security": {"wire"},
     "connections": {"wire"},
-    "store": {"tensors", "rounds", "security"},
-    "audit": {"tensors", "rounds", "aggregation", "security", "store"},
-    "server": {"tensors", "rounds", "wire", "aggregation", "security", "connections", "store", "audit"},
+    "storage": {"tensors", "rounds", "security"},
+    "audit": {"tensors", "rounds", "aggregation", "security", "storage"},
+    "server": {"tensors", "rounds", "wire", "aggregation", "security", "connections", "storage", "audit"},
     "site": {"tensors", "rounds", "wire", "security"},
     "admin": {"wire", "security"},
     "doctor": {"tensors", "rounds", "wire", "security", "admin"},
@@ -67,7 +67,7 @@ def test_no_module_needs_tensorflow_or_another_package_of_this_project():
 def test_a_site_loads_no_server_code():
     program = (
         "import sys\nimport federated.site.grpc_transport, federated.site.loop\n"
-        "print([m for m in ('server', 'store', 'audit', 'security.provisioning') if f'federated.{m}' in sys.modules])"
+        "print([m for m in ('server', 'storage', 'audit', 'security.provisioning') if f'federated.{m}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

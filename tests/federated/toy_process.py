@@ -19,7 +19,7 @@ from federated.server import coordinator, uploads
 from federated.server.serve import serve
 from federated.site import grpc_transport, journal
 from federated.site import loop as site_loop
-from federated.store import database, store
+from federated.storage import database, store
 from federated.tensors import codec, partial_file, tensor_files
 from federated.wire import chunk_encoding
 from runkit import atomic, events

@@ -21,6 +21,7 @@ def test_what_is_missing_and_what_is_known_to_be_absent():
     assert declared_labels.missing(BOTH) == () and not declared_labels.known_absent(BOTH)
     assert declared_labels.missing(HEALTHY) == (2,) and declared_labels.known_absent(HEALTHY)
     assert declared_labels.missing(UNDRAWN) == (2,) and not declared_labels.known_absent(UNDRAWN)
+    assert [declared_labels.is_absent(one, "tumour") for one in (None, BOTH, HEALTHY, UNDRAWN)] == [False, False, True, False]
     assert declared_labels.text(HEALTHY) == "pancreas complete, tumour absent" and declared_labels.text(None) == "not declared"
 
 

@@ -13,8 +13,8 @@ from federated.admin import client as admin_client
 from federated.audit import log as audit_log
 from federated.security import certificate_request, provisioning
 from federated.site import journal
-from federated.store import database as records
-from federated.store import store as storage
+from federated.storage import database as records
+from federated.storage import store as storage
 from federated.tensors import partial_file, tensor_files
 from runkit import atomic, events, private, scalar_events
 from tests.federated import toy

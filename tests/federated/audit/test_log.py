@@ -12,7 +12,7 @@ from federated.aggregation.weighted_mean import Contribution, weighted_mean
 from federated.audit import log as audit_log
 from federated.audit import verification
 from federated.security import provisioning
-from federated.store import store as storage
+from federated.storage import store as storage
 from federated.tensors import tensor_files
 from tests.federated import toy
 

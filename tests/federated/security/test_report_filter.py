@@ -48,6 +48,26 @@ def test_everything_else_stays_and_is_not_repeated_in_the_error(changes, message
         assert secret not in str(caught.value)
 
 
+def test_scores_and_counts_of_a_patient_pass_and_are_bounded():
+    counts = {"truth_components_tumour": 2, "components_tumour": 5, "found_tumour": 2, "false_components_tumour": 3, "score_tumour": 7.25}
+    (row,) = check(**counts)
+    assert {key: row[key] for key in counts} == counts and type(row["found_tumour"]) is float
+    assert check(found_tumour=None, false_components_tumour=None, score_tumour=None)
+    for changes, message in (
+        ({"score_tumour": 1000.5}, "'score_tumour' is 1000.5; expected 0 to 1000"),
+        ({"score_tumour": -1.0}, "expected 0 to 1000"),
+        ({"score_tumour": [1.0, 2.0]}, "is not a number"),
+        ({"score_doe": 1.0}, "unknown name"),
+        ({"found_tumour": 0.5}, "'found_tumour' is 0.5; expected a whole number"),
+        ({"found_tumour": -1}, "expected 0 to"),
+        ({"found_tumour": 3}, "is 3, more than the 2 in 'truth_components_tumour'"),
+        ({"false_components_tumour": 6}, "is 6, more than the 5 in 'components_tumour'"),
+        ({"false_components_tumour": 2.0001}, "whole number"),
+    ):
+        with pytest.raises(PrivacyRefused, match=message):
+            check(**{**counts, **changes})
+
+
 def test_a_row_needs_its_keys():
     with pytest.raises(PrivacyRefused, match="row 2: column 'case' is missing"):
         report_filter.check_rows([ROW, {k: v for k, v in ROW.items() if k != "case"}], site="C1", models=["FL_global"])

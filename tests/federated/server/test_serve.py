@@ -21,7 +21,7 @@ from federated.server import config as server_config
 from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
-from federated.store import store
+from federated.storage import store
 from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb

@@ -32,12 +32,12 @@ from typing import Any
 
 from absl import logging
 
-from federated.rounds import tasks
-from federated.security import certificates
-from federated.rounds import plan as plans
 from federated.errors import DifferentRun, StoreInUse
-from federated.store.database import Records, insert_addresses
+from federated.rounds import plan as plans
+from federated.rounds import tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
+from federated.security import certificates
+from federated.storage.database import Records, insert_addresses
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import Manifest
 from runkit import atomic, folder_lock, private

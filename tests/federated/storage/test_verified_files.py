@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from federated.store.verified_files import VerifiedFiles
+from federated.storage.verified_files import VerifiedFiles
 
 
 @pytest.fixture

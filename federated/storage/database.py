@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from federated.security.credentials import Session
 from federated.rounds.rounds import Update
+from federated.security.credentials import Session
 from federated.tensors.weights import Manifest
 from runkit import private
 

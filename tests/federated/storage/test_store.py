@@ -9,7 +9,7 @@ import pytest
 from federated import errors
 from federated.rounds.rounds import Policy, Round, Update
 from federated.security.credentials import Session
-from federated.store import store as storage
+from federated.storage import store as storage
 from federated.tensors import tensor_files, weights
 from tests.federated import toy
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from federated.store.database import Records
+from federated.storage.database import Records
 
 THREADS, READS = 6, 200
 
