@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from preprocessing import integrity, manifest, phantom, rules
-from preprocessing.phantom_site import SITES
+from preprocessing.phantom_site import PHANTOMS, SITES
 from preprocessing.volume import Volume
 
 CASES = 3
@@ -113,9 +113,8 @@ def test_the_liver_is_where_the_affine_says(hospitals):
 
 def test_thick_slices_are_averages_of_thin_ones():
     quiet = dataclasses.replace(SITES["C2"], noise_hu=(0.0, 0.0))
-    patched = {**SITES, "C2": quiet}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom, "SITES", patched)
+        patch.setitem(PHANTOMS["standard"], "C2", quiet)
         thick, _ = phantom.render_case(config("C2", slice_mm=(5.0, 5.0)), 0)
         thin, _ = phantom.render_case(config("C2", slice_mm=(1.0, 1.0)), 0)
     middle = 15
