@@ -82,9 +82,10 @@ def _of_copies(chosen) -> list[str]:
             raise ValueError(
                 f"{path}: is not there; name the folder of your list of CTs by --data (make: DATA=...); experiments.list_cases writes one"
             )
-        listed = [case.case_id for case in manifest.read(path).included]
+        listed = manifest.read(path)
         config = deformed_cohort.DeformedConfig(seed=spec.config.seed, counts={name: site.split for name, site in copied.items()})
-        found |= dict.fromkeys(deformed_cohort.notes(listed, config))
+        lines = [f"copies for one seed: {deformed_cohort.need(listed, config, 2)}"]
+        found |= dict.fromkeys([*lines, *deformed_cohort.notes([case.case_id for case in listed.included], config)])
     return list(found)
 
 

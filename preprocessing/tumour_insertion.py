@@ -117,8 +117,16 @@ def _place(depth: np.ndarray, spacing_mm, rng: np.random.Generator) -> np.ndarra
 
 
 def _noise(hu: np.ndarray, inside: np.ndarray, spacing_mm) -> np.ndarray:
-    """Returns what is finer than 3 mm (a voxel, where voxels are larger), cut off where it is an organ's edge and no noise."""
-    rest = hu - ndimage.gaussian_filter(hu, [max(1.0, _SMOOTH_MM / s) for s in spacing_mm])
+    """Returns what is finer than 3 mm (a voxel, where voxels are larger), cut off where it is another tissue and no noise.
+
+    Organ and surroundings are smoothed apart: across the organ's surface, the step between the two would count as noise.
+    """
+    sigma = [max(1.0, _SMOOTH_MM / s) for s in spacing_mm]
+    rest = hu.copy()
+    for side in (inside, ~inside):
+        weight = ndimage.gaussian_filter(side.astype(np.float32), sigma)
+        smooth = ndimage.gaussian_filter(np.where(side, hu, 0.0).astype(np.float32), sigma)
+        rest[side] -= smooth[side] / weight[side]
     within = rest[inside]
     deviation = 1.4826 * np.median(np.abs(within - np.median(within)))
     return np.clip(rest, -2.5 * deviation, 2.5 * deviation)
