@@ -5,6 +5,7 @@ PROFILE ?= demo
 SEED ?= 1
 RUNS ?= runs
 STUDY ?= demo
+DATA ?=
 TAG := $(shell $(PYTHON) -c 'import sys; print("py%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(TAG)
 BIN := $(VENV)/bin
@@ -14,7 +15,8 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make table1   environment, install, and Table 1 on the synthetic cohort (PROFILE=demo SEED=1 RUNS=runs)"
-	@echo "make study    Table 1 over seeds 1, 2, 3, rows beyond the paper, verdicts (STUDY=demo; variants, missing_labels, local_epochs, imbalance, sites, tumour_share)"
+	@echo "make study    Table 1 over seeds 1, 2, 3, rows beyond the paper, verdicts (STUDY=demo; variants, missing_labels, local_epochs, imbalance, sites, tumour_share, phantom)"
+	@echo "make study STUDY=real_anatomy DATA=folder   the same on deformed copies of your own CTs: <folder>/manifest.json lists them with pancreas masks"
 	@echo "make dryrun   the paper's full-size profile: built, one training step, one federated round, memory estimate"
 	@echo "make test     environment, install, lint and the tests"
 	@echo "make install  only the environment, in $(VENV)"
@@ -33,7 +35,7 @@ table1: $(READY)
 	$(BIN)/python -m experiments.table1 --flagfile=experiments/flagfiles/$(PROFILE).flags --seed=$(SEED) --runs=$(RUNS)
 
 study: $(READY)
-	$(BIN)/python -m experiments.study --study=experiments/studies/$(STUDY).json --runs=$(RUNS)
+	$(BIN)/python -m experiments.study --study=experiments/studies/$(STUDY).json --runs=$(RUNS) $(if $(DATA),--data="$(DATA)")
 
 dryrun: $(READY)
 	$(BIN)/python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags

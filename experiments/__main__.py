@@ -11,7 +11,7 @@ import pathlib
 
 GROUPS = {
     "Researchers: reproduce the paper, run studies": ("table1", "study", "run_report", "verify", "dryrun", "overfit"),
-    "Sites: prepare scans": ("list_cases", "prepare", "cohort_report", "compare_cohorts", "synthesize"),
+    "Sites: prepare scans": ("list_cases", "prepare", "cohort_report", "compare_cohorts", "synthesize", "deform_cohort"),
     "Sites: train": ("join", "train_local", "train_pooled", "request"),
     "Operators: run a federation": ("provision", "init_model", "serve", "status", "operate", "audit", "doctor"),
     "Anyone with a model: predict and score": ("predict", "evaluate", "score", "package", "export", "reconstructions"),

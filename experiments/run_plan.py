@@ -20,9 +20,11 @@ class SiteSpec:
 
     Attributes:
       name: "C1", "C2"; further sites, which Table 1 has no column for, "C3" and so on.
-      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty where `manifest` is given.
+      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty where `manifest` or `deformed` is given.
+      phantom: which of the phantoms its synthetic patients are, see `preprocessing.phantom_site`.
       cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would share patients.
       manifest: list of real scans.
+      deformed: list of real CTs with masks of healthy pancreases, of which the site's cases are deformed copies, drawn by `cohort_seed`.
       split: cases for training, validation, test; None takes the default of experiments.prepare.
       split_list: committed list of who is in which split, in place of a drawn one.
     """
@@ -30,17 +32,32 @@ class SiteSpec:
     name: str
     cohort: Mapping[str, int] = dataclasses.field(default_factory=dict)
     cohort_seed: int = 1
+    phantom: str = "standard"
     manifest: pathlib.Path | None = None
+    deformed: pathlib.Path | None = None
     split: tuple[int, int, int] | None = None
     split_list: pathlib.Path | None = None
 
     def __post_init__(self):
-        if bool(self.cohort) == (self.manifest is not None):
-            raise ValueError(f"site {self.name}: give either a synthetic `cohort` or a `manifest`")
+        if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:
+            raise ValueError(
+                f"site {self.name}: give either a synthetic `cohort` or a `manifest`, or `deformed` with a manifest of sources"
+            )
+        if self.phantom != "standard" and not self.cohort:
+            raise ValueError(f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` has one; leave it out")
+        if self.deformed is not None and (self.split is None or self.split_list is not None):
+            raise ValueError(
+                f"site {self.name}: cases made of `deformed` sources need a `split`, the number of copies, and have no split list"
+            )
         if self.cohort and self.split and sum(self.split) > sum(self.cohort.values()):
             raise ValueError(
                 f"site {self.name}: a split of {sum(self.split)} cases, its cohort has {sum(self.cohort.values())}; enlarge it"
             )
+
+    @property
+    def made(self) -> int:
+        """Number of scans that the run makes for this site."""
+        return sum(self.split) if self.deformed is not None else sum(self.cohort.values())
 
     @property
     def counts(self) -> tuple[int, int, int] | None:
@@ -75,6 +92,7 @@ class RunSpec:
 
 # Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
 _STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.46, 0.36, 1.2, 1.4, 0.25, 8.0
+_DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
@@ -96,7 +114,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
     alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
     stages = {
-        "cohort": max((sum(site.cohort.values()) for site in spec.sites), default=0) * _COHORT_S * together,
+        "cohort": max((site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites), default=0.0) * together,
         "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
@@ -117,7 +135,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
 def disk_bytes(spec: RunSpec) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model of every round."""
     gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
-    cases = sum(sum(site.cohort.values()) for site in spec.sites)
+    cases = sum(site.made for site in spec.sites)
     return cases * _CASE_BYTES + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
 
 

@@ -114,16 +114,35 @@ class Stages:
         return self._folder / "sites" / (site if isinstance(site, str) else site.name)
 
     def _make_cohorts(self, group: processes.ProgramGroup) -> None:
+        if self._deformed():
+            self._make_deformed(group)
         wanted = {}
         for site in self._spec.sites:
             for hospital, cases in site.cohort.items():
-                wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site.cohort_seed)
+                wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site)
         programs = []
-        for folder, (hospital, cases, seed) in wanted.items():
+        for folder, (hospital, cases, site) in wanted.items():
             if not (folder / "manifest.json").exists():
-                arguments = [f"--site={hospital}", f"--cases={cases}", f"--seed={seed}", f"--output={folder}"]
+                arguments = [f"--site={hospital}", f"--cases={cases}", f"--seed={site.cohort_seed}", f"--output={folder}"]
+                arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
                 programs.append(group.start(folder.name, "experiments.synthesize", arguments, log=f"{folder.name}.cohort"))
         group.wait(programs, "cohort")
+
+    def _deformed(self) -> dict[str, SiteSpec]:
+        return {site.name: site for site in self._spec.sites if site.deformed is not None}
+
+    def _make_deformed(self, group: processes.ProgramGroup) -> None:
+        """One program makes both sites, since a source's copies must not be in one split here and in another there."""
+        sites = self._deformed()
+        first = next(iter(sites.values()))
+        arguments = [
+            f"--manifest={first.deformed}",
+            f"--seed={self._spec.config.seed}",
+            *(f"--split_{name.lower()}={','.join(map(str, site.split))}" for name, site in sites.items()),
+            f"--output={_deformed_folder(self._spec)}",
+            "--workers=2",
+        ]
+        group.wait([group.start("copies", "experiments.deform_cohort", arguments, log="cohort")], "cohort")
 
     def _prepare(self, group: processes.ProgramGroup) -> None:
         programs = []
@@ -135,7 +154,9 @@ class Stages:
                 f"--site_folder={self.site_folder(site)}",
                 "--workers=1",  # the sites prepare at the same time
             ]
-            if site.split:
+            if site.deformed is not None:
+                arguments.append(f"--split_list={_deformed_folder(self._spec) / site.name / 'split.json'}")
+            elif site.split:
                 arguments.append(f"--split={','.join(map(str, site.split))}")
             if site.split_list:
                 arguments.append(f"--split_list={site.split_list}")
@@ -146,6 +167,8 @@ class Stages:
         """The site's list of scans; patients of two synthetic hospitals at one site are listed together."""
         if site.manifest is not None:
             return site.manifest
+        if site.deformed is not None:
+            return _deformed_folder(self._spec) / site.name / "manifest.json"
         files = [_cohort_folder(self._spec, site, hospital) / "manifest.json" for hospital in site.cohort]
         if len(files) == 1:
             return files[0]
@@ -254,6 +277,10 @@ class Stages:
         words = [f"{name} {declared_labels.text(case_store.record_of(root).declared)}" for name, root in roots.items()]
         return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
 
+    def _data_notes(self) -> list[str]:
+        """What whoever reads the table must know of copies of real patients."""
+        return atomic.read_json(_deformed_folder(self._spec) / "cohort.json")["notes"] if self._deformed() else []
+
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
         rows = rows_so_far(self._folder)
@@ -262,7 +289,7 @@ class Stages:
         report.write(
             self._folder,
             rows,
-            notes=(*self._spec.notes, self._declared()),
+            notes=(*self._spec.notes, *self._data_notes(), self._declared()),
             config=self._spec.config.to_json(),
             wall_seconds=self._run.state["wall_seconds"],
             peak_memory_bytes=self._run.state["peak_memory_bytes"],
@@ -286,4 +313,10 @@ def finished(folder: pathlib.Path, stages: Sequence[str]) -> bool:
 
 def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:
     # a cohort serves every run that wants the same patients
-    return spec.cohorts / f"{hospital}-{site.cohort[hospital]}-seed{site.cohort_seed}"
+    kind = "" if site.phantom == "standard" else f"-{site.phantom}"
+    return spec.cohorts / f"{hospital}{kind}-{site.cohort[hospital]}-seed{site.cohort_seed}"
+
+
+def _deformed_folder(spec: RunSpec) -> pathlib.Path:
+    counts = "-".join("_".join(map(str, site.split)) for site in spec.sites if site.deformed is not None)
+    return spec.cohorts / f"deformed-{counts}-seed{spec.config.seed}"

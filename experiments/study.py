@@ -1,6 +1,7 @@
 """Runs a study: all its seeds and points, into one table with intervals and verdicts.
 
     python -m experiments.study --study=experiments/studies/demo.json --runs=runs
+    python -m experiments.study --study=experiments/studies/real_anatomy.json --data=folder_of_manifest --runs=runs
 
 The cost is printed first (`--dry_run` ends there). Started again, it goes on where it was; a run that fails leaves what there is in the
 table, and the others go on. <runs>/<name>/study.md, study.json and study.html are written anew after every run.
@@ -19,7 +20,7 @@ from runkit import folder_lock, overwriting, private
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string("study", None, "The study file.")
-flags.DEFINE_string("data", None, "Folder where the study file's manifests are. Default: the study file's own.")
+flags.DEFINE_string("data", None, "Folder where the study file's manifests are (make: DATA=...). Default: the study file's own.")
 flags.DEFINE_string("runs", "runs", "Folder of runs; the study goes to <runs>/<name>.")
 flags.DEFINE_list("seeds", [], "Only these of the study's seeds.")
 flags.DEFINE_list("points", [], "Only these of the study's points.")
@@ -43,7 +44,10 @@ def main(argv: list[str]) -> int:
     chosen = {key: spec for key, spec in specs.items() if _chosen(*key)}
     if not chosen:
         raise ValueError(f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run")
+    warnings = [] if FLAGS.report_only else _of_copies(chosen)
     print(study_runner.cost_text(study, folder, chosen), flush=True)
+    for line in warnings:
+        print(f"  {line}", flush=True)
     if FLAGS.dry_run:
         return 0
     if not FLAGS.report_only:
@@ -62,6 +66,27 @@ def main(argv: list[str]) -> int:
     for failure in failures:
         print(f"failed: {failure}")
     return 1 if failures else 0
+
+
+def _of_copies(chosen) -> list[str]:
+    """Returns what must be known before real CTs are copied. Raises ValueError where their list cannot be read."""
+    from preprocessing import deformed_cohort, manifest
+
+    found: dict[str, None] = {}
+    for spec in chosen.values():
+        copied = {site.name: site for site in spec.sites if site.deformed is not None}
+        if not copied:
+            continue
+        path = copied["C1"].deformed
+        if not path.exists():
+            raise ValueError(
+                f"{path}: is not there; name the folder of your list of CTs by --data (make: DATA=...); experiments.list_cases writes one"
+            )
+        listed = manifest.read(path)
+        config = deformed_cohort.DeformedConfig(seed=spec.config.seed, counts={name: site.split for name, site in copied.items()})
+        lines = [f"copies for one seed: {deformed_cohort.need(listed, config, 2)}"]
+        found |= dict.fromkeys([*lines, *deformed_cohort.notes([case.case_id for case in listed.included], config)])
+    return list(found)
 
 
 def _chosen(label: str, seed: int) -> bool:

@@ -6,6 +6,7 @@
       "seeds": [1, 2, 3],
       "pictures": "synthetic",                or "public"; "private" keeps scans out of the joint page
       "settings": {"num_rounds": 13},         flags that all points change, optional
+      "phantom": "hard",                      of synthetic cohorts, optional: "standard" or "hard", see docs/data.md
       "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}},
       "points": [
         {"label": "table1", "beyond": ["pooled", "finetuned"]},
@@ -16,7 +17,9 @@
     }
 
 The first point is the study's table; `rows` of a later point enter that table under the names given. In a sweep, which has an `axis`,
-every point has a table of its own. A point may replace `sites`. Points of variants may give `threads_per_site`, an `environment` of their
+every point has a table of its own. A point may replace `sites` and `phantom`. In place of a `cohort` or a `manifest`, sites C1 and C2 may have
+`"deformed": "manifest.json"`, a list of real CTs with masks of healthy pancreases of which experiments.deform_cohort makes them; `split` is then
+the number of copies. Points of variants may give `threads_per_site`, an `environment` of their
 programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
 counts in how many variants each finding holds.
 """
@@ -34,10 +37,11 @@ from experiments.configuration import ExperimentConfig
 from runkit import atomic
 
 _FLAGFILES = pathlib.Path(__file__).with_name("flagfiles")
-_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "variants", "threads_per_site", "notes"}
-_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows", "threads_per_site", "environment", "stack"}
+_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "variants", "threads_per_site", "notes", "phantom"}
+_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows", "threads_per_site", "environment", "stack", "phantom"}
 _STACKS = ("own", "other")
-_SITE_KEYS = {"cohort", "manifest", "split", "split_list"}
+_PHANTOMS = ("standard", "hard")
+_SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Point:
     threads_per_site: int | None = None
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stack: str = "own"
+    phantom: str = "standard"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse)
         flags_text=text,
         folder=run_folder(folder, point, seed),
         cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
-        sites=tuple(_site(name, value, position, seed, study) for position, (name, value) in enumerate(point.sites.items())),
+        sites=tuple(_site(name, value, position, seed, study, point.phantom) for position, (name, value) in enumerate(point.sites.items())),
         threads_per_site=point.threads_per_site or study.threads_per_site,
         environment=point.environment,
         stack=point.stack,
@@ -127,9 +132,9 @@ def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
 
 
 def cohort_key(study: Study, config: ExperimentConfig) -> str:
-    """Returns what tells two seeds' patients apart: synthetic patients are drawn anew with each seed, real ones are the same."""
-    synthetic = any("cohort" in site for site in study.points[0].sites.values())
-    return f"seed {config.seed}" if synthetic else "the cohort"
+    """Returns what tells two seeds' cases apart: synthetic patients and deformed copies are drawn anew with each seed, real scans are the same."""
+    drawn = any("cohort" in site or "deformed" in site for site in study.points[0].sites.values())
+    return f"seed {config.seed}" if drawn else "the cohort"
 
 
 def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
@@ -145,8 +150,8 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
     pictures = value.get("pictures", "private")
     if pictures not in ("synthetic", "public", "private"):
         raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
-    common, sites = value.get("settings", {}), value["sites"]
-    points = tuple(_point(entry, common, sites) for entry in value.get("points", [{"label": "table1"}]))
+    common, sites, phantom = value.get("settings", {}), value["sites"], value.get("phantom", "standard")
+    points = tuple(_point({"phantom": phantom, **entry}, common, sites) for entry in value.get("points", [{"label": "table1"}]))
     labels = [point.label for point in points]
     if len(set(labels)) < len(labels):
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
@@ -172,6 +177,13 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
     baselines = entry.get("baselines", True)
     if "finetuned" in entry.get("beyond", ()) and not baselines:
         raise ValueError(f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true")
+    if entry["phantom"] not in _PHANTOMS:
+        raise ValueError(f"point {label}: `phantom` is {entry['phantom']!r}; expected one of {', '.join(_PHANTOMS)}")
+    deformed = {site["deformed"] for site in own.values() if "deformed" in site}
+    if deformed and (set(own) != {"C1", "C2"} or any("deformed" not in site for site in own.values()) or len(deformed) > 1):
+        raise ValueError(
+            f"point {label}: `deformed` is for C1 and C2 together, of the same manifest, without further sites; give both the same"
+        )
     environment, stack, threads = entry.get("environment", {}), entry.get("stack", "own"), entry.get("threads_per_site")
     if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
         raise ValueError(f"point {label}: `environment` is {environment!r}; expected names and texts")
@@ -180,13 +192,13 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ValueError(f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1")
     return Point(
-        threads_per_site=threads, environment=environment, stack=stack,
+        threads_per_site=threads, environment=environment, stack=stack, phantom=entry["phantom"],
         label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
         beyond=tuple(entry.get("beyond", ())), rows=dict(entry.get("rows", {})),
     )  # fmt: skip
 
 
-def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: Study) -> run_plan.SiteSpec:
+def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, phantom: str) -> run_plan.SiteSpec:
     split = tuple(value["split"]) if "split" in value else None
     if split is not None and len(split) != 3:
         raise ValueError(f"site {name}: `split` is {list(split)}; expected cases for training, validation, test")
@@ -195,7 +207,9 @@ def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: 
         cohort=value.get("cohort", {}),
         # C1 and C2 keep the seed of `make table1`; further sites have patients of their own
         cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
+        phantom=phantom if "cohort" in value else "standard",
         manifest=study.data / value["manifest"] if "manifest" in value else None,
+        deformed=study.data / value["deformed"] if "deformed" in value else None,
         split=split,
         split_list=study.home / value["split_list"] if "split_list" in value else None,
     )
@@ -210,7 +224,11 @@ def _data_note(point: Point) -> str:
             parts.append(f"{name} {counts} of {patients}" if list(site["cohort"]) != [name] else f"{name} {counts}")
         else:
             parts.append(f"{name} {counts if 'split' in site else 'by its list'}")
-    kind = "synthetic cohort" if any("cohort" in site for site in point.sites.values()) else "listed scans"
+    kind = "listed scans"
+    if any("cohort" in site for site in point.sites.values()):
+        kind = "synthetic cohort" if point.phantom == "standard" else f"{point.phantom} synthetic cohort"
+    elif any("deformed" in site for site in point.sites.values()):
+        kind = "deformed copies of real CT"
     return f"Data: {kind}, training/validation/test {'; '.join(parts)} (paper: real CT, C1 252/84/84; C2 286/100/100)."
 
 

@@ -118,8 +118,10 @@ def _is_addons_stack(python: pathlib.Path) -> bool:
 def _sites_text(spec: RunSpec) -> str:
     lines = []
     for site in spec.sites:
-        source = dict(site.cohort) or os.fspath(site.manifest)
+        source = dict(site.cohort) or os.fspath(site.manifest or site.deformed)
         lines.append(f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(" ", ""))
+    lines += [f"--phantom={site.name}:{site.phantom}\n" for site in spec.sites if site.phantom != "standard"]
+    lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]
     return "".join(lines) + (f"--stack={spec.stack}\n" if spec.stack != "own" else "")

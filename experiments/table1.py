@@ -27,6 +27,7 @@ flags.DEFINE_integer("cases_c1", 30, "Synthetic cases of C1.")
 flags.DEFINE_integer("cases_c2", 34, "Synthetic cases of C2.")
 flags.DEFINE_list("split_c1", ["18", "6", "6"], "C1's cases for training,validation,test.")
 flags.DEFINE_list("split_c2", ["20", "7", "7"], "C2's cases for training,validation,test.")
+flags.DEFINE_enum("phantom", "standard", ["standard", "hard"], "Which synthetic patients; docs/data.md says what each can and cannot show.")
 flags.DEFINE_integer("threads_per_site", 1, "TensorFlow threads of each site; the sites train at the same time.")
 
 
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
                 name=site,
                 cohort={site: getattr(FLAGS, f"cases_{site.lower()}")},
                 cohort_seed=config.seed,
+                phantom=FLAGS.phantom,
                 split=experiment_flags.numbers(f"split_{site.lower()}", int, 3),
             )
             for site in ("C1", "C2")
@@ -75,12 +77,15 @@ def main(argv: list[str]) -> None:
 
 def _own_flags_text() -> str:
     names = ("cases_c1", "cases_c2", "split_c1", "split_c2", "threads_per_site")
+    if FLAGS.phantom != "standard":  # otherwise a run of an earlier release has the same text, and goes on
+        names += ("phantom",)
     return "".join(f"--{name}={json.dumps(getattr(FLAGS, name))}\n".replace(" ", "") for name in names)
 
 
 def _cohort_note() -> str:
     counts = "; ".join(f"{site} {'/'.join(split)}" for site, split in (("C1", FLAGS.split_c1), ("C2", FLAGS.split_c2)))
-    return f"Data: synthetic cohort, training/validation/test {counts} (paper: real CT, C1 252/84/84; C2 286/100/100)."
+    kind = "" if FLAGS.phantom == "standard" else f"{FLAGS.phantom} "
+    return f"Data: {kind}synthetic cohort, training/validation/test {counts} (paper: real CT, C1 252/84/84; C2 286/100/100)."
 
 
 if __name__ == "__main__":

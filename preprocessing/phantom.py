@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing import declared_labels, manifest, nifti
 from preprocessing.phantom_pancreas import paint_pancreas
 from preprocessing.phantom_scanner import Acquisition, scan
-from preprocessing.phantom_site import SITES, draw_patient
+from preprocessing.phantom_site import PHANTOMS, SITES, Site, draw_patient
 from preprocessing.phantom_space import Canvas, Pose, Space
 from preprocessing.phantom_torso import paint_torso
 from preprocessing.phantom_viscera import (
@@ -38,6 +38,7 @@ _SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
 class CohortConfig:
     """A hospital's cohort. Case `i` depends on everything here but `cases`, so a cohort can be enlarged later.
 
+    `phantom` chooses between "standard" and "hard", see `phantom_site`; the two have different patients.
     `spacings` chooses C1's slice range: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (a thousand slices and more). `in_plane_mm` and `slice_mm`, where
     given, take the place of the hospital's own spacings; values are drawn uniformly from such a range.
     """
@@ -45,6 +46,7 @@ class CohortConfig:
     site: str
     cases: int
     seed: int
+    phantom: str = "standard"
     spacings: str = "demo"
     in_plane_mm: tuple[float, float] | None = None
     slice_mm: tuple[float, float] | None = None
@@ -53,6 +55,8 @@ class CohortConfig:
     def __post_init__(self):
         if self.site not in SITES:
             raise ValueError(f"site is {self.site!r}; expected one of {', '.join(SITES)}")
+        if self.phantom not in PHANTOMS:
+            raise ValueError(f"phantom is {self.phantom!r}; expected one of {', '.join(PHANTOMS)}")
         if self.cases < 1:
             raise ValueError(f"cases is {self.cases}; expected at least 1")
         if self.spacings not in _SLICE_MM:
@@ -75,7 +79,7 @@ def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
     C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm and 1 mm at 446:40, spread evenly: of the
     first n cases, round(40 n / 486) are thin.
     """
-    rng = generator(config.seed, "phantom", _VERSION, config.site, index, "spacing")
+    rng = _generator(config, index, "spacing")
     in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
     if config.site == "C2":
         thin = _thin_until(index + 1) > _thin_until(index)
@@ -98,9 +102,9 @@ def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
     """
 
     def rng(what: str) -> np.random.Generator:
-        return generator(config.seed, "phantom", _VERSION, config.site, index, what)
+        return _generator(config, index, what)
 
-    site = SITES[config.site]
+    site = _site(config)
     patient = draw_patient(site, rng("patient"))
     lying = rng("pose")
     pose = Pose(lying.normal(0, 2.0), lying.uniform(0.95, 1.04), (lying.normal(0, 3), lying.normal(0, 3), lying.normal(0, 5)))
@@ -129,8 +133,17 @@ def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
     return Volume(ct, affine), Volume(labels, affine)
 
 
+def _site(config: CohortConfig) -> Site:
+    return PHANTOMS[config.phantom][config.site]
+
+
+def _generator(config: CohortConfig, index: int, what: str) -> np.random.Generator:
+    kind = () if config.phantom == "standard" else (config.phantom,)  # the standard's keys are those of when it was the only one
+    return generator(config.seed, "phantom", _VERSION, *kind, config.site, index, what)
+
+
 def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> Acquisition:
-    site, spacing = SITES[config.site], spacing_mm(config, index)
+    site, spacing = _site(config), spacing_mm(config, index)
     extent = np.array(config.field_of_view_mm) * (1.0, 1.0, rng.uniform(0.95, 1.06))
     shape = tuple(round(e / s) for e, s in zip(extent, spacing, strict=True))
     middle = (0.0, 42.0, 0.0)  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
@@ -165,7 +178,8 @@ def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathli
     cases = tuple(manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases))
     path = folder / "manifest.json"
     declared = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT if config.site == "C1" else declared_labels.COMPLETE}
-    description = f"synthetic cohort {config.site}, seed {config.seed}"
+    kind = "" if config.phantom == "standard" else f"{config.phantom} "
+    description = f"{kind}synthetic cohort {config.site}, seed {config.seed}"
     manifest.write(path, manifest.Manifest(config.site, cases, description, declared=declared))
     return path
 
@@ -185,6 +199,8 @@ def _make_case(config: CohortConfig, folder: pathlib.Path, index: int) -> None:
 def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
     """Writes cohort.json, or checks that the one that is there describes the same patients."""
     wanted = {"version": _VERSION, **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}}
+    if config.phantom == "standard":
+        del wanted["phantom"]  # so that a cohort made when there was one phantom is the same cohort
     path = folder / "cohort.json"
     others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
     if others and not path.exists():

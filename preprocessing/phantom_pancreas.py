@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import ndimage
 
 from preprocessing.phantom_site import Patient
-from preprocessing.phantom_space import Box, Canvas, ellipsoid, spline, tube
+from preprocessing.phantom_space import Box, Canvas, spline, tube
+from preprocessing.phantom_tumour import EDGE_MM, diameter_mm, grow, of_volume, tissue_hu
 from preprocessing.phantom_viscera import jittered
 
 
@@ -51,7 +51,7 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
     flat = (1.0, 0.92 - 0.10 * max(0.0, patient.stomach_size - 0.7), 1.05)
     box, distance = tube(space, centreline, stretch=flat)
     distance = distance + patient.lobulation_mm * (0.75 * space.fine[0][box] + 0.45 * space.medium[1][box])
-    pancreas = _of_volume(np.maximum(distance, -40.0), canvas.occupied[box] - 0.8, patient.pancreas_ml, space.spacing_mm, limit_mm=3.5)
+    pancreas = of_volume(np.maximum(distance, -40.0), canvas.occupied[box] - 0.8, patient.pancreas_ml, space.spacing_mm, limit_mm=3.5)
     clefts = np.clip(space.fine[1][box] - 0.9, 0.0, 1.0) * min(1.0, patient.fatty_share * 5.0)
     tissue = hu["pancreas"] + 4.0 * space.fine[1][box] - 70.0 * clefts
     canvas.paint(box, pancreas, tissue, gap_mm=1.0, gap_hu=hu["fat"], occupy=False)
@@ -72,36 +72,22 @@ def _draw_tumour_place(rng: np.random.Generator) -> int:
 def _paint_tumour(
     canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    space, hu = canvas.space, patient.hu
-    diameter = float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0))
+    space, hu, model = canvas.space, patient.hu, patient.site.tumours
+    if model is None:
+        diameter, below_hu = float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0)), hu["tumour_below_pancreas"]
+    else:
+        volume_ml, below_hu = model.draw(rng)
+        diameter = diameter_mm(volume_ml)
     direction = rng.normal(0, 1, 3) * (1.0, 1.0, 0.7)
     offset = direction / np.linalg.norm(direction) * centreline[at, 3] * rng.uniform(0.1, 1.0)
-    radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)
-    _, shape = ellipsoid(space, centreline[at, :3] + offset, radii, turn_deg=rng.uniform(0, 180), within=box)
-    shape = shape + 0.10 * diameter * 0.5 * space.medium[0][box] + 0.06 * diameter * 0.5 * space.fine[1][box]
-    tumour = _of_volume(shape, canvas.occupied[box], np.pi / 6 * diameter**3 / 1000.0, space.spacing_mm, limit_mm=8.0)
+    tumour = grow(space, box, centreline[at, :3] + offset, diameter, canvas.occupied[box], rng)
     if at < 30:  # the duct behind the tumour widens
         width = rng.uniform(1.4, 3.0)
         duct = centreline[at:].copy()
         duct[:, 3] = np.linspace(width, 0.8, len(duct))
         _, distance = tube(space, duct, within=box)
         canvas.paint(box, np.maximum(distance, pancreas + 2.0), 14.0, occupy=False)
-    level = hu["pancreas"] - hu["tumour_below_pancreas"]
-    texture = level + 6.0 * space.fine[0][box] + 4.0 * space.medium[1][box]
-    if rng.random() < 0.3:  # necrosis
-        texture = texture - 12.0 * np.clip(-(tumour + 5.0) / 4.0, 0.0, 1.0)
-    canvas.paint(box, tumour, texture, edge_mm=3.5, occupy=False)
+    visible = model is None or below_hu >= model.below_organ_hu[0]
+    texture = tissue_hu(space, box, tumour, hu["pancreas"] - below_hu, rng, necrosis=visible)
+    canvas.paint(box, tumour, texture, edge_mm=EDGE_MM, occupy=False)
     return tumour
-
-
-def _of_volume(distance: np.ndarray, room: np.ndarray, volume_ml: float, spacing_mm: float, *, limit_mm: float) -> np.ndarray:
-    """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0) has `volume_ml`; one piece."""
-    inside = np.sort(distance[room > 0], axis=None)
-    count = min(int(volume_ml * 1000.0 / spacing_mm**3), len(inside) - 1)
-    growth = float(np.clip(inside[count], -limit_mm, limit_mm))
-    shape = np.maximum(distance - np.float32(growth), -room)
-    parts, count = ndimage.label(shape < 0)
-    if count > 1:  # what its neighbours have cut off goes
-        largest = np.bincount(parts.ravel())[1:].argmax() + 1
-        shape = np.where((parts > 0) & (parts != largest), np.float32(spacing_mm), shape)
-    return shape

@@ -62,12 +62,7 @@ class Space:
 
     def lumps(self, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
         """Returns smooth noise float32 [x, y, z] of zero mean and unit variance, whose bumps are about `scale_mm` wide."""
-        step = scale_mm / 2.0 / self.spacing_mm
-        field = rng.standard_normal([int(np.ceil((n - 1) / step)) + 4 for n in self.shape], dtype=np.float32)
-        for axis, n in enumerate(self.shape):
-            field = np.moveaxis(np.tensordot(_bspline(n, step, field.shape[axis]), field, axes=(1, axis)), 0, axis)
-        field -= field.mean()
-        return np.ascontiguousarray(field / field.std())
+        return lumps(self.shape, (self.spacing_mm,) * 3, scale_mm, rng)
 
     def box(self, lower, upper) -> Box:
         """Returns the slices that hold every voxel whose place in the patient may lie between the corners `lower` and `upper`."""
@@ -193,6 +188,16 @@ def smooth_union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
     """Returns the distance to either shape, with the crease between them filled over about `blend_mm` (Quilez's polynomial minimum)."""
     overlap = np.maximum(np.float32(blend_mm) - np.abs(a - b), 0.0)
     return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / blend_mm)
+
+
+def lumps(shape, spacing_mm, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns smooth noise float32 of `shape`, as `Space.lumps` does, on a grid of any spacing along each axis."""
+    steps = [scale_mm / 2.0 / spacing for spacing in spacing_mm]
+    field = rng.standard_normal([int(np.ceil((n - 1) / step)) + 4 for n, step in zip(shape, steps, strict=True)], dtype=np.float32)
+    for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
+        field = np.moveaxis(np.tensordot(_bspline(n, step, field.shape[axis]), field, axes=(1, axis)), 0, axis)
+    field -= field.mean()
+    return np.ascontiguousarray(field / field.std())
 
 
 def _bspline(n: int, step: float, knots: int) -> np.ndarray:

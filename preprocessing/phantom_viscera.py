@@ -175,9 +175,9 @@ def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random
 
 
 def paint_duodenum_and_gallbladder(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
-    """The duodenum's C around the pancreatic head; at C1 it holds water, a dark neighbour of the pancreas that is no tumour."""
+    """The duodenum's C around the pancreatic head; filled with water it is a dark neighbour of the pancreas that is no tumour."""
     space, hu = canvas.space, patient.hu
-    filled = patient.site.name == "C1"
+    filled = patient.site.duodenum_filled
     reach = rng.uniform(12.0, 15.5) if filled else rng.uniform(9.5, 12.5)
     path = jittered(
         [

@@ -12,7 +12,7 @@ from preprocessing import nifti
 from tests import forked
 from tests.experiments import run_folder
 from tests.experiments.study import CASES, SHALLOW, Study, scan
-from tests.preprocessing import dicom_files
+from tests.preprocessing import dicom_files, test_deformed_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
 # programs that read no scan, label, manifest, model or store of a site, or that write where they read: kits, the server's own folder, runs
@@ -72,6 +72,10 @@ def study(watch):
         watch.run("prepare", *made.flags(split=split), *common, inputs=[scans, made.flag_file])
         store = made.site_folder(site) / "cases"
         watch.run("cohort_report", *common, inputs=[scans, store])
+    (made.folder / "sources").mkdir()
+    listed = test_deformed_cohort.write_sources(made.folder / "sources")
+    flags = ["--split_c1=1,1,1", "--split_c2=1,1,1", f"--output={made.folder / 'copies'}"]
+    watch.run("deform_cohort", f"--manifest={listed}", *flags, inputs=[listed.parent])
     reports = [made.site_folder(site) / "cohort.json" for site in CASES]
     watch.run("compare_cohorts", f"--reports={reports[0]},{reports[1]}", f"--output={made.folder / 'both.html'}", inputs=reports)
     return made
@@ -79,7 +83,7 @@ def study(watch):
 
 @pytest.mark.slow
 def test_what_reads_scans_manifests_and_stores(watch, study):
-    assert {"list_cases", "prepare", "cohort_report", "compare_cohorts"} <= watch.ran
+    assert {"list_cases", "prepare", "cohort_report", "compare_cohorts", "deform_cohort"} <= watch.ran
 
 
 @pytest.mark.slow

@@ -70,6 +70,11 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ({"points": [{"label": "a", "beyond": ["finetuned"], "baselines": False}]}, "fine-tuning starts from the baselines"),
         ({"sites": {"C1": {"cohort": {"C1": 5}}}}, "Table 1 needs C1 and C2"),
         ({"name": ""}, "`name` is missing"),
+        ({"phantom": "soft"}, "point table1: `phantom` is 'soft'; expected one of standard, hard"),
+        (
+            {"sites": {"C1": {"deformed": "m.json", "split": [1, 1, 1]}, "C2": {"cohort": {"C2": 5}}}},
+            "`deformed` is for C1 and C2 together",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_key_value_and_way_out(tmp_path, changes, words):
@@ -77,11 +82,59 @@ def test_a_wrong_file_is_refused_with_key_value_and_way_out(tmp_path, changes, w
         read(tmp_path, **changes)
 
 
+def test_a_point_chooses_its_phantom_and_the_standard_one_leaves_no_trace(tmp_path):
+    study = read(tmp_path, points=[{"label": "standard"}, {"label": "hard", "phantom": "hard"}])
+    standard, hard = (study_file.run_spec(study, point, 1, tmp_path / "s", parse) for point in study.points)
+    assert [site.phantom for site in (*standard.sites, *hard.sites)] == ["standard", "standard", "hard", "hard"]
+    assert "hard synthetic cohort" in hard.notes[0] and "Data: synthetic cohort" in standard.notes[0]
+    folders = [run_stages._cohort_folder(spec, spec.sites[1], "C2").name for spec in (standard, hard)]
+    assert folders == ["C2-34-seed1", "C2-hard-34-seed1"]
+    texts = [study_runner._sites_text(spec) for spec in (standard, hard)]
+    assert "phantom" not in texts[0]  # a run of an earlier release has the same settings, and goes on
+    assert "--phantom=C1:hard\n--phantom=C2:hard\n" in texts[1]
+
+
+DEFORMED = {"C1": {"deformed": "m.json", "split": [3, 1, 1]}, "C2": {"deformed": "m.json", "split": [4, 1, 1]}}
+
+
+def test_sites_of_deformed_copies_come_from_one_program_and_their_split_lists(tmp_path):
+    study = read(tmp_path, sites=DEFORMED, points=[{"label": "table1"}], seeds=[4])
+    spec = study_file.run_spec(study, study.points[0], 4, tmp_path / "runs" / "s", parse)
+    assert [(site.made, site.counts, site.deformed) for site in spec.sites] == [
+        (5, (3, 1, 1), tmp_path / "m.json"),
+        (6, (4, 1, 1), tmp_path / "m.json"),
+    ]
+    assert study_file.cohort_key(study, dataclasses.replace(CONFIG, seed=4)) == "seed 4"
+    assert "Data: deformed copies of real CT" in spec.notes[0]
+    programs = FakePrograms()
+    assert study_runner.run(study, {("table1", 4): spec}, after_each=lambda: None, programs=programs) == []
+    assert programs.started[0] == "deform_cohort copies" and "synthesize C1" not in programs.started
+    folder = tmp_path / "runs" / "cohorts" / "deformed-3_1_1-4_1_1-seed4"
+    flags = programs.flags["prepare C2"]
+    assert flags["manifest"] == str(folder / "C2" / "manifest.json") and flags["split_list"] == str(folder / "C2" / "split.json")
+    assert "split" not in flags
+    made = programs.flags["deform_cohort copies"]
+    assert (made["seed"], made["split_c1"], made["split_c2"], made["output"]) == ("4", "3,1,1", "4,1,1", str(folder))
+    assert "WARNING: there is ONE" in study_results.collect(study, tmp_path / "runs" / "s", {("table1", 4): CONFIG})["runs"][0]["notes"][1]
+
+
+def test_a_study_of_copies_without_its_list_says_where_to_name_it(tmp_path):
+    atomic.write_json(tmp_path / "s.json", {**FILE, "sites": DEFORMED, "points": [{"label": "table1"}]})
+    command = [sys.executable, "-m", "experiments.study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}"]
+    done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"error: {tmp_path}/m.json: is not there; name the folder of your list of CTs by --data (make: DATA=...)" in done.stderr
+
+
 def test_a_split_larger_than_its_cohort_is_refused():
     with pytest.raises(ValueError, match="site C1: a split of 12 cases, its cohort has 10"):
         run_plan.SiteSpec(name="C1", cohort={"C1": 10}, split=(8, 2, 2))
     with pytest.raises(ValueError, match="either a synthetic `cohort` or a `manifest`"):
         run_plan.SiteSpec(name="C1")
+    with pytest.raises(ValueError, match="site C1: cases made of `deformed` sources need a `split`"):
+        run_plan.SiteSpec(name="C1", deformed=pathlib.Path("m.json"))
+    with pytest.raises(ValueError, match="site C1: `phantom` is 'hard', but only a synthetic `cohort` has one"):
+        run_plan.SiteSpec(name="C1", manifest=pathlib.Path("m.json"), phantom="hard")
 
 
 def test_cost_follows_the_work(tmp_path):
@@ -193,7 +246,7 @@ def test_a_sweep_has_a_table_and_a_cost_of_every_point(tmp_path):
 
 def test_every_study_file_that_is_committed_is_valid(tmp_path):
     files = sorted(study_file._FLAGFILES.parent.glob("studies/*.json"))
-    assert {"demo", "local_epochs", "imbalance", "sites", "tumour_share"} <= {file.stem for file in files}
+    assert {"demo", "local_epochs", "imbalance", "sites", "tumour_share", "phantom", "real_anatomy"} <= {file.stem for file in files}
     for file in files:
         study = study_file.read(file)
         for point in study.points:
@@ -204,7 +257,7 @@ class FakePrograms:
     """Stands in for programs: each leaves at once what the real one leaves at its end; one of them may fail."""
 
     def __init__(self):
-        self.started, self.failing = [], set()
+        self.started, self.failing, self.flags = [], set(), {}
 
     def __call__(self, log_folder, **how):
         self._failed = []
@@ -222,12 +275,15 @@ class FakePrograms:
         values = dict(argument[2:].split("=", 1) for argument in arguments)
         program, who = module.removeprefix("experiments."), values.get("model_name") or values.get("site") or name
         self.started.append(f"{program} {who}")
+        self.flags[f"{program} {who}"] = values
         if f"{program} {who}" in self.failing:
             self._failed.append(name)
         elif program == "prepare":
             index = {"site": name, "seed": 1, "settings": {}, "splits": {}, "numbers": {}, "sources": {}}
             declared = {"pancreas": "complete", "tumour": "absent"} if name == "C1" else None
             atomic.write_json(pathlib.Path(values["site_folder"]) / "cases" / "index.json", {**index, "declared_labels": declared})
+        elif program == "deform_cohort":
+            atomic.write_json(pathlib.Path(values["output"]) / "cohort.json", {"notes": ["WARNING: there is ONE source patient."]})
         elif program == "serve":
             atomic.write_json(pathlib.Path(values["store"]) / "address.json", {"port": 1})
             rows = run_folder.rows()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 
 import nibabel
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from preprocessing import integrity, manifest, phantom, rules
-from preprocessing.phantom_site import SITES
+from preprocessing.phantom_site import HARD_SITES, PHANTOMS, SITES
 from preprocessing.volume import Volume
 
 CASES = 3
@@ -113,9 +114,8 @@ def test_the_liver_is_where_the_affine_says(hospitals):
 
 def test_thick_slices_are_averages_of_thin_ones():
     quiet = dataclasses.replace(SITES["C2"], noise_hu=(0.0, 0.0))
-    patched = {**SITES, "C2": quiet}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom, "SITES", patched)
+        patch.setitem(PHANTOMS["standard"], "C2", quiet)
         thick, _ = phantom.render_case(config("C2", slice_mm=(5.0, 5.0)), 0)
         thin, _ = phantom.render_case(config("C2", slice_mm=(1.0, 1.0)), 0)
     middle = 15
@@ -193,6 +193,7 @@ def test_a_stopped_run_goes_on_and_a_cohort_can_grow(tmp_path):
     [
         ({"site": "C3"}, "site is 'C3'.*C1, C2"),
         ({"cases": 0}, "cases is 0"),
+        ({"phantom": "soft"}, "phantom is 'soft'.*standard, hard"),
         ({"spacings": "fast"}, "spacings is 'fast'.*demo, paper"),
         ({"slice_mm": (2.0, 1.0)}, r"slice_mm is \(2.0, 1.0\)"),
         ({"field_of_view_mm": (50.0, 300.0, 165.0)}, "field_of_view_mm"),
@@ -201,3 +202,58 @@ def test_a_stopped_run_goes_on_and_a_cohort_can_grow(tmp_path):
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+# of the release that had one phantom: site, case, digests of CT and labels, mean HU of three slices
+BEFORE_THE_HARD_ONE = [
+    ("C1", 0, "f3adf125c65dc46c", "6872bc6a16a52304", (22.177, -58.859, -15.945)),
+    ("C1", 1, "eee7326153fc4cc9", "130f5fc79652eab8", (-0.751, 8.959, 22.592)),
+    ("C2", 0, "07a470aaa0e31232", "6d6d483e4b9b1d91", (36.211, 68.280, 72.318)),
+    ("C2", 1, "22f84c7ce5585ff8", "9ee24174445bedee", (35.308, 49.539, 79.741)),
+]
+
+
+@pytest.mark.parametrize(("site", "index", "ct_digest", "label_digest", "means"), BEFORE_THE_HARD_ONE)
+def test_the_standard_phantom_is_what_it_was_when_it_was_the_only_one(site, index, ct_digest, label_digest, means):
+    ct, labels = phantom.render_case(config(site, cases=2, **SMALL), index)
+    found = [hashlib.sha256(np.ascontiguousarray(v.array).tobytes() + v.affine.tobytes()).hexdigest()[:16] for v in (ct, labels)]
+    assert found[1] == label_digest
+    if found[0] != ct_digest:  # another NumPy or processor rounds single voxels differently, by 1 HU; other patients differ by far more
+        np.testing.assert_allclose([ct.array[:, :, k].mean() for k in (5, 11, 17)], means, atol=0.01)
+
+
+def test_a_cohort_of_the_release_before_the_hard_phantom_goes_on(tmp_path):
+    phantom.generate_cohort(config("C1", cases=1, **SMALL), tmp_path)
+    record = json.loads((tmp_path / "cohort.json").read_text())
+    assert "phantom" not in record
+    with pytest.raises(ValueError, match=r"phantom None there, 'hard' asked for"):
+        phantom.generate_cohort(config("C1", cases=1, phantom="hard", **SMALL), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def hard_c2():
+    return [phantom.render_case(config("C2", phantom="hard", in_plane_mm=(2.0, 2.0), slice_mm=(3.0, 3.0)), index) for index in range(4)]
+
+
+def test_the_hard_phantom_has_small_and_faint_tumours(hard_c2):
+    volumes = [np.count_nonzero(labels.array == 2) * 0.012 for _, labels in hard_c2]
+    assert min(volumes) > 1.0 and min(volumes) < 10.0 and max(volumes) < 50.0
+    below = [np.median(ct.array[labels.array == 1]) - np.median(ct.array[labels.array == 2]) for ct, labels in hard_c2]
+    assert min(below) < 45.0 and max(below) < 75.0
+
+
+def test_hospitals_of_the_hard_phantom_share_what_stomach_and_bowel_show_and_have_more_noise():
+    one, two = HARD_SITES["C1"], HARD_SITES["C2"]
+    for tissue in ("bowel_wall", "bowel_content", "stomach_wall", "stomach_content", "oral_contrast"):
+        assert one.hu[tissue] == two.hu[tissue]
+    for name in ("stomach_gas", "oral_contrast", "duodenum_filled"):
+        assert getattr(one, name) == getattr(two, name)
+    assert SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100  # unlike the standard's
+    for site in ("C1", "C2"):
+        assert min(HARD_SITES[site].noise_hu) > min(SITES[site].noise_hu)
+        assert HARD_SITES[site].hu["pancreas"] == SITES[site].hu["pancreas"]
+
+
+def test_patients_of_the_two_phantoms_differ():
+    bodies = [phantom.render_case(config("C1", cases=1, phantom=kind, **SMALL), 0)[1].array for kind in PHANTOMS]
+    assert (bodies[0] != bodies[1]).any()

@@ -1,0 +1,155 @@
+"""Sites of deformed copies: who is in which split, what is written, what is refused."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from preprocessing import deformed_cohort, manifest, nifti, sources, splits
+from preprocessing.volume import Volume
+from runkit import atomic
+from runkit.randomness import generator
+
+AFFINE = np.diag([-3.0, 3.0, 4.0, 1.0])  # LAS+: copies are written in RAS+ order
+CONFIG = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (4, 2, 2), "C2": (5, 2, 3)})
+
+
+def write_sources(folder, count=2):
+    """Scans of a bar of organ in fat; their organ maps have the pancreas as 7 and something else as 3."""
+    cases = []
+    for number in range(count):
+        hu = generator(8, "source", number).normal(-90, 10, (50, 40, 24))
+        organs = np.zeros(hu.shape, np.uint8)
+        organs[10:38, 14 + number : 24, 8:16] = 7
+        organs[:5] = 3
+        hu[organs == 7] += 190
+        image, label = folder / f"ct{number}.nii.gz", folder / f"organs{number}.nii.gz"
+        nifti.write_volume(image, Volume(np.rint(hu).astype(np.int16), AFFINE))
+        nifti.write_volume(label, Volume(organs, AFFINE))
+        cases.append(manifest.Case(f"patient_{number}", image, label))
+    manifest.write(folder / "manifest.json", manifest.Manifest("sources", tuple(cases), label_values={7: 1}))
+    return folder / "manifest.json"
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    return write_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.mark.parametrize("count", [3, 4, 10, 23])
+def test_no_source_is_in_two_splits_at_any_site(count):
+    ids = [f"p{n}" for n in range(count)]
+    for seed in range(20):
+        config = deformed_cohort.DeformedConfig(seed=seed, counts=CONFIG.counts)
+        where = {}
+        for copy in deformed_cohort.plan(ids, config):
+            where.setdefault(copy.source, set()).add(copy.split)
+        assert all(len(found) == 1 for found in where.values())
+        assert not any("WARNING" in note for note in deformed_cohort.notes(ids, config))
+
+
+def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
+    ids = [f"p{n}" for n in range(20)]
+    dealt = deformed_cohort.share_out(ids, 1)
+    for split in splits.SPLITS:
+        assert dealt["C1"][split] and dealt["C2"][split] and not set(dealt["C1"][split]) & set(dealt["C2"][split])
+    assert sorted(source for own in dealt.values() for members in own.values() for source in members) == sorted(ids)
+    assert len(deformed_cohort.notes(ids, CONFIG)) == 1
+
+
+def test_one_and_two_sources_are_said_to_be_too_few():
+    one, two = deformed_cohort.notes(["a"], CONFIG), deformed_cohort.notes(["a", "b"], CONFIG)
+    assert "WARNING: there is ONE source patient. Training and test are copies of the same person" in one[1]
+    assert "WARNING: there are two source patients" in two[1] and "Both sites have copies of the same patients" in two[2]
+    dealt = deformed_cohort.share_out(["a", "b"], 5)["C1"]
+    assert dealt["training"] == dealt["validation"] != dealt["test"]
+
+
+def test_every_copy_is_made_once_for_its_site_and_split():
+    copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
+    assert len({copy.case_id for copy in copies}) == len(copies) == 18
+    for site, counts in CONFIG.counts.items():
+        assert tuple(sum(c.site == site and c.split == split for c in copies) for split in splits.SPLITS) == counts
+
+
+def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
+    config = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (1, 1, 1), "C2": (1, 1, 1)})
+    written = deformed_cohort.generate(manifest.read(listed), config, tmp_path)
+    digests = set()
+    for site, values in (("C1", {0, 1}), ("C2", {0, 1, 2})):
+        read = manifest.read(written[site])
+        assert read.site == site and dict(read.declared) == {"pancreas": "complete", "tumour": "absent" if site == "C1" else "complete"}
+        lists = atomic.read_json(tmp_path / site / "split.json")
+        assert splits.listed_split([case.case_id for case in read.cases], lists) == {s: tuple(lists[s]) for s in splits.SPLITS}
+        for case in read.cases:
+            ct, labels = sources.read_case(case)
+            assert set(np.unique(labels.array)) == values
+            assert (np.diag(ct.affine)[:3] > 0).all()
+            digests.add(hashlib.sha256(ct.array.tobytes()).hexdigest())
+    assert len(digests) == 6
+    record = json.loads((tmp_path / "cohort.json").read_text())
+    assert {source for _, source in record["copies"].values()} == {"patient_0", "patient_1"} and "WARNING" in record["notes"][1]
+
+    image = tmp_path / "C2" / "images" / "C2_0003.nii.gz"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    content = image.read_bytes()
+    image.unlink()  # as if it had been stopped there
+    deformed_cohort.generate(manifest.read(listed), config, tmp_path, workers_count=2)
+    assert image.read_bytes() == content
+    changed = {path.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {"C2_0003.nii.gz"}
+    with pytest.raises(ValueError, match=r"cohort\.json: holds a cohort with other copies, seed; choose another folder"):
+        other = deformed_cohort.DeformedConfig(seed=4, counts=config.counts)
+        deformed_cohort.generate(manifest.read(listed), other, tmp_path)
+
+
+def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, tmp_path):
+    good = manifest.read(listed)
+    assert deformed_cohort.check_sources(good, "list.json") == {}
+    assert deformed_cohort.need(good, CONFIG, 2).disk_bytes > 0
+    image, label = good.cases[0].image, good.cases[0].label
+    _, labels = sources.read_case(good.cases[0], {7: 1})
+
+    def case(name, drawn, scan=image):
+        if isinstance(drawn, np.ndarray):
+            path = tmp_path / f"{name}_label.nii.gz"
+            nifti.write_volume(path, Volume(drawn.astype(np.uint8), AFFINE))
+            drawn = path
+        link = tmp_path / f"{name}.nii.gz"
+        if scan is image:
+            link.symlink_to(image)
+        return manifest.Case(name, link, drawn)
+
+    ill = labels.array.copy()
+    ill[20:25, 16:20, 10:12] = 2
+    tiny = np.zeros_like(ill)
+    tiny[20:23, 20:23, 10:12] = 1
+    cut = case("cut", label, None)
+    cut.image.write_bytes(image.read_bytes()[:5000])
+    for label_values, cases, expected in (
+        (
+            None,
+            [case("bare", None), case("empty", 0 * ill), case("ill", ill), case("tiny", tiny)],
+            [
+                "bare: has no mask",
+                "empty: its mask has no pancreas; say in the manifest",
+                "ill: its mask has a tumour",
+                "tiny: its pancreas has 0.6 ml",
+            ],
+        ),
+        ({7: 1}, [cut], ["cut: ", "F03"]),
+        ({7: 1}, [case("gone", label, None)], ["gone: ", "gone.nii.gz", "F01"]),
+    ):
+        with pytest.raises(ValueError, match=r"list\.json: cannot be used as a list of sources") as caught:
+            deformed_cohort.check_sources(manifest.Manifest("s", tuple(cases), label_values=label_values), "list.json")
+        assert all(words in str(caught.value) for words in expected), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [({"C1": (1, 1, 1)}, "counts are for C1; expected C1 and C2"), ({"C1": (1, 1, 1), "C2": (1, 0, 1)}, r"counts of C2 are \(1, 0, 1\)")],
+)
+def test_bad_counts_are_named(counts, words):
+    with pytest.raises(ValueError, match=words):
+        deformed_cohort.DeformedConfig(seed=1, counts=counts)
