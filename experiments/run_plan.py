@@ -92,6 +92,7 @@ class RunSpec:
 
 # Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
 _STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.46, 0.36, 1.2, 1.4, 0.25, 8.0
+_RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
 _DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
@@ -113,12 +114,15 @@ def cost(spec: RunSpec) -> dict[str, float]:
     own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
     alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
+    # at a site without tumours a gate is fitted to every model's validation cases, and shared candidates are chosen by all sites'
+    evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
+    received = epochs * longest * step * (_RECEIVED if config.missing_labels == "distil" or config.absence_evidence else 0.0)
     stages = {
         "cohort": max((site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites), default=0.0) * together,
         "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
-        "federation and cross-site evaluation": (alone + own_validations * validation + models * test * tested) * together + 3 * _START_S,
+        "federation and cross-site evaluation": (alone + received + own_validations * validation + evaluation) * together + 3 * _START_S,
         "table and figures": _START_S / 2,
     }
     if POOLED in spec.beyond:
