@@ -29,9 +29,9 @@ _SITE_FOLDER = "the folder of the site's prepared cases"
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments import check_report, cohort_page
-    from preprocessing import cohort, survey
+    from experiments.reports import check_page, cohort_page
     from preprocessing import manifest as manifests
+    from preprocessing.checks import cohort, survey
 
     listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     experiment_flags.site_folder(_SITE_FOLDER, make=True)  # closed to others only now: it may have been the scans' folder
 
     def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
-        atomic.write_json(folder / "cohort_cases.json", check_report.document(manifest.site, found, finished=finished))
+        atomic.write_json(folder / "cohort_cases.json", check_page.document(manifest.site, found, finished=finished))
 
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     keep(findings, finished=True)

@@ -20,8 +20,8 @@ flags.DEFINE_string("output", None, "Page to write, .html. Without it the compar
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments import cohort_page
-    from preprocessing import cohort
+    from experiments.reports import cohort_page
+    from preprocessing.checks import cohort
 
     experiment_flags.required("reports", "the cohort.json of two sites")
     if len(FLAGS.reports) != 2:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 
 def _read(path: str) -> dict[str, Any]:
-    from preprocessing import cohort
+    from preprocessing.checks import cohort
 
     report = atomic.read_json(path)
     try:

@@ -88,7 +88,7 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
 
 def _prepared_cases(folder: pathlib.Path) -> Finding:
     """Compares what the prepared cases were made with, with the plan of the flags where they were given."""
-    from experiments import prepared_cases
+    from experiments.models import prepared_cases
     from federated.doctor import findings as doctor
     from preprocessing import case_store
 

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import memory, named_weights, training, vae_branch
-    from experiments import site_trainer
+    from experiments.models import site_trainer
 
     config = experiment_flags.experiment_config()
     one = dataclasses.replace(config, batch_size=1, num_rounds=1, local_epochs=1)
@@ -105,7 +105,8 @@ def _phantom_patch(config: configuration.ExperimentConfig):
     """Returns a dataset of one patch of a synthetic scan's middle, on the profile's grid."""
     import tensorflow as tf
 
-    from preprocessing import geometry, intensity, phantom, resampling
+    from preprocessing import geometry, intensity, resampling
+    from preprocessing.phantom import phantom
 
     ct, label = phantom.render_case(phantom.CohortConfig(site="C2", cases=1, seed=config.seed), 0)
     upright = geometry.to_ras(ct)

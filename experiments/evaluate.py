@@ -44,7 +44,7 @@ class _Pair(NamedTuple):
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments import case_rows, score_summary
+    from experiments.results import case_rows, score_summary
     from runkit import atomic, overwriting, progress
 
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
 
 def _refusal(error: Exception, pair: _Pair) -> Exception:
     """Returns the rule that a pair breaks, with a remedy of this program where the rule's own speaks of a manifest."""
-    from preprocessing import rules
+    from preprocessing.checks import rules
 
     found = rules.refusal(error, pair.mask or pair.label)
     if found.rule != rules.UNKNOWN_VALUES.id:

@@ -24,7 +24,7 @@ flags.DEFINE_string("output", None, "The file to write (.safetensors).")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import keras_stack, named_weights
-    from experiments import site_trainer
+    from experiments.models import site_trainer
     from runkit import overwriting
 
     output = experiment_flags.required("output", "the file to write the initial weights to")

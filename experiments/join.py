@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     del argv
     import tensorflow as tf
 
-    from experiments import devices, model_writing, prepared_cases, report, site_trainer
+    from experiments.models import devices, model_folders, prepared_cases, site_trainer
+    from experiments.reports import table1_report
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
@@ -86,13 +87,13 @@ def main(argv: list[str]) -> int:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
     if trainer.best_score is not None:
-        model_writing.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
+        model_folders.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
     ending, examples = f"finished{f': {summary.remark}' if summary.remark else ''}", folder / "federated" / "examples"
     if not list(examples.glob("case*.npy")):  # the run ended without this site's evaluation
         print(ending)
         return 0
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
-    figure = report.comparison(cases, examples, store.site)
+    figure = table1_report.comparison(cases, examples, store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:
         figure.savefig(path)
     print(f"{ending}; figure {folder / 'figures' / 'comparison.png'}")

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from c2fnas import inference, keras_stack, named_weights
-    from experiments import scan_prediction, site_trainer
+    from experiments.models import scan_prediction, site_trainer
     from preprocessing import dataset, manifest, pipeline
     from runkit import atomic, overwriting
 

@@ -27,7 +27,8 @@ flags.DEFINE_string("output", None, "Folder of the model.")
 def main(argv: list[str]) -> None:
     del argv
     from c2fnas import model_folder, named_weights
-    from experiments import model_writing, prepared_cases, results
+    from experiments.models import model_folders, prepared_cases
+    from experiments.results import paper_table
     from runkit import overwriting
 
     config = experiment_flags.experiment_config()
@@ -39,8 +40,8 @@ def main(argv: list[str]) -> None:
     weights, _ = named_weights.load(source)
     name = experiment_flags.required("name", "the model's name")
     stores = [prepared_cases.open_store(folder, config) for folder in cases]
-    rows = results.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
-    model_writing.write(output, name, weights, config, stores=stores, rows=rows)
+    rows = paper_table.read_rows(FLAGS.rows, any_site=True) if FLAGS.rows else []
+    model_folders.write(output, name, weights, config, stores=stores, rows=rows)
     try:
         model_folder.load(output)
     except ValueError as error:

@@ -71,8 +71,10 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from c2fnas import inference, model_folder
-    from experiments import prediction_table, scan_prediction
-    from preprocessing import dicom, rules
+    from experiments.models import scan_prediction
+    from experiments.reports import prediction_table
+    from preprocessing import dicom
+    from preprocessing.checks import rules
     from runkit import progress
 
     model_path = experiment_flags.required("model", "the folder of the model")
@@ -148,13 +150,13 @@ def main(argv: list[str]) -> int:
 
 
 def _overlay(mask: pathlib.Path) -> pathlib.Path | None:
-    from experiments.scan_prediction import stem
+    from experiments.models.scan_prediction import stem
 
     return mask.with_name(stem(mask) + ".png") if FLAGS.overlay else None
 
 
 def _dicom_seg(image: pathlib.Path, mask: pathlib.Path) -> pathlib.Path | None:
-    from experiments.scan_prediction import stem
+    from experiments.models.scan_prediction import stem
     from preprocessing import dicom
 
     return mask.with_name(stem(mask) + ".dcm") if FLAGS.dicom_seg and dicom.is_series(image) else None
@@ -162,7 +164,7 @@ def _dicom_seg(image: pathlib.Path, mask: pathlib.Path) -> pathlib.Path | None:
 
 def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
     """Returns every file that is asked for of a scan, the mask first."""
-    from experiments import scan_prediction
+    from experiments.models import scan_prediction
 
     extras = [_overlay(mask), *(scan_prediction.probability_files(mask) if FLAGS.probabilities else []), _dicom_seg(image, mask)]
     return [mask, *(path for path in extras if path is not None)]
@@ -170,7 +172,8 @@ def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
 
 def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
     """Returns whether every output of a scan is there. A row that the table lacks is made from the mask."""
-    from experiments import prediction_table, scan_prediction
+    from experiments.models import scan_prediction
+    from experiments.reports import prediction_table
 
     missing = [path for path in _outputs(image, mask) if not path.exists()]
     empty_has_none = missing == [_dicom_seg(image, mask)]  # a mask of nothing has no segmentation object
@@ -207,7 +210,7 @@ def _require_apart(jobs, model_path: str, table_path: str | None) -> None:
 
 
 def _settings(model):
-    from experiments import scan_prediction
+    from experiments.models import scan_prediction
 
     view = model.training_data.get("view_mm")
     settings = scan_prediction.Settings.of_plan(
@@ -257,7 +260,7 @@ def _one_file() -> bool:
 
 def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Returns (scan, mask) of every scan that the flags name."""
-    from experiments import scan_prediction
+    from experiments.models import scan_prediction
     from preprocessing import layouts
 
     output = experiment_flags.required("output", "the mask, or the folder of masks, to write")

@@ -18,7 +18,7 @@ from runkit import atomic, disk, folder_lock, overwriting, private
 
 if TYPE_CHECKING:
     from preprocessing import manifest as manifests
-    from preprocessing import survey
+    from preprocessing.checks import survey
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -89,15 +89,15 @@ def main(argv: list[str]) -> int:
 
 
 def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
-    from experiments import check_report
-    from preprocessing import survey
+    from experiments.reports import check_page
+    from preprocessing.checks import survey
 
     def keep(found: list[survey.Finding]) -> None:
-        atomic.write_json(folder / "check.json", check_report.document(manifest.site, found, finished=False))
+        atomic.write_json(folder / "check.json", check_page.document(manifest.site, found, finished=False))
 
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
-    print(check_report.summary(findings))
-    document, page = check_report.write(folder, manifest.site, findings)
+    print(check_page.summary(findings))
+    document, page = check_page.write(folder, manifest.site, findings)
     print(f"report {document}, with pictures {page}")
     return int(FLAGS.strict and any(not finding.usable for finding in findings))
 

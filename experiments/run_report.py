@@ -22,7 +22,8 @@ flags.DEFINE_enum(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments import html_report, study_results
+    from experiments.reports import html_report
+    from experiments.studies import study_results
 
     folder = pathlib.Path(experiment_flags.required("run", "the folder of a run"))
     content = study_results.of_one_run(folder, FLAGS.pictures)

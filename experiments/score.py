@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments import prepared_cases, site_trainer
+    from experiments.models import prepared_cases, site_trainer
     from runkit import atomic, overwriting
 
     config = experiment_flags.experiment_config()

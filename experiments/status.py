@@ -14,7 +14,7 @@ import time
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import status_table
+from experiments.reports import status_table
 from federated.errors import FederationError, ServerUnreachable
 from runkit import printable
 

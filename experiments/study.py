@@ -14,7 +14,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as experiment_flags
-from experiments import study_file
+from experiments.studies import study_file
 from runkit import folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
@@ -30,7 +30,8 @@ flags.DEFINE_bool("report_only", False, "Start no run; write the report of what 
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments import html_report, study_results, study_runner
+    from experiments.reports import html_report
+    from experiments.studies import runner, study_results
 
     file = experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json")
     study = study_file.read(file, FLAGS.data)
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     if not chosen:
         raise ValueError(f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run")
     warnings = [] if FLAGS.report_only else _of_copies(chosen)
-    print(study_runner.cost_text(study, folder, chosen), flush=True)
+    print(runner.cost_text(study, folder, chosen), flush=True)
     for line in warnings:
         print(f"  {line}", flush=True)
     if FLAGS.dry_run:
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
         study_results.write(folder, content)
         html_report.write(folder / "study.html", html_report.study_page(content, folder))
 
-    failures = [] if FLAGS.report_only else study_runner.run(study, chosen, after_each=write)
+    failures = [] if FLAGS.report_only else runner.run(study, chosen, after_each=write)
     write()
     print((folder / "study.md").read_text(encoding="utf-8"))
     print(f"The same to look at: {folder / 'study.html'}")

@@ -31,7 +31,7 @@ flags.DEFINE_string("output", None, "Folder of the cohort.")
 
 def main(argv: list[str]) -> None:
     del argv
-    from preprocessing import phantom
+    from preprocessing.phantom import phantom
 
     config = phantom.CohortConfig(site=FLAGS.site, cases=FLAGS.cases, seed=FLAGS.seed, phantom=FLAGS.phantom, spacings=FLAGS.spacings)
     manifest = phantom.generate_cohort(

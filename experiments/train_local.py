@@ -41,10 +41,10 @@ flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments import devices
+    from experiments.models import devices
 
     strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
-    from experiments import model_writing, prepared_cases, site_trainer
+    from experiments.models import model_folders, prepared_cases, site_trainer
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
             metrics["data_wait_share"],
         )
     if devices.is_chief():
-        model_writing.write_best(model_folder / "model", label, site, config, store)
+        model_folders.write_best(model_folder / "model", label, site, config, store)
 
 
 def _start(genotype) -> dict[str, np.ndarray]:

@@ -27,8 +27,8 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     from c2fnas import named_weights
-    from experiments import prepared_cases, site_trainer
-    from experiments.pooled import PooledStore
+    from experiments.models import prepared_cases, site_trainer
+    from experiments.models.pooled_store import PooledStore
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 from isal import igzip
 
-from preprocessing import dicom, geometry, intensity, nifti, resampling, rules
+from preprocessing import dicom, geometry, intensity, nifti, resampling
+from preprocessing.checks import rules
 from preprocessing.manifest import Case
 from preprocessing.volume import Grid
 

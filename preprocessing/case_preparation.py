@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from preprocessing import case_store, geometry, integrity, intensity, resampling, rules, same_scan, sources
+from preprocessing import case_store, geometry, intensity, resampling, sources
+from preprocessing.checks import integrity, rules, same_scan
 from preprocessing.foreground import LabelBox
 from preprocessing.manifest import Case
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from preprocessing.phantom_space import lumps
+from preprocessing.phantom.space import lumps
 
 DEVIATION_MM, SCALE_MM = 5.0, 120.0
 _STEP_MM = 4.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from preprocessing import budget, declared_labels, deformation, geometry, manifest, nifti, sources, splits, tumour_insertion
 from preprocessing.manifest import Case, Manifest
-from preprocessing.phantom_tumour import Tumours
+from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
 from runkit.randomness import generator

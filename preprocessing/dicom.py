@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.ndimage
 
-from preprocessing import dicom_acquisitions, dicom_archive, dicom_folder, dicom_header, rules
+from preprocessing import dicom_acquisitions, dicom_archive, dicom_folder, dicom_header
+from preprocessing.checks import rules
+from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.dicom_folder import Series, files_in
 from preprocessing.dicom_header import Header, PixelData
-from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 __all__ = ["files_in", "is_series", "read_series", "require_reader", "slice_files"]

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing import rules
+from preprocessing.checks import rules
+from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.dicom_header import Header
-from preprocessing.rules import IntegrityError, broken
 
 ALL = "all"
 _SAME_PLACE = 0.05  # of a slice distance

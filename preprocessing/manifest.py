@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from preprocessing import declared_labels, geometry, names, rules
-from preprocessing.rules import Rule, broken
+from preprocessing import declared_labels, geometry, names
+from preprocessing.checks import rules
+from preprocessing.checks.rules import Rule, broken
 from runkit import atomic, printable
 
 _CLASS_NAMES = {

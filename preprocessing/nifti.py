@@ -16,8 +16,9 @@ import nibabel
 import numpy as np
 from isal import igzip, isal_zlib
 
-from preprocessing import geometry, regular_files, rules
-from preprocessing.rules import broken
+from preprocessing import geometry, regular_files
+from preprocessing.checks import rules
+from preprocessing.checks.rules import broken
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
 

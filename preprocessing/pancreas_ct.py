@@ -12,9 +12,10 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from preprocessing import dicom, integrity, label_fit, nifti, rules, sources
+from preprocessing import dicom, nifti, sources
+from preprocessing.checks import integrity, label_fit, rules
+from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.manifest import Case
-from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes

@@ -19,12 +19,13 @@ from typing import Any
 
 from absl import logging
 
-from preprocessing import budget, case_store, declared_labels, rules, same_scan, sources
+from preprocessing import budget, case_store, declared_labels, sources
 from preprocessing.budget import Budget, CaseNeed
 from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
+from preprocessing.checks import rules, same_scan
+from preprocessing.checks.rules import broken
 from preprocessing.manifest import Case, Manifest
-from preprocessing.rules import broken
 from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, private, progress
 from runkit import workers as processes

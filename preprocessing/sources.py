@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing import dicom, geometry, nifti, regular_files, rules
+from preprocessing import dicom, geometry, nifti, regular_files
+from preprocessing.checks import rules
+from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.manifest import Case, Manifest
-from preprocessing.rules import IntegrityError, broken
 from preprocessing.volume import Volume
 
 _AXES = "xyz"

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from preprocessing.phantom_space import Pose, Space
-from preprocessing.phantom_tumour import EDGE_MM, Tumours, diameter_mm, grow, tissue_hu
+from preprocessing.phantom.space import Pose, Space
+from preprocessing.phantom.tumour import EDGE_MM, Tumours, diameter_mm, grow, tissue_hu
 
 _GRID_MM = 2.0  # of the tumour's shape, as in the phantom
 _MARGIN_MM = 28.0  # around the organ: more than a tumour reaches beyond it

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from preprocessing.rules import IntegrityError
+from preprocessing.checks.rules import IntegrityError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

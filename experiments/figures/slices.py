@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments import results
 from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR
+from experiments.results import paper_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
         raise ValueError("comparison has no slice to draw; give at least one case")
     if models is None:
         present = {model for case in slices for model in case.predictions}
-        models = [m for m in (*results.MODELS, results.BEST_GLOBAL) if m in present] + sorted(
-            present - {*results.MODELS, results.BEST_GLOBAL}
+        models = [m for m in (*paper_table.MODELS, paper_table.BEST_GLOBAL) if m in present] + sorted(
+            present - {*paper_table.MODELS, paper_table.BEST_GLOBAL}
         )
     width, left, right, top, bottom, gap = 11.0, 0.32, 0.06, 0.36, 0.42, 0.05
     caption = 0.24 if any(case.captions for case in slices) else 0.05

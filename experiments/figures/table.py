@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments import results
 from experiments.figures.style import DPI, INK, MUTED, OTHER_COLOUR, RULE, ink, plain
 from experiments.figures.style import colour as colour_of
+from experiments.results import paper_table
 
 
 def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = "") -> Figure:
@@ -22,13 +22,13 @@ def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", titl
     Args:
       rows: per-case rows, as in `results`.
     """
-    lines = results.table(rows, grid)
+    lines = paper_table.table(rows, grid)
     names = list(lines)
     places = {name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)}  # a gap above what is no model's row
     headings = ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average")
     figure = Figure(figsize=(11, 1.35 + 0.36 * max(1, len(names))), dpi=DPI, facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(headings), sharey=True)
-    for axes, column, heading in zip(panels, results.COLUMNS, headings, strict=True):
+    for axes, column, heading in zip(panels, paper_table.COLUMNS, headings, strict=True):
         plain(axes)
         for name in names:
             _table_bar(axes, places[name], name, column, lines[name])
@@ -54,14 +54,14 @@ def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", titl
     return figure
 
 
-def _table_bar(axes: Axes, place: float, name: str, column: str, line: results.TableRow) -> None:
+def _table_bar(axes: Axes, place: float, name: str, column: str, line: paper_table.TableRow) -> None:
     value = line.percent[column]
     if value is None:
         axes.text(2, place, "no case", fontsize=8, color=MUTED, va="center")
         return
     colour = colour_of(name)
     axes.barh(place, value, height=0.66, color=colour, alpha=0.55, edgecolor=colour, linewidth=1.0, zorder=2)
-    printed = results.PAPER_TABLE.get(name, {}).get(column)
+    printed = paper_table.PAPER_TABLE.get(name, {}).get(column)
     if printed is not None:
         axes.plot(
             printed, place, "D", markersize=5.5, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.0, zorder=4, clip_on=False
@@ -78,4 +78,4 @@ def _case_dots(rows: Sequence[Mapping[str, Any]], name: str, column: str, grid: 
 
 
 def _last_model(names: Sequence[str]) -> int:
-    return max((index for index, name in enumerate(names) if name in results.MODELS), default=-1)
+    return max((index for index, name in enumerate(names) if name in paper_table.MODELS), default=-1)

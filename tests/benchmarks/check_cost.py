@@ -15,7 +15,8 @@ from tests.benchmarks import scans, side_by_side
 
 
 def check(name: str) -> dict[str, float]:
-    from preprocessing import geometry, integrity, nifti, same_scan
+    from preprocessing import geometry, nifti
+    from preprocessing.checks import integrity, same_scan
 
     image, label = nifti.read_ct(scans.paths(name)[0]), nifti.read_labels(scans.paths(name)[1])
     started = time.perf_counter()

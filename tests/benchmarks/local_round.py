@@ -34,7 +34,7 @@ def rows(
 
     from c2fnas import keras_stack, named_weights
     from experiments import flags as experiment_flags
-    from experiments import prepared_cases, site_trainer
+    from experiments.models import prepared_cases, site_trainer
 
     keras_stack.set_up(1, 1)
     experiment_flags.define_experiment()

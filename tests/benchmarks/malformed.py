@@ -106,7 +106,7 @@ def _read_corpus(folder: pathlib.Path, read: Callable[[pathlib.Path], None]) -> 
 
 def _product(manifest: pathlib.Path) -> None:
     from preprocessing import manifest as manifests
-    from preprocessing import survey
+    from preprocessing.checks import survey
 
     for finding in survey.survey(manifests.read(manifest)):
         for error in finding.errors:

@@ -23,8 +23,9 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from preprocessing import geometry, nifti, phantom, resampling
-from preprocessing.phantom_site import PHANTOMS
+from preprocessing import geometry, nifti, resampling
+from preprocessing.phantom import phantom
+from preprocessing.phantom.hospital import PHANTOMS
 from preprocessing.volume import Volume
 
 _MM = (3.0, 3.0, 3.0)

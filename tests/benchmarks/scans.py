@@ -25,7 +25,8 @@ def paths(name: str) -> tuple[str, str]:
 
 def make() -> None:
     """Makes the scans that are missing. Needs the product's environment, about half a minute and 90 MB."""
-    from preprocessing import nifti, phantom
+    from preprocessing import nifti
+    from preprocessing.phantom import phantom
     from preprocessing.volume import Volume
 
     folder().mkdir(exist_ok=True)

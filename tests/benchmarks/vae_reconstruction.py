@@ -25,7 +25,7 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
 
     from c2fnas import named_weights
     from experiments import flags as experiment_flags
-    from experiments import prepared_cases, site_trainer
+    from experiments.models import prepared_cases, site_trainer
 
     experiment_flags.define_experiment()
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])

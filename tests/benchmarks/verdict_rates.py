@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments import hypotheses, statistics
-from experiments import patients_and_trainings as two
+from experiments.results import hypotheses, intervals
+from experiments.results import patients_and_trainings as two
 from runkit.randomness import generator
 
 REPETITIONS = 20_000
@@ -59,7 +59,7 @@ def mean_coverage(draw: Draw, truth: float, sizes: Sequence[int], repetitions: i
     """Returns the share of intervals of a mean that hold it, and their width over that of plain Student's t (on average)."""
     rng = generator(seed, "coverage", *map(int, sizes))
     total = sum(sizes)
-    mean = statistics.combination([(n / total, draw(rng, (repetitions, n))) for n in sizes])
+    mean = intervals.combination([(n / total, draw(rng, (repetitions, n))) for n in sizes])
     low, high = mean.ends()
     plain = dataclasses.replace(mean, skewness=np.zeros_like(mean.error)).ends()
     spread = mean.error > 0
@@ -97,7 +97,7 @@ def study(
         drawn = [patients(1, n) + rng.normal(0.0, interaction_sd, (repetitions, trainings, n)) + effects[..., None] + truth for n in sizes]
         strata = [(n / total, own.mean(axis=1)) for n, own in zip(sizes, drawn, strict=True)]
     means = sum(own.sum(axis=-1) for own in drawn) / total
-    return two.evidence(means, statistics.combination(strata), design)
+    return two.evidence(means, intervals.combination(strata), design)
 
 
 def verdicts(found: two.Evidence, null: float = 0.0) -> tuple[float, float]:
@@ -126,7 +126,7 @@ def shares(
 def detectable(trainings: int, patients: int, training_sd: float, patient_sd: float = 15.0) -> tuple[float, float]:
     """Returns the smallest difference that is found with 80 % power, by a claim alone and at Holm's strictest step over PARTS."""
     error = ((training_sd**2 + patient_sd**2 / patients) / trainings) ** 0.5
-    mean = statistics.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
+    mean = intervals.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
     return mean.detectable(), mean.detectable(1 - hypotheses.ALPHA / PARTS)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from experiments import processes
+from experiments.runs import processes
 from runkit import interrupts
 
 

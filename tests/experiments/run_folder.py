@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from experiments import figures, report, results, study_results
+from experiments import figures
+from experiments.reports import table1_report
+from experiments.results import paper_table
+from experiments.studies import study_results
 from preprocessing import manifest, nifti, pipeline
 from runkit import atomic, events
 from tests.experiments.study import scan
@@ -60,7 +63,7 @@ def leave_traces(folder):
     times = iter(range(100, 1000, 7))
     log = events.EventLog(folder / "server" / "events.jsonl", clock=lambda: float(next(times)))
     log.append("round_opened", round=1, received=[])
-    for site in results.SITES:
+    for site in paper_table.SITES:
         log.append("login", site=site)
         log.append("pulled", site=site, model="round_000", seconds=1.0)
         log.append("pushed", site=site, round=1, seconds=1.0)
@@ -98,7 +101,7 @@ def leave_study(folder):
     """Writes a study of one finished run."""
     home = folder / "table1" / "seed2"
     leave_traces(home)
-    report.write_table(
+    table1_report.write_table(
         home, rows(), {"profile": "demo", "seed": 2, "stack": "s", "configuration": CONFIGURATION, "wall_seconds": {"cohort": 61.0}}
     )
     content = study_results.of_one_run(home)

@@ -10,7 +10,8 @@ import pytest
 from federated.security import provisioning
 from preprocessing import manifest, nifti, pipeline
 from runkit import folder_lock
-from tests.experiments import study, test_study
+from tests.experiments import study
+from tests.experiments.studies import test_study
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from experiments import html_page
+from experiments.reports import html_parts
 from federated import errors
 from federated.audit import log as audit_log
 from federated.doctor import findings
 from federated.security import certificates, provisioning, report_filter
 from federated.wire import conversion, operation_pb2
-from preprocessing import rules
+from preprocessing.checks import rules
 from tests.federated import fake_server, toy
 from tests.federated.conftest import initial, kits, serving  # noqa: F401 - fixtures
 
@@ -177,7 +177,7 @@ def test_headers_of_scans():
 
 
 def test_names_in_a_report_page():
-    assert "\u202e" not in html_page.text(NASTY) and "\x1b" not in html_page.table(["a", "b"], [[NASTY, NASTY]])
+    assert "\u202e" not in html_parts.text(NASTY) and "\x1b" not in html_parts.table(["a", "b"], [[NASTY, NASTY]])
 
 
 def test_names_of_scores_which_become_tags_of_a_tensorboard():

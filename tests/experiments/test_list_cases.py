@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from preprocessing import manifest, survey
+from preprocessing import manifest
+from preprocessing.checks import survey
 from tests.preprocessing.corpus_files import both
 from tests.preprocessing.test_pancreas_ct import HEALTHY, download
 

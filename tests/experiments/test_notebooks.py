@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 import experiments
-from experiments import report
+from experiments.reports import table1_report
 from tests.experiments import run_folder
 from tests.experiments.study import GENOTYPE
 
@@ -52,7 +52,7 @@ def finished(tmp_path, monkeypatch):
     run_folder.leave_traces(folder)
     genotype = tmp_path / "genotype.json"  # four cells: the notebook builds the network
     genotype.write_text(json.dumps(GENOTYPE))
-    report.write(folder, run_folder.rows(), config={**run_folder.CONFIGURATION, "genotype": str(genotype)}, wall_seconds={})
+    table1_report.write(folder, run_folder.rows(), config={**run_folder.CONFIGURATION, "genotype": str(genotype)}, wall_seconds={})
     monkeypatch.setenv("RUN_FOLDER", str(folder))
     return folder
 

@@ -15,7 +15,8 @@ import pytest
 from c2fnas import model_folder, named_weights
 from c2fnas.healthy_gate import HealthyGate
 from c2fnas.model_folder import Model
-from experiments import prediction_table, scan_prediction
+from experiments.models import scan_prediction
+from experiments.reports import prediction_table
 from preprocessing import nifti
 from tests import forked
 from tests.c2fnas import tiny

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from c2fnas import named_weights
-from experiments import results
-from experiments.processes import ProgramFailed
+from experiments.results import paper_table
+from experiments.runs.processes import ProgramFailed
 from preprocessing import nifti
 from runkit import private
 from tests import forked
@@ -51,12 +51,12 @@ def _restore_sites(study):
 
 
 def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
-    rows = results.read_rows(finished / "rows.jsonl")
+    rows = paper_table.read_rows(finished / "rows.jsonl")
     models = {"C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global", "FL_best_global"}
     assert {(row["model"], row["site"], row["grid"]) for row in rows} == {
         (model, site, grid) for model in models for site in CASES for grid in ("training", "native")
     }
-    table = results.table(rows)
+    table = paper_table.table(rows)
     assert set(table) == {*models, "Average"}
     mean = np.mean([table[model].percent["C1_pancreas"] for model in models - {"FL_best_global"}])
     assert table["Average"].percent["C1_pancreas"] == pytest.approx(mean)
@@ -101,7 +101,9 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
         expected, _ = named_weights.load(finished / name)
         found, _ = named_weights.load(store / name)
         assert all(np.array_equal(expected[key], found[key]) for key in expected), name
-    assert results.table(results.read_rows(store / "rows.jsonl")) == results.table(results.read_rows(finished / "rows.jsonl"))
+    assert paper_table.table(paper_table.read_rows(store / "rows.jsonl")) == paper_table.table(
+        paper_table.read_rows(finished / "rows.jsonl")
+    )
 
 
 def test_a_baseline_killed_in_mid_round_ends_with_the_same_bits(study):
@@ -133,7 +135,7 @@ def test_one_site_of_each_stack_federate(study, finished):
     # rate whatever the gradient, so single weights may differ by a few of them.
     differences = np.concatenate([np.abs(expected[name] - found[name]).ravel() for name in expected])
     assert np.median(differences) < 1e-3 and differences.max() < 0.2
-    assert (store / "global" / "round_002.safetensors").exists() and len(results.read_rows(store / "rows.jsonl")) == 24
+    assert (store / "global" / "round_002.safetensors").exists() and len(paper_table.read_rows(store / "rows.jsonl")) == 24
 
 
 def _other_stack() -> str:

@@ -10,7 +10,7 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs pydicom: pip install -e '.[dicom]'")
 
-from experiments import study_file, study_results  # noqa: E402
+from experiments.studies import study_file, study_results  # noqa: E402
 from preprocessing import nifti, splits  # noqa: E402
 from preprocessing.case_store import CaseStore  # noqa: E402
 from preprocessing.volume import Volume  # noqa: E402

@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 
-from experiments import devices
+from experiments.models import devices
 
 
 def main(folder: str, die_at: int) -> None:

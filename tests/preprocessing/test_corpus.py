@@ -4,8 +4,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from preprocessing import geometry, manifest, pipeline, rules, survey
-from preprocessing.rules import IntegrityError
+from preprocessing import geometry, manifest, pipeline
+from preprocessing.checks import rules, survey
+from preprocessing.checks.rules import IntegrityError
 from tests.preprocessing import corpus, corpus_files
 
 

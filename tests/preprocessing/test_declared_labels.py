@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from preprocessing import case_store, declared_labels, manifest, nifti, rules, survey
+from preprocessing import case_store, declared_labels, manifest, nifti
+from preprocessing.checks import rules, survey
 from tests.preprocessing.test_pipeline import cohort, prepare, stamps
 
 HEALTHY = {"pancreas": "complete", "tumour": "absent"}

@@ -9,7 +9,7 @@ from pydicom.pixels import apply_rescale
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from preprocessing import dicom, dicom_header, geometry
-from preprocessing.rules import IntegrityError
+from preprocessing.checks.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, blank, enhanced, save, slices
 

@@ -8,9 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from preprocessing import dicom, sources, survey
+from preprocessing import dicom, sources
+from preprocessing.checks import survey
+from preprocessing.checks.rules import IntegrityError
 from preprocessing.manifest import Case
-from preprocessing.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, blank, enhanced, save, slices
 

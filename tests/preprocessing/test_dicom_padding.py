@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from preprocessing import dicom, same_scan
+from preprocessing import dicom
+from preprocessing.checks import same_scan
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import save, slices, stored
 

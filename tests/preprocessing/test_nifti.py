@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preprocessing import nifti
-from preprocessing.rules import IntegrityError
+from preprocessing.checks.rules import IntegrityError
 from preprocessing.volume import Volume
 
 AFFINE = np.array([[-0.7, 0.0, 0.0, 90.5], [0.0, 0.0, 2.5, -30.25], [0.0, 0.8, 0.0, 12.0], [0.0, 0.0, 0.0, 1.0]])

@@ -5,7 +5,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocessing import geometry, integrity, manifest, nifti, pancreas_ct, sources
+from preprocessing import geometry, manifest, nifti, pancreas_ct, sources
+from preprocessing.checks import integrity
 from preprocessing.manifest import Manifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL

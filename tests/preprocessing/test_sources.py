@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from preprocessing import dicom_header, nifti, sources, survey
+from preprocessing import dicom_header, nifti, sources
+from preprocessing.checks import survey
+from preprocessing.checks.rules import IntegrityError
 from preprocessing.manifest import Case, Manifest
-from preprocessing.rules import IntegrityError
 
 
 def made(tmp_path, *names):

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from preprocessing import tumour_insertion
-from preprocessing.phantom_tumour import Tumours
+from preprocessing.phantom.tumour import Tumours
 from preprocessing.tumour_insertion import insert, measure
 from runkit.randomness import generator
 

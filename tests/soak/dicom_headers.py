@@ -71,7 +71,8 @@ def read_or_refused(folder: pathlib.Path) -> str:
         ends in anything but a value or a rule.
       Exception: whatever a reader raised that is no rule.
     """
-    from preprocessing import dicom, nifti, rules
+    from preprocessing import dicom, nifti
+    from preprocessing.checks import rules
     from preprocessing.manifest import Case
     from preprocessing.volume import Volume
     from tests.preprocessing import dicom_mutations

@@ -138,7 +138,8 @@ def _findings(name: str):
 
 
 def _predicted(folder: pathlib.Path) -> dict[str, str]:
-    from preprocessing import names, rules
+    from preprocessing import names
+    from preprocessing.checks import rules
 
     with open(folder / "masks" / "volumes.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))

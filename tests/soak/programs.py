@@ -26,7 +26,7 @@ def ends(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> 
       folder: where results go; a rule must name a file in it.
       truth: a good label, for evaluate.
     """
-    from preprocessing.rules import IntegrityError
+    from preprocessing.checks.rules import IntegrityError
 
     found, wrong = {}, []
     for program, run in _runs(case, odd, folder, truth).items():
@@ -48,10 +48,13 @@ def ends(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> 
 def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> dict[str, Callable]:
     """Returns program -> what it does with one case; each returns the rule that is broken, or None, or raises it."""
     from c2fnas.sliding_window import WindowConfig
-    from experiments import case_rows, cohort_page, scan_prediction
-    from preprocessing import budget, cohort, nifti, survey
+    from experiments.models import scan_prediction
+    from experiments.reports import cohort_page
+    from experiments.results import case_rows
+    from preprocessing import budget, nifti
     from preprocessing.case_preparation import prepare_case
-    from preprocessing.rules import IntegrityError
+    from preprocessing.checks import cohort, survey
+    from preprocessing.checks.rules import IntegrityError
 
     mask = folder / "mask.nii.gz"
 

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from experiments import status_table
+from experiments.reports import status_table
 from federated import errors
 from federated.rounds.declarations import check_labels
 from federated.wire import operation_pb2 as operation_pb

@@ -1,0 +1,437 @@
+"""One site's training: case store -> patches -> steps -> named weights. Both the baseline and the federation drive it.
+
+A round is the unit of both: `train` runs its local epochs, validates on whole volumes (in every round, or as often as the
+configuration says), keeps the best model by the site's own validation and checkpoints after every epoch. A baseline is the same rounds
+without an exchange in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from c2fnas import case_scores, checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
+from c2fnas import missing_labels as missing_classes
+from c2fnas.losses import LossConfig
+from c2fnas.missing_labels import MissingLabels
+from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
+from c2fnas.train_step import Augment
+from c2fnas.tumour_score import TumourScore
+from experiments.configuration import ExperimentConfig, plan
+from experiments.results import case_rows, shared_choice
+from experiments.results.case_rows import SCORE
+from federated.rounds.tasks import check_model_name
+from federated.tensors.weights import TensorSpec
+from preprocessing import dataset, declared_labels, resampling
+from preprocessing.augmentation import AugmentationConfig, augment
+from preprocessing.case_store import CaseStore, StoredCase
+from preprocessing.patches import PatchConfig, PatchSampler
+from runkit import atomic, events, private, progress
+
+CLASS_NAMES = {1: "pancreas", 2: "tumour"}
+Weights = dict[str, np.ndarray]
+
+
+def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
+    return genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+
+
+def build_network(config: ExperimentConfig) -> network.Network:
+    """Builds the network of a configuration. Call it inside the strategy's scope."""
+    return network.build(
+        load_genotype(config),
+        patch_size=config.patch_size,
+        vae=None if config.vae == "none" else config.vae,
+        latent_size=config.latent_size,
+        class_prior=config.class_prior if config.classifier_bias == "log_prior" else None,
+        precision=config.precision,
+        instance_norm=config.instance_norm,
+    )
+
+
+def window_config(config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None) -> sliding_window.WindowConfig:
+    """Returns the sliding window, as many windows at a time as the strategy computes together."""
+    return sliding_window.WindowConfig(
+        size=config.inference_window,
+        overlap=config.inference_overlap,
+        blending=config.inference_blending,
+        batch=inference.parallel_windows(strategy),
+        multiple=load_genotype(config).size_multiple,
+    )
+
+
+def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> PatchSampler:
+    return PatchSampler(
+        cases,
+        PatchConfig(
+            size=config.patch_size,
+            foreground_fraction=config.foreground_fraction,
+            tumour_fraction=config.tumour_fraction,
+            patches_per_case=config.patches_per_case,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        ),
+    )
+
+
+def missing_labels(config: ExperimentConfig, store: CaseStore) -> MissingLabels:
+    """Returns what the loss of a federated site does about the classes that its labels never show."""
+    absent = declared_labels.known_absent(store.declared)
+    return MissingLabels(
+        classes=declared_labels.missing(store.declared),
+        treatment=config.missing_labels,
+        evidence=config.absence_evidence and absent,
+    )
+
+
+def build_trainer(
+    config: ExperimentConfig,
+    strategy: tf.distribute.Strategy,
+    *,
+    total_steps: int,
+    frozen: tuple[str, ...] = (),
+    xla: bool = False,
+    missing: MissingLabels = missing_classes.NONE,
+) -> training.Trainer:
+    """Builds network and optimizer of a configuration over a strategy's devices."""
+    with strategy.scope():
+        network = build_network(config)
+        received = build_network(dataclasses.replace(config, vae="none")) if missing.needs_received else None
+    return training.Trainer(
+        network,
+        training.TrainingConfig(
+            batch_size=config.batch_size,
+            total_steps=total_steps,
+            learning_rate=config.learning_rate,
+            final_learning_rate=config.final_learning_rate,
+            vae_rate=config.vae_rate,
+            loss=LossConfig(kl_kind=config.kl, missing=missing),
+            clip_norm=config.clip_norm,
+            non_finite=config.non_finite,
+            frozen=frozen,
+            seed=config.seed,
+        ),
+        strategy,
+        xla=xla,
+        augment=augmentation(config),
+        received=received,
+    )
+
+
+def augmentation(config: ExperimentConfig) -> Augment | None:
+    """Returns what happens to patches inside the training step, None where nothing does."""
+    chosen = AugmentationConfig(flip_axes=config.flip_axes, intensity_scale=config.intensity_scale, intensity_shift=config.intensity_shift)
+    return functools.partial(augment, config=chosen) if chosen.active else None
+
+
+class SiteTrainer:
+    """Trains and scores one model at one site.
+
+    Args:
+      config: the experiment; equal at every site of a federation.
+      store: the site's prepared cases.
+      folder: this model's checkpoints, best weights and logs; stays at the site.
+      label: what the progress bars call the model, e.g. "C1_baseline".
+      extra_models: models of earlier runs that the site lends to the cross-site evaluation, name -> weights file.
+      lend_local: whether it also lends its best model of this run.
+      example_cases: how many test cases keep their predicted masks, for the site's own figures.
+      freeze_encoder: the encoder keeps the weights it starts with.
+      profile_steps: first and last step to profile, or None.
+      xla: see `training.Trainer`.
+      missing: what the loss does about classes that the site's labels never show. Federated sites give `missing_labels(config, store)`; a
+        baseline, which nobody else teaches those classes, trains as the labels stand.
+      writes: whether this process writes files; of several machines that train together only one does.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: CaseStore,
+        folder: pathlib.Path,
+        *,
+        label: str,
+        strategy: tf.distribute.Strategy,
+        extra_models: Mapping[str, pathlib.Path] | None = None,
+        lend_local: bool = True,
+        example_cases: int = 4,
+        freeze_encoder: bool = False,
+        profile_steps: tuple[int, int] | None = None,
+        xla: bool = False,
+        missing: MissingLabels = missing_classes.NONE,
+        writes: bool = True,
+    ):
+        self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
+        self._extra_models, self._lend_local = dict(extra_models or {}), lend_local
+        self._example_cases = example_cases
+        self._window = window_config(config, strategy)
+        self._cases = {split: [store.open(case_id) for case_id in store.case_ids(split)] for split in ("training", "validation", "test")}
+        for split, cases in self._cases.items():
+            if not cases:
+                raise ValueError(f"site {store.site}: no {split} case in the case store; prepare it with at least five cases")
+        self._sampler = patch_sampler(config, self._cases["training"])
+        self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
+        frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
+        total_steps = self._steps_per_round * config.num_rounds
+        self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing)
+        self._writes = writes
+        if writes:
+            private.tree(self._folder)
+        self._profiler = StepProfiler(self._folder / "tensorboard", *profile_steps) if profile_steps and writes else None
+        self._logits = self._trainer.logits_fn()
+        self._history = events.EventLog(self._folder / "history.jsonl")
+        self._board = TensorBoardLog(self._folder / "tensorboard")
+        self._state: dict[str, Any] = checkpoints.load(self._checkpoint, self._trainer) or {
+            "round": 0,
+            "start": None,
+            "complete": True,
+            "best": None,
+        }
+        self.specs = tuple(TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(self._trainer.network).items())
+        self.plan = plan(config, load_genotype(config).to_json())
+        self.num_examples = len(self._cases["training"])
+        self.labels = store.declared
+        self.score_every = config.validation_every
+        self._healthy = declared_labels.is_absent(store.declared, "tumour")
+        lacks_labels = bool(declared_labels.missing(store.declared))
+        self._candidate_rounds = (
+            shared_choice.candidate_rounds(config.num_rounds, config.validation_every, config.shared_candidates) if lacks_labels else []
+        )
+
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
+        """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
+
+        Interrupted, it goes on at the last finished epoch when it is called again with the same weights; a round that was
+        finished before is not trained again.
+        """
+        start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
+        # An earlier release trained the rounds that a site had missed too; its checkpoint may be from the middle of that.
+        elsewhere = not self._state["complete"] and self._trainer.step < begin
+        if self._state["round"] != round_number or self._state["start"] != start or elsewhere:
+            self._trainer.set_weights(weights)
+            # A round is its own epochs whenever it begins: after rounds that this site has missed, or that the operator has discarded.
+            self._trainer.step = begin
+            if self._writes:
+                self._board.federated_round(self._trainer.step, round_number)
+            self._open_round(round_number, start)
+        if not self._state["complete"]:
+            self._trainer.set_received(weights)
+            self._run_round()
+        return self._trainer.weights(), self._state["metrics"]
+
+    def train_alone(self, initial: Weights) -> Iterator[tuple[int, dict[str, float]]]:
+        """Trains all rounds from `initial` without an exchange, going on where an interrupted run stopped.
+
+        Yields:
+          The number of each round it finished, and its metrics.
+        """
+        if self._state["round"] == 0:
+            self._trainer.set_weights(fine_tuning.complete(self._trainer.network, initial, seed=self._config.seed))
+            self._open_round(1, None)
+        while True:
+            if not self._state["complete"]:
+                self._run_round()
+                yield self._state["round"], self._state["metrics"]
+            if self._state["round"] == self._config.num_rounds:
+                return
+            self._open_round(self._state["round"] + 1, None)
+
+    def _open_round(self, round_number: int, start: str | None) -> None:
+        self._state = {**self._state, "round": round_number, "start": start, "complete": False}
+
+    def _run_round(self) -> None:
+        round_number = self._state["round"]
+        end = round_number * self._steps_per_round
+        epoch = self._sampler.steps_per_epoch
+        parts: dict[str, float] = {}
+        while self._trainer.step < end:
+            until = min(end, (self._trainer.step // epoch + 1) * epoch)
+            parts = self._train_until(until, f"{self._label} round {round_number}")
+            self._record("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
+            if until < end:
+                self._save()
+        if round_number % self._config.validation_every == 0 or round_number == self._config.num_rounds:
+            score = self._choose(round_number)
+            parts = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
+        self._state = {**self._state, "complete": True, "metrics": parts}
+        self._save()
+
+    def _choose(self, round_number: int) -> dict[str, float]:
+        """Validates the trained weights, keeps them where they are the best so far, and returns their score."""
+        score = self.validate(f"{self._label} validation")
+        self._record("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
+        if self._writes:
+            self._board.validation(self._trainer.step, score)
+        best = self._state["best"]
+        if best is None or score["dice"] > best["dice"]:
+            self._state = {**self._state, "best": {"dice": score["dice"], "round": round_number}}
+            self._save_model(self._best_file, round_number)
+        if round_number in self._candidate_rounds:
+            self._save_model(self._candidate_file(round_number), round_number)
+        return score
+
+    def _train_until(self, until: int, label: str) -> dict[str, float]:
+        if self._profiler is not None:
+            self._profiler.before(self._trainer.step + 1)
+        return self._trainer.train(self._patches, until, on_step=self._after_step, label=label, describe=self._describe_patches)
+
+    def _after_step(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writes:
+            self._board.training_step(step, values)
+        if self._profiler is not None:
+            self._profiler.after(step)
+            self._profiler.before(step + 1)
+
+    def _describe_patches(self, step: int, slots: Sequence[int]) -> str:
+        """Names cases by their running number: a message may be sent to whoever helps, an identifier may not."""
+        numbers = sorted({self._cases["training"][self._sampler.choose(step, slot).case].number for slot in slots})
+        return f"training case{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} (running numbers of the case store)"
+
+    def _record(self, event: str, **values: Any) -> None:
+        if self._writes:
+            self._history.append(event, **values)
+
+    def _save_model(self, path: pathlib.Path, round_number: int) -> None:
+        if self._writes:
+            about = {
+                "model": self._label,
+                "round": str(round_number),
+                "step": str(self._trainer.step),
+                "genotype": json.dumps(self._trainer.network.genotype.to_json()),
+                # A genotype is named, not its file: these weights may leave the site, a path may not.
+                "configuration": json.dumps({**self._config.to_json(), "genotype": self._trainer.network.genotype.name}),
+            }
+            named_weights.save(path, self._trainer.weights(), about)
+
+    def score(self, weights: Weights) -> dict[str, float]:
+        """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
+        kept = self._trainer.weights()
+        self._trainer.set_weights(weights)
+        try:
+            score = self.validate(f"{self._label} scores the global model")
+        finally:
+            self._trainer.set_weights(kept)
+        self._record("global_score", model=self._label, step=self._trainer.step, **score)
+        return score
+
+    def validate(self, what: str) -> dict[str, float]:
+        cases = progress.bar(self._cases["validation"], what=what, unit="case")
+        return inference.validate(cases, self._logits, self._window)
+
+    @property
+    def best_score(self) -> dict[str, Any] | None:
+        """`dice`, by validation, and `round` of the best model; None before the first round."""
+        return self._state["best"]
+
+    def best_model(self) -> Weights:
+        return named_weights.load(self._best_file)[0]
+
+    def local_models(self) -> dict[str, Weights]:
+        """Returns what this site lends to the cross-site evaluation: its earlier models and, unless told not to, its best federated one."""
+        models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
+        if self._state["best"] is None:  # the run ended before the first validation was due
+            self._choose(self._state["round"])
+            self._save()
+        if self._lend_local:
+            models[self._label] = self.best_model()
+            for number in self._candidate_rounds:
+                if self._candidate_file(number).is_file():  # a run may end before its last round
+                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(self._candidate_file(number))[0]
+        return models
+
+    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
+        """Scores a model on the site's own test cases, on the training grid and on each scan's own grid.
+
+        Returns:
+          Rows of running number and scores (see case_rows): no identifier, path or picture. Masks of the first few cases stay in the
+          site's folder, for its own figures.
+        Raises:
+          ServerMisbehaves: for a name that is not one of a model; it would become the name of a file.
+        """
+        check_model_name(model_name)
+        kept = self._trainer.weights()  # the run may go back, and ask for the trained weights again
+        self._trainer.set_weights(weights)
+        try:
+            return self._evaluated(model_name)
+        finally:
+            self._trainer.set_weights(kept)
+
+    def _evaluated(self, model_name: str) -> list[dict[str, Any]]:
+        if shared_choice.candidate_of(model_name) is not None:
+            return self._scored_candidate(model_name)
+        rows = []
+        examples = self._folder / "examples"
+        for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
+            mask, score = self._segmented(case)
+            native = resampling.restore_labels(mask, case.native, case.target_mm)
+            label = np.asarray(case.label)
+            about = {"model": model_name, "site": self._store.site, "case": case.number}
+            rows.append({**about, "grid": "training", **_columns(mask, label, case.target_mm), SCORE: score})
+            rows.append({**about, "grid": "native", **_columns(native, case.native_label(), case.native.spacing_mm), SCORE: score})
+            if index < self._example_cases:
+                with atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path, open(path, "wb") as stream:
+                    np.save(stream, mask, allow_pickle=False)
+        return rows + (self._validation_rows(model_name) if self._healthy else [])
+
+    def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
+        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
+        rows = self._validation_rows(model_name)
+        for case in progress.bar(self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"):
+            mask, score = self._segmented(case)
+            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": "training"}
+            rows.append({**about, **_columns(mask, np.asarray(case.label), case.target_mm), SCORE: score})
+        return rows
+
+    def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
+        """Rows of the validation cases. Their scores go along only where no patient has a tumour: the healthy gate is fitted to these."""
+        rows = []
+        for case in progress.bar(self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"):
+            mask, score = self._segmented(case)
+            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": shared_choice.GRID}
+            columns = _columns(mask, np.asarray(case.label), case.target_mm)
+            rows.append({**about, **columns, **({SCORE: score} if self._healthy else {})})
+        return rows
+
+    def _segmented(self, case: StoredCase) -> tuple[np.ndarray, float]:
+        """Returns the mask of a case on the training grid and its score."""
+        score = TumourScore(case.target_mm)
+        return inference.segment(np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add), score.value
+
+    def _patches(self, start: int, stop: int) -> tf.data.Dataset:
+        return dataset.training_dataset(self._sampler, start, stop)
+
+    def _candidate_file(self, round_number: int) -> pathlib.Path:
+        return self._folder / "candidates" / f"round_{round_number:03d}.safetensors"
+
+    @property
+    def _checkpoint(self) -> pathlib.Path:
+        return self._folder / "checkpoint"
+
+    @property
+    def _best_file(self) -> pathlib.Path:
+        return self._folder / "best.safetensors"
+
+    def _save(self) -> None:
+        if self._writes:
+            extra = {**self._state, "configuration": self._config.to_json()}
+            checkpoints.save(self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints)
+
+
+def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
+    scores = case_scores.compare(mask, truth, spacing_mm)
+    return {column: value for class_, one in scores.items() for column, value in case_rows.columns(one, CLASS_NAMES[class_]).items()}
+
+
+def _fingerprint(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode("utf-8"))
+        digest.update(np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Reports of cohorts as pages and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.reports import html_parts
+from preprocessing.checks import cohort, rules
+from runkit import printable
+
+_KINDS = ("one", "two")
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of one site, or of several side by side, in columns."""
+    lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
+    lines = [[printable.text(cell, limit=80) for cell in line] for line in lines]  # a report may be another site's
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the distributions as lines of bars, one for each site; empty where too few cases are labelled to show one."""
+    lines = []
+    for title, unit, edges, series in _distributions(reports):
+        lines.append(f"{title}, {edges[0]:g} to {edges[-1]:g} {unit}")
+        for report, counts in zip(reports, series, strict=True):
+            largest = max((c for c in counts if c), default=0) or 1
+            # the least that is there is seen
+            bars = "".join(_BARS[0 if not c else max(1, round(8 * c / largest))] for c in counts)
+            lines.append(f"  {printable.text(report['site'], limit=80)} |{bars}|")
+    return "\n".join(lines)
+
+
+def page(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the page of one site, or of two side by side with what they differ in."""
+    names = [report["site"] for report in reports]
+    sections = []
+    if len(reports) == 2:
+        found = cohort.differences(*reports)
+        items = "".join(f"<li>{html_parts.text(line)}</li>" for line in found) or "<li>nothing that stands out</li>"
+        sections.append(f"<h2>What differs</h2><ul>{items}</ul>")
+    else:
+        counts = reports[0]["cases"]
+        sections.append(
+            html_parts.tiles(
+                [
+                    (counts["listed"], "cases", ""),
+                    (counts["usable"], "usable", "good" if counts["usable"] else ""),
+                    (counts["refused"], "refused", "bad" if counts["refused"] else ""),
+                    (counts["with_tumour"], "with tumour", ""),
+                ]
+            )
+        )
+    sections.append("<h2>Numbers</h2>" + html_parts.table(["", *(f"{name}#" for name in names)], cohort.rows(*reports)))
+    sections.append(f"<h2>Distributions</h2>{_key(names)}" + '<div class="plots">' + "".join(_plots(reports)) + "</div>")
+    broken = sorted({rule for report in reports for rule in report["rules"]})
+    if broken:
+        lines = [
+            [rule, rules.BY_ID[rule].name, *(report["rules"].get(rule, 0) for report in reports)] for rule in broken if rule in rules.BY_ID
+        ]
+        sections.append("<h2>Broken rules</h2>" + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], lines))
+    subtitle = (
+        f"Sums over a site's cases; no number is one patient's, and bins of fewer than {cohort.FEWEST_CASES} cases are left out. "
+        "Values beyond the ends count in the first and last bin."
+    )
+    return html_parts.page(f"Cohort {' and '.join(names)}", subtitle, *sections)
+
+
+def _key(names: Sequence[str]) -> str:
+    return '<p class="key soft">' + "".join(f'<span style="background:var(--{kind})"></span>{html_parts.text(name)}' for kind, name in zip(_KINDS, names, strict=False)) + "</p>"  # fmt: skip
+
+
+def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    plots = [
+        f"<div><b>{title}</b>{html_parts.histogram(edges, series, unit=unit)}</div>"
+        for title, unit, edges, series in _distributions(reports)
+    ]
+    return plots or ['<p class="soft">Too few labelled cases to show one.</p>']
+
+
+def _distributions(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
+    """Yields title, unit, edges and each site's counts of what at least one site tells."""
+    for name in cohort.CLASSES.values():
+        for group, counted, unit, title in (("volume_ml", "cases", "ml", "volume, cases"), ("hu", "share", "HU", "HU of its voxels")):
+            told = [report[group].get(name) for report in reports]
+            if any(told):
+                edges = next(value["histogram"]["edges"] for value in told if value)
+                yield f"{name}: {title}", unit, edges, [value["histogram"][counted] if value else [0] * (len(edges) - 1) for value in told]

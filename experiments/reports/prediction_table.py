@@ -1,0 +1,93 @@
+"""The table of a prediction: one row per scan with its mask, volumes, connected parts and notes, written as each scan ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.models.scan_prediction import Prediction
+from runkit import atomic, text_files
+
+COLUMNS = (
+    *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note"),
+    *("tumour_score", "gate"),  # last: whoever reads an earlier release's columns by their place finds them there
+)
+
+
+def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None) -> dict[str, Any]:
+    """Returns the row of a scan that has a mask. An output beside the mask that could not be written is part of the note."""
+    return {
+        "scan": str(scan),
+        "mask": str(mask),
+        **{f"{name}_ml": round(volume, 3) for name, volume in found.volumes_ml.items()},
+        **{f"{name}_components": count for name, count in found.components.items()},
+        "seconds": "" if seconds is None else round(seconds, 1),
+        "note": "; ".join([*found.notes, *(f"failed: {problem}" for problem in found.failed)]),
+        "tumour_score": "" if found.score is None else round(found.score, 3),
+        "gate": found.gate,
+    }
+
+
+def failed_row(scan: pathlib.Path, problem: str) -> dict[str, Any]:
+    """Returns the row of a scan that has no mask."""
+    return {"scan": str(scan), "mask": "", "note": f"failed: {problem}"}
+
+
+class Table:
+    """A CSV that holds a row for every scan so far: whatever ends the program, no row of a finished scan is lost.
+
+    Args:
+      path: the file; None keeps rows in memory only.
+      keep: start with the rows of the file that is there.
+    Raises:
+      ValueError: naming the file, if its rows are to be kept and it is another table.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, *, keep: bool = False):
+        self.path = None if path is None else pathlib.Path(path)
+        self._rows: list[Mapping[str, Any]] = []
+        self._columns = list(COLUMNS)
+        if keep and self.path is not None and self.path.exists():
+            reader = csv.DictReader(io.StringIO(text_files.read(self.path, errors="surrogateescape"), newline=""))
+            columns = list(reader.fieldnames or ())
+            if not {"scan", "mask"} <= set(columns):
+                raise ValueError(f"{self.path}: is not a table of predictions, so its rows cannot be kept; name another --volumes")
+            self._columns += [column for column in columns if column not in self._columns]
+            self._rows = [{name: value for name, value in one.items() if name is not None} for one in reader]
+
+    def has_mask(self, mask: pathlib.Path) -> bool:
+        """Returns whether a row tells of this mask."""
+        return any(_same(one["mask"], mask) for one in self._rows)
+
+    def add(self, new: Mapping[str, Any]) -> None:
+        """Adds a row in the place of an earlier one of the same scan or mask, and writes the file.
+
+        Raises:
+          ValueError: naming the file, if it cannot be written; the rows are kept for the next time.
+        """
+        places = [i for i, old in enumerate(self._rows) if _same(old["scan"], new["scan"]) or _same(old["mask"], new["mask"])]
+        place = places[0] if places else len(self._rows)
+        self._rows = [old for i, old in enumerate(self._rows) if i not in places]
+        self._rows.insert(place, new)
+        self.write()
+
+    def write(self) -> None:
+        """Writes all rows. Raises as `add`."""
+        if self.path is None or not self._rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        try:
+            atomic.write_text(self.path, text.getvalue())
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be written ({error.strerror or error}); free space or name another place") from error
+
+
+def _same(one: str | os.PathLike | None, other: str | os.PathLike | None) -> bool:
+    return bool(one) and bool(other) and os.path.abspath(one) == os.path.abspath(other)

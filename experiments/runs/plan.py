@@ -1,0 +1,154 @@
+"""One run of Table 1 as a value: its sites, where their scans come from, what is trained, what it will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+
+from c2fnas import genotype
+from experiments.configuration import ExperimentConfig
+
+POOLED, FINETUNED = "pooled", "finetuned"
+BEYOND = (POOLED, FINETUNED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SiteSpec:
+    """A site of a run.
+
+    Attributes:
+      name: "C1", "C2"; further sites, which Table 1 has no column for, "C3" and so on.
+      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty where `manifest` or `deformed` is given.
+      phantom: which of the phantoms its synthetic patients are, see `preprocessing.phantom.hospital`.
+      cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would share patients.
+      manifest: list of real scans.
+      deformed: list of real CTs with masks of healthy pancreases, of which the site's cases are deformed copies, drawn by `cohort_seed`.
+      split: cases for training, validation, test; None takes the default of experiments.prepare.
+      split_list: committed list of who is in which split, in place of a drawn one.
+    """
+
+    name: str
+    cohort: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    cohort_seed: int = 1
+    phantom: str = "standard"
+    manifest: pathlib.Path | None = None
+    deformed: pathlib.Path | None = None
+    split: tuple[int, int, int] | None = None
+    split_list: pathlib.Path | None = None
+
+    def __post_init__(self):
+        if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:
+            raise ValueError(
+                f"site {self.name}: give either a synthetic `cohort` or a `manifest`, or `deformed` with a manifest of sources"
+            )
+        if self.phantom != "standard" and not self.cohort:
+            raise ValueError(f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` has one; leave it out")
+        if self.deformed is not None and (self.split is None or self.split_list is not None):
+            raise ValueError(
+                f"site {self.name}: cases made of `deformed` sources need a `split`, the number of copies, and have no split list"
+            )
+        if self.cohort and self.split and sum(self.split) > sum(self.cohort.values()):
+            raise ValueError(
+                f"site {self.name}: a split of {sum(self.split)} cases, its cohort has {sum(self.cohort.values())}; enlarge it"
+            )
+
+    @property
+    def made(self) -> int:
+        """Number of scans that the run makes for this site."""
+        return sum(self.split) if self.deformed is not None else sum(self.cohort.values())
+
+    @property
+    def counts(self) -> tuple[int, int, int] | None:
+        if self.split:
+            return self.split
+        total = sum(self.cohort.values())
+        return None if not total else (total - 2 * (total // 5), total // 5, total // 5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What one run does.
+
+    Attributes:
+      flags_text: text of the flag file that every program of it is given.
+      environment: variables that its programs get besides those of this process.
+      stack: "own", or "other" for the Python of the other stack's environment.
+    """
+
+    config: ExperimentConfig
+    flags_text: str
+    folder: pathlib.Path
+    cohorts: pathlib.Path
+    sites: tuple[SiteSpec, ...]
+    threads_per_site: int = 1
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stack: str = "own"
+    baselines: bool = True
+    beyond: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+# Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
+_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.46, 0.36, 1.2, 1.4, 0.25, 8.0
+_RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
+_DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
+_DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
+_WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
+
+
+def cost(spec: RunSpec) -> dict[str, float]:
+    """Returns stage -> estimated seconds on two cores. Coarse: right to about a third for the demo profile, an order of magnitude elsewhere."""
+    config = spec.config
+    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
+    step = _STEP_S * work
+    size = (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
+    validated, tested = _VALIDATION_S * size, _TEST_S * size
+    counts = [site.counts or (200, 70, 70) for site in spec.sites]
+    together = max(1.0, len(spec.sites) / 2)  # two cores
+    epochs = config.num_rounds * config.local_epochs
+    longest = max(math.ceil(c[0] * config.patches_per_case / config.batch_size) for c in counts)
+    validation, test = max(c[1] for c in counts), max(c[2] for c in counts)
+    own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
+    alone = epochs * longest * step + own_validations * validation
+    models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
+    # at a site without tumours a gate is fitted to every model's validation cases, and shared candidates are chosen by all sites'
+    evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
+    received = epochs * longest * step * (_RECEIVED if config.missing_labels == "distil" or config.absence_evidence else 0.0)
+    stages = {
+        "cohort": max((site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites), default=0.0) * together,
+        "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
+        "initial model": _START_S,
+        "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
+        "federation and cross-site evaluation": (alone + received + own_validations * validation + evaluation) * together + 3 * _START_S,
+        "table and figures": _START_S / 2,
+    }
+    if POOLED in spec.beyond:
+        steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
+        stages["pooled training"] = epochs * steps * step / 1.3 + own_validations * sum(c[1] for c in counts) / 1.3  # on both cores
+    if FINETUNED in spec.beyond:
+        stages["fine-tuning"] = alone * together + 2 * _START_S
+    if spec.beyond:
+        stages["scores of the models beyond the paper"] = 3 * test * tested + 2 * _START_S
+        stages["table with them"] = _START_S / 2
+    return stages
+
+
+def disk_bytes(spec: RunSpec) -> float:
+    """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model of every round."""
+    gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
+    cases = sum(site.made for site in spec.sites)
+    return cases * _CASE_BYTES + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+
+
+def duration(seconds: float) -> str:
+    """Returns an estimate in the unit that a person would use: minutes, hours or days."""
+    if seconds < 2 * 3600:
+        return minutes(seconds)
+    return f"{seconds / 3600:.0f} hours" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

@@ -1,0 +1,325 @@
+"""The stages of one run: programs started, waited for and never started again once they have ended well.
+
+Every stage runs the programs that a real federation runs, as processes of their own that find each other over TLS only.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.models import model_folders
+from experiments.reports import table1_report
+from experiments.results import paper_table
+from experiments.runs import plan as run_plan, processes
+from experiments.runs.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
+from preprocessing import case_store, declared_labels
+from preprocessing import manifest as manifests
+from runkit import atomic
+
+_SERVER_START_TIMEOUT_S = 120
+_BEYOND_ROWS = "rows_beyond.jsonl"
+
+
+class Run:
+    """The folder of one run: which stages are done, how long they took, and with which settings.
+
+    Args:
+      settings: text of the flags; a folder of other settings is refused.
+      way_out: what the refusal advises.
+      programs: log folder -> group that starts programs.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        settings: str,
+        way_out: str = "give another folder by --runs (make: RUNS=...)",
+        programs: Callable[[pathlib.Path], processes.ProgramGroup] = processes.ProgramGroup,
+    ):
+        self.folder = folder
+        self._programs = programs
+        self._state_file = folder / "stages.json"
+        flag_file = folder / "run.flags"
+        if flag_file.exists() and flag_file.read_text(encoding="utf-8") != settings:
+            old, new = set(flag_file.read_text(encoding="utf-8").split()), set(settings.split())
+            raise ValueError(
+                f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; now {' '.join(sorted(new - old))}); "
+                f"{way_out}, or delete this one"
+            )
+        if not flag_file.exists():
+            atomic.write_text(flag_file, settings)
+        self.state = atomic.read_json(self._state_file) if self._state_file.exists() else {"wall_seconds": {}, "peak_memory_bytes": 0}
+
+    def done(self, name: str) -> bool:
+        return name in self.state["wall_seconds"]
+
+    def stage(self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]) -> None:
+        """Does `work` once: a stage that was finished before is passed over. Time of interrupted tries counts in."""
+        if self.done(name):
+            print(f"{name}: done before, in {minutes(self.state['wall_seconds'][name])}", flush=True)
+            return
+        print(f"{name}: about {minutes(budget_s)} on two cores", flush=True)
+        start = time.monotonic()
+        with self._programs(self.folder / "logs") as group:
+            try:
+                work(group)
+            finally:
+                self.state["peak_memory_bytes"] = max(self.state["peak_memory_bytes"], group.peak_memory_bytes)
+                spent = self.state.setdefault("unfinished_seconds", {})
+                spent[name] = round(spent.get(name, 0.0) + time.monotonic() - start, 1)
+                atomic.write_json(self._state_file, self.state)
+        self.state["wall_seconds"][name] = self.state["unfinished_seconds"].pop(name)
+        atomic.write_json(self._state_file, self.state)
+        print(f"{name}: {minutes(self.state['wall_seconds'][name])}", flush=True)
+
+
+class Stages:
+    """The stages of a run, in their order. Each method may be called again and does only what is left."""
+
+    def __init__(self, spec: RunSpec, run: Run):
+        self._spec, self._run, self._folder = spec, run, spec.folder
+        self._cost = run_plan.cost(spec)
+        self._initial = self._folder / "initial.safetensors"
+        flag_file = self._folder / "experiment.flags"
+        atomic.write_text(flag_file, spec.flags_text)
+        self._experiment = [f"--flagfile={flag_file}"]
+        self._runtime = [f"--threads={spec.threads_per_site}"]
+
+    def table1(self) -> None:
+        """Cohort to table: the paper's rows."""
+        self._stage("cohort", self._make_cohorts)
+        self._stage("preparation", self._prepare)
+        self._stage("initial model", self._initial_model)
+        if self._spec.baselines:
+            self._stage("baselines", self._baselines)
+        self._stage("federation and cross-site evaluation", self._federation)
+        self._stage("table and figures", self._table)
+
+    def beyond(self) -> None:
+        """The rows that the paper does not have: they need `table1` first, and both sites' data in one place (pooled)."""
+        if not self._run.done("table and figures"):
+            self.table1()
+        if POOLED in self._spec.beyond:
+            self._stage("pooled training", self._pooled)
+        if FINETUNED in self._spec.beyond:
+            self._stage("fine-tuning", self._finetune)
+        if self._spec.beyond:
+            self._stage("scores of the models beyond the paper", self._score_beyond)
+            self._stage("table with them", self._table)
+
+    def _stage(self, name: str, work: Callable[[processes.ProgramGroup], None]) -> None:
+        self._run.stage(name, self._cost[name], work)
+
+    def site_folder(self, site: SiteSpec | str) -> pathlib.Path:
+        return self._folder / "sites" / (site if isinstance(site, str) else site.name)
+
+    def _make_cohorts(self, group: processes.ProgramGroup) -> None:
+        if self._deformed():
+            self._make_deformed(group)
+        wanted = {}
+        for site in self._spec.sites:
+            for hospital, cases in site.cohort.items():
+                wanted[_cohort_folder(self._spec, site, hospital)] = (hospital, cases, site)
+        programs = []
+        for folder, (hospital, cases, site) in wanted.items():
+            if not (folder / "manifest.json").exists():
+                arguments = [f"--site={hospital}", f"--cases={cases}", f"--seed={site.cohort_seed}", f"--output={folder}"]
+                arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
+                programs.append(group.start(folder.name, "experiments.synthesize", arguments, log=f"{folder.name}.cohort"))
+        group.wait(programs, "cohort")
+
+    def _deformed(self) -> dict[str, SiteSpec]:
+        return {site.name: site for site in self._spec.sites if site.deformed is not None}
+
+    def _make_deformed(self, group: processes.ProgramGroup) -> None:
+        """One program makes both sites, since a source's copies must not be in one split here and in another there."""
+        sites = self._deformed()
+        first = next(iter(sites.values()))
+        arguments = [
+            f"--manifest={first.deformed}",
+            f"--seed={self._spec.config.seed}",
+            *(f"--split_{name.lower()}={','.join(map(str, site.split))}" for name, site in sites.items()),
+            f"--output={_deformed_folder(self._spec)}",
+            "--workers=2",
+        ]
+        group.wait([group.start("copies", "experiments.deform_cohort", arguments, log="cohort")], "cohort")
+
+    def _prepare(self, group: processes.ProgramGroup) -> None:
+        programs = []
+        for site in self._spec.sites:
+            arguments = [
+                *self._experiment,
+                f"--manifest={self._manifest(site)}",
+                f"--site={site.name}",
+                f"--site_folder={self.site_folder(site)}",
+                "--workers=1",  # the sites prepare at the same time
+            ]
+            if site.deformed is not None:
+                arguments.append(f"--split_list={_deformed_folder(self._spec) / site.name / 'split.json'}")
+            elif site.split:
+                arguments.append(f"--split={','.join(map(str, site.split))}")
+            if site.split_list:
+                arguments.append(f"--split_list={site.split_list}")
+            programs.append(group.start(site.name, "experiments.prepare", arguments, log=f"{site.name}.prepare"))
+        group.wait(programs, "preparation")
+
+    def _manifest(self, site: SiteSpec) -> pathlib.Path:
+        """The site's list of scans; patients of two synthetic hospitals at one site are listed together."""
+        if site.manifest is not None:
+            return site.manifest
+        if site.deformed is not None:
+            return _deformed_folder(self._spec) / site.name / "manifest.json"
+        files = [_cohort_folder(self._spec, site, hospital) / "manifest.json" for hospital in site.cohort]
+        if len(files) == 1:
+            return files[0]
+        merged = self._folder / "manifests" / f"{site.name}.json"
+        listed = [manifests.read(file) for file in files]
+        cases = tuple(case for manifest in listed for case in manifest.cases)
+        declared = declared_labels.merged(manifest.declared for manifest in listed)
+        manifests.write(merged, manifests.Manifest(site.name, cases, declared=declared))
+        return merged
+
+    def _initial_model(self, group: processes.ProgramGroup) -> None:
+        arguments = [*self._experiment, f"--output={self._initial}"]
+        group.wait([group.start("model", "experiments.init_model", arguments, log="init_model")], "initial model")
+
+    def _baselines(self, group: processes.ProgramGroup) -> None:
+        programs = [self._train(group, site, self._initial, "baseline", f"{site.name}_baseline") for site in self._spec.sites]
+        group.wait(programs, "baselines")
+
+    def _train(self, group, site: SiteSpec, start: pathlib.Path, folder: str, label: str) -> processes.Program:
+        arguments = [
+            *self._experiment,
+            *self._runtime,
+            f"--site_folder={self.site_folder(site)}",
+            f"--initial_model={start}",
+            f"--model_folder={folder}",
+            f"--model_name={label}",
+        ]
+        return group.start(site.name, "experiments.train_local", arguments, log=f"{site.name}.{folder}")
+
+    def _federation(self, group: processes.ProgramGroup) -> None:
+        sites, kits, store = self._spec.sites, self._folder / "federation", self._folder / "server"
+        if not kits.exists():
+            arguments = [f"--output={kits}", f"--sites={','.join(site.name for site in sites)}"]
+            group.wait([group.start("kits", "experiments.provision", arguments, log="provision")], "kits")
+        address = store / "address.json"
+        address.unlink(missing_ok=True)
+        arguments = [
+            *self._experiment,
+            f"--kit={kits / 'server'}",
+            f"--store={store}",
+            f"--initial_model={self._initial}",
+            "--port=0",
+            f"--min_num_clients={len(sites)}",
+            f"--max_num_clients={len(sites)}",
+        ]
+        server = group.start("server", "experiments.serve", arguments)
+        group.wait_for(address.exists, server, "starting", _SERVER_START_TIMEOUT_S)
+        port = atomic.read_json(address)["port"]
+        programs = []
+        for site in sites:
+            arguments = [
+                *self._experiment,
+                *self._runtime,
+                f"--kit={kits / site.name}",
+                f"--server=localhost:{port}",
+                f"--site_folder={self.site_folder(site)}",
+            ]
+            if self._spec.baselines:
+                arguments.append(f"--lend={site.name}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}")
+            programs.append(group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation"))
+        group.wait([*programs, server], "federation")
+
+    def _pooled(self, group: processes.ProgramGroup) -> None:
+        arguments = [
+            *self._experiment,
+            "--threads=0",  # it trains alone: both cores are its own
+            f"--site_folders={','.join(str(self.site_folder(site)) for site in self._spec.sites)}",
+            f"--initial_model={self._initial}",
+            f"--output={self._folder / POOLED}",
+        ]
+        group.wait([group.start(POOLED, "experiments.train_pooled", arguments)], "pooled training")
+
+    def _finetune(self, group: processes.ProgramGroup) -> None:
+        programs = []
+        for start, end in (("C1", "C2"), ("C2", "C1")):
+            site = next(site for site in self._spec.sites if site.name == end)
+            first = self.site_folder(start) / "baseline" / "best.safetensors"
+            programs.append(self._train(group, site, first, FINETUNED, f"finetuned_{start}_to_{end}"))
+        group.wait(programs, "fine-tuning")
+
+    def _score_beyond(self, group: processes.ProgramGroup) -> None:
+        models = []
+        if POOLED in self._spec.beyond:
+            models.append(f"{POOLED}:{self._folder / POOLED / 'best.safetensors'}")
+        if FINETUNED in self._spec.beyond:
+            models += [
+                f"finetuned_{a}_to_{b}:{self.site_folder(b) / FINETUNED / 'best.safetensors'}" for a, b in (("C1", "C2"), ("C2", "C1"))
+            ]
+        outputs = [self._folder / "beyond" / f"{site.name}.jsonl" for site in self._spec.sites]
+        programs = []
+        for site, output in zip(self._spec.sites, outputs, strict=True):
+            arguments = [
+                *self._experiment,
+                *self._runtime,
+                f"--site_folder={self.site_folder(site)}",
+                f"--models={','.join(models)}",
+                f"--output={output}",
+            ]
+            programs.append(group.start(site.name, "experiments.score", arguments, log=f"{site.name}.score"))
+        group.wait(programs, "scores")
+        atomic.write_text(self._folder / _BEYOND_ROWS, "".join(file.read_text(encoding="utf-8") for file in outputs))
+
+    def _declared(self) -> str:
+        """What the sites' labels show, in a sentence."""
+        roots = {site.name: self.site_folder(site) / "cases" for site in self._spec.sites}
+        words = [f"{name} {declared_labels.text(case_store.record_of(root).declared)}" for name, root in roots.items()]
+        return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
+
+    def _data_notes(self) -> list[str]:
+        """What whoever reads the table must know of copies of real patients."""
+        return atomic.read_json(_deformed_folder(self._spec) / "cohort.json")["notes"] if self._deformed() else []
+
+    def _table(self, group: processes.ProgramGroup) -> None:
+        del group
+        rows = rows_so_far(self._folder)
+        model_folders.write_run(self._folder, self._spec.config, rows)
+        model_folders.write_tables(self._folder, rows)
+        table1_report.write(
+            self._folder,
+            rows,
+            notes=(*self._spec.notes, *self._data_notes(), self._declared()),
+            config=self._spec.config.to_json(),
+            wall_seconds=self._run.state["wall_seconds"],
+            peak_memory_bytes=self._run.state["peak_memory_bytes"],
+        )
+
+
+def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the rows that have reached a run's folder, finished or not; sites that Table 1 has no column for are left out."""
+    rows = []
+    for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
+        if file.exists():
+            rows += [row for row in paper_table.read_rows(file, any_site=True) if row["site"] in paper_table.SITES]
+    return rows
+
+
+def finished(folder: pathlib.Path, stages: Sequence[str]) -> bool:
+    """Whether all of these stages of a run are done."""
+    file = folder / "stages.json"
+    return file.exists() and set(stages) <= set(atomic.read_json(file)["wall_seconds"])
+
+
+def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:
+    # a cohort serves every run that wants the same patients
+    kind = "" if site.phantom == "standard" else f"-{site.phantom}"
+    return spec.cohorts / f"{hospital}{kind}-{site.cohort[hospital]}-seed{site.cohort_seed}"
+
+
+def _deformed_folder(spec: RunSpec) -> pathlib.Path:
+    counts = "-".join("_".join(map(str, site.split)) for site in spec.sites if site.deformed is not None)
+    return spec.cohorts / f"deformed-{counts}-seed{spec.config.seed}"

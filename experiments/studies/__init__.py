@@ -1,0 +1,1 @@
+"""Studies: their files, what runs them, and what comes of them."""

@@ -1,0 +1,242 @@
+"""A study as a file: which seeds, which points, which sites. Read once, checked, turned into frozen values.
+
+    {
+      "name": "demo",
+      "profile": "demo",                      a flag file of experiments/flagfiles, or the path of one
+      "seeds": [1, 2, 3],
+      "pictures": "synthetic",                or "public"; "private" keeps scans out of the joint page
+      "settings": {"num_rounds": 13},         flags that all points change, optional
+      "phantom": "hard",                      of synthetic cohorts, optional: "standard" or "hard", see docs/data.md
+      "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}},
+      "points": [
+        {"label": "table1", "beyond": ["pooled", "finetuned"]},
+        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
+      ],
+      "axis": "local epochs per round"        for a sweep: what the points' labels are values of
+      "variants": true                        the points are one setting, computed in different ways: see below
+    }
+
+The first point is the study's table; `rows` of a later point enter that table under the names given. In a sweep, which has an `axis`,
+every point has a table of its own. A point may replace `sites` and `phantom`. In place of a `cohort` or a `manifest`, sites C1 and C2 may have
+`"deformed": "manifest.json"`, a list of real CTs with masks of healthy pancreases of which experiments.deform_cohort makes them; `split` is then
+the number of copies. Points of variants may give `threads_per_site`, an `environment` of their
+programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
+counts in how many variants each finding holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.configuration import ExperimentConfig
+from experiments.runs import plan as run_plan
+from runkit import atomic
+
+_FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
+_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "variants", "threads_per_site", "notes", "phantom"}
+_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows", "threads_per_site", "environment", "stack", "phantom"}
+_STACKS = ("own", "other")
+_PHANTOMS = ("standard", "hard")
+_SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting of a study, run once with every seed."""
+
+    label: str
+    settings: Mapping[str, Any]
+    sites: Mapping[str, Mapping[str, Any]]
+    baselines: bool = True
+    beyond: tuple[str, ...] = ()
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    threads_per_site: int | None = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stack: str = "own"
+    phantom: str = "standard"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """A checked study file."""
+
+    name: str
+    profile: str
+    seeds: tuple[int, ...]
+    points: tuple[Point, ...]
+    pictures: str
+    axis: str | None
+    variants: bool
+    threads_per_site: int
+    notes: tuple[str, ...]
+    home: pathlib.Path  # split lists and profiles start here
+    data: pathlib.Path  # manifests start here
+
+    @property
+    def flag_file(self) -> pathlib.Path:
+        named = _FLAGFILES / f"{self.profile}.flags"
+        return named if named.exists() else self.home / self.profile
+
+
+def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Study:
+    """Reads a study file.
+
+    Args:
+      data: where the paths of manifests start; by default at the file's own folder, as all its other paths do.
+    Raises:
+      ValueError: naming the file, the key, its value and what is expected.
+    """
+    path = pathlib.Path(path)
+    try:
+        value = atomic.read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
+    try:
+        home = path.resolve().parent
+        return _study(value, home, pathlib.Path(data).resolve() if data else home)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse) -> run_plan.RunSpec:
+    """Returns one run of a study.
+
+    Args:
+      folder: of the study's runs.
+      parse: flags -> (configuration, flag file's text), `experiments.flags.parse_experiment`.
+    """
+    arguments = [f"--flagfile={study.flag_file}", f"--seed={seed}"]
+    arguments += [f"--{name}={_flag_text(value)}" for name, value in point.settings.items()]
+    config, text = parse(arguments)
+    return run_plan.RunSpec(
+        config=config,
+        flags_text=text,
+        folder=run_folder(folder, point, seed),
+        cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
+        sites=tuple(_site(name, value, position, seed, study, point.phantom) for position, (name, value) in enumerate(point.sites.items())),
+        threads_per_site=point.threads_per_site or study.threads_per_site,
+        environment=point.environment,
+        stack=point.stack,
+        baselines=point.baselines,
+        beyond=point.beyond,
+        notes=(*study.notes, _data_note(point)),
+    )
+
+
+def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
+    return folder / point.label / f"seed{seed}"
+
+
+def cohort_key(study: Study, config: ExperimentConfig) -> str:
+    """Returns what tells two seeds' cases apart: synthetic patients and deformed copies are drawn anew with each seed, real scans are the same."""
+    drawn = any("cohort" in site or "deformed" in site for site in study.points[0].sites.values())
+    return f"seed {config.seed}" if drawn else "the cohort"
+
+
+def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object with `name`, `seeds`, `sites` and `points`")
+    _known(value, _KEYS, "the study")
+    for key in ("name", "profile", "seeds", "sites"):
+        if not value.get(key):
+            raise ValueError(f"`{key}` is missing")
+    seeds = value["seeds"]
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` is {seeds!r}; expected a list of different whole numbers")
+    pictures = value.get("pictures", "private")
+    if pictures not in ("synthetic", "public", "private"):
+        raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
+    common, sites, phantom = value.get("settings", {}), value["sites"], value.get("phantom", "standard")
+    points = tuple(_point({"phantom": phantom, **entry}, common, sites) for entry in value.get("points", [{"label": "table1"}]))
+    labels = [point.label for point in points]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
+    return Study(
+        name=value["name"], profile=value["profile"], seeds=tuple(seeds), points=points, pictures=pictures, axis=value.get("axis"),
+        variants=bool(value.get("variants")), threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home, data=data,
+    )  # fmt: skip
+
+
+def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
+    _known(entry, _POINT_KEYS, "a point")
+    label = entry.get("label")
+    if not isinstance(label, str) or not label.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise ValueError(f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', as it names a folder")
+    own = entry.get("sites", sites)
+    for name, site in own.items():
+        _known(site, _SITE_KEYS, f"site {name}")
+    if not {"C1", "C2"} <= set(own):
+        raise ValueError(f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2 among them")
+    unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
+    if unknown:
+        raise ValueError(f"point {label}: `beyond` has {', '.join(unknown)}; expected some of {', '.join(run_plan.BEYOND)}")
+    baselines = entry.get("baselines", True)
+    if "finetuned" in entry.get("beyond", ()) and not baselines:
+        raise ValueError(f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true")
+    if entry["phantom"] not in _PHANTOMS:
+        raise ValueError(f"point {label}: `phantom` is {entry['phantom']!r}; expected one of {', '.join(_PHANTOMS)}")
+    deformed = {site["deformed"] for site in own.values() if "deformed" in site}
+    if deformed and (set(own) != {"C1", "C2"} or any("deformed" not in site for site in own.values()) or len(deformed) > 1):
+        raise ValueError(
+            f"point {label}: `deformed` is for C1 and C2 together, of the same manifest, without further sites; give both the same"
+        )
+    environment, stack, threads = entry.get("environment", {}), entry.get("stack", "own"), entry.get("threads_per_site")
+    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
+        raise ValueError(f"point {label}: `environment` is {environment!r}; expected names and texts")
+    if stack not in _STACKS:
+        raise ValueError(f"point {label}: `stack` is {stack!r}; expected one of {', '.join(_STACKS)}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ValueError(f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1")
+    return Point(
+        threads_per_site=threads, environment=environment, stack=stack, phantom=entry["phantom"],
+        label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
+        beyond=tuple(entry.get("beyond", ())), rows=dict(entry.get("rows", {})),
+    )  # fmt: skip
+
+
+def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, phantom: str) -> run_plan.SiteSpec:
+    split = tuple(value["split"]) if "split" in value else None
+    if split is not None and len(split) != 3:
+        raise ValueError(f"site {name}: `split` is {list(split)}; expected cases for training, validation, test")
+    return run_plan.SiteSpec(
+        name=name,
+        cohort=value.get("cohort", {}),
+        # C1 and C2 keep the seed of `make table1`; further sites have patients of their own
+        cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
+        phantom=phantom if "cohort" in value else "standard",
+        manifest=study.data / value["manifest"] if "manifest" in value else None,
+        deformed=study.data / value["deformed"] if "deformed" in value else None,
+        split=split,
+        split_list=study.home / value["split_list"] if "split_list" in value else None,
+    )
+
+
+def _data_note(point: Point) -> str:
+    parts = []
+    for name, site in point.sites.items():
+        counts = "/".join(map(str, site["split"])) if "split" in site else "default split"
+        if "cohort" in site:
+            patients = " and ".join(f"{n} of hospital {hospital}" for hospital, n in site["cohort"].items())
+            parts.append(f"{name} {counts} of {patients}" if list(site["cohort"]) != [name] else f"{name} {counts}")
+        else:
+            parts.append(f"{name} {counts if 'split' in site else 'by its list'}")
+    kind = "listed scans"
+    if any("cohort" in site for site in point.sites.values()):
+        kind = "synthetic cohort" if point.phantom == "standard" else f"{point.phantom} synthetic cohort"
+    elif any("deformed" in site for site in point.sites.values()):
+        kind = "deformed copies of real CT"
+    return f"Data: {kind}, training/validation/test {'; '.join(parts)} (paper: real CT, C1 252/84/84; C2 286/100/100)."
+
+
+def _flag_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _known(value: Mapping[str, Any], known: set[str], what: str) -> None:
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise ValueError(f"{what} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -1,0 +1,345 @@
+"""A study's numbers: every run's rows in one table with means and intervals over seeds, verdicts, costs, curves of a sweep."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.reports import patients_table, table1_report
+from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
+from experiments.runs import stages as run_stages
+from experiments.studies import study_file
+from experiments.studies import variants as study_variants
+from experiments.studies.study_file import Study
+from runkit import atomic, events
+
+
+def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+    """Returns the contents of `study.json` from whatever the runs have left so far.
+
+    Args:
+      folder: of the study's runs.
+      configs: (point's label, seed) -> configuration.
+    """
+    folder = pathlib.Path(folder)
+    runs = []
+    for point in study.points:
+        for seed in study.seeds:
+            config = configs[point.label, seed]
+            runs.append(_run(point, seed, config, study_file.cohort_key(study, config), study_file.run_folder(folder, point, seed), folder))
+    content = {
+        "name": study.name,
+        "profile": study.profile,
+        "seeds": list(study.seeds),
+        "pictures": study.pictures,
+        "axis": study.axis,
+        "notes": list(study.notes),
+        "runs": runs,
+    }
+    if study.axis:
+        return {**content, "sweep": sweep(study, runs)}
+    joint = joint_rows(study, runs)
+    if not study.variants:
+        return {**content, **_joint(joint)}
+    # every variant is a run of the same method: the table stays that of the first, the claims are judged by all
+    judged = [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
+    return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
+
+
+def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
+    state = atomic.read_json(folder / "stages.json") if (folder / "stages.json").exists() else {"wall_seconds": {}, "peak_memory_bytes": 0}
+    table_file = folder / "table1.json"
+    document = atomic.read_json(table_file) if table_file.exists() else {}
+    rows = document.get("cases") or run_stages.rows_so_far(folder)
+    failure = folder / "failure.txt"
+    return {
+        "label": point.label,
+        "seed": seed,
+        "folder": folder.relative_to(root).as_posix(),
+        "state": "finished" if document else "failed" if failure.exists() else "unfinished" if state["wall_seconds"] else "not begun",
+        "failure": failure.read_text(encoding="utf-8") if failure.exists() else None,
+        "cohort": cohort,
+        "stack": document.get("stack"),
+        "configuration": config.to_json(),
+        "fingerprints": document.get("fingerprints", {"rows": fingerprints.of_rows(rows)} if rows else {}),
+        "wall_seconds": state["wall_seconds"],
+        "peak_memory_bytes": state["peak_memory_bytes"],
+        "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
+        "notes": document.get("notes", []),
+        "rows": rows,
+    }
+
+
+def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str, Any]:
+    """Returns one finished run's numbers in the shape of a study's, so that both have one page.
+
+    Raises:
+      FileNotFoundError: where the folder has no table yet.
+    """
+    folder = pathlib.Path(folder)
+    document = table1_report.read(folder).document
+    rows, seed = document["cases"], document["seed"]
+    run = {
+        "label": document["profile"],
+        "seed": seed,
+        "folder": ".",
+        "state": "finished",
+        "failure": None,
+        "cohort": "",
+        "stack": document["stack"],
+        "configuration": document["configuration"],
+        "fingerprints": document.get("fingerprints", {}),
+        "wall_seconds": document["wall_seconds"],
+        "peak_memory_bytes": document["peak_memory_bytes"] or 0,
+        "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
+        "notes": document["notes"],
+        "rows": rows,
+    }
+    joint = [hypotheses.Run(seed, "", rows)]
+    return {
+        "name": f"{document['profile']}, seed {seed}",
+        "profile": document["profile"],
+        "seeds": [seed],
+        "pictures": pictures,
+        "axis": None,
+        "notes": [],
+        "runs": [run],
+        **_joint(joint),
+    }
+
+
+def _joint(joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()) -> dict[str, Any]:
+    """Returns what all rows say together; `judged` are the runs that the claims are judged by, where they are more than the table's."""
+    return {
+        "table": table(joint),
+        "native": table(joint, "native"),
+        "patients": patients.of_runs([patients.Run(run.cohort, run.rows) for run in joint]),
+        "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
+        "not_asked": list(hypotheses.NOT_ASKED),
+        "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
+    }
+
+
+def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypotheses.Run]:
+    """Returns one run a seed: all rows of the study's first point, and of the later ones those they name, under their new names."""
+    renamed = {point.label: point.rows for point in study.points}
+    first = study.points[0].label
+    joint = []
+    for seed in study.seeds:
+        rows, cohort = [], ""
+        for run in runs:
+            if run["seed"] != seed:
+                continue
+            cohort = cohort or run["cohort"]
+            names = renamed[run["label"]]
+            if run["label"] == first:
+                rows += run["rows"]
+            else:
+                rows += [{**row, "model": names[row["model"]]} for row in run["rows"] if row["model"] in names]
+        joint.append(hypotheses.Run(seed, cohort, rows))
+    return joint
+
+
+def table(runs: Sequence[hypotheses.Run], grid: str = "training") -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns row -> column -> mean over seeds, its Student interval (None for one seed), each seed's value, number of cases.
+
+    A seed that lacks a row or a number does not count there; a cell that no seed has is absent.
+    """
+    lines = {run.seed: paper_table.table(run.rows, grid) for run in runs}
+    names = sorted({name for line in lines.values() for name in line}, key=paper_table.position)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in names:
+        for column in paper_table.COLUMNS:
+            cells = {seed: line[name] for seed, line in lines.items() if name in line and line[name].percent[column] is not None}
+            if cells:
+                values = {str(seed): cell.percent[column] for seed, cell in cells.items()}
+                interval = intervals.student_interval(list(values.values()))
+                found.setdefault(name, {})[column] = {
+                    "mean": sum(values.values()) / len(values),
+                    "low": None if interval is None else interval.low,
+                    "high": None if interval is None else interval.high,
+                    "by_seed": values,
+                    "cases": sum(cell.cases[column] for cell in cells.values()),
+                    "paper": paper_table.PAPER_TABLE.get(name, {}).get(column),
+                }
+    return found
+
+
+def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns, point by point, its label, table over seeds and cost (wall seconds a run, bytes on the wire)."""
+    points = []
+    for point in study.points:
+        own = [run for run in runs if run["label"] == point.label]
+        walls = [sum(run["wall_seconds"].values()) for run in own if run["state"] == "finished"]
+        moved = [run["traffic"]["bytes"] for run in own if run["state"] == "finished"]
+        points.append(
+            {
+                "label": point.label,
+                "table": table([hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in own]),
+                "wall_seconds": sum(walls) / len(walls) if walls else None,
+                "bytes": sum(moved) / len(moved) if moved else None,
+                "runs": len(walls),
+            }
+        )
+    return points
+
+
+def traffic(found) -> dict[str, Any]:
+    """Returns the bytes that each site sent and fetched, and the seconds it trained, as the server's log has it."""
+    sites: dict[str, dict[str, float]] = {}
+    for event in found:
+        if event.get("site") and event["event"] in ("pulled", "pushed", "published"):
+            own = sites.setdefault(event["site"], {"sent_bytes": 0, "fetched_bytes": 0, "seconds": 0.0})
+            own["fetched_bytes" if event["event"] == "pulled" else "sent_bytes"] += int(event.get("bytes") or 0)
+            own["seconds"] += float(event.get("seconds") or 0.0)
+    return {"sites": sites, "bytes": sum(own["sent_bytes"] + own["fetched_bytes"] for own in sites.values())}
+
+
+def write(folder: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Writes `study.json` and `study.md`, each whole or not at all."""
+    folder = pathlib.Path(folder)
+    kept = {**content, "runs": [{key: value for key, value in run.items() if key != "rows"} for run in content["runs"]]}
+    atomic.write_json(folder / "study.json", kept)
+    atomic.write_text(folder / "study.md", markdown(content))
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """Returns the study as text: how far it is, its table, its verdicts, what it cost."""
+    runs = content["runs"]
+    finished = sum(run["state"] == "finished" for run in runs)
+    seeds = ", ".join(map(str, content["seeds"]))
+    lines = [f"# Study {content['name']}: profile {content['profile']}, seeds {seeds}", ""]
+    lines += [f"{finished} of {len(runs)} runs are finished." + ("" if finished == len(runs) else " **This is a partial result.**"), ""]
+    for run in runs:
+        if run["state"] != "finished":
+            lines.append(
+                f"- {run['label']}, seed {run['seed']}: {run['state']}{': ' + run['failure'].splitlines()[0] if run['failure'] else ''}"
+            )
+    if content.get("sweep") is not None:
+        lines += _sweep_lines(content)
+    else:
+        if content.get("variants") is not None:
+            lines += ["", *study_variants.markdown(content["variants"])]
+        lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"], content.get("not_asked", ()))]
+        if content.get("patients"):
+            lines += ["", "## Patients", "", patients_table.markdown(content["patients"])]
+    lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
+    for run in runs:
+        wall = sum(run["wall_seconds"].values()) / 60
+        cells = (f"{wall:.1f} min", f"{run['peak_memory_bytes'] / 2**30:.1f} GiB", f"{run['traffic']['bytes'] / 2**20:.0f} MiB")
+        lines.append(f"| {run['label']}, seed {run['seed']} | {' | '.join(cells)} |")
+    total = sum(sum(run["wall_seconds"].values()) for run in runs) / 60
+    lines += [f"| together | {total:.1f} min | | |", ""]
+    return "\n".join(lines)
+
+
+_HEADINGS = ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average")
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    half = "" if cell["low"] is None else f" ± {(cell['high'] - cell['low']) / 2:.1f}"
+    missing = "" if cell["paper"] is None else f" ({cell['paper']:.1f})"
+    return f"{cell['mean']:.1f}{half}{missing}"
+
+
+def _table_lines(rows: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "## Table 1 over seeds",
+        "",
+        "Dice in per cent: mean over seeds ± half the 95 % interval of Student's t; in brackets the paper's.",
+        "",
+    ]
+    lines += [f"| Model | {' | '.join(_HEADINGS)} |", "|---|" + "---:|" * len(_HEADINGS)]
+    lines += [f"| {name} | {' | '.join(_cell(columns.get(c)) for c in paper_table.COLUMNS)} |" for name, columns in rows.items()]
+    return lines if rows else [*lines[:2], "No row has arrived yet."]
+
+
+def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[str]) -> list[str]:
+    lines = [
+        "## The claims",
+        "",
+        "Estimate [95 % interval over patients and trainings], what it is made from, how often such an interval holds the truth, p after Holm, and",
+        "the smallest difference that this study shows in 80 % of its repetitions, by the claim alone and after Holm. Rules: docs/verdicts.md.",
+        "",
+        "| claim | source | verdict | numbers |",
+        "|---|---|---|---|",
+    ]
+    for verdict in verdicts:
+        parts = "; ".join(f"{part['text']}: {part_numbers(part)}" for part in verdict["parts"])
+        word = verdict["verdict"] if verdict["verdict"] == hypotheses.UNDECIDED else f"**{verdict['verdict']}**"
+        lines.append(f"| {verdict['claim']} | {verdict['source']} | {word} | {parts} |")
+    return [*lines, "", f"Not asked: {'; '.join(not_asked)}."] if not_asked else lines
+
+
+def part_numbers(part: Mapping[str, Any]) -> str:
+    """Returns a part's estimate, interval, what it is made from, coverage, adjusted p and power in words.
+
+    `part` may be of an earlier release, which counted patients alone and knew no power.
+    """
+    interval = part["interval"]
+    if interval is None:
+        return "not measured"
+    share = part["rule"] in ("gone", "zero") and ("trainings" in part or part["rule"] == "gone")
+    scale, sign, digits, unit = (100, "", 0, "%") if share else (1, "+", 3 if part["unit"] == "1/mm" else 1, part["unit"])
+
+    def number(value: float) -> str:
+        return f"{value * scale:{sign}.{digits}f}"
+
+    text = number(interval["estimate"])
+    if interval["low"] is not None:
+        text += f" [{number(interval['low'])}, {number(interval['high'])}]"
+    text += f" {unit}, n = {interval['count']}"
+    if part.get("trainings"):
+        text += f" in {part['trainings']} training{'s' * (part['trainings'] != 1)}"
+    if part.get("coverage") is not None:
+        text += f", coverage {100 * part['coverage']:.0f} %"
+    if part["p_holm"] is not None:
+        text += f", p = {part['p_holm']:.2g}"
+    if part.get("detectable") is not None:
+        # Dice has no more than 100 points
+        alone, after = (
+            "none" if unit == "points" and part[key] > 100 else f"{part[key] * scale:.{digits}f}"
+            for key in ("detectable", "detectable_holm")
+        )
+        text += f", at best below {alone} % ({after} % after Holm)" if share else f", shows {alone} ({after} after Holm)"
+    return text
+
+
+def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "",
+        f"## {content['axis'][0].upper()}{content['axis'][1:]}",
+        "",
+        "FL_global, Dice in per cent, mean over seeds ± half the 95 % interval.",
+        "",
+    ]
+    lines += [f"| {content['axis']} | {' | '.join(_HEADINGS)} | wall a run | on the wire |", "|---|" + "---:|" * (len(_HEADINGS) + 2)]
+    for point in content["sweep"]:
+        cells = [
+            _cell({**c, "paper": None} if c else None) for c in (point["table"].get("FL_global", {}).get(n) for n in paper_table.COLUMNS)
+        ]
+        wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
+        moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
+        lines.append(f"| {point['label']} | {' | '.join(cells)} | {wall} | {moved} |")
+    return lines
+
+
+def read(folder: str | os.PathLike) -> dict[str, Any]:
+    """Reads a study back.
+
+    Raises:
+      FileNotFoundError: where there is none yet.
+    """
+    file = pathlib.Path(folder) / "study.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is not there; make it with `make study`, or name another study's folder")
+    return atomic.read_json(file)
+
+
+def departures(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns what of the first run differs from the paper's profile, as (setting, here, paper)."""
+    return table1_report.departures(content["runs"][0]["configuration"]) if content["runs"] else []

@@ -1,0 +1,108 @@
+"""One setting computed in different ways: in how many of the variants does each finding of the paper hold, and how far do numbers move?
+
+Threads, processor instructions, stack and the arithmetic of the norm change the order of additions and so the last bits, and a training
+makes other numbers of other bits. A finding that depends on them is no finding.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.results import paper_table
+
+
+def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns, JSON-able, what the finished runs of a study say.
+
+    Args:
+      runs: of `study_results.collect`, with `label`, `seed`, `state` and `rows`.
+    Returns:
+      `runs`, per finished run its `label`, `seed`, whether each finding `holds` and the `values` of the table in per cent; `findings`,
+      per finding its claim, in how many runs it holds, of how many, and in which it does not; `spread`, per row and column the mean and
+      the standard deviation over the variants of one seed, averaged over the seeds as variances are.
+    """
+    finished = [run for run in runs if run["state"] == "finished"]
+    listed, claims = [], {}
+    for run in finished:
+        lines = paper_table.table(run["rows"])
+        found = paper_table.findings(lines)
+        claims |= {name: finding.claim for name, finding in found.items()}
+        listed.append(
+            {
+                "label": run["label"],
+                "seed": run["seed"],
+                "holds": {name: finding.holds for name, finding in found.items()},
+                "values": {name: dict(row.percent) for name, row in lines.items()},
+                "false_tumours": {name: list(counts) for name, counts in paper_table.false_tumours(run["rows"]).items()},
+            }
+        )
+    findings = {
+        name: {
+            "claim": claim,
+            "holds": sum(run["holds"][name] is True for run in listed),
+            "of": sum(run["holds"][name] is not None for run in listed),
+            "fails": [[run["label"], run["seed"]] for run in listed if run["holds"][name] is False],
+        }
+        for name, claim in claims.items()
+    }
+    return {"runs": listed, "findings": findings, "spread": _spread(listed)}
+
+
+def markdown(content: Mapping[str, Any]) -> list[str]:
+    """Returns the study's variants as lines of Markdown."""
+    lines = ["## The findings in every variant", ""]
+    if not content["runs"]:
+        return [*lines, "No run is finished yet."]
+    lines += ["| finding | holds in | does not hold in |", "|---|---:|---|"]
+    for finding in content["findings"].values():
+        fails = ", ".join(f"{label} (seed {seed})" for label, seed in finding["fails"]) or "–"
+        lines.append(f"| {finding['claim']} | {finding['holds']} of {finding['of']} | {fails} |")
+    lines += ["", "## What the arithmetic alone moves", ""]
+    lines += ["Dice in per cent: mean over all runs, and in brackets the standard deviation between variants of one seed.", ""]
+    lines += [
+        f"| model | {' | '.join(name.replace('_', ' ') for name in paper_table.COLUMNS)} |",
+        "|---|" + "---:|" * len(paper_table.COLUMNS),
+    ]
+    for name, columns in content["spread"].items():
+        lines.append(f"| {name} | {' | '.join(_cell(columns.get(column)) for column in paper_table.COLUMNS)} |")
+    lines += ["", "## Every run", ""]
+    shown = ("C1_FL_local", "C2_FL_local", "FL_global")
+    heads = [f"{name} {column}" for name in shown for column in ("C2 tumour", "Average")]
+    lines += [f"| variant | seed | {' | '.join(heads)} | false tumours, FL_global |", "|---|---:|" + "---:|" * (len(heads) + 1)]
+    for run in content["runs"]:
+        cells = [_number(run["values"].get(name, {}).get(column)) for name in shown for column in ("C2_tumour", "average")]
+        marked, healthy = run["false_tumours"].get("FL_global", (0, 0))
+        lines.append(f"| {run['label']} | {run['seed']} | {' | '.join(cells)} | {marked} of {healthy} |")
+    return lines
+
+
+def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name in sorted({name for run in runs for name in run["values"]}, key=paper_table.position):
+        for column in paper_table.COLUMNS:
+            by_seed: dict[int, list[float]] = {}
+            for run in runs:
+                value = run["values"].get(name, {}).get(column)
+                if value is not None:
+                    by_seed.setdefault(run["seed"], []).append(value)
+            values = [value for own in by_seed.values() for value in own]
+            several = [own for own in by_seed.values() if len(own) > 1]
+            if values:
+                # pooled over the seeds: each has as many degrees of freedom as it has variants beyond the first
+                freedom = sum(len(own) - 1 for own in several)
+                variance = sum((len(own) - 1) * statistics.variance(own) for own in several) / freedom if freedom else None
+                deviation = None if variance is None else variance**0.5
+                found.setdefault(name, {})[column] = {"mean": statistics.fmean(values), "deviation": deviation}
+    return found
+
+
+def _cell(cell: Mapping[str, float | None] | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell['mean']:.1f}" + ("" if cell["deviation"] is None else f" ({cell['deviation']:.1f})")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,82 @@
+"""Whether two cases are the same scan: under another name, in another file format or axis order, or cropped along the patient.
+
+Each axial slice leaves a mark, a hash of its thinned-out voxels; scans that share many marks are one. NIH Pancreas-CT once listed
+the same patient three times, cropped differently: between the parts of a split that is a leak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from preprocessing.checks import rules
+from preprocessing.checks.rules import IntegrityError, broken
+from preprocessing.manifest import Case
+from preprocessing.volume import Volume
+
+_INT16 = (-32768, 32767)
+_SAMPLES = 48  # along x and y
+_LEAST_SPREAD_HU = 20.0  # air above a patient looks the same in all of them
+_AIR_HU = np.int16(-1024)
+_SHARE = 0.3  # of the shorter scan's marks
+_FEWEST = 4
+
+
+def refusals(
+    cases: Iterable[Case], marks: Mapping[str, Sequence[str]], label_sha256: Mapping[str, str | None]
+) -> dict[str, IntegrityError]:
+    """Returns which cases are refused because of another one listed before them, and why.
+
+    Args:
+      cases: in the order of the manifest, those that pass by themselves.
+      marks, label_sha256: of each case, by its id.
+    """
+    cases = list(cases)
+    twins = same_scans({case.case_id: marks[case.case_id] for case in cases})
+    labels: dict[str, str] = {}
+    found: dict[str, IntegrityError] = {}
+    for case in cases:
+        digest = label_sha256[case.case_id]
+        if case.case_id in twins:
+            found[case.case_id] = broken(rules.SAME_SCAN, case.image, f"is the scan of case {twins[case.case_id]}")
+        elif digest is not None and (first := labels.setdefault(digest, case.case_id)) != case.case_id:
+            found[case.case_id] = broken(rules.SAME_LABEL, case.label, f"is the label of case {first}, whose scan is another")
+    return found
+
+
+def slice_marks(image: Volume) -> tuple[str, ...]:
+    """Returns the distinct marks of the slices of a CT in RAS+, sorted."""
+    steps = [max(1, n // _SAMPLES) for n in image.shape[:2]]
+    # slices first and contiguous: each is hashed on its own
+    thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
+    whole = (np.rint(thinned).clip(*_INT16) if thinned.dtype.kind == "f" else thinned).astype("<i2")
+    whole = np.maximum(whole, _AIR_HU)  # padding below air is air to one reader and -2000 to another
+    spread = whole.std(axis=(1, 2), dtype=np.float32)
+    size = repr(image.shape[:2]).encode()
+    marks = {hashlib.blake2b(size + whole[k].tobytes(), digest_size=6).hexdigest() for k in np.flatnonzero(spread >= _LEAST_SPREAD_HU)}
+    return tuple(sorted(marks))
+
+
+def same_scans(marks: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Returns for each case that is a scan listed before it the name of that one.
+
+    Args:
+      marks: case -> its marks, in the order of the manifest.
+    """
+    owner: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for case, own in marks.items():
+        shared: dict[str, int] = {}
+        for mark in own:
+            for earlier in owner.get(mark, ()):
+                shared[earlier] = shared.get(earlier, 0) + 1
+        for earlier, count in shared.items():
+            if count >= max(_FEWEST, _SHARE * min(len(own), len(marks[earlier]))):
+                found[case] = earlier
+                break
+        else:
+            for mark in own:
+                owner.setdefault(mark, []).append(case)
+    return found

@@ -1,0 +1,1 @@
+"""The synthetic hospitals: anatomy, tumours, scanner, and the cohorts made of them."""

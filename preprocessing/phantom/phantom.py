@@ -1,0 +1,217 @@
+"""Synthetic cohorts of two hospitals: seeded CT volumes with labels and a manifest, as NIfTI files."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from preprocessing import declared_labels, manifest, nifti
+from preprocessing.phantom.hospital import PHANTOMS, SITES, Site, draw_patient
+from preprocessing.phantom.pancreas import paint_pancreas
+from preprocessing.phantom.scanner import Acquisition, scan
+from preprocessing.phantom.space import Canvas, Pose, Space
+from preprocessing.phantom.torso import paint_torso
+from preprocessing.phantom.viscera import (
+    paint_colon,
+    paint_duodenum_and_gallbladder,
+    paint_great_vessels,
+    paint_kidneys,
+    paint_liver_and_spleen,
+    paint_small_bowel,
+    paint_stomach,
+)
+from preprocessing.volume import Volume
+from runkit import atomic, progress
+from runkit import workers as processes
+from runkit.randomness import generator
+
+_VERSION = 3  # of the anatomy; part of every key, so that patients of one version were never looked at while another was made
+_GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
+_C2_THIN, _C2_ALL = 40, 486  # volumes with slices of 1 mm, and all of them
+_SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CohortConfig:
+    """A hospital's cohort. Case `i` depends on everything here but `cases`, so a cohort can be enlarged later.
+
+    `phantom` chooses between "standard" and "hard", see `phantom_site`; the two have different patients.
+    `spacings` chooses C1's slice range: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (a thousand slices and more). `in_plane_mm` and `slice_mm`, where
+    given, take the place of the hospital's own spacings; values are drawn uniformly from such a range.
+    """
+
+    site: str
+    cases: int
+    seed: int
+    phantom: str = "standard"
+    spacings: str = "demo"
+    in_plane_mm: tuple[float, float] | None = None
+    slice_mm: tuple[float, float] | None = None
+    field_of_view_mm: tuple[float, float, float] = (356.0, 284.0, 165.0)
+
+    def __post_init__(self):
+        if self.site not in SITES:
+            raise ValueError(f"site is {self.site!r}; expected one of {', '.join(SITES)}")
+        if self.phantom not in PHANTOMS:
+            raise ValueError(f"phantom is {self.phantom!r}; expected one of {', '.join(PHANTOMS)}")
+        if self.cases < 1:
+            raise ValueError(f"cases is {self.cases}; expected at least 1")
+        if self.spacings not in _SLICE_MM:
+            raise ValueError(f"spacings is {self.spacings!r}; expected one of {', '.join(_SLICE_MM)}")
+        for name in ("in_plane_mm", "slice_mm"):
+            value = getattr(self, name)
+            if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1]):
+                raise ValueError(f"{name} is {value!r}; expected (lowest, highest) in mm, above 0")
+        if len(self.field_of_view_mm) != 3 or min(self.field_of_view_mm) < 100:
+            raise ValueError(f"field_of_view_mm is {self.field_of_view_mm!r}; expected three lengths of at least 100 mm")
+
+
+def case_id(config: CohortConfig, index: int) -> str:
+    return f"{config.site}_{index + 1:04d}"
+
+
+def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
+    """Returns the native spacing of case `index` (from 0).
+
+    C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm and 1 mm at 446:40, spread evenly: of the
+    first n cases, round(40 n / 486) are thin.
+    """
+    rng = _generator(config, index, "spacing")
+    in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
+    if config.site == "C2":
+        thin = _thin_until(index + 1) > _thin_until(index)
+        in_plane, thickness = 0.68, 1.0 if thin else 5.0
+    if config.in_plane_mm is not None:
+        in_plane = rng.uniform(*config.in_plane_mm)
+    if config.slice_mm is not None:
+        thickness = rng.uniform(*config.slice_mm)
+    return round(in_plane, 4), round(in_plane, 4), round(thickness, 4)
+
+
+def _thin_until(cases: int) -> int:
+    return (2 * _C2_THIN * cases + _C2_ALL) // (2 * _C2_ALL)
+
+
+def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
+    """Returns CT (int16 HU) and labels (uint8: 1 pancreas, 2 tumour) of case `index`, a function of the configuration only.
+
+    C1 stores its voxels left to right reversed (LAS+) and C2 as RAS+, since hospitals do differ there.
+    """
+
+    def rng(what: str) -> np.random.Generator:
+        return _generator(config, index, what)
+
+    site = _site(config)
+    patient = draw_patient(site, rng("patient"))
+    lying = rng("pose")
+    pose = Pose(lying.normal(0, 2.0), lying.uniform(0.95, 1.04), (lying.normal(0, 3), lying.normal(0, 3), lying.normal(0, 5)))
+    acquisition = _acquisition(config, index, rng("scanner"))
+    lower = np.array([acquisition.centres(a)[0] for a in range(3)])
+    upper = np.array([acquisition.centres(a)[-1] for a in range(3)])
+    half_slice = np.array([0.0, 0.0, acquisition.spacing_mm[2] / 2])
+    space = Space(lower - half_slice, upper + half_slice, _GRID_MM, pose, 3.0, rng("deformation"))
+    canvas = Canvas(space, -1000.0)
+    torso = paint_torso(canvas, patient, rng("torso"))
+    paint_great_vessels(canvas, patient, rng("vessels"))
+    paint_kidneys(canvas, patient, rng("kidneys"))
+    paint_stomach(canvas, patient, torso, rng("stomach"))
+    paint_duodenum_and_gallbladder(canvas, patient, rng("duodenum"))
+    target = paint_pancreas(canvas, patient, rng("pancreas"))
+    paint_liver_and_spleen(canvas, patient, torso, rng("liver"))
+    paint_colon(canvas, patient, torso, rng("colon"))
+    paint_small_bowel(canvas, patient, torso, rng("bowel"))
+    ct, labels = scan(space, canvas.hu, torso.body, target, acquisition, rng("noise"))
+    affine = np.diag([*acquisition.spacing_mm, 1.0])
+    affine[:3, 3] = acquisition.first_mm
+    if config.site == "C1":
+        ct, labels = np.asfortranarray(ct[::-1]), np.asfortranarray(labels[::-1])
+        affine[0, 3] = acquisition.centres(0)[-1]
+        affine[0, 0] = -affine[0, 0]
+    return Volume(ct, affine), Volume(labels, affine)
+
+
+def _site(config: CohortConfig) -> Site:
+    return PHANTOMS[config.phantom][config.site]
+
+
+def _generator(config: CohortConfig, index: int, what: str) -> np.random.Generator:
+    kind = () if config.phantom == "standard" else (config.phantom,)  # the standard's keys are those of when it was the only one
+    return generator(config.seed, "phantom", _VERSION, *kind, config.site, index, what)
+
+
+def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> Acquisition:
+    site, spacing = _site(config), spacing_mm(config, index)
+    extent = np.array(config.field_of_view_mm) * (1.0, 1.0, rng.uniform(0.95, 1.06))
+    shape = tuple(round(e / s) for e, s in zip(extent, spacing, strict=True))
+    middle = (0.0, 42.0, 0.0)  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
+    first = tuple(round(m - (n - 1) * s / 2, 4) for m, n, s in zip(middle, shape, spacing, strict=True))
+    noise = rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4  # thick slices average; the dose is lower for them
+    return Acquisition(shape, spacing, first, noise, site.noise_passes, site.kernel_mm)
+
+
+def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathlib.Path:
+    """Writes images/, labels/, manifest.json and cohort.json and returns the manifest's path.
+
+    A case that is there already is not made again; a stopped run goes on where it was. The same configuration gives the same bytes on
+    the same machine and NumPy; another NumPy may round single voxels of the CT differently, by 1 HU.
+
+    Raises:
+      ValueError: if `folder` holds a cohort of another configuration.
+    """
+    folder = pathlib.Path(folder)
+    _claim(config, folder)
+    missing = [i for i in range(config.cases) if not all(p.exists() for p in _files(config, folder, i))]
+    done = config.cases - len(missing)
+    with progress.bar(total=config.cases, initial=done, what=f"synthetic {config.site}", unit="case") as bar:
+        if workers > 1 and len(missing) > 1:
+            with processes.pool(min(workers, len(missing))) as pool:
+                for future in concurrent.futures.as_completed([pool.submit(_make_case, config, folder, i) for i in missing]):
+                    future.result()
+                    bar.update()
+        else:
+            for index in missing:
+                _make_case(config, folder, index)
+                bar.update()
+    cases = tuple(manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases))
+    path = folder / "manifest.json"
+    declared = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT if config.site == "C1" else declared_labels.COMPLETE}
+    kind = "" if config.phantom == "standard" else f"{config.phantom} "
+    description = f"{kind}synthetic cohort {config.site}, seed {config.seed}"
+    manifest.write(path, manifest.Manifest(config.site, cases, description, declared=declared))
+    return path
+
+
+def _files(config: CohortConfig, folder: pathlib.Path, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+    name = f"{case_id(config, index)}.nii.gz"
+    return folder / "images" / name, folder / "labels" / name
+
+
+def _make_case(config: CohortConfig, folder: pathlib.Path, index: int) -> None:
+    image, label = _files(config, folder, index)
+    ct, labels = render_case(config, index)
+    nifti.write_volume(image, ct, compress_level=1)
+    nifti.write_volume(label, labels, compress_level=1)
+
+
+def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
+    """Writes cohort.json, or checks that the one that is there describes the same patients."""
+    wanted = {"version": _VERSION, **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}}
+    if config.phantom == "standard":
+        del wanted["phantom"]  # so that a cohort made when there was one phantom is the same cohort
+    path = folder / "cohort.json"
+    others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
+    if others and not path.exists():
+        raise ValueError(f"{folder}: holds {', '.join(others)} and is no synthetic cohort, which would replace them; choose another folder")
+    if path.exists():
+        found = atomic.read_json(path)
+        differing = [
+            f"{k} {found.get(k)!r} there, {wanted.get(k)!r} asked for"
+            for k in sorted({*found, *wanted} - {"cases"})
+            if found.get(k) != wanted.get(k)
+        ]
+        if differing:
+            raise ValueError(f"{path}: holds another cohort ({'; '.join(differing)}); choose another folder or delete {folder}")
+    atomic.write_json(path, wanted)

@@ -1,0 +1,141 @@
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from c2fnas import genotype
+from experiments import configuration
+from experiments.runs import processes
+from federated.security import provisioning
+from tests.experiments.studies import test_study
+from tests.federated import toy
+from tests.signals import usual
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Programs of the test's own, startable with `python -m`."""
+    (tmp_path / "works.py").write_text(
+        "import sys\nprint('step 1', end='\\r')\nprint('step 2')\nblock = bytearray(200 << 20)\nsys.stdin.read()\n"
+    )
+    (tmp_path / "fails.py").write_text("import sys\nprint('reading')\nprint('error: scan.nii.gz: truncated; copy it again')\nsys.exit(1)\n")
+    (tmp_path / "waits.py").write_text("import signal\nprint('up', flush=True)\nsignal.pause()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_programs_end_well_and_their_last_words_and_memory_are_seen(modules):
+    with processes.ProgramGroup(modules / "logs") as group:
+        program = group.start("C1", "works", [])
+        group.wait([program], "work")
+    assert program.last_words() == "step 2"
+    assert group.peak_memory_bytes > 10 << 20
+
+
+def test_a_failing_program_is_explained_and_the_others_are_stopped(modules):
+    with (
+        pytest.raises(processes.ProgramFailed, match=r"C2 ended with exit code 1.*C2\.log\n  error: scan\.nii\.gz: truncated"),
+        processes.ProgramGroup(modules / "logs") as group,
+    ):
+        server = group.start("server", "waits", [])
+        group.wait([group.start("C2", "fails", [])], "work", also_alive=[server])
+    assert server.process.poll() is not None
+
+
+def test_waiting_for_a_program_that_ends_instead(modules):
+    with processes.ProgramGroup(modules / "logs") as group:
+        program = group.start("server", "fails", [])
+        with pytest.raises(processes.ProgramFailed, match="truncated"):
+            group.wait_for(lambda: False, program, "starting", timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("progress: C1 round 3: 5 of 9 step, in 0:10\n2026-11-28 08:15:33.1: I tensorflow/core/x.cc:1] Reduce to /job:a\n", "C1 round 3: 5 of 9 step"),
+        ("progress: C1 round 3: 5 of 9 step\nI1128 08:15:33.123456 1 join.py:49] event=waiting site=C1\nW0000 x.cc:1] slow\n", "event=waiting site=C1"),
+        ("progress: half\nerror: scan.nii.gz: truncated\n", "error: scan.nii.gz: truncated"),
+        ("reading\n\nready\n", "ready"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_last_words_are_the_products_own(tmp_path, log, words):
+    (tmp_path / "a.log").write_text(log)
+    program = processes.Program("C1", tmp_path / "a.log", None)
+    assert words in program.last_words() and "progress:" not in program.last_words()
+
+
+def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
+    now = iter([0.0, 59.0, 61.0, 90.0, 125.0])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
+    display = processes._Display("baselines")
+    for _ in range(4):
+        display.show(["C1: round 1: 5 of 9 step", "C2: round 1: 6 of 9 step"])
+    display.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "baselines  1:01  C1: round 1: 5 of 9 step",
+        "baselines  1:01  C2: round 1: 6 of 9 step",
+        "baselines  2:05  C1: round 1: 5 of 9 step",
+        "baselines  2:05  C2: round 1: 6 of 9 step",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(tmp_path, number):
+    """A server that outlived it would keep port and store, and the next start would be refused."""
+    kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
+    config = test_study.CONFIG
+    plan = configuration.plan(config, genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json())
+    initial = toy.write_initial(tmp_path / "initial.safetensors", plan=plan)
+    store = tmp_path / "store"
+    settings = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    serve = [
+        "experiments.serve",
+        *flags,
+        "--port=0",
+        "--host=127.0.0.1",
+        f"--kit={kits / 'server'}",
+        f"--store={store}",
+        f"--initial_model={initial}",
+    ]
+    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *serve]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
+    server = psutil.Process(int(parent.stdout.readline()))
+    log = tmp_path / "logs" / "one.log"
+    while "serving on port" not in log.read_text():
+        assert parent.poll() is None and server.is_running(), log.read_text()
+        psutil.wait_procs([server], timeout=0.05)
+    parent.send_signal(number)
+    _, errors = parent.communicate(timeout=60)
+    assert parent.returncode == -number
+    assert errors.splitlines()[-1:] == (["stopped by SIGTERM; run the same command again to resume"] if number == signal.SIGTERM else [])
+    assert number != signal.SIGTERM or not server.is_running()
+    assert _ended(server)
+    assert json.loads((store / "events.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
+    assert "stopped; run the same command again to resume" in log.read_text() and "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_program_ends_with_the_one_that_started_it_while_it_works_or_imports(tmp_path, number):
+    cohort = ["experiments.synthesize", "--site=C1", "--cases=100000", f"--output={tmp_path / 'cohort'}"]
+    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *cohort]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
+    started = psutil.Process(int(parent.stdout.readline()))
+    parent.send_signal(number)
+    parent.communicate(timeout=60)
+    assert _ended(started)
+
+
+def _ended(process):
+    _, alive = psutil.wait_procs([process], timeout=60)
+    for left in alive:
+        left.kill()  # nothing outlives the tests
+    return not alive

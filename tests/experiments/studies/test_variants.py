@@ -1,0 +1,88 @@
+"""One setting in several variants: how a variant's programs are started, and the counts and spreads by hand."""
+
+import pytest
+
+from experiments.results import paper_table
+from experiments.runs.processes import ProgramFailed
+from experiments.studies import runner, study_file, study_results
+from experiments.studies import variants as study_variants
+from tests.experiments.studies.test_study import FakePrograms, parse, read
+
+
+def run(label, seed, *, tumour, state="finished"):
+    """A run whose numbers are the paper's, but for the tumour of C1_FL_local."""
+    rows = []
+    for model, line in paper_table.PAPER_TABLE.items():
+        if model == paper_table.AVERAGE:
+            continue
+        for site in paper_table.SITES:
+            keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
+            of_tumour = None if site == "C1" else (tumour if model == "C1_FL_local" else line["C2_tumour"]) / 100
+            marked = 3.0 if (model, site) == ("FL_global", "C1") else 0.0
+            rows.append(
+                {**keys, "model": model, "site": site, "case": 1, "grid": "training", "dice_pancreas": line[f"{site}_pancreas"] / 100,
+                 "dice_tumour": of_tumour, "truth_ml_tumour": 0.0 if site == "C1" else 9.0, "volume_ml_tumour": marked}
+            )  # fmt: skip
+    return {"label": label, "seed": seed, "state": state, "rows": rows}
+
+
+RUNS = [run("as_it_is", 1, tumour=50.0), run("avx2", 1, tumour=0.0), run("as_it_is", 2, tumour=48.0), run("avx2", 2, tumour=52.0),
+        run("sse41", 2, tumour=50.0), run("sse41", 1, tumour=0.0, state="unfinished")]  # fmt: skip
+
+
+def test_findings_are_counted_over_the_finished_runs_and_those_that_fail_are_named():
+    found = study_variants.collect(RUNS)["findings"]["fl_local_models_beat_the_baselines"]
+    # With a tumour Dice of 0 the Average of C1_FL_local is (81.6 + 65.2) / 4 = 36.7, below (61.95 + 54.5... of the baselines) / 2
+    assert (found["holds"], found["of"], found["fails"]) == (4, 5, [["avx2", 1]])
+
+
+def test_the_spread_is_that_between_variants_of_one_seed():
+    cell = study_variants.collect(RUNS)["spread"]["C1_FL_local"]["C2_tumour"]
+    assert cell["mean"] == pytest.approx((50 + 0 + 48 + 52 + 50) / 5)
+    # seed 1: squares 25**2 * 2 with one degree of freedom; seed 2: 2**2 * 2 with two
+    assert cell["deviation"] == pytest.approx(((1250 + 8) / 3) ** 0.5)
+    still = study_variants.collect(RUNS)["spread"]["FL_global"]["C2_tumour"]
+    assert still == {"mean": pytest.approx(46.4), "deviation": pytest.approx(0.0)}
+    assert study_variants.collect(RUNS[:1])["spread"]["FL_global"]["C2_tumour"]["deviation"] is None
+
+
+def test_the_page_names_finding_spread_and_every_run():
+    text = "\n".join(study_variants.markdown(study_variants.collect(RUNS)))
+    assert "| 4 of 5 | avx2 (seed 1) |" in text and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
+    assert "| avx2 | 1 | 0.0 | 36.7 | 52.6 |" in text and "1 of 1 |" in text
+    assert "No run is finished yet." in study_variants.markdown(study_variants.collect([]))
+
+
+def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, monkeypatch):
+    points = [
+        {"label": "as_it_is"},
+        {"label": "avx2", "environment": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "threads_per_site": 2},
+        {"label": "other", "stack": "other"},
+    ]
+    study, runs = read(tmp_path, points=points, seeds=[1], variants=True), tmp_path / "runs" / "s"
+    specs = {(p.label, 1): study_file.run_spec(study, p, 1, runs, parse) for p in study.points}
+    assert [spec.threads_per_site for spec in specs.values()] == [1, 2, 1]
+    monkeypatch.setattr(runner, "other_python", lambda own: "/of/the/other/stack")
+    how = []
+    for key, spec in specs.items():
+        programs = FakePrograms()
+        assert runner.run(study, {key: spec}, after_each=lambda: None, programs=programs) == []
+        how.append(programs.how)
+    assert how == [{}, {"environment": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, {"python": "/of/the/other/stack"}]
+    configs = {key: spec.config for key, spec in specs.items()}
+    content = study_results.collect(study, runs, configs)
+    assert {run["label"] for run in content["variants"]["runs"]} == {"as_it_is", "avx2", "other"}
+    assert "## The findings in every variant" in study_results.markdown(content)
+
+
+def test_the_other_stacks_python_is_that_of_the_environment_beside_ours(tmp_path):
+    for version, addons in (("py3.11", True), ("py3.12", False), ("py3.13", False)):
+        packages = tmp_path / version / "lib" / f"python{version[2:]}" / "site-packages"
+        (packages / "tensorflow_addons").mkdir(parents=True) if addons else packages.mkdir(parents=True)
+        (tmp_path / version / "bin").mkdir()
+        (tmp_path / version / "bin" / "python").touch()
+    assert runner.other_python(tmp_path / "py3.11/bin/python") == str(tmp_path / "py3.12/bin/python")
+    assert runner.other_python(tmp_path / "py3.13/bin/python") == str(tmp_path / "py3.11/bin/python")
+    (tmp_path / "py3.11/bin/python").unlink()
+    with pytest.raises(ProgramFailed, match="no environment of the other stack lies beside"):
+        runner.other_python(tmp_path / "py3.12/bin/python")
