@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, metrics, sample_loop, sliding_window, window_kernels
+from c2fnas import keras_stack, sample_loop, sliding_window, window_kernels
+from c2fnas.scores import metrics
 from c2fnas.sliding_window import LogitsFn, WindowConfig
 from runkit.aligned import is_aligned
 

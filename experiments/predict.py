@@ -229,7 +229,7 @@ def _settings(model):
 
 def _gate(model):
     """Returns the gate to apply. Raises UsageError where one is asked for that the folder does not hold."""
-    from c2fnas import healthy_gate
+    from c2fnas.scores import healthy_gate
 
     if FLAGS.gate is False or (FLAGS.gate is None and not model.gate):
         return None

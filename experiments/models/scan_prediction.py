@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas import components, healthy_gate, inference, sliding_window
-from c2fnas.healthy_gate import HealthyGate
+from c2fnas import inference, sliding_window
+from c2fnas.scores import components, healthy_gate
+from c2fnas.scores.healthy_gate import HealthyGate
+from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.sliding_window import LogitsFn, WindowConfig
-from c2fnas.tumour_score import TumourScore
 from experiments import figures
 from preprocessing import dicom, geometry, intensity, nifti, resampling, sources
 from preprocessing.checks import integrity, rules
@@ -75,7 +76,7 @@ class Prediction:
       components: class name -> connected parts.
       notes: what a reader should know before believing it.
       failed: what else was asked for and could not be written, a line for each file.
-      score: how sure the network is of a tumour, see c2fnas.tumour_score; None for a mask of an earlier run.
+      score: how sure the network is of a tumour, see c2fnas.scores.tumour_score; None for a mask of an earlier run.
       gate: "stopped" where the gate has taken a tumour out, "passed" where it has left one, "" elsewhere.
     """
 

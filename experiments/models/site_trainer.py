@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import case_scores, checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
+from c2fnas import checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
 from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
+from c2fnas.scores import case_scores
+from c2fnas.scores.tumour_score import TumourScore
 from c2fnas.tensorboard_log import StepProfiler, TensorBoardLog
 from c2fnas.train_step import Augment
-from c2fnas.tumour_score import TumourScore
 from experiments.configuration import ExperimentConfig, plan
 from experiments.results import case_rows, shared_choice
 from experiments.results.case_rows import SCORE

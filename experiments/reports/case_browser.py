@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from c2fnas import metrics
+from c2fnas.scores import metrics
 from experiments.figures.slices import choose_slice, comparison, radiological, slice_case
 from experiments.results import paper_table
 from preprocessing.case_store import CaseStore

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from c2fnas import metrics
+from c2fnas.scores import metrics
 from experiments import figures
 from experiments.reports import patients_table
 from experiments.results import fingerprints, paper_table, patients

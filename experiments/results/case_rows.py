@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from c2fnas import case_scores
-from c2fnas.case_scores import ClassScores
+from c2fnas.scores import case_scores
+from c2fnas.scores.case_scores import ClassScores
 from preprocessing import geometry, nifti
 from preprocessing.volume import Volume
 
@@ -39,11 +39,11 @@ _TUMOUR_ONLY = (
     "surface_volume_ratio",
     "truth_surface_volume_ratio",
 )
-SCORE = "score_tumour"  # of a row: the patient's score, see c2fnas.tumour_score
+SCORE = "score_tumour"  # of a row: the patient's score, see c2fnas.scores.tumour_score
 
 
 def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
-    """Returns a class's columns of a row, e.g. `hd95_mm_pancreas`; None where there is no score (rule in c2fnas.metrics)."""
+    """Returns a class's columns of a row, e.g. `hd95_mm_pancreas`; None where there is no score (rule in c2fnas.scores.metrics)."""
     values = {
         "dice": scores.dice,
         "hd95_mm": scores.hd95_mm,

@@ -1,7 +1,7 @@
 """The healthy gate in rows: fitted to the scores of healthy sites' validation cases, applied to every site's test rows.
 
 A site whose patients have no tumour scores each model on its validation cases too; these rows carry `score_tumour`, and no other
-site's do. They are all that the gate needs: its threshold is a number of theirs (see c2fnas.healthy_gate), and what it does to a test
+site's do. They are all that the gate needs: its threshold is a number of theirs (see c2fnas.scores.healthy_gate), and what it does to a test
 case follows from the case's row, since it leaves the pancreas as it is. So no site segments anything twice and no further number leaves it.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from c2fnas import healthy_gate
-from c2fnas.healthy_gate import HealthyGate
+from c2fnas.scores import healthy_gate
+from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.results.case_rows import SCORE
 from experiments.results.shared_choice import GRID
 

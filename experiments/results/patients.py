@@ -1,7 +1,7 @@
 """Does a model tell patients with a tumour from those without? Rows of cases in, shares with intervals out.
 
 A patient *has* a tumour where the truth holds one, and *is called* to have one where the mask holds at least one voxel of it, which is
-where the score (c2fnas.tumour_score) is above 0. A tumour is a connected part of the truth, and is *found* where it shares a voxel with
+where the score (c2fnas.scores.tumour_score) is above 0. A tumour is a connected part of the truth, and is *found* where it shares a voxel with
 the mask's tumour; a *false alarm* is a connected part of the mask's tumour that shares none with the truth's.
 
 Intervals are of patients, not of trainings: exact (Clopper and Pearson 1934) for shares; for the AUC Newcombe's of 2006 (his method 5:

@@ -48,7 +48,7 @@ def masks() -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours() -> dict[str, float]:
-    from c2fnas import case_scores, surface_elements
+    from c2fnas.scores import case_scores, surface_elements
 
     prediction, truth = masks()
     surface_elements.areas(SPACING_MM)
@@ -132,7 +132,7 @@ print(json.dumps(found))
 
 def agreement(peers_python: str) -> dict[str, float]:
     """Returns the largest difference from the peers, by measure, over random small masks and the large one."""
-    from c2fnas import metrics, surface
+    from c2fnas.scores import metrics, surface
 
     generator = np.random.default_rng(9)
     cases = []

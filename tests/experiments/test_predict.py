@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from c2fnas import model_folder, named_weights
-from c2fnas.healthy_gate import HealthyGate
 from c2fnas.model_folder import Model
+from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.models import scan_prediction
 from experiments.reports import prediction_table
 from preprocessing import nifti

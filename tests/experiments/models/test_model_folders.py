@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from c2fnas import genotype, model_folder, named_weights
-from c2fnas.healthy_gate import HealthyGate
+from c2fnas.scores.healthy_gate import HealthyGate
 from experiments.configuration import ExperimentConfig
 from experiments.models import model_folders
 from experiments.results import gated_rows

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from c2fnas.healthy_gate import HealthyGate
+from c2fnas.scores.healthy_gate import HealthyGate
 from c2fnas.sliding_window import WindowConfig
 from experiments.models import scan_prediction
 from experiments.models.scan_prediction import Settings

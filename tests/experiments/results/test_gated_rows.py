@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from c2fnas import case_scores, healthy_gate
+from c2fnas.scores import case_scores, healthy_gate
 from experiments.results import case_rows, gated_rows, paper_table
 
 SCORES = {"C1": [0.0, 1.0, 2.0, 4.0], "C2": [3.0, 4.0, 4.5, 9.0]}

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.spatial
 
-from c2fnas import boxes, surface_elements
+from c2fnas.scores import boxes, surface_elements
 
 Definition = Literal["border", "area"]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from c2fnas import metrics
+from c2fnas.scores import metrics
 
 
 def _mask(*values):

@@ -1,6 +1,6 @@
 import numpy as np
 
-from c2fnas import components
+from c2fnas.scores import components
 
 
 def test_voxels_that_share_a_corner_are_one_component():

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from c2fnas import case_scores, metrics, surface
+from c2fnas.scores import case_scores, metrics, surface
 
 SPACING = (1.0, 2.0, 3.0)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from c2fnas.tumour_score import HIGHEST, TumourScore
+from c2fnas.scores.tumour_score import HIGHEST, TumourScore
 
 SPACING = (5.0, 5.0, 4.0)  # 10 voxels are a millilitre
 

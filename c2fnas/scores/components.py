@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.ndimage
 
-from c2fnas import boxes
+from c2fnas.scores import boxes
 
 _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 

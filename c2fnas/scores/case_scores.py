@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from c2fnas import boxes, components, metrics, surface
+from c2fnas.scores import boxes, components, metrics, surface
 
 TOLERANCE_MM = 2.0  # of the surface Dice, where nothing else is asked for
 

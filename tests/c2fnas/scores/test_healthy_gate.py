@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from c2fnas import healthy_gate
-from c2fnas.healthy_gate import HealthyGate
+from c2fnas.scores import healthy_gate
+from c2fnas.scores.healthy_gate import HealthyGate
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from c2fnas.tumour_score import CLASS
+from c2fnas.scores.tumour_score import CLASS
 
 VERSION = 1
 RULE = "log_odds_1ml"  # what is compared with the threshold, see tumour_score

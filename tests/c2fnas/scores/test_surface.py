@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from c2fnas import surface, surface_elements
+from c2fnas.scores import surface, surface_elements
 
 SPACING = (0.7, 1.1, 2.5)
 
