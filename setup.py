@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]),
     package_data={
-        "experiments": ["flagfiles/*.flags", "studies/*.json", "splits/*.json", "notebooks/*.ipynb", "reports/page/*"],
+        "experiments": ["flagfiles/*.flags", "studies/*.json", "splits/*.json", "notebooks/*.ipynb", "studies/page/*"],
         "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },

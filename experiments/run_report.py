@@ -22,8 +22,7 @@ flags.DEFINE_enum(
 
 def main(argv: list[str]) -> None:
     del argv
-    from experiments.reports import html_report
-    from experiments.studies import study_results
+    from experiments.studies import html_report, study_results
 
     folder = pathlib.Path(experiment_flags.required("run", "the folder of a run"))
     content = study_results.of_one_run(folder, FLAGS.pictures)

@@ -30,8 +30,7 @@ flags.DEFINE_bool("report_only", False, "Start no run; write the report of what 
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments.reports import html_report
-    from experiments.studies import runner, study_results
+    from experiments.studies import html_report, runner, study_results
 
     file = experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json")
     study = study_file.read(file, FLAGS.data)

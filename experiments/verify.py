@@ -12,7 +12,7 @@ from absl import flags
 from experiments import flags as experiment_flags
 
 if TYPE_CHECKING:
-    from experiments.results import verification
+    from experiments.reports import verification
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a run or of a study.")
@@ -20,7 +20,7 @@ flags.DEFINE_string("run", None, "Folder of a run or of a study.")
 
 def main(argv: list[str]) -> int:
     del argv
-    from experiments.results import verification
+    from experiments.reports import verification
 
     folder = experiment_flags.required("run", "the folder of a run or of a study")
     failed = 0

@@ -45,7 +45,7 @@ SECRET = [
     "federated/server.pem",
     "experiments/sites/C1/cases/cases/0001/label.npy",
     "experiments/store/events.jsonl",
-    "experiments/reports/page/site.key",
+    "experiments/studies/page/site.key",
     "preprocessing/case.nii.gz",
     "c2fnas/slice.dcm",
     "c2fnas/best.safetensors",

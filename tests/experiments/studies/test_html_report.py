@@ -4,8 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments.reports import html_report, table1_report
-from experiments.studies import study_results
+from experiments.reports import table1_report
+from experiments.studies import html_report, study_results
 from runkit import atomic
 from tests.experiments import browser, run_folder
 

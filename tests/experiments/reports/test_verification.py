@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from experiments.reports import table1_report
-from experiments.results import fingerprints, verification
+from experiments.reports import table1_report, verification
+from experiments.results import fingerprints
 from runkit import atomic
 from tests.experiments import run_folder
 

@@ -1,0 +1,64 @@
+"""Which package, and which folder of `experiments`, may import which. `federated` has a contract of its own beside its tests."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Each line names only what stands above it, so that imports point one way.
+PACKAGES = {
+    "runkit": set(),
+    "preprocessing": {"runkit"},
+    "c2fnas": {"runkit"},
+    "federated": {"runkit"},
+    "experiments": {"runkit", "preprocessing", "c2fnas", "federated"},
+}
+# Programs and the settings, which stand beside the folders, may import all of them; the settings import none.
+SETTINGS = {"configuration", "flags", "flag_files", "program_help"}
+FOLDERS = {
+    "results": set(),
+    "figures": {"results"},
+    "models": {"results", "figures"},
+    "reports": {"results", "figures", "models"},
+    "runs": {"results", "figures", "models", "reports"},
+    "studies": {"results", "figures", "models", "reports", "runs"},
+}
+
+
+def imported(path):
+    """Yields the dotted name of every module that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def one_way(contract):
+    above = set()
+    for name, allowed in contract.items():
+        assert allowed <= above, f"{name} may import {allowed - above}, which is not above it"
+        above.add(name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_the_contract_allows(package):
+    one_way(PACKAGES)
+    for path in (ROOT / package).rglob("*.py"):
+        others = {name.partition(".")[0] for name in imported(path)} & PACKAGES.keys()
+        assert others <= PACKAGES[package] | {package}, path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_of_experiments_import_only_what_the_contract_allows(folder):
+    one_way(FOLDERS)
+    for path in (ROOT / "experiments" / folder).rglob("*.py"):
+        own = {name.split(".")[1] for name in imported(path) if name.startswith("experiments.")}
+        assert own <= FOLDERS[folder] | SETTINGS | {folder}, path
+
+
+def test_every_folder_of_experiments_with_code_is_in_the_contract():
+    folders = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
+    assert folders == FOLDERS.keys()
