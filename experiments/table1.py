@@ -16,8 +16,8 @@ import pathlib
 from absl import app, flags
 
 from experiments import flags as experiment_flags
-from experiments.runs import plan as run_plan
-from experiments.runs.plan import minutes
+from experiments.run import plan as run_plan
+from experiments.run.plan import minutes
 from runkit import folder_lock, private
 
 FLAGS = flags.FLAGS
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
             f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk. Give --flagfile=experiments/flagfiles/demo.flags for a table in "
             "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
-    from experiments.runs import stages as run_stages
+    from experiments.run import stages as run_stages
 
     folder_lock.hold(private.make(folder))
     run = run_stages.Run(folder, spec.flags_text + _own_flags_text())

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Container, Mapping, Sequence
 
-from experiments.runs.processes import Program, ProgramGroup
+from experiments.run.processes import Program, ProgramGroup
 
 ROOT = pathlib.Path(__file__).parents[1]
 _FORKS = multiprocessing.get_context("forkserver")

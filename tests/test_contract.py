@@ -22,8 +22,8 @@ FOLDERS = {
     "figures": {"results"},
     "models": {"results", "figures"},
     "reports": {"results", "figures", "models"},
-    "runs": {"results", "figures", "models", "reports"},
-    "studies": {"results", "figures", "models", "reports", "runs"},
+    "run": {"results", "figures", "models", "reports"},
+    "studies": {"results", "figures", "models", "reports", "run"},
 }
 
 

@@ -8,10 +8,10 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from experiments.runs import plan as run_plan
-from experiments.runs import processes
-from experiments.runs import stages as run_stages
-from experiments.runs.plan import RunSpec, minutes
+from experiments.run import plan as run_plan
+from experiments.run import processes
+from experiments.run import stages as run_stages
+from experiments.run.plan import RunSpec, minutes
 from experiments.studies.study_file import Study
 from runkit import atomic
 

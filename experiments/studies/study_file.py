@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
-from experiments.runs import plan as run_plan
+from experiments.run import plan as run_plan
 from runkit import atomic
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
-from experiments.runs import stages as run_stages
+from experiments.run import stages as run_stages
 from experiments.studies import study_file
 from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from experiments.runs import processes
+from experiments.run import processes
 from runkit import interrupts
 
 

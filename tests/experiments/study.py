@@ -9,7 +9,7 @@ from collections.abc import Container
 
 import numpy as np
 
-from experiments.runs.processes import Program, ProgramGroup
+from experiments.run.processes import Program, ProgramGroup
 from preprocessing import manifest, nifti
 from preprocessing.volume import Volume
 from runkit import atomic

@@ -15,7 +15,7 @@ import pytest
 
 from c2fnas import named_weights
 from experiments.results import paper_table
-from experiments.runs.processes import ProgramFailed
+from experiments.run.processes import ProgramFailed
 from preprocessing import nifti
 from runkit import private
 from tests import forked

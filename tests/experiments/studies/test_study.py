@@ -11,9 +11,9 @@ import pytest
 from experiments.configuration import ExperimentConfig
 from experiments.reports import table1_report
 from experiments.results import paper_table
-from experiments.runs import plan as run_plan
-from experiments.runs import stages as run_stages
-from experiments.runs.processes import ProgramFailed
+from experiments.run import plan as run_plan
+from experiments.run import stages as run_stages
+from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from runkit import atomic
 from tests.experiments import run_folder

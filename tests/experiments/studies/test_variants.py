@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.results import paper_table
-from experiments.runs.processes import ProgramFailed
+from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from experiments.studies import variants as study_variants
 from tests.experiments.studies.test_study import FakePrograms, parse, read

@@ -10,7 +10,7 @@ import pytest
 
 from c2fnas import genotype
 from experiments import configuration
-from experiments.runs import processes
+from experiments.run import processes
 from federated.security import provisioning
 from tests.experiments.studies import test_study
 from tests.federated import toy

@@ -13,8 +13,9 @@ from typing import Any
 from experiments.models import model_folders
 from experiments.reports import table1_report
 from experiments.results import paper_table
-from experiments.runs import plan as run_plan, processes
-from experiments.runs.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
+from experiments.run import plan as run_plan
+from experiments.run import processes
+from experiments.run.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
 from preprocessing import case_store, declared_labels
 from preprocessing import manifest as manifests
 from runkit import atomic
