@@ -310,8 +310,8 @@ def run(
     def caught(argv: list[str]) -> None:
         try:
             guarded(argv)
-        except (ValueError, OSError, app.UsageError, *expected) as error:
-            if interrupts.received():
+        except (ValueError, OSError, app.UsageError, ModuleNotFoundError, *expected) as error:
+            if interrupts.received() or (isinstance(error, ModuleNotFoundError) and not _is_of_an_extra(error)):
                 raise
             logging.debug("stack trace of the error below", exc_info=True)
             print(f"error: {printable.block(_words(error, resumes))}", file=sys.stderr)
@@ -337,7 +337,18 @@ def run(
         raise
 
 
+def _is_of_an_extra(error: ModuleNotFoundError) -> bool:
+    """Whether what is missing is a package that the base installation leaves out, rather than a module of this product."""
+    top = (error.name or "").partition(".")[0]
+    return top not in ("", "c2fnas", "experiments", "federated", "preprocessing", "runkit")
+
+
 def _words(error: Exception, resumes: bool) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"this program needs the package {(error.name or '').partition('.')[0]}, which is not installed here. The base installation is for "
+            "servers and operators; install the packages of a site: pip install '.[site]' (with DICOM '.[dicom]')"
+        )
     full = disk.full_text(error) if isinstance(error, OSError) else None
     if full is None:
         return str(error)

@@ -51,6 +51,11 @@ def test_packages_import_only_what_the_contract_allows(package):
         assert others <= PACKAGES[package] | {package}, path
 
 
+def test_every_folder_with_code_is_a_package_that_an_installation_takes_along():
+    folders = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_of_experiments_import_only_what_the_contract_allows(folder):
     one_way(FOLDERS)

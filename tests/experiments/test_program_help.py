@@ -113,3 +113,14 @@ def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_p
         r"error: best\.safetensors: cannot be written \(No space left on device\); [\d.]+ MB are free there\. Free space and run the same "
     )
     assert done.returncode == 1 and re.fullmatch(words + r"command again: what is finished stays, and it resumes there\n", done.stderr)
+
+
+def test_a_package_that_the_base_installation_leaves_out_is_named_with_the_remedy(tmp_path):
+    code = (
+        "import sys\nsys.modules['psutil'] = None\nsys.argv = ['prepare', '--manifest=m.json', '--site_folder=s']\n"
+        "import runpy\nrunpy.run_module('experiments.prepare', run_name='__main__')\n"
+    )
+    (tmp_path / "m.json").write_text('{"site": "C1", "cases": []}')
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "needs the package psutil" in done.stderr and "pip install '.[site]'" in done.stderr

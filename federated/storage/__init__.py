@@ -1,0 +1,1 @@
+"""What a server keeps on disk: its database, its models, and which files it has verified recently."""
