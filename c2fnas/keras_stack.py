@@ -183,14 +183,15 @@ def apply_summed_gradients(
 def _apply_adam(adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], shares: Sequence[float]) -> None:
     taken = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
     rate = tf.cast(tf.convert_to_tensor(adam.learning_rate), tf.float32)
+    first_power, second_power = tf.pow(adam.beta_1, taken), tf.pow(adam.beta_2, taken)
     for variable, gradient, share in zip(variables, gradients, shares, strict=True):
         slot = adam._get_variable_index(variable) if IS_KERAS_3 else adam._index_dict[adam._var_key(variable)]
         tf.raw_ops.ResourceApplyAdam(
             var=tf_variable(variable).handle,
             m=tf_variable(adam._momentums[slot]).handle,
             v=tf_variable(adam._velocities[slot]).handle,
-            beta1_power=tf.pow(adam.beta_1, taken),
-            beta2_power=tf.pow(adam.beta_2, taken),
+            beta1_power=first_power,
+            beta2_power=second_power,
             lr=rate if share == 1.0 else rate * share,
             beta1=adam.beta_1,
             beta2=adam.beta_2,

@@ -11,7 +11,7 @@ def _scalars(folder):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
-                found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+                found[value.tag, event.step] = value.simple_value
     return found
 
 
@@ -29,14 +29,6 @@ def test_scalars_are_readable_after_a_validation(tmp_path):
         ("validation/dice", 2): 0.125,
         ("federated/round", 2): 3.0,
     }
-    log.close()
-
-
-def test_closing_writes_what_is_left(tmp_path):
-    log = TensorBoardLog(tmp_path)
-    log.training_step(7, {"total": 1.5})
-    log.close()
-    assert _scalars(tmp_path) == {("train/total", 7): 1.5}
 
 
 def test_a_profile_of_the_steps_asked_for(tmp_path):
