@@ -22,4 +22,4 @@ def test_the_list_is_printed_with_a_line_on_each():
     for programs in program_list.GROUPS.values():
         for program in programs:
             assert re.search(rf"^  {program} +\w", shown, re.MULTILINE), program
-    assert max(map(len, shown.splitlines())) <= 120
+    assert max(map(len, shown.splitlines())) <= 120, "shorten the first line of its docstring"

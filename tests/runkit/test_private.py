@@ -195,5 +195,5 @@ def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
     for folder in (federation / "server", federation / "authority", tmp_path / "kit"):
         assert_private(folder)
     opened_up(federation / "operator")
-    admin_client.Kit.read(federation / "operator")  # as the doctor does, which changes nothing
+    admin_client.Kit.read(federation / "operator", port=8443)  # as the doctor does, which changes nothing
     assert mode(federation / "operator") == 0o755
