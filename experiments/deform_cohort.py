@@ -1,4 +1,4 @@
-"""Makes two sites of a few real CTs with pancreas masks: deformed copies, at C2 with tumours painted in.
+"""Makes two sites of a few real CTs: deformed copies, at C2 with tumours painted in.
 
     python -m experiments.deform_cohort --manifest=sources/manifest.json --seed=1 --split_c1=18,6,6 --split_c2=20,7,7 --output=cohort
 
