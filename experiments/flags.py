@@ -88,7 +88,7 @@ def _define_experiment() -> None:
         ["background", "exclude", "restricted", "marginal", "distil"],
         "What the loss does, in a federation, about classes that a site's labels never show (`declared_labels` of its manifest): 'background' "
         "takes them for absent everywhere, as the paper does; 'exclude' leaves them out of the Dice; 'restricted' leaves them out of the "
-        "softmax, so that the site unlearns nothing of them; 'marginal' lets a voxel be the class that was drawn or a missing one; 'distil' "
+        "softmax, so that no gradient reaches their own weights; 'marginal' lets a voxel be the class that was drawn or a missing one; 'distil' "
         "keeps what the received model says of them. See docs/missing-labels.md.",
     )
     flags.DEFINE_bool(
