@@ -91,7 +91,7 @@ class RunSpec:
 
 
 # Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
-_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.46, 0.36, 1.2, 1.4, 0.25, 8.0
+_STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.82, 0.8, 0.8, 1.6, 0.25, 8.0
 _RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
 _DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
 _DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
