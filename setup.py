@@ -31,9 +31,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]),
+    packages=find_packages(
+        include=["runkit*", "preprocessing*", "c2fnas*", "federated*", "experiments*"]
+    ),
     package_data={
-        "experiments": ["flagfiles/*.flags", "studies/*.json", "splits/*.json", "notebooks/*.ipynb", "studies/page/*"],
+        "experiments": [
+            "flagfiles/*.flags",
+            "studies/*.json",
+            "splits/*.json",
+            "notebooks/*.ipynb",
+            "studies/page/*",
+        ],
         "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },
@@ -56,7 +64,13 @@ setup(
         ],
         "dicom": [*_SITE, *_DICOM],
         "dicom_seg": [*_SITE, *_DICOM, *_DICOM_SEG],
-        "notebooks": [*_SITE, "ipykernel>=6.29", "jupyterlab>=4.1", "nbclient>=0.10", "nbformat>=5.9"],
+        "notebooks": [
+            *_SITE,
+            "ipykernel>=6.29",
+            "jupyterlab>=4.1",
+            "nbclient>=0.10",
+            "nbformat>=5.9",
+        ],
         "test": [
             *_SITE,
             *_DICOM,

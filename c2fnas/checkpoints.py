@@ -29,7 +29,9 @@ FILE_NAME = "checkpoint.safetensors"
 _EARLIER = "earlier_"
 
 
-def save(folder: str | os.PathLike, trainer: Trainer, extra: Mapping[str, Any], *, keep: int = 1) -> pathlib.Path:
+def save(
+    folder: str | os.PathLike, trainer: Trainer, extra: Mapping[str, Any], *, keep: int = 1
+) -> pathlib.Path:
     """Writes the trainer's state to `folder`/checkpoint.safetensors and returns that path.
 
     Args:
@@ -41,7 +43,12 @@ def save(folder: str | os.PathLike, trainer: Trainer, extra: Mapping[str, Any], 
       OSError: if it cannot be written, e.g. to a full disk; the checkpoints that were there still are.
     """
     path = pathlib.Path(folder) / FILE_NAME
-    metadata = {**_identity(trainer), "extra": dict(extra), "step": trainer.step, "stack": keras_stack.stack_name()}
+    metadata = {
+        **_identity(trainer),
+        "extra": dict(extra),
+        "step": trainer.step,
+        "stack": keras_stack.stack_name(),
+    }
     texts = {name: json.dumps(value, allow_nan=False) for name, value in metadata.items()}
     state = trainer.state()
     try:
@@ -83,17 +90,28 @@ def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
             failures.append((candidate, error))
             continue
         for failed, error in failures:
-            logging.warning("event=checkpoint_unreadable file=%s cause=%s taken=%s", failed, error.__cause__, candidate)
+            logging.warning(
+                "event=checkpoint_unreadable file=%s cause=%s taken=%s",
+                failed,
+                error.__cause__,
+                candidate,
+            )
         return _restore(candidate, state, metadata, trainer)
     if failures:
         failed, error = failures[0]
-        raise ValueError(f"{failed}: the checkpoint cannot be read ({error.__cause__}); remove it to start this training again") from error
+        raise ValueError(
+            f"{failed}: the checkpoint cannot be read ({error.__cause__}); remove it to start this training again"
+        ) from error
     return None
 
 
-def _restore(path: pathlib.Path, state: Mapping[str, Any], metadata: Mapping[str, str], trainer: Trainer) -> dict[str, Any]:
+def _restore(
+    path: pathlib.Path, state: Mapping[str, Any], metadata: Mapping[str, str], trainer: Trainer
+) -> dict[str, Any]:
     if not metadata.keys() >= {"genotype", "network", "training", "extra"}:
-        raise ValueError(f"{path}: not a checkpoint of a training; remove it, or give another folder")
+        raise ValueError(
+            f"{path}: not a checkpoint of a training; remove it, or give another folder"
+        )
     identity = _identity(trainer)
     different = differences({name: json.loads(metadata[name]) for name in identity}, identity)
     if different:
@@ -147,7 +165,11 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 
 def _training(config: TrainingConfig) -> dict[str, Any]:
     """As it was before the branch could have a rate of its own where it has none: earlier checkpoints go on."""
-    described = {**dataclasses.asdict(config), "frozen": list(config.frozen), "loss": _loss(config.loss)}
+    described = {
+        **dataclasses.asdict(config),
+        "frozen": list(config.frozen),
+        "loss": _loss(config.loss),
+    }
     if config.vae_rate == 1.0:
         del described["vae_rate"]
     return described
@@ -155,7 +177,11 @@ def _training(config: TrainingConfig) -> dict[str, Any]:
 
 def _loss(config: LossConfig) -> dict[str, Any]:
     """A loss in which no class is missing is described as it was before there could be one: earlier checkpoints go on."""
-    described = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("missing", "false_alarms")}
+    described = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("missing", "false_alarms")
+    }
     missing = config.missing
     if missing.classes and missing.treatment != "background":
         described["missing"] = {**dataclasses.asdict(missing), "classes": list(missing.classes)}
@@ -163,14 +189,30 @@ def _loss(config: LossConfig) -> dict[str, Any]:
     return described
 
 
-def differences(saved: Any, present: Any, where: str = "", *, there: str = "the checkpoint") -> list[str]:
+def differences(
+    saved: Any, present: Any, where: str = "", *, there: str = "the checkpoint"
+) -> list[str]:
     """Returns one text for each entry in which two JSON values differ, e.g. "genotype.cells[3].op is 'conv2d' in the checkpoint, ..."."""
     if isinstance(saved, dict) and isinstance(present, dict):
-        pairs = [(f"{where}.{name}" if where else name, name) for name in sorted(saved.keys() | present.keys())]
-        parts = [differences(saved.get(name, "absent"), present.get(name, "absent"), place, there=there) for place, name in pairs]
-    elif isinstance(saved, list) and isinstance(present, list) and len(saved) == len(present) and where.endswith("cells"):
+        pairs = [
+            (f"{where}.{name}" if where else name, name)
+            for name in sorted(saved.keys() | present.keys())
+        ]
+        parts = [
+            differences(saved.get(name, "absent"), present.get(name, "absent"), place, there=there)
+            for place, name in pairs
+        ]
+    elif (
+        isinstance(saved, list)
+        and isinstance(present, list)
+        and len(saved) == len(present)
+        and where.endswith("cells")
+    ):
         pairs = enumerate(zip(saved, present, strict=True), start=1)
-        parts = [differences(one, other, f"{where}[{number}]", there=there) for number, (one, other) in pairs]
+        parts = [
+            differences(one, other, f"{where}[{number}]", there=there)
+            for number, (one, other) in pairs
+        ]
     else:
         parts = [[f"{where} is {saved!r} in {there}, {present!r} here"]] if saved != present else []
     return [text for part in parts for text in part]

@@ -33,7 +33,9 @@ def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
     other = tf.clip_by_value(near + 2 * (row % 2) - 1, 0, size - 1)
     matrix = 0.75 * tf.one_hot(near, size) + 0.25 * tf.one_hot(other, size)
     matrix = tf.cast(matrix, voxels.dtype)  # 0.25 and 0.75 are exact in any of them
-    doubled = tf.matmul(matrix, tf.reshape(voxels, [math.prod(shape[:axis]), size, math.prod(shape[axis + 1 :])]))
+    doubled = tf.matmul(
+        matrix, tf.reshape(voxels, [math.prod(shape[:axis]), size, math.prod(shape[axis + 1 :])])
+    )
     shape[axis] = 2 * size
     return tf.reshape(doubled, shape)
 
@@ -58,12 +60,18 @@ def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     batch, x, y, z, channels = voxels.shape
     outputs = kernel.shape[-1]
     mixed = tf.reshape(
-        tf.matmul(tf.cast(_MIXTURES, kernel.dtype), tf.reshape(kernel, [27, channels * outputs])), [27, 8, channels, outputs]
+        tf.matmul(tf.cast(_MIXTURES, kernel.dtype), tf.reshape(kernel, [27, channels * outputs])),
+        [27, 8, channels, outputs],
     )
     mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [3, 3, 3, channels, 8 * outputs])
     extended = tf.pad(voxels, [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-    eighths = tf.reshape(tf.nn.conv3d(extended, mixed, strides=[1] * 5, padding="VALID"), [batch, x, y, z, 2, 2, 2 * outputs])
-    result = tf.reshape(tf.transpose(eighths, [0, 1, 4, 2, 5, 3, 6]), [batch, 2 * x, 2 * y, 2 * z, outputs])
+    eighths = tf.reshape(
+        tf.nn.conv3d(extended, mixed, strides=[1] * 5, padding="VALID"),
+        [batch, x, y, z, 2, 2, 2 * outputs],
+    )
+    result = tf.reshape(
+        tf.transpose(eighths, [0, 1, 4, 2, 5, 3, 6]), [batch, 2 * x, 2 * y, 2 * z, outputs]
+    )
     for axis in (1, 2, 3):
         result = _add_to_faces(result, _beyond_faces(voxels, -kernel, axis), axis)
     return result
@@ -98,7 +106,11 @@ def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
             if other != axis:
                 face = double_axis(face, other)
         face = tf.pad(tf.pad(face, clamped, "SYMMETRIC"), zeros)
-        faces.append(tf.nn.conv3d(face, tf.gather(kernel, [tap], axis=axis - 1), strides=[1] * 5, padding="VALID"))
+        faces.append(
+            tf.nn.conv3d(
+                face, tf.gather(kernel, [tap], axis=axis - 1), strides=[1] * 5, padding="VALID"
+            )
+        )
     return tf.concat(faces, axis)
 
 
@@ -107,5 +119,7 @@ def _add_to_faces(voxels: tf.Tensor, faces: tf.Tensor, axis: int) -> tf.Tensor:
     lead, size = math.prod(voxels.shape[:axis]), voxels.shape[axis]
     rows = (np.arange(lead)[:, None] * size + np.array([0, size - 1])).reshape(-1, 1)
     # Adding, not subtracting: the gradient of a scattered subtraction negates the whole volume.
-    flat = tf.tensor_scatter_nd_add(tf.reshape(voxels, [lead * size, -1]), rows, tf.reshape(faces, [lead * 2, -1]))
+    flat = tf.tensor_scatter_nd_add(
+        tf.reshape(voxels, [lead * size, -1]), rows, tf.reshape(faces, [lead * 2, -1])
+    )
     return tf.reshape(flat, voxels.shape)

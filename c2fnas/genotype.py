@@ -39,14 +39,18 @@ class CellGene:
     level: int  # log2 of the downsampling: 1 is half resolution, where the stem ends
     op: Operation
     merge: Merge = "after_op"  # each input gets its own operation and then the sum, or the sum gets the one operation
-    outer: Outer = "block"  # first and last 1x1x1: ReLU, convolution and norm, or the convolution alone
+    outer: Outer = (
+        "block"  # first and last 1x1x1: ReLU, convolution and norm, or the convolution alone
+    )
     down: Down = "replaces_first"  # whether the stride-2 block takes the place of the first 1x1x1 or stands before it
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", tuple(self.inputs))
         for field, kind in (("op", Operation), ("merge", Merge), ("outer", Outer), ("down", Down)):
             if getattr(self, field) not in get_args(kind):
-                raise ValueError(f"{field} of a cell is {getattr(self, field)!r}; expected one of {', '.join(get_args(kind))}")
+                raise ValueError(
+                    f"{field} of a cell is {getattr(self, field)!r}; expected one of {', '.join(get_args(kind))}"
+                )
         if len(self.inputs) not in (1, 2):
             raise ValueError(f"a cell reads {list(self.inputs)}; expected one or two earlier cells")
 
@@ -63,7 +67,9 @@ class Convolution:
 
     @property
     def weights(self) -> int:
-        return self.kernel[0] * self.kernel[1] * self.kernel[2] * self.channels_in * self.channels_out
+        return (
+            self.kernel[0] * self.kernel[1] * self.kernel[2] * self.channels_in * self.channels_out
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,27 +90,42 @@ class Genotype:
     def __post_init__(self):
         object.__setattr__(self, "cells", tuple(self.cells))
         if self.filters < 1 or self.classes < 2:
-            raise ValueError(f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; expected at least 1 and 2")
+            raise ValueError(
+                f"genotype {self.name!r} has {self.filters} filters and {self.classes} classes; expected at least 1 and 2"
+            )
         if len(self.cells) < 2:
-            raise ValueError(f"genotype {self.name!r} has {len(self.cells)} cells; the end joins the last two, so give at least 2")
+            raise ValueError(
+                f"genotype {self.name!r} has {len(self.cells)} cells; the end joins the last two, so give at least 2"
+            )
         for number, cell in enumerate(self.cells, start=1):
             if cell.level < 1:
-                raise ValueError(f"cell {number} is on level {cell.level}; the stem ends on level 1, the highest a cell can have")
+                raise ValueError(
+                    f"cell {number} is on level {cell.level}; the stem ends on level 1, the highest a cell can have"
+                )
             for source in cell.inputs:
                 if not 0 <= source < number:
-                    raise ValueError(f"cell {number} reads cell {source}; it can read 0 (the stem) to {number - 1}")
+                    raise ValueError(
+                        f"cell {number} reads cell {source}; it can read 0 (the stem) to {number - 1}"
+                    )
                 if abs(self.level_of(source) - cell.level) > 1:
                     raise ValueError(
                         f"cell {number} on level {cell.level} reads cell {source} on level {self.level_of(source)}; "
                         "levels of a cell and its input differ by at most 1"
                     )
-        read = {source for cell in self.cells for source in cell.inputs} | {len(self.cells), len(self.cells) - 1}
+        read = {source for cell in self.cells for source in cell.inputs} | {
+            len(self.cells),
+            len(self.cells) - 1,
+        }
         unread = [number for number in range(len(self.cells) + 1) if number not in read]
         if unread:
-            raise ValueError(f"cell {unread[0]} is read by no later cell; remove it or let a later cell read it")
+            raise ValueError(
+                f"cell {unread[0]} is read by no later cell; remove it or let a later cell read it"
+            )
         for number in (len(self.cells) - 1, len(self.cells)):
             if self.level_of(number) != 1:
-                raise ValueError(f"cell {number} ends on level {self.level_of(number)}; the last two cells must be on level 1")
+                raise ValueError(
+                    f"cell {number} ends on level {self.level_of(number)}; the last two cells must be on level 1"
+                )
 
     @property
     def depth(self) -> int:
@@ -119,7 +140,9 @@ class Genotype:
     @property
     def encoder_end(self) -> int:
         """The number of the last cell on the deepest level, where the VAE branch begins."""
-        return max(number for number, cell in enumerate(self.cells, start=1) if cell.level == self.depth)
+        return max(
+            number for number, cell in enumerate(self.cells, start=1) if cell.level == self.depth
+        )
 
     def level_of(self, number: int) -> int:
         """The level of cell `number`; 0 is the stem, on level 1."""
@@ -175,13 +198,18 @@ class Genotype:
         """The multiply-accumulates of all convolutions for one patch [x, y, z] in voxels, borders counted as full kernels."""
         self.check_size(patch_size)
         voxels = patch_size[0] * patch_size[1] * patch_size[2]
-        return sum(convolution.weights * (voxels // 8**convolution.level) for convolution in self.convolutions())
+        return sum(
+            convolution.weights * (voxels // 8**convolution.level)
+            for convolution in self.convolutions()
+        )
 
     def check_size(self, size: tuple[int, int, int]) -> None:
         """Raises ValueError unless `size` is three multiples of `size_multiple`."""
         step = self.size_multiple
         if len(size) != 3 or any(n < step or n % step for n in size):
-            raise ValueError(f"size {tuple(size)} voxels does not fit genotype {self.name!r}; expected three multiples of {step}")
+            raise ValueError(
+                f"size {tuple(size)} voxels does not fit genotype {self.name!r}; expected three multiples of {step}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON-able values from which `from_json` makes the same genotype."""
@@ -197,26 +225,40 @@ class Genotype:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Genotype:
         """Raises ValueError for a missing, unknown or out-of-order entry; the message names it."""
-        if not isinstance(value, dict) or "name" not in value or not isinstance(value.get("cells"), list):
+        if (
+            not isinstance(value, dict)
+            or "name" not in value
+            or not isinstance(value.get("cells"), list)
+        ):
             raise ValueError("a genotype is a JSON object with `name` and a list of `cells`")
         _only_known(value, {"name", "filters", "classes", "end_relu", "cells"}, "the genotype")
         cells = []
         for number, entry in enumerate(value["cells"], start=1):
             if not isinstance(entry, dict):
-                raise ValueError(f"cell {number} is {entry!r}; expected an object with inputs, level and op")
+                raise ValueError(
+                    f"cell {number} is {entry!r}; expected an object with inputs, level and op"
+                )
             gene = dict(entry)
             if gene.pop("cell", number) != number:
-                raise ValueError(f"cell {entry['cell']} stands at place {number}; list the cells in order, from 1")
-            _only_known(gene, {field.name for field in dataclasses.fields(CellGene)}, f"cell {number}")
+                raise ValueError(
+                    f"cell {entry['cell']} stands at place {number}; list the cells in order, from 1"
+                )
+            _only_known(
+                gene, {field.name for field in dataclasses.fields(CellGene)}, f"cell {number}"
+            )
             missing = {"inputs", "level", "op"} - gene.keys()
             if missing:
-                raise ValueError(f"cell {number} has no {', '.join(sorted(missing))}; every cell needs inputs, level and op")
+                raise ValueError(
+                    f"cell {number} has no {', '.join(sorted(missing))}; every cell needs inputs, level and op"
+                )
             cells.append(CellGene(**gene))
         return cls(**{**value, "cells": tuple(cells)})
 
     def fingerprint(self) -> str:
         """Returns 64 hex digits that differ between any two genotypes with other cells, widths or names."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode("utf-8")).hexdigest()
+        return hashlib.sha256(
+            json.dumps(self.to_json(), sort_keys=True).encode("utf-8")
+        ).hexdigest()
 
 
 def _operation(prefix: str, op: Operation, width: int, level: int) -> Iterator[Convolution]:
@@ -232,7 +274,9 @@ def kernel_names(op: Operation) -> tuple[str, ...]:
 def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
     unknown = value.keys() - known
     if unknown:
-        raise ValueError(f"{what} has unknown entries {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{what} has unknown entries {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+        )
 
 
 # Source of both tables: design of the two public ports, confirmed by their weight and MAC counts in the tests.
@@ -257,7 +301,13 @@ _OTHER_OPERATIONS = {6: "conv2d", 7: "conv3d"}
 _C2FNAS_SUM = Genotype(
     name="c2fnas_sum",
     cells=tuple(
-        dataclasses.replace(cell, op=_OTHER_OPERATIONS.get(number, cell.op), merge="before_op", outer="conv", down="before_first")
+        dataclasses.replace(
+            cell,
+            op=_OTHER_OPERATIONS.get(number, cell.op),
+            merge="before_op",
+            outer="conv",
+            down="before_first",
+        )
         for number, cell in enumerate(_C2FNAS.cells, start=1)
     ),
     end_relu=True,
@@ -269,7 +319,9 @@ NAMES: tuple[str, ...] = tuple(_NAMED)
 def named(name: str) -> Genotype:
     """Returns a genotype by name. Raises ValueError listing the names there are."""
     if name not in _NAMED:
-        raise ValueError(f"no genotype is named {name!r}; known are {', '.join(NAMES)}, or give the path of a genotype's JSON")
+        raise ValueError(
+            f"no genotype is named {name!r}; known are {', '.join(NAMES)}, or give the path of a genotype's JSON"
+        )
     return _NAMED[name]
 
 
@@ -283,7 +335,9 @@ def load(source: str | os.PathLike) -> Genotype:
         return _NAMED[str(source)]
     path = pathlib.Path(source)
     if not path.is_file():
-        raise ValueError(f"genotype {str(source)!r} is neither a known name ({', '.join(NAMES)}) nor a JSON file")
+        raise ValueError(
+            f"genotype {str(source)!r} is neither a known name ({', '.join(NAMES)}) nor a JSON file"
+        )
     try:
         return Genotype.from_json(atomic.read_json(path))
     except (TypeError, ValueError) as error:

@@ -38,7 +38,11 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
     @tf.function(autograph=False)
     def forward(image):
-        return segmenter(image) if 1 in (at_once, image.shape[0]) else sample_loop.joined(segmenter, image, at_once=at_once)
+        return (
+            segmenter(image)
+            if 1 in (at_once, image.shape[0])
+            else sample_loop.joined(segmenter, image, at_once=at_once)
+        )
 
     replicas = _replicas(strategy)
 
@@ -51,10 +55,19 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
         if replicas == 1:
             return np.asarray(forward(as_tensor(image)))  # not .numpy(), which copies
         if len(image) % replicas:
-            raise ValueError(f"{len(image)} windows for {replicas} replicas; set the sliding window's batch to a multiple of {replicas}")
+            raise ValueError(
+                f"{len(image)} windows for {replicas} replicas; set the sliding window's batch to a multiple of {replicas}"
+            )
         parts = np.split(np.asarray(image, np.float32), replicas)
-        shares = strategy.experimental_distribute_values_from_function(lambda context: tf.constant(parts[context.replica_id_in_sync_group]))
-        return np.concatenate([np.asarray(part) for part in strategy.experimental_local_results(forward_on_replicas(shares))])
+        shares = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+        )
+        return np.concatenate(
+            [
+                np.asarray(part)
+                for part in strategy.experimental_local_results(forward_on_replicas(shares))
+            ]
+        )
 
     return logits
 
@@ -87,8 +100,14 @@ def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
       ValueError: for an axis that is none of these, or twice the same.
     """
     if len(set(axes)) != len(axes) or not set(axes) <= {0, 1, 2}:
-        raise ValueError(f"flips are {list(axes)}; expected different axes of 0 (x), 1 (y) and 2 (z)")
-    views = [tuple(axis + 1 for axis in view) for count in range(len(axes) + 1) for view in itertools.combinations(sorted(axes), count)]
+        raise ValueError(
+            f"flips are {list(axes)}; expected different axes of 0 (x), 1 (y) and 2 (z)"
+        )
+    views = [
+        tuple(axis + 1 for axis in view)
+        for count in range(len(axes) + 1)
+        for view in itertools.combinations(sorted(axes), count)
+    ]
 
     def logits(image: np.ndarray) -> np.ndarray:
         total = None
@@ -122,7 +141,10 @@ def segment(
     for x, logits in sliding_window.slabs(image, logits_fn, window):
         out = mask[x : x + len(logits)]
         sliding_window.in_parallel(
-            lambda planes, logits=logits, out=out: window_kernels.likeliest(logits[planes], out[planes]), len(logits)
+            lambda planes, logits=logits, out=out: window_kernels.likeliest(
+                logits[planes], out[planes]
+            ),
+            len(logits),
         )
         if observe is not None:
             observe(out, logits)

@@ -63,7 +63,12 @@ class InstanceNormalization(LibraryInstanceNormalization):
         super().__init__(**{"autocast": False, **kwargs})
 
     def call(self, inputs):
-        return instance_normalise(inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon)
+        return instance_normalise(
+            inputs,
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+            epsilon=self.epsilon,
+        )
 
 
 def instance_norm(name: str, kind: str = "rows") -> Any:
@@ -77,7 +82,11 @@ def instance_norm(name: str, kind: str = "rows") -> Any:
     """
     if kind not in NORMS:
         raise ValueError(f"instance_norm is {kind!r}; expected one of {', '.join(NORMS)}")
-    return InstanceNormalization(name=name) if kind == "rows" else LibraryInstanceNormalization(name=name, dtype="float32")
+    return (
+        InstanceNormalization(name=name)
+        if kind == "rows"
+        else LibraryInstanceNormalization(name=name, dtype="float32")
+    )
 
 
 @contextlib.contextmanager
@@ -89,8 +98,16 @@ def precision(name: str) -> Iterator[None]:
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision is {name!r}; expected one of {', '.join(PRECISIONS)}")
-    before = keras.mixed_precision.dtype_policy() if IS_KERAS_3 else keras.mixed_precision.global_policy()
-    choose = keras.mixed_precision.set_dtype_policy if IS_KERAS_3 else keras.mixed_precision.set_global_policy
+    before = (
+        keras.mixed_precision.dtype_policy()
+        if IS_KERAS_3
+        else keras.mixed_precision.global_policy()
+    )
+    choose = (
+        keras.mixed_precision.set_dtype_policy
+        if IS_KERAS_3
+        else keras.mixed_precision.set_global_policy
+    )
     choose(name)
     try:
         yield
@@ -100,7 +117,11 @@ def precision(name: str) -> Iterator[None]:
 
 def stack_name() -> str:
     """Returns the versions that decide the numbers, e.g. 'tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1'."""
-    packages = ["tensorflow", "keras", "numpy"] if IS_KERAS_3 else ["tensorflow", "keras", "tensorflow-addons", "numpy"]
+    packages = (
+        ["tensorflow", "keras", "numpy"]
+        if IS_KERAS_3
+        else ["tensorflow", "keras", "tensorflow-addons", "numpy"]
+    )
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
@@ -143,7 +164,10 @@ def samples_at_once() -> int:
 
 
 def _threads() -> tuple[int, int]:
-    return tf.config.threading.get_intra_op_parallelism_threads(), tf.config.threading.get_inter_op_parallelism_threads()
+    return (
+        tf.config.threading.get_intra_op_parallelism_threads(),
+        tf.config.threading.get_inter_op_parallelism_threads(),
+    )
 
 
 def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
@@ -157,7 +181,12 @@ def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
 
 
 def apply_summed_gradients(
-    optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], replicas: int, *, shares: Sequence[float] | None = None
+    optimizer: Any,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[Any],
+    replicas: int,
+    *,
+    shares: Sequence[float] | None = None,
 ) -> None:
     """Changes variables by gradients that are the sum over the replicas already. Called on every replica, with the same gradients.
 
@@ -168,24 +197,36 @@ def apply_summed_gradients(
     of 150 weights starts three thousand operations more than it needs.
     """
     if isinstance(optimizer, keras.optimizers.Adam):
-        _apply_adam(optimizer, gradients, variables, [1.0] * len(variables) if shares is None else shares)
+        _apply_adam(
+            optimizer, gradients, variables, [1.0] * len(variables) if shares is None else shares
+        )
     elif shares is not None:
-        raise ValueError(f"{type(optimizer).__name__} cannot have another rate for some weights; use Adam")
+        raise ValueError(
+            f"{type(optimizer).__name__} cannot have another rate for some weights; use Adam"
+        )
     elif IS_KERAS_3:
         # It sums over the replicas itself and cannot be told not to; of equal ones a share each sums to what they were.
         # And as arguments of a function they have no device, which that sum asks for; the division gives them this replica's.
         gradients = [gradient / float(replicas) for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
     else:
-        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+        optimizer.apply_gradients(
+            zip(gradients, variables, strict=True), skip_gradients_aggregation=True
+        )
 
 
-def _apply_adam(adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], shares: Sequence[float]) -> None:
+def _apply_adam(
+    adam: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any], shares: Sequence[float]
+) -> None:
     taken = tf.cast(tf.convert_to_tensor(adam.iterations), tf.float32) + 1.0
     rate = tf.cast(tf.convert_to_tensor(adam.learning_rate), tf.float32)
     first_power, second_power = tf.pow(adam.beta_1, taken), tf.pow(adam.beta_2, taken)
     for variable, gradient, share in zip(variables, gradients, shares, strict=True):
-        slot = adam._get_variable_index(variable) if IS_KERAS_3 else adam._index_dict[adam._var_key(variable)]
+        slot = (
+            adam._get_variable_index(variable)
+            if IS_KERAS_3
+            else adam._index_dict[adam._var_key(variable)]
+        )
         tf.raw_ops.ResourceApplyAdam(
             var=tf_variable(variable).handle,
             m=tf_variable(adam._momentums[slot]).handle,
@@ -215,7 +256,9 @@ def optimizer_state(optimizer: Any, variables: Mapping[str, Any]) -> dict[str, n
     return state
 
 
-def assign_optimizer_state(optimizer: Any, variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
+def assign_optimizer_state(
+    optimizer: Any, variables: Mapping[str, Any], state: Mapping[str, np.ndarray]
+) -> None:
     """Sets what `optimizer_state` returned, on this stack or the other.
 
     Raises:

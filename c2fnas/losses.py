@@ -22,14 +22,18 @@ class LossConfig:
     kl: float = 0.2
     reconstruction: float = 0.3
     kl_kind: KlKind = "voxels"
-    include_background: bool = True  # in the Dice loss, as in the first author's later public configuration
+    include_background: bool = (
+        True  # in the Dice loss, as in the first author's later public configuration
+    )
     missing: MissingLabels = missing_labels.NONE
     false_alarms: float = 1.0  # weight of the cross entropy at the received model's false alarms, where `missing` has evidence
 
     def __post_init__(self):
         for name in ("dice", "cross_entropy", "kl", "reconstruction", "false_alarms"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"weight of loss part {name} is {getattr(self, name)}; expected a finite number of at least 0")
+                raise ValueError(
+                    f"weight of loss part {name} is {getattr(self, name)}; expected a finite number of at least 0"
+                )
         _check_kind(self.kl_kind)
 
 
@@ -38,7 +42,9 @@ def soft_dice_loss(logits, labels, *, include_background: bool = True, smooth: f
 
     Arguments, errors and source: `dice_and_cross_entropy`.
     """
-    return dice_and_cross_entropy(logits, labels, include_background=include_background, smooth=smooth)[0]
+    return dice_and_cross_entropy(
+        logits, labels, include_background=include_background, smooth=smooth
+    )[0]
 
 
 def cross_entropy(logits, labels):
@@ -79,7 +85,9 @@ def dice_and_cross_entropy(
     Source: Milletari et al. 2016 (V-Net); unlike there, the denominator sums the probabilities, not their squares.
     """
     if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
-        raise ValueError(f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; crop both with one window")
+        raise ValueError(
+            f"logits cover {tuple(logits.shape[1:-1])} voxels, labels {tuple(labels.shape[1:])}; crop both with one window"
+        )
     terms = missing_labels.terms(
         _planes(logits),
         _flat(labels),
@@ -97,10 +105,16 @@ def dice_and_cross_entropy(
         probabilities = exponentials / normaliser
         truth = terms.truth()
         overlap = tf.reduce_sum(probabilities * truth, axis=-1, keepdims=True)  # [b, classes, 1]
-        total = tf.reduce_sum(probabilities, axis=-1, keepdims=True) + tf.reduce_sum(truth, axis=-1, keepdims=True) + smooth
+        total = (
+            tf.reduce_sum(probabilities, axis=-1, keepdims=True)
+            + tf.reduce_sum(truth, axis=-1, keepdims=True)
+            + smooth
+        )
         dice = (2.0 * overlap + smooth) / total
         mean_dice = tf.reduce_sum(dice * counted, axis=[1, 2]) / tf.reduce_sum(counted)
-        entropy = tf.reduce_mean(tf.math.log(normaliser[:, 0]) - tf.reduce_sum(shifted * truth, axis=1), axis=-1)
+        entropy = tf.reduce_mean(
+            tf.math.log(normaliser[:, 0]) - tf.reduce_sum(shifted * truth, axis=1), axis=-1
+        )
 
         def gradient(upstream_dice, upstream_entropy):
             # Computed again: that takes less time than the gradient, and keeping it would take memory at the moment of highest use.
@@ -127,12 +141,17 @@ def false_alarm_entropy(logits, labels, received, missing: MissingLabels):
     Returns:
       float32 [b], in nats: the sum over the false alarms divided by all voxels of the patch.
     """
-    return missing_labels.false_alarm_entropy(_planes(logits), _flat(labels), _planes(received), missing)
+    return missing_labels.false_alarm_entropy(
+        _planes(logits), _flat(labels), _planes(received), missing
+    )
 
 
 def _planes(logits):
     """Returns float32 [b, classes, voxels]: three classes as the last axis leave a CPU's vector units idle, voxels fill them."""
-    return tf.transpose(tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]), [0, 2, 1])
+    return tf.transpose(
+        tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]),
+        [0, 2, 1],
+    )
 
 
 def _flat(labels):
@@ -169,7 +188,9 @@ def reconstruction_loss(reconstruction, image):
       ValueError: if the shapes differ; the message carries both.
     """
     if reconstruction.shape[1:] != image.shape[1:]:
-        raise ValueError(f"reconstruction covers {tuple(reconstruction.shape[1:])}, image {tuple(image.shape[1:])}; give the patch itself")
+        raise ValueError(
+            f"reconstruction covers {tuple(reconstruction.shape[1:])}, image {tuple(image.shape[1:])}; give the patch itself"
+        )
     difference = tf.cast(reconstruction, tf.float32) - tf.cast(image, tf.float32)
     return tf.reduce_mean(tf.square(difference), axis=[1, 2, 3, 4])
 

@@ -38,7 +38,9 @@ def training_step(network: Network, batch: int) -> MemoryEstimate:
     more for the working space of its own backward pass. What a framework's allocator and convolution workspaces add is not in it:
     allow a quarter more.
     """
-    sizes = [_output_size(node) for nodes in network.trainer._nodes_by_depth.values() for node in nodes]
+    sizes = [
+        _output_size(node) for nodes in network.trainer._nodes_by_depth.values() for node in nodes
+    ]
     weights = sum(int(np.prod(variable.shape)) for variable in network.variables.values())
     return MemoryEstimate(
         weights=4 * weights * _FLOAT_BYTES,

@@ -45,9 +45,13 @@ class MissingLabels:
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.treatment not in TREATMENTS:
-            raise ValueError(f"missing_labels is {self.treatment!r}; expected one of {', '.join(TREATMENTS)}")
+            raise ValueError(
+                f"missing_labels is {self.treatment!r}; expected one of {', '.join(TREATMENTS)}"
+            )
         if len(set(self.classes)) != len(self.classes) or any(c < 1 for c in self.classes):
-            raise ValueError(f"classes without labels are {self.classes}; expected values from 1, each once")
+            raise ValueError(
+                f"classes without labels are {self.classes}; expected values from 1, each once"
+            )
 
     @property
     def needs_received(self) -> bool:
@@ -79,7 +83,14 @@ class Terms:
     counted: tuple[float, ...]
 
 
-def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_background: bool, received: Any = None) -> Terms:
+def terms(
+    planes: Any,
+    labels: Any,
+    missing: MissingLabels,
+    *,
+    include_background: bool,
+    received: Any = None,
+) -> Terms:
     """Returns the terms of the loss.
 
     Args:
@@ -92,7 +103,9 @@ def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_backgroun
     classes = planes.shape[1]
     beyond = [c for c in missing.classes if c >= classes]
     if beyond or len(missing.classes) == classes - 1 > 1:
-        raise ValueError(f"classes without labels are {missing.classes} of {classes}; expected at least one labelled class besides 0")
+        raise ValueError(
+            f"classes without labels are {missing.classes} of {classes}; expected at least one labelled class besides 0"
+        )
     counted = [float(include_background)] + [1.0] * (classes - 1)
 
     def one_hot():
@@ -101,7 +114,11 @@ def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_backgroun
     if not missing.classes or missing.treatment == "background":
         return Terms(planes, one_hot, tuple(counted))
     if missing.treatment == "exclude":
-        return Terms(planes, one_hot, tuple(0.0 if c in missing.classes else weight for c, weight in enumerate(counted)))
+        return Terms(
+            planes,
+            one_hot,
+            tuple(0.0 if c in missing.classes else weight for c, weight in enumerate(counted)),
+        )
     if missing.treatment == "distil":
         shares = received_shares(one_hot(), received, missing)
         return Terms(planes, lambda: completed(one_hot(), shares, missing), tuple(counted))
@@ -112,10 +129,16 @@ def terms(planes: Any, labels: Any, missing: MissingLabels, *, include_backgroun
 
     drawn = tf.concat([planes[:, c : c + 1] for c in present], axis=1)
     if missing.treatment == "marginal":
-        unseen = tf.reduce_logsumexp(tf.concat([planes[:, c : c + 1] for c in missing.classes], axis=1), axis=1, keepdims=True)
+        unseen = tf.reduce_logsumexp(
+            tf.concat([planes[:, c : c + 1] for c in missing.classes], axis=1),
+            axis=1,
+            keepdims=True,
+        )
         truth = of_present()
         # log(exp(drawn) + exp(unseen)) where the class was drawn
-        drawn += truth * tf.nn.softplus(unseen - tf.reduce_sum(truth * drawn, axis=1, keepdims=True))
+        drawn += truth * tf.nn.softplus(
+            unseen - tf.reduce_sum(truth * drawn, axis=1, keepdims=True)
+        )
     return Terms(drawn, of_present, tuple(counted[c] for c in present))
 
 
@@ -131,10 +154,14 @@ def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
       float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the drawn class first, then the missing ones in their order.
     """
     drawn = tf.reduce_sum(truth * received, axis=1, keepdims=True)
-    shares = tf.nn.softmax(tf.concat([drawn, *(received[:, c : c + 1] for c in missing.classes)], axis=1), axis=1)
+    shares = tf.nn.softmax(
+        tf.concat([drawn, *(received[:, c : c + 1] for c in missing.classes)], axis=1), axis=1
+    )
     if missing.evidence:
         alarm = false_alarms(received, missing)[:, tf.newaxis]
-        shares = tf.concat([alarm + (1.0 - alarm) * shares[:, :1], (1.0 - alarm) * shares[:, 1:]], axis=1)
+        shares = tf.concat(
+            [alarm + (1.0 - alarm) * shares[:, :1], (1.0 - alarm) * shares[:, 1:]], axis=1
+        )
     return tf.stop_gradient(shares)
 
 
@@ -146,7 +173,13 @@ def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
       shares: of `received_shares`.
     """
     place = {c: 1 + position for position, c in enumerate(missing.classes)}
-    return tf.stack([shares[:, place[c]] if c in place else truth[:, c] * shares[:, 0] for c in range(truth.shape[1])], axis=1)
+    return tf.stack(
+        [
+            shares[:, place[c]] if c in place else truth[:, c] * shares[:, 0]
+            for c in range(truth.shape[1])
+        ],
+        axis=1,
+    )
 
 
 def false_alarms(received: Any, missing: MissingLabels) -> Any:
@@ -155,7 +188,9 @@ def false_alarms(received: Any, missing: MissingLabels) -> Any:
     Args:
       received: logits float32 [b, classes, voxels].
     """
-    alarm = tf.gather(_indicator(missing, received.shape[1]), tf.argmax(received, axis=1, output_type=tf.int32))
+    alarm = tf.gather(
+        _indicator(missing, received.shape[1]), tf.argmax(received, axis=1, output_type=tf.int32)
+    )
     return tf.stop_gradient(alarm)
 
 

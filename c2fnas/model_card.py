@@ -23,7 +23,9 @@ def text(
       gate: the model's healthy gate, see healthy_gate.
       scores: what was scored -> measure -> {"mean", "low", "high", "cases"}, e.g. {"test cases of C1": {"dice_pancreas": {...}}}.
     """
-    classes = ", ".join(f"{value} {label}" for value, label in sorted(plan.get("classes", {}).items()))
+    classes = ", ".join(
+        f"{value} {label}" for value, label in sorted(plan.get("classes", {}).items())
+    )
     inference = plan.get("inference", {})
     lines = [
         f"# {name}",
@@ -50,7 +52,11 @@ def text(
         "",
         "## Scores",
         "",
-        *(_table(scores) if scores else ["Not recorded: the model was not scored on cases with labels."]),
+        *(
+            _table(scores)
+            if scores
+            else ["Not recorded: the model was not scored on cases with labels."]
+        ),
         "",
         "Means over cases, with 95 % intervals (Student's t, wider where the cases are skewed). A class that neither prediction nor label holds does not count; one that only one "
         "of them holds scores the worst there is (Dice and surface Dice 0, Hausdorff distance the diagonal of the volume).",
@@ -95,11 +101,15 @@ def _table(scores: Mapping[str, Any]) -> list[str]:
                 continue
             ends = ["?" if mean[end] is None else f"{mean[end]:.3f}" for end in ("low", "high")]
             interval = "" if mean["low"] is None and mean["high"] is None else " - ".join(ends)
-            lines.append(f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | {mean['cases']} |")
+            lines.append(
+                f"| {where} | {measure.replace('_', ' ')} | {mean['mean']:.3f} | {interval} | {mean['cases']} |"
+            )
     return lines
 
 
 def _lengths(values: Any, separator: str = " x ") -> str:
     if values is None:
         return "unknown"
-    return separator.join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return separator.join(
+        f"{value:g}" if isinstance(value, float) else str(value) for value in values
+    )

@@ -61,13 +61,22 @@ def save(folder: str | os.PathLike, model: Model) -> None:
       ValueError: if `folder` is there and holds something else than a model.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES)):
-        raise ValueError(f"{folder} holds something else than a model; give a folder that is new or holds an earlier model")
+    if folder.exists() and (
+        not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES)
+    ):
+        raise ValueError(
+            f"{folder} holds something else than a model; give a folder that is new or holds an earlier model"
+        )
     with atomic.replacing_folder(folder) as temporary:
         named_weights.save(temporary / "weights.safetensors", model.weights, {"model": model.name})
         atomic.write_json(temporary / "genotype.json", model.genotype.to_json())
         atomic.write_json(temporary / "plan.json", dict(model.plan))
-        about = {"format": FORMAT, "name": model.name, "training_data": dict(model.training_data), "scores": dict(model.scores)}
+        about = {
+            "format": FORMAT,
+            "name": model.name,
+            "training_data": dict(model.training_data),
+            "scores": dict(model.scores),
+        }
         about |= {"gate": dict(model.gate)} if model.gate else {}
         atomic.write_json(temporary / "model.json", about)
         atomic.write_text(temporary / "model_card.md", card(model))
@@ -82,14 +91,20 @@ def load(folder: str | os.PathLike) -> Model:
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give the folder of a model, with {', '.join(FILES)}")
+        raise ValueError(
+            f"{folder}: no such folder; give the folder of a model, with {', '.join(FILES)}"
+        )
     missing = [name for name in FILES[:4] if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder}: is no model, it lacks {', '.join(missing)}; give the folder that the training or table1 wrote")
+        raise ValueError(
+            f"{folder}: is no model, it lacks {', '.join(missing)}; give the folder that the training or table1 wrote"
+        )
     about = atomic.read_json(folder / "model.json")
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
-        raise ValueError(f"{folder / 'model.json'}: format is {found!r}, this version reads {FORMAT}; use the version that wrote it")
+        raise ValueError(
+            f"{folder / 'model.json'}: format is {found!r}, this version reads {FORMAT}; use the version that wrote it"
+        )
     try:
         genotype = Genotype.from_json(atomic.read_json(folder / "genotype.json"))
     except TypeError as error:
@@ -116,7 +131,9 @@ def load(folder: str | os.PathLike) -> Model:
 
 def card(model: Model) -> str:
     """Returns the model card, Markdown."""
-    return model_card.text(model.name, model.genotype, model.plan, model.training_data, model.scores, model.gate)
+    return model_card.text(
+        model.name, model.genotype, model.plan, model.training_data, model.scores, model.gate
+    )
 
 
 def segmenter_weights(model: Model) -> dict[str, np.ndarray]:

@@ -51,19 +51,27 @@ class NamedLayers:
                 if variable is None:
                     continue
                 if f"{name}/{weight}" in found:
-                    raise ValueError(f"two variables are named {name}/{weight}; give their layers names of their own")
+                    raise ValueError(
+                        f"two variables are named {name}/{weight}; give their layers names of their own"
+                    )
                 found[f"{name}/{weight}"] = variable
         return found
 
 
 def specs(network: Network) -> dict[str, tuple[tuple[int, ...], str]]:
     """Returns name -> (shape, "float32") of every weight, in walk order."""
-    return {name: (tuple(int(n) for n in variable.shape), "float32") for name, variable in network.variables.items()}
+    return {
+        name: (tuple(int(n) for n in variable.shape), "float32")
+        for name, variable in network.variables.items()
+    }
 
 
 def read(network: Network) -> dict[str, np.ndarray]:
     """Returns copies of all weights, float32, in walk order."""
-    return {name: np.array(variable.numpy(), dtype=np.float32) for name, variable in network.variables.items()}
+    return {
+        name: np.array(variable.numpy(), dtype=np.float32)
+        for name, variable in network.variables.items()
+    }
 
 
 def assign(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
@@ -124,14 +132,22 @@ def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     receptive = int(np.prod(shape[:-2], dtype=np.int64))
     limit = np.sqrt(6.0 / (receptive * (shape[-2] + shape[-1])))
     # Raw counter output, scaled by hand: NumPy guarantees these bits for every version, those of its distributions not.
-    raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(int(np.prod(shape, dtype=np.int64)))
+    raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(
+        int(np.prod(shape, dtype=np.int64))
+    )
     unit = (raw >> np.uint64(40)).astype(np.float64) / 2.0**24
     return ((2.0 * unit - 1.0) * limit).astype(np.float32).reshape(shape)
 
 
-def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def save(
+    path: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes named arrays as one safetensors file, whole or not at all. Raises OSError where the system cannot, e.g. on a full disk."""
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would give a scalar an axis
+    contiguous = {
+        name: np.asarray(array, order="C") for name, array in arrays.items()
+    }  # ascontiguousarray would give a scalar an axis
     with atomic.replacing(path) as temporary:
         try:
             safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
@@ -140,7 +156,11 @@ def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Ma
             if number is None:
                 raise
             needed = sum(array.nbytes for array in contiguous.values())
-            raise OSError(int(number[1]), f"{os.strerror(int(number[1]))}; it takes {needed / 1e6:.1f} MB", os.fspath(path)) from error
+            raise OSError(
+                int(number[1]),
+                f"{os.strerror(int(number[1]))}; it takes {needed / 1e6:.1f} MB",
+                os.fspath(path),
+            ) from error
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -158,9 +178,13 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise ValueError(f"{path}: no such file; give the path of saved weights") from error
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
+            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(
+                stream.metadata() or {}
+            )  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); give the path of saved weights") from error
+        raise ValueError(
+            f"{path}: not a readable safetensors file ({error}); give the path of saved weights"
+        ) from error
 
 
 def _some(names: list[str], limit: int = 6) -> str:

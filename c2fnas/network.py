@@ -43,8 +43,12 @@ class Network:
         instance_norm: str = "rows",
     ):
         genotype.check_size(patch_size)
-        if class_prior is not None and (len(class_prior) != genotype.classes or min(class_prior) <= 0):
-            raise ValueError(f"class_prior is {class_prior}; expected {genotype.classes} shares above 0, one for each class")
+        if class_prior is not None and (
+            len(class_prior) != genotype.classes or min(class_prior) <= 0
+        ):
+            raise ValueError(
+                f"class_prior is {class_prior}; expected {genotype.classes} shares above 0, one for each class"
+            )
         self.genotype, self.patch_size, self.vae = genotype, patch_size, vae
         self.latent_size, self.class_prior = latent_size, class_prior
         self.precision, self.instance_norm = precision, instance_norm
@@ -52,9 +56,18 @@ class Network:
             self._build(NamedLayers(instance_norm))
 
     def _build(self, layers: NamedLayers) -> None:
-        genotype, patch_size, vae, latent_size = self.genotype, self.patch_size, self.vae, self.latent_size
+        genotype, patch_size, vae, latent_size = (
+            self.genotype,
+            self.patch_size,
+            self.vae,
+            self.latent_size,
+        )
         body = _Body(layers, genotype)
-        branch = VaeBranch(layers, genotype, patch_size, kind=vae, latent_size=latent_size) if vae is not None else None
+        branch = (
+            VaeBranch(layers, genotype, patch_size, kind=vae, latent_size=latent_size)
+            if vae is not None
+            else None
+        )
 
         image = keras.Input((None, None, None, 1), dtype="float32", name="image")
         self.segmenter = keras.Model(image, body(image)[0], name="segmenter")
@@ -95,13 +108,24 @@ class _Body:
             ConvNorm(layers, "stem/first", full, (3, 3, 3)),
             ConvNorm(layers, "stem/second", half, (3, 3, 3), stride=2, relu_first=True),
         ]
-        self.cells = [Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)]
+        self.cells = [
+            Cell(layers, genotype, number) for number in range(1, len(genotype.cells) + 1)
+        ]
         self.concatenate = keras.layers.Concatenate(axis=-1, name="end_concatenate")
         self.end = [
             ConvNorm(layers, "end/first", half, (3, 3, 3), relu_first=True),
             *([relu("end/double")] if genotype.end_relu else []),
             ConvNorm(layers, "end/second", full, (3, 3, 3), double=True),
-            ConvNorm(layers, "end/classifier", genotype.classes, (1, 1, 1), norm=False, bias=True, relu_first=True, full_precision=True),
+            ConvNorm(
+                layers,
+                "end/classifier",
+                genotype.classes,
+                (1, 1, 1),
+                norm=False,
+                bias=True,
+                relu_first=True,
+                full_precision=True,
+            ),
         ]
 
     def __call__(self, image):

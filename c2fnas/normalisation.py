@@ -29,7 +29,9 @@ def instance_normalise(voxels, gamma, beta, *, epsilon: float):
     """
     gamma, beta = tf.cast(gamma, tf.float32), tf.cast(beta, tf.float32)
     if tf.config.list_logical_devices("GPU") and _known(voxels):
-        return _fused(voxels, gamma, beta, epsilon)  # cuDNN: accurate sums, and half precision without a copy
+        return _fused(
+            voxels, gamma, beta, epsilon
+        )  # cuDNN: accurate sums, and half precision without a copy
     return tf.cast(_in_rows(tf.cast(voxels, tf.float32), gamma, beta, epsilon), voxels.dtype)
 
 
@@ -43,18 +45,30 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)
         scale = gamma * inverse
-        normalised = centred * rows.spread(scale) + rows.spread(tf.tile(beta[tf.newaxis], [rows.samples, 1]))
+        normalised = centred * rows.spread(scale) + rows.spread(
+            tf.tile(beta[tf.newaxis], [rows.samples, 1])
+        )
 
         def gradient(upstream):
-            if _known(voxels) and voxels.shape[0] <= _FUSED_SAMPLES and math.prod(voxels.shape[1:4]) >= _FUSED_VOXELS:
+            if (
+                _known(voxels)
+                and voxels.shape[0] <= _FUSED_SAMPLES
+                and math.prod(voxels.shape[1:4]) >= _FUSED_VOXELS
+            ):
                 return _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon)
             above = tf.reshape(upstream, rows.shape)
             to_beta = rows.sums(above)  # [b, c], as everything that follows
             to_gamma = (rows.sums(above * rows.values) - mean * to_beta) * inverse
             slope = -scale * inverse * to_gamma / rows.count
             constant = -scale * to_beta / rows.count - slope * mean
-            to_voxels = above * rows.spread(scale) + (rows.values * rows.spread(slope) + rows.spread(constant))
-            return tf.reshape(to_voxels, tf.shape(voxels)), tf.reduce_sum(to_gamma, 0), tf.reduce_sum(to_beta, 0)
+            to_voxels = above * rows.spread(scale) + (
+                rows.values * rows.spread(slope) + rows.spread(constant)
+            )
+            return (
+                tf.reshape(to_voxels, tf.shape(voxels)),
+                tf.reduce_sum(to_gamma, 0),
+                tf.reduce_sum(to_beta, 0),
+            )
 
         result = tf.reshape(normalised, tf.shape(voxels))
         return tf.ensure_shape(result, voxels.shape), gradient
@@ -67,7 +81,9 @@ class _Rows:
 
     def __init__(self, voxels):
         static, dynamic = voxels.shape, tf.shape(voxels)
-        self.samples, x, y, self.depth, self.channels = (dynamic[i] if n is None else n for i, n in enumerate(static))
+        self.samples, x, y, self.depth, self.channels = (
+            dynamic[i] if n is None else n for i, n in enumerate(static)
+        )
         self.shape = [self.samples, x, y, self.depth * self.channels]
         self.values = tf.reshape(voxels, self.shape)
         self.count = tf.cast(x * y * self.depth, tf.float32)
@@ -86,7 +102,11 @@ class _Rows:
 def _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon: float):
     samples, x, y, z, channels = voxels.shape
     planes = (samples, x * y, z, channels)
-    pairs = zip(tf.split(tf.reshape(upstream, planes), samples), tf.split(tf.reshape(voxels, planes), samples), strict=True)
+    pairs = zip(
+        tf.split(tf.reshape(upstream, planes), samples),
+        tf.split(tf.reshape(voxels, planes), samples),
+        strict=True,
+    )
     parts = [
         tf.raw_ops.FusedBatchNormGradV3(
             y_backprop=above,
@@ -101,14 +121,25 @@ def _fused_gradient(upstream, voxels, gamma, mean, variance, epsilon: float):
         for index, (above, sample) in enumerate(pairs)
     ]
     to_voxels = tf.reshape(_joined([part.x_backprop for part in parts]), voxels.shape)
-    return to_voxels, tf.add_n([part.scale_backprop for part in parts]), tf.add_n([part.offset_backprop for part in parts])
+    return (
+        to_voxels,
+        tf.add_n([part.scale_backprop for part in parts]),
+        tf.add_n([part.offset_backprop for part in parts]),
+    )
 
 
 def _fused(voxels, gamma, beta, epsilon: float):
     samples, x, y, z, channels = voxels.shape
     parts = [
         tf.raw_ops.FusedBatchNormV3(
-            x=sample, scale=gamma, offset=beta, mean=(), variance=(), epsilon=epsilon, exponential_avg_factor=1.0, is_training=True
+            x=sample,
+            scale=gamma,
+            offset=beta,
+            mean=(),
+            variance=(),
+            epsilon=epsilon,
+            exponential_avg_factor=1.0,
+            is_training=True,
         ).y
         for sample in tf.split(tf.reshape(voxels, [samples, x * y, z, channels]), samples)
     ]

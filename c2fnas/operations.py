@@ -40,7 +40,9 @@ class UpsampledConv3D(keras.layers.Conv3D):
 
     def call(self, inputs):
         outputs = doubling.double_and_convolve(inputs, tf.cast(self.kernel, inputs.dtype))
-        return tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
+        return (
+            tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
+        )
 
     def compute_output_shape(self, input_shape):
         batch, x, y, z, _ = input_shape
@@ -84,10 +86,16 @@ class ConvNorm:
             convolution = UpsampledConv3D(filters, **common)
         else:
             padding = "valid" if stride == 2 else "same"
-            convolution = keras.layers.Conv3D(filters, kernel, strides=stride, padding=padding, **common)
+            convolution = keras.layers.Conv3D(
+                filters, kernel, strides=stride, padding=padding, **common
+            )
         self.steps.append(layers.add(name, convolution))
         if norm:
-            self.steps.append(layers.add(name, keras_stack.instance_norm(f"{keras_name}_norm", layers.instance_norm)))
+            self.steps.append(
+                layers.add(
+                    name, keras_stack.instance_norm(f"{keras_name}_norm", layers.instance_norm)
+                )
+            )
 
     def __call__(self, voxels):
         for step in self.steps:
@@ -98,7 +106,15 @@ class ConvNorm:
 class Block:
     """ReLU, one or two convolutions without bias, instance norm."""
 
-    def __init__(self, layers: NamedLayers, name: str, filters: int, kernel: tuple[int, int, int], *, stride: int = 1):
+    def __init__(
+        self,
+        layers: NamedLayers,
+        name: str,
+        filters: int,
+        kernel: tuple[int, int, int],
+        *,
+        stride: int = 1,
+    ):
         self.conv_norm = ConvNorm(layers, name, filters, kernel, stride=stride, relu_first=True)
 
     def __call__(self, voxels):

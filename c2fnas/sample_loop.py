@@ -15,7 +15,11 @@ import tensorflow as tf
 
 
 def summed(
-    compute: Callable[..., tuple[Any, tf.Tensor]], samples: Sequence[tf.Tensor], sums_like: Any, *, at_once: int
+    compute: Callable[..., tuple[Any, tf.Tensor]],
+    samples: Sequence[tf.Tensor],
+    sums_like: Any,
+    *,
+    at_once: int,
 ) -> tuple[Any, tf.Tensor]:
     """Returns what `compute` gives for each sample: the first part added up, in the samples' order, and the second one after the other.
 
@@ -34,11 +38,15 @@ def summed(
         found, row = compute(*(_one(sample, index) for sample in samples))
         return index + 1, tf.nest.map_structure(tf.add, sums, found), rows.write(index, row)
 
-    _, sums, rows = tf.while_loop(lambda index, *_: index < count, body, (0, zeros, rows), parallel_iterations=at_once)
+    _, sums, rows = tf.while_loop(
+        lambda index, *_: index < count, body, (0, zeros, rows), parallel_iterations=at_once
+    )
     return sums, tf.reshape(rows.stack(), [count])
 
 
-def joined(compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, *, at_once: int) -> tf.Tensor:
+def joined(
+    compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, *, at_once: int
+) -> tf.Tensor:
     """Returns what `compute` gives for each sample, one after the other, float32 [b, ...].
 
     Args:
@@ -52,7 +60,9 @@ def joined(compute: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor, *, at_on
     def body(index, rows):
         return index + 1, rows.write(index, compute(_one(batch, index)))
 
-    _, rows = tf.while_loop(lambda index, _: index < count, body, (0, rows), parallel_iterations=at_once)
+    _, rows = tf.while_loop(
+        lambda index, _: index < count, body, (0, rows), parallel_iterations=at_once
+    )
     return rows.concat()
 
 

@@ -29,7 +29,9 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "saved_model.pb").is_file():
-        raise ValueError(f"{folder} is there and no SavedModel; give a folder that is new or holds an earlier export")
+        raise ValueError(
+            f"{folder} is there and no SavedModel; give a folder that is new or holds an earlier export"
+        )
     size = tuple(int(n) for n in (window or model.plan["inference"]["window"]))
     model.genotype.check_size(size)
     network = model_folder.build_segmenter(model)
@@ -38,7 +40,9 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
     module = tf.Module()
     module.segmenter = network.segmenter
     module.logits = tf.function(
-        lambda image: {"logits": network.segmenter(image, training=False)}, input_signature=[signature], autograph=False
+        lambda image: {"logits": network.segmenter(image, training=False)},
+        input_signature=[signature],
+        autograph=False,
     )
     with atomic.replacing_folder(folder) as temporary:
         tf.saved_model.save(module, str(temporary), signatures={SIGNATURE: module.logits})

@@ -22,9 +22,15 @@ from c2fnas import window_kernels
 from runkit.aligned import aligned_empty
 
 Blending = Literal["constant", "gaussian"]
-LogitsFn = Callable[[np.ndarray], np.ndarray]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
-AIR = -1.0  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
-_BLENDERS = min(2, os.cpu_count() or 1)  # two saturate the memory; what they add up does not depend on their number
+LogitsFn = Callable[
+    [np.ndarray], np.ndarray
+]  # float32 [n, x, y, z, 1] -> float32 [n, x, y, z, classes]
+AIR = (
+    -1.0
+)  # the lowest value of a scaled image, beyond the borders of a volume smaller than the window
+_BLENDERS = min(
+    2, os.cpu_count() or 1
+)  # two saturate the memory; what they add up does not depend on their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +52,34 @@ class WindowConfig:
     def __post_init__(self):
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         if len(self.size) != 3 or min(self.size) < 1:
-            raise ValueError(f"window size is {self.size}; expected three numbers of voxels above 0")
+            raise ValueError(
+                f"window size is {self.size}; expected three numbers of voxels above 0"
+            )
         if not 0.0 <= self.overlap < 1.0:
-            raise ValueError(f"overlap is {self.overlap}; expected a share from 0 up to, not including, 1")
+            raise ValueError(
+                f"overlap is {self.overlap}; expected a share from 0 up to, not including, 1"
+            )
         if self.blending not in get_args(Blending):
-            raise ValueError(f"blending is {self.blending!r}; expected one of {', '.join(get_args(Blending))}")
+            raise ValueError(
+                f"blending is {self.blending!r}; expected one of {', '.join(get_args(Blending))}"
+            )
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}; expected at least 1")
         if self.multiple < 0:
-            raise ValueError(f"multiple is {self.multiple}; expected a number of voxels, or 0 to keep the window")
+            raise ValueError(
+                f"multiple is {self.multiple}; expected a number of voxels, or 0 to keep the window"
+            )
 
     def fitted(self, shape: Sequence[int]) -> WindowConfig:
         """Returns the window for a volume of `shape`; see `multiple`."""
         if not self.multiple:
             return self
         return dataclasses.replace(
-            self, size=tuple(min(w, -(-n // self.multiple) * self.multiple) for w, n in zip(self.size, shape, strict=True))
+            self,
+            size=tuple(
+                min(w, -(-n // self.multiple) * self.multiple)
+                for w, n in zip(self.size, shape, strict=True)
+            ),
         )
 
 
@@ -84,7 +102,9 @@ def axis_weights(window: int, blending: Blending) -> np.ndarray:
     return np.exp(-0.5 * np.square(offset / (window / 8.0)))
 
 
-def normalised_weights(length: int, window: int, overlap: float, blending: Blending) -> tuple[np.ndarray, ...]:
+def normalised_weights(
+    length: int, window: int, overlap: float, blending: Blending
+) -> tuple[np.ndarray, ...]:
     """Returns float32 [window] for each window of an axis; over every voxel of the axis they add up to 1."""
     weights, total = axis_weights(window, blending), np.zeros(length)
     begins = starts(length, window, overlap)
@@ -93,7 +113,9 @@ def normalised_weights(length: int, window: int, overlap: float, blending: Blend
     return tuple((weights / total[begin : begin + window]).astype(np.float32) for begin in begins)
 
 
-def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Iterator[tuple[int, np.ndarray]]:
+def slabs(
+    image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is covered.
 
     Memory is one slab as thick as the window and the logits of one call, whatever the length of the volume. A slab is valid until the
@@ -112,7 +134,9 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
     covered = tuple(max(n, window) for n, window in zip(image.shape, config.size, strict=True))
     before = tuple((n - own) // 2 for n, own in zip(covered, image.shape, strict=True))
     inside = tuple(slice(first, first + n) for first, n in zip(before, image.shape, strict=True))
-    along_x, along_y, along_z = (_axis_windows(n, window, config) for n, window in zip(covered, config.size, strict=True))
+    along_x, along_y, along_z = (
+        _axis_windows(n, window, config) for n, window in zip(covered, config.size, strict=True)
+    )
     spots = list(itertools.product(along_y, along_z))
     patches = aligned_empty((config.batch, *config.size, 1), np.float32)
     patches[...] = AIR
@@ -121,17 +145,32 @@ def slabs(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> Itera
         voxels = _voxels(image, in_x.begin, covered, inside, config.size[0])
         for first in range(0, len(spots), config.batch):
             batch = spots[first : first + config.batch]
-            for patch, (in_y, in_z) in zip(patches[..., 0], batch, strict=False):  # the last call's spare places keep earlier windows
-                _copy(voxels[:, in_y.begin : in_y.begin + config.size[1], in_z.begin : in_z.begin + config.size[2]], patch)
+            for patch, (in_y, in_z) in zip(
+                patches[..., 0], batch, strict=False
+            ):  # the last call's spare places keep earlier windows
+                _copy(
+                    voxels[
+                        :,
+                        in_y.begin : in_y.begin + config.size[1],
+                        in_z.begin : in_z.begin + config.size[2],
+                    ],
+                    patch,
+                )
             logits = np.asarray(logits_fn(patches))
             if logits.shape[:-1] != patches.shape[:-1]:
-                raise ValueError(f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}")
+                raise ValueError(
+                    f"the network returned logits of shape {logits.shape} for windows of shape {patches.shape}"
+                )
             blend = blend or _Blend(config.size, covered[1:], logits.shape[-1])
             for slot, (in_y, in_z) in enumerate(batch):
                 blend.add((in_x, in_y, in_z), logits[slot])
-            del logits  # the network's next call then writes into the same memory, which is still in a cache
+            del (
+                logits
+            )  # the network's next call then writes into the same memory, which is still in a cache
         end = along_x[number + 1].begin if number + 1 < len(along_x) else covered[0]
-        for start, finished in blend.planes(max(in_x.begin, inside[0].start), min(end, inside[0].stop)):
+        for start, finished in blend.planes(
+            max(in_x.begin, inside[0].start), min(end, inside[0].stop)
+        ):
             yield start - before[0], finished[:, inside[1], inside[2]]
 
 
@@ -155,14 +194,19 @@ def _axis_windows(length: int, window: int, config: WindowConfig) -> list[_AxisW
     begins = starts(length, window, config.overlap)
     ends = [0, *(begin + window for begin in begins)]
     weights = normalised_weights(length, window, config.overlap, config.blending)
-    return [_AxisWindow(begin, end - begin, own) for begin, end, own in zip(begins, ends, weights, strict=False)]
+    return [
+        _AxisWindow(begin, end - begin, own)
+        for begin, end, own in zip(begins, ends, weights, strict=False)
+    ]
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     in_parallel(lambda planes: np.copyto(target[planes], source[planes]), len(target))
 
 
-def _voxels(image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int) -> np.ndarray:
+def _voxels(
+    image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int
+) -> np.ndarray:
     """Returns what the windows beginning at x see, float32 [thickness, y, z]: converted once, not once for every window."""
     if tuple(image.shape) == tuple(covered):
         return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
@@ -178,7 +222,9 @@ class _Blend:
     """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness."""
 
     def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
-        self._sums = np.empty((window[0], *plane, classes), dtype=np.float32)  # set before it is read, see `_AxisWindow.fresh`
+        self._sums = np.empty(
+            (window[0], *plane, classes), dtype=np.float32
+        )  # set before it is read, see `_AxisWindow.fresh`
 
     def add(self, window: Sequence[_AxisWindow], logits: np.ndarray) -> None:
         """Adds the logits [x, y, z, classes] of a window, given by its place along each axis; in the order of `slabs`."""
@@ -192,8 +238,15 @@ class _Blend:
             (in_x.begin, in_y.begin, in_z.begin * classes),
             (in_x.fresh, in_y.fresh, in_z.fresh * classes),
         )
-        if not all(in_parallel(lambda planes: window_kernels.add_weighted(*arguments, planes.start, planes.stop), thickness)):
-            raise ValueError("the network returned logits that are not finite; use weights of a training that went well")
+        if not all(
+            in_parallel(
+                lambda planes: window_kernels.add_weighted(*arguments, planes.start, planes.stop),
+                thickness,
+            )
+        ):
+            raise ValueError(
+                "the network returned logits that are not finite; use weights of a training that went well"
+            )
 
     def planes(self, begin: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (x, planes from x on [n, y, z, classes]) from `begin` up to, not including, `end`."""
@@ -230,7 +283,9 @@ def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig)
     return logits
 
 
-def predict_probabilities(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> np.ndarray:
+def predict_probabilities(
+    image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
+) -> np.ndarray:
     """Returns the softmax of the blended logits, float32 [x, y, z, classes]; arguments and errors as for `slabs`."""
     values = predict_logits(image, logits_fn, config)
     values -= values.max(axis=-1, keepdims=True)

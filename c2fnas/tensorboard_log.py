@@ -32,7 +32,9 @@ class TensorBoardLog:
         """Writes the scores of a validation."""
         self._write("validation", step, values)
 
-    def federated_round(self, step: int, number: int, values: Mapping[str, float] | None = None) -> None:
+    def federated_round(
+        self, step: int, number: int, values: Mapping[str, float] | None = None
+    ) -> None:
         """Marks the step at which a round began, with the scores of the global model that it began with."""
         self._write("federated", step, {"round": number, **(values or {})})
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from c2fnas.network import Network
 
 
-Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # image, label, sample_seed -> image, label
+Augment = Callable[
+    [tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]
+]  # image, label, sample_seed -> image, label
 
 
 class TrainStep:
@@ -47,7 +49,11 @@ class TrainStep:
         self._replicas = strategy.num_replicas_in_sync
         trained = {name: v for name, v in network.variables.items() if not name.startswith(frozen)}
         self._variables = list(trained.values())
-        self._shares = None if vae_rate == 1.0 else [vae_rate if name.startswith("vae/") else 1.0 for name in trained]
+        self._shares = (
+            None
+            if vae_rate == 1.0
+            else [vae_rate if name.startswith("vae/") else 1.0 for name in trained]
+        )
         self._patches = (global_batch // self._replicas, *network.patch_size)
         self._weights = {"dice": loss_config.dice, "cross_entropy": loss_config.cross_entropy}
         if network.vae is not None:
@@ -67,7 +73,9 @@ class TrainStep:
         self.apply(gradients)
         return parts
 
-    def gradients(self, batch: Any, loss_scale: float = 1.0) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Any]:
+    def gradients(
+        self, batch: Any, loss_scale: float = 1.0
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, np.ndarray, Any]:
         """Returns the first half of a step; no weight changes.
 
         Args:
@@ -88,14 +96,26 @@ class TrainStep:
         self._compiled_apply(gradients)
 
     def _all_gradients(self, batch, loss_scale):
-        parts, norm, samples, gradients = self._strategy.run(self._replica_gradients, args=(batch, loss_scale))
-        summed = {name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for name, part in parts.items()}
+        parts, norm, samples, gradients = self._strategy.run(
+            self._replica_gradients, args=(batch, loss_scale)
+        )
+        summed = {
+            name: self._strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None)
+            for name, part in parts.items()
+        }
         # Every replica has the same norm; as a mean it needs no choice of one of them.
-        return summed, self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None), samples, gradients
+        return (
+            summed,
+            self._strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
+            samples,
+            gradients,
+        )
 
     def _apply_all(self, gradients):
         def replica_apply(gradients):
-            keras_stack.apply_summed_gradients(self._optimizer, gradients, self._variables, self._replicas, shares=self._shares)
+            keras_stack.apply_summed_gradients(
+                self._optimizer, gradients, self._variables, self._replicas, shares=self._shares
+            )
 
         self._strategy.run(replica_apply, args=(gradients,))
 
@@ -106,10 +126,14 @@ class TrainStep:
         label = tf.ensure_shape(batch["label"], self._patches)
         if self._augment is not None:
             image, label = self._augment(image, label, batch["sample_seed"])
-        noise = None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
+        noise = (
+            None if network.vae is None else latent_noise(batch["sample_seed"], network.latent_size)
+        )
         parts, samples, gradients = self._local(image, label, noise, loss_scale)
         if self._replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            gradients = tf.distribute.get_replica_context().all_reduce(
+                tf.distribute.ReduceOp.SUM, gradients
+            )
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm > 0.0:
             # Of the sum over the replicas, not of each: how many there are must not matter.
@@ -124,7 +148,10 @@ class TrainStep:
             return (parts, gradients), samples
 
         scalar = tf.TensorSpec(())
-        like = ({"total": scalar, **dict.fromkeys(self._weights, scalar)}, [tf.TensorSpec(v.shape) for v in self._variables])
+        like = (
+            {"total": scalar, **dict.fromkeys(self._weights, scalar)},
+            [tf.TensorSpec(v.shape) for v in self._variables],
+        )
         inputs = (image, label) if noise is None else (image, label, noise)
         (parts, gradients), samples = sample_loop.summed(one, inputs, like, at_once=self._at_once)
         return parts, samples, gradients
@@ -132,10 +159,15 @@ class TrainStep:
     def _local_gradients(self, image, label, noise, loss_scale):
         scaled = self._network.precision == "mixed_float16"
         # Before the tape, which would keep all that the gradient of its weights needs.
-        received = None if self._received is None else self._received.segmenter(image, training=False)
+        received = (
+            None if self._received is None else self._received.segmenter(image, training=False)
+        )
         with tf.GradientTape() as tape:
             per_sample = self._per_sample(image, label, noise, received)
-            parts = {name: tf.reduce_sum(values) / float(self._batch) for name, values in per_sample.items()}
+            parts = {
+                name: tf.reduce_sum(values) / float(self._batch)
+                for name, values in per_sample.items()
+            }
             total = tf.add_n([self._weights[name] * part for name, part in parts.items()])
             target = total * loss_scale if scaled else total
         # tf variables, not Keras 3's: compiled by XLA, a function takes and captures only those.
@@ -149,15 +181,23 @@ class TrainStep:
         network, config = self._network, self._loss_config
         outputs = network.train_outputs(image, noise)
         dice, entropy = losses.dice_and_cross_entropy(
-            outputs["logits"], label, include_background=config.include_background, missing=config.missing, received=received
+            outputs["logits"],
+            label,
+            include_background=config.include_background,
+            missing=config.missing,
+            received=received,
         )
         values = {"dice": dice, "cross_entropy": entropy}
         if network.vae is not None:
             voxels = int(np.prod(network.patch_size))
-            values["kl"] = losses.kl_divergence(outputs["mean"], outputs["std"], voxels=voxels, kind=config.kl_kind)
+            values["kl"] = losses.kl_divergence(
+                outputs["mean"], outputs["std"], voxels=voxels, kind=config.kl_kind
+            )
             values["reconstruction"] = losses.reconstruction_loss(outputs["reconstruction"], image)
         if config.missing.has_false_alarms:
-            values["false_alarms"] = losses.false_alarm_entropy(outputs["logits"], label, received, config.missing)
+            values["false_alarms"] = losses.false_alarm_entropy(
+                outputs["logits"], label, received, config.missing
+            )
         return values
 
 
@@ -201,7 +241,9 @@ def make_train_step(
     """
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
-        raise ValueError(f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices")
+        raise ValueError(
+            f"batch_size is {global_batch} over {replicas} replicas; give a multiple of {replicas}, or use fewer devices"
+        )
     if loss_config.missing.needs_received and received is None:
         raise ValueError(
             f"missing_labels is {loss_config.missing.treatment!r} and no received model is given; pass one built like the network"
@@ -237,7 +279,10 @@ def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
 
     def of_replica(context: tf.distribute.ValueContext) -> dict[str, tf.Tensor]:
         number, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-        return {name: part[number * len(part) // replicas : (number + 1) * len(part) // replicas] for name, part in batch.items()}
+        return {
+            name: part[number * len(part) // replicas : (number + 1) * len(part) // replicas]
+            for name, part in batch.items()
+        }
 
     return strategy.experimental_distribute_values_from_function(of_replica)
 
@@ -249,5 +294,7 @@ def latent_noise(sample_seed: tf.Tensor, latent_size: int) -> tf.Tensor:
       sample_seed: int32 [b, 2].
     """
     return tf.map_fn(
-        lambda seed: tf.random.stateless_normal((latent_size,), seed), sample_seed, fn_output_signature=tf.TensorSpec((latent_size,))
+        lambda seed: tf.random.stateless_normal((latent_size,), seed),
+        sample_seed,
+        fn_output_signature=tf.TensorSpec((latent_size,)),
     )

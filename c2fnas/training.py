@@ -21,13 +21,22 @@ from runkit import progress
 if TYPE_CHECKING:
     from c2fnas.network import Network
 
-Datasets = Callable[[int, int], tf.data.Dataset]  # (first step, step after the last) -> one batch for each step
+Datasets = Callable[
+    [int, int], tf.data.Dataset
+]  # (first step, step after the last) -> one batch for each step
 OnStep = Callable[[int, Mapping[str, float]], None]
-DescribePatches = Callable[[int, Sequence[int]], str]  # (step, slots of its batch) -> which cases they were cut from
+DescribePatches = Callable[
+    [int, Sequence[int]], str
+]  # (step, slots of its batch) -> which cases they were cut from
 _WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
 NON_FINITE = ("stop", "skip")
-_SKIPPED_IN_A_ROW = 10  # a few are one spoilt scan or a loss scale too high, this many a training that is lost
-_LOSS_SCALE, _GROW_AFTER = 2.0**15, 2000  # where float16 starts, and after how many good steps it doubles (Micikevicius et al. 2018)
+_SKIPPED_IN_A_ROW = (
+    10  # a few are one spoilt scan or a loss scale too high, this many a training that is lost
+)
+_LOSS_SCALE, _GROW_AFTER = (
+    2.0**15,
+    2000,
+)  # where float16 starts, and after how many good steps it doubles (Micikevicius et al. 2018)
 
 
 class NonFiniteLoss(ValueError):
@@ -44,7 +53,9 @@ class TrainingConfig:
     final_learning_rate: float = 1e-5
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     vae_rate: float = 1.0  # the VAE branch's own weights move at this share of the rate
-    clip_norm: float = 0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
+    clip_norm: float = (
+        0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
+    )
     non_finite: str = "stop"  # what a step does whose loss or gradient is no number: end the training, or be left out
     frozen: tuple[str, ...] = ()  # prefixes of canonical names whose weights stay as they are
     seed: int
@@ -52,11 +63,17 @@ class TrainingConfig:
     def __post_init__(self):
         object.__setattr__(self, "frozen", tuple(self.frozen))
         if not 0.0 <= self.clip_norm < math.inf:
-            raise ValueError(f"clip_norm is {self.clip_norm}; expected a finite number above 0, or 0 for no clipping")
+            raise ValueError(
+                f"clip_norm is {self.clip_norm}; expected a finite number above 0, or 0 for no clipping"
+            )
         if not 0.0 < self.vae_rate <= 1.0:
-            raise ValueError(f"vae_rate is {self.vae_rate}; expected a share of the learning rate, above 0 and at most 1")
+            raise ValueError(
+                f"vae_rate is {self.vae_rate}; expected a share of the learning rate, above 0 and at most 1"
+            )
         if self.non_finite not in NON_FINITE:
-            raise ValueError(f"non_finite is {self.non_finite!r}; expected one of {', '.join(NON_FINITE)}")
+            raise ValueError(
+                f"non_finite is {self.non_finite!r}; expected one of {', '.join(NON_FINITE)}"
+            )
         for name in ("batch_size", "total_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -112,9 +129,17 @@ class Trainer:
         self._received = received
         self.step = 0
         self._scaled = network.precision == "mixed_float16"
-        self._loss_scale, self._good_steps, self._skipped_in_a_row = (_LOSS_SCALE if self._scaled else 1.0), 0, 0
+        self._loss_scale, self._good_steps, self._skipped_in_a_row = (
+            (_LOSS_SCALE if self._scaled else 1.0),
+            0,
+            0,
+        )
         with strategy.scope():
-            self._optimizer = keras_stack.optimizer(config.learning_rate, network.variables) if optimizer is None else optimizer
+            self._optimizer = (
+                keras_stack.optimizer(config.learning_rate, network.variables)
+                if optimizer is None
+                else optimizer
+            )
             self._train_step = make_train_step(
                 network,
                 self._optimizer,
@@ -135,7 +160,9 @@ class Trainer:
         """Returns copies of all weights by canonical name, float32."""
         return named_weights.read(self.network)
 
-    def set_weights(self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False) -> None:
+    def set_weights(
+        self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
+    ) -> None:
         """Sets all weights; Adam's moments and the step stay, unless `reset_optimizer` sets the moments to zero.
 
         Raises:
@@ -156,7 +183,10 @@ class Trainer:
           ValueError: as `named_weights.assign`.
         """
         if self._received is not None:
-            named_weights.assign(self._received, {name: arrays[name] for name in self._received.variables if name in arrays})
+            named_weights.assign(
+                self._received,
+                {name: arrays[name] for name in self._received.variables if name in arrays},
+            )
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and `step` int64 [].
@@ -182,16 +212,25 @@ class Trainer:
           ValueError: if entries are missing, unexpected or of another shape; nothing is changed then.
         """
         if "step" not in state:
-            raise ValueError("the state has no entry `step`; use one that a trainer's state() returned")
+            raise ValueError(
+                "the state has no entry `step`; use one that a trainer's state() returned"
+            )
         if self._scaled and "loss_scale/value" not in state:
-            raise ValueError("the state has no loss scale, so it is no training's in mixed_float16; use the precision it was made with")
+            raise ValueError(
+                "the state has no loss scale, so it is no training's in mixed_float16; use the precision it was made with"
+            )
         weights = _below(_WEIGHTS, state)
         named_weights.check(self.network, weights)
-        keras_stack.assign_optimizer_state(self._optimizer, self.network.variables, _below(_OPTIMIZER, state))
+        keras_stack.assign_optimizer_state(
+            self._optimizer, self.network.variables, _below(_OPTIMIZER, state)
+        )
         named_weights.assign(self.network, weights)
         self.step = int(state["step"])
         if self._scaled:
-            self._loss_scale, self._good_steps = float(state["loss_scale/value"]), int(state["loss_scale/good_steps"])
+            self._loss_scale, self._good_steps = (
+                float(state["loss_scale/value"]),
+                int(state["loss_scale/good_steps"]),
+            )
 
     def logits_fn(self) -> LogitsFn:
         """Returns the segmentation network as a compiled function; see `inference.logits_fn`."""
@@ -224,7 +263,9 @@ class Trainer:
           ValueError: if until_step lies beyond the run, or the datasets end early.
         """
         if until_step > self.config.total_steps:
-            raise ValueError(f"until_step is {until_step}, the run has {self.config.total_steps} steps; plan more total_steps")
+            raise ValueError(
+                f"until_step is {until_step}, the run has {self.config.total_steps} steps; plan more total_steps"
+            )
         first = self.step
         if until_step <= first:
             return {}
@@ -269,20 +310,31 @@ class Trainer:
         try:
             return next(batches)
         except StopIteration:
-            raise ValueError(f"the datasets ended before step {self.step}; give a batch for each step up to {until_step}") from None
+            raise ValueError(
+                f"the datasets ended before step {self.step}; give a batch for each step up to {until_step}"
+            ) from None
 
     def _take_step(self, batch, describe: DescribePatches | None) -> dict[str, float]:
-        results, norm, samples, gradients = self._train_step.gradients(share(batch, self.strategy), self._loss_scale)
-        parts = {**{name: float(value) for name, value in results.items()}, "gradient_norm": float(norm)}
+        results, norm, samples, gradients = self._train_step.gradients(
+            share(batch, self.strategy), self._loss_scale
+        )
+        parts = {
+            **{name: float(value) for name, value in results.items()},
+            "gradient_norm": float(norm),
+        }
         spoilt = [name for name, value in parts.items() if not math.isfinite(value)]
         if not spoilt:
             self._train_step.apply(gradients)
             self._after_step(taken=True)
             return parts
-        overflow = self._scaled and spoilt == ["gradient_norm"]  # the loss scale was too high, which is how it is found
+        overflow = self._scaled and spoilt == [
+            "gradient_norm"
+        ]  # the loss scale was too high, which is how it is found
         self._after_step(taken=False)
         message = self._explain(parts, spoilt, samples, describe)
-        if self._skipped_in_a_row >= _SKIPPED_IN_A_ROW or not (overflow or self.config.non_finite == "skip"):
+        if self._skipped_in_a_row >= _SKIPPED_IN_A_ROW or not (
+            overflow or self.config.non_finite == "skip"
+        ):
             raise NonFiniteLoss(message)
         if not overflow:
             logging.warning("event=step_left_out %s", message)
@@ -298,9 +350,17 @@ class Trainer:
         elif self._good_steps == _GROW_AFTER:
             self._loss_scale, self._good_steps = self._loss_scale * 2.0, 0
 
-    def _explain(self, parts: Mapping[str, float], spoilt: Sequence[str], samples: np.ndarray, describe: DescribePatches | None) -> str:
+    def _explain(
+        self,
+        parts: Mapping[str, float],
+        spoilt: Sequence[str],
+        samples: np.ndarray,
+        describe: DescribePatches | None,
+    ) -> str:
         named = [name for name in spoilt if name not in ("total", "gradient_norm")] or list(spoilt)
-        slots = [int(slot) for slot in np.flatnonzero(~np.isfinite(samples))] or list(range(len(samples)))
+        slots = [int(slot) for slot in np.flatnonzero(~np.isfinite(samples))] or list(
+            range(len(samples))
+        )
         where = f"patches {slots}" if describe is None else describe(self.step, slots)
         return (
             f"step {self.step}: {', '.join(f'{name} is {parts[name]}' for name in named)} "
@@ -322,15 +382,30 @@ class _Means:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def values(self) -> dict[str, float]:
-        means = {name: total / self._counts[name] for name, total in self._sums.items() if name != "skipped"}
-        return {**means, **({"skipped_steps": self._sums["skipped"]} if "skipped" in self._sums else {})}
+        means = {
+            name: total / self._counts[name]
+            for name, total in self._sums.items()
+            if name != "skipped"
+        }
+        return {
+            **means,
+            **({"skipped_steps": self._sums["skipped"]} if "skipped" in self._sums else {}),
+        }
 
 
 def _below(prefix: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
+    }
 
 
 def _shown(values: Mapping[str, float]) -> dict[str, str]:
-    short = {"total": "loss", "cross_entropy": "ce", "reconstruction": "l2", "learning_rate": "lr", "patches_per_second": "patches/s"}
+    short = {
+        "total": "loss",
+        "cross_entropy": "ce",
+        "reconstruction": "l2",
+        "learning_rate": "lr",
+        "patches_per_second": "patches/s",
+    }
     short.update(data_wait_share="waits", gradient_norm="grad")
     return {short.get(name, name): f"{value:.3g}" for name, value in values.items()}

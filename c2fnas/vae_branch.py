@@ -49,10 +49,18 @@ class VaeBranch:
     """
 
     def __init__(
-        self, layers: NamedLayers, architecture: genotype.Genotype, patch_size: tuple[int, int, int], *, kind: str, latent_size: int
+        self,
+        layers: NamedLayers,
+        architecture: genotype.Genotype,
+        patch_size: tuple[int, int, int],
+        *,
+        kind: str,
+        latent_size: int,
     ):
         if kind not in KINDS:
-            raise ValueError(f"vae is {kind!r}; expected one of {', '.join(KINDS)}, or None for no branch")
+            raise ValueError(
+                f"vae is {kind!r}; expected one of {', '.join(KINDS)}, or None for no branch"
+            )
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}; expected at least 1")
         depth = architecture.depth
@@ -62,13 +70,18 @@ class VaeBranch:
         if kind == "reduced":
             grid, channels = tuple(math.ceil(n / 2) for n in end_grid), REDUCED_CHANNELS
             self.before = [
-                layers.add("vae/reduce", keras_stack.instance_norm("vae_reduce_norm", layers.instance_norm)),
+                layers.add(
+                    "vae/reduce", keras_stack.instance_norm("vae_reduce_norm", layers.instance_norm)
+                ),
                 keras.layers.ReLU(name="vae_reduce_relu"),
                 ConvNorm(layers, "vae/reduce", channels, (3, 3, 3), stride=2, norm=False),
             ]
             # An odd encoder end (3 voxels for a patch of 48) has been reduced to the next whole number of pairs.
             crop = tuple((0, 2 * reduced - n) for reduced, n in zip(grid, end_grid, strict=True))
-            self.after = [TrilinearUpsampling(name="vae_restore_double"), keras.layers.Cropping3D(crop, name="vae_restore_crop")]
+            self.after = [
+                TrilinearUpsampling(name="vae_restore_double"),
+                keras.layers.Cropping3D(crop, name="vae_restore_crop"),
+            ]
         else:
             grid, channels = end_grid, architecture.filters_at(depth)
         self.flatten = keras.layers.Flatten(name="vae_flatten")
@@ -78,9 +91,17 @@ class VaeBranch:
         self.scale_noise = keras.layers.Multiply(name="vae_noise", dtype="float32")
         self.sample = keras.layers.Add(name="vae_latent", dtype="float32")
         self.recover = _dense(layers, "vae/recover", math.prod(grid) * channels)
-        self.unflatten = [keras.layers.ReLU(name="vae_recover_relu"), keras.layers.Reshape((*grid, channels), name="vae_recover_grid")]
-        self.scales = [_Scale(layers, f"vae/level{level}", architecture.filters_at(level)) for level in range(depth - 1, 0, -1)]
-        self.end = ConvNorm(layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True, double=True, full_precision=True)
+        self.unflatten = [
+            keras.layers.ReLU(name="vae_recover_relu"),
+            keras.layers.Reshape((*grid, channels), name="vae_recover_grid"),
+        ]
+        self.scales = [
+            _Scale(layers, f"vae/level{level}", architecture.filters_at(level))
+            for level in range(depth - 1, 0, -1)
+        ]
+        self.end = ConvNorm(
+            layers, "vae/end", 1, (3, 3, 3), norm=False, bias=True, double=True, full_precision=True
+        )
 
     def __call__(self, encoder_end, noise):
         voxels = encoder_end
@@ -107,7 +128,10 @@ class _Scale:
         self.residual: list[Any] = []
         for part in ("residual0", "residual1"):
             self.residual += [
-                layers.add(f"{name}/{part}", keras_stack.instance_norm(f"{keras_name}_{part}_norm", layers.instance_norm)),
+                layers.add(
+                    f"{name}/{part}",
+                    keras_stack.instance_norm(f"{keras_name}_{part}_norm", layers.instance_norm),
+                ),
                 keras.layers.ReLU(name=f"{keras_name}_{part}_relu"),
                 ConvNorm(layers, f"{name}/{part}", filters, (3, 3, 3), norm=False),
             ]
@@ -124,7 +148,12 @@ class _Scale:
 
 def _dense(layers: NamedLayers, name: str, units: int, dtype: str | None = None):
     # The latent distribution is float32 whatever the network's precision: KL squares it and takes its logarithm.
-    return layers.add(name, keras.layers.Dense(units, kernel_initializer="zeros", name=f"{name.replace('/', '_')}_dense", dtype=dtype))
+    return layers.add(
+        name,
+        keras.layers.Dense(
+            units, kernel_initializer="zeros", name=f"{name.replace('/', '_')}_dense", dtype=dtype
+        ),
+    )
 
 
 def cost(network: Network) -> tuple[int, int]:
@@ -132,7 +161,11 @@ def cost(network: Network) -> tuple[int, int]:
 
     A doubling and the convolution after it count as that convolution on the doubled grid, however they are computed.
     """
-    weights = sum(math.prod(variable.shape) for name, variable in network.variables.items() if name.startswith("vae/"))
+    weights = sum(
+        math.prod(variable.shape)
+        for name, variable in network.variables.items()
+        if name.startswith("vae/")
+    )
     macs = 0
     for layer in network.trainer.layers:
         if layer.name.startswith("vae_") and hasattr(layer, "kernel"):

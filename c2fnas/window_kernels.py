@@ -10,7 +10,9 @@ import numba
 import numpy as np
 
 _compiled = numba.njit(nogil=True)
-_NOT_FINITE = np.int32(0x7F800000)  # all bits of the exponent of a float32: infinite or not a number
+_NOT_FINITE = np.int32(
+    0x7F800000
+)  # all bits of the exponent of a float32: infinite or not a number
 
 
 @_compiled

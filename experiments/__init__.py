@@ -5,8 +5,12 @@ import sys
 
 from runkit import interrupts, leash
 
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # before any of the entry points can import TensorFlow
+os.environ.setdefault(
+    "TF_ENABLE_ONEDNN_OPTS", "1"
+)  # before any of the entry points can import TensorFlow
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if sys.argv[:1] == ["-m"]:  # `python -m experiments.<program>` looks for its program, and has imported nothing yet
+if sys.argv[:1] == [
+    "-m"
+]:  # `python -m experiments.<program>` looks for its program, and has imported nothing yet
     interrupts.end_at_once()
     leash.follow()

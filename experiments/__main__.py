@@ -10,11 +10,40 @@ import ast
 import pathlib
 
 GROUPS = {
-    "Researchers: reproduce the paper, run studies": ("table1", "study", "run_report", "verify", "dryrun", "overfit"),
-    "Sites: prepare scans": ("list_cases", "prepare", "cohort_report", "compare_cohorts", "synthesize", "deform_cohort"),
+    "Researchers: reproduce the paper, run studies": (
+        "table1",
+        "study",
+        "run_report",
+        "verify",
+        "dryrun",
+        "overfit",
+    ),
+    "Sites: prepare scans": (
+        "list_cases",
+        "prepare",
+        "cohort_report",
+        "compare_cohorts",
+        "synthesize",
+        "deform_cohort",
+    ),
     "Sites: train": ("join", "train_local", "train_pooled", "request"),
-    "Operators: run a federation": ("provision", "init_model", "serve", "status", "operate", "audit", "doctor"),
-    "Anyone with a model: predict and score": ("predict", "evaluate", "score", "package", "export", "reconstructions"),
+    "Operators: run a federation": (
+        "provision",
+        "init_model",
+        "serve",
+        "status",
+        "operate",
+        "audit",
+        "doctor",
+    ),
+    "Anyone with a model: predict and score": (
+        "predict",
+        "evaluate",
+        "score",
+        "package",
+        "export",
+        "reconstructions",
+    ),
 }
 
 
@@ -28,7 +57,11 @@ def listing() -> str:
     """Returns the programs under their headings, one line each."""
     lines = ["Programs. `python -m experiments.X --help` explains the program X."]
     for heading, programs in GROUPS.items():
-        lines += ["", f"{heading}:", *(f"  {program:16s} {summary(program)}" for program in programs)]
+        lines += [
+            "",
+            f"{heading}:",
+            *(f"  {program:16s} {summary(program)}" for program in programs),
+        ]
     return "\n".join(lines)
 
 

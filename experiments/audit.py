@@ -19,8 +19,16 @@ from runkit import printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("store", None, "The server's folder, or a copy of it.")
-flags.DEFINE_string("authority", None, "ca.pem of the federation: the ends of rounds must be signed by a server that it certified.")
-flags.DEFINE_string("head", "", "Hash of a line, noted earlier from this program or experiments.status, at least 16 digits.")
+flags.DEFINE_string(
+    "authority",
+    None,
+    "ca.pem of the federation: the ends of rounds must be signed by a server that it certified.",
+)
+flags.DEFINE_string(
+    "head",
+    "",
+    "Hash of a line, noted earlier from this program or experiments.status, at least 16 digits.",
+)
 flags.DEFINE_bool("show", False, "Print the events.")
 
 _CHAIN = ("line", "previous", "hash", "time", "event", "certificate")
@@ -34,16 +42,32 @@ def main(argv: list[str]) -> None:
     from federated.audit import verification
 
     store = pathlib.Path(experiment_flags.required("store", "the server's folder"))
-    authority = x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes()) if FLAGS.authority else None
+    authority = (
+        x509.load_pem_x509_certificate(pathlib.Path(FLAGS.authority).read_bytes())
+        if FLAGS.authority
+        else None
+    )
     if FLAGS.show:
         for record in audit_log.read_chain(store / "events.jsonl", authority):
             when = datetime.datetime.fromtimestamp(record["time"], datetime.timezone.utc)
-            facts = " ".join(printable.text(f"{key}={value}") for key, value in record.items() if key not in _CHAIN)
-            print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {printable.text(record['event']):<14} {facts}")
+            facts = " ".join(
+                printable.text(f"{key}={value}")
+                for key, value in record.items()
+                if key not in _CHAIN
+            )
+            print(
+                f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {printable.text(record['event']):<14} {facts}"
+            )
     found = verification.verify(store, authority, head=FLAGS.head)
-    print(f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}")
+    print(
+        f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}"
+    )
     print(f"{len(found.rounds)} global models are the logged ones{_pruned(found.pruned)}")
-    again = f"rounds {', '.join(map(str, found.recomputed))}" if found.recomputed else "none: their updates are not kept"
+    again = (
+        f"rounds {', '.join(map(str, found.recomputed))}"
+        if found.recomputed
+        else "none: their updates are not kept"
+    )
     print(f"averaged again from the sites' updates, to the same bits: {again}")
     if found.discarded:
         print(f"taken back by the operator: rounds {', '.join(map(str, found.discarded))}")

@@ -20,8 +20,14 @@ from runkit import atomic, overwriting
 FLAGS = flags.FLAGS
 experiment_flags.define_site()
 experiment_flags.define_orientation()
-flags.DEFINE_string("manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net.")
-flags.DEFINE_bool("strict", True, "Exit code 1 when a case is refused. The report of the others is written either way.")
+flags.DEFINE_string(
+    "manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net."
+)
+flags.DEFINE_bool(
+    "strict",
+    True,
+    "Exit code 1 when a case is refused. The report of the others is written either way.",
+)
 flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one a processor.")
 
 _SITE_FOLDER = "the folder of the site's prepared cases"
@@ -33,15 +39,23 @@ def main(argv: list[str]) -> int:
     from preprocessing import manifest as manifests
     from preprocessing.checks import cohort, survey
 
-    listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
+    listed, orientation = (
+        experiment_flags.required("manifest", "the site's list of scans"),
+        experiment_flags.orientation(),
+    )
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]
     overwriting.require_apart({"--manifest": [listed, *manifest.files]}, {"--site_folder": outputs})
-    experiment_flags.site_folder(_SITE_FOLDER, make=True)  # closed to others only now: it may have been the scans' folder
+    experiment_flags.site_folder(
+        _SITE_FOLDER, make=True
+    )  # closed to others only now: it may have been the scans' folder
 
     def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
-        atomic.write_json(folder / "cohort_cases.json", check_page.document(manifest.site, found, finished=finished))
+        atomic.write_json(
+            folder / "cohort_cases.json",
+            check_page.document(manifest.site, found, finished=finished),
+        )
 
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     keep(findings, finished=True)
@@ -53,7 +67,9 @@ def main(argv: list[str]) -> int:
     print(f"report {folder / 'cohort.json'}, as a page {folder / 'cohort.html'}")
     refused = sum(not finding.usable for finding in findings)
     if refused:
-        print(f"{refused} of {len(findings)} cases are refused and not in the report; {folder / 'cohort_cases.json'} says why")
+        print(
+            f"{refused} of {len(findings)} cases are refused and not in the report; {folder / 'cohort_cases.json'} says why"
+        )
     return int(FLAGS.strict and refused > 0)
 
 

@@ -15,7 +15,9 @@ from runkit import atomic, overwriting, printable
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("reports", None, "The cohort.json of the two sites.")
-flags.DEFINE_string("output", None, "Page to write, .html. Without it the comparison is only printed.")
+flags.DEFINE_string(
+    "output", None, "Page to write, .html. Without it the comparison is only printed."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -25,13 +27,20 @@ def main(argv: list[str]) -> int:
 
     experiment_flags.required("reports", "the cohort.json of two sites")
     if len(FLAGS.reports) != 2:
-        raise app.UsageError(f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma")
-    overwriting.require_apart({"--reports": FLAGS.reports}, {"--output": [FLAGS.output] if FLAGS.output else []})
+        raise app.UsageError(
+            f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma"
+        )
+    overwriting.require_apart(
+        {"--reports": FLAGS.reports}, {"--output": [FLAGS.output] if FLAGS.output else []}
+    )
     reports = [_read(path) for path in FLAGS.reports]
     print(cohort_page.text_table(reports))
     print(cohort_page.text_histograms(reports))
     print("\nWhat differs:")
-    print("\n".join(f"  {printable.text(line)}" for line in cohort.differences(*reports)) or "  nothing that stands out")
+    print(
+        "\n".join(f"  {printable.text(line)}" for line in cohort.differences(*reports))
+        or "  nothing that stands out"
+    )
     if FLAGS.output:
         atomic.write_text(FLAGS.output, cohort_page.page(reports))
         print(f"\npage {pathlib.Path(FLAGS.output)}")
@@ -45,9 +54,15 @@ def _read(path: str) -> dict[str, Any]:
     try:
         if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:
             return report
-    except (AttributeError, KeyError, TypeError):  # it came from another site: whatever is in it, the answer is one line
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+    ):  # it came from another site: whatever is in it, the answer is one line
         pass
-    raise ValueError(f"{path}: is no report of a cohort, or of another version; give the cohort.json that experiments.cohort_report wrote")
+    raise ValueError(
+        f"{path}: is no report of a cohort, or of another version; give the cohort.json that experiments.cohort_report wrote"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ class ExperimentConfig:
     vae: str  # "reduced", "direct" or "none"
     latent_size: int
     classifier_bias: str  # "zero" or "log_prior"
-    class_prior: tuple[float, ...]  # share of voxels of background, pancreas, tumour; used by "log_prior" only
+    class_prior: tuple[
+        float, ...
+    ]  # share of voxels of background, pancreas, tumour; used by "log_prior" only
     # voxels
     spacing_mm: tuple[float, float, float]
     window_hu: tuple[float, float]
@@ -57,33 +59,108 @@ class ExperimentConfig:
     inference_blending: str  # "constant" or "gaussian"
 
     def __post_init__(self):
-        _require(self.vae in ("reduced", "direct", "none"), "vae", self.vae, "'reduced', 'direct' or 'none'")
-        _require(self.classifier_bias in ("zero", "log_prior"), "classifier_bias", self.classifier_bias, "'zero' or 'log_prior'")
+        _require(
+            self.vae in ("reduced", "direct", "none"),
+            "vae",
+            self.vae,
+            "'reduced', 'direct' or 'none'",
+        )
+        _require(
+            self.classifier_bias in ("zero", "log_prior"),
+            "classifier_bias",
+            self.classifier_bias,
+            "'zero' or 'log_prior'",
+        )
         _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
         treatments = ("background", "exclude", "restricted", "marginal", "distil")
-        _require(self.missing_labels in treatments, "missing_labels", self.missing_labels, f"one of {', '.join(treatments)}")
+        _require(
+            self.missing_labels in treatments,
+            "missing_labels",
+            self.missing_labels,
+            f"one of {', '.join(treatments)}",
+        )
         precisions = ("float32", "mixed_bfloat16", "mixed_float16")
-        _require(self.precision in precisions, "precision", self.precision, "'float32', 'mixed_bfloat16' or 'mixed_float16'")
-        _require(0 <= self.clip_norm < float("inf"), "clip_norm", self.clip_norm, "a finite number above 0, or 0 for no clipping")
-        _require(self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'")
-        _require(self.instance_norm in ("rows", "library"), "instance_norm", self.instance_norm, "'rows' or 'library'")
-        _require(0 <= self.foreground_fraction <= 1, "foreground_fraction", self.foreground_fraction, "a share between 0 and 1")
-        _require(0 <= self.tumour_fraction <= 1, "tumour_fraction", self.tumour_fraction, "a share between 0 and 1")
+        _require(
+            self.precision in precisions,
+            "precision",
+            self.precision,
+            "'float32', 'mixed_bfloat16' or 'mixed_float16'",
+        )
+        _require(
+            0 <= self.clip_norm < float("inf"),
+            "clip_norm",
+            self.clip_norm,
+            "a finite number above 0, or 0 for no clipping",
+        )
+        _require(
+            self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'"
+        )
+        _require(
+            self.instance_norm in ("rows", "library"),
+            "instance_norm",
+            self.instance_norm,
+            "'rows' or 'library'",
+        )
+        _require(
+            0 <= self.foreground_fraction <= 1,
+            "foreground_fraction",
+            self.foreground_fraction,
+            "a share between 0 and 1",
+        )
+        _require(
+            0 <= self.tumour_fraction <= 1,
+            "tumour_fraction",
+            self.tumour_fraction,
+            "a share between 0 and 1",
+        )
         axes = ",".join(self.flip_axes)
-        _require(len(set(self.flip_axes) & {"x", "y", "z"}) == len(self.flip_axes), "flip_axes", axes, "some of x, y, z, each once")
-        _require(0 <= self.intensity_scale < 1, "intensity_scale", self.intensity_scale, "0 up to, not including, 1")
-        _require(0 <= self.intensity_shift <= 2, "intensity_shift", self.intensity_shift, "0 to 2, the width of the window")
-        _require(0 <= self.inference_overlap < 1, "inference_overlap", self.inference_overlap, "a share from 0 up to, not including, 1")
+        _require(
+            len(set(self.flip_axes) & {"x", "y", "z"}) == len(self.flip_axes),
+            "flip_axes",
+            axes,
+            "some of x, y, z, each once",
+        )
+        _require(
+            0 <= self.intensity_scale < 1,
+            "intensity_scale",
+            self.intensity_scale,
+            "0 up to, not including, 1",
+        )
+        _require(
+            0 <= self.intensity_shift <= 2,
+            "intensity_shift",
+            self.intensity_shift,
+            "0 to 2, the width of the window",
+        )
+        _require(
+            0 <= self.inference_overlap < 1,
+            "inference_overlap",
+            self.inference_overlap,
+            "a share from 0 up to, not including, 1",
+        )
         _require(
             0 < self.final_learning_rate <= self.learning_rate,
             "final_learning_rate",
             self.final_learning_rate,
             "above 0, at most learning_rate",
         )
-        _require(0 < self.vae_rate <= 1, "vae_rate", self.vae_rate, "a share of the learning rate, above 0 and at most 1")
-        _require(self.window_hu[0] < self.window_hu[1], "window_hu", self.window_hu, "low,high with low below high")
         _require(
-            len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior), "class_prior", self.class_prior, "three shares above 0"
+            0 < self.vae_rate <= 1,
+            "vae_rate",
+            self.vae_rate,
+            "a share of the learning rate, above 0 and at most 1",
+        )
+        _require(
+            self.window_hu[0] < self.window_hu[1],
+            "window_hu",
+            self.window_hu,
+            "low,high with low below high",
+        )
+        _require(
+            len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior),
+            "class_prior",
+            self.class_prior,
+            "three shares above 0",
         )
         for name in (
             "filters",
@@ -96,14 +173,29 @@ class ExperimentConfig:
             "keep_checkpoints",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6")
-        _require(all(s > 0 for s in self.spacing_mm), "spacing_mm", self.spacing_mm, "three lengths above 0 mm")
+        _require(
+            0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6"
+        )
+        _require(
+            all(s > 0 for s in self.spacing_mm),
+            "spacing_mm",
+            self.spacing_mm,
+            "three lengths above 0 mm",
+        )
         for name in ("patch_size", "inference_window"):
             sizes = getattr(self, name)
-            _require(len(sizes) == 3 and min(sizes) >= 8, name, sizes, "three numbers of voxels, at least 8")
+            _require(
+                len(sizes) == 3 and min(sizes) >= 8,
+                name,
+                sizes,
+                "three numbers of voxels, at least 8",
+            )
 
     def to_json(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
 
 
 def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:

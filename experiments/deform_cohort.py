@@ -18,7 +18,9 @@ from experiments import flags as experiment_flags
 from runkit import disk, folder_lock, overwriting, printable, private
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("manifest", None, "List of the sources: real CTs with masks of healthy pancreases.")
+flags.DEFINE_string(
+    "manifest", None, "List of the sources: real CTs with masks of healthy pancreases."
+)
 flags.DEFINE_list("split_c1", ["18", "6", "6"], "C1's copies for training,validation,test.")
 flags.DEFINE_list("split_c2", ["20", "7", "7"], "C2's copies for training,validation,test.")
 flags.DEFINE_integer("seed", 1, "Seed; the same seed and sources give the same copies.")
@@ -33,24 +35,40 @@ def main(argv: list[str]) -> None:
     from preprocessing import deformed_cohort, manifest, sources
 
     path = experiment_flags.required("manifest", "the list of the sources")
-    folder = pathlib.Path(experiment_flags.required("output", "the folder to write the two sites to"))
+    folder = pathlib.Path(
+        experiment_flags.required("output", "the folder to write the two sites to")
+    )
     listed = manifest.read(path, orientation=experiment_flags.orientation())
-    counts = {site: experiment_flags.numbers(f"split_{site.lower()}", int, 3) for site in deformed_cohort.SITES}
+    counts = {
+        site: experiment_flags.numbers(f"split_{site.lower()}", int, 3)
+        for site in deformed_cohort.SITES
+    }
     config = deformed_cohort.DeformedConfig(seed=FLAGS.seed, counts=counts)
-    overwriting.require_apart({"--manifest": [path, *listed.files]}, {}, folders={"--output": [folder / site for site in counts]})
+    overwriting.require_apart(
+        {"--manifest": [path, *listed.files]},
+        {},
+        folders={"--output": [folder / site for site in counts]},
+    )
     sources.require_readers(listed)
     need = deformed_cohort.need(listed, config, FLAGS.workers)
-    print(f"{sum(map(sum, counts.values()))} copies of {len(listed.included)} CTs: {need}", flush=True)
+    print(
+        f"{sum(map(sum, counts.values()))} copies of {len(listed.included)} CTs: {need}", flush=True
+    )
     for line in deformed_cohort.notes([case.case_id for case in listed.included], config):
         print(line, flush=True)
     if FLAGS.dry_run:
         return
     if disk.free_bytes(folder) < need.disk_bytes:
-        print(f"warning: {folder} has less free than that; finished copies stay when the disk is full", flush=True)
+        print(
+            f"warning: {folder} has less free than that; finished copies stay when the disk is full",
+            flush=True,
+        )
     for case_id, remark in deformed_cohort.check_sources(listed, path).items():
         print(f"warning: {case_id}: {printable.text(remark, limit=1000)}", flush=True)
     folder_lock.hold(private.folder(folder))
-    for site, written in deformed_cohort.generate(listed, config, folder, workers_count=FLAGS.workers).items():
+    for site, written in deformed_cohort.generate(
+        listed, config, folder, workers_count=FLAGS.workers
+    ).items():
         print(f"{site}: {written}")
 
 

@@ -40,7 +40,11 @@ def main(argv: list[str]) -> int:
     from federated.doctor import findings as doctor
     from federated.doctor import kit as doctor_kit
 
-    kit = pathlib.Path(experiment_flags.required("kit", "the folder to examine, made by experiments.provision or experiments.request"))
+    kit = pathlib.Path(
+        experiment_flags.required(
+            "kit", "the folder to examine, made by experiments.provision or experiments.request"
+        )
+    )
     if doctor_kit.kind_of(kit) == "server":
         findings = examination.of_server(
             kit,
@@ -104,7 +108,10 @@ def _prepared_cases(folder: pathlib.Path) -> Finding:
     if differences:
         return doctor.fault(check, "; ".join(differences), prepared_cases.REMEDY)
     if planned is None:
-        return doctor.skipped(check, f"{prepared_cases.describe(record)}; give the study's --flagfile to compare them with its plan")
+        return doctor.skipped(
+            check,
+            f"{prepared_cases.describe(record)}; give the study's --flagfile to compare them with its plan",
+        )
     return doctor.good(check, prepared_cases.describe(record))
 
 
@@ -117,7 +124,9 @@ def _plan() -> dict | None:
 
     try:
         config = experiment_flags.experiment_config()
-        genotype_json = genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+        genotype_json = (
+            genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+        )
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     return configuration.plan(config, genotype_json)

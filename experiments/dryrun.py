@@ -27,7 +27,9 @@ from runkit import memory as process_memory
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
-flags.DEFINE_integer("devices", 4, "Devices of a site, for the memory estimate of the profile's batch.")
+flags.DEFINE_integer(
+    "devices", 4, "Devices of a site, for the memory estimate of the profile's batch."
+)
 
 EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
@@ -77,11 +79,17 @@ def main(argv: list[str]) -> None:
         "none of it in a prediction"
     )
     before = named_weights.read(network)
-    trainer = training.Trainer(network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy)
+    trainer = training.Trainer(
+        network, training.TrainingConfig(batch_size=1, total_steps=1, seed=one.seed), strategy
+    )
     start = time.monotonic()
     parts = trainer.train(lambda first, last: _phantom_patch(one), 1, label="one step, batch 1")
     after = trainer.weights()
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if name not in ("learning_rate", "patches_per_second"))
+    shown = ", ".join(
+        f"{name} {value:.4g}"
+        for name, value in parts.items()
+        if name not in ("learning_rate", "patches_per_second")
+    )
     print(f"one step, batch 1: {shown} ({time.monotonic() - start:.0f} s, graph included)")
     peak = process_memory.peak_bytes()
     per_device = -(-config.batch_size // FLAGS.devices)
@@ -92,13 +100,17 @@ def main(argv: list[str]) -> None:
         f"{_gib(1.25 * estimates[per_device].total)} with a quarter for workspaces"
     )
     with tempfile.TemporaryDirectory() as folder:
-        seconds, error = _federate(one, pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json()))
+        seconds, error = _federate(
+            one, pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
+        )
     size = sum(array.nbytes for array in before.values())
     print(
         f"one federated round of {size / 1e6:.0f} MB, two sites over mutual TLS: {seconds:.1f} s; largest difference from the weighted mean {error:.2g}"
     )
     if error > 1e-6:
-        raise ValueError(f"the aggregate differs from the weighted mean by {error:.3g}; expected at most 1e-6")
+        raise ValueError(
+            f"the aggregate differs from the weighted mean by {error:.3g}; expected at most 1e-6"
+        )
 
 
 def _phantom_patch(config: configuration.ExperimentConfig):
@@ -110,10 +122,18 @@ def _phantom_patch(config: configuration.ExperimentConfig):
 
     ct, label = phantom.render_case(phantom.CohortConfig(site="C2", cases=1, seed=config.seed), 0)
     upright = geometry.to_ras(ct)
-    image = intensity.window(resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm), *config.window_hu)
-    truth = resampling.resample_nearest(geometry.to_ras(label).array, upright.spacing_mm, config.spacing_mm)
+    image = intensity.window(
+        resampling.resample_linear(upright.array, upright.spacing_mm, config.spacing_mm),
+        *config.window_hu,
+    )
+    truth = resampling.resample_nearest(
+        geometry.to_ras(label).array, upright.spacing_mm, config.spacing_mm
+    )
     centre = np.round(np.argwhere(truth > 0).mean(axis=0)).astype(int)
-    begin = [int(np.clip(c - size // 2, 0, n - size)) for c, size, n in zip(centre, config.patch_size, truth.shape, strict=True)]
+    begin = [
+        int(np.clip(c - size // 2, 0, n - size))
+        for c, size, n in zip(centre, config.patch_size, truth.shape, strict=True)
+    ]
     box = tuple(slice(b, b + size) for b, size in zip(begin, config.patch_size, strict=True))
     batch = {
         "image": image[box].astype(np.float16)[None, ..., None],
@@ -135,7 +155,14 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
     provision(folder / "kits", ["localhost"], tuple(EXAMPLES), port=0)
     initial = folder / "initial.safetensors"
     named_weights.save(initial, before, {"plan": json.dumps(plan)})
-    server_config = ServerConfig(num_rounds=1, local_epochs=1, cross_site_evaluation=False, host="127.0.0.1", port=0, linger_s=5.0)
+    server_config = ServerConfig(
+        num_rounds=1,
+        local_epochs=1,
+        cross_site_evaluation=False,
+        host="127.0.0.1",
+        port=0,
+        linger_s=5.0,
+    )
     ports: queue.SimpleQueue = queue.SimpleQueue()
     failures: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -151,7 +178,14 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
         thread.start()
         return thread
 
-    server = guarded(serve, server_config, folder / "store", folder / "kits" / "server", initial, on_ready=ports.put)
+    server = guarded(
+        serve,
+        server_config,
+        folder / "store",
+        folder / "kits" / "server",
+        initial,
+        on_ready=ports.put,
+    )
     port = ports.get()
     start = time.monotonic()
     sites = []
@@ -169,7 +203,13 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
     aggregate, _ = named_weights.load(folder / "store" / "global" / "round_001.safetensors")
     total = sum(EXAMPLES.values())
     error = max(
-        float(np.abs(aggregate[name] - (EXAMPLES["C1"] * after[name].astype(np.float64) + EXAMPLES["C2"] * before[name]) / total).max())
+        float(
+            np.abs(
+                aggregate[name]
+                - (EXAMPLES["C1"] * after[name].astype(np.float64) + EXAMPLES["C2"] * before[name])
+                / total
+            ).max()
+        )
         for name in before
     )
     logging.info("event=dry_run_round seconds=%.1f", seconds)

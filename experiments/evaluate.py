@@ -22,8 +22,16 @@ FLAGS = flags.FLAGS
 experiment_flags.define_orientation()
 flags.DEFINE_string("prediction", None, "Mask (.nii, .nii.gz) or folder of masks.")
 flags.DEFINE_string("truth", None, "Label map or folder of label maps.")
-flags.DEFINE_list("label_values", [], "value:class pairs for label maps with other values, e.g. 7:1; every other value is background.")
-flags.DEFINE_float("tolerance_mm", 2.0, "How far a surface may be off and still count as right in the surface Dice.")
+flags.DEFINE_list(
+    "label_values",
+    [],
+    "value:class pairs for label maps with other values, e.g. 7:1; every other value is background.",
+)
+flags.DEFINE_float(
+    "tolerance_mm",
+    2.0,
+    "How far a surface may be off and still count as right in the surface Dice.",
+)
 flags.DEFINE_enum(
     "missing",
     "error",
@@ -49,8 +57,13 @@ def main(argv: list[str]) -> int:
 
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
     pairs, values, orientation = _pairs(), _label_values(), experiment_flags.orientation()
-    inputs = {"--prediction": [p.mask for p in pairs if p.mask], "--truth": [p.label for p in pairs if p.label]}
-    overwriting.require_apart(inputs, {"--output": [output / name for name in ("cases.csv", *_SUMMARIES)]})
+    inputs = {
+        "--prediction": [p.mask for p in pairs if p.mask],
+        "--truth": [p.label for p in pairs if p.label],
+    }
+    overwriting.require_apart(
+        inputs, {"--output": [output / name for name in ("cases.csv", *_SUMMARIES)]}
+    )
     for name in ("cases.csv", *_SUMMARIES):  # no table of an earlier run stays beside this one's
         (output / name).unlink(missing_ok=True)
     missing = [pair.name for pair in pairs if pair.mask is None]
@@ -61,9 +74,15 @@ def main(argv: list[str]) -> int:
             continue
         try:
             if pair.label is None:
-                raise ValueError(f"{pair.mask}: has no label of this name in {FLAGS.truth}; add it, or take the mask out")
-            columns = case_rows.of_files(pair.mask, pair.label, values, FLAGS.tolerance_mm, orientation=orientation)
-            rows.append({"case": pair.name, **columns, **({"mask": "missing"} if pair.mask is None else {})})
+                raise ValueError(
+                    f"{pair.mask}: has no label of this name in {FLAGS.truth}; add it, or take the mask out"
+                )
+            columns = case_rows.of_files(
+                pair.mask, pair.label, values, FLAGS.tolerance_mm, orientation=orientation
+            )
+            rows.append(
+                {"case": pair.name, **columns, **({"mask": "missing"} if pair.mask is None else {})}
+            )
         except Exception as error:  # whatever one pair does, the others are scored
             failed[pair.name] = str(error if type(error) is ValueError else _refusal(error, pair))
             print(f"error: {printable.block(failed[pair.name])}", file=sys.stderr)
@@ -80,10 +99,20 @@ def main(argv: list[str]) -> int:
     summary = score_summary.of_rows(rows)
     lines = score_summary.lines(summary)
     counted = {"missing": FLAGS.missing, "missing_masks": len(missing)}
-    atomic.write_text(output / "summary.csv", score_summary.csv_text([{**line, **counted} for line in lines]))
-    text = "\n".join([*_remarks(pairs, rows, missing, failed), "", score_summary.markdown(summary)]).lstrip("\n")
+    atomic.write_text(
+        output / "summary.csv", score_summary.csv_text([{**line, **counted} for line in lines])
+    )
+    text = "\n".join(
+        [*_remarks(pairs, rows, missing, failed), "", score_summary.markdown(summary)]
+    ).lstrip("\n")
     atomic.write_text(output / "summary.md", text)
-    document = {**counted, "without_mask": missing, "scored": len(rows), "failed": failed, "scores": lines}
+    document = {
+        **counted,
+        "without_mask": missing,
+        "scored": len(rows),
+        "failed": failed,
+        "scores": lines,
+    }
     atomic.write_json(output / "summary.json", document)
     print(text)
     _tell(failed, len(pairs))
@@ -103,14 +132,24 @@ def _refusal(error: Exception, pair: _Pair) -> Exception:
     return rules.IntegrityError(found.rule, found.file, found.problem, fix)
 
 
-def _remarks(pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str], failed: dict[str, str]) -> list[str]:
+def _remarks(
+    pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str], failed: dict[str, str]
+) -> list[str]:
     """Returns what a reader of the means must know: which labels they are over."""
     lines = [f"{len(rows)} of {len(pairs)} cases are scored."]
     if missing:
-        how = "each counts as a mask of nothing" if FLAGS.missing == "score_zero" else "they are left out of the means"
-        lines.append(f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): {_names(missing)}.")
+        how = (
+            "each counts as a mask of nothing"
+            if FLAGS.missing == "score_zero"
+            else "they are left out of the means"
+        )
+        lines.append(
+            f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): {_names(missing)}."
+        )
     if failed:
-        lines.append(f"Could not be scored and not in the means: {len(failed)}: {_names(list(failed))}.")
+        lines.append(
+            f"Could not be scored and not in the means: {len(failed)}: {_names(list(failed))}."
+        )
     return lines if missing or failed else []
 
 
@@ -128,23 +167,42 @@ def _pairs() -> list[_Pair]:
     """Returns masks and labels of one name, and those of either that stand alone, by name."""
     from preprocessing import names
 
-    prediction = pathlib.Path(experiment_flags.required("prediction", "the mask or the folder of masks"))
+    prediction = pathlib.Path(
+        experiment_flags.required("prediction", "the mask or the folder of masks")
+    )
     truth = pathlib.Path(experiment_flags.required("truth", "the label or the folder of labels"))
     if not prediction.is_dir():
         return [_Pair(names.stem(prediction), prediction, truth)]
-    masks, labels = names.by_stem(names.nifti_files(prediction)), names.by_stem(names.nifti_files(truth))
+    masks, labels = (
+        names.by_stem(names.nifti_files(prediction)),
+        names.by_stem(names.nifti_files(truth)),
+    )
     if not masks:
         raise ValueError(f"{prediction}: holds no .nii or .nii.gz file")
     # <name>.pancreas.nii.gz and the like are probabilities that predict wrote beside the mask <name>.nii.gz
-    beside = {name for name in masks if name.endswith((".pancreas", ".tumour")) and name.rpartition(".")[0] in masks and name not in labels}
-    return [_Pair(name, masks.get(name), labels.get(name)) for name in sorted({*masks, *labels} - beside)]
+    beside = {
+        name
+        for name in masks
+        if name.endswith((".pancreas", ".tumour"))
+        and name.rpartition(".")[0] in masks
+        and name not in labels
+    }
+    return [
+        _Pair(name, masks.get(name), labels.get(name))
+        for name in sorted({*masks, *labels} - beside)
+    ]
 
 
 def _label_values() -> dict[int, int] | None:
     try:
-        return {int(value): int(label) for value, label in (pair.split(":") for pair in FLAGS.label_values)} or None
+        return {
+            int(value): int(label)
+            for value, label in (pair.split(":") for pair in FLAGS.label_values)
+        } or None
     except ValueError as error:
-        raise app.UsageError(f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1") from error
+        raise app.UsageError(
+            f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ experiment_flags.define_runtime()
 flags.DEFINE_integer("seed", 0, "Of Keras; an export draws nothing.")
 flags.DEFINE_string("model", None, "Folder of the model.")
 flags.DEFINE_string("output", None, "Folder of the SavedModel.")
-flags.DEFINE_list("window", [], "Voxels x,y,z of the exported window. Default: the plan's sliding window.")
+flags.DEFINE_list(
+    "window", [], "Voxels x,y,z of the exported window. Default: the plan's sliding window."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +30,9 @@ def main(argv: list[str]) -> None:
     model = model_folder.load(folder)
     window = experiment_flags.numbers("window", int, 3) if FLAGS.window else None
     saved_model.export(model, output, window=window)
-    print(f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] -> logits; the plan lies in assets.extra")
+    print(
+        f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] -> logits; the plan lies in assets.extra"
+    )
 
 
 if __name__ == "__main__":

@@ -39,11 +39,15 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
         for argument in expanded:
             problem = _problem(values, argument.text)
             if problem is not None:
-                raise WrongFlags(f"{argument.place}: {problem}" if argument.place else problem) from error
+                raise WrongFlags(
+                    f"{argument.place}: {problem}" if argument.place else problem
+                ) from error
         raise WrongFlags(str(error)) from error
 
 
-def expand(arguments: Iterable[str], place: str = "", within: tuple[pathlib.Path, ...] = ()) -> Iterable[Argument]:
+def expand(
+    arguments: Iterable[str], place: str = "", within: tuple[pathlib.Path, ...] = ()
+) -> Iterable[Argument]:
     """Yields the arguments with the lines of every flag file in its place; blank lines and comments (#, //) are left out."""
     left = list(arguments)
     while left:
@@ -70,7 +74,9 @@ def _lines(name: str, place: str, within: tuple[pathlib.Path, ...]) -> Iterable[
     try:
         text = text_files.read(path)
     except OSError as error:
-        raise WrongFlags(_at(place, f"--flagfile={name}: cannot be read ({error.strerror or error})")) from error
+        raise WrongFlags(
+            _at(place, f"--flagfile={name}: cannot be read ({error.strerror or error})")
+        ) from error
     except ValueError as error:
         raise WrongFlags(_at(place, f"--flagfile={error}")) from error
     for number, line in enumerate(text.splitlines(), start=1):
@@ -88,7 +94,9 @@ def _problem(values: flags.FlagValues, text: str) -> str | None:
     if not text.startswith("-") or text == "--":
         return None
     name, separator, value = text.lstrip("-").partition("=")
-    known = name in values or (name.startswith("no") and name[2:] in values and values[name[2:]].boolean)
+    known = name in values or (
+        name.startswith("no") and name[2:] in values and values[name[2:]].boolean
+    )
     if not known:
         near = difflib.get_close_matches(name, list(values), n=1)
         return f"unknown flag --{name}" + (f"; did you mean --{near[0]}?" if near else "")

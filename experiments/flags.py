@@ -32,7 +32,9 @@ _WINDOWS = 2  # computed at the same time by a program that does not train: each
 def define_experiment() -> None:
     """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are the paper's."""
 
-    with program_help.group("Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"):
+    with program_help.group(
+        "Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"
+    ):
         _define_experiment()
 
 
@@ -46,9 +48,17 @@ def _define_experiment() -> None:
         "paper",
         "Name of the profile, kept with every result. Choose it by --flagfile, e.g. --flagfile=experiments/flagfiles/demo.flags.",
     )
-    flags.DEFINE_integer(keep("seed"), 1, "Seed of initial weights, patches, latent noise, splits and the synthetic cohort.")
-    flags.DEFINE_string(keep("genotype"), "c2fnas", "Named genotype, or the path of a genotype's JSON file.")
-    flags.DEFINE_integer(keep("filters"), 32, "Filters at full resolution; each level doubles them.")
+    flags.DEFINE_integer(
+        keep("seed"),
+        1,
+        "Seed of initial weights, patches, latent noise, splits and the synthetic cohort.",
+    )
+    flags.DEFINE_string(
+        keep("genotype"), "c2fnas", "Named genotype, or the path of a genotype's JSON file."
+    )
+    flags.DEFINE_integer(
+        keep("filters"), 32, "Filters at full resolution; each level doubles them."
+    )
     flags.DEFINE_enum(
         keep("vae"),
         "reduced",
@@ -57,22 +67,48 @@ def _define_experiment() -> None:
         "(Myronenko 2018), 'direct' flattens the encoder's end itself, 'none' leaves the branch out.",
     )
     flags.DEFINE_integer(keep("latent_size"), 128, "Size of the VAE's latent vector.")
-    flags.DEFINE_enum(keep("classifier_bias"), "zero", ["zero", "log_prior"], "Start of the classifier's bias.")
-    flags.DEFINE_list(
-        keep("class_prior"), ["0.985", "0.012", "0.003"], "Shares of background, pancreas and tumour, for --classifier_bias=log_prior."
+    flags.DEFINE_enum(
+        keep("classifier_bias"), "zero", ["zero", "log_prior"], "Start of the classifier's bias."
     )
-    flags.DEFINE_list(keep("spacing_mm"), ["1.0", "1.0", "1.0"], "Spacing of the training grid along x,y,z in mm.")
-    flags.DEFINE_list(keep("window_hu"), ["-200", "250"], "Intensity window in HU, mapped to [-1, 1].")
+    flags.DEFINE_list(
+        keep("class_prior"),
+        ["0.985", "0.012", "0.003"],
+        "Shares of background, pancreas and tumour, for --classifier_bias=log_prior.",
+    )
+    flags.DEFINE_list(
+        keep("spacing_mm"), ["1.0", "1.0", "1.0"], "Spacing of the training grid along x,y,z in mm."
+    )
+    flags.DEFINE_list(
+        keep("window_hu"), ["-200", "250"], "Intensity window in HU, mapped to [-1, 1]."
+    )
     flags.DEFINE_list(keep("patch_size"), ["96", "96", "96"], "Training patch in voxels.")
     flags.DEFINE_integer(keep("patches_per_case"), 4, "Patches per training case and epoch.")
     flags.DEFINE_float(keep("foreground_fraction"), 0.5, "Share of patches centred on foreground.")
-    flags.DEFINE_float(keep("tumour_fraction"), 0.0, "Share of the foreground patches centred on tumour; 0 is the paper's.")
-    flags.DEFINE_list(keep("flip_axes"), [], "Augmentation: axes along which patches are reversed at random, e.g. x,z. None in the paper.")
-    flags.DEFINE_float(keep("intensity_scale"), 0.0, "Augmentation: patches are multiplied by 1 - s to 1 + s.")
-    flags.DEFINE_float(keep("intensity_shift"), 0.0, "Augmentation: -s to s is added to patches; the window is 2 wide.")
+    flags.DEFINE_float(
+        keep("tumour_fraction"),
+        0.0,
+        "Share of the foreground patches centred on tumour; 0 is the paper's.",
+    )
+    flags.DEFINE_list(
+        keep("flip_axes"),
+        [],
+        "Augmentation: axes along which patches are reversed at random, e.g. x,z. None in the paper.",
+    )
+    flags.DEFINE_float(
+        keep("intensity_scale"), 0.0, "Augmentation: patches are multiplied by 1 - s to 1 + s."
+    )
+    flags.DEFINE_float(
+        keep("intensity_shift"),
+        0.0,
+        "Augmentation: -s to s is added to patches; the window is 2 wide.",
+    )
     flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
     flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
-    flags.DEFINE_float(keep("final_learning_rate"), 1e-5, "Rate at the last step, after cosine annealing over the whole training.")
+    flags.DEFINE_float(
+        keep("final_learning_rate"),
+        1e-5,
+        "Rate at the last step, after cosine annealing over the whole training.",
+    )
     flags.DEFINE_float(
         keep("vae_rate"),
         1.0,
@@ -80,7 +116,10 @@ def _define_experiment() -> None:
         "at rates far above the paper's 1e-4: lower the share there.",
     )
     flags.DEFINE_enum(
-        keep("kl"), "voxels", ["voxels", "latent"], "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size."
+        keep("kl"),
+        "voxels",
+        ["voxels", "latent"],
+        "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size.",
     )
     flags.DEFINE_enum(
         keep("missing_labels"),
@@ -136,7 +175,11 @@ def _define_experiment() -> None:
         2,
         "Checkpoints that stay: the newest and those before it, for a disk that spoils one. The best model is apart.",
     )
-    flags.DEFINE_integer(keep("num_rounds"), 60, "Federated rounds; a baseline trains num_rounds * local_epochs epochs.")
+    flags.DEFINE_integer(
+        keep("num_rounds"),
+        60,
+        "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
+    )
     flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
     flags.DEFINE_integer(
         keep("validation_every"),
@@ -146,7 +189,12 @@ def _define_experiment() -> None:
     )
     flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
     flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")
-    flags.DEFINE_enum(keep("inference_blending"), "constant", ["constant", "gaussian"], "Weights of a window's voxels.")
+    flags.DEFINE_enum(
+        keep("inference_blending"),
+        "constant",
+        ["constant", "gaussian"],
+        "Weights of a window's voxels.",
+    )
 
 
 @program_help.group("This machine")
@@ -157,14 +205,20 @@ def define_runtime() -> None:
         0,
         "Threads of TensorFlow, 0 for one a core. Several patches or windows are computed at the same time, with a share each.",
     )
-    flags.DEFINE_bool("deterministic", True, "Use only deterministic kernels, so that a rerun gives the same bits.")
+    flags.DEFINE_bool(
+        "deterministic",
+        True,
+        "Use only deterministic kernels, so that a rerun gives the same bits.",
+    )
 
 
 @program_help.group("Training")
 def define_training() -> None:
     """Flags of a program that trains; none of them decides a number of the result."""
     flags.DEFINE_bool(
-        "xla", False, "Compile the step's arithmetic by XLA: GPUs only, where the first step takes minutes and the later ones are shorter."
+        "xla",
+        False,
+        "Compile the step's arithmetic by XLA: GPUs only, where the first step takes minutes and the later ones are shorter.",
     )
     flags.DEFINE_list(
         "profile_steps",
@@ -183,15 +237,23 @@ def profile_steps() -> tuple[int, int] | None:
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
     if not 1 <= first <= last:
-        raise app.UsageError(f"--profile_steps is {first},{last}; expected first,last with 1 <= first <= last")
+        raise app.UsageError(
+            f"--profile_steps is {first},{last}; expected first,last with 1 <= first <= last"
+        )
     return first, last
 
 
 @program_help.group("Site")
 def define_site() -> None:
-    flags.DEFINE_string("site", None, "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.")
     flags.DEFINE_string(
-        "site_folder", None, "Folder of the site's prepared cases, models and figures; made private to this account. Never leaves the site."
+        "site",
+        None,
+        "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.",
+    )
+    flags.DEFINE_string(
+        "site_folder",
+        None,
+        "Folder of the site's prepared cases, models and figures; made private to this account. Never leaves the site.",
     )
 
 
@@ -222,7 +284,11 @@ def experiment_config() -> ExperimentConfig:
     """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what is expected."""
     try:
         return ExperimentConfig(
-            **{name: getattr(FLAGS, name) for name in _EXPERIMENT_FLAGS if not isinstance(getattr(FLAGS, name), list)},
+            **{
+                name: getattr(FLAGS, name)
+                for name in _EXPERIMENT_FLAGS
+                if not isinstance(getattr(FLAGS, name), list)
+            },
             class_prior=numbers("class_prior", float, 3),
             spacing_mm=numbers("spacing_mm", float, 3),
             window_hu=numbers("window_hu", float, 2),
@@ -266,7 +332,9 @@ def required(name: str, why: str) -> str:
     return value
 
 
-def site_folder(why: str = "the folder that experiments.prepare made", *, make: bool = False) -> pathlib.Path:
+def site_folder(
+    why: str = "the folder that experiments.prepare made", *, make: bool = False
+) -> pathlib.Path:
     """Returns --site_folder, closed to other accounts: prepared scans, pictures and models are in it."""
     path = pathlib.Path(required("site_folder", why))
     return private.folder(path) if make or path.is_dir() else path
@@ -283,7 +351,12 @@ def address(text: str) -> tuple[str, int]:
 
 
 def run(
-    main, *, required: Sequence[str] = (), resumes: bool = False, needs_tensorflow: bool = False, expected: tuple[type[Exception], ...] = ()
+    main,
+    *,
+    required: Sequence[str] = (),
+    resumes: bool = False,
+    needs_tensorflow: bool = False,
+    expected: tuple[type[Exception], ...] = (),
 ) -> None:
     """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the error's own, not a stack trace.
 
@@ -299,19 +372,25 @@ def run(
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)")
+            raise app.UsageError(
+                f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)"
+            )
         if needs_tensorflow:
             from c2fnas import keras_stack
 
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
-            keras_stack.set_up(FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples)
+            keras_stack.set_up(
+                FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples
+            )
         sys.exit(main(argv))
 
     def caught(argv: list[str]) -> None:
         try:
             guarded(argv)
         except (ValueError, OSError, app.UsageError, ModuleNotFoundError, *expected) as error:
-            if interrupts.received() or (isinstance(error, ModuleNotFoundError) and not _is_of_an_extra(error)):
+            if interrupts.received() or (
+                isinstance(error, ModuleNotFoundError) and not _is_of_an_extra(error)
+            ):
                 raise
             logging.debug("stack trace of the error below", exc_info=True)
             print(f"error: {printable.block(_words(error, resumes))}", file=sys.stderr)
@@ -352,8 +431,16 @@ def _words(error: Exception, resumes: bool) -> str:
     full = disk.full_text(error) if isinstance(error, OSError) else None
     if full is None:
         return str(error)
-    stays = "what is finished stays, and it resumes there" if resumes else "what was finished before stays valid"
-    remedy = "Raise the limit of a file's size (ulimit -f), or use another file system," if error.errno == errno.EFBIG else "Free space"
+    stays = (
+        "what is finished stays, and it resumes there"
+        if resumes
+        else "what was finished before stays valid"
+    )
+    remedy = (
+        "Raise the limit of a file's size (ulimit -f), or use another file system,"
+        if error.errno == errno.EFBIG
+        else "Free space"
+    )
     return f"{full}. {remedy} and run the same command again: {stays}"
 
 
@@ -368,19 +455,30 @@ def _parse(argv: list[str]) -> list[str]:
 def _print_help(main, required: Sequence[str]) -> None:
     own = [flag.name for flag in FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
     with contextlib.suppress(BrokenPipeError):  # `--help | head`
-        print(program_help.text(sys.modules[main.__module__].__doc__ or "", own, required), end="", flush=True)
+        print(
+            program_help.text(sys.modules[main.__module__].__doc__ or "", own, required),
+            end="",
+            flush=True,
+        )
 
 
 def _escape_foreign_text() -> None:
     """Nets under all that is printed: logs, and the traces of errors that nobody caught."""
 
-    def print_trace(kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None) -> None:
-        print(printable.block("".join(traceback.format_exception(kind, error, trace)).rstrip()), file=sys.stderr)
+    def print_trace(
+        kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        print(
+            printable.block("".join(traceback.format_exception(kind, error, trace)).rstrip()),
+            file=sys.stderr,
+        )
 
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(printable.Formatter(logging.PythonFormatter()))
     sys.excepthook = print_trace
-    threading.excepthook = lambda failure: print_trace(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    threading.excepthook = lambda failure: print_trace(
+        failure.exc_type, failure.exc_value, failure.exc_traceback
+    )
 
 
 def numbers(name: str, kind: type, count: int) -> tuple:
@@ -389,7 +487,11 @@ def numbers(name: str, kind: type, count: int) -> tuple:
     try:
         numbers = tuple(kind(value) for value in values)
     except ValueError as error:
-        raise ValueError(f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas") from error
+        raise ValueError(
+            f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas"
+        ) from error
     if len(numbers) != count:
-        raise ValueError(f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas")
+        raise ValueError(
+            f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas"
+        )
     return numbers

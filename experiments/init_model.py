@@ -40,7 +40,9 @@ def main(argv: list[str]) -> None:
     }
     named_weights.save(output, weights, metadata)
     count = sum(array.size for array in weights.values())
-    print(f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the segmentation network's convolutions)")
+    print(
+        f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the segmentation network's convolutions)"
+    )
 
 
 if __name__ == "__main__":

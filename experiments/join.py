@@ -24,7 +24,11 @@ experiment_flags.define_runtime()
 experiment_flags.define_site()
 flags.DEFINE_string("kit", None, "The site's folder, made by experiments.provision.")
 flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
-flags.DEFINE_list("lend", [], "name:file of earlier models to evaluate at all sites, e.g. C1_baseline:sites/C1/baseline/best.safetensors.")
+flags.DEFINE_list(
+    "lend",
+    [],
+    "name:file of earlier models to evaluate at all sites, e.g. C1_baseline:sites/C1/baseline/best.safetensors.",
+)
 flags.DEFINE_bool(
     "lend_local",
     True,
@@ -46,9 +50,14 @@ def main(argv: list[str]) -> int:
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
     kit = experiment_flags.required("kit", "the site's folder, made by experiments.provision")
-    lent = {"--lend": [file for _, file in map(_lent, FLAGS.lend)], "--site_folder": [folder / "cases"]}
+    lent = {
+        "--lend": [file for _, file in map(_lent, FLAGS.lend)],
+        "--site_folder": [folder / "cases"],
+    }
     written = [folder / "federated", folder / "figures" / "comparison.png"]
-    overwriting.require_apart({**lent, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written})
+    overwriting.require_apart(
+        {**lent, **experiment_flags.genotype_file()}, {}, folders={"--site_folder": written}
+    )
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     store = prepared_cases.open_store(folder / "cases", config)
     for line in expiry.warnings(kit):
@@ -68,7 +77,11 @@ def main(argv: list[str]) -> int:
             store.site,
         )
     else:
-        logging.info("event=labels_declared site=%s labels=%s", store.site, declared_labels.text(store.declared))
+        logging.info(
+            "event=labels_declared site=%s labels=%s",
+            store.site,
+            declared_labels.text(store.declared),
+        )
     trainer = site_trainer.SiteTrainer(
         config,
         store,
@@ -80,15 +93,22 @@ def main(argv: list[str]) -> int:
         missing=site_trainer.missing_labels(config, store),
     )
     try:
-        summary = site_loop.run(trainer, transport, folder / "federated" / "journal", authority=transport.authority)
+        summary = site_loop.run(
+            trainer, transport, folder / "federated" / "journal", authority=transport.authority
+        )
     except (CertificateRefused, WrongCredential, VersionDiffers) as error:
         raise type(error)(f"{error}; python -m experiments.doctor --kit={kit} says more") from error
     if not summary.finished:
         print("stopped; run the same command again to resume")
         return interrupts.EXIT_CODE if interrupts.received() else 1
     if trainer.best_score is not None:
-        model_folders.write_best(folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store)
-    ending, examples = f"finished{f': {summary.remark}' if summary.remark else ''}", folder / "federated" / "examples"
+        model_folders.write_best(
+            folder / "federated" / "model", f"{store.site}_FL_local", trainer, config, store
+        )
+    ending, examples = (
+        f"finished{f': {summary.remark}' if summary.remark else ''}",
+        folder / "federated" / "examples",
+    )
     if not list(examples.glob("case*.npy")):  # the run ended without this site's evaluation
         print(ending)
         return 0
@@ -108,4 +128,10 @@ def _lent(entry: str) -> tuple[str, pathlib.Path]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit", "site_folder"], resumes=True, needs_tensorflow=True, expected=(FederationError,))
+    experiment_flags.run(
+        main,
+        required=["kit", "site_folder"],
+        resumes=True,
+        needs_tensorflow=True,
+        expected=(FederationError,),
+    )

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from preprocessing import manifest as manifests
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out.")
+flags.DEFINE_enum(
+    "layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out."
+)
 flags.DEFINE_string("site", None, "Name of the site, e.g. C1.")
 flags.DEFINE_string("images", None, "Folder of the scans.")
 flags.DEFINE_string("labels", None, "Folder of the labels.")
@@ -33,7 +35,9 @@ flags.DEFINE_list(
     "it; `unlabelled`: patients may have it, nobody has drawn it. The training uses it, see docs/missing-labels.md. The layout pancreas_ct "
     "fills it in: its patients are healthy.",
 )
-flags.DEFINE_integer("workers", 1, "Labels compared with their scans at the same time (pancreas_ct).")
+flags.DEFINE_integer(
+    "workers", 1, "Labels compared with their scans at the same time (pancreas_ct)."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -50,23 +54,44 @@ def main(argv: list[str]) -> int:
     if FLAGS.layout == "pancreas_ct":
         cases = pancreas_ct.find_cases(images, labels)
     else:
-        cases, orphans = (layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders)(images, labels)
+        cases, orphans = (
+            layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders
+        )(images, labels)
     drawn = [*(case.label for case in cases if case.label is not None), *names.nifti_files(labels)]
-    overwriting.require_apart({"--images": [case.image for case in cases], "--labels": drawn}, {"--output": [output]})
+    overwriting.require_apart(
+        {"--images": [case.image for case in cases], "--labels": drawn}, {"--output": [output]}
+    )
     if FLAGS.layout == "pancreas_ct":
         cases, excluded = _placed(cases)
     else:
         if orphans:
-            print(f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}")
-        renamed = [case for case in cases if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))]
+            print(
+                f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}"
+            )
+        renamed = [
+            case
+            for case in cases
+            if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))
+        ]
         if renamed:
             print(
                 f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}"
             )
-    manifests.write(output, manifests.Manifest(site, tuple(cases), f"layout {FLAGS.layout}", excluded=tuple(excluded), declared=declared))
+    manifests.write(
+        output,
+        manifests.Manifest(
+            site,
+            tuple(cases),
+            f"layout {FLAGS.layout}",
+            excluded=tuple(excluded),
+            declared=declared,
+        ),
+    )
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
-    print(f"labels: {declared_labels.text(declared)}{'' if declared else '; say with --declare what they show of each class'}")
+    print(
+        f"labels: {declared_labels.text(declared)}{'' if declared else '; say with --declare what they show of each class'}"
+    )
     return 0
 
 
@@ -74,7 +99,10 @@ def _declared() -> dict[str, str] | None:
     from preprocessing import declared_labels
 
     if not FLAGS.declare:
-        healthy = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT}  # NIH Pancreas-CT
+        healthy = {
+            "pancreas": declared_labels.COMPLETE,
+            "tumour": declared_labels.ABSENT,
+        }  # NIH Pancreas-CT
         return healthy if FLAGS.layout == "pancreas_ct" else None
     try:
         return declared_labels.check(dict(entry.split(":", 1) for entry in FLAGS.declare))
@@ -95,7 +123,9 @@ def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str
             excluded.append(case_id)
             print(f"{case_id}: excluded: {printable.text(placed.error, limit=1000)}")
         else:
-            print(f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, the next {placed.runner_up:.2f}")
+            print(
+                f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, the next {placed.runner_up:.2f}"
+            )
         cases[case_id] = placed.case
     return list(cases.values()), excluded
 

@@ -23,7 +23,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("kit", None, "The operator's folder, made by experiments.provision.")
 flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
 flags.DEFINE_enum(
-    "order", None, ["pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now"], "What the server is to do."
+    "order",
+    None,
+    ["pause", "resume", "evict", "admit", "discard_round", "finish", "finish_now"],
+    "What the server is to do.",
 )
 flags.DEFINE_string("site", None, "The site to evict or admit.")
 flags.DEFINE_integer("round", None, "The first round to discard.", lower_bound=1)
@@ -36,9 +39,13 @@ def main(argv: list[str]) -> None:
 
     order = experiment_flags.required("order", "what the server is to do")
     if (order in ("evict", "admit")) != bool(FLAGS.site):
-        raise app.UsageError(f"--order={order} takes {'the name of a site: --site' if not FLAGS.site else 'no --site'}")
+        raise app.UsageError(
+            f"--order={order} takes {'the name of a site: --site' if not FLAGS.site else 'no --site'}"
+        )
     if (order == "discard_round") != (FLAGS.round is not None):
-        raise app.UsageError(f"--order={order} takes {'the number of a round: --round' if FLAGS.round is None else 'no --round'}")
+        raise app.UsageError(
+            f"--order={order} takes {'the number of a round: --round' if FLAGS.round is None else 'no --round'}"
+        )
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
     folder = experiment_flags.required("kit", "the operator's folder")
     kit = admin_client.Kit.read(folder, host=host, port=port)

@@ -24,10 +24,18 @@ experiment_flags.define_runtime()
 experiment_flags.define_orientation()
 flags.DEFINE_string("image", None, "The CT (.nii or .nii.gz).")
 flags.DEFINE_string("label", None, "Its label map.")
-flags.DEFINE_list("label_values", [], "value:class pairs for an organ map, e.g. 7:1; every other value is background.")
+flags.DEFINE_list(
+    "label_values",
+    [],
+    "value:class pairs for an organ map, e.g. 7:1; every other value is background.",
+)
 flags.DEFINE_string("output", None, "Folder of the result.")
 flags.DEFINE_float("until_dice", 0.8, "Stop once the mean Dice on the scan is above this.")
-flags.DEFINE_integer("max_steps", 400, "Stop at the latest after this many steps; the learning rate's cosine spans them.")
+flags.DEFINE_integer(
+    "max_steps",
+    400,
+    "Stop at the latest after this many steps; the learning rate's cosine spans them.",
+)
 flags.DEFINE_integer("score_every", 40, "Steps between two looks at the Dice.")
 
 
@@ -45,33 +53,64 @@ def main(argv: list[str]) -> int:
     image = pathlib.Path(experiment_flags.required("image", "the CT"))
     label = pathlib.Path(experiment_flags.required("label", "its label map"))
     orientation = experiment_flags.orientation()
-    written = [output / name for name in ("prediction.nii.gz", "overlay.png", "model.safetensors", "result.json")]
-    overwriting.require_apart({"--image": [image], "--label": [label]}, {"--output": written}, folders={"--output": [output / "cases"]})
+    written = [
+        output / name
+        for name in ("prediction.nii.gz", "overlay.png", "model.safetensors", "result.json")
+    ]
+    overwriting.require_apart(
+        {"--image": [image], "--label": [label]},
+        {"--output": written},
+        folders={"--output": [output / "cases"]},
+    )
     listed = manifest.Manifest(
-        "overfit", (manifest.Case("scan", image, label, orientation=orientation),), "one scan", label_values=_label_values()
+        "overfit",
+        (manifest.Case("scan", image, label, orientation=orientation),),
+        "one scan",
+        label_values=_label_values(),
     )
     store = pipeline.prepare(
-        listed, output / "cases", target_mm=config.spacing_mm, window_hu=config.window_hu, split_seed=config.seed, split_counts=(1, 0, 0)
+        listed,
+        output / "cases",
+        target_mm=config.spacing_mm,
+        window_hu=config.window_hu,
+        split_seed=config.seed,
+        split_counts=(1, 0, 0),
     )
     case = store.open("scan")
     sampler = site_trainer.patch_sampler(config, [case])
-    trainer = site_trainer.build_trainer(config, tf.distribute.MirroredStrategy(), total_steps=FLAGS.max_steps)
+    trainer = site_trainer.build_trainer(
+        config, tf.distribute.MirroredStrategy(), total_steps=FLAGS.max_steps
+    )
     trainer.set_weights(named_weights.initial(trainer.network, config.seed))
     window = site_trainer.window_config(config, trainer.strategy)
     score: dict[str, float] = {}
     while trainer.step < FLAGS.max_steps and score.get("dice", 0.0) <= FLAGS.until_dice:
         until = min(FLAGS.max_steps, trainer.step + FLAGS.score_every)
-        trainer.train(lambda start, stop: dataset.training_dataset(sampler, start, stop), until, label="overfit")
+        trainer.train(
+            lambda start, stop: dataset.training_dataset(sampler, start, stop),
+            until,
+            label="overfit",
+        )
         score = inference.validate([case], trainer.logits_fn(), window)
         print(f"step {trainer.step}: Dice {score['dice']:.3f}", flush=True)
     named_weights.save(output / "model.safetensors", trainer.weights(), {"model": "overfit"})
-    settings = scan_prediction.Settings(spacing_mm=config.spacing_mm, window_hu=config.window_hu, window=window)
+    settings = scan_prediction.Settings(
+        spacing_mm=config.spacing_mm, window_hu=config.window_hu, window=window
+    )
     found = scan_prediction.predict_scan(
-        image, output / "prediction.nii.gz", trainer.logits_fn(), settings, overlay=output / "overlay.png", orientation=orientation
+        image,
+        output / "prediction.nii.gz",
+        trainer.logits_fn(),
+        settings,
+        overlay=output / "overlay.png",
+        orientation=orientation,
     )
     if found.failed:
         raise ValueError("; ".join(found.failed))
-    truth = {name: int(np.count_nonzero(case.label == value)) for value, name in site_trainer.CLASS_NAMES.items()}
+    truth = {
+        name: int(np.count_nonzero(case.label == value))
+        for value, name in site_trainer.CLASS_NAMES.items()
+    }
     atomic.write_json(
         output / "result.json",
         {
@@ -89,9 +128,14 @@ def main(argv: list[str]) -> int:
 
 def _label_values() -> dict[int, int] | None:
     try:
-        return {int(value): int(label) for value, label in (pair.split(":") for pair in FLAGS.label_values)} or None
+        return {
+            int(value): int(label)
+            for value, label in (pair.split(":") for pair in FLAGS.label_values)
+        } or None
     except ValueError as error:
-        raise app.UsageError(f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1") from error
+        raise app.UsageError(
+            f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -17,10 +17,16 @@ from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
-flags.DEFINE_string("weights", None, "Weights (.safetensors): a site's best model, or one of the server's.")
+flags.DEFINE_string(
+    "weights", None, "Weights (.safetensors): a site's best model, or one of the server's."
+)
 flags.DEFINE_string("name", None, "Name of the model; its rows are found by it.")
 flags.DEFINE_string("rows", None, "The server's rows.jsonl, for the scores.")
-flags.DEFINE_list("site_folder", [], "Folders of the sites whose prepared cases trained it, where they are at hand.")
+flags.DEFINE_list(
+    "site_folder",
+    [],
+    "Folders of the sites whose prepared cases trained it, where they are at hand.",
+)
 flags.DEFINE_string("output", None, "Folder of the model.")
 
 
@@ -35,8 +41,14 @@ def main(argv: list[str]) -> None:
     output = experiment_flags.required("output", "the folder of the model")
     source = experiment_flags.required("weights", "the weights of the model")
     cases = [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folder]
-    inputs = {"--weights": [source], "--rows": [FLAGS.rows] if FLAGS.rows else [], "--site_folder": cases}
-    overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
+    inputs = {
+        "--weights": [source],
+        "--rows": [FLAGS.rows] if FLAGS.rows else [],
+        "--site_folder": cases,
+    }
+    overwriting.require_apart(
+        {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]}
+    )
     weights, _ = named_weights.load(source)
     name = experiment_flags.required("name", "the model's name")
     stores = [prepared_cases.open_store(folder, config) for folder in cases]
@@ -45,7 +57,9 @@ def main(argv: list[str]) -> None:
     try:
         model_folder.load(output)
     except ValueError as error:
-        raise ValueError(f"{error}. The flags are not those that the weights were trained with") from error
+        raise ValueError(
+            f"{error}. The flags are not those that the weights were trained with"
+        ) from error
     print(f"{output}: {name}; read its model_card.md")
 
 

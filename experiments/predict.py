@@ -37,15 +37,33 @@ flags.DEFINE_string(
     "Of every DICOM scan, the series to segment: its SeriesInstanceUID or SeriesNumber, and behind a # the acquisition of a series that "
     'holds several, e.g. "2" or "1.2.840.113619.2.55#1".',
 )
-flags.DEFINE_string("list", None, "Text file with one such path per line; relative ones start at the file's folder.")
-flags.DEFINE_string("output", None, "Mask to write (.nii.gz) for one scan; for several, the folder of masks, which is not the scans'.")
 flags.DEFINE_string(
-    "volumes", None, "CSV of volumes, written as each scan ends. Default: volumes.csv in the folder of masks; for one scan none."
+    "list", None, "Text file with one such path per line; relative ones start at the file's folder."
 )
-flags.DEFINE_bool("overlay", False, "Write a picture beside each mask (.png): axial and coronal slices with it.")
+flags.DEFINE_string(
+    "output",
+    None,
+    "Mask to write (.nii.gz) for one scan; for several, the folder of masks, which is not the scans'.",
+)
+flags.DEFINE_string(
+    "volumes",
+    None,
+    "CSV of volumes, written as each scan ends. Default: volumes.csv in the folder of masks; for one scan none.",
+)
+flags.DEFINE_bool(
+    "overlay", False, "Write a picture beside each mask (.png): axial and coronal slices with it."
+)
 flags.DEFINE_bool("probabilities", False, "Write the probability of each class beside each mask.")
-flags.DEFINE_bool("dicom_seg", False, "Write a DICOM segmentation object beside each mask of a DICOM series; needs the extra dicom_seg.")
-flags.DEFINE_bool("largest_component", False, "Keep only the largest connected part of pancreas and tumour together.")
+flags.DEFINE_bool(
+    "dicom_seg",
+    False,
+    "Write a DICOM segmentation object beside each mask of a DICOM series; needs the extra dicom_seg.",
+)
+flags.DEFINE_bool(
+    "largest_component",
+    False,
+    "Keep only the largest connected part of pancreas and tumour together.",
+)
 flags.DEFINE_bool(
     "gate",
     None,
@@ -53,12 +71,21 @@ flags.DEFINE_bool(
     "Default: where the model's folder holds a gate. --nogate never does.",
 )
 flags.DEFINE_list(
-    "flips", [], "Average over mirrored views along these axes of x,y,z; each doubles the time. Only for models trained on such."
+    "flips",
+    [],
+    "Average over mirrored views along these axes of x,y,z; each doubles the time. Only for models trained on such.",
 )
 flags.DEFINE_list("window", [], "Sliding window in voxels x,y,z, in place of the plan's.")
 flags.DEFINE_float("overlap", None, "Overlap of neighbouring windows, in place of the plan's.")
-flags.DEFINE_enum("blending", None, ["constant", "gaussian"], "Weights of a window's voxels, in place of the plan's.")
-flags.DEFINE_bool("accept_small_view", False, "Segment scans that cover much less than the training scans did.")
+flags.DEFINE_enum(
+    "blending",
+    None,
+    ["constant", "gaussian"],
+    "Weights of a window's voxels, in place of the plan's.",
+)
+flags.DEFINE_bool(
+    "accept_small_view", False, "Segment scans that cover much less than the training scans did."
+)
 flags.DEFINE_bool(
     "skip_existing",
     False,
@@ -80,10 +107,14 @@ def main(argv: list[str]) -> int:
     model_path = experiment_flags.required("model", "the folder of the model")
     orientation = experiment_flags.orientation()
     jobs = _jobs()
-    table_path = FLAGS.volumes or (None if _one_file() else str(pathlib.Path(FLAGS.output) / "volumes.csv"))
+    table_path = FLAGS.volumes or (
+        None if _one_file() else str(pathlib.Path(FLAGS.output) / "volumes.csv")
+    )
     _require_apart(jobs, model_path, table_path)
     if FLAGS.series is not None and not any(dicom.is_series(image) for image, _ in jobs):
-        raise app.UsageError("--series chooses a series of a DICOM scan, and no scan given is DICOM")
+        raise app.UsageError(
+            "--series chooses a series of a DICOM scan, and no scan given is DICOM"
+        )
     table = prediction_table.Table(table_path, keep=FLAGS.skip_existing)
     model = model_folder.load(model_path)
     settings = _settings(model)
@@ -95,14 +126,19 @@ def main(argv: list[str]) -> int:
     if FLAGS.skip_existing:
         listed = len(jobs)
         jobs = [(image, mask) for image, mask in jobs if not _is_complete(image, mask, table)]
-        print(f"{listed - len(jobs)} of {listed} scans have all their outputs already", file=sys.stderr)
+        print(
+            f"{listed - len(jobs)} of {listed} scans have all their outputs already",
+            file=sys.stderr,
+        )
     strategy = tf.distribute.MirroredStrategy()
     with strategy.scope():
         network = model_folder.build_segmenter(model)
     logits_fn = inference.logits_fn(network, strategy)
     if FLAGS.flips:
         logits_fn = inference.with_flips(logits_fn, ["xyz".index(axis) for axis in FLAGS.flips])
-    settings = _replaced(settings, batch=inference.parallel_windows(strategy), multiple=model.genotype.size_multiple)
+    settings = _replaced(
+        settings, batch=inference.parallel_windows(strategy), multiple=model.genotype.size_multiple
+    )
     failed, incomplete, unwritten = 0, 0, None
     for image, mask in progress.bar(jobs, what="scans", unit="scan"):
         begin = time.monotonic()
@@ -120,14 +156,18 @@ def main(argv: list[str]) -> int:
                 orientation=orientation,
             )
         except Exception as error:  # whatever one scan does, the others are segmented
-            told = type(error) is ValueError and any(str(path) in str(error) for path in (image, mask))
+            told = type(error) is ValueError and any(
+                str(path) in str(error) for path in (image, mask)
+            )
             problem = str(error if told else rules.refusal(error, image))
             failed += 1
             print(f"error: {printable.block(problem)}", file=sys.stderr)
             row = prediction_table.failed_row(image, problem)
         else:
             seconds = time.monotonic() - begin
-            volumes = ", ".join(f"{name} {volume:.1f} ml" for name, volume in found.volumes_ml.items())
+            volumes = ", ".join(
+                f"{name} {volume:.1f} ml" for name, volume in found.volumes_ml.items()
+            )
             print(f"{printable.text(mask, limit=1000)}: {volumes} ({seconds:.0f} s)")
             for note in found.notes:
                 logging.warning("%s: %s", image, note)
@@ -145,7 +185,10 @@ def main(argv: list[str]) -> int:
     if failed:
         print(f"{failed} of {len(jobs)} scans failed", file=sys.stderr)
     if incomplete:
-        print(f"{incomplete} of {len(jobs)} scans have their mask, but lack an output that was asked for", file=sys.stderr)
+        print(
+            f"{incomplete} of {len(jobs)} scans have their mask, but lack an output that was asked for",
+            file=sys.stderr,
+        )
     return 1 if failed or incomplete or unwritten else 0
 
 
@@ -159,14 +202,20 @@ def _dicom_seg(image: pathlib.Path, mask: pathlib.Path) -> pathlib.Path | None:
     from experiments.models.scan_prediction import stem
     from preprocessing import dicom
 
-    return mask.with_name(stem(mask) + ".dcm") if FLAGS.dicom_seg and dicom.is_series(image) else None
+    return (
+        mask.with_name(stem(mask) + ".dcm") if FLAGS.dicom_seg and dicom.is_series(image) else None
+    )
 
 
 def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
     """Returns every file that is asked for of a scan, the mask first."""
     from experiments.models import scan_prediction
 
-    extras = [_overlay(mask), *(scan_prediction.probability_files(mask) if FLAGS.probabilities else []), _dicom_seg(image, mask)]
+    extras = [
+        _overlay(mask),
+        *(scan_prediction.probability_files(mask) if FLAGS.probabilities else []),
+        _dicom_seg(image, mask),
+    ]
     return [mask, *(path for path in extras if path is not None)]
 
 
@@ -176,7 +225,9 @@ def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
     from experiments.reports import prediction_table
 
     missing = [path for path in _outputs(image, mask) if not path.exists()]
-    empty_has_none = missing == [_dicom_seg(image, mask)]  # a mask of nothing has no segmentation object
+    empty_has_none = missing == [
+        _dicom_seg(image, mask)
+    ]  # a mask of nothing has no segmentation object
     if missing and not empty_has_none:
         return False
     if empty_has_none or not table.has_mask(mask):
@@ -195,18 +246,30 @@ def _require_apart(jobs, model_path: str, table_path: str | None) -> None:
     """Raises ValueError where an output would replace a scan, the model or the list, lie among the scans, or replace another output."""
     from runkit import overwriting
 
-    inputs = {"--image": [image for image, _ in jobs], "--model": [model_path], "--list": [FLAGS.list] if FLAGS.list else []}
+    inputs = {
+        "--image": [image for image, _ in jobs],
+        "--model": [model_path],
+        "--list": [FLAGS.list] if FLAGS.list else [],
+    }
     written = [path for image, mask in jobs for path in _outputs(image, mask)]
-    overwriting.require_apart(inputs, {"--output": written, "--volumes": [table_path] if table_path else []})
+    overwriting.require_apart(
+        inputs, {"--output": written, "--volumes": [table_path] if table_path else []}
+    )
     if not _one_file():
         for folder in {*FLAGS.image, *(image.parent for image, _ in jobs if not image.is_dir())}:
-            if os.path.isdir(folder) and os.path.isdir(FLAGS.output) and os.path.samefile(folder, FLAGS.output):
+            if (
+                os.path.isdir(folder)
+                and os.path.isdir(FLAGS.output)
+                and os.path.samefile(folder, FLAGS.output)
+            ):
                 raise ValueError(
                     f"--output: {FLAGS.output} is the folder of the scans ({folder}), which masks must not lie among; name another"
                 )
     again = overwriting.repeated([*written, *([table_path] if table_path else [])])
     if again:
-        raise ValueError(f"two outputs would have one name: {', '.join(again[:5])}; predict these scans into folders apart")
+        raise ValueError(
+            f"two outputs would have one name: {', '.join(again[:5])}; predict these scans into folders apart"
+        )
 
 
 def _settings(model):
@@ -217,9 +280,15 @@ def _settings(model):
         model.plan,
         largest_component=FLAGS.largest_component,
         gate=_gate(model),
-        expected_view_mm=None if FLAGS.accept_small_view or view is None else tuple(low for low, _ in view),
+        expected_view_mm=None
+        if FLAGS.accept_small_view or view is None
+        else tuple(low for low, _ in view),
     )
-    changes = {name: getattr(FLAGS, name) for name in ("overlap", "blending") if getattr(FLAGS, name) is not None}
+    changes = {
+        name: getattr(FLAGS, name)
+        for name in ("overlap", "blending")
+        if getattr(FLAGS, name) is not None
+    }
     if FLAGS.window:
         changes["size"] = experiment_flags.numbers("window", int, 3)
     if set(FLAGS.flips) - set("xyz"):
@@ -244,7 +313,10 @@ def _gate(model):
         raise ValueError(f"{FLAGS.model}: {error}, or give --nogate") from error
     changed = [name for name in ("flips", "window", "overlap", "blending") if FLAGS[name].value]
     if changed:
-        logging.warning("the healthy gate was fitted without --%s, which change the score; its promise may not hold", ", --".join(changed))
+        logging.warning(
+            "the healthy gate was fitted without --%s, which change the score; its promise may not hold",
+            ", --".join(changed),
+        )
     return gate
 
 
@@ -264,14 +336,19 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     from preprocessing import layouts
 
     output = experiment_flags.required("output", "the mask, or the folder of masks, to write")
-    named = [*(pathlib.Path(path) for path in FLAGS.image), *(_listed(pathlib.Path(FLAGS.list)) if FLAGS.list else [])]
+    named = [
+        *(pathlib.Path(path) for path in FLAGS.image),
+        *(_listed(pathlib.Path(FLAGS.list)) if FLAGS.list else []),
+    ]
     # an earlier run may have put its folder of masks among the scans
     scans = [scan for path in named for scan in layouts.scans_in(path, leave_out=FLAGS.output)]
     if not scans:
         raise app.UsageError("--image or --list must name at least one scan")
     if _one_file():
         if len(scans) > 1:
-            raise ValueError(f"--output is one file, {output}, for {len(scans)} scans; give a folder")
+            raise ValueError(
+                f"--output is one file, {output}, for {len(scans)} scans; give a folder"
+            )
         return [(scans[0], pathlib.Path(output))]
     names: dict[str, list[str]] = {}
     for scan in scans:
@@ -289,7 +366,9 @@ def _listed(file: pathlib.Path) -> list[pathlib.Path]:
     from runkit import text_files
 
     found = []
-    for number, line in enumerate(text_files.read(file, errors="surrogateescape").split("\n"), start=1):
+    for number, line in enumerate(
+        text_files.read(file, errors="surrogateescape").split("\n"), start=1
+    ):
         if not line.strip() or line.startswith("#"):
             continue
         path = file.parent / line.strip()

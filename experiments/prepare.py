@@ -24,17 +24,37 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_site()
 experiment_flags.define_orientation()
-flags.DEFINE_string("manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net.")
-flags.DEFINE_list(
-    "split", None, "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20."
+flags.DEFINE_string(
+    "manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net."
 )
-flags.DEFINE_string("split_list", None, "JSON file of the case ids for training, validation and test, e.g. one of experiments/splits.")
+flags.DEFINE_list(
+    "split",
+    None,
+    "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20.",
+)
+flags.DEFINE_string(
+    "split_list",
+    None,
+    "JSON file of the case ids for training, validation and test, e.g. one of experiments/splits.",
+)
 flags.DEFINE_integer("workers", 0, "Cases prepared at the same time, 0 for one a processor.")
-flags.DEFINE_float("memory_gb", None, "Memory of all processes together; cases wait for it. Default: four fifths of what is free.")
-flags.DEFINE_bool("dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing.")
-flags.DEFINE_bool("strict", True, "End with an error when a case is refused. The other cases are prepared either way.")
+flags.DEFINE_float(
+    "memory_gb",
+    None,
+    "Memory of all processes together; cases wait for it. Default: four fifths of what is free.",
+)
 flags.DEFINE_bool(
-    "check", False, "Only check the scans against the rules; report in <site_folder>/check. Exit code 1 when one is refused and --strict."
+    "dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing."
+)
+flags.DEFINE_bool(
+    "strict",
+    True,
+    "End with an error when a case is refused. The other cases are prepared either way.",
+)
+flags.DEFINE_bool(
+    "check",
+    False,
+    "Only check the scans against the rules; report in <site_folder>/check. Exit code 1 when one is refused and --strict.",
 )
 
 _SITE_FOLDER = "the folder of the site's prepared cases"
@@ -46,15 +66,26 @@ def main(argv: list[str]) -> int:
     from preprocessing import pipeline, splits
 
     config = experiment_flags.experiment_config()
-    listed, orientation = experiment_flags.required("manifest", "the site's list of scans"), experiment_flags.orientation()
+    listed, orientation = (
+        experiment_flags.required("manifest", "the site's list of scans"),
+        experiment_flags.orientation(),
+    )
     manifest = manifests.read(listed, site=FLAGS.site, orientation=orientation)
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
-    inputs = {"--manifest": [listed, *manifest.files], "--split_list": [FLAGS.split_list] if FLAGS.split_list else []}
+    inputs = {
+        "--manifest": [listed, *manifest.files],
+        "--split_list": [FLAGS.split_list] if FLAGS.split_list else [],
+    }
     if FLAGS.check:
-        overwriting.require_apart(inputs, {"--site_folder": [folder / "check" / name for name in ("check.json", "check.html")]})
+        overwriting.require_apart(
+            inputs,
+            {"--site_folder": [folder / "check" / name for name in ("check.json", "check.html")]},
+        )
         return _check(manifest, experiment_flags.site_folder(_SITE_FOLDER, make=True) / "check")
     overwriting.require_apart(inputs, {}, folders={"--site_folder": [folder / "cases"]})
-    experiment_flags.site_folder(_SITE_FOLDER, make=not FLAGS.dry_run)  # closed to others only now: it may have been the scans' folder
+    experiment_flags.site_folder(
+        _SITE_FOLDER, make=not FLAGS.dry_run
+    )  # closed to others only now: it may have been the scans' folder
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {
         "target_mm": config.spacing_mm,
@@ -66,7 +97,9 @@ def main(argv: list[str]) -> int:
     print(budget)
     free = disk.free_bytes(folder)
     if free < budget.disk_bytes:
-        print(f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full")
+        print(
+            f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full"
+        )
     if FLAGS.dry_run:
         return 0
     folder_lock.hold(private.make(folder / "cases"))
@@ -80,11 +113,15 @@ def main(argv: list[str]) -> int:
         split_lists=atomic.read_json(FLAGS.split_list) if FLAGS.split_list else None,
         strict=FLAGS.strict,
     )
-    shares = ", ".join(f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test"))
+    shares = ", ".join(
+        f"{len(store.case_ids(split))} {split}" for split in ("training", "validation", "test")
+    )
     print(f"site {store.site}: {shares}; case store {store.root}")
     if (store.root / "rejected.json").exists():
         refused = len(atomic.read_json(store.root / "rejected.json"))
-        print(f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why")
+        print(
+            f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why"
+        )
     return 0
 
 
@@ -93,7 +130,9 @@ def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
     from preprocessing.checks import survey
 
     def keep(found: list[survey.Finding]) -> None:
-        atomic.write_json(folder / "check.json", check_page.document(manifest.site, found, finished=False))
+        atomic.write_json(
+            folder / "check.json", check_page.document(manifest.site, found, finished=False)
+        )
 
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     print(check_page.summary(findings))

@@ -37,12 +37,19 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
       own: names of the flags that it defines itself.
       required: names of the flags that it needs.
     """
-    parts = [doc.strip(), "Every flag can also be a line of a file given by --flagfile=FILE; the last one counts."]
+    parts = [
+        doc.strip(),
+        "Every flag can also be a line of a file given by --flagfile=FILE; the last one counts.",
+    ]
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()
     for heading, names in sections.items():
         # by name; the settings of a group keep the order in which they are defined, which is the order of the work
-        names = [name for name in (names if heading in _GROUPS or heading == "Required" else sorted(names)) if name not in shown]
+        names = [
+            name
+            for name in (names if heading in _GROUPS or heading == "Required" else sorted(names))
+            if name not in shown
+        ]
         shown.update(names)
         if names:
             parts.append("\n".join([f"{heading}:", *(_flag(flags.FLAGS[name]) for name in names)]))
@@ -55,7 +62,14 @@ def _flag(flag: flags.Flag) -> str:
     if flag.default not in (None, "", []):
         words += f" (default: {_default(flag)})"
     pad = " " * _INDENT
-    return "\n".join([head, *textwrap.wrap(words, _WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False)])
+    return "\n".join(
+        [
+            head,
+            *textwrap.wrap(
+                words, _WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False
+            ),
+        ]
+    )
 
 
 def _placeholder(flag: flags.Flag) -> str:
@@ -66,4 +80,8 @@ def _placeholder(flag: flags.Flag) -> str:
 def _default(flag: flags.Flag) -> str:
     if flag.boolean:
         return "on" if flag.default else "off"
-    return ",".join(map(str, flag.default)) if isinstance(flag.default, (list, tuple)) else str(flag.default)
+    return (
+        ",".join(map(str, flag.default))
+        if isinstance(flag.default, (list, tuple))
+        else str(flag.default)
+    )

@@ -38,13 +38,19 @@ def main(argv: list[str]) -> None:
     folder = experiment_flags.site_folder()
     source = experiment_flags.required("weights", "the weights with their VAE branch")
     output = pathlib.Path(experiment_flags.required("output", "the picture to write"))
-    inputs = {"--weights": [source], "--site_folder": [folder / "cases"], **experiment_flags.genotype_file()}
+    inputs = {
+        "--weights": [source],
+        "--site_folder": [folder / "cases"],
+        **experiment_flags.genotype_file(),
+    }
     overwriting.require_apart(inputs, {"--output": [output]})
     store = prepared_cases.open_store(folder / "cases", config)
     weights, _ = named_weights.load(source)
     network = site_trainer.build_network(config)
     if network.vae is None:
-        raise ValueError("--vae is none: there is no branch to draw; give the settings the model was trained with")
+        raise ValueError(
+            "--vae is none: there is no branch to draw; give the settings the model was trained with"
+        )
     named_weights.assign(network, weights)
     cases = [store.open(case_id) for case_id in store.case_ids(FLAGS.split)][: FLAGS.patches]
     if not cases:
@@ -52,11 +58,15 @@ def main(argv: list[str]) -> None:
     sampler = site_trainer.patch_sampler(config, cases)
     batch = sampler.batch(0)
     images = batch["image"][: FLAGS.patches].astype(np.float32)
-    drawn = np.concatenate([np.asarray(network.train_outputs(image[np.newaxis])["reconstruction"]) for image in images])
+    drawn = np.concatenate(
+        [np.asarray(network.train_outputs(image[np.newaxis])["reconstruction"]) for image in images]
+    )
     errors = np.square(drawn - images).mean(axis=(1, 2, 3, 4))
     with atomic.replacing(output) as path:
         figure(images[..., 0], drawn[..., 0], errors).savefig(path)
-    print(f"{output}: {len(images)} patches, mean squared difference {errors.mean():.4f} (variance of the patches {images.var():.4f})")
+    print(
+        f"{output}: {len(images)} patches, mean squared difference {errors.mean():.4f} (variance of the patches {images.var():.4f})"
+    )
 
 
 def figure(images, drawn, errors):
@@ -65,9 +75,13 @@ def figure(images, drawn, errors):
 
     picture = Figure(figsize=(2.4 * len(images), 5.2), layout="constrained", dpi=120)
     for column, (image, again, error) in enumerate(zip(images, drawn, errors, strict=True)):
-        for row, (volume, title) in enumerate(((image, f"patch {column + 1}"), (again, f"mean squared difference {error:.3f}"))):
+        for row, (volume, title) in enumerate(
+            ((image, f"patch {column + 1}"), (again, f"mean squared difference {error:.3f}"))
+        ):
             axes = picture.add_subplot(2, len(images), row * len(images) + column + 1)
-            axes.imshow(volume[:, :, volume.shape[2] // 2].T, cmap="gray", vmin=-1, vmax=1, origin="lower")
+            axes.imshow(
+                volume[:, :, volume.shape[2] // 2].T, cmap="gray", vmin=-1, vmax=1, origin="lower"
+            )
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()
     return picture

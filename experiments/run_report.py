@@ -16,7 +16,10 @@ from experiments import flags as experiment_flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "Folder of a run.")
 flags.DEFINE_enum(
-    "pictures", "private", ["private", "synthetic", "public"], "What the cohort is; a private one keeps pictures at the sites."
+    "pictures",
+    "private",
+    ["private", "synthetic", "public"],
+    "What the cohort is; a private one keeps pictures at the sites.",
 )
 
 

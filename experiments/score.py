@@ -35,12 +35,18 @@ def main(argv: list[str]) -> None:
     models = [_model(entry) for entry in FLAGS.models]
     inputs = {"--models": [file for _, file in models], "--site_folder": [folder / "cases"]}
     overwriting.require_apart(
-        {**inputs, **experiment_flags.genotype_file()}, {"--output": [output]}, folders={"--site_folder": [folder / "scored"]}
+        {**inputs, **experiment_flags.genotype_file()},
+        {"--output": [output]},
+        folders={"--site_folder": [folder / "scored"]},
     )
     store = prepared_cases.open_store(folder / "cases", config)
     # masks for the site's own figures go where the federation's are
     site = site_trainer.SiteTrainer(
-        config, store, folder / "scored", label=f"{store.site}_scores", strategy=tf.distribute.MirroredStrategy()
+        config,
+        store,
+        folder / "scored",
+        label=f"{store.site}_scores",
+        strategy=tf.distribute.MirroredStrategy(),
     )
     rows = []
     for name, file in models:

@@ -28,17 +28,38 @@ from runkit.scalar_events import ScalarEvents
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string("kit", None, "The server's folder, made by experiments.provision.")
-flags.DEFINE_string("store", None, "Folder of the run's state: global models, updates, scores, rows, events.")
-flags.DEFINE_string("initial_model", None, "Round 0, written by experiments.init_model; carries the plan that sites must share.")
+flags.DEFINE_string(
+    "store", None, "Folder of the run's state: global models, updates, scores, rows, events."
+)
+flags.DEFINE_string(
+    "initial_model",
+    None,
+    "Round 0, written by experiments.init_model; carries the plan that sites must share.",
+)
 flags.DEFINE_string("host", "0.0.0.0", "Address to listen on.")
-flags.DEFINE_integer("port", 8443, "Port to listen on; 0 takes any free one and writes it to <store>/address.json.")
+flags.DEFINE_integer(
+    "port", 8443, "Port to listen on; 0 takes any free one and writes it to <store>/address.json."
+)
 flags.DEFINE_integer("min_num_clients", 2, "Sites whose updates close a round.")
 flags.DEFINE_integer("max_num_clients", 2, "Sites admitted at most.")
-flags.DEFINE_float("wait_after_min_clients", 10.0, "Seconds to wait for further sites once the minimum has pushed.")
-flags.DEFINE_float("heart_beat_timeout", 600.0, "Seconds of silence after which a site is no longer waited for while enough others remain.")
-flags.DEFINE_float("round_deadline", 0.0, "Seconds of a round, moved on while updates arrive; 0 waits for the minimum for ever.")
+flags.DEFINE_float(
+    "wait_after_min_clients", 10.0, "Seconds to wait for further sites once the minimum has pushed."
+)
+flags.DEFINE_float(
+    "heart_beat_timeout",
+    600.0,
+    "Seconds of silence after which a site is no longer waited for while enough others remain.",
+)
+flags.DEFINE_float(
+    "round_deadline",
+    0.0,
+    "Seconds of a round, moved on while updates arrive; 0 waits for the minimum for ever.",
+)
 flags.DEFINE_enum(
-    "late_updates", "discard", ["discard", "keep"], "What comes after its round was averaged: drop it, or count it in the next."
+    "late_updates",
+    "discard",
+    ["discard", "keep"],
+    "What comes after its round was averaged: drop it, or count it in the next.",
 )
 flags.DEFINE_float(
     "max_change_ratio",
@@ -47,7 +68,10 @@ flags.DEFINE_float(
     "rounds, at least a fifth of the norm of the initial model; 0 never.",
 )
 flags.DEFINE_enum(
-    "transport", "raw", ["raw", "deflate", "half"], "How models travel: as they are, losslessly packed, or rounded to float16."
+    "transport",
+    "raw",
+    ["raw", "deflate", "half"],
+    "How models travel: as they are, losslessly packed, or rounded to float16.",
 )
 flags.DEFINE_integer(
     "patience_rounds",
@@ -56,16 +80,28 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("token_lifetime", 24 * 3600.0, "Seconds for which a login is valid.")
 flags.DEFINE_integer(
-    "transfers_at_once", 2, "Models that sites send or fetch at the same time while others wait for their turn; bounds memory."
+    "transfers_at_once",
+    2,
+    "Models that sites send or fetch at the same time while others wait for their turn; bounds memory.",
 )
-flags.DEFINE_integer("keep_updates", 1, "Newest rounds whose updates stay in the store, so that experiments.audit can average them again.")
-flags.DEFINE_integer("keep_globals", 0, "Newest global models that stay in the store beside the initial and the best ones; 0 keeps all.")
+flags.DEFINE_integer(
+    "keep_updates",
+    1,
+    "Newest rounds whose updates stay in the store, so that experiments.audit can average them again.",
+)
+flags.DEFINE_integer(
+    "keep_globals",
+    0,
+    "Newest global models that stay in the store beside the initial and the best ones; 0 keeps all.",
+)
 flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard: scores, metrics, rounds.")
 
 
 def main(argv: list[str]) -> int:
     del argv
-    initial_model = experiment_flags.required("initial_model", "round 0, written by experiments.init_model")
+    initial_model = experiment_flags.required(
+        "initial_model", "round 0, written by experiments.init_model"
+    )
     _check_plan(experiment_flags.experiment_config(), initial_model)
     config = ServerConfig(
         num_rounds=FLAGS.num_rounds,
@@ -91,7 +127,10 @@ def main(argv: list[str]) -> int:
         experiment_flags.required("store", "the folder of the run's state"),
         experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
         initial_model,
-        listeners=[_tell_progress, *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else [])],
+        listeners=[
+            _tell_progress,
+            *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),
+        ],
         on_ready=_tell_ready,
     )
     ending = "finished" if summary.finished else "stopped; run the same command again to resume"
@@ -111,19 +150,31 @@ def _tell_ready(port: int) -> None:
 def _tell_progress(record: dict[str, Any]) -> None:
     """Keeps the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
-        service_manager.notify(f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, sites {', '.join(record['sites'])}")
+        service_manager.notify(
+            f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, sites {', '.join(record['sites'])}"
+        )
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
     """Raises ValueError where the flags are not those that the initial model was made with: sites would all be refused."""
     _, metadata = tensor_files.load(initial_model)
     if "plan" not in metadata:
-        raise ValueError(f"{initial_model}: carries no plan; write the initial model with experiments.init_model")
-    genotype_json = genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
-    differing = plans.differences(json.loads(metadata["plan"]), configuration.plan(config, genotype_json))
+        raise ValueError(
+            f"{initial_model}: carries no plan; write the initial model with experiments.init_model"
+        )
+    genotype_json = (
+        genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+    )
+    differing = plans.differences(
+        json.loads(metadata["plan"]), configuration.plan(config, genotype_json)
+    )
     if differing:
-        raise ValueError(f"{initial_model}: was made with other settings: {'; '.join(differing)}; give its flag file, or make it again")
+        raise ValueError(
+            f"{initial_model}: was made with other settings: {'; '.join(differing)}; give its flag file, or make it again"
+        )
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["kit", "store", "initial_model"], resumes=True, expected=(FederationError,))
+    experiment_flags.run(
+        main, required=["kit", "store", "initial_model"], resumes=True, expected=(FederationError,)
+    )

@@ -44,10 +44,20 @@ def main(argv: list[str]) -> int:
             except ServerUnreachable as error:
                 if not FLAGS.every:
                     raise
-                status, text = None, f"{printable.text(error)}; looking again every {FLAGS.every:g} s"
+                status, text = (
+                    None,
+                    f"{printable.text(error)}; looking again every {FLAGS.every:g} s",
+                )
             if status is not None:
-                text = json.dumps(status) if FLAGS.json else status_table.render(status, rounds=FLAGS.rounds)
-            print((_CLEAR if FLAGS.every and sys.stdout.isatty() and not FLAGS.json else "") + text, flush=True)
+                text = (
+                    json.dumps(status)
+                    if FLAGS.json
+                    else status_table.render(status, rounds=FLAGS.rounds)
+                )
+            print(
+                (_CLEAR if FLAGS.every and sys.stdout.isatty() and not FLAGS.json else "") + text,
+                flush=True,
+            )
             if not FLAGS.every or (status is not None and status["finished"]):
                 return 0
             time.sleep(FLAGS.every)

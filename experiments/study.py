@@ -20,7 +20,11 @@ from runkit import folder_lock, overwriting, private
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string("study", None, "The study file.")
-flags.DEFINE_string("data", None, "Folder where the study file's manifests are (make: DATA=...). Default: the study file's own.")
+flags.DEFINE_string(
+    "data",
+    None,
+    "Folder where the study file's manifests are (make: DATA=...). Default: the study file's own.",
+)
 flags.DEFINE_string("runs", "runs", "Folder of runs; the study goes to <runs>/<name>.")
 flags.DEFINE_list("seeds", [], "Only these of the study's seeds.")
 flags.DEFINE_list("points", [], "Only these of the study's points.")
@@ -35,15 +39,22 @@ def main(argv: list[str]) -> int:
     file = experiment_flags.required("study", "the study file, e.g. experiments/studies/demo.json")
     study = study_file.read(file, FLAGS.data)
     folder = pathlib.Path(FLAGS.runs) / study.name
-    overwriting.require_apart({"--study": [file]}, {"--runs": [folder / f"study.{ending}" for ending in ("json", "md", "html")]})
+    overwriting.require_apart(
+        {"--study": [file]},
+        {"--runs": [folder / f"study.{ending}" for ending in ("json", "md", "html")]},
+    )
     specs = {
-        (point.label, seed): study_file.run_spec(study, point, seed, folder, experiment_flags.parse_experiment)
+        (point.label, seed): study_file.run_spec(
+            study, point, seed, folder, experiment_flags.parse_experiment
+        )
         for point in study.points
         for seed in study.seeds
     }
     chosen = {key: spec for key, spec in specs.items() if _chosen(*key)}
     if not chosen:
-        raise ValueError(f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run")
+        raise ValueError(
+            f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run"
+        )
     warnings = [] if FLAGS.report_only else _of_copies(chosen)
     print(runner.cost_text(study, folder, chosen), flush=True)
     for line in warnings:
@@ -83,14 +94,20 @@ def _of_copies(chosen) -> list[str]:
                 f"{path}: is not there; name the folder of your list of CTs by --data (make: DATA=...); experiments.list_cases writes one"
             )
         listed = manifest.read(path)
-        config = deformed_cohort.DeformedConfig(seed=spec.config.seed, counts={name: site.split for name, site in copied.items()})
+        config = deformed_cohort.DeformedConfig(
+            seed=spec.config.seed, counts={name: site.split for name, site in copied.items()}
+        )
         lines = [f"copies for one seed: {deformed_cohort.need(listed, config, 2)}"]
-        found |= dict.fromkeys([*lines, *deformed_cohort.notes([case.case_id for case in listed.included], config)])
+        found |= dict.fromkeys(
+            [*lines, *deformed_cohort.notes([case.case_id for case in listed.included], config)]
+        )
     return list(found)
 
 
 def _chosen(label: str, seed: int) -> bool:
-    return (not FLAGS.points or label in FLAGS.points) and (not FLAGS.seeds or str(seed) in FLAGS.seeds)
+    return (not FLAGS.points or label in FLAGS.points) and (
+        not FLAGS.seeds or str(seed) in FLAGS.seeds
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "site", "C1", ["C1", "C2"], "Which hospital: C1 is healthy with an inflated stomach and thin slices, C2 has a tumour in every case."
+    "site",
+    "C1",
+    ["C1", "C2"],
+    "Which hospital: C1 is healthy with an inflated stomach and thin slices, C2 has a tumour in every case.",
 )
 flags.DEFINE_enum(
     "phantom",
@@ -23,7 +26,10 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("cases", 10, "Number of cases.")
 flags.DEFINE_integer("seed", 1, "Seed; the same seed gives the same files.")
 flags.DEFINE_enum(
-    "spacings", "demo", ["demo", "paper"], "'paper' draws from the paper's full spacing ranges (slices down to 0.16 mm: large files)."
+    "spacings",
+    "demo",
+    ["demo", "paper"],
+    "'paper' draws from the paper's full spacing ranges (slices down to 0.16 mm: large files).",
 )
 flags.DEFINE_integer("workers", 1, "Cases made at the same time.")
 flags.DEFINE_string("output", None, "Folder of the cohort.")
@@ -33,9 +39,17 @@ def main(argv: list[str]) -> None:
     del argv
     from preprocessing.phantom import phantom
 
-    config = phantom.CohortConfig(site=FLAGS.site, cases=FLAGS.cases, seed=FLAGS.seed, phantom=FLAGS.phantom, spacings=FLAGS.spacings)
+    config = phantom.CohortConfig(
+        site=FLAGS.site,
+        cases=FLAGS.cases,
+        seed=FLAGS.seed,
+        phantom=FLAGS.phantom,
+        spacings=FLAGS.spacings,
+    )
     manifest = phantom.generate_cohort(
-        config, experiment_flags.required("output", "the folder to write the cohort to"), workers=FLAGS.workers
+        config,
+        experiment_flags.required("output", "the folder to write the cohort to"),
+        workers=FLAGS.workers,
     )
     print(f"{FLAGS.cases} cases of {FLAGS.site}: {manifest}")
 

@@ -27,8 +27,15 @@ flags.DEFINE_integer("cases_c1", 30, "Synthetic cases of C1.")
 flags.DEFINE_integer("cases_c2", 34, "Synthetic cases of C2.")
 flags.DEFINE_list("split_c1", ["18", "6", "6"], "C1's cases for training,validation,test.")
 flags.DEFINE_list("split_c2", ["20", "7", "7"], "C2's cases for training,validation,test.")
-flags.DEFINE_enum("phantom", "standard", ["standard", "hard"], "Which synthetic patients; docs/data.md says what each can and cannot show.")
-flags.DEFINE_integer("threads_per_site", 1, "TensorFlow threads of each site; the sites train at the same time.")
+flags.DEFINE_enum(
+    "phantom",
+    "standard",
+    ["standard", "hard"],
+    "Which synthetic patients; docs/data.md says what each can and cannot show.",
+)
+flags.DEFINE_integer(
+    "threads_per_site", 1, "TensorFlow threads of each site; the sites train at the same time."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -72,18 +79,27 @@ def main(argv: list[str]) -> None:
         print(f"  {name:40s} {minutes(seconds)}")
     run_stages.Stages(spec, run).table1()
     print((folder / "table1.md").read_text(encoding="utf-8"))
-    print(f"Figures: {folder / 'figures'}. Peak memory of all processes: {run.state['peak_memory_bytes'] / 2**30:.1f} GiB.")
+    print(
+        f"Figures: {folder / 'figures'}. Peak memory of all processes: {run.state['peak_memory_bytes'] / 2**30:.1f} GiB."
+    )
 
 
 def _own_flags_text() -> str:
     names = ("cases_c1", "cases_c2", "split_c1", "split_c2", "threads_per_site")
-    if FLAGS.phantom != "standard":  # otherwise a run of an earlier release has the same text, and goes on
+    if (
+        FLAGS.phantom != "standard"
+    ):  # otherwise a run of an earlier release has the same text, and goes on
         names += ("phantom",)
-    return "".join(f"--{name}={json.dumps(getattr(FLAGS, name))}\n".replace(" ", "") for name in names)
+    return "".join(
+        f"--{name}={json.dumps(getattr(FLAGS, name))}\n".replace(" ", "") for name in names
+    )
 
 
 def _cohort_note() -> str:
-    counts = "; ".join(f"{site} {'/'.join(split)}" for site, split in (("C1", FLAGS.split_c1), ("C2", FLAGS.split_c2)))
+    counts = "; ".join(
+        f"{site} {'/'.join(split)}"
+        for site, split in (("C1", FLAGS.split_c1), ("C2", FLAGS.split_c2))
+    )
     kind = "" if FLAGS.phantom == "standard" else f"{FLAGS.phantom} "
     return f"Data: {kind}synthetic cohort, training/validation/test {counts} (paper: real CT, C1 252/84/84; C2 286/100/100)."
 

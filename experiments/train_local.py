@@ -21,9 +21,21 @@ experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_training()
 experiment_flags.define_site()
-flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model. Not needed with --fine_tune.")
-flags.DEFINE_string("model_folder", None, "Folder of the model inside the site's. Default: baseline, or finetuned with --fine_tune.")
-flags.DEFINE_string("model_name", None, "Name of the model in logs and tables. Default: <site>_baseline, or <site>_finetuned.")
+flags.DEFINE_string(
+    "initial_model",
+    None,
+    "Initial weights, written by experiments.init_model. Not needed with --fine_tune.",
+)
+flags.DEFINE_string(
+    "model_folder",
+    None,
+    "Folder of the model inside the site's. Default: baseline, or finetuned with --fine_tune.",
+)
+flags.DEFINE_string(
+    "model_name",
+    None,
+    "Name of the model in logs and tables. Default: <site>_baseline, or <site>_finetuned.",
+)
 flags.DEFINE_string(
     "fine_tune",
     None,
@@ -43,7 +55,9 @@ def main(argv: list[str]) -> None:
     del argv
     from experiments.models import devices
 
-    strategy = devices.strategy()  # before anything else uses TensorFlow: several machines must find each other first
+    strategy = (
+        devices.strategy()
+    )  # before anything else uses TensorFlow: several machines must find each other first
     from experiments.models import model_folders, prepared_cases, site_trainer
     from runkit import folder_lock, overwriting, private
 
@@ -75,7 +89,11 @@ def main(argv: list[str]) -> None:
         writes=devices.is_chief(),
     )
     logging.info(
-        "site=%s replicas=%d training_cases=%d rounds=%d", store.site, strategy.num_replicas_in_sync, site.num_examples, config.num_rounds
+        "site=%s replicas=%d training_cases=%d rounds=%d",
+        store.site,
+        strategy.num_replicas_in_sync,
+        site.num_examples,
+        config.num_rounds,
     )
     for round_number, metrics in site.train_alone(weights):
         logging.info(
@@ -95,13 +113,19 @@ def _start(genotype) -> dict[str, np.ndarray]:
 
     if FLAGS.fine_tune is None:
         if FLAGS.freeze_encoder:
-            raise app.UsageError("--freeze_encoder keeps an encoder that has learnt something; give its model with --fine_tune")
-        return named_weights.load(experiment_flags.required("initial_model", "the weights to start from"))[0]
+            raise app.UsageError(
+                "--freeze_encoder keeps an encoder that has learnt something; give its model with --fine_tune"
+            )
+        return named_weights.load(
+            experiment_flags.required("initial_model", "the weights to start from")
+        )[0]
     source = pathlib.Path(FLAGS.fine_tune)
     if not source.is_dir():
         return named_weights.load(source)[0]
     model = model_folder.load(source)
-    differences = checkpoints.differences(model.genotype.to_json(), genotype.to_json(), "genotype", there="the model")
+    differences = checkpoints.differences(
+        model.genotype.to_json(), genotype.to_json(), "genotype", there="the model"
+    )
     if differences:
         raise ValueError(
             f"{source} cannot be fine-tuned with these settings: {'; '.join(differences)}. Give the settings it was trained with"
@@ -110,4 +134,6 @@ def _start(genotype) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folder", "initial_model"], resumes=True, needs_tensorflow=True)
+    experiment_flags.run(
+        main, required=["site_folder", "initial_model"], resumes=True, needs_tensorflow=True
+    )

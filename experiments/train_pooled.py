@@ -34,15 +34,36 @@ def main(argv: list[str]) -> None:
     config = experiment_flags.experiment_config()
     output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
     initial = experiment_flags.required("initial_model", "the weights to start from")
-    inputs = {"--initial_model": [initial], "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders]}
-    overwriting.require_apart({**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]})
-    store = PooledStore([prepared_cases.open_store(pathlib.Path(folder) / "cases", config) for folder in FLAGS.site_folders])
+    inputs = {
+        "--initial_model": [initial],
+        "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders],
+    }
+    overwriting.require_apart(
+        {**inputs, **experiment_flags.genotype_file()}, {}, folders={"--output": [output]}
+    )
+    store = PooledStore(
+        [
+            prepared_cases.open_store(pathlib.Path(folder) / "cases", config)
+            for folder in FLAGS.site_folders
+        ]
+    )
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
-    site = site_trainer.SiteTrainer(config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy())
+    site = site_trainer.SiteTrainer(
+        config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy()
+    )
     for round_number, metrics in site.train_alone(weights):
-        logging.info("model=pooled round=%d validation_dice=%s", round_number, metrics.get("validation_dice", "not this round"))
+        logging.info(
+            "model=pooled round=%d validation_dice=%s",
+            round_number,
+            metrics.get("validation_dice", "not this round"),
+        )
 
 
 if __name__ == "__main__":
-    experiment_flags.run(main, required=["site_folders", "initial_model", "output"], resumes=True, needs_tensorflow=True)
+    experiment_flags.run(
+        main,
+        required=["site_folders", "initial_model", "output"],
+        resumes=True,
+        needs_tensorflow=True,
+    )

@@ -26,7 +26,15 @@ _PUBLIC = {
     "run_site": ("site.loop", "run"),
     "serve": ("server.serve", "serve"),
 }
-__all__ = ["FederationError", "ServerConfig", "SiteTrainer", "connect", "provision", "run_site", "serve"]
+__all__ = [
+    "FederationError",
+    "ServerConfig",
+    "SiteTrainer",
+    "connect",
+    "provision",
+    "run_site",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,10 @@ class ServerMisbehaves(FederationError):
     @classmethod
     def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:
         """Returns the error for what the server did, e.g. "sends a chunk twice"."""
-        return cls(f"the server {what}; tell its operator, and join again once the cause is found", reasons=reasons)
+        return cls(
+            f"the server {what}; tell its operator, and join again once the cause is found",
+            reasons=reasons,
+        )
 
 
 class OrderRefused(FederationError):

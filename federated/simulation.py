@@ -19,13 +19,19 @@ from federated.wire.messages import Receipt, Session
 class InProcessTransport:
     """A transport to a coordinator in the same process; arrays still pass through the codec, tokens through the sessions."""
 
-    def __init__(self, coordinator: Coordinator, site: str, credential: str, *, wait_s: float = 20.0):
+    def __init__(
+        self, coordinator: Coordinator, site: str, credential: str, *, wait_s: float = 20.0
+    ):
         self.site = site
         self._coordinator, self._credential, self._wait_s = coordinator, credential, wait_s
         self._token = ""
 
-    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
-        session = self._coordinator.login(self.site, self._credential, plan, num_examples, labels=labels)
+    def login(
+        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+    ) -> Session:
+        session = self._coordinator.login(
+            self.site, self._credential, plan, num_examples, labels=labels
+        )
         self._token = session.token
         return session
 
@@ -35,12 +41,16 @@ class InProcessTransport:
     def heart_beat(self) -> None:
         self._verified()
 
-    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
+    def pull(
+        self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
+    ) -> Manifest:
         file, manifest = self._coordinator.open_model(self._verified(), model)
         if specs is not None:
             replies.check_specs(manifest, model=model, specs=specs)
         with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
-            for chunk in codec.chunks(file, partial.missing(), transport=self._coordinator.transport):
+            for chunk in codec.chunks(
+                file, partial.missing(), transport=self._coordinator.transport
+            ):
                 partial.put(chunk)
         return manifest
 
@@ -59,7 +69,13 @@ class InProcessTransport:
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
         return self._send(
-            path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics, discarded=discarded
+            path,
+            sha256,
+            manifest=manifest,
+            round=round_number,
+            num_examples=num_examples,
+            metrics=metrics,
+            discarded=discarded,
         )
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
@@ -80,7 +96,11 @@ class InProcessTransport:
             answer = self._coordinator.offer(site, offer)
             if answer.receipt is not None:
                 return answer.receipt
-            return self._coordinator.send(site, offer, codec.chunks(file, answer.missing, transport=self._coordinator.transport))
+            return self._coordinator.send(
+                site,
+                offer,
+                codec.chunks(file, answer.missing, transport=self._coordinator.transport),
+            )
 
     def _verified(self) -> str:
         return self._coordinator.site_of(self._token, "")

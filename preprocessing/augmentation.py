@@ -11,7 +11,11 @@ import dataclasses
 import tensorflow as tf
 
 _AXES = ("x", "y", "z")
-_FLIPS, _SCALE, _SHIFT = 101, 102, 103  # what a random number is for: folded into the sample's seed, which also makes the latent noise
+_FLIPS, _SCALE, _SHIFT = (
+    101,
+    102,
+    103,
+)  # what a random number is for: folded into the sample's seed, which also makes the latent noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,18 +34,26 @@ class AugmentationConfig:
 
     def __post_init__(self):
         if not set(self.flip_axes) <= set(_AXES) or len(set(self.flip_axes)) < len(self.flip_axes):
-            raise ValueError(f"flip_axes is {','.join(self.flip_axes)!r}; expected some of x, y, z, each once")
+            raise ValueError(
+                f"flip_axes is {','.join(self.flip_axes)!r}; expected some of x, y, z, each once"
+            )
         if not 0.0 <= self.intensity_scale < 1.0:
-            raise ValueError(f"intensity_scale is {self.intensity_scale}; expected 0 up to, not including, 1")
+            raise ValueError(
+                f"intensity_scale is {self.intensity_scale}; expected 0 up to, not including, 1"
+            )
         if not 0.0 <= self.intensity_shift <= 2.0:
-            raise ValueError(f"intensity_shift is {self.intensity_shift}; expected 0 to 2, the width of the window")
+            raise ValueError(
+                f"intensity_shift is {self.intensity_shift}; expected 0 to 2, the width of the window"
+            )
 
     @property
     def active(self) -> bool:
         return bool(self.flip_axes or self.intensity_scale or self.intensity_shift)
 
 
-def augment(image: tf.Tensor, label: tf.Tensor, sample_seed: tf.Tensor, config: AugmentationConfig) -> tuple[tf.Tensor, tf.Tensor]:
+def augment(
+    image: tf.Tensor, label: tf.Tensor, sample_seed: tf.Tensor, config: AugmentationConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns image and label of a batch, augmented.
 
     Args:
@@ -55,7 +67,9 @@ def augment(image: tf.Tensor, label: tf.Tensor, sample_seed: tf.Tensor, config: 
             image = tf.where(_along(flipped, image), tf.reverse(image, [axis]), image)
             label = tf.where(_along(flipped, label), tf.reverse(label, [axis]), label)
     if config.intensity_scale:
-        image *= _along(1.0 + config.intensity_scale * (2.0 * _uniform(sample_seed, _SCALE) - 1.0), image)
+        image *= _along(
+            1.0 + config.intensity_scale * (2.0 * _uniform(sample_seed, _SCALE) - 1.0), image
+        )
     if config.intensity_shift:
         image += _along(config.intensity_shift * (2.0 * _uniform(sample_seed, _SHIFT) - 1.0), image)
     return image, label
@@ -64,7 +78,9 @@ def augment(image: tf.Tensor, label: tf.Tensor, sample_seed: tf.Tensor, config: 
 def _uniform(sample_seed: tf.Tensor, what: int) -> tf.Tensor:
     """Returns float32 [b], uniform in [0, 1), each a function of its sample's seed and of what it is for."""
     return tf.map_fn(
-        lambda seed: tf.random.stateless_uniform((), tf.random.experimental.stateless_fold_in(seed, what)),
+        lambda seed: tf.random.stateless_uniform(
+            (), tf.random.experimental.stateless_fold_in(seed, what)
+        ),
         sample_seed,
         fn_output_signature=tf.TensorSpec(()),
     )

@@ -23,7 +23,9 @@ _USUAL_DENSITY = 32  # bytes of voxels per byte of a compressed CT, at most
 _SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
 _DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
 _DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
-_WORKER_BYTES = 400 * 2**20  # more than this a fresh process does not take for what it has to import
+_WORKER_BYTES = (
+    400 * 2**20
+)  # more than this a fresh process does not take for what it has to import
 _START_S = 1.5  # until worker processes have imported what they need
 _SAMPLE = (256, 256, 48)
 
@@ -100,7 +102,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
             grid, image_bytes, read_bytes = _dicom_form(case)
         else:
             grid, dtype, scaled = nifti.stored_form(case.image, orientation=case.orientation)
-            image_bytes = dtype.itemsize + (0 if dtype.kind == "i" and dtype.itemsize == 2 and not scaled else 4)
+            image_bytes = dtype.itemsize + (
+                0 if dtype.kind == "i" and dtype.itemsize == 2 and not scaled else 4
+            )
             read_bytes = case.image.stat().st_size
         label_grid, label_type, label_scaled = nifti.stored_form(
             case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
@@ -125,7 +129,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
         native_voxels * (image_bytes + 1) + math.prod(label_grid.shape) + planes,
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES
-    return CaseNeed(native_voxels, prepared_voxels, read_bytes + label_file, memory, 3 * prepared_voxels)
+    return CaseNeed(
+        native_voxels, prepared_voxels, read_bytes + label_file, memory, 3 * prepared_voxels
+    )
 
 
 def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
@@ -133,7 +139,9 @@ def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool
     if math.prod(grid.shape) != math.prod(label_grid.shape):
         return False
     declared = math.prod(grid.shape) * dtype.itemsize
-    return declared <= _USUAL_DENSITY * case.image.stat().st_size or nifti.holds_its_voxels(case.image)
+    return declared <= _USUAL_DENSITY * case.image.stat().st_size or nifti.holds_its_voxels(
+        case.image
+    )
 
 
 def choose_workers(cases: int, wanted: int) -> int:
@@ -141,7 +149,9 @@ def choose_workers(cases: int, wanted: int) -> int:
     return max(1, min(cases, wanted or os.cpu_count() or 1))
 
 
-def cohort_budget(needs: Iterable[CaseNeed | None], *, done: int, workers: int, limit_bytes: int, speed: Speed) -> Budget:
+def cohort_budget(
+    needs: Iterable[CaseNeed | None], *, done: int, workers: int, limit_bytes: int, speed: Speed
+) -> Budget:
     """Returns the budget of a cohort.
 
     Args:
@@ -161,9 +171,17 @@ def cohort_budget(needs: Iterable[CaseNeed | None], *, done: int, workers: int, 
         )
     together = idle + sum(heapq.nlargest(workers, (need.memory_bytes for need in known)))
     processors = min(workers, os.cpu_count() or 1)
-    seconds = sum(speed.seconds(need) for need in known) / processors + (_START_S if workers > 1 else 0.0)
+    seconds = sum(speed.seconds(need) for need in known) / processors + (
+        _START_S if workers > 1 else 0.0
+    )
     return Budget(
-        len(needs), done, len(needs) - len(known), workers, min(together, limit_bytes), sum(need.disk_bytes for need in known), seconds
+        len(needs),
+        done,
+        len(needs) - len(known),
+        workers,
+        min(together, limit_bytes),
+        sum(need.disk_bytes for need in known),
+        seconds,
     )
 
 
@@ -186,7 +204,9 @@ def measure_speed() -> Speed:
     igzip.decompress(packed)
     read = time.perf_counter()
     prepared = 0
-    for slab in resampling.linear_slabs(np.asfortranarray(voxels), (0.7, 0.7, 1.0), (1.0, 1.0, 1.0), finish=intensity.window_float16):
+    for slab in resampling.linear_slabs(
+        np.asfortranarray(voxels), (0.7, 0.7, 1.0), (1.0, 1.0, 1.0), finish=intensity.window_float16
+    ):
         prepared += slab.size
     end = time.perf_counter()
     # checks and labels add as much again per native voxel as a quarter of decompression
@@ -196,7 +216,9 @@ def measure_speed() -> Speed:
 def _planes_voxels(grid: Grid, upright: Grid, prepared: Sequence[int]) -> int:
     # `separable.slabs` holds planes across the slowest axis of the file, which is its last
     axis = geometry.orientation(grid.affine).axes.index(2)
-    return min(prepared[axis], upright.shape[axis]) * math.prod(n for i, n in enumerate(prepared) if i != axis)
+    return min(prepared[axis], upright.shape[axis]) * math.prod(
+        n for i, n in enumerate(prepared) if i != axis
+    )
 
 
 def _dicom_form(case: Case) -> tuple[Grid, int, int]:

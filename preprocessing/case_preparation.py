@@ -12,11 +12,18 @@ from preprocessing.checks import integrity, rules, same_scan
 from preprocessing.foreground import LabelBox
 from preprocessing.manifest import Case
 
-Report = Callable[[str], None]  # told what is being done: "checking files", "reading", "resampling and writing"
+Report = Callable[
+    [str], None
+]  # told what is being done: "checking files", "reading", "resampling and writing"
 
 
 def prepare_case(
-    case: Case, root: pathlib.Path, settings: Mapping[str, Any], *, threads: int = 1, report: Report = lambda stage: None
+    case: Case,
+    root: pathlib.Path,
+    settings: Mapping[str, Any],
+    *,
+    threads: int = 1,
+    report: Report = lambda stage: None,
 ) -> dict[str, Any]:
     """Prepares one case unless it is done with the same files and settings.
 
@@ -39,12 +46,16 @@ def prepare_case(
     return {"sources": made_of, "slices": slices}
 
 
-def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report) -> tuple[dict[str, str], list[str]]:
+def _prepare(
+    case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report
+) -> tuple[dict[str, str], list[str]]:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     if done is not None:
         report("checking files")
         if (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
-            sources.require_headers(case)  # an earlier release guessed what a header without an orientation means
+            sources.require_headers(
+                case
+            )  # an earlier release guessed what a header without an orientation means
             return done["sources"], done.get("slices", [])
     report("reading")
     values = settings["label_values"]
@@ -65,7 +76,11 @@ def _prepare(case: Case, root: pathlib.Path, settings: Mapping[str, Any], thread
             upright.array,
             upright.spacing_mm,
             target_mm,
-            finish=functools.partial(intensity.window_float16, low=settings["window_hu"][0], high=settings["window_hu"][1]),
+            finish=functools.partial(
+                intensity.window_float16,
+                low=settings["window_hu"][0],
+                high=settings["window_hu"][1],
+            ),
             threads=threads,
         ),
         label=resampling.resample_box(box, upright.spacing_mm, target_mm),

@@ -77,11 +77,15 @@ class StoredCase:
     @functools.cached_property
     def runs(self) -> LabelRuns:
         """Where the label's foreground is: a few kilobytes, kept in memory."""
-        return LabelRuns(self._layouts["label.npy"][1], np.load(self.folder / "runs.npy", allow_pickle=False))
+        return LabelRuns(
+            self._layouts["label.npy"][1], np.load(self.folder / "runs.npy", allow_pickle=False)
+        )
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
-        return LabelRuns(self.native.shape, np.load(self.folder / "native_runs.npy", allow_pickle=False)).array("F")
+        return LabelRuns(
+            self.native.shape, np.load(self.folder / "native_runs.npy", allow_pickle=False)
+        ).array("F")
 
     def _map(self, name: str) -> np.ndarray:
         return _opened(self.fingerprint, self.folder / name, *self._layouts[name])
@@ -89,12 +93,16 @@ class StoredCase:
     @functools.cached_property
     def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
         # read once: parsing the file's header takes four times as long as mapping it
-        maps = {name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED}
+        maps = {
+            name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED
+        }
         return {name: (array.dtype, array.shape, array.offset) for name, array in maps.items()}
 
 
 @functools.lru_cache(maxsize=_OPEN_MAPS)
-def _opened(fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
+def _opened(
+    fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
+) -> np.ndarray:
     # Kept open, since each new map of a file pays for its pages again. The fingerprint keeps a map of an earlier version apart.
     del fingerprint
     return np.memmap(path, dtype, "r", offset, shape)
@@ -118,7 +126,9 @@ class CaseStore:
         self.settings: dict[str, Any] = index["settings"]
         self.seed: int = index["seed"]
         self.declared: dict[str, str] | None = index.get("declared_labels")
-        self.splits: dict[str, tuple[str, ...]] = {name: tuple(ids) for name, ids in index["splits"].items()}
+        self.splits: dict[str, tuple[str, ...]] = {
+            name: tuple(ids) for name, ids in index["splits"].items()
+        }
         self._numbers: dict[str, int] = index["numbers"]
         self._sources: dict[str, str] = index["sources"]
 
@@ -141,13 +151,30 @@ class CaseStore:
           ValueError: if it is not in this store, or its folder holds another version of it than the index.
         """
         if case_id not in self._numbers:
-            raise ValueError(f"{self.root}: no case {case_id!r}; it is not in the manifest that was prepared")
+            raise ValueError(
+                f"{self.root}: no case {case_id!r}; it is not in the manifest that was prepared"
+            )
         folder = case_folder(self.root, case_id)
         found = read_case(folder)
-        if found is None or fingerprint(found.get("sources", {}), found.get("settings", {})) != self._sources[case_id]:
-            raise ValueError(f"{folder}: is missing or of other files or settings than the index; run the preparation again")
-        native = Grid(tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64))
-        return StoredCase(case_id, self._numbers[case_id], folder, self._sources[case_id], native, tuple(self.settings["target_mm"]))
+        if (
+            found is None
+            or fingerprint(found.get("sources", {}), found.get("settings", {}))
+            != self._sources[case_id]
+        ):
+            raise ValueError(
+                f"{folder}: is missing or of other files or settings than the index; run the preparation again"
+            )
+        native = Grid(
+            tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64)
+        )
+        return StoredCase(
+            case_id,
+            self._numbers[case_id],
+            folder,
+            self._sources[case_id],
+            native,
+            tuple(self.settings["target_mm"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +214,19 @@ def record_of(root: str | os.PathLike) -> Record:
     """Returns what the cases in `root` were made with; changes nothing there. Raises ValueError if it holds no finished store."""
     root = pathlib.Path(root)
     index = _read_index(root)
-    settings, values, classes = index["settings"], index["settings"].get("label_values"), index.get("classes")
+    settings, values, classes = (
+        index["settings"],
+        index["settings"].get("label_values"),
+        index.get("classes"),
+    )
     return Record(
         site=index["site"],
         number_of_cases=len(index["numbers"]),
         target_mm=_floats(settings.get("target_mm")),
         window_hu=_floats(settings.get("window_hu")),
-        label_values=None if values is None else {int(value): int(label) for value, label in values.items()},
+        label_values=None
+        if values is None
+        else {int(value): int(label) for value, label in values.items()},
         classes=None if classes is None else {int(value): name for value, name in classes.items()},
         format=index.get("format"),
         release=index.get("release"),
@@ -213,10 +246,15 @@ def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
             yield f"case {number} is missing or not whole"
             continue
         own, expected = found.get("settings", {}), index["settings"]
-        different = [name for name in sorted({*own, *expected}) if own.get(name) != expected.get(name)]
+        different = [
+            name for name in sorted({*own, *expected}) if own.get(name) != expected.get(name)
+        ]
         for name in different:
             yield f"case {number} was made with {name} {own.get(name)}, the index says {expected.get(name)}"
-        if not different and fingerprint(found.get("sources", {}), own) != index["sources"][case_id]:
+        if (
+            not different
+            and fingerprint(found.get("sources", {}), own) != index["sources"][case_id]
+        ):
             yield f"case {number} was made from other files, or by a release of another format, than the index says"
 
 
@@ -224,7 +262,9 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
     try:
         return atomic.read_json(root / "index.json")
     except FileNotFoundError:
-        raise ValueError(f"{root}: holds no prepared cases (no index.json); run the preparation to its end first") from None
+        raise ValueError(
+            f"{root}: holds no prepared cases (no index.json); run the preparation to its end first"
+        ) from None
 
 
 def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
@@ -241,7 +281,11 @@ def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
     """Returns what case.json says, or None where there is no (whole) case. Raises OSError where the system cannot read it."""
     try:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # any other error says nothing about the case
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+    ):  # any other error says nothing about the case
         return None
 
 
@@ -277,7 +321,9 @@ def write_case(
     """
     voxels = math.prod(label.shape)
     if voxels > np.iinfo(np.int32).max:
-        raise ValueError(f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan")
+        raise ValueError(
+            f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan"
+        )
     private.folder(root)
     target = case_folder(root, case_id)
     with _writing(target, "case.json"), atomic.replacing_folder(target) as folder:
@@ -290,7 +336,9 @@ def write_case(
         with _writing(target, "image.npy"):
             written = _save_image(folder / "image.npy", label.shape, image)
         if written != voxels:
-            raise ValueError(f"case {case_id}: its image has {written} voxels, its label {voxels}; resample both to one grid")
+            raise ValueError(
+                f"case {case_id}: its image has {written} voxels, its label {voxels}; resample both to one grid"
+            )
         value = {
             "case_id": case_id,
             "sources": dict(sources),
@@ -299,7 +347,9 @@ def write_case(
             "slices": list(slices),
         }
         # the folder as a whole is synced and renamed
-        (folder / "case.json").write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "case.json").write_text(
+            json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def write_index(
@@ -330,7 +380,9 @@ def write_index(
             "release": release.version(),
             "splits": {name: list(ids) for name, ids in splits.items()},
             "numbers": {case_id: number for number, case_id in enumerate(sources, start=1)},
-            "sources": {case_id: fingerprint(hashes, settings) for case_id, hashes in sources.items()},
+            "sources": {
+                case_id: fingerprint(hashes, settings) for case_id, hashes in sources.items()
+            },
         },
     )
 
@@ -342,7 +394,9 @@ def _writing(folder: pathlib.Path, name: str) -> Iterator[None]:
     except CannotWrite:
         raise
     except OSError as error:
-        raise CannotWrite(f"{folder / name}: cannot be written ({error.strerror or error})") from error
+        raise CannotWrite(
+            f"{folder / name}: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def _save(path: pathlib.Path, array: np.ndarray) -> None:
@@ -374,5 +428,9 @@ def _save_label(path: pathlib.Path, label: LabelBox) -> None:
 
 
 def _write_header(stream: BinaryIO, dtype: type, shape: Sequence[int]) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(int(n) for n in shape)}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": tuple(int(n) for n in shape),
+    }
     np.lib.format.write_array_header_1_0(stream, header)

@@ -10,7 +10,9 @@ from preprocessing.patches import PatchSampler
 _PARALLEL_BATCHES = 2  # batches cut at a time; copying releases the interpreter lock
 
 
-def training_dataset(sampler: PatchSampler, start_step: int, stop_step: int, *, prefetch: int = 2) -> tf.data.Dataset:
+def training_dataset(
+    sampler: PatchSampler, start_step: int, stop_step: int, *, prefetch: int = 2
+) -> tf.data.Dataset:
     """Returns the batches of steps start_step ... stop_step - 1, in this order on every run.
 
     Each element is a dict of image float16 [batch, x, y, z, 1], label uint8 [batch, x, y, z] and sample_seed int32 [batch, 2], with
@@ -31,9 +33,14 @@ def training_dataset(sampler: PatchSampler, start_step: int, stop_step: int, *, 
 
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(cut, [step], [types[name] for name in shapes])
-        return {name: tf.ensure_shape(value, shape) for (name, shape), value in zip(shapes.items(), values, strict=True)}
+        return {
+            name: tf.ensure_shape(value, shape)
+            for (name, shape), value in zip(shapes.items(), values, strict=True)
+        }
 
-    dataset = tf.data.Dataset.range(start_step, stop_step).map(load, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
+    dataset = tf.data.Dataset.range(start_step, stop_step).map(
+        load, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True
+    )
     options = tf.data.Options()
     options.deterministic = True
     # Steps are no files to be shared out: every worker gets the whole sequence and takes its part of each batch.

@@ -33,7 +33,9 @@ def check(declared: object) -> dict[str, str]:
     if unknown:
         raise ValueError(f"declared_labels has {unknown[0]!r}; {expected}")
     if COMPLETE not in declared.values():
-        raise ValueError(f"declared_labels is {dict(declared)!r}; at least one class must be {COMPLETE}, or there is nothing to train on")
+        raise ValueError(
+            f"declared_labels is {dict(declared)!r}; at least one class must be {COMPLETE}, or there is nothing to train on"
+        )
     return {name: declared[name] for name in NAMES.values()}
 
 
@@ -44,7 +46,9 @@ def missing(declared: Declared | None) -> tuple[int, ...]:
 
 def known_absent(declared: Declared | None) -> bool:
     """Returns whether the patients are known not to have any of the classes that the labels never show."""
-    return bool(missing(declared)) and all(declared[NAMES[value]] == ABSENT for value in missing(declared))
+    return bool(missing(declared)) and all(
+        declared[NAMES[value]] == ABSENT for value in missing(declared)
+    )
 
 
 def is_absent(declared: Declared | None, name: str) -> bool:
@@ -76,4 +80,8 @@ def merged(declared: Iterable[Declared | None]) -> dict[str, str] | None:
 
 def text(declared: Declared | None) -> str:
     """Returns a declaration in words, e.g. "pancreas complete, tumour absent"."""
-    return "not declared" if not declared else ", ".join(f"{name} {word}" for name, word in declared.items())
+    return (
+        "not declared"
+        if not declared
+        else ", ".join(f"{name} {word}" for name, word in declared.items())
+    )

@@ -31,7 +31,9 @@ class Field:
 
     @property
     def steps_mm(self) -> tuple[float, float, float]:
-        return tuple(e / (n - 1) for e, n in zip(self.extent_mm, self.offsets_mm.shape[1:], strict=True))
+        return tuple(
+            e / (n - 1) for e, n in zip(self.extent_mm, self.offsets_mm.shape[1:], strict=True)
+        )
 
     def steepness(self) -> float:
         """Returns the largest sum over the axes j of |d offset_i / d x_j|, over all components i and places. Below 1 nothing folds.
@@ -66,18 +68,28 @@ def draw(
     """
     extent = tuple((n - 1) * s for n, s in zip(shape, spacing_mm, strict=True))
     if min(extent) <= 0:
-        raise ValueError(f"shape is {tuple(shape)}; a scan to deform has at least two voxels along each axis")
+        raise ValueError(
+            f"shape is {tuple(shape)}; a scan to deform has at least two voxels along each axis"
+        )
     points = tuple(int(np.ceil(e / _STEP_MM)) + 1 for e in extent)
     steps = tuple(e / (n - 1) for e, n in zip(extent, points, strict=True))
     taper = np.float32(1.0)
     for axis, (n, step, length) in enumerate(zip(points, steps, extent, strict=True)):
         place = step * np.arange(n)
         depth = np.clip(np.minimum(place, length - place) / min(_TAPER_MM, length / 2), 0.0, 1.0)
-        taper = taper * (depth**2 * (3.0 - 2.0 * depth)).astype(np.float32).reshape([n if a == axis else 1 for a in range(3)])
-    offsets = np.stack([lumps(points, steps, scale_mm, rng) * np.float32(deviation_mm) * taper for _ in range(3)])
+        taper = taper * (depth**2 * (3.0 - 2.0 * depth)).astype(np.float32).reshape(
+            [n if a == axis else 1 for a in range(3)]
+        )
+    offsets = np.stack(
+        [lumps(points, steps, scale_mm, rng) * np.float32(deviation_mm) * taper for _ in range(3)]
+    )
     field = Field(offsets, extent)
     steepness = field.steepness()
-    return field if steepness <= _STEEPEST else Field(offsets * np.float32(_STEEPEST / steepness), extent)
+    return (
+        field
+        if steepness <= _STEEPEST
+        else Field(offsets * np.float32(_STEEPEST / steepness), extent)
+    )
 
 
 def warp(array: np.ndarray, field: Field, *, mask: bool = False) -> np.ndarray:
@@ -95,12 +107,25 @@ def warp(array: np.ndarray, field: Field, *, mask: bool = False) -> np.ndarray:
     spacing = [e / (n - 1) for e, n in zip(field.extent_mm, array.shape, strict=True)]
     lowest, highest = (0, 1) if mask else (int(array.min()), int(array.max()))
     for first in range(0, array.shape[2], _SLAB):
-        axes = [np.arange(array.shape[0]), np.arange(array.shape[1]), np.arange(first, min(first + _SLAB, array.shape[2]))]
+        axes = [
+            np.arange(array.shape[0]),
+            np.arange(array.shape[1]),
+            np.arange(first, min(first + _SLAB, array.shape[2])),
+        ]
         index = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-        coarse = [index[a] * np.float32((field.offsets_mm.shape[1 + a] - 1) / (array.shape[a] - 1)) for a in range(3)]
+        coarse = [
+            index[a] * np.float32((field.offsets_mm.shape[1 + a] - 1) / (array.shape[a] - 1))
+            for a in range(3)
+        ]
         for axis in range(3):
             # offsets of all axes are read at the undeformed places
-            index[axis] += ndimage.map_coordinates(field.offsets_mm[axis], coarse, order=1, mode="nearest") / np.float32(spacing[axis])
-        values = ndimage.map_coordinates(source, index, order=1 if mask else 3, mode="mirror", prefilter=False)
-        result[:, :, first : first + _SLAB] = values >= 0.5 if mask else np.rint(np.clip(values, lowest, highest))
+            index[axis] += ndimage.map_coordinates(
+                field.offsets_mm[axis], coarse, order=1, mode="nearest"
+            ) / np.float32(spacing[axis])
+        values = ndimage.map_coordinates(
+            source, index, order=1 if mask else 3, mode="mirror", prefilter=False
+        )
+        result[:, :, first : first + _SLAB] = (
+            values >= 0.5 if mask else np.rint(np.clip(values, lowest, highest))
+        )
     return result

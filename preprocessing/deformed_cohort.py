@@ -11,7 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from preprocessing import budget, declared_labels, deformation, geometry, manifest, nifti, sources, splits, tumour_insertion
+from preprocessing import (
+    budget,
+    declared_labels,
+    deformation,
+    geometry,
+    manifest,
+    nifti,
+    sources,
+    splits,
+    tumour_insertion,
+)
 from preprocessing.manifest import Case, Manifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
@@ -35,10 +45,14 @@ class DeformedConfig:
 
     def __post_init__(self):
         if set(self.counts) != set(SITES):
-            raise ValueError(f"counts are for {', '.join(self.counts)}; expected {' and '.join(SITES)}")
+            raise ValueError(
+                f"counts are for {', '.join(self.counts)}; expected {' and '.join(SITES)}"
+            )
         for site, own in self.counts.items():
             if len(own) != 3 or min(own) < 1:
-                raise ValueError(f"counts of {site} are {tuple(own)}; expected cases for {', '.join(splits.SPLITS)}, at least one each")
+                raise ValueError(
+                    f"counts of {site} are {tuple(own)}; expected cases for {', '.join(splits.SPLITS)}, at least one each"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +79,20 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
     if len(ids) >= 3:
         own = splits.split_cases(ids, seed=seed)
     else:
-        order = [ids[i] for i in generator(seed, "deformed", _VERSION, "split").permutation(len(ids))]
+        order = [
+            ids[i] for i in generator(seed, "deformed", _VERSION, "split").permutation(len(ids))
+        ]
         own = {"training": (order[0],), "validation": (order[0],), "test": (order[-1],)}
     dealt: dict[str, dict[str, tuple[str, ...]]] = {site: {} for site in SITES}
     for split, members in own.items():
-        order = [members[i] for i in generator(seed, "deformed", _VERSION, "sites", split).permutation(len(members))]
+        order = [
+            members[i]
+            for i in generator(seed, "deformed", _VERSION, "sites", split).permutation(len(members))
+        ]
         for number, site in enumerate(SITES):
-            dealt[site][split] = tuple(sorted(order[number :: len(SITES)] if len(order) > 1 else order))
+            dealt[site][split] = tuple(
+                sorted(order[number :: len(SITES)] if len(order) > 1 else order)
+            )
     return dealt
 
 
@@ -108,7 +129,9 @@ def notes(source_ids: Sequence[str], config: DeformedConfig) -> list[str]:
     dealt = share_out(source_ids, config.seed)
     shared = [split for split in splits.SPLITS if set(dealt["C1"][split]) & set(dealt["C2"][split])]
     if shared and patients > 1:
-        found.append(f"Both sites have copies of the same patients in {', '.join(shared)}: too few sources to deal out.")
+        found.append(
+            f"Both sites have copies of the same patients in {', '.join(shared)}: too few sources to deal out."
+        )
     return found
 
 
@@ -121,7 +144,11 @@ class Need:
     disk_bytes: int
 
     def __str__(self) -> str:
-        time = f"{self.seconds / 60:.0f} minutes" if self.seconds < 7200 else f"{self.seconds / 3600:.0f} hours"
+        time = (
+            f"{self.seconds / 60:.0f} minutes"
+            if self.seconds < 7200
+            else f"{self.seconds / 3600:.0f} hours"
+        )
         return f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.2f} GB of disk"
 
 
@@ -169,7 +196,9 @@ def check_sources(listed: Manifest, path) -> dict[str, str]:
     return remarks
 
 
-def generate(listed: Manifest, config: DeformedConfig, folder, *, workers_count: int = 1) -> dict[str, pathlib.Path]:
+def generate(
+    listed: Manifest, config: DeformedConfig, folder, *, workers_count: int = 1
+) -> dict[str, pathlib.Path]:
     """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json; returns each site's manifest.
 
     A case that is there already is not made again, so a stopped run goes on where it was.
@@ -182,13 +211,19 @@ def generate(listed: Manifest, config: DeformedConfig, folder, *, workers_count:
     copies = plan(sorted(by_id), config)
     _claim(listed, config, copies, folder)
     jobs = [
-        (by_id[c.source], listed.label_values, config.seed, c, folder) for c in copies if not all(p.exists() for p in _files(folder, c))
+        (by_id[c.source], listed.label_values, config.seed, c, folder)
+        for c in copies
+        if not all(p.exists() for p in _files(folder, c))
     ]
-    with progress.bar(total=len(copies), initial=len(copies) - len(jobs), what="deformed copies", unit="case") as bar:
+    with progress.bar(
+        total=len(copies), initial=len(copies) - len(jobs), what="deformed copies", unit="case"
+    ) as bar:
         if workers_count > 1 and len(jobs) > 1:
             for number, done in workers.results(_make, jobs, workers_count):
                 if done is None:
-                    raise ValueError(f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of memory; use fewer workers")
+                    raise ValueError(
+                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of memory; use fewer workers"
+                    )
                 bar.update()
         else:
             for job in jobs:
@@ -201,7 +236,10 @@ def generate(listed: Manifest, config: DeformedConfig, folder, *, workers_count:
         tumour = declared_labels.ABSENT if site == "C1" else declared_labels.COMPLETE
         declared = {"pancreas": declared_labels.COMPLETE, "tumour": tumour}
         description = f"deformed copies of {len(by_id)} real CT, seed {config.seed}"
-        atomic.write_json(folder / site / "split.json", {split: [c.case_id for c in own if c.split == split] for split in splits.SPLITS})
+        atomic.write_json(
+            folder / site / "split.json",
+            {split: [c.case_id for c in own if c.split == split] for split in splits.SPLITS},
+        )
         found[site] = folder / site / "manifest.json"
         manifest.write(found[site], Manifest(site, cases, description, declared=declared))
     return found
@@ -226,7 +264,9 @@ def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume
     return Volume(array, ct.affine), Volume(labels, ct.affine)
 
 
-def _make(case: Case, label_values: Mapping[int, int] | None, seed: int, copy: Copy, folder: pathlib.Path) -> bool:
+def _make(
+    case: Case, label_values: Mapping[int, int] | None, seed: int, copy: Copy, folder: pathlib.Path
+) -> bool:
     image, label = _files(folder, copy)
     ct, labels = render(*_read(case, label_values), seed, copy)
     nifti.write_volume(image, ct, compress_level=1)
@@ -237,19 +277,33 @@ def _make(case: Case, label_values: Mapping[int, int] | None, seed: int, copy: C
 def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, np.ndarray]:
     """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid. Raises ValueError with the remedy."""
     if case.label is None:
-        raise ValueError('has no mask; give the file of its organ mask under "label", or leave the case out')
+        raise ValueError(
+            'has no mask; give the file of its organ mask under "label", or leave the case out'
+        )
     ct, labels = sources.read_case(case, label_values)
-    if ct.shape != labels.shape or geometry.corner_displacement_mm(ct.grid, labels.grid) > 0.25 * min(ct.spacing_mm):
+    if ct.shape != labels.shape or geometry.corner_displacement_mm(
+        ct.grid, labels.grid
+    ) > 0.25 * min(ct.spacing_mm):
         ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
-        if ct.shape != labels.shape or geometry.corner_displacement_mm(ct.grid, labels.grid) > 0.25 * min(ct.spacing_mm):
-            raise ValueError(f"mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; export it on the CT's grid")
+        if ct.shape != labels.shape or geometry.corner_displacement_mm(
+            ct.grid, labels.grid
+        ) > 0.25 * min(ct.spacing_mm):
+            raise ValueError(
+                f"mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; export it on the CT's grid"
+            )
     ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
     values = np.unique(labels.array)
     if 1 not in values:
-        raise ValueError('its mask has no pancreas; say in the manifest which value it is, e.g. "label_values": {"7": 1}')
+        raise ValueError(
+            'its mask has no pancreas; say in the manifest which value it is, e.g. "label_values": {"7": 1}'
+        )
     if 2 in values:
-        raise ValueError("its mask has a tumour; only healthy pancreases can be a source, so leave the case out")
-    return Volume(np.ascontiguousarray(ct.array), ct.affine), np.ascontiguousarray(labels.array) == 1
+        raise ValueError(
+            "its mask has a tumour; only healthy pancreases can be a source, so leave the case out"
+        )
+    return Volume(np.ascontiguousarray(ct.array), ct.affine), np.ascontiguousarray(
+        labels.array
+    ) == 1
 
 
 def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path]:
@@ -257,7 +311,9 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
     return folder / copy.site / "images" / name, folder / copy.site / "labels" / name
 
 
-def _claim(listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path) -> None:
+def _claim(
+    listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
+) -> None:
     """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has the same sources and settings."""
     wanted = {
         "version": _VERSION,
@@ -277,6 +333,10 @@ def _claim(listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], fol
         atomic.write_json(path, wanted)
         return
     found = atomic.read_json(path)
-    differing = sorted(key for key in {*wanted, *found} - {"notes"} if found.get(key) != wanted.get(key))
+    differing = sorted(
+        key for key in {*wanted, *found} - {"notes"} if found.get(key) != wanted.get(key)
+    )
     if differing:
-        raise ValueError(f"{path}: holds a cohort with other {', '.join(differing)}; choose another folder, or delete {folder}")
+        raise ValueError(
+            f"{path}: holds a cohort with other {', '.join(differing)}; choose another folder, or delete {folder}"
+        )

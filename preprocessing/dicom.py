@@ -27,14 +27,19 @@ from preprocessing.volume import Volume
 __all__ = ["files_in", "is_series", "read_series", "require_reader", "slice_files"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_DIRECTION = 1e-3  # between direction cosines of two slices: DICOM prints six digits, some exporters fewer
+_DIRECTION = (
+    1e-3  # between direction cosines of two slices: DICOM prints six digits, some exporters fewer
+)
 _UNEVEN = 0.25  # of a slice distance, from where an even stack has the slice
 _ROUNDING_MM = 0.06  # positions are printed with one decimal by some
 _TILT = 0.002  # in-plane drift by length: 0.1 degrees
 _LARGEST_SLICE = 2**26  # pixels; a header that says more would have its decoder reserve gigabytes
 _INTEGER_PIXELS = 0x7FE00010
 _AIR_HU = -1024
-_PADDING_TISSUE_HU = (-900.0, 3000.0)  # between air and what a scanner's 12 bits hold: padding here may also be patient
+_PADDING_TISSUE_HU = (
+    -900.0,
+    3000.0,
+)  # between air and what a scanner's 12 bits hold: padding here may also be patient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +80,27 @@ class _Slice:
 
     @property
     def name(self) -> str:
-        return self.file.name if self.frame is None else f"frame {self.frame + 1} of {self.file.name}"
+        return (
+            self.file.name if self.frame is None else f"frame {self.frame + 1} of {self.file.name}"
+        )
 
 
 def require_reader() -> None:
     """Raises ValueError, with the remedy, where the extra is not installed."""
     if dicom_header.pydicom is None:
-        raise ValueError("DICOM series need pydicom and its decoders, which are not installed: pip install -e '.[dicom]'")
+        raise ValueError(
+            "DICOM series need pydicom and its decoders, which are not installed: pip install -e '.[dicom]'"
+        )
 
 
 def is_series(path: str | os.PathLike) -> bool:
     """Returns whether a path is read as DICOM: a folder, a zip, or a file that begins as DICOM does or is named so."""
     path = pathlib.Path(path)
-    if path.is_dir() or dicom_archive.is_archive(path) or path.suffix.lower() in dicom_folder.SUFFIXES:
+    if (
+        path.is_dir()
+        or dicom_archive.is_archive(path)
+        or path.suffix.lower() in dicom_folder.SUFFIXES
+    ):
         return True
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return False
@@ -116,9 +129,14 @@ def read_series(path: str | os.PathLike, series: str | None = None) -> Volume:
         first, last = slices[0], slices[-1]
         steps = (np.array(last.position) - first.position) / (len(slices) - 1)
         # of length one: some scanners print cosines with so few digits that a voxel would grow by them
-        row, column = (direction / np.linalg.norm(direction) for direction in np.reshape(first.directions, (2, 3)))
+        row, column = (
+            direction / np.linalg.norm(direction)
+            for direction in np.reshape(first.directions, (2, 3))
+        )
         affine = np.eye(4)
-        affine[:3, :3] = _LPS_TO_RAS @ np.stack([row * first.spacing[1], column * first.spacing[0], steps], axis=1)
+        affine[:3, :3] = _LPS_TO_RAS @ np.stack(
+            [row * first.spacing[1], column * first.spacing[0], steps], axis=1
+        )
         affine[:3, 3] = _LPS_TO_RAS @ first.position
         voxels, replaced = _voxels(slices)
         return Volume(voxels, affine, warnings=(*warnings, *replaced))
@@ -135,7 +153,9 @@ def slice_files(path: str | os.PathLike, series: str | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, wanted: str | None) -> Iterator[tuple[list[_Slice], list[IntegrityError]]]:
+def _opened(
+    path: str | os.PathLike, wanted: str | None
+) -> Iterator[tuple[list[_Slice], list[IntegrityError]]]:
     """Yields the sorted slices of the chosen series, and warnings."""
     require_reader()
     path = pathlib.Path(path)
@@ -185,7 +205,9 @@ def _stored(header: Header) -> _Stored:
         # By the standard it says how slices are shown, and HU are those of the rescale; SimpleITK and what builds on it invert the values.
         # Two programs that read one scan as bone and as air are no basis for a label.
         fix = "export the slices as MONOCHROME2: tools differ in whether they invert the values of such pixels"
-        raise broken(rules.NOT_GREY, path, "has pixels of MONOCHROME1, to be shown from white to black", fix)
+        raise broken(
+            rules.NOT_GREY, path, "has pixels of MONOCHROME1, to be shown from white to black", fix
+        )
     if colour != "MONOCHROME2":
         raise broken(rules.NOT_GREY, path, f"has pixels of {colour}")
     size = (header.required("Rows"), header.required("Columns"))
@@ -193,7 +215,9 @@ def _stored(header: Header) -> _Stored:
         if value == 0:
             header.refuse(name, "expected at least 1")
     if size[0] * size[1] > _LARGEST_SLICE:
-        header.refuse("Rows", f"with {size[1]} Columns a slice would have more than {_LARGEST_SLICE} pixels")
+        header.refuse(
+            "Rows", f"with {size[1]} Columns a slice would have more than {_LARGEST_SLICE} pixels"
+        )
     allocated, used = header.required("BitsAllocated"), header.required("BitsStored")
     if allocated not in (8, 16, 32):
         header.refuse("BitsAllocated", "expected 8, 16 or 32")
@@ -206,18 +230,33 @@ def _stored(header: Header) -> _Stored:
     if signed not in (0, 1):
         header.refuse("PixelRepresentation", "expected 0 or 1")
     if header.pixels.tag != _INTEGER_PIXELS:
-        raise broken(rules.UNDECODABLE, path, "holds floating-point pixels: a map made of a CT, not the CT")
+        raise broken(
+            rules.UNDECODABLE, path, "holds floating-point pixels: a map made of a CT, not the CT"
+        )
     if header.has("ModalityLUTSequence"):
-        raise broken(rules.NO_RESCALE, path, "turns pixels into HU by a ModalityLUTSequence, not by slope and intercept")
+        raise broken(
+            rules.NO_RESCALE,
+            path,
+            "turns pixels into HU by a ModalityLUTSequence, not by slope and intercept",
+        )
     frames = _frames(header)
     padding = _padding(header, signed == 1)
-    stored = _Stored(path, header.pixels, size, frames, (allocated, used), signed == 1, header.transfer_syntax, padding)
+    stored = _Stored(
+        path,
+        header.pixels,
+        size,
+        frames,
+        (allocated, used),
+        signed == 1,
+        header.transfer_syntax,
+        padding,
+    )
     if stored.transfer_syntax in dicom_header.NATIVE:
         _require_whole(stored)
-    elif stored.where.length is not None and stored.transfer_syntax not in dicom_header.OTHER_NATIVE:
-        problem = (
-            f"names transfer syntax {stored.transfer_syntax}, which this reader knows only with encapsulated pixels, and its own are not"
-        )
+    elif (
+        stored.where.length is not None and stored.transfer_syntax not in dicom_header.OTHER_NATIVE
+    ):
+        problem = f"names transfer syntax {stored.transfer_syntax}, which this reader knows only with encapsulated pixels, and its own are not"
         raise broken(rules.UNDECODABLE, path, problem)
     dicom_header.require_end(header)
     return stored
@@ -225,7 +264,10 @@ def _stored(header: Header) -> _Stored:
 
 def _frames(header: Header) -> int | None:
     """Returns how many frames a multi-frame file holds, None for a file of one slice."""
-    frames, groups = header.count("NumberOfFrames"), len(header.items("PerFrameFunctionalGroupsSequence"))
+    frames, groups = (
+        header.count("NumberOfFrames"),
+        len(header.items("PerFrameFunctionalGroupsSequence")),
+    )
     if frames is not None and frames < 1:
         header.refuse("NumberOfFrames", "expected at least 1")
     if not groups and (frames or 1) == 1 and not header.items("SharedFunctionalGroupsSequence"):
@@ -239,13 +281,21 @@ def _frames(header: Header) -> int | None:
 def _require_whole(stored: _Stored) -> None:
     """Raises where pixels that lie in the file as they are do not have the length that the header says."""
     if stored.where.length is None:
-        raise broken(rules.UNDECODABLE, stored.file, f"has encapsulated pixels, but names transfer syntax {stored.transfer_syntax}")
+        raise broken(
+            rules.UNDECODABLE,
+            stored.file,
+            f"has encapsulated pixels, but names transfer syntax {stored.transfer_syntax}",
+        )
     row = stored.size[1] * stored.bits[0] // 8
     expected = row * stored.size[0] * (stored.frames or 1)
     there = stored.where.length
     left = max(0, stored.file.stat().st_size - stored.where.start)
     if there > left:
-        raise broken(rules.UNDECODABLE, stored.file, f"is cut short: of {there} bytes of pixel data {left} are there")
+        raise broken(
+            rules.UNDECODABLE,
+            stored.file,
+            f"is cut short: of {there} bytes of pixel data {left} are there",
+        )
     # some writers add a few bytes at the end; a row too many is another picture
     if not expected <= there < expected + max(row, 2):
         shape = f"{stored.size[0]} x {stored.size[1]} pixels of {stored.bits[0]} bits"
@@ -263,7 +313,13 @@ def _padding(header: Header, signed: bool) -> tuple[int, int] | None:
     return (value, value) if limit is None else (min(value, limit), max(value, limit))
 
 
-def _slice(stored: _Stored, frame: int | None, header: Header, own: Sequence[Header], groups: Sequence[Header]) -> _Slice:
+def _slice(
+    stored: _Stored,
+    frame: int | None,
+    header: Header,
+    own: Sequence[Header],
+    groups: Sequence[Header],
+) -> _Slice:
     """Returns a slice.
 
     Args:
@@ -288,17 +344,28 @@ def _slice(stored: _Stored, frame: int | None, header: Header, own: Sequence[Hea
     intercept = values("PixelValueTransformationSequence", "RescaleIntercept", 1)
     absent = [
         name
-        for name, value in (("ImagePositionPatient", position), ("ImageOrientationPatient", directions), ("PixelSpacing", spacing))
+        for name, value in (
+            ("ImagePositionPatient", position),
+            ("ImageOrientationPatient", directions),
+            ("PixelSpacing", spacing),
+        )
         if value is None
     ]
     if absent:
         raise broken(rules.NO_GEOMETRY, stored.file, f"{where}has no {', '.join(absent)}")
-    directions_ok = np.abs(np.reshape(directions, (2, 3)) @ np.reshape(directions, (2, 3)).T - np.eye(2)).max() < 10 * _DIRECTION
+    directions_ok = (
+        np.abs(np.reshape(directions, (2, 3)) @ np.reshape(directions, (2, 3)).T - np.eye(2)).max()
+        < 10 * _DIRECTION
+    )
     if not directions_ok or min(spacing) <= 0:
-        problem = f"{where}ImageOrientationPatient {directions} or PixelSpacing {spacing} places no pixel"
+        problem = (
+            f"{where}ImageOrientationPatient {directions} or PixelSpacing {spacing} places no pixel"
+        )
         raise broken(rules.NO_GEOMETRY, stored.file, problem)
     if slope is None or intercept is None:
-        raise broken(rules.NO_RESCALE, stored.file, f"{where}has no RescaleSlope and RescaleIntercept")
+        raise broken(
+            rules.NO_RESCALE, stored.file, f"{where}has no RescaleSlope and RescaleIntercept"
+        )
     if slope[0] == 0:
         raise broken(rules.NO_RESCALE, stored.file, f"{where}RescaleSlope is 0")
     content = own if frame is None else own[0].items("FrameContentSequence")[:1]
@@ -365,7 +432,11 @@ def _sorted(slices: list[_Slice], path: pathlib.Path) -> list[_Slice]:
     usual = float(np.median(gaps))
     for i, gap in enumerate(gaps):
         if gap < max(0.05 * usual, 1e-3):
-            raise broken(rules.DUPLICATE_SLICE, slices[i + 1].file, f"lies where {slices[i].name} lies, at {heights[i]:.2f} mm")
+            raise broken(
+                rules.DUPLICATE_SLICE,
+                slices[i + 1].file,
+                f"lies where {slices[i].name} lies, at {heights[i]:.2f} mm",
+            )
     for i, gap in enumerate(gaps):
         if gap > 1.5 * usual + _ROUNDING_MM:
             lost = max(1, round(gap / usual) - 1)
@@ -382,7 +453,9 @@ def _sorted(slices: list[_Slice], path: pathlib.Path) -> list[_Slice]:
     drift = np.linalg.norm((positions[-1] - positions[0]) - normal * (heights[-1] - heights[0]))
     if drift > max(_TILT * (heights[-1] - heights[0]), rules.MISPLACED_VOXELS * min(first.spacing)):
         angle = np.degrees(np.arctan2(drift, heights[-1] - heights[0]))
-        raise broken(rules.GANTRY_TILT, path, f"slices are stacked {angle:.1f} degrees off their normal")
+        raise broken(
+            rules.GANTRY_TILT, path, f"slices are stacked {angle:.1f} degrees off their normal"
+        )
     return slices
 
 
@@ -391,7 +464,10 @@ def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
     numbers = sorted({one.instance for one in slices if one.instance is not None})
     if not numbers:
         return []
-    files, what = len({one.file for one in slices}), "slices" if slices[0].frame is None else "files"
+    files, what = (
+        len({one.file for one in slices}),
+        "slices" if slices[0].frame is None else "files",
+    )
     # numbers may begin anywhere, as with the second reconstruction of a scan; but only a few above 1 look like a lost beginning
     begin = 1 if 1 < numbers[0] <= files else numbers[0]
     absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * files))) - set(numbers))
@@ -425,7 +501,9 @@ def _require_whole_concatenations(headers: Sequence[Header], path: pathlib.Path)
         if absent:
             shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
             raise broken(
-                rules.MISSING_SLICE, path, f"holds {len(parts[uid])} of the {total} files of one image (concatenation), without {shown}"
+                rules.MISSING_SLICE,
+                path,
+                f"holds {len(parts[uid])} of the {total} files of one image (concatenation), without {shown}",
             )
 
 
@@ -446,10 +524,17 @@ def _voxels(slices: Sequence[_Slice]) -> tuple[np.ndarray, list[IntegrityError]]
         lowest, highest = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
         _require_in_range(one.stored, lowest, highest)
         slope, intercept = one.rescale
-        whole = slope == 1.0 and intercept.is_integer() and lowest + intercept >= -32768 and highest + intercept <= 32767
+        whole = (
+            slope == 1.0
+            and intercept.is_integer()
+            and lowest + intercept >= -32768
+            and highest + intercept <= 32767
+        )
         if hu.dtype == np.int16 and whole:
             # modulo 2**16, which is exact since every result fits
-            hu[number] = pixels.astype(np.int16) + np.array(int(intercept) % 2**16, np.uint16).astype(np.int16)
+            hu[number] = pixels.astype(np.int16) + np.array(
+                int(intercept) % 2**16, np.uint16
+            ).astype(np.int16)
         else:
             hu = hu.astype(np.float32, copy=False)
             hu[number] = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
@@ -498,17 +583,27 @@ def _pixels(stored: _Stored) -> np.ndarray:
     if stored.transfer_syntax in dicom_header.NATIVE:
         kind = np.dtype(f"<{'i' if stored.signed else 'u'}{stored.bits[0] // 8}")
         try:
-            pixels = np.fromfile(stored.file, kind, count=int(np.prod(shape)), offset=stored.where.start)
+            pixels = np.fromfile(
+                stored.file, kind, count=int(np.prod(shape)), offset=stored.where.start
+            )
         except OSError as error:
-            raise broken(rules.MISSING, stored.file, f"cannot be read ({error.strerror})") from error
+            raise broken(
+                rules.MISSING, stored.file, f"cannot be read ({error.strerror})"
+            ) from error
         if pixels.size == np.prod(shape):
             return pixels.reshape(shape)
-        raise broken(rules.UNDECODABLE, stored.file, f"holds {pixels.size} pixels instead of {shape}")
+        raise broken(
+            rules.UNDECODABLE, stored.file, f"holds {pixels.size} pixels instead of {shape}"
+        )
     pixels = dicom_header.decode(stored.file, stored.transfer_syntax)
     if stored.frames == 1 and pixels.ndim == 2:
         pixels = pixels[np.newaxis]
     if pixels.shape != shape or pixels.dtype.kind not in "iu":
-        raise broken(rules.UNDECODABLE, stored.file, f"decodes to {pixels.shape} pixels of {pixels.dtype} instead of {shape}")
+        raise broken(
+            rules.UNDECODABLE,
+            stored.file,
+            f"decodes to {pixels.shape} pixels of {pixels.dtype} instead of {shape}",
+        )
     return pixels
 
 

@@ -56,11 +56,17 @@ class Marks:
           header: of its file.
           content: what describes the slice alone: the header itself, or the frame's content.
         """
-        number, time = ("AcquisitionNumber", "AcquisitionTime") if frame is None else ("FrameAcquisitionNumber", "FrameAcquisitionDateTime")
+        number, time = (
+            ("AcquisitionNumber", "AcquisitionTime")
+            if frame is None
+            else ("FrameAcquisitionNumber", "FrameAcquisitionDateTime")
+        )
         if content is None:
             return cls(None, None, frame)
         found: dict[str, Any] = {"number": None, "time": None, "order": frame}
-        with contextlib.suppress(IntegrityError):  # a value of another kind tells nothing, and nothing else depends on it
+        with contextlib.suppress(
+            IntegrityError
+        ):  # a value of another kind tells nothing, and nothing else depends on it
             if frame is not None:
                 found["number"] = content.short(number)
             else:
@@ -103,11 +109,17 @@ def choose(path: pathlib.Path, uid: str, slices: list, wanted: str | None) -> li
     heights = np.array([one.position for one in slices]) @ normal_of(slices[0].directions)
     groups = _overlapping(slices, heights)
     if wanted is not None:
-        groups = groups or _by(one.acquisition.number for one in slices) or {"1": list(range(len(slices)))}
+        groups = (
+            groups
+            or _by(one.acquisition.number for one in slices)
+            or {"1": list(range(len(slices)))}
+        )
         if wanted in groups:
             return [slices[i] for i in groups[wanted]]
         raise broken(
-            rules.SEVERAL_ACQUISITIONS, path, f"series {uid} holds no acquisition {wanted}, but {_listed(groups, slices, heights)}"
+            rules.SEVERAL_ACQUISITIONS,
+            path,
+            f"series {uid} holds no acquisition {wanted}, but {_listed(groups, slices, heights)}",
         )
     if groups:
         problem = f"series {uid} holds {len(groups)} acquisitions that overlap: {_listed(groups, slices, heights)}"
@@ -121,7 +133,10 @@ def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
     for groups in (
         _by(mark.number for mark in marks),
         _numbered(_by(mark.time for mark in marks)),
-        *(_numbered(_by(mark.settings.get(name) for mark in marks)) for name in sorted(set().union(*(mark.settings for mark in marks)))),
+        *(
+            _numbered(_by(mark.settings.get(name) for mark in marks))
+            for name in sorted(set().union(*(mark.settings for mark in marks)))
+        ),
         _passes_in_order(marks, heights),
         _passes_over_places(marks, heights),
     ):
@@ -149,13 +164,17 @@ def _passes_over_places(marks: Sequence[Marks], heights: np.ndarray) -> dict[str
     real = gaps[gaps > 1e-3]
     if not len(real) or len(real) == len(gaps):
         return {}
-    places = np.split(by_height, np.flatnonzero(gaps > max(1e-3, _SAME_PLACE * float(np.median(real)))) + 1)
+    places = np.split(
+        by_height, np.flatnonzero(gaps > max(1e-3, _SAME_PLACE * float(np.median(real)))) + 1
+    )
     if len({len(place) for place in places}) > 1:
         return {}
     groups: dict[str, list[int]] = defaultdict(list)
     for place in places:
         orders = [marks[i].order for i in place]
-        if None in orders or len(set(orders)) < len(orders):  # copies of one file are no acquisitions
+        if None in orders or len(set(orders)) < len(
+            orders
+        ):  # copies of one file are no acquisitions
             return {}
         for number, i in enumerate(sorted(place, key=lambda i: marks[i].order), start=1):
             groups[str(number)].append(int(i))
@@ -177,15 +196,21 @@ def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, l
         else:
             direction = sign
     groups.append(in_order[start:])
-    for i, members in enumerate(groups[:-1]):  # where the table turns, its step shows which pass the last slice belongs to
+    for i, members in enumerate(
+        groups[:-1]
+    ):  # where the table turns, its step shows which pass the last slice belongs to
         steps = np.abs(np.diff(heights[members]))
         if len(steps) > 2 and abs(steps[-1] - np.median(steps)) > 0.1 * np.median(steps):
             groups[i], groups[i + 1] = members[:-1], np.concatenate([members[-1:], groups[i + 1]])
     extent = np.ptp(heights)
     # each pass covers most of the patient; numbers in no order at all make many short runs
-    if not 2 <= len(groups) <= _MOST_PASSES or any(len(g) < 3 or np.ptp(heights[g]) < extent / 2 for g in groups):
+    if not 2 <= len(groups) <= _MOST_PASSES or any(
+        len(g) < 3 or np.ptp(heights[g]) < extent / 2 for g in groups
+    ):
         return {}
-    return {str(number): [int(i) for i in members] for number, members in enumerate(groups, start=1)}
+    return {
+        str(number): [int(i) for i in members] for number, members in enumerate(groups, start=1)
+    }
 
 
 def _overlap(groups: Sequence[np.ndarray]) -> bool:

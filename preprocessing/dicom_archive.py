@@ -21,11 +21,24 @@ from preprocessing.checks.rules import IntegrityError, broken
 
 MOST_FILES = 50_000
 MOST_BYTES = 16 * 2**30
-_RATIO, _FREE_OF_RATIO = 100, 2**26  # CT shrinks by two to four, air alone by a thousand; small archives do no harm
+_RATIO, _FREE_OF_RATIO = (
+    100,
+    2**26,
+)  # CT shrinks by two to four, air alone by a thousand; small archives do no harm
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
 _BLOCK = 2**20
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError, OSError, UnicodeError, LookupError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    RuntimeError,
+    OSError,
+    UnicodeError,
+    LookupError,
+)
 
 
 def is_archive(path: pathlib.Path) -> bool:
@@ -34,7 +47,9 @@ def is_archive(path: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> Iterator[pathlib.Path]:
+def unpacked(
+    path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES
+) -> Iterator[pathlib.Path]:
     """Yields a folder with the archive's files, which goes at the end of the block. Hidden files are left out, folders are kept apart.
 
     Errors of the block that name a file in the folder leave it with the file's name in the archive.
@@ -58,8 +73,15 @@ def unpacked(path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: in
         total = sum(member.file_size for member in members)
         free = shutil.disk_usage(folder).free
         if total > free:
-            problem = f"holds {total / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB free"
-            raise broken(rules.ARCHIVE, path, problem, "free space there, or name another folder in the variable TMPDIR")
+            problem = (
+                f"holds {total / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB free"
+            )
+            raise broken(
+                rules.ARCHIVE,
+                path,
+                problem,
+                "free space there, or name another folder in the variable TMPDIR",
+            )
         names = _unpack(archive, members, folder, path)
         try:
             yield folder
@@ -67,22 +89,36 @@ def unpacked(path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: in
             raise _renamed(error, folder, path, names) from error
 
 
-def _members(archive: zipfile.ZipFile, path: pathlib.Path, most_files: int, most_bytes: int) -> list[zipfile.ZipInfo]:
+def _members(
+    archive: zipfile.ZipFile, path: pathlib.Path, most_files: int, most_bytes: int
+) -> list[zipfile.ZipInfo]:
     """Returns the files to unpack, checked."""
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > most_files:
-        raise broken(rules.ARCHIVE, path, f"holds {len(members)} files; a series has at most {most_files}")
+        raise broken(
+            rules.ARCHIVE, path, f"holds {len(members)} files; a series has at most {most_files}"
+        )
     total = sum(info.file_size for info in members)
     packed = path.stat().st_size
     if total > most_bytes:
-        raise broken(rules.ARCHIVE, path, f"would take {total / 1e9:.1f} GB; a series takes at most {most_bytes / 1e9:.1f} GB")
+        raise broken(
+            rules.ARCHIVE,
+            path,
+            f"would take {total / 1e9:.1f} GB; a series takes at most {most_bytes / 1e9:.1f} GB",
+        )
     if total > _FREE_OF_RATIO and total > _RATIO * packed:
-        raise broken(rules.ARCHIVE, path, f"holds {total} bytes in {packed}: packed more densely than any scan")
+        raise broken(
+            rules.ARCHIVE,
+            path,
+            f"holds {total} bytes in {packed}: packed more densely than any scan",
+        )
     seen: set[tuple[str, ...]] = set()
     for info in members:
         name, parts = info.filename, _parts(info)
         if parts is None:
-            raise broken(rules.ARCHIVE, path, f"holds {name!r}, a name that leads out of the archive")
+            raise broken(
+                rules.ARCHIVE, path, f"holds {name!r}, a name that leads out of the archive"
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
             raise broken(rules.ARCHIVE, path, f"holds {name!r}, which is a link")
         if info.flag_bits & 0x1:
@@ -90,18 +126,33 @@ def _members(archive: zipfile.ZipFile, path: pathlib.Path, most_files: int, most
         if parts in seen:
             raise broken(rules.ARCHIVE, path, f"holds {name!r} twice")
         seen.add(parts)
-    return [info for info in members if not any(part.startswith(".") or part == "__MACOSX" for part in _parts(info) or ())]
+    return [
+        info
+        for info in members
+        if not any(part.startswith(".") or part == "__MACOSX" for part in _parts(info) or ())
+    ]
 
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
     """Returns the folders and the name of a member, None for a name that is no path inside the archive."""
     name = info.orig_filename.replace("\\", "/")  # as Windows' own packer wrote them once
     parts = tuple(part for part in name.split("/") if part != ".")
-    inside = not name.startswith("/") and ".." not in parts and "" not in parts and "\0" not in name and parts
+    inside = (
+        not name.startswith("/")
+        and ".." not in parts
+        and "" not in parts
+        and "\0" not in name
+        and parts
+    )
     return parts if inside and not re.match(r"[A-Za-z]:", name) else None
 
 
-def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
+def _unpack(
+    archive: zipfile.ZipFile,
+    members: list[zipfile.ZipInfo],
+    folder: pathlib.Path,
+    path: pathlib.Path,
+) -> dict[str, str]:
     """Writes the files and returns their names in the archive by their paths."""
     folders: dict[tuple[str, ...], pathlib.Path] = {}
     names: dict[str, str] = {}
@@ -112,28 +163,49 @@ def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: pa
             inner = folders[tuple(above)] = folder / f"{len(folders):05d}"
             inner.mkdir()
         suffix = _SUFFIX.search(name)
-        target = inner / (name if _PLAIN.match(name) else f"unpacked{number:06d}{suffix[0] if suffix else ''}")
+        target = inner / (
+            name if _PLAIN.match(name) else f"unpacked{number:06d}{suffix[0] if suffix else ''}"
+        )
         names[str(target)] = info.filename
         try:
             with archive.open(info) as source, open(target, "xb") as sink:
                 shutil.copyfileobj(source, sink, _BLOCK)
         except _BROKEN as error:
-            raise broken(rules.ARCHIVE, path, f"{info.filename!r} cannot be unpacked ({error})", _remedy(error)) from error
+            raise broken(
+                rules.ARCHIVE,
+                path,
+                f"{info.filename!r} cannot be unpacked ({error})",
+                _remedy(error),
+            ) from error
     return names
 
 
 def _remedy(error: Exception) -> str | None:
     full = isinstance(error, OSError) and error.errno is not None
-    return "free space in the folder for temporary files, or name another in the variable TMPDIR" if full else None
+    return (
+        "free space in the folder for temporary files, or name another in the variable TMPDIR"
+        if full
+        else None
+    )
 
 
-def _renamed(error: IntegrityError, folder: pathlib.Path, path: pathlib.Path, names: dict[str, str]) -> IntegrityError:
-    short = {pathlib.Path(file).name: pathlib.PurePosixPath(name).name for file, name in names.items()}
+def _renamed(
+    error: IntegrityError, folder: pathlib.Path, path: pathlib.Path, names: dict[str, str]
+) -> IntegrityError:
+    short = {
+        pathlib.Path(file).name: pathlib.PurePosixPath(name).name for file, name in names.items()
+    }
 
     def plain(text: str) -> str:
-        for file in sorted(re.findall(re.escape(str(folder)) + r"/\d{5}/[^\s:;,)]+", text), key=len, reverse=True):
+        for file in sorted(
+            re.findall(re.escape(str(folder)) + r"/\d{5}/[^\s:;,)]+", text), key=len, reverse=True
+        ):
             text = text.replace(file, f"{path}/{names.get(file, '')}")
-        text = re.sub(r"unpacked\d{6}(\.[A-Za-z0-9]{1,12})?", lambda found: short.get(found[0], found[0]), text)
+        text = re.sub(
+            r"unpacked\d{6}(\.[A-Za-z0-9]{1,12})?",
+            lambda found: short.get(found[0], found[0]),
+            text,
+        )
         return text.replace(str(folder), str(path))
 
     return IntegrityError(error.rule, plain(error.file), plain(error.problem), plain(error.fix))

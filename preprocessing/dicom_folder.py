@@ -18,13 +18,19 @@ from preprocessing.checks import rules
 from preprocessing.checks.rules import IntegrityError, broken
 from preprocessing.dicom_header import Header
 
-_CT_STORAGE = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+_CT_STORAGE = (
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
 _UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+\Z")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 # a slice that is still being copied, or packed by itself
-_ON_TOP = frozenset((".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".bz2", ".xz"))
+_ON_TOP = frozenset(
+    (".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".bz2", ".xz")
+)
 _POINTERS = {  # text that stands for a file whose content was not fetched
     b"/annex/objects/": "datalad get {path} (or git annex get {path})",
     b"version https://git-lfs": "git lfs pull --include={path}",
@@ -62,7 +68,10 @@ class Series:
         first = self.slices[0]
         number, description = first.label("SeriesNumber"), first.label("SeriesDescription")
         count = sum(_frames(header) for header in self.slices)
-        about = [*([f"number {number}"] if number else []), *([repr(description)] if description else [])]
+        about = [
+            *([f"number {number}"] if number else []),
+            *([repr(description)] if description else []),
+        ]
         return f"{self.uid or 'without SeriesInstanceUID'} ({', '.join([*about, f'{count} slice' + 's' * (count != 1)])})"
 
 
@@ -78,7 +87,12 @@ def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
     return listing(pathlib.Path(folder))[0]
 
 
-def choose(path: pathlib.Path, files: Iterable[pathlib.Path], missing: Iterable[pathlib.Path], wanted: str | None) -> Series:
+def choose(
+    path: pathlib.Path,
+    files: Iterable[pathlib.Path],
+    missing: Iterable[pathlib.Path],
+    wanted: str | None,
+) -> Series:
     """Returns the CT series among files.
 
     Args:
@@ -92,7 +106,14 @@ def choose(path: pathlib.Path, files: Iterable[pathlib.Path], missing: Iterable[
     for file in files:
         found.add(file)
     for link in missing:
-        found.unread.append((link, regular_files.not_there(link, "restore the file, or remove the link if it is not a slice")))
+        found.unread.append(
+            (
+                link,
+                regular_files.not_there(
+                    link, "restore the file, or remove the link if it is not a slice"
+                ),
+            )
+        )
     return found.choose(path, wanted)
 
 
@@ -119,7 +140,9 @@ def may_be_slice(file: pathlib.Path) -> bool:
         start = dicom_header.start_of(file)
     except OSError:
         return _is_named_as_slice(file, ())
-    return dicom_header.is_dicom(start) or (_unlike_dicom(file, start) is not None and _is_named_as_slice(file, ()))
+    return dicom_header.is_dicom(start) or (
+        _unlike_dicom(file, start) is not None and _is_named_as_slice(file, ())
+    )
 
 
 class _Found:
@@ -145,7 +168,9 @@ class _Found:
             header = dicom_header.read(file)
             self._sort_in(header)
         except OSError as error:
-            self.unread.append((file, broken(rules.MISSING, file, f"cannot be read ({error.strerror or error})")))
+            self.unread.append(
+                (file, broken(rules.MISSING, file, f"cannot be read ({error.strerror or error})"))
+            )
         except IntegrityError as error:
             self.suffixes.add(file.suffix.lower())
             self.unread.append((file, error))
@@ -163,18 +188,29 @@ class _Found:
             self.left_out[uid].append((kind, header))
 
     def choose(self, path: pathlib.Path, wanted: str | None) -> Series:
-        series = {uid: Series(uid, tuple(slices), tuple(self.left_out.get(uid, ()))) for uid, slices in self.groups.items()}
+        series = {
+            uid: Series(uid, tuple(slices), tuple(self.left_out.get(uid, ())))
+            for uid, slices in self.groups.items()
+        }
         chosen = _named(series.values(), wanted) if wanted is not None else list(series.values())
         listed = ", ".join(map(str, sorted(series.values(), key=lambda s: s.uid))) or "none"
         if len(chosen) > 1:
-            raise broken(rules.SEVERAL_SERIES, path, f"holds {len(chosen)} CT series{f' {wanted}' if wanted else ''}: {listed}")
+            raise broken(
+                rules.SEVERAL_SERIES,
+                path,
+                f"holds {len(chosen)} CT series{f' {wanted}' if wanted else ''}: {listed}",
+            )
         self._refuse_unread(chosen, wanted)
         if chosen:
             return chosen[0]
         if wanted is not None:
             raise broken(rules.SEVERAL_SERIES, path, f"holds no CT series {wanted}, but {listed}")
         if self.captures:
-            raise broken(rules.NOT_GREY, self.captures[0], "is a secondary capture: a picture, not a reconstruction")
+            raise broken(
+                rules.NOT_GREY,
+                self.captures[0],
+                "is a secondary capture: a picture, not a reconstruction",
+            )
         if self.others:
             counts = ", ".join(f"{count} {name}" for name, count in sorted(self.others.items()))
             raise broken(rules.NOT_CT, path, f"holds no CT slices, but {counts}")
@@ -182,10 +218,14 @@ class _Found:
 
     def _refuse_unread(self, chosen: list[Series], wanted: str | None) -> None:
         """Raises for the first file that may be a slice of what was chosen and cannot be read."""
-        unread = [(file, error) for file, error in self.unread if _is_named_as_slice(file, self.suffixes)]
+        unread = [
+            (file, error) for file, error in self.unread if _is_named_as_slice(file, self.suffixes)
+        ]
         if wanted is not None and len(chosen) == 1:
             own = {header.path.parent for header in chosen[0].slices}
-            foreign = {header.path.parent for slices in self.groups.values() for header in slices} - own
+            foreign = {
+                header.path.parent for slices in self.groups.values() for header in slices
+            } - own
             unread = [(file, error) for file, error in unread if file.parent not in foreign]
         if not unread:
             return
@@ -226,9 +266,15 @@ def _kind(header: Header, modality: str) -> str | None:
     if storage.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
     # a specialised class may say that it holds all that a general one holds
-    if storage not in _CT_STORAGE and not set(_CT_STORAGE).intersection(header.texts("RelatedGeneralSOPClassUID")):
+    if storage not in _CT_STORAGE and not set(_CT_STORAGE).intersection(
+        header.texts("RelatedGeneralSOPClassUID")
+    ):
         if not _UID.match(storage):
-            raise broken(rules.ATTRIBUTE, header.path, f"SOPClassUID is {storage!r}, which names no kind of image")
+            raise broken(
+                rules.ATTRIBUTE,
+                header.path,
+                f"SOPClassUID is {storage!r}, which names no kind of image",
+            )
         if header.has("Rows"):
             return f"CT object of another class ({storage})"
         if header.pixels is None:
@@ -244,7 +290,11 @@ def _kind(header: Header, modality: str) -> str | None:
 
 def _incomplete(header: Header, lacks: str) -> IntegrityError:
     if header.pixels is None:
-        return broken(rules.UNDECODABLE, header.path, f"has no {lacks} and ends before its pixels: it was cut short inside its header")
+        return broken(
+            rules.UNDECODABLE,
+            header.path,
+            f"has no {lacks} and ends before its pixels: it was cut short inside its header",
+        )
     return broken(rules.ATTRIBUTE, header.path, f"has no {lacks}")
 
 
@@ -288,12 +338,23 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
         return broken(rules.UNDECODABLE, file, "is empty")
     for sign, remedy in _POINTERS.items():
         if start.startswith(sign):
-            return broken(rules.MISSING, file, "stands for a file whose content was not fetched", remedy.format(path=file))
+            return broken(
+                rules.MISSING,
+                file,
+                "stands for a file whose content was not fetched",
+                remedy.format(path=file),
+            )
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
     # LICENSE is text and thumbs a picture; IM0017 as text is the message of a server that should have sent the slice, as gzip its slice
-    if not (named or any(character.isdigit() for character in file.name)) and (start.startswith(_OTHER_KINDS) or _is_text(start)):
+    if not (named or any(character.isdigit() for character in file.name)) and (
+        start.startswith(_OTHER_KINDS) or _is_text(start)
+    ):
         return None
-    return broken(rules.UNDECODABLE, file, "does not begin as a DICOM file does: it is damaged, cut short in its header, or something else")
+    return broken(
+        rules.UNDECODABLE,
+        file,
+        "does not begin as a DICOM file does: it is damaged, cut short in its header, or something else",
+    )
 
 
 def _is_text(start: bytes) -> bool:

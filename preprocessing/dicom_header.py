@@ -24,27 +24,82 @@ try:
     import pydicom
     from pydicom import filereader
 
-    for _name in ("pydicom", "libjpeg", "openjpeg"):  # they log stack traces; what matters is in our errors
+    for _name in (
+        "pydicom",
+        "libjpeg",
+        "openjpeg",
+    ):  # they log stack traces; what matters is in our errors
         logging.getLogger(_name).setLevel(logging.CRITICAL)
 except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
     pydicom = None
 
-_TEXT = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"))
-_REPRESENTATIONS = _TEXT | frozenset(["AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SQ", "SS", "SV", "UL", "UN", "US", "UV"])
+_TEXT = frozenset(
+    (
+        "AE",
+        "AS",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "IS",
+        "LO",
+        "LT",
+        "PN",
+        "SH",
+        "ST",
+        "TM",
+        "UC",
+        "UI",
+        "UR",
+        "UT",
+    )
+)
+_REPRESENTATIONS = _TEXT | frozenset(
+    [
+        "AT",
+        "FD",
+        "FL",
+        "OB",
+        "OD",
+        "OF",
+        "OL",
+        "OV",
+        "OW",
+        "SL",
+        "SQ",
+        "SS",
+        "SV",
+        "UL",
+        "UN",
+        "US",
+        "UV",
+    ]
+)
 _FIRST_REPRESENTATIONS = frozenset(name.encode() for name in _REPRESENTATIONS)
 _PIXEL_REPRESENTATIONS = (None, "OW", "OB", "UN", "OF", "OD")  # None: implicit
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
-_LARGEST = 1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
+_LARGEST = (
+    1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
+)
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
 _ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
-_WIDE = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))  # lengths of four bytes
+_WIDE = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)  # lengths of four bytes
 _LONGEST_TAIL = 2**20
 _START = 140  # bytes that show whether a file is DICOM
 _PREAMBLE = 128
-_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+)
 OTHER_NATIVE = (_BIG_ENDIAN, "1.2.840.10008.1.2.1.99")  # deflated
-NATIVE = (_IMPLICIT, _EXPLICIT)  # transfer syntaxes whose pixels lie in the file as they are, in this byte order
+NATIVE = (
+    _IMPLICIT,
+    _EXPLICIT,
+)  # transfer syntaxes whose pixels lie in the file as they are, in this byte order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +123,9 @@ class Header:
       pixels: where its pixel data are; None without any, and for an item.
     """
 
-    def __init__(self, path: pathlib.Path, dataset: Any, where: str = "", pixels: PixelData | None = None):
+    def __init__(
+        self, path: pathlib.Path, dataset: Any, where: str = "", pixels: PixelData | None = None
+    ):
         self.path, self.where, self.pixels, self._dataset = path, where, pixels, dataset
 
     def has(self, name: str) -> bool:
@@ -77,7 +134,11 @@ class Header:
     def texts(self, name: str) -> tuple[str, ...]:
         """Returns the values of a text attribute without the blanks around them, () where it is absent or empty."""
         raw = self._bytes(name, _TEXT)
-        return () if raw is None else tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
+        return (
+            ()
+            if raw is None
+            else tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
+        )
 
     def text(self, name: str) -> str:
         """Returns the only value of a text attribute, "" where it is absent or empty."""
@@ -148,7 +209,11 @@ class Header:
         try:
             value = self._dataset[tag].value
         except Exception as error:  # pydicom passes on whatever its parser meets
-            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} cannot be read ({_one_line(error)})") from error
+            raise broken(
+                rules.ATTRIBUTE,
+                self.path,
+                f"{self.where}{name} cannot be read ({_one_line(error)})",
+            ) from error
         if value is None or value == b"" or value == "":
             return []
         if not isinstance(value, pydicom.Sequence):
@@ -160,7 +225,9 @@ class Header:
         return Header(self.path, self._dataset, where, self.pixels)
 
     def refuse(self, name: str, expected: str) -> NoReturn:
-        raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} is {self._shown(name)}; {expected}")
+        raise broken(
+            rules.ATTRIBUTE, self.path, f"{self.where}{name} is {self._shown(name)}; {expected}"
+        )
 
     @property
     def transfer_syntax(self) -> str:
@@ -180,7 +247,10 @@ class Header:
         if not named:
             raise broken(rules.ATTRIBUTE, self.path, "meta group: has no TransferSyntaxUID")
         if implicit != (named == _IMPLICIT):
-            meta.refuse("TransferSyntaxUID", f"but the attributes are written as {'implicit' if implicit else 'explicit'} ones")
+            meta.refuse(
+                "TransferSyntaxUID",
+                f"but the attributes are written as {'implicit' if implicit else 'explicit'} ones",
+            )
         return named
 
     @property
@@ -189,31 +259,54 @@ class Header:
         own = self.text("SOPClassUID")
         if own or not self._dataset.file_meta:
             return own
-        return Header(self.path, self._dataset.file_meta, "meta group: ").text("MediaStorageSOPClassUID")
+        return Header(self.path, self._dataset.file_meta, "meta group: ").text(
+            "MediaStorageSOPClassUID"
+        )
 
-    def _bytes(self, name: str, representations: Sequence[str] | frozenset[str] | None = None) -> bytes | None:
+    def _bytes(
+        self, name: str, representations: Sequence[str] | frozenset[str] | None = None
+    ) -> bytes | None:
         """Returns the bytes of an attribute, None where it is absent or empty."""
         try:
             element = self._dataset.get_item(_tag(name))
         except Exception as error:
-            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} cannot be read ({_one_line(error)})") from error
+            raise broken(
+                rules.ATTRIBUTE,
+                self.path,
+                f"{self.where}{name} cannot be read ({_one_line(error)})",
+            ) from error
         if element is None:
             return None
         raw = element.value
         if not raw:
             return None
-        if representations is not None and element.VR not in (None, "UN") and element.VR not in representations:
+        if (
+            representations is not None
+            and element.VR not in (None, "UN")
+            and element.VR not in representations
+        ):
             kind = "text" if representations is _TEXT else " or ".join(representations)
-            raise broken(rules.ATTRIBUTE, self.path, f"{self.where}{name} is written as {element.VR}; expected {kind}")
+            raise broken(
+                rules.ATTRIBUTE,
+                self.path,
+                f"{self.where}{name} is written as {element.VR}; expected {kind}",
+            )
         if not isinstance(raw, bytes):
             return str(raw).encode("latin-1", "replace")
-        if getattr(element, "length", _UNDEFINED) not in (len(raw), _UNDEFINED):  # of an element that pydicom converted there is none
+        if getattr(element, "length", _UNDEFINED) not in (
+            len(raw),
+            _UNDEFINED,
+        ):  # of an element that pydicom converted there is none
             raise broken(rules.UNDECODABLE, self.path, f"is cut short inside its header, in {name}")
         return raw if raw.strip(b" \0") or representations is not _TEXT else None
 
     def _shown(self, name: str) -> str:
         raw = self._bytes(name) or b""
-        text = repr(raw.decode("latin-1").strip(" \0")) if all(32 <= byte < 127 for byte in raw.strip(b"\0")) else f"0x{raw[:16].hex()}"
+        text = (
+            repr(raw.decode("latin-1").strip(" \0"))
+            if all(32 <= byte < 127 for byte in raw.strip(b"\0"))
+            else f"0x{raw[:16].hex()}"
+        )
         return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -253,7 +346,9 @@ def read(path: pathlib.Path) -> Header:
         if tag in _PIXEL_DATA:
             if representation not in _PIXEL_REPRESENTATIONS:
                 raise _damaged(path, f"its pixel data are written as {representation!r}")
-            found.append(PixelData(int(tag), stream.tell(), None if length == _UNDEFINED else length))
+            found.append(
+                PixelData(int(tag), stream.tell(), None if length == _UNDEFINED else length)
+            )
         return bool(found)
 
     with open(path, "rb") as stream:
@@ -262,13 +357,27 @@ def read(path: pathlib.Path) -> Header:
         except (OSError, IntegrityError):
             raise
         except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
-            raise broken(rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})") from error
+            raise broken(
+                rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})"
+            ) from error
     # readers differ in what they make of such files, up to leaving the slice out
     for element in dataset.values():
-        if element.VR not in _REPRESENTATIONS and not (element.VR is None and element.is_implicit_VR):
-            raise _damaged(path, f"{element.tag} is written as {element.VR!r}, which is not a value representation")
-        if element.VR == "SQ" and isinstance(element.value, bytes) and element.is_little_endian and not _are_items(element.value):
-            raise _damaged(path, f"{element.tag} is a sequence whose items do not end where it ends")
+        if element.VR not in _REPRESENTATIONS and not (
+            element.VR is None and element.is_implicit_VR
+        ):
+            raise _damaged(
+                path,
+                f"{element.tag} is written as {element.VR!r}, which is not a value representation",
+            )
+        if (
+            element.VR == "SQ"
+            and isinstance(element.value, bytes)
+            and element.is_little_endian
+            and not _are_items(element.value)
+        ):
+            raise _damaged(
+                path, f"{element.tag} is a sequence whose items do not end where it ends"
+            )
     return Header(path, dataset, pixels=found[0] if found else None)
 
 
@@ -311,7 +420,12 @@ def require_end(header: Header) -> None:
         begin, tail = stream.tell(), stream.read(_LONGEST_TAIL)
     if not _are_attributes(tail, header.pixels.tag, implicit):
         problem = f"its pixel data end at byte {begin}, and something follows that is no attribute"
-        raise broken(rules.UNDECODABLE, header.path, problem, f"fetch the file again, or keep its first {begin} bytes (head -c {begin})")
+        raise broken(
+            rules.UNDECODABLE,
+            header.path,
+            problem,
+            f"fetch the file again, or keep its first {begin} bytes (head -c {begin})",
+        )
 
 
 def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
@@ -320,7 +434,9 @@ def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
         if len(content) < 12:
             return False
         group, number, representation, short, long = struct.unpack("<HH2sHI", content[:12])
-        if group << 16 | number <= last or not (implicit or representation in _FIRST_REPRESENTATIONS):
+        if group << 16 | number <= last or not (
+            implicit or representation in _FIRST_REPRESENTATIONS
+        ):
             return False
         wide = not implicit and representation in _WIDE
         length = struct.unpack("<I", content[4:8])[0] if implicit else long if wide else short

@@ -27,9 +27,20 @@ _PRODUCT = "c2fnas-federated-pancreas"
 # value -> (label, property category, property type, anatomic region), SNOMED CT
 _SEGMENTS = {
     1: ("Pancreas", ("123037004", "Anatomical Structure"), ("15776009", "Pancreas"), None),
-    2: ("Pancreatic tumour", ("49755003", "Morphologically Altered Structure"), ("108369006", "Neoplasm"), ("15776009", "Pancreas")),
+    2: (
+        "Pancreatic tumour",
+        ("49755003", "Morphologically Altered Structure"),
+        ("108369006", "Neoplasm"),
+        ("15776009", "Pancreas"),
+    ),
 }
-_MUST_REPEAT = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_MUST_REPEAT = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "FrameOfReferenceUID",
+)
 _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer",
@@ -40,10 +51,19 @@ _SERIES_NUMBER = 300  # away from the numbers that a scanner gives
 def require_writer() -> None:
     """Raises ValueError, with the remedy, where the extra is not installed."""
     if highdicom is None:
-        raise ValueError("DICOM segmentation objects need highdicom, which is not installed: pip install -e '.[dicom_seg]'")
+        raise ValueError(
+            "DICOM segmentation objects need highdicom, which is not installed: pip install -e '.[dicom_seg]'"
+        )
 
 
-def write(path: str | os.PathLike, mask: np.ndarray, folder: str | os.PathLike, *, model_name: str, series: str | None = None) -> None:
+def write(
+    path: str | os.PathLike,
+    mask: np.ndarray,
+    folder: str | os.PathLike,
+    *,
+    model_name: str,
+    series: str | None = None,
+) -> None:
     """Writes a mask as a DICOM segmentation object, one binary segment for each class that has a voxel.
 
     Args:
@@ -61,20 +81,35 @@ def write(path: str | os.PathLike, mask: np.ndarray, folder: str | os.PathLike, 
         _write(path, mask, files, model_name)
 
 
-def _write(path: str | os.PathLike, mask: np.ndarray, files: list[pathlib.Path], model_name: str) -> None:
+def _write(
+    path: str | os.PathLike, mask: np.ndarray, files: list[pathlib.Path], model_name: str
+) -> None:
     present = [value for value in _SEGMENTS if np.any(mask == value)]
     if not present:
-        raise ValueError(f"{path}: the mask is empty, and a DICOM segmentation object holds at least one segment; see the NIfTI mask")
+        raise ValueError(
+            f"{path}: the mask is empty, and a DICOM segmentation object holds at least one segment; see the NIfTI mask"
+        )
     if len(set(files)) != len(files):
-        raise ValueError(f"{path}: the CT is one multi-frame file, for which no segmentation object is written; see the NIfTI mask")
+        raise ValueError(
+            f"{path}: the CT is one multi-frame file, for which no segmentation object is written; see the NIfTI mask"
+        )
     sources = [_source(file) for file in files]
     frames = np.ascontiguousarray(mask.transpose(2, 1, 0))
     expected = (len(files), int(sources[0].Rows), int(sources[0].Columns))
     if frames.shape != expected:
-        raise ValueError(f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; pass the mask of this series")
+        raise ValueError(
+            f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; pass the mask of this series"
+        )
     try:
         segmentation = _segmentation(sources, frames, present, model_name)
-    except (AttributeError, KeyError, ValueError, TypeError, IndexError, OverflowError) as error:  # highdicom checks what it copies
+    except (
+        AttributeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        OverflowError,
+    ) as error:  # highdicom checks what it copies
         problem = f"{path}: {files[0]} holds a value that the object may not repeat ({type(error).__name__}: {error})"
         raise ValueError(f"{problem}; correct it there, or use the NIfTI mask") from error
     with atomic.replacing(path) as temporary:
@@ -87,7 +122,12 @@ def _source(file: pathlib.Path):
     absent = [name for name in _MUST_REPEAT if not header.text(name)]
     if absent:
         problem = f"has no {', '.join(absent)}, which every object of its study must repeat"
-        raise broken(rules.ATTRIBUTE, file, problem, "add it to this file (e.g. with dcmodify), or use the NIfTI mask")
+        raise broken(
+            rules.ATTRIBUTE,
+            file,
+            problem,
+            "add it to this file (e.g. with dcmodify), or use the NIfTI mask",
+        )
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     for name in _MAY_BE_EMPTY:
         if name not in dataset:
@@ -101,7 +141,10 @@ def _segmentation(sources, frames: np.ndarray, present: list[int], model_name: s
         source_images=sources,
         pixel_array=np.stack([frames == value for value in present], axis=-1),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(number, value, model_name, version) for number, value in enumerate(present, start=1)],
+        segment_descriptions=[
+            _description(number, value, model_name, version)
+            for number, value in enumerate(present, start=1)
+        ],
         series_instance_uid=highdicom.UID(),
         series_number=_SERIES_NUMBER,
         sop_instance_uid=highdicom.UID(),
@@ -123,7 +166,9 @@ def _description(number: int, value: int, model_name: str, version: str):
         segmented_property_type=_concept(kind),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=model_name, version=version, family=highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+            name=model_name,
+            version=version,
+            family=highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
         ),
         anatomic_regions=None if region is None else [_concept(region)],
     )

@@ -34,21 +34,29 @@ class LabelBox:
     def of(cls, label: np.ndarray) -> LabelBox:
         """Returns the box of a label map, uint8 [x, y, z] in any memory order."""
         box = tuple(slice(0, n) for n in label.shape)
-        for axis in np.argsort([-abs(s) for s in label.strides], kind="stable"):  # the slowest axis first: its slices are contiguous
+        for axis in np.argsort(
+            [-abs(s) for s in label.strides], kind="stable"
+        ):  # the slowest axis first: its slices are contiguous
             part = np.moveaxis(label[box], axis, 0)
             hit = np.flatnonzero([plane.max(initial=0) for plane in part])
             begin, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 0)
             box = tuple(slice(begin, end) if i == axis else old for i, old in enumerate(box))
-        return cls(tuple(label.shape), tuple(s.start for s in box), np.ascontiguousarray(label[box]))
+        return cls(
+            tuple(label.shape), tuple(s.start for s in box), np.ascontiguousarray(label[box])
+        )
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(slice(start, start + n) for start, n in zip(self.start, self.voxels.shape, strict=True))
+        return tuple(
+            slice(start, start + n) for start, n in zip(self.start, self.voxels.shape, strict=True)
+        )
 
     def to_ras(self, native: Grid) -> LabelBox:
         """Returns the box of `geometry.to_ras_order` of this label map, which lies on the grid `native`."""
         turn = geometry.orientation(native.affine)
-        shape, start = (tuple(values[axis] for axis in turn.axes) for values in (self.shape, self.start))
+        shape, start = (
+            tuple(values[axis] for axis in turn.axes) for values in (self.shape, self.start)
+        )
         return self._turned(shape, start, geometry.to_ras_order(self.voxels, native), turn.flips)
 
     def from_ras(self, native: Grid) -> LabelBox:
@@ -56,11 +64,21 @@ class LabelBox:
         turn = geometry.orientation(native.affine)
         back = np.argsort(turn.axes)
         shape, start = (tuple(values[axis] for axis in back) for values in (self.shape, self.start))
-        return self._turned(shape, start, geometry.from_ras(self.voxels, native), tuple(turn.flips[axis] for axis in back))
+        return self._turned(
+            shape,
+            start,
+            geometry.from_ras(self.voxels, native),
+            tuple(turn.flips[axis] for axis in back),
+        )
 
     @staticmethod
-    def _turned(shape: Sequence[int], start: Sequence[int], voxels: np.ndarray, flips: Sequence[bool]) -> LabelBox:
-        place = tuple(n - begin - size if flip else begin for n, begin, size, flip in zip(shape, start, voxels.shape, flips, strict=True))
+    def _turned(
+        shape: Sequence[int], start: Sequence[int], voxels: np.ndarray, flips: Sequence[bool]
+    ) -> LabelBox:
+        place = tuple(
+            n - begin - size if flip else begin
+            for n, begin, size, flip in zip(shape, start, voxels.shape, flips, strict=True)
+        )
         return LabelBox(tuple(shape), place, np.ascontiguousarray(voxels))
 
     def array(self, order: str = "C") -> np.ndarray:
@@ -81,9 +99,13 @@ class LabelBox:
         first, end = np.flatnonzero(edge & (flat > 0)), np.flatnonzero(edge & (before > 0))
         line, place = np.divmod(first, z + 1)
         plane, row = np.divmod(line, max(y, 1))
-        voxel = [index + offset for index, offset in zip((plane, row, place), self.start, strict=True)]
+        voxel = [
+            index + offset for index, offset in zip((plane, row, place), self.start, strict=True)
+        ]
         starts = np.ravel_multi_index(voxel, self.shape) if len(first) else np.zeros(0)
-        return LabelRuns(self.shape, np.stack([starts, end - first, flat[first]], axis=1).astype(np.int32))
+        return LabelRuns(
+            self.shape, np.stack([starts, end - first, flat[first]], axis=1).astype(np.int32)
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +126,10 @@ class LabelRuns:
         if not len(self.runs):
             return (slice(0, 0),) * 3
         x, y, z = np.unravel_index(self.runs[:, 0], self.shape)
-        firsts, ends = (x.min(), y.min(), z.min()), (x.max() + 1, y.max() + 1, (z + self.runs[:, 1]).max())
+        firsts, ends = (
+            (x.min(), y.min(), z.min()),
+            (x.max() + 1, y.max() + 1, (z + self.runs[:, 1]).max()),
+        )
         return tuple(slice(int(first), int(end)) for first, end in zip(firsts, ends, strict=True))
 
     def count(self, class_: int | None = None) -> int:
@@ -128,11 +153,19 @@ class LabelRuns:
         label = np.zeros(self.shape, dtype=np.uint8, order=order)
         starts, lengths, classes = self.runs.T
         inside = np.arange(self.count()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        label[np.unravel_index(np.repeat(starts, lengths) + inside, self.shape)] = np.repeat(classes, lengths)
+        label[np.unravel_index(np.repeat(starts, lengths) + inside, self.shape)] = np.repeat(
+            classes, lengths
+        )
         return label
 
     def _places(self, class_: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._all_places if class_ is None else self._class_places.setdefault(class_, _places(self.runs[self.runs[:, 2] == class_]))
+        return (
+            self._all_places
+            if class_ is None
+            else self._class_places.setdefault(
+                class_, _places(self.runs[self.runs[:, 2] == class_])
+            )
+        )
 
     @functools.cached_property
     def _all_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -42,10 +42,15 @@ def orientation(affine: np.ndarray) -> Orientation:
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)
     if not np.isfinite(matrix).all() or not (lengths > 0).all():
-        raise ValueError(f"affine {matrix.tolist()} gives an axis no direction; write a valid sform or qform into the header")
+        raise ValueError(
+            f"affine {matrix.tolist()} gives an axis no direction; write a valid sform or qform into the header"
+        )
     directions = matrix / lengths
     # rounded: sums that are equal but for the last bits must be equal on every machine
-    axes = max(itertools.permutations(range(3)), key=lambda order: round(sum(abs(directions[i, order[i]]) for i in range(3)), 9))
+    axes = max(
+        itertools.permutations(range(3)),
+        key=lambda order: round(sum(abs(directions[i, order[i]]) for i in range(3)), 9),
+    )
     return Orientation(axes, tuple(bool(directions[i, axes[i]] < 0) for i in range(3)))
 
 
@@ -61,7 +66,9 @@ def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float])
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, (letter, length) in enumerate(zip(axes.upper(), spacing_mm, strict=True)):
-        patient, backwards = next((i, pair.index(letter)) for i, pair in enumerate(_DIRECTIONS) if letter in pair)
+        patient, backwards = next(
+            (i, pair.index(letter)) for i, pair in enumerate(_DIRECTIONS) if letter in pair
+        )
         affine[patient, axis] = -length if backwards else length
     affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return affine
@@ -69,7 +76,9 @@ def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float])
 
 def require_axes(axes: str) -> None:
     """Raises ValueError where `axes` does not name each direction of the patient once, e.g. "LPS"."""
-    named = sorted(i for letter in axes.upper() for i, pair in enumerate(_DIRECTIONS) if letter in pair)
+    named = sorted(
+        i for letter in axes.upper() for i, pair in enumerate(_DIRECTIONS) if letter in pair
+    )
     if len(axes) != 3 or named != [0, 1, 2]:
         raise ValueError(
             f"orientation is {axes!r}; expected where the three axes of the array run: one of R and L, one of A and P, one of S and I, e.g. LPS"
@@ -82,15 +91,23 @@ def at_place_of(volume: Volume, other: Volume) -> Volume:
     Two volumes of one patient are meant, e.g. a scan and its label. Where shape or spacing differ they stay apart.
     """
     own, there = ras_grid(volume.grid), ras_grid(other.grid)
-    if volume.placed == other.placed or own.shape != there.shape or not np.allclose(own.spacing_mm, there.spacing_mm, rtol=1e-3):
+    if (
+        volume.placed == other.placed
+        or own.shape != there.shape
+        or not np.allclose(own.spacing_mm, there.spacing_mm, rtol=1e-3)
+    ):
         return volume
-    to_upright = np.rint(np.linalg.inv(own.affine) @ volume.affine)  # whole: a permutation of voxel indices
+    to_upright = np.rint(
+        np.linalg.inv(own.affine) @ volume.affine
+    )  # whole: a permutation of voxel indices
     return Volume(volume.array, there.affine @ to_upright, other.placed)
 
 
 def to_ras(volume: Volume) -> Volume:
     """Returns the volume in RAS+ order, a view of the same voxels, with the affine that keeps each at its place."""
-    return Volume(to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed)
+    return Volume(
+        to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed
+    )
 
 
 def ras_grid(grid: Grid) -> Grid:
@@ -123,7 +140,9 @@ def corner_displacement_mm(one: Grid, other: Grid) -> float:
 
     One number for a shift, a rotation or another spacing: no voxel lies further from where the other grid has it.
     """
-    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in one.shape))])
+    corners = np.array(
+        [[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in one.shape))]
+    )
     return float(np.linalg.norm((corners @ (one.affine - other.affine).T)[:, :3], axis=1).max())
 
 

@@ -18,7 +18,11 @@ from runkit import atomic, printable
 _CLASS_NAMES = {
     1: ("pancreas",),
     2: (
-        *(f"{prefix}{name}" for prefix in ("", "pancreas ", "pancreatic ") for name in ("tumour", "tumor", "cancer", "lesion")),
+        *(
+            f"{prefix}{name}"
+            for prefix in ("", "pancreas ", "pancreatic ")
+            for name in ("tumour", "tumor", "cancer", "lesion")
+        ),
         *("pdac", "pdac lesion"),
     ),
 }
@@ -60,20 +64,32 @@ class Case:
 
     def __post_init__(self):
         if not names.CASE_ID.match(self.case_id):
-            raise _Problem(rules.CASE_ID, f"case_id {self.case_id!r}", "use letters, digits, '.', '_' and '-' only, letter or digit first")
+            raise _Problem(
+                rules.CASE_ID,
+                f"case_id {self.case_id!r}",
+                "use letters, digits, '.', '_' and '-' only, letter or digit first",
+            )
         if self.label_turn is not None and not _TURN.match(self.label_turn):
             problem = f"label_turn of case {self.case_id} is {self.label_turn!r}"
-            raise _Problem(rules.MANIFEST_REFERENCE, problem, 'name each axis once with its sign, e.g. "+x-y+z"')
+            raise _Problem(
+                rules.MANIFEST_REFERENCE,
+                problem,
+                'name each axis once with its sign, e.g. "+x-y+z"',
+            )
         if self.orientation is not None:
             try:
                 geometry.require_axes(self.orientation)
             except ValueError as error:
-                raise _Problem(rules.MANIFEST_REFERENCE, f"case {self.case_id}: {error}", "correct it") from error
+                raise _Problem(
+                    rules.MANIFEST_REFERENCE, f"case {self.case_id}: {error}", "correct it"
+                ) from error
         unknown = [i for i in self.accept if i not in rules.BY_ID or not rules.BY_ID[i].acceptable]
         if unknown:
             possible = ", ".join(rule.id for rule in rules.RULES if rule.acceptable)
             problem = f"case {self.case_id} accepts {', '.join(unknown)}"
-            raise _Problem(rules.MANIFEST_REFERENCE, problem, f"the rules that can be accepted are {possible}")
+            raise _Problem(
+                rules.MANIFEST_REFERENCE, problem, f"the rules that can be accepted are {possible}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +116,9 @@ class Manifest:
         if not self.site:
             raise _Problem(rules.MANIFEST_KEYS, "site is empty", "name the site")
         if not self.cases:
-            raise _Problem(rules.MANIFEST_KEYS, "no case is listed", "add the site's scans under `cases`")
+            raise _Problem(
+                rules.MANIFEST_KEYS, "no case is listed", "add the site's scans under `cases`"
+            )
         for what, listed in (
             ("case_id", [case.case_id for case in self.cases]),
             # one folder may hold the series of several cases
@@ -109,13 +127,20 @@ class Manifest:
         ):
             twice = [name for name, count in Counter(listed).items() if count > 1]
             if twice:
-                raise _Problem(rules.CASE_TWICE, f"{what} {', '.join(sorted(twice))} listed more than once")
+                raise _Problem(
+                    rules.CASE_TWICE, f"{what} {', '.join(sorted(twice))} listed more than once"
+                )
         unknown = sorted(set(self.excluded) - {case.case_id for case in self.cases})
         if unknown:
-            raise _Problem(rules.MANIFEST_REFERENCE, f"excluded names {', '.join(unknown)}, which is no case here")
+            raise _Problem(
+                rules.MANIFEST_REFERENCE,
+                f"excluded names {', '.join(unknown)}, which is no case here",
+            )
         if self.label_values is not None and not set(self.label_values.values()) <= {0, 1, 2}:
             problem = f"label_values is {dict(self.label_values)}"
-            raise _Problem(rules.MANIFEST_REFERENCE, problem, "expected file value -> class 0, 1 or 2")
+            raise _Problem(
+                rules.MANIFEST_REFERENCE, problem, "expected file value -> class 0, 1 or 2"
+            )
         if self.declared is not None:
             try:
                 object.__setattr__(self, "declared", declared_labels.check(self.declared))
@@ -130,10 +155,14 @@ class Manifest:
     @property
     def files(self) -> list[pathlib.Path]:
         """Images and labels of all cases, the excluded ones as well."""
-        return [path for case in self.cases for path in (case.image, case.label) if path is not None]
+        return [
+            path for case in self.cases for path in (case.image, case.label) if path is not None
+        ]
 
 
-def read(path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None) -> Manifest:
+def read(
+    path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None
+) -> Manifest:
     """Reads a manifest.
 
     Args:
@@ -151,14 +180,23 @@ def read(path: str | os.PathLike, *, site: str | None = None, orientation: str |
     except OSError as error:
         raise broken(rules.MANIFEST, path, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise broken(rules.MANIFEST, path, str(error).removeprefix(f"{path}: "), "correct the JSON") from error
+        raise broken(
+            rules.MANIFEST, path, str(error).removeprefix(f"{path}: "), "correct the JSON"
+        ) from error
     if not isinstance(value, dict):
-        raise broken(rules.MANIFEST, path, f"is a JSON {type(value).__name__}, not a JSON object with `site` and `cases`")
+        raise broken(
+            rules.MANIFEST,
+            path,
+            f"is a JSON {type(value).__name__}, not a JSON object with `site` and `cases`",
+        )
     try:
         found = _of_value(value, path.parent, site)
         if orientation is None:
             return found
-        cases = (dataclasses.replace(case, orientation=case.orientation or orientation) for case in found.cases)
+        cases = (
+            dataclasses.replace(case, orientation=case.orientation or orientation)
+            for case in found.cases
+        )
         return dataclasses.replace(found, cases=tuple(cases))
     except _Problem as error:
         raise broken(error.rule, path, error.problem, error.fix) from error
@@ -198,7 +236,11 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
         value["declared_labels"] = dict(manifest.declared)
     value["cases"] = []
     for case in manifest.cases:
-        entry: dict[str, Any] = {"case_id": case.case_id, "image": relative(case.image), "label": relative(case.label)}
+        entry: dict[str, Any] = {
+            "case_id": case.case_id,
+            "image": relative(case.image),
+            "label": relative(case.label),
+        }
         optional = {
             "series": case.series,
             "label_turn": case.label_turn,
@@ -212,13 +254,23 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
 def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
     cases = []
     for position, entry in enumerate(_list(value, "cases")):
-        if not isinstance(entry, dict) or not isinstance(entry.get("case_id"), str) or not _is_path(entry.get("image")):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("case_id"), str)
+            or not _is_path(entry.get("image"))
+        ):
             problem = f"entry {position + 1} of `cases` is {entry!r}"
-            raise _Problem(rules.MANIFEST_KEYS, problem, "expected an object with `case_id`, `image` and `label`")
+            raise _Problem(
+                rules.MANIFEST_KEYS,
+                problem,
+                "expected an object with `case_id`, `image` and `label`",
+            )
         label = entry.get("label")
         if label is not None and not _is_path(label):
             problem = f"label of case {entry['case_id']} is {label!r}"
-            raise _Problem(rules.MANIFEST_KEYS, problem, "expected a path, or null for a scan without label")
+            raise _Problem(
+                rules.MANIFEST_KEYS, problem, "expected a path, or null for a scan without label"
+            )
         cases.append(
             Case(
                 entry["case_id"],
@@ -250,19 +302,34 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     for key in ("training", "test"):
         for entry in _list(value, key) if key in value else []:
             # scans without label are plain strings there; a training entry without one is a misspelt key
-            pair = {"image": entry, "label": None} if key == "test" and isinstance(entry, str) else entry
-            image, label = (pair.get("image"), pair.get("label")) if isinstance(pair, dict) else (None, None)
+            pair = (
+                {"image": entry, "label": None}
+                if key == "test" and isinstance(entry, str)
+                else entry
+            )
+            image, label = (
+                (pair.get("image"), pair.get("label")) if isinstance(pair, dict) else (None, None)
+            )
             if not _is_path(image) or not (_is_path(label) or (key == "test" and label is None)):
                 problem = f"entry {entry!r} of `{key}` is neither a path nor an object with `image` and `label`"
                 raise _Problem(rules.MANIFEST_KEYS, problem)
-            if pathlib.PurePosixPath(image).name.startswith("._"):  # macOS writes one beside each file of the archive; it holds no scan
+            if pathlib.PurePosixPath(image).name.startswith(
+                "._"
+            ):  # macOS writes one beside each file of the archive; it holds no scan
                 continue
-            pairs.append((names.stem(image), folder / image, None if label is None else folder / label))
+            pairs.append(
+                (names.stem(image), folder / image, None if label is None else folder / label)
+            )
     ids = names.case_ids(name for name, _, _ in pairs)
     cases = tuple(Case(ids[name], image, label) for name, image, label in pairs)
     # The decathlon's pancreas task names both classes and draws both.
     drawn = _drawn(value.get("labels"))
-    return Manifest(site or str(value.get("name") or "MSD"), cases, str(value.get("description", "")), declared=drawn)
+    return Manifest(
+        site or str(value.get("name") or "MSD"),
+        cases,
+        str(value.get("description", "")),
+        declared=drawn,
+    )
 
 
 def _drawn(labels: Any) -> dict[str, str] | None:
@@ -278,29 +345,43 @@ def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Ma
     """nnU-Net's raw data: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, imagesTs without labels; or `dataset`, which lists them."""
     ending = value["file_ending"]
     if not isinstance(ending, str) or ending.lower() not in (".nii", ".nii.gz"):
-        raise _Problem(rules.MANIFEST_KEYS, f"file_ending is {ending!r}", "convert the dataset to .nii.gz")
+        raise _Problem(
+            rules.MANIFEST_KEYS, f"file_ending is {ending!r}", "convert the dataset to .nii.gz"
+        )
     values = _nnunet_values(value.get("labels"))
     pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]] = {}
     try:
         if "dataset" in value:
             for name, entry in value["dataset"].items():
-                pairs[str(name)] = (folder / entry["images"][0], folder / entry["label"] if "label" in entry else None)
+                pairs[str(name)] = (
+                    folder / entry["images"][0],
+                    folder / entry["label"] if "label" in entry else None,
+                )
         else:
             for part in ("Tr", "Ts"):
                 images, labels = folder / f"images{part}", folder / f"labels{part}"
                 if part == "Ts" and not images.is_dir():
                     continue
                 drawn = names.by_stem(names.nifti_files(labels)) if labels.is_dir() else {}
-                first = (path for path in names.nifti_files(images) if names.stem(path).endswith("_0000"))
-                found = {name: (path, drawn.get(name)) for name, path in names.by_stem(first, without="_0000").items()}
+                first = (
+                    path for path in names.nifti_files(images) if names.stem(path).endswith("_0000")
+                )
+                found = {
+                    name: (path, drawn.get(name))
+                    for name, path in names.by_stem(first, without="_0000").items()
+                }
                 if part == "Tr" and value.get("numTraining", len(found)) != len(found):
-                    raise ValueError(f"{images}: holds {len(found)} files <case>_0000{ending}, numTraining is {value['numTraining']}")
+                    raise ValueError(
+                        f"{images}: holds {len(found)} files <case>_0000{ending}, numTraining is {value['numTraining']}"
+                    )
                 pairs |= found
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         problem = f"`dataset` is not case -> images and label ({type(error).__name__}: {error})"
         raise _Problem(rules.MANIFEST_KEYS, problem) from error
     except ValueError as error:
-        raise _Problem(rules.MANIFEST_KEYS, str(error), "restore the folders of the dataset") from error
+        raise _Problem(
+            rules.MANIFEST_KEYS, str(error), "restore the folders of the dataset"
+        ) from error
     ids = names.case_ids(pairs)
     cases = tuple(Case(ids[name], image, label) for name, (image, label) in pairs.items())
     name = site or str(value.get("name") or folder.resolve().name or "nnU-Net")
@@ -317,22 +398,50 @@ def _nnunet_values(labels: Any) -> dict[int, int] | None:
     if not isinstance(labels, dict):
         raise _Problem(rules.MANIFEST_KEYS, f"`labels` is {labels!r}", "expected name -> value")
     found: dict[int, int] = {}
-    for class_, known in _CLASS_NAMES.items():  # tumour last: where regions overlap it is the smaller one
-        regions = [value for name, value in labels.items() if re.sub(r"[\s_-]+", " ", str(name)).strip().lower() in known]
+    for (
+        class_,
+        known,
+    ) in _CLASS_NAMES.items():  # tumour last: where regions overlap it is the smaller one
+        regions = [
+            value
+            for name, value in labels.items()
+            if re.sub(r"[\s_-]+", " ", str(name)).strip().lower() in known
+        ]
         if len(regions) > 1 or (class_ == 1 and not regions):
-            raise _Problem(rules.MANIFEST_REFERENCE, f"labels {', '.join(map(str, labels))} name {len(regions)} as class {class_}", fix)
+            raise _Problem(
+                rules.MANIFEST_REFERENCE,
+                f"labels {', '.join(map(str, labels))} name {len(regions)} as class {class_}",
+                fix,
+            )
         own = regions[0] if regions and isinstance(regions[0], list) else regions
         for value in own:
             if not isinstance(value, int) or isinstance(value, bool):
-                raise _Problem(rules.MANIFEST_KEYS, f"`labels` has the value {value!r}", "expected whole numbers")
+                raise _Problem(
+                    rules.MANIFEST_KEYS,
+                    f"`labels` has the value {value!r}",
+                    "expected whole numbers",
+                )
             found[value] = class_
-    others = [str(name) for name in labels if "pancrea" in str(name).lower() or _TUMOUR.search(str(name))]
+    others = [
+        str(name) for name in labels if "pancrea" in str(name).lower() or _TUMOUR.search(str(name))
+    ]
     unclear = [
-        name for name in others if not any(re.sub(r"[\s_-]+", " ", name).strip().lower() in known for known in _CLASS_NAMES.values())
+        name
+        for name in others
+        if not any(
+            re.sub(r"[\s_-]+", " ", name).strip().lower() in known
+            for known in _CLASS_NAMES.values()
+        )
     ]
     if unclear:
-        raise _Problem(rules.MANIFEST_REFERENCE, f"it is unclear which class the label {', '.join(unclear)} is", fix)
-    values = {v for value in labels.values() for v in (value if isinstance(value, list) else [value])} - {0}
+        raise _Problem(
+            rules.MANIFEST_REFERENCE,
+            f"it is unclear which class the label {', '.join(unclear)} is",
+            fix,
+        )
+    values = {
+        v for value in labels.values() for v in (value if isinstance(value, list) else [value])
+    } - {0}
     return None if found == {v: v for v in values} else found
 
 
@@ -343,12 +452,18 @@ def _require_pancreas(labels: Any) -> None:
     # {"1": "pancreas"} at the decathlon, {"pancreas": 1} at nnU-Net
     name = labels.get("1", next((name for name, number in labels.items() if number == 1), None))
     if name is not None and "pancrea" not in str(name).lower():
-        raise _Problem(rules.MANIFEST_REFERENCE, f"label 1 is {name!r} there, not pancreas", "give the dataset.json of a pancreas task")
+        raise _Problem(
+            rules.MANIFEST_REFERENCE,
+            f"label 1 is {name!r} there, not pancreas",
+            "give the dataset.json of a pancreas task",
+        )
 
 
 def _list(value: dict[str, Any], key: str) -> list[Any]:
     if not isinstance(value[key], list):
-        raise _Problem(rules.MANIFEST_KEYS, f"`{key}` is {type(value[key]).__name__}", "expected a list")
+        raise _Problem(
+            rules.MANIFEST_KEYS, f"`{key}` is {type(value[key]).__name__}", "expected a list"
+        )
     return value[key]
 
 
@@ -359,7 +474,11 @@ def _is_path(value: Any) -> bool:
 def _text(entry: dict[str, Any], key: str) -> str | None:
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise _Problem(rules.MANIFEST_KEYS, f"`{key}` of case {entry['case_id']} is {value!r}", "expected a text")
+        raise _Problem(
+            rules.MANIFEST_KEYS,
+            f"`{key}` of case {entry['case_id']} is {value!r}",
+            "expected a text",
+        )
     return value
 
 
@@ -370,4 +489,6 @@ def _label_values(value: Any) -> dict[int, int] | None:
         return {int(k): int(v) for k, v in value.items()}
     except (AttributeError, TypeError, ValueError):
         problem = f"label_values is {value!r}"
-        raise _Problem(rules.MANIFEST_REFERENCE, problem, 'expected file value -> class, e.g. {"7": 1}') from None
+        raise _Problem(
+            rules.MANIFEST_REFERENCE, problem, 'expected file value -> class, e.g. {"7": 1}'
+        ) from None

@@ -64,7 +64,11 @@ def case_ids(names: Iterable[str]) -> Mapping[str, str]:
     """
     names = list(names)
     ids = {name: name if CASE_ID.match(name) else _readable(name) for name in names}
-    shared = {name for name in names if name != ids[name] and sum(other == ids[name] for other in ids.values()) > 1}
+    shared = {
+        name
+        for name in names
+        if name != ids[name] and sum(other == ids[name] for other in ids.values()) > 1
+    }
     return {name: f"{ids[name]}-{_digest(name)}" if name in shared else ids[name] for name in names}
 
 
@@ -78,4 +82,6 @@ def _readable(name: str) -> str:
 
 
 def _digest(name: str) -> str:
-    return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return hashlib.sha256(
+        unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    ).hexdigest()[:8]

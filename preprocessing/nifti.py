@@ -28,7 +28,12 @@ _MAGIC = {348: b"n+1\0", 540: b"n+2\0"}
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}
 _SMALLEST_VOXEL_MM3 = 1e-9  # below it the header has an axis without extent
-_UNITS = {0: "unknown", 1: "m", 2: "mm", 3: "micron"}  # of lengths: the lowest three bits of xyzt_units
+_UNITS = {
+    0: "unknown",
+    1: "m",
+    2: "mm",
+    3: "micron",
+}  # of lengths: the lowest three bits of xyzt_units
 _MILLIMETRES = (0, 2)  # many writers leave "unknown"; everyone reads it as mm
 _CT_RANGE = (-200, 100)  # no label map spans it, every CT does
 _FRACTION = 1e-4  # of a class: what a slope in float32 leaves
@@ -77,7 +82,11 @@ def read_ct(path: str | os.PathLike, orientation: str | None = None) -> Volume:
 
 
 def read_labels(
-    path: str | os.PathLike, values: Mapping[int, int] | None = None, *, ignore_place: bool = False, orientation: str | None = None
+    path: str | os.PathLike,
+    values: Mapping[int, int] | None = None,
+    *,
+    ignore_place: bool = False,
+    orientation: str | None = None,
 ) -> Volume:
     """Reads a label map: 0 background, 1 pancreas, 2 tumour.
 
@@ -101,7 +110,11 @@ def read_labels(
         _require_finite(path, stored)
     lowest, highest = stored.min(), stored.max()
     if lowest <= _CT_RANGE[0] and highest >= _CT_RANGE[1]:
-        raise broken(rules.LABEL_IS_CT, path, f"values from {lowest:g} to {highest:g} are those of a CT, not of a label map")
+        raise broken(
+            rules.LABEL_IS_CT,
+            path,
+            f"values from {lowest:g} to {highest:g} are those of a CT, not of a label map",
+        )
     if stored.dtype.kind == "f":
         whole = np.rint(stored)
         fractional = np.abs(stored - whole) > _FRACTION
@@ -133,12 +146,16 @@ def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int
       ValueError: for another dtype, a path that is no .nii or .nii.gz, or an axis of more than 32767 voxels.
     """
     if volume.array.dtype not in (np.uint8, np.int16, np.float32):
-        raise ValueError(f"{path}: voxels are {volume.array.dtype}; convert them to uint8 (labels), int16 or float32 (HU)")
+        raise ValueError(
+            f"{path}: voxels are {volume.array.dtype}; convert them to uint8 (labels), int16 or float32 (HU)"
+        )
     header = nibabel.Nifti1Header()
     try:
         header.set_data_shape(volume.shape)
     except nibabel.spatialimages.HeaderDataError as error:
-        raise ValueError(f"{path}: shape {volume.shape} does not fit into NIfTI-1 ({error}); crop the volume") from error
+        raise ValueError(
+            f"{path}: shape {volume.shape} does not fit into NIfTI-1 ({error}); crop the volume"
+        ) from error
     header.set_data_dtype(volume.array.dtype)
     header.set_sform(volume.affine, code=1)
     header.set_qform(volume.affine, code=1)
@@ -146,7 +163,13 @@ def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int
     _write(path, header, volume.array, compress_level)
 
 
-def write_labels_like(path: str | os.PathLike, mask: np.ndarray, reference_path: str | os.PathLike, *, compress_level: int = 1) -> None:
+def write_labels_like(
+    path: str | os.PathLike,
+    mask: np.ndarray,
+    reference_path: str | os.PathLike,
+    *,
+    compress_level: int = 1,
+) -> None:
     """Writes a mask on the grid of a scan: sform, qform, pixdim and units stay bit for bit those of the scan.
 
     Free text and header extensions of the scan, which may name a patient, are left out.
@@ -184,7 +207,9 @@ def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
     return _parse_header(path, start)
 
 
-def stored_form(path: str | os.PathLike, *, ignore_place: bool = False, orientation: str | None = None) -> tuple[Grid, np.dtype, bool]:
+def stored_form(
+    path: str | os.PathLike, *, ignore_place: bool = False, orientation: str | None = None
+) -> tuple[Grid, np.dtype, bool]:
     """Returns what the header alone says: the grid, the voxels' data type, and whether a slope or intercept applies.
 
     Args, raises: as `read_labels`.
@@ -238,7 +263,9 @@ def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
     return header, stored
 
 
-def _voxels(stream: BinaryIO, start: bytes, offset: int, size: int, most: int) -> tuple[np.ndarray, int]:
+def _voxels(
+    stream: BinaryIO, start: bytes, offset: int, size: int, most: int
+) -> tuple[np.ndarray, int]:
     """Reads the bytes from `offset` on, `start` being those already read, and returns room for `size` of them and how many there were.
 
     They go where they stay, in blocks that the processor's cache holds, so that neither the file nor a growing buffer is in memory beside
@@ -262,14 +289,26 @@ def _parse_header(path: str | os.PathLike, start: bytes) -> nibabel.Nifti1Header
         if size in _HEADERS and len(start) >= size:
             header = _HEADERS[size](start[:size], endianness=mark, check=False)
             kind = np.asarray(header["magic"]).tobytes()[:4]
-            if kind == _MAGIC[size]:  # another ending is no NIfTI to other software, which takes its place for unknown
+            if (
+                kind == _MAGIC[size]
+            ):  # another ending is no NIfTI to other software, which takes its place for unknown
                 return header
             if kind[:2] == b"ni":
-                raise broken(rules.NOT_NIFTI, path, "is one half of a .hdr/.img pair", "convert the pair to one .nii.gz file")
+                raise broken(
+                    rules.NOT_NIFTI,
+                    path,
+                    "is one half of a .hdr/.img pair",
+                    "convert the pair to one .nii.gz file",
+                )
     if start[:2] == _GZIP_MAGIC:
         raise broken(rules.NOT_NIFTI, path, "is compressed twice", "decompress it once (gunzip)")
     if start[:4] == _APPLE_DOUBLE:
-        raise broken(rules.NOT_NIFTI, path, "is what macOS writes beside a file, no scan", "name the file without ._")
+        raise broken(
+            rules.NOT_NIFTI,
+            path,
+            "is what macOS writes beside a file, no scan",
+            "name the file without ._",
+        )
     raise broken(rules.NOT_NIFTI, path, "is no NIfTI file, or cut short in its header")
 
 
@@ -278,7 +317,11 @@ def _shape(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[int, 
     sizes = tuple(int(n) for n in header["dim"][1 : 1 + max(dimensions, 0)])
     # many exporters append axes of length 1
     if not 3 <= dimensions <= 7 or min(sizes) < 1 or set(sizes[3:]) - {1}:
-        raise broken(rules.DIMENSIONS, path, f"has {dimensions} dimensions {sizes}; expected one volume with the three axes x, y, z")
+        raise broken(
+            rules.DIMENSIONS,
+            path,
+            f"has {dimensions} dimensions {sizes}; expected one volume with the three axes x, y, z",
+        )
     return sizes[:3]
 
 
@@ -287,9 +330,13 @@ def _data_type(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.dtyp
         dtype = header.get_data_dtype()
     except (KeyError, nibabel.spatialimages.HeaderDataError) as error:
         fix = "export the volume again with a standard data type"
-        raise broken(rules.DATA_TYPE, path, f"data type {int(header['datatype'])} is unknown", fix) from error
+        raise broken(
+            rules.DATA_TYPE, path, f"data type {int(header['datatype'])} is unknown", fix
+        ) from error
     if dtype.kind not in "iuf":
-        raise broken(rules.DATA_TYPE, path, f"voxels are {dtype}; expected one real number per voxel")
+        raise broken(
+            rules.DATA_TYPE, path, f"voxels are {dtype}; expected one real number per voxel"
+        )
     return dtype
 
 
@@ -305,10 +352,16 @@ def _scaling(path: str | os.PathLike, header: nibabel.Nifti1Header) -> tuple[flo
     if "scl_slope" not in header.keys():  # noqa: SIM118 - a header is no mapping
         return 1.0, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not math.isfinite(slope):  # the standard: not scaled; an intercept beside it is read in two ways
+    if slope == 0 or not math.isfinite(
+        slope
+    ):  # the standard: not scaled; an intercept beside it is read in two ways
         if intercept == 0 or math.isnan(intercept):
             return 1.0, 0.0
-        raise broken(rules.SCALING, path, f"slope is {slope:g}, intercept {intercept:g}: software differs on whether they apply")
+        raise broken(
+            rules.SCALING,
+            path,
+            f"slope is {slope:g}, intercept {intercept:g}: software differs on whether they apply",
+        )
     if not math.isfinite(intercept) or abs(slope) < _SMALLEST_SLOPE:
         raise broken(rules.SCALING, path, f"slope is {slope:g}, intercept {intercept:g}")
     return slope, intercept
@@ -318,14 +371,28 @@ def _is_placed(header: nibabel.Nifti1Header) -> bool:
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
-def _affine(path: str | os.PathLike, header: nibabel.Nifti1Header, orientation: str | None = None, fix: str = _FORM_FIX) -> np.ndarray:
+def _affine(
+    path: str | os.PathLike,
+    header: nibabel.Nifti1Header,
+    orientation: str | None = None,
+    fix: str = _FORM_FIX,
+) -> np.ndarray:
     unit, shape = int(header["xyzt_units"]) & 7, _shape(path, header)
     if unit not in _MILLIMETRES:
-        raise broken(rules.UNITS, path, f"its header gives lengths in {_UNITS.get(unit, f'unit {unit}, which is unknown')}")
+        raise broken(
+            rules.UNITS,
+            path,
+            f"its header gives lengths in {_UNITS.get(unit, f'unit {unit}, which is unknown')}",
+        )
     if not _is_placed(header):
         # zooms alone say nothing about left and right, and readers guess differently
         if orientation is None:
-            raise broken(rules.NO_PLACE, path, "its header gives no orientation: the codes of sform and qform are both 0", fix)
+            raise broken(
+                rules.NO_PLACE,
+                path,
+                "its header gives no orientation: the codes of sform and qform are both 0",
+                fix,
+            )
         spacing = [abs(float(length)) for length in header["pixdim"][1:4]]
         affine = geometry.affine_of_axes(orientation, shape, spacing)
     elif int(header["sform_code"]) > 0:
@@ -349,7 +416,11 @@ def _qform(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.ndarray:
     quaternion = np.array([float(header[f"quatern_{name}"]) for name in "bcd"])
     length, handedness = float(np.linalg.norm(quaternion)), float(header["pixdim"][0])
     if not length <= _LONGEST_QUATERNION:  # NaN fails as well
-        raise broken(rules.NO_PLACE, path, f"its qform is invalid (the quaternion's length is {length:.6g}, more than 1)")
+        raise broken(
+            rules.NO_PLACE,
+            path,
+            f"its qform is invalid (the quaternion's length is {length:.6g}, more than 1)",
+        )
     if handedness == 0 or length > 1:
         header = header.copy()
         header["pixdim"][0] = handedness or 1.0
@@ -370,18 +441,33 @@ def _require_one_place(path: str | os.PathLike, header: nibabel.Nifti1Header, gr
     if int(header["qform_code"]) > 0:
         distance = geometry.corner_displacement_mm(grid, Grid(grid.shape, _qform(path, header)))
         if not distance <= tolerance:
-            raise broken(rules.TWO_PLACES, path, f"its sform and qform place a corner {distance:.3g} mm apart")
+            raise broken(
+                rules.TWO_PLACES,
+                path,
+                f"its sform and qform place a corner {distance:.3g} mm apart",
+            )
     elif not set(pixdim) <= set(_UNSET_PIXDIM):
-        distance = max((n - 1) * abs(s - p) for n, s, p in zip(grid.shape, grid.spacing_mm, pixdim, strict=True))
+        distance = max(
+            (n - 1) * abs(s - p)
+            for n, s, p in zip(grid.shape, grid.spacing_mm, pixdim, strict=True)
+        )
         if not distance <= tolerance:
-            raise broken(rules.TWO_PLACES, path, f"pixdim {pixdim} differs from the sform by {distance:.3g} mm over the volume")
+            raise broken(
+                rules.TWO_PLACES,
+                path,
+                f"pixdim {pixdim} differs from the sform by {distance:.3g} mm over the volume",
+            )
 
 
 def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
     unknown = sorted(set(values.values()) - set(_CLASSES))
     if unknown:
-        raise ValueError(f"label values are mapped to {unknown}; expected the classes {sorted(_CLASSES)}")
-    if stored.dtype == np.uint8:  # what organ maps are: one pass through a table, however many values
+        raise ValueError(
+            f"label values are mapped to {unknown}; expected the classes {sorted(_CLASSES)}"
+        )
+    if (
+        stored.dtype == np.uint8
+    ):  # what organ maps are: one pass through a table, however many values
         table = np.zeros(256, dtype=np.uint8)
         for value, class_ in values.items():
             if 0 <= value < 256:
@@ -399,7 +485,9 @@ def _require_finite(path: str | os.PathLike, array: np.ndarray) -> None:
         return
     bad = ~np.isfinite(array)
     first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), array.shape))
-    raise broken(rules.NOT_FINITE, path, f"{int(bad.sum())} voxels are NaN or infinite, the first at {first}")
+    raise broken(
+        rules.NOT_FINITE, path, f"{int(bad.sum())} voxels are NaN or infinite, the first at {first}"
+    )
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityError:
@@ -411,10 +499,22 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityErr
         end = _end_of_members(path)
         if end is None:
             return broken(rules.TRUNCATED, path, "its compressed data end too early")
-        problem = f"its compressed data end at byte {end}; what follows is neither padding nor compressed"
-        return broken(rules.CORRUPT, path, problem, f"copy or export it again, or keep its first {end} bytes (head -c {end})")
+        problem = (
+            f"its compressed data end at byte {end}; what follows is neither padding nor compressed"
+        )
+        return broken(
+            rules.CORRUPT,
+            path,
+            problem,
+            f"copy or export it again, or keep its first {end} bytes (head -c {end})",
+        )
     if isinstance(error, OSError) and error.errno is not None:  # of a decompressor it has none
-        return broken(rules.MISSING, path, f"cannot be read ({error.strerror})", "give the path of a readable .nii or .nii.gz file")
+        return broken(
+            rules.MISSING,
+            path,
+            f"cannot be read ({error.strerror})",
+            "give the path of a readable .nii or .nii.gz file",
+        )
     return broken(rules.CORRUPT, path, f"its compressed data are corrupt ({error})")
 
 
@@ -446,13 +546,19 @@ def _end_of_members(path: str | os.PathLike) -> int | None:
     return None
 
 
-def _write(path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndarray, compress_level: int) -> None:
+def _write(
+    path: str | os.PathLike, header: nibabel.Nifti1Header, array: np.ndarray, compress_level: int
+) -> None:
     name = os.fspath(path)
     if not name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: a NIfTI file is named .nii or .nii.gz; choose such a name")
     if compress_level not in range(4):
         raise ValueError(f"compress_level is {compress_level}; expected 0 to 3")
-    header["vox_offset"], header["scl_slope"], header["scl_inter"] = int(header["sizeof_hdr"]) + 4, 1, 0
+    header["vox_offset"], header["scl_slope"], header["scl_inter"] = (
+        int(header["sizeof_hdr"]) + 4,
+        1,
+        0,
+    )
     header["magic"] = header.single_magic
     voxels = array.astype(header.get_data_dtype(), copy=False)  # in the header's byte order
     content = header.binaryblock + bytes(4) + voxels.tobytes("F")

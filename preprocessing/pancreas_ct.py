@@ -21,7 +21,10 @@ from runkit import progress
 from runkit import workers as processes
 
 REPEATED = {25: 2, 70: 2}  # the same scan as
-_IMAGE, _LABEL = re.compile(r"PANCREAS_(\d{4})\Z", re.IGNORECASE), re.compile(r"label(\d{4})\.nii(\.gz)?\Z", re.IGNORECASE)
+_IMAGE, _LABEL = (
+    re.compile(r"PANCREAS_(\d{4})\Z", re.IGNORECASE),
+    re.compile(r"label(\d{4})\.nii(\.gz)?\Z", re.IGNORECASE),
+)
 # a label in its place fits with 0.6 and more, turned wrongly with up to 0.3 (see label_fit)
 _LEAST_FIT, _LEAST_LEAD = 0.5, 0.25
 
@@ -46,17 +49,29 @@ def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:
     Raises:
       ValueError: if there is none, or two of one number.
     """
-    folders = _numbered(path for path in _below(images) if _IMAGE.match(path.name) and path.is_dir())
+    folders = _numbered(
+        path for path in _below(images) if _IMAGE.match(path.name) and path.is_dir()
+    )
     drawn = _numbered(path for path in _below(labels) if _LABEL.match(path.name))
     if not folders:
-        raise ValueError(f"{images}: holds no folder PANCREAS_0001 or the like; give the folder of the downloaded DICOM tree")
-    return [Case(f"PANCREAS_{n:04d}", folders[n], drawn.get(n)) for n in sorted(folders) if n not in REPEATED]
+        raise ValueError(
+            f"{images}: holds no folder PANCREAS_0001 or the like; give the folder of the downloaded DICOM tree"
+        )
+    return [
+        Case(f"PANCREAS_{n:04d}", folders[n], drawn.get(n))
+        for n in sorted(folders)
+        if n not in REPEATED
+    ]
 
 
 def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields what lies below a folder, without what is hidden (.git with an annex, ._ files of macOS)."""
     found = sorted(folder.rglob("*"))
-    yield from (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    yield from (
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _numbered(paths: Iterable[pathlib.Path]) -> dict[int, pathlib.Path]:
@@ -64,7 +79,9 @@ def _numbered(paths: Iterable[pathlib.Path]) -> dict[int, pathlib.Path]:
     for path in paths:
         number = int(re.search(r"\d{4}", path.name)[0])
         if number in found:
-            raise ValueError(f"{found[number]} and {path} are both number {number}; keep one of them in the folder")
+            raise ValueError(
+                f"{found[number]} and {path} are both number {number}; keep one of them in the folder"
+            )
         found[number] = path
     return found
 
@@ -73,7 +90,9 @@ def place_labels(cases: Sequence[Case], *, workers: int = 1) -> list[Placed]:
     """Finds for each case with a label how it is turned onto its scan, in the order given; a bad case stops no other."""
     dicom.require_reader()
     labelled = [case for case in cases if case.label is not None]
-    with progress.bar(_placed(labelled, workers), total=len(labelled), what="turn labels", unit="case") as bar:
+    with progress.bar(
+        _placed(labelled, workers), total=len(labelled), what="turn labels", unit="case"
+    ) as bar:
         found = {placed.case.case_id: placed for placed in bar}
     return [found[case.case_id] for case in labelled]
 
@@ -94,9 +113,16 @@ def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
         where = label_fit.sample(upright, image.spacing_mm)
         if where is not None:
             for flip, fit in label_fit.fits(image.array, where).items():
-                fits["".join(("-" if reverse else "+") + axis for axis, reverse in zip(axes, flip, strict=True))] = fit
+                fits[
+                    "".join(
+                        ("-" if reverse else "+") + axis
+                        for axis, reverse in zip(axes, flip, strict=True)
+                    )
+                ] = fit
     if not fits:
-        raise ValueError(f"label of {label.shape} voxels cannot be compared with a scan of {image.shape}")
+        raise ValueError(
+            f"label of {label.shape} voxels cannot be compared with a scan of {image.shape}"
+        )
     best, second = sorted(fits, key=lambda turn: -fits[turn])[:2]
     return best, fits[best], fits[second]
 
@@ -109,7 +135,13 @@ def _placed(cases: Sequence[Case], workers: int) -> Iterator[Placed]:
         if placed is None:
             problem = "the process that compared its label with it was killed, most likely for want of memory"
             placed = Placed(
-                cases[number], error=broken(rules.UNUSABLE, cases[number].image, problem, "free memory, or use fewer --workers")
+                cases[number],
+                error=broken(
+                    rules.UNUSABLE,
+                    cases[number].image,
+                    problem,
+                    "free memory, or use fewer --workers",
+                ),
             )
         yield placed
 
@@ -119,7 +151,9 @@ def _place(case: Case) -> Placed:
         image, label = sources.read_image(case), nifti.read_labels(case.label, ignore_place=True)
         # a turn exchanges x and y and leaves slices slices
         for plane in (label.shape[:2], label.shape[1::-1]):
-            integrity.require_whole_scan(image.shape, (*plane, label.shape[2]), (str(case.image), str(case.label)))
+            integrity.require_whole_scan(
+                image.shape, (*plane, label.shape[2]), (str(case.image), str(case.label))
+            )
         try:
             turn, fit, runner_up = turn_of(image, label)
         except ValueError as error:

@@ -22,7 +22,9 @@ from runkit.randomness import generator, seed_pair
 
 _TUMOUR = 2
 _AIR = -1.0  # what lies outside the volume: the lower end of the window
-_COPIERS = min(2, os.cpu_count() or 1)  # more only wait for the memory; what is copied does not depend on their number
+_COPIERS = min(
+    2, os.cpu_count() or 1
+)  # more only wait for the memory; what is copied does not depend on their number
 
 
 class PatchSource(Protocol):
@@ -40,17 +42,23 @@ class PatchConfig:
 
     size: tuple[int, int, int]  # voxels
     foreground_fraction: float = 0.5  # share of patches centred on pancreas or tumour
-    tumour_fraction: float = 0.0  # share of those that is centred on tumour, the rest being anywhere on the foreground
+    tumour_fraction: float = (
+        0.0  # share of those that is centred on tumour, the rest being anywhere on the foreground
+    )
     patches_per_case: int = 1  # in an epoch
     batch_size: int
     seed: int
 
     def __post_init__(self):
         if len(self.size) != 3 or min(self.size) < 1:
-            raise ValueError(f"size is {self.size}; expected three numbers of voxels, at least 1 each")
+            raise ValueError(
+                f"size is {self.size}; expected three numbers of voxels, at least 1 each"
+            )
         for name in ("foreground_fraction", "tumour_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected a share between 0 and 1"
+                )
         for name in ("patches_per_case", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -87,9 +95,12 @@ class PatchSampler:
         self._runs = [case.runs for case in self._cases]
         for case, shape, runs in zip(self._cases, self._shapes, self._runs, strict=True):
             if runs.count() >= math.prod(shape):
-                raise ValueError(f"case {case.case_id}: every voxel is labelled, there is no background to draw; check its label")
+                raise ValueError(
+                    f"case {case.case_id}: every voxel is labelled, there is no background to draw; check its label"
+                )
         self._share, self._tumour_share = (
-            fractions.Fraction(share).limit_denominator(10**6) for share in (config.foreground_fraction, config.tumour_fraction)
+            fractions.Fraction(share).limit_denominator(10**6)
+            for share in (config.foreground_fraction, config.tumour_fraction)
         )
         self._epoch_order = functools.lru_cache(maxsize=2)(self._draw_epoch_order)
 
@@ -115,14 +126,23 @@ class PatchSampler:
         before, after = (_share_of(count, self._share) for count in (position, position + 1))
         foreground = after > before and runs.count() > 0
         # `before` is how many foreground patches came earlier in the sequence
-        tumour = foreground and _share_of(after, self._tumour_share) > _share_of(before, self._tumour_share) and runs.count(_TUMOUR) > 0
+        tumour = (
+            foreground
+            and _share_of(after, self._tumour_share) > _share_of(before, self._tumour_share)
+            and runs.count(_TUMOUR) > 0
+        )
         rng = generator(self._config.seed, "patch", step, slot)
         if foreground:
             class_ = _TUMOUR if tumour else None
             flat = runs.voxel(int(rng.integers(runs.count(class_))), class_)
         else:
             flat = self._background_centre(case, rng)
-        return Choice(case, tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])), foreground, tumour)
+        return Choice(
+            case,
+            tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])),
+            foreground,
+            tumour,
+        )
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Returns the patches of a step.
@@ -143,14 +163,24 @@ class PatchSampler:
                 case = self._cases[choice.case]
                 cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
                 # of the label only what is around the foreground has to be read
-                cut(case.label, choice.centre, label[slot], fill=0, within=self._runs[choice.case].box)
+                cut(
+                    case.label,
+                    choice.centre,
+                    label[slot],
+                    fill=0,
+                    within=self._runs[choice.case].box,
+                )
                 seeds[slot] = seed_pair(self._config.seed, "sample", step, slot)
 
-        list(_copiers().map(fill, (range(first, batch_size, _COPIERS) for first in range(_COPIERS))))
+        list(
+            _copiers().map(fill, (range(first, batch_size, _COPIERS) for first in range(_COPIERS)))
+        )
         return {"image": image, "label": label, "sample_seed": seeds}
 
     def _draw_epoch_order(self, epoch: int) -> np.ndarray:
-        return generator(self._config.seed, "order", epoch).permutation(self.patches_per_epoch) % len(self._cases)
+        return generator(self._config.seed, "order", epoch).permutation(
+            self.patches_per_epoch
+        ) % len(self._cases)
 
     def _background_centre(self, case: int, rng: np.random.Generator) -> int:
         # Rejection: uniform over the voxels that are 0 without a list of them, which would be as large as the volume.
@@ -170,7 +200,14 @@ def _share_of(count: int, share: fractions.Fraction) -> int:
     return count * share.numerator // share.denominator
 
 
-def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: float, within: tuple[slice, ...] | None = None) -> None:
+def cut(
+    volume: np.ndarray,
+    centre: Sequence[int],
+    out: np.ndarray,
+    *,
+    fill: float,
+    within: tuple[slice, ...] | None = None,
+) -> None:
     """Copies the patch around `centre` into `out`; what lies outside the volume becomes `fill`.
 
     The centre is voxel `size // 2` of the patch along each axis.
@@ -179,7 +216,9 @@ def cut(volume: np.ndarray, centre: Sequence[int], out: np.ndarray, *, fill: flo
       within: of the volume, a box outside of which all is `fill` and need not be read; None is the whole volume.
     """
     source, target = [], out
-    for middle, size, box in zip(centre, out.shape, within or tuple(slice(0, n) for n in volume.shape), strict=True):
+    for middle, size, box in zip(
+        centre, out.shape, within or tuple(slice(0, n) for n in volume.shape), strict=True
+    ):
         start = middle - size // 2
         low = min(max(start, box.start), start + size)
         high = max(min(start + size, box.stop), low)

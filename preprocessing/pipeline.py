@@ -69,7 +69,9 @@ def prepare(
     cases = [case for case in manifest.included if case.label is not None]
     unlabelled = len(manifest.included) - len(cases)
     if unlabelled:
-        logging.info("site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled)
+        logging.info(
+            "site=%s unlabelled=%d: scans without label are not prepared", manifest.site, unlabelled
+        )
     sources.require_readers(manifest)
 
     # an impossible split is refused before the work, not after it
@@ -90,30 +92,52 @@ def prepare(
     with (
         _Progress(f"prepare {manifest.site}", cases, needs) as shown,
         # closed here, so that its workers are ended with the work and not some time later
-        contextlib.closing(_outcomes(cases, root, settings, workers, needs, limit, shown)) as outcomes,
+        contextlib.closing(
+            _outcomes(cases, root, settings, workers, needs, limit, shown)
+        ) as outcomes,
     ):
         try:
             for case, outcome in outcomes:
                 if "sources" in outcome:
-                    made_of[case.case_id], slices[case.case_id] = outcome["sources"], outcome["slices"]
+                    made_of[case.case_id], slices[case.case_id] = (
+                        outcome["sources"],
+                        outcome["slices"],
+                    )
                 else:
                     refused[case.case_id] = outcome
-                    logging.warning("site=%s rule=%s: a case is refused", manifest.site, outcome["rule"])
+                    logging.warning(
+                        "site=%s rule=%s: a case is refused", manifest.site, outcome["rule"]
+                    )
                     _report(root, _rejected(cases, refused))
                 shown.finished(case.case_id, refused="sources" not in outcome)
         except OSError as error:  # reading is a case's own failure, so this is the store
-            left = [needs[case.case_id] for case in cases if case.case_id not in made_of and case.case_id not in refused]
-            raise ValueError(_unwritten(error, root, sum(need.disk_bytes for need in left if need is not None), len(made_of))) from error
+            left = [
+                needs[case.case_id]
+                for case in cases
+                if case.case_id not in made_of and case.case_id not in refused
+            ]
+            raise ValueError(
+                _unwritten(
+                    error,
+                    root,
+                    sum(need.disk_bytes for need in left if need is not None),
+                    len(made_of),
+                )
+            ) from error
     for case in cases:
         # From the prepared cases, and for each of them: an earlier run may have prepared it under another declaration.
-        shown = case.case_id in made_of and declared_labels.contradicted(manifest.declared, case_store.label_values(root, case.case_id))
+        shown = case.case_id in made_of and declared_labels.contradicted(
+            manifest.declared, case_store.label_values(root, case.case_id)
+        )
         if shown:
             error = rules.contradicts_declaration(case.label, shown)
             refused[case.case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
             del made_of[case.case_id]
             logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
     passed = [case for case in cases if case.case_id in made_of]
-    for case_id, error in same_scan.refusals(passed, slices, {i: files["label"] for i, files in made_of.items()}).items():
+    for case_id, error in same_scan.refusals(
+        passed, slices, {i: files["label"] for i, files in made_of.items()}
+    ).items():
         refused[case_id] = {"rule": error.rule, "file": error.file, "problem": str(error)}
         del made_of[case_id]
         logging.warning("site=%s rule=%s: a case is refused", manifest.site, error.rule)
@@ -123,7 +147,10 @@ def prepare(
         raise ValueError(_summary(rejected, len(cases), root))
     accepted = {i: made_of[i] for i in sorted(made_of)}
     if not accepted:
-        raise ValueError(f"{root}: every case was refused, nothing is prepared\n" + _summary(rejected, len(cases), root))
+        raise ValueError(
+            f"{root}: every case was refused, nothing is prepared\n"
+            + _summary(rejected, len(cases), root)
+        )
     splits = split(accepted)
     try:
         case_store.write_index(
@@ -160,7 +187,10 @@ def plan(
     cases = [case for case in manifest.included if case.label is not None]
     sources.require_readers(manifest)
     open_cases = [
-        case for case in cases if (case_store.read_case(case_store.case_folder(root, case.case_id)) or {}).get("settings") != settings
+        case
+        for case in cases
+        if (case_store.read_case(case_store.case_folder(root, case.case_id)) or {}).get("settings")
+        != settings
     ]
     return budget.cohort_budget(
         [budget.case_need(case, settings["target_mm"]) for case in open_cases],
@@ -172,16 +202,24 @@ def plan(
 
 
 def _require_room(needs: Mapping[str, CaseNeed | None], workers: int, limit: int) -> None:
-    budget.cohort_budget(needs.values(), done=0, workers=workers, limit_bytes=limit, speed=budget.Speed(0.0, 0.0))
+    budget.cohort_budget(
+        needs.values(), done=0, workers=workers, limit_bytes=limit, speed=budget.Speed(0.0, 0.0)
+    )
 
 
-def _settings(target_mm: Sequence[float], window_hu: Sequence[float], label_values: Mapping[int, int] | None) -> dict[str, Any]:
+def _settings(
+    target_mm: Sequence[float], window_hu: Sequence[float], label_values: Mapping[int, int] | None
+) -> dict[str, Any]:
     spacing, window = [float(v) for v in target_mm], [float(v) for v in window_hu]
     if len(spacing) != 3 or not all(v > 0 for v in spacing):
         raise ValueError(f"target_mm is {tuple(target_mm)}; expected three lengths above 0")
     if len(window) != 2 or not window[0] < window[1]:
-        raise ValueError(f"window_hu is {tuple(window_hu)}; expected (low, high) with low below high")
-    values = None if label_values is None else {str(k): int(v) for k, v in sorted(label_values.items())}
+        raise ValueError(
+            f"window_hu is {tuple(window_hu)}; expected (low, high) with low below high"
+        )
+    values = (
+        None if label_values is None else {str(k): int(v) for k, v in sorted(label_values.items())}
+    )
     return {"target_mm": spacing, "window_hu": window, "label_values": values}
 
 
@@ -191,11 +229,21 @@ class _Progress:
     Cases appear by their place in the manifest: a log that someone forwards names no patient.
     """
 
-    def __init__(self, what: str, cases: Sequence[Case], needs: Mapping[str, CaseNeed | None], skipped: int = 0):
+    def __init__(
+        self,
+        what: str,
+        cases: Sequence[Case],
+        needs: Mapping[str, CaseNeed | None],
+        skipped: int = 0,
+    ):
         self._needs, self._cases, self._refused, self._finished = needs, len(cases), 0, skipped
         self._number = {case.case_id: number for number, case in enumerate(cases, start=1)}
         self._stages: dict[str, str] = {}
-        self._bar = progress.bar(total=round(sum(self._megavoxels(case.case_id) for case in cases)), what=what, unit="Mvoxel")
+        self._bar = progress.bar(
+            total=round(sum(self._megavoxels(case.case_id) for case in cases)),
+            what=what,
+            unit="Mvoxel",
+        )
 
     def __enter__(self) -> _Progress:
         return self
@@ -214,8 +262,12 @@ class _Progress:
         self._bar.update(round(self._megavoxels(case_id), 1))
 
     def _show(self) -> None:
-        doing = "".join(f", {stage} no. {self._number[case_id]}" for case_id, stage in self._stages.items())
-        self._bar.set_postfix_str(f"{self._finished}/{self._cases} cases, {self._refused} refused{doing}", refresh=False)
+        doing = "".join(
+            f", {stage} no. {self._number[case_id]}" for case_id, stage in self._stages.items()
+        )
+        self._bar.set_postfix_str(
+            f"{self._finished}/{self._cases} cases, {self._refused} refused{doing}", refresh=False
+        )
 
     def _megavoxels(self, case_id: str) -> float:
         need = self._needs.get(case_id)
@@ -241,17 +293,24 @@ def _outcomes(
     waiting = list(cases)
     while waiting:
         under_way = []
-        with contextlib.closing(_in_processes(waiting, work, workers, needs, limit_bytes, shown)) as outcomes:
+        with contextlib.closing(
+            _in_processes(waiting, work, workers, needs, limit_bytes, shown)
+        ) as outcomes:
             for case, outcome in outcomes:
                 if outcome is None:
                     under_way.append(case)
                 else:
                     yield case, outcome
         if under_way:
-            logging.warning("a worker process was killed, the %d cases under way are prepared again, one by one", len(under_way))
+            logging.warning(
+                "a worker process was killed, the %d cases under way are prepared again, one by one",
+                len(under_way),
+            )
             _remove_partial(root)
         for case in under_way:
-            with contextlib.closing(_in_processes([case], work, 1, needs, limit_bytes, shown)) as outcomes:
+            with contextlib.closing(
+                _in_processes([case], work, 1, needs, limit_bytes, shown)
+            ) as outcomes:
                 for _, outcome in outcomes:
                     yield case, outcome or _killed(case)
             _remove_partial(root)
@@ -275,11 +334,16 @@ def _in_processes(
     try:
         with processes.pool(workers, initializer=_start_worker, initargs=(stages,)) as pool:
             while waiting or running:
-                while len(running) < workers and (case := _next_fitting(waiting, needs, free, bool(running))) is not None:
+                while (
+                    len(running) < workers
+                    and (case := _next_fitting(waiting, needs, free, bool(running))) is not None
+                ):
                     running[pool.submit(work, case)] = case
                     waiting.remove(case)
                     free -= _memory(needs, case)
-                finished, _ = concurrent.futures.wait(running, timeout=_LISTEN_S, return_when=concurrent.futures.FIRST_COMPLETED)
+                finished, _ = concurrent.futures.wait(
+                    running, timeout=_LISTEN_S, return_when=concurrent.futures.FIRST_COMPLETED
+                )
                 while not stages.empty():
                     shown.stage(*stages.get())
                 for future in finished:
@@ -294,11 +358,15 @@ def _in_processes(
 
 def _killed(case: Case) -> dict[str, str]:
     problem = "the process that prepared it was killed, most likely for want of memory"
-    error = broken(rules.UNUSABLE, case.image, problem, "prepare it with more free memory, or exclude the case")
+    error = broken(
+        rules.UNUSABLE, case.image, problem, "prepare it with more free memory, or exclude the case"
+    )
     return {"rule": error.rule, "file": error.file, "problem": str(error)}
 
 
-def _next_fitting(waiting: Sequence[Case], needs: Mapping[str, CaseNeed | None], free: int, others_run: bool) -> Case | None:
+def _next_fitting(
+    waiting: Sequence[Case], needs: Mapping[str, CaseNeed | None], free: int, others_run: bool
+) -> Case | None:
     """Returns the first waiting case that fits into the free memory; without others running, the first in any case."""
     fitting = (case for case in waiting if _memory(needs, case) <= free)
     return next(fitting, None if others_run or not waiting else waiting[0])
@@ -317,8 +385,16 @@ def _start_worker(stages: Any) -> None:
     _stages = stages
 
 
-def _in_worker(case: Case, *, root: pathlib.Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    return prepare_case(case, root, settings, threads=threads, report=lambda stage: _stages.put((case.case_id, stage)))
+def _in_worker(
+    case: Case, *, root: pathlib.Path, settings: Mapping[str, Any], threads: int
+) -> dict[str, Any]:
+    return prepare_case(
+        case,
+        root,
+        settings,
+        threads=threads,
+        report=lambda stage: _stages.put((case.case_id, stage)),
+    )
 
 
 def _clean(root: pathlib.Path) -> None:
@@ -336,8 +412,14 @@ def _remove_partial(root: pathlib.Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _rejected(cases: Sequence[Case], refused: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    return [{"case_id": case.case_id, **refused[case.case_id]} for case in cases if case.case_id in refused]
+def _rejected(
+    cases: Sequence[Case], refused: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, str]]:
+    return [
+        {"case_id": case.case_id, **refused[case.case_id]}
+        for case in cases
+        if case.case_id in refused
+    ]
 
 
 def _unwritten(error: OSError, root: pathlib.Path, needed: int, finished: int) -> str:

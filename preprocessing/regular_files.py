@@ -21,5 +21,10 @@ def not_there(link: str | os.PathLike, fix: str) -> IntegrityError:
     """Returns why a link without a target cannot be read; in a DataLad dataset with the command that fetches it."""
     target = os.readlink(link)
     if "annex/objects/" in target.replace("\\", "/"):
-        return broken(rules.MISSING, link, "is a link whose content was not fetched", f"datalad get {link} (or git annex get {link})")
+        return broken(
+            rules.MISSING,
+            link,
+            "is a link whose content was not fetched",
+            f"datalad get {link} (or git annex get {link})",
+        )
     return broken(rules.MISSING, link, f"is a link to {target}, which is not there", fix)

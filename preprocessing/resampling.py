@@ -15,10 +15,14 @@ from preprocessing import geometry, separable
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
-_RESTORED_VOXELS = 2**22  # interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan
+_RESTORED_VOXELS = (
+    2**22
+)  # interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan
 
 
-def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, int, int]:
+def resampled_shape(
+    shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> tuple[int, int, int]:
     """Returns the voxels per axis [x, y, z] after resampling.
 
     Raises:
@@ -29,10 +33,14 @@ def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm
     for name, values in (("spacing_mm", spacing_mm), ("target_mm", target_mm)):
         if len(values) != 3 or not all(v > 0 for v in values):
             raise ValueError(f"{name} is {tuple(values)}; expected three lengths above 0")
-    return tuple(round((n - 1) * s / t + 1) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True))
+    return tuple(
+        round((n - 1) * s / t + 1) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True)
+    )
 
 
-def resample_linear(array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> np.ndarray:
+def resample_linear(
+    array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> np.ndarray:
     """Resamples a CT linearly in all three axes.
 
     Args:
@@ -53,10 +61,14 @@ def linear_slabs(
     threads: int = 1,
 ) -> Iterator[Any]:
     """Yields `resample_linear` along x, slab after slab in C order, without ever holding the whole; see `separable.slabs`."""
-    return separable.slabs(array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads)
+    return separable.slabs(
+        array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads
+    )
 
 
-def resample_nearest(array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> np.ndarray:
+def resample_nearest(
+    array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> np.ndarray:
     """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the even index (as MONAI).
 
     Args:
@@ -76,16 +88,24 @@ def resample_nearest(array: np.ndarray, spacing_mm: Sequence[float], target_mm: 
     return result.transpose(np.argsort(order))
 
 
-def resample_box(label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]) -> LabelBox:
+def resample_box(
+    label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> LabelBox:
     """Returns `resample_nearest` of a label map of which only the foreground's box is at hand, as such a box."""
     start, indices = [], []
-    for first, size, nearest in zip(label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True):
+    for first, size, nearest in zip(
+        label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True
+    ):
         inside = np.flatnonzero((nearest >= first) & (nearest < first + size))
         start.append(int(inside[0]) if len(inside) else 0)
         indices.append(nearest[inside] - first)
-    box = LabelBox.of(label.voxels[np.ix_(*indices)])  # with fewer voxels the outermost layer may be background
+    box = LabelBox.of(
+        label.voxels[np.ix_(*indices)]
+    )  # with fewer voxels the outermost layer may be background
     return LabelBox(
-        resampled_shape(label.shape, spacing_mm, target_mm), tuple(a + b for a, b in zip(start, box.start, strict=True)), box.voxels
+        resampled_shape(label.shape, spacing_mm, target_mm),
+        tuple(a + b for a, b in zip(start, box.start, strict=True)),
+        box.voxels,
     )
 
 
@@ -119,7 +139,10 @@ def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -
     crop, outputs, positions = [], [], []
     for axis, places in enumerate(_places_back(upright, target_mm)):
         last = mask.shape[axis] - 1
-        low, high = max(box.slices[axis].start - 1, 0), min(box.slices[axis].stop, last)  # a margin of background, where there is any
+        low, high = (
+            max(box.slices[axis].start - 1, 0),
+            min(box.slices[axis].stop, last),
+        )  # a margin of background, where there is any
         inside = np.flatnonzero((places >= low) & ((places <= high) | (high == last)))
         if not len(inside):  # the foreground lies between two native voxels
             return restored
@@ -127,12 +150,21 @@ def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -
         outputs.append(slice(int(inside[0]), int(inside[-1]) + 1))
         positions.append(places[inside] - low)
     labels = mask[tuple(crop)]
-    target = geometry.to_ras_order(restored, native)  # a view: what is written into it is in the scan's order
-    _write_likeliest(np.unique(labels), lambda class_, rows: labels[rows] == class_, positions, target[tuple(outputs)])
+    target = geometry.to_ras_order(
+        restored, native
+    )  # a view: what is written into it is in the scan's order
+    _write_likeliest(
+        np.unique(labels),
+        lambda class_, rows: labels[rows] == class_,
+        positions,
+        target[tuple(outputs)],
+    )
     return restored
 
 
-def restore_likeliest(probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
+def restore_likeliest(
+    probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]
+) -> np.ndarray:
     """Brings class probabilities from the training grid back to a scan's own grid and returns the likeliest class of each voxel.
 
     Each class is interpolated linearly, a few slabs at a time and one class after the other: besides argument and result less than
@@ -143,7 +175,9 @@ def restore_likeliest(probabilities: np.ndarray, native: Grid, target_mm: Sequen
       native: the scan's grid.
     Returns, raises: as `restore_labels`.
     """
-    upright = _require_training_grid("array of probabilities", probabilities.shape[:3], native, target_mm)
+    upright = _require_training_grid(
+        "array of probabilities", probabilities.shape[:3], native, target_mm
+    )
     restored = np.zeros(native.shape, dtype=np.uint8, order="F")
     _write_likeliest(
         range(probabilities.shape[3]),
@@ -154,24 +188,35 @@ def restore_likeliest(probabilities: np.ndarray, native: Grid, target_mm: Sequen
     return restored
 
 
-def restored_probabilities(probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]) -> Iterator[tuple[slice, np.ndarray]]:
+def restored_probabilities(
+    probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields class probabilities on a scan's own grid in RAS+ order, slab after slab along x.
 
     Args, raises: as `restore_likeliest`.
     Yields:
       Which x, and float32 [n, y, z, classes] there. `geometry.to_ras_order` of an array on the native grid is where they belong.
     """
-    upright = _require_training_grid("array of probabilities", probabilities.shape[:3], native, target_mm)
+    upright = _require_training_grid(
+        "array of probabilities", probabilities.shape[:3], native, target_mm
+    )
     classes = probabilities.shape[3]
-    for outputs, inputs, places in _row_blocks(_places_back(upright, target_mm), upright.shape, classes):
-        slab = np.empty((outputs.stop - outputs.start, *upright.shape[1:], classes), dtype=np.float32)
+    for outputs, inputs, places in _row_blocks(
+        _places_back(upright, target_mm), upright.shape, classes
+    ):
+        slab = np.empty(
+            (outputs.stop - outputs.start, *upright.shape[1:], classes), dtype=np.float32
+        )
         for class_ in range(classes):
             slab[..., class_] = separable.interpolate(probabilities[inputs, :, :, class_], places)
         yield outputs, slab
 
 
 def _write_likeliest(
-    classes: Sequence[int], share: Callable[[int, slice], np.ndarray], positions: Sequence[np.ndarray], target: np.ndarray
+    classes: Sequence[int],
+    share: Callable[[int, slice], np.ndarray],
+    positions: Sequence[np.ndarray],
+    target: np.ndarray,
 ) -> None:
     """Writes into `target` [x, y, z] the class whose share is largest; `share` returns a class's in some rows of the training grid."""
     for outputs, inputs, places in _row_blocks(positions, target.shape, 1):
@@ -179,22 +224,32 @@ def _write_likeliest(
         winner = np.full(best.shape, classes[0], dtype=np.uint8)
         for value in classes[1:]:
             other = separable.interpolate(share(value, inputs), places)
-            winner[other > best + np.float32(1e-5)] = value  # more than rounding: equal shares stay with the lower class
+            winner[other > best + np.float32(1e-5)] = (
+                value  # more than rounding: equal shares stay with the lower class
+            )
             np.maximum(best, other, out=best)
         target[outputs] = winner
 
 
-def _row_blocks(positions: Sequence[np.ndarray], shape: Sequence[int], classes: int) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
+def _row_blocks(
+    positions: Sequence[np.ndarray], shape: Sequence[int], classes: int
+) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
     """Yields rows of the result, the rows of the training grid that they lie between, and their positions among those."""
     area = shape[1] * shape[2]
     rows = max(1, min(_RESTORED_VOXELS, shape[0] * area // 8) // (area * classes))
     for start in range(0, shape[0], rows):
         places = positions[0][start : start + rows]
         low, high = int(places[0]), int(np.ceil(places[-1]))
-        yield slice(start, start + len(places)), slice(low, high + 1), [places - low, *positions[1:]]
+        yield (
+            slice(start, start + len(places)),
+            slice(low, high + 1),
+            [places - low, *positions[1:]],
+        )
 
 
-def _require_training_grid(what: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]) -> Grid:
+def _require_training_grid(
+    what: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]
+) -> Grid:
     """Returns the native grid in RAS+, having checked that an array on its training grid has the right shape."""
     upright = geometry.ras_grid(native)
     expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
@@ -207,15 +262,25 @@ def _require_training_grid(what: str, shape: Sequence[int], native: Grid, target
 
 
 def _places_back(upright: Grid, target_mm: Sequence[float]) -> list[np.ndarray]:
-    return [np.arange(n) * (s / t) for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
+    return [
+        np.arange(n) * (s / t)
+        for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)
+    ]
 
 
-def _positions(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:
+def _positions(
+    shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> list[np.ndarray]:
     counts = resampled_shape(shape, spacing_mm, target_mm)
     return [np.arange(m) * (t / s) for m, s, t in zip(counts, spacing_mm, target_mm, strict=True)]
 
 
-def _nearest(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> list[np.ndarray]:
+def _nearest(
+    shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
+) -> list[np.ndarray]:
     # rounded first: half-way but for the last bits is half-way
     positions = _positions(shape, spacing_mm, target_mm)
-    return [np.clip(np.rint(p.round(6)), 0, n - 1).astype(np.intp) for p, n in zip(positions, shape, strict=True)]
+    return [
+        np.clip(np.rint(p.round(6)), 0, n - 1).astype(np.intp)
+        for p, n in zip(positions, shape, strict=True)
+    ]

@@ -39,13 +39,19 @@ class Taps:
         self.lower = np.floor(clamped).astype(np.int32)
         self.upper = np.minimum(self.lower + 1, size - 1).astype(np.int32)
         self.weight = (clamped - self.lower).astype(np.float32)  # of `upper`
-        self.identity = self.count == size and not self.weight.any() and np.array_equal(self.lower, np.arange(size))
+        self.identity = (
+            self.count == size
+            and not self.weight.any()
+            and np.array_equal(self.lower, np.arange(size))
+        )
 
     def matrix(self) -> scipy.sparse.csr_matrix:
         """Returns the operator, float32 [m, size]."""
         columns = np.stack([self.lower, self.upper], axis=1).ravel()
         weights = np.stack([1 - self.weight, self.weight], axis=1).ravel()
-        return scipy.sparse.csr_matrix((weights, columns, np.arange(0, 2 * self.count + 1, 2)), shape=(self.count, self.size))
+        return scipy.sparse.csr_matrix(
+            (weights, columns, np.arange(0, 2 * self.count + 1, 2)), shape=(self.count, self.size)
+        )
 
 
 class _Rows:
@@ -83,7 +89,13 @@ def _bands(taps: Taps, block: int) -> list[tuple[slice, slice, np.ndarray]]:
     for start in range(0, taps.count, block):
         stop = min(start + block, taps.count)
         first, last = int(taps.lower[start]), int(taps.upper[stop - 1]) + 1
-        bands.append((slice(start, stop), slice(first, last), np.ascontiguousarray(matrix[start:stop, first:last].toarray().T)))
+        bands.append(
+            (
+                slice(start, stop),
+                slice(first, last),
+                np.ascontiguousarray(matrix[start:stop, first:last].toarray().T),
+            )
+        )
     return bands
 
 
@@ -134,15 +146,26 @@ def slabs(
     first, second = (axis for axis in range(3) if axis != slow_axis)
     slow = Taps(coordinates[slow_axis], array.shape[slow_axis])
     source = array.transpose(slow_axis, first, second)
-    in_plane = (Taps(coordinates[first], array.shape[first]), Taps(coordinates[second], array.shape[second]))
+    in_plane = (
+        Taps(coordinates[first], array.shape[first]),
+        Taps(coordinates[second], array.shape[second]),
+    )
     mixed_first = slow.count <= slow.size
-    planes = np.empty((slow.count if mixed_first else slow.size, in_plane[0].count, in_plane[1].count), dtype=np.float32)
+    planes = np.empty(
+        (slow.count if mixed_first else slow.size, in_plane[0].count, in_plane[1].count),
+        dtype=np.float32,
+    )
 
     def make_planes(wanted: range) -> None:
         plane = _InPlane(*in_plane, turned=abs(source.strides[1]) < abs(source.strides[2]))
         for k in wanted:
             if mixed_first:
-                plane(source[slow.lower[k]], source[slow.upper[k]] if slow.weight[k] else None, slow.weight[k], planes[k])
+                plane(
+                    source[slow.lower[k]],
+                    source[slow.upper[k]] if slow.weight[k] else None,
+                    slow.weight[k],
+                    planes[k],
+                )
             else:
                 plane(source[k], None, 0.0, planes[k])
 
@@ -177,9 +200,13 @@ class _InPlane:
         rows, columns = (second, first) if turned else (first, second)
         self._rows = None if rows.identity else _Rows(rows)
         self._columns = None if columns.identity else _Columns(columns)
-        self._below, self._above = (np.empty((rows.size, columns.size), dtype=np.float32) for _ in range(2))
+        self._below, self._above = (
+            np.empty((rows.size, columns.size), dtype=np.float32) for _ in range(2)
+        )
 
-    def __call__(self, plane: np.ndarray, next_plane: np.ndarray | None, weight: float, result: np.ndarray) -> None:
+    def __call__(
+        self, plane: np.ndarray, next_plane: np.ndarray | None, weight: float, result: np.ndarray
+    ) -> None:
         """Writes the plane, mixed with `weight` of the next one, into `result`, float32 [first, second]."""
         slab = self._below
         slab[...] = plane.T if self._turned else plane
@@ -198,9 +225,13 @@ class _InPlane:
             result[...] = self._columns(slab)
 
 
-def _planes_to_slab(planes: np.ndarray, slow: Taps | None, slow_axis: int) -> Callable[[range], np.ndarray]:
+def _planes_to_slab(
+    planes: np.ndarray, slow: Taps | None, slow_axis: int
+) -> Callable[[range], np.ndarray]:
     """Returns a function: range of the first axis -> a new slab [n, y, z], `slow` applied where it was not yet."""
-    order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[slow_axis]  # planes [slow, first, second] -> [x, y, z]
+    order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[
+        slow_axis
+    ]  # planes [slow, first, second] -> [x, y, z]
     if slow is None:
 
         def turn(piece: range) -> np.ndarray:
@@ -240,8 +271,14 @@ def _planes_to_slab(planes: np.ndarray, slow: Taps | None, slow_axis: int) -> Ca
 
 
 def _plane(middle: Taps, fast: Taps):
-    steps = [(taps.count / taps.size, kind(taps)) for taps, kind in ((middle, _Rows), (fast, _Columns)) if not taps.identity]
-    steps.sort(key=lambda step: step[0])  # the axis that shrinks most first: the other one has less to do
+    steps = [
+        (taps.count / taps.size, kind(taps))
+        for taps, kind in ((middle, _Rows), (fast, _Columns))
+        if not taps.identity
+    ]
+    steps.sort(
+        key=lambda step: step[0]
+    )  # the axis that shrinks most first: the other one has less to do
 
     def apply(slab: np.ndarray) -> np.ndarray:
         for _, step in steps:
@@ -268,7 +305,10 @@ def _resample_then_mix(source, slow: Taps, plane, result) -> None:
     step = np.empty(result.shape[1:], dtype=np.float32)
     for k in range(slow.count):
         needed = (int(slow.lower[k]), int(slow.upper[k]) if slow.weight[k] else int(slow.lower[k]))
-        resampled = {i: resampled[i] if i in resampled else plane(source[i].astype(np.float32, order="C")) for i in dict.fromkeys(needed)}
+        resampled = {
+            i: resampled[i] if i in resampled else plane(source[i].astype(np.float32, order="C"))
+            for i in dict.fromkeys(needed)
+        }
         below, above = (resampled[i] for i in needed)
         if slow.weight[k]:
             np.subtract(above, below, out=step)

@@ -40,10 +40,17 @@ def read_case_and(
     case: Case, label_values: Mapping[int, int] | None, meanwhile: Callable[[np.ndarray], Found]
 ) -> tuple[Volume, Volume, Found]:
     """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while the CT is still being read."""
-    with concurrent.futures.ThreadPoolExecutor(1) as beside:  # decompressing lets go of the interpreter
+    with concurrent.futures.ThreadPoolExecutor(
+        1
+    ) as beside:  # decompressing lets go of the interpreter
         reading = beside.submit(read_image, case)
         try:
-            label = nifti.read_labels(case.label, label_values, ignore_place=case.label_turn is not None, orientation=case.orientation)
+            label = nifti.read_labels(
+                case.label,
+                label_values,
+                ignore_place=case.label_turn is not None,
+                orientation=case.orientation,
+            )
         except IntegrityError:
             reading.result()  # what is wrong with the scan comes first
             raise
@@ -68,7 +75,9 @@ def require_headers(case: Case) -> None:
     if not dicom.is_series(case.image):
         nifti.stored_form(case.image, orientation=case.orientation)
     if case.label is not None:
-        nifti.stored_form(case.label, ignore_place=case.label_turn is not None, orientation=case.orientation)
+        nifti.stored_form(
+            case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
+        )
 
 
 def digests(case: Case) -> dict[str, str]:
@@ -77,10 +86,17 @@ def digests(case: Case) -> dict[str, str]:
     Raises:
       IntegrityError: naming a file that cannot be read.
     """
-    found = {"image": _folder_sha256(case.image) if case.image.is_dir() else file_sha256(case.image)}
+    found = {
+        "image": _folder_sha256(case.image) if case.image.is_dir() else file_sha256(case.image)
+    }
     if case.label is not None:
         found["label"] = file_sha256(case.label)
-    settings = {"series": case.series, "label_turn": case.label_turn, "accept": ",".join(case.accept), "orientation": case.orientation}
+    settings = {
+        "series": case.series,
+        "label_turn": case.label_turn,
+        "accept": ",".join(case.accept),
+        "orientation": case.orientation,
+    }
     for name, value in settings.items():
         if value:
             found[name] = value
@@ -120,4 +136,6 @@ def file_sha256(path: pathlib.Path) -> str:
 
 def _folder_sha256(folder: pathlib.Path) -> str:
     # of the files' content only: another copy of a series may have other names
-    return hashlib.sha256("".join(sorted(file_sha256(path) for path in dicom.files_in(folder))).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(sorted(file_sha256(path) for path in dicom.files_in(folder))).encode()
+    ).hexdigest()

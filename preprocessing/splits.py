@@ -31,10 +31,14 @@ def split_cases(
     """
     ids = sorted(case_ids)
     if len(set(ids)) < len(ids):
-        raise ValueError(f"case {next(a for a, b in itertools.pairwise(ids) if a == b)!r} is listed twice; give each scan its own id")
+        raise ValueError(
+            f"case {next(a for a, b in itertools.pairwise(ids) if a == b)!r} is listed twice; give each scan its own id"
+        )
     sizes = scaled_counts(len(ids), ratio) if counts is None else tuple(int(c) for c in counts)
     if len(sizes) != 3 or min(sizes) < 0 or sizes[0] < 1:
-        raise ValueError(f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, at least one for training")
+        raise ValueError(
+            f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, at least one for training"
+        )
     if sum(sizes) > len(ids):
         raise ValueError(
             f"a split into {' + '.join(map(str, sizes))} needs {sum(sizes)} cases, the cohort has {len(ids)}; lower the counts"
@@ -56,7 +60,9 @@ def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
     if cases < 1:
         raise ValueError("the cohort has no case to split; list at least one usable case")
     if len(ratio) != 3 or not all(r > 0 for r in ratio):
-        raise ValueError(f"ratio is {tuple(ratio)}; expected three shares above 0, e.g. (0.6, 0.2, 0.2)")
+        raise ValueError(
+            f"ratio is {tuple(ratio)}; expected three shares above 0, e.g. (0.6, 0.2, 0.2)"
+        )
     exact = [cases * r / sum(ratio) for r in ratio]
     counts = [int(e + 1e-9) for e in exact]  # 0.6 * 5 must not lose a case to rounding
     for i in sorted(range(3), key=lambda i: counts[i] - exact[i])[: cases - sum(counts)]:
@@ -68,7 +74,9 @@ def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
     return tuple(counts)
 
 
-def listed_split(case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def listed_split(
+    case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
     """Splits cases by a list made before, e.g. a committed one. A listed case that is not among them (it was refused) drops out.
 
     Returns:
@@ -78,7 +86,9 @@ def listed_split(case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]) ->
     """
     missing = [name for name in SPLITS if name not in lists]
     if missing:
-        raise ValueError(f"the split list lacks {', '.join(missing)}; give the case ids of {', '.join(SPLITS)}")
+        raise ValueError(
+            f"the split list lacks {', '.join(missing)}; give the case ids of {', '.join(SPLITS)}"
+        )
     everyone = [case_id for name in SPLITS for case_id in lists[name]]
     twice = sorted({case_id for case_id in everyone if everyone.count(case_id) > 1})
     if twice:
@@ -86,9 +96,13 @@ def listed_split(case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]) ->
     ids = set(case_ids)
     unknown = sorted(ids - set(everyone))
     if unknown:
-        raise ValueError(f"case {unknown[0]!r} and {len(unknown) - 1} more are in no split of the list; use the list of this dataset")
+        raise ValueError(
+            f"case {unknown[0]!r} and {len(unknown) - 1} more are in no split of the list; use the list of this dataset"
+        )
     result = {name: tuple(sorted(ids & set(lists[name]))) for name in SPLITS}
     empty = [name for name, own in result.items() if not own]
     if empty:
-        raise ValueError(f"no case of the list's {', '.join(empty)} is here; use the list of this dataset")
+        raise ValueError(
+            f"no case of the list's {', '.join(empty)} is here; use the list of this dataset"
+        )
     return result

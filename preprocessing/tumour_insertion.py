@@ -18,7 +18,11 @@ _FAT_HU = -30.0
 _DARKEST_HU = 0.0  # no solid tumour is darker than water
 _LARGEST_SHARE = 0.5  # of the organ's volume
 _SMOOTH_MM = 3.0  # what is finer than this counts as noise and stays
-_THIRDS = (0.6, 0.22, 0.18)  # head, body, tail: six of ten tumours sit in the head, as in the phantom
+_THIRDS = (
+    0.6,
+    0.22,
+    0.18,
+)  # head, body, tail: six of ten tumours sit in the head, as in the phantom
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,11 @@ def measure(ct: np.ndarray, organ: np.ndarray, spacing_mm) -> Organ:
 
 
 def insert(
-    ct: np.ndarray, organ: np.ndarray, spacing_mm: tuple[float, float, float], model: Tumours, rng: np.random.Generator
+    ct: np.ndarray,
+    organ: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    model: Tumours,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns CT int16 and labels uint8 (1 pancreas, 2 tumour) with one tumour.
 
@@ -58,8 +66,12 @@ def insert(
     largest_ml = min(model.volume_ml[1], _LARGEST_SHARE * found.volume_ml)
     if largest_ml < model.volume_ml[0]:
         needed = model.volume_ml[0] / _LARGEST_SHARE
-        raise ValueError(f"its pancreas has {found.volume_ml:.1f} ml; a tumour of {model.volume_ml[0]:g} ml needs one of {needed:g} ml")
-    volume_ml, below_hu = dataclasses.replace(model, volume_ml=(model.volume_ml[0], largest_ml)).draw(rng)
+        raise ValueError(
+            f"its pancreas has {found.volume_ml:.1f} ml; a tumour of {model.volume_ml[0]:g} ml needs one of {needed:g} ml"
+        )
+    volume_ml, below_hu = dataclasses.replace(
+        model, volume_ml=(model.volume_ml[0], largest_ml)
+    ).draw(rng)
     level_hu = max(found.level_hu - below_hu, _DARKEST_HU)
 
     box = _around(organ, spacing_mm)
@@ -70,17 +82,30 @@ def insert(
     space = Space((0.0, 0.0, 0.0), upper, _GRID_MM, Pose(), 0.0, rng)
     whole = space.whole()
 
-    places = np.meshgrid(*(_GRID_MM * np.arange(n) / s for n, s in zip(space.shape, spacing_mm, strict=True)), indexing="ij")
+    places = np.meshgrid(
+        *(_GRID_MM * np.arange(n) / s for n, s in zip(space.shape, spacing_mm, strict=True)),
+        indexing="ij",
+    )
     distance = ndimage.map_coordinates(depth, places, order=1, mode="nearest")
-    coarse_hu = ndimage.map_coordinates(ndimage.gaussian_filter(hu, [1.0 / s for s in spacing_mm]), places, order=1, mode="nearest")
+    coarse_hu = ndimage.map_coordinates(
+        ndimage.gaussian_filter(hu, [1.0 / s for s in spacing_mm]), places, order=1, mode="nearest"
+    )
     open_to_it = (coarse_hu > _KEEPS_OUT_HU[0]) & (coarse_hu < _KEEPS_OUT_HU[1])
     room = np.where(open_to_it, _BULGE_MM - distance, -_GRID_MM)
     centre = _place(depth, spacing_mm, rng)
     tumour = grow(space, whole, centre, diameter_mm(volume_ml), room, rng)
-    tissue = tissue_hu(space, whole, tumour, level_hu, rng, necrosis=below_hu >= model.below_organ_hu[0])
+    tissue = tissue_hu(
+        space, whole, tumour, level_hu, rng, necrosis=below_hu >= model.below_organ_hu[0]
+    )
 
-    back = np.meshgrid(*(s * np.arange(n) / _GRID_MM for n, s in zip(inside.shape, spacing_mm, strict=True)), indexing="ij")
-    tumour, tissue = (ndimage.map_coordinates(field.astype(np.float32), back, order=1, mode="nearest") for field in (tumour, tissue))
+    back = np.meshgrid(
+        *(s * np.arange(n) / _GRID_MM for n, s in zip(inside.shape, spacing_mm, strict=True)),
+        indexing="ij",
+    )
+    tumour, tissue = (
+        ndimage.map_coordinates(field.astype(np.float32), back, order=1, mode="nearest")
+        for field in (tumour, tissue)
+    )
     share = np.clip(0.5 - tumour / EDGE_MM, 0.0, 1.0)
     painted = hu + share * (tissue + _noise(hu, inside, spacing_mm) - hu)
     result, labels = ct.copy(), organ.astype(np.uint8)
@@ -101,7 +126,9 @@ def _around(organ: np.ndarray, spacing_mm) -> tuple[slice, slice, slice]:
 
 def _signed_distance(inside: np.ndarray, spacing_mm) -> np.ndarray:
     """Returns mm to the organ's surface, negative inside. Half a voxel lies between a voxel's centre and the surface beside it."""
-    out, into = (ndimage.distance_transform_edt(mask, sampling=spacing_mm) for mask in (~inside, inside))
+    out, into = (
+        ndimage.distance_transform_edt(mask, sampling=spacing_mm) for mask in (~inside, inside)
+    )
     half = min(spacing_mm) / 2
     return np.where(inside, half - into, out - half).astype(np.float32)
 

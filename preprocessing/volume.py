@@ -47,7 +47,9 @@ class Volume:
     def __post_init__(self):
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
         if self.array.ndim != 3 or self.affine.shape != (4, 4):
-            raise ValueError(f"array {self.array.shape} with affine {self.affine.shape}; a volume has three axes and a 4 x 4 affine")
+            raise ValueError(
+                f"array {self.array.shape} with affine {self.affine.shape}; a volume has three axes and a 4 x 4 affine"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

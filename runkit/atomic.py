@@ -15,7 +15,9 @@ from typing import Any
 from runkit import private, text_files
 
 _PARTIAL = ".partial-"
-_DISK = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name))
+_DISK = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)
+)
 
 
 def sync_directory(folder: str | os.PathLike) -> None:
@@ -31,7 +33,9 @@ def sync_directory(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool = True) -> Iterator[pathlib.Path]:
+def replacing(
+    path: str | os.PathLike, *, sync: bool = True, sync_folder: bool = True
+) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it is removed.
 
     The temporary name keeps the suffixes of `path`, since many writers choose their format by them, and starts with a
@@ -44,7 +48,9 @@ def replacing(path: str | os.PathLike, *, sync: bool = True, sync_folder: bool =
     path = pathlib.Path(path)
     with naming(path):
         private.make(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, suffix="".join(path.suffixes), dir=path.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=_PARTIAL, suffix="".join(path.suffixes), dir=path.parent
+        )
         os.close(descriptor)
         temporary = pathlib.Path(name)
         try:
@@ -72,7 +78,9 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                 yield temporary
             except OSError as error:
                 if error.filename is not None:
-                    error.filename = os.fspath(error.filename).replace(os.fspath(temporary), os.fspath(path))
+                    error.filename = os.fspath(error.filename).replace(
+                        os.fspath(temporary), os.fspath(path)
+                    )
                 raise
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -128,4 +136,6 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); restore it or make it again") from error
+        raise ValueError(
+            f"{path}: not valid JSON ({error}); restore it or make it again"
+        ) from error

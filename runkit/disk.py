@@ -7,7 +7,9 @@ import os
 import pathlib
 import shutil
 
-_FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+_FULL = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
+)
 
 
 def free_bytes(path: str | os.PathLike) -> int:

@@ -30,7 +30,9 @@ class EventLog:
         with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
-                if stream.read(1) != b"\n":  # a power cut left half a line; it must not swallow this one
+                if (
+                    stream.read(1) != b"\n"
+                ):  # a power cut left half a line; it must not swallow this one
                     line = "\n" + line
             stream.write((line + "\n").encode("utf-8"))
 

@@ -15,7 +15,9 @@ from absl import logging
 
 from runkit import printable, private
 
-_HELD = re.compile(r"FLOCK\s+\S+\s+\S+\s+(?P<process>\d+)\s+(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s")
+_HELD = re.compile(
+    r"FLOCK\s+\S+\s+\S+\s+(?P<process>\d+)\s+(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s"
+)
 _FILE = ".lock"  # where the file system locks no folders, as NFS does not
 
 
@@ -80,7 +82,11 @@ def _hold_file(folder: pathlib.Path, how: int) -> Lock:
 
 
 def _unlocked(folder: pathlib.Path, error: OSError) -> Lock:
-    logging.warning("event=not_locked folder=%s note=see_that_no_other_process_works_there reason=%s", folder, error.strerror)
+    logging.warning(
+        "event=not_locked folder=%s note=see_that_no_other_process_works_there reason=%s",
+        folder,
+        error.strerror,
+    )
     return Lock(None)
 
 
@@ -95,11 +101,17 @@ def holder(descriptor: int) -> str:
     about = os.fstat(descriptor)
     try:
         with open("/proc/locks", encoding="ascii") as stream:
-            held = [found for found in map(_HELD.search, stream) if found and int(found["inode"]) == about.st_ino]
+            held = [
+                found
+                for found in map(_HELD.search, stream)
+                if found and int(found["inode"]) == about.st_ino
+            ]
     except OSError:
         return ""
     device = (os.major(about.st_dev), os.minor(about.st_dev))
-    exact = [found for found in held if (int(found["major"], 16), int(found["minor"], 16)) == device]
+    exact = [
+        found for found in held if (int(found["major"], 16), int(found["minor"], 16)) == device
+    ]
     for found in exact or held:  # some file systems show another device to programs
         if int(found["process"]) > 0:
             return f"process {found['process']}{_program(found['process'])}"
@@ -108,7 +120,12 @@ def holder(descriptor: int) -> str:
 
 def _program(process: str) -> str:
     try:
-        words = pathlib.Path("/proc", process, "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        words = (
+            pathlib.Path("/proc", process, "cmdline")
+            .read_bytes()
+            .decode("utf-8", "replace")
+            .split("\0")
+        )
     except OSError:
         return ""
     name = words[words.index("-m") + 1] if "-m" in words[:-1] else os.path.basename(words[0])

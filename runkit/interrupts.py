@@ -42,14 +42,18 @@ def end(line: str) -> None:
     """Raises SystemExit with exit code 130 after a line on standard error. Ctrl-C pressed again ends the process at once."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdout.flush()
-    sys.stderr.write(("\n" if sys.stderr.isatty() else "") + line + "\n")  # the terminal has shown ^C, perhaps behind a bar
+    sys.stderr.write(
+        ("\n" if sys.stderr.isatty() else "") + line + "\n"
+    )  # the terminal has shown ^C, perhaps behind a bar
     sys.stderr.flush()
     sys.exit(EXIT_CODE)
 
 
 def _handle(handler) -> None:
     # A program that a shell started in the background ignores SIGINT, and goes on ignoring it.
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in (
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(
+        signal.SIGINT
+    ) in (
         signal.default_int_handler,
         _end,
         _raise,

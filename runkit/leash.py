@@ -18,14 +18,18 @@ _VARIABLE = "RUNKIT_LEASH"  # descriptor of the end that a started program holds
 _LIMIT_S = 30.0  # for ending in good order
 
 
-def start(command: Sequence[str], *, env: Mapping[str, str], **how: Any) -> tuple[subprocess.Popen, Any]:
+def start(
+    command: Sequence[str], *, env: Mapping[str, str], **how: Any
+) -> tuple[subprocess.Popen, Any]:
     """Starts a program as `subprocess.Popen` does; returns it and what must be kept as long as it may run.
 
     The program has to call `follow`.
     """
     held, own = os.pipe()
     try:
-        process = subprocess.Popen(command, env={**env, _VARIABLE: str(held)}, pass_fds=(held,), **how)
+        process = subprocess.Popen(
+            command, env={**env, _VARIABLE: str(held)}, pass_fds=(held,), **how
+        )
     except BaseException:
         os.close(own)
         raise
@@ -39,12 +43,16 @@ def follow() -> None:
 
     A program that does not end in good order within half a minute is ended all the same.
     """
-    name = os.environ.pop(_VARIABLE, "")  # programs that this one starts hold a leash of their own, or none
+    name = os.environ.pop(
+        _VARIABLE, ""
+    )  # programs that this one starts hold a leash of their own, or none
     if not name:
         return
     held = int(name)
     os.set_inheritable(held, False)
-    told = hasattr(fcntl, "F_SETSIG")  # Linux sends the signal itself: a thread waits for its turn while a library works
+    told = hasattr(
+        fcntl, "F_SETSIG"
+    )  # Linux sends the signal itself: a thread waits for its turn while a library works
     if told:
         fcntl.fcntl(held, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGTERM)

@@ -16,7 +16,13 @@ class LineBudget:
       clock: seconds, of any beginning.
     """
 
-    def __init__(self, *, burst: int = 100, every_s: float = 30.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        *,
+        burst: int = 100,
+        every_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._burst, self._every_s, self._clock = burst, every_s, clock
         self._lock, self._kinds = threading.Lock(), dict[Hashable, tuple[float, float, int]]()
 

@@ -28,7 +28,9 @@ def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None
             found = known.find(place)
             if found is not None:
                 where = "is" if place == path else "lies in"
-                raise ValueError(f"{name}: {path} {where} the input {found[1]} ({found[0]}) and would replace it; {_REMEDY}")
+                raise ValueError(
+                    f"{name}: {path} {where} the input {found[1]} ({found[0]}) and would replace it; {_REMEDY}"
+                )
     filled = _Paths(folders or {})
     if not filled:
         return
@@ -86,7 +88,10 @@ def _may_be_one(path: str, other: str) -> bool:
     """Returns False where the disk itself tells two paths apart that differ in capitals or Unicode only."""
     if _location(path) == _location(other):
         return True
-    for one, two in ((path, other), (os.path.dirname(_location(path)), os.path.dirname(_location(other)))):
+    for one, two in (
+        (path, other),
+        (os.path.dirname(_location(path)), os.path.dirname(_location(other))),
+    ):
         files = _file(one), _file(two)
         if None not in files:
             return files[0] == files[1]

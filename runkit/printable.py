@@ -33,7 +33,10 @@ def block(value: Any) -> str:
 
     Lines after the first are indented: foreign text that slipped into it cannot begin a line and pass for an event of its own.
     """
-    lines = ("\t".join("".join(map(_visible, part)) for part in line.split("\t")) for line in str(value).split("\n"))
+    lines = (
+        "\t".join("".join(map(_visible, part)) for part in line.split("\t"))
+        for line in str(value).split("\n")
+    )
     return "\n    ".join(lines)
 
 

@@ -75,7 +75,10 @@ def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         if path.stat().st_mode & _OTHERS:
             yield path
         entries = list(os.scandir(path))
-    except (FileNotFoundError, PermissionError):  # removed meanwhile, or another account's, such as lost+found
+    except (
+        FileNotFoundError,
+        PermissionError,
+    ):  # removed meanwhile, or another account's, such as lost+found
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
@@ -89,7 +92,9 @@ def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def refuse_link(path: str | os.PathLike) -> None:
     """Raises ValueError where `path` is a symbolic link: whoever may make one decides what is read or written in its place."""
     if os.path.islink(path):
-        raise ValueError(f"{path}: is a symbolic link to {os.readlink(path)!r}; put the file itself in its place")
+        raise ValueError(
+            f"{path}: is a symbolic link to {os.readlink(path)!r}; put the file itself in its place"
+        )
 
 
 def refuse_links(path: str | os.PathLike, *, recursive: bool = False) -> None:
@@ -126,10 +131,14 @@ def _close(path: pathlib.Path) -> None:
         why = error.strerror or str(error)
     if str(path) not in _warned:
         _warned.add(str(path))
-        logging.warning("event=not_private path=%s note=other_accounts_may_read_it reason=%s", path, why)
+        logging.warning(
+            "event=not_private path=%s note=other_accounts_may_read_it reason=%s", path, why
+        )
 
 
 def _umask() -> int:
-    mask = os.umask(0o077)  # set for a moment, so that what another thread makes just now is private rather than open
+    mask = os.umask(
+        0o077
+    )  # set for a moment, so that what another thread makes just now is private rather than open
     os.umask(mask)
     return mask

@@ -17,15 +17,33 @@ EVERY = "PROGRESS_EVERY_S"  # environment variable: seconds between two lines; a
 _EVERY_S = 60.0
 
 
-def bar(iterable: Iterable | None = None, *, total: int | None = None, what: str, unit: str = "it", initial: int = 0) -> Any:
+def bar(
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    what: str,
+    unit: str = "it",
+    initial: int = 0,
+) -> Any:
     """Returns a bar over `iterable` (or a manual one), with rate and time left.
 
     On a terminal it is tqdm's and redraws ten times a second; elsewhere (a log, CI) it prints whole lines, see `Lines`.
     """
     what = printable.text(what, limit=100)
     if not sys.stderr.isatty():
-        return Lines(iterable, total=total, what=what, unit=unit, initial=initial, every_s=_every_s())
-    return tqdm.tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, dynamic_ncols=True, mininterval=0.1, file=sys.stderr)
+        return Lines(
+            iterable, total=total, what=what, unit=unit, initial=initial, every_s=_every_s()
+        )
+    return tqdm.tqdm(
+        iterable,
+        total=total,
+        desc=what,
+        unit=unit,
+        initial=initial,
+        dynamic_ncols=True,
+        mininterval=0.1,
+        file=sys.stderr,
+    )
 
 
 class Lines:
@@ -47,7 +65,13 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
         stream: TextIO | None = None,
     ):
-        self._iterable, self._what, self._unit, self._every_s, self._clock = iterable, what, unit, every_s, clock
+        self._iterable, self._what, self._unit, self._every_s, self._clock = (
+            iterable,
+            what,
+            unit,
+            every_s,
+            clock,
+        )
         self._total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
         self._stream = stream or sys.stderr
         self._done, self._initial = float(initial), float(initial)
@@ -100,8 +124,16 @@ class Lines:
     def _tell(self, words: str) -> None:
         far = f"{self._done:g}" if self._total is None else f"{self._done:g} of {self._total:g}"
         # put together here only: a training sets it at every step
-        after = self._postfix if isinstance(self._postfix, str) else ", ".join(f"{name}={value}" for name, value in self._postfix.items())
-        line = ", ".join(filter(None, (f"{self._what}: {far} {self._unit}", words, printable.text(after, limit=200))))
+        after = (
+            self._postfix
+            if isinstance(self._postfix, str)
+            else ", ".join(f"{name}={value}" for name, value in self._postfix.items())
+        )
+        line = ", ".join(
+            filter(
+                None, (f"{self._what}: {far} {self._unit}", words, printable.text(after, limit=200))
+            )
+        )
         self._stream.write(f"{PREFIX}{line}\n")
         self._stream.flush()
 

@@ -14,7 +14,9 @@ Part = str | int
 
 def digest(seed: int, *what: Part) -> bytes:
     """Returns 32 bytes that depend on `seed` and every part of `what`, and on nothing else."""
-    text = "\x1f".join([f"i{int(seed)}", *(f"s{p}" if isinstance(p, str) else f"i{int(p)}" for p in what)])
+    text = "\x1f".join(
+        [f"i{int(seed)}", *(f"s{p}" if isinstance(p, str) else f"i{int(p)}" for p in what)]
+    )
     return hashlib.sha256(text.encode("utf-8")).digest()
 
 

@@ -37,11 +37,17 @@ class ScalarEvents:
             records = b""
             if self._path is None:
                 private.make(self._folder)
-                self._path = self._folder / f"events.out.tfevents.{int(self._clock())}.{os.getpid()}"
+                self._path = (
+                    self._folder / f"events.out.tfevents.{int(self._clock())}.{os.getpid()}"
+                )
                 records = _record(_double(1, self._clock()) + _bytes(3, b"brain.Event:2"))
             for tag, value in values.items():
-                summary = _bytes(1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value))
-                records += _record(_double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary))
+                summary = _bytes(
+                    1, _bytes(1, tag.encode("utf-8")) + b"\x15" + struct.pack("<f", value)
+                )
+                records += _record(
+                    _double(1, self._clock()) + b"\x10" + _varint(step) + _bytes(5, summary)
+                )
             with open(self._path, "ab", opener=private.opener) as stream:
                 stream.write(records)
 

@@ -24,9 +24,13 @@ def read(path: str | os.PathLike, *, errors: str = "strict") -> str:
       ValueError: naming the file and the first byte that is not of its encoding.
     """
     content = pathlib.Path(path).read_bytes()
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
+    mark, encoding = next(
+        ((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8")
+    )
     if not mark and b"\0" in content:
-        raise ValueError(f"{path}: holds bytes of zero, perhaps UTF-16 without a byte-order mark; save it as UTF-8")
+        raise ValueError(
+            f"{path}: holds bytes of zero, perhaps UTF-16 without a byte-order mark; save it as UTF-8"
+        )
     try:
         return content[len(mark) :].decode(encoding, errors if encoding == "utf-8" else "strict")
     except UnicodeDecodeError as error:

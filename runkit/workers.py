@@ -27,7 +27,9 @@ class Pool:
 
 
 @contextlib.contextmanager
-def pool(count: int, *, initializer: Callable | None = None, initargs: tuple = ()) -> Iterator[Pool]:
+def pool(
+    count: int, *, initializer: Callable | None = None, initargs: tuple = ()
+) -> Iterator[Pool]:
     """Yields a pool of `count` processes.
 
     At the end of the block it waits for what they are doing; where an error or Ctrl-C ends the block they are ended at once. When this
@@ -36,7 +38,9 @@ def pool(count: int, *, initializer: Callable | None = None, initargs: tuple = (
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
     held, leash = context.Pipe(duplex=False)
-    executor = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(held, initializer, initargs))
+    executor = concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start, initargs=(held, initializer, initargs)
+    )
     try:
         yield Pool(executor)
     except BaseException:
@@ -57,22 +61,32 @@ def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator
     waiting = list(enumerate(jobs))[::-1]
     while waiting:
         running: dict[concurrent.futures.Future, tuple[int, tuple]] = {}
-        with contextlib.suppress(concurrent.futures.process.BrokenProcessPool), pool(min(workers, len(waiting))) as together:
+        with (
+            contextlib.suppress(concurrent.futures.process.BrokenProcessPool),
+            pool(min(workers, len(waiting))) as together,
+        ):
             while waiting or running:
                 while waiting and len(running) < workers:
                     running[together.submit(function, *waiting[-1][1])] = waiting[-1]
                     waiting.pop()
-                for future in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
+                for future in concurrent.futures.wait(
+                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                ).done:
                     result = future.result()
                     yield running.pop(future)[0], result
         for number, arguments in running.values():
             result = None
-            with contextlib.suppress(concurrent.futures.process.BrokenProcessPool), pool(1) as alone:
+            with (
+                contextlib.suppress(concurrent.futures.process.BrokenProcessPool),
+                pool(1) as alone,
+            ):
                 result = alone.submit(function, *arguments).result()
             yield number, result
 
 
-def _start(held: multiprocessing.connection.Connection, initializer: Callable | None, initargs: tuple) -> None:
+def _start(
+    held: multiprocessing.connection.Connection, initializer: Callable | None, initargs: tuple
+) -> None:
     threading.Thread(target=_end_with, args=(held,), name="leash", daemon=True).start()
     if initializer is not None:
         initializer(*initargs)

@@ -54,7 +54,15 @@ class Process:
         self._process.kill()
 
 
-def start(module: str, arguments: Sequence[object], *, out, errors, folder=ROOT, environment: Mapping[str, str] | None = None) -> Process:
+def start(
+    module: str,
+    arguments: Sequence[object],
+    *,
+    out,
+    errors,
+    folder=ROOT,
+    environment: Mapping[str, str] | None = None,
+) -> Process:
     """Starts `python -m module arguments`, which appends to the files `out` and `errors`."""
     given = (
         module,
@@ -71,11 +79,15 @@ def start(module: str, arguments: Sequence[object], *, out, errors, folder=ROOT,
     return Process(process)
 
 
-def run(module: str, *arguments: object, folder=ROOT, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
+def run(
+    module: str, *arguments: object, folder=ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """Runs it to its end, as subprocess.run with captured output; bytes that are not UTF-8 come as surrogates."""
     with tempfile.TemporaryDirectory() as said:
         files = [pathlib.Path(said) / name for name in ("stdout", "stderr")]
-        process = start(module, arguments, out=files[0], errors=files[1], folder=folder, environment=environment)
+        process = start(
+            module, arguments, out=files[0], errors=files[1], folder=folder, environment=environment
+        )
         try:
             process.wait(1800)
         finally:
@@ -91,16 +103,35 @@ class Group(ProgramGroup):
         super().__init__(log_folder)
         self._fresh = fresh
 
-    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str = sys.executable) -> Program:
+    def start(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        log: str | None = None,
+        python: str = sys.executable,
+    ) -> Program:
         if python != sys.executable or name in self._fresh:
             return super().start(name, module, arguments, log=log, python=python)
         path = self._log_folder / f"{log or name}.log"
-        program = Program(name, path, start(module, arguments, out=path, errors=path, environment=self._environment))
+        program = Program(
+            name,
+            path,
+            start(module, arguments, out=path, errors=path, environment=self._environment),
+        )
         self._programs.append(program)
         return program
 
 
-def _be(module: str, arguments: list[str], folder: str, environment: dict[str, str], out: str, errors: str) -> None:
+def _be(
+    module: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    out: str,
+    errors: str,
+) -> None:
     """Becomes the program. Its SystemExit ends the process with its code."""
     for file, descriptor in ((out, 1), (errors, 2)):
         opened = os.open(file, os.O_WRONLY | os.O_APPEND)

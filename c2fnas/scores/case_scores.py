@@ -66,13 +66,22 @@ def compare(
       ValueError: if the shapes differ, a value is not a class, or the tolerance is below 0.
     """
     metrics.check_pair(prediction, truth, max(classes) + 1)
-    diagonal_mm = math.hypot(*((n - 1) * length for n, length in zip(truth.shape, spacing_mm, strict=True)))
+    diagonal_mm = math.hypot(
+        *((n - 1) * length for n, length in zip(truth.shape, spacing_mm, strict=True))
+    )
     box = boxes.around(prediction | truth) or (slice(0), slice(0), slice(0))
     prediction, truth = prediction[box], truth[box]
-    return {value: _class_scores(prediction == value, truth == value, spacing_mm, tolerance_mm, diagonal_mm) for value in classes}
+    return {
+        value: _class_scores(
+            prediction == value, truth == value, spacing_mm, tolerance_mm, diagonal_mm
+        )
+        for value in classes
+    }
 
 
-def _class_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm, tolerance_mm: float, diagonal_mm: float) -> ClassScores:
+def _class_scores(
+    prediction: np.ndarray, truth: np.ndarray, spacing_mm, tolerance_mm: float, diagonal_mm: float
+) -> ClassScores:
     voxels, true_voxels = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     voxel_mm3 = math.prod(spacing_mm)
     areas = [surface.of_mask(mask, spacing_mm, "area") for mask in (prediction, truth)]
@@ -87,10 +96,13 @@ def _class_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm, toleran
     present = voxels + true_voxels > 0
     parts = components.compare(prediction, truth)
     ratios = [
-        float(area.weights.sum()) / (count * voxel_mm3) if count else None for area, count in zip(areas, (voxels, true_voxels), strict=True)
+        float(area.weights.sum()) / (count * voxel_mm3) if count else None
+        for area, count in zip(areas, (voxels, true_voxels), strict=True)
     ]
     return ClassScores(
-        dice=2.0 * int(np.count_nonzero(prediction & truth)) / (voxels + true_voxels) if present else None,
+        dice=2.0 * int(np.count_nonzero(prediction & truth)) / (voxels + true_voxels)
+        if present
+        else None,
         hd95_mm=hd95_mm,
         nsd=nsd,
         volume_ml=voxels * voxel_mm3 / 1000.0,

@@ -33,9 +33,13 @@ def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
     if box is None:
         return Match(0, 0, 0, 0)
     prediction, truth = prediction[box], truth[box]
-    (own, predicted), (true, present) = (scipy.ndimage.label(mask, _NEIGHBOURS) for mask in (prediction, truth))
+    (own, predicted), (true, present) = (
+        scipy.ndimage.label(mask, _NEIGHBOURS) for mask in (prediction, truth)
+    )
     both = prediction & truth
-    return Match(predicted, present, len(np.unique(true[both])), predicted - len(np.unique(own[both])))
+    return Match(
+        predicted, present, len(np.unique(true[both])), predicted - len(np.unique(own[both]))
+    )
 
 
 def keep_largest(mask: np.ndarray) -> np.ndarray:

@@ -44,9 +44,17 @@ class HealthyGate:
     def __post_init__(self):
         for name in ("threshold", "patients", "share"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not math.isfinite(value)
+            ):
                 raise ValueError(f"the gate's {name} is {value!r}; expected a finite number")
-        if self.threshold < 0 or not 0 < self.share < 1 or not 1 <= _rank(self.patients, self.share) <= self.patients:
+        if (
+            self.threshold < 0
+            or not 0 < self.share < 1
+            or not 1 <= _rank(self.patients, self.share) <= self.patients
+        ):
             raise ValueError(
                 f"a gate of threshold {self.threshold}, {self.patients} patients and share {self.share} cannot have been fitted; fit it again"
             )
@@ -62,7 +70,11 @@ class HealthyGate:
 
         # the share of all patients above the k-th smallest of n scores has the distribution Beta(n + 1 - k, k)
         rank = _rank(self.patients, self.share)
-        return float(stats.betabinom.sf(math.floor(self.share * tested + 1e-9), tested, self.patients + 1 - rank, rank))
+        return float(
+            stats.betabinom.sf(
+                math.floor(self.share * tested + 1e-9), tested, self.patients + 1 - rank, rank
+            )
+        )
 
     def stops(self, score: float) -> bool:
         return score <= self.threshold
@@ -78,13 +90,25 @@ class HealthyGate:
         Raises:
           ValueError: where it is of a rule or version that this release does not know, or lacks a number.
         """
-        if not isinstance(values, Mapping) or values.get("version") != VERSION or values.get("rule") != RULE:
-            found = {key: values.get(key) for key in ("version", "rule")} if isinstance(values, Mapping) else values
-            raise ValueError(f"the gate is {found}, this release knows version {VERSION} of {RULE!r}; use the release that fitted it")
+        if (
+            not isinstance(values, Mapping)
+            or values.get("version") != VERSION
+            or values.get("rule") != RULE
+        ):
+            found = (
+                {key: values.get(key) for key in ("version", "rule")}
+                if isinstance(values, Mapping)
+                else values
+            )
+            raise ValueError(
+                f"the gate is {found}, this release knows version {VERSION} of {RULE!r}; use the release that fitted it"
+            )
         missing = [name for name in ("threshold", "patients", "share") if name not in values]
         if missing:
             raise ValueError(f"the gate lacks {', '.join(missing)}; fit it again")
-        return cls(threshold=values["threshold"], patients=values["patients"], share=values["share"])
+        return cls(
+            threshold=values["threshold"], patients=values["patients"], share=values["share"]
+        )
 
 
 def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
@@ -92,7 +116,9 @@ def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
     rank = _rank(len(scores), share)
     if not 1 <= rank <= len(scores):
         return None
-    return HealthyGate(threshold=float(np.sort(scores)[rank - 1]), patients=len(scores), share=share)
+    return HealthyGate(
+        threshold=float(np.sort(scores)[rank - 1]), patients=len(scores), share=share
+    )
 
 
 def without_tumour(mask: np.ndarray) -> np.ndarray:

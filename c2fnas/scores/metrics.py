@@ -16,7 +16,9 @@ CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 _BLOCK_VOXELS = 1 << 20
 
 
-def dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1, 2)) -> dict[int, float | None]:
+def dice(
+    prediction: np.ndarray, truth: np.ndarray, classes: Sequence[int] = (1, 2)
+) -> dict[int, float | None]:
     """Returns class -> 2 |P and T| / (|P| + |T|), or None for a class that neither mask holds.
 
     Args:
@@ -43,7 +45,9 @@ def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
         _check_classes(mask, values, what)
 
 
-def volume_ml(mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = (1, 2)) -> dict[int, float]:
+def volume_ml(
+    mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[int] = (1, 2)
+) -> dict[int, float]:
     """Returns class -> its volume in millilitres.
 
     Args:
@@ -56,7 +60,9 @@ def volume_ml(mask: np.ndarray, spacing_mm: Sequence[float], classes: Sequence[i
     return {value: float(counts[value]) * math.prod(spacing_mm) / 1000.0 for value in classes}
 
 
-def summary(pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = CLASS_NAMES) -> dict[str, float]:
+def summary(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping[int, str] = CLASS_NAMES
+) -> dict[str, float]:
     """Returns the mean Dice of many cases over the classes that these cases have.
 
     Args:
@@ -79,13 +85,17 @@ def summary(pairs: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Mapping
                 scores[value].append(score)
         present.update(value for value in class_names if np.any(truth == value))
     if not present:
-        raise ValueError(f"none of {cases} cases holds one of the classes {dict(class_names)}; give cases with labels")
+        raise ValueError(
+            f"none of {cases} cases holds one of the classes {dict(class_names)}; give cases with labels"
+        )
     result: dict[str, float] = {}
     for value, name in class_names.items():
         if value in present:
             result[f"dice_{name}"] = float(np.mean(scores[value]))
             result[f"cases_{name}"] = len(scores[value])
-    result["dice"] = float(np.mean([result[f"dice_{class_names[value]}"] for value in sorted(present)]))
+    result["dice"] = float(
+        np.mean([result[f"dice_{class_names[value]}"] for value in sorted(present)])
+    )
     result["cases"] = cases
     return result
 
@@ -97,7 +107,9 @@ def _joint_counts(prediction: np.ndarray, truth: np.ndarray, values: int) -> np.
     flat_prediction, flat_truth = np.ravel(prediction), np.ravel(truth)
     for start in range(0, flat_truth.size, _BLOCK_VOXELS):
         block = slice(start, start + _BLOCK_VOXELS)
-        code = _classes(flat_prediction[block], values, "prediction") * values + _classes(flat_truth[block], values, "truth")
+        code = _classes(flat_prediction[block], values, "prediction") * values + _classes(
+            flat_truth[block], values, "truth"
+        )
         counts += np.bincount(code, minlength=values * values)
     return counts.reshape(values, values)
 
@@ -106,7 +118,9 @@ def _counts(mask: np.ndarray, values: int, what: str) -> np.ndarray:
     counts = np.zeros(values, dtype=np.int64)
     flat = np.ravel(mask)
     for start in range(0, flat.size, _BLOCK_VOXELS):
-        counts += np.bincount(_classes(flat[start : start + _BLOCK_VOXELS], values, what), minlength=values)
+        counts += np.bincount(
+            _classes(flat[start : start + _BLOCK_VOXELS], values, what), minlength=values
+        )
     return counts
 
 
@@ -117,11 +131,15 @@ def _classes(block: np.ndarray, values: int, what: str) -> np.ndarray:
 
 def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
     if prediction.shape != truth.shape:
-        raise ValueError(f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid")
+        raise ValueError(
+            f"prediction has {prediction.shape} voxels, truth {truth.shape}; bring both to one grid"
+        )
 
 
 def _check_classes(block: np.ndarray, values: int, what: str) -> None:
     if not np.issubdtype(block.dtype, np.integer):
         raise ValueError(f"{what} is {block.dtype}; expected integer classes 0 to {values - 1}")
     if block.size and (block.min() < 0 or block.max() >= values):
-        raise ValueError(f"{what} holds the values {block.min()} to {block.max()}; expected classes 0 to {values - 1}")
+        raise ValueError(
+            f"{what} holds the values {block.min()} to {block.max()}; expected classes 0 to {values - 1}"
+        )

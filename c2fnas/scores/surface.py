@@ -53,7 +53,9 @@ class Surface:
     def tree(self) -> scipy.spatial.cKDTree:
         """Of the points in mm from the surface's own corner, so that it does not depend on where in the array the mask lies."""
         # unbalanced: it takes a fraction of the time to build and is no slower to ask
-        return scipy.spatial.cKDTree((self.places - self.corner) * self.spacing_mm, balanced_tree=False, compact_nodes=False)
+        return scipy.spatial.cKDTree(
+            (self.places - self.corner) * self.spacing_mm, balanced_tree=False, compact_nodes=False
+        )
 
 
 def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definition) -> Surface:
@@ -63,7 +65,9 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
       ValueError: for another definition.
     """
     if definition not in get_args(Definition):
-        raise ValueError(f"definition is {definition!r}; expected one of {', '.join(get_args(Definition))}")
+        raise ValueError(
+            f"definition is {definition!r}; expected one of {', '.join(get_args(Definition))}"
+        )
     spacing = tuple(float(length) for length in spacing_mm)
     box = boxes.around(mask)
     if box is None:
@@ -102,12 +106,20 @@ def distances(prediction: Surface, truth: Surface) -> Distances:
       ValueError: if one of them has no points, or they are of two definitions or spacings.
     """
     if prediction.definition != truth.definition:
-        raise ValueError(f"the surfaces are {prediction.definition} and {truth.definition}; take both by one definition")
+        raise ValueError(
+            f"the surfaces are {prediction.definition} and {truth.definition}; take both by one definition"
+        )
     if prediction.spacing_mm != truth.spacing_mm:
-        raise ValueError(f"the surfaces are of {prediction.spacing_mm} and {truth.spacing_mm} mm; bring both masks to one grid")
+        raise ValueError(
+            f"the surfaces are of {prediction.spacing_mm} and {truth.spacing_mm} mm; bring both masks to one grid"
+        )
     if not len(prediction.weights) or not len(truth.weights):
-        raise ValueError("one surface has no points, so there is no distance; metrics.compare says what an absent class scores")
-    return Distances(_nearest_mm(prediction, truth), _nearest_mm(truth, prediction), prediction, truth)
+        raise ValueError(
+            "one surface has no points, so there is no distance; metrics.compare says what an absent class scores"
+        )
+    return Distances(
+        _nearest_mm(prediction, truth), _nearest_mm(truth, prediction), prediction, truth
+    )
 
 
 def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
@@ -146,7 +158,9 @@ def _length_mm(steps: np.ndarray, surface: Surface) -> np.ndarray:
     return np.sqrt(((steps * surface.spacing_mm) ** 2).sum(axis=-1))
 
 
-def _within(distances_mm: np.ndarray, surface: Surface, other: Surface, tolerance_mm: float) -> np.ndarray:
+def _within(
+    distances_mm: np.ndarray, surface: Surface, other: Surface, tolerance_mm: float
+) -> np.ndarray:
     """Returns bool [n]: which points of `surface` have one of `other` within the tolerance.
 
     Two steps may be equally long and their lengths still differ in the last bit, as three of 0.1 mm and one of 0.3 mm do. The tree
@@ -157,9 +171,13 @@ def _within(distances_mm: np.ndarray, surface: Surface, other: Surface, toleranc
     undecided = np.flatnonzero(~within & (distances_mm <= limit))
     if undecided.size:
         places = surface.places[undecided]
-        tied = other.tree.query_ball_point((places - other.corner) * other.spacing_mm, limit, workers=-1)
+        tied = other.tree.query_ball_point(
+            (places - other.corner) * other.spacing_mm, limit, workers=-1
+        )
         for index, place, candidates in zip(undecided, places, tied, strict=True):
-            within[index] = bool((_length_mm(place - other.places[candidates], other) <= tolerance_mm).any())
+            within[index] = bool(
+                (_length_mm(place - other.places[candidates], other) <= tolerance_mm).any()
+            )
     return within
 
 
@@ -188,7 +206,12 @@ def _elements(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     codes = np.zeros(shape, dtype=np.uint8)
     voxels = padded.view(np.uint8)
     for corner in range(8):
-        part = voxels[tuple(slice(offset, offset + n) for offset, n in zip(np.unravel_index(corner, (2, 2, 2)), shape, strict=True))]
+        part = voxels[
+            tuple(
+                slice(offset, offset + n)
+                for offset, n in zip(np.unravel_index(corner, (2, 2, 2)), shape, strict=True)
+            )
+        ]
         codes |= part << np.uint8(corner)
     places = np.nonzero((codes != 0) & (codes != 255))
     return np.stack(places, axis=1) - 1, codes[places]

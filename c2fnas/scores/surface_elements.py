@@ -44,9 +44,15 @@ def _loops(inside: set[int]) -> Iterator[list[Edge]]:
     links: dict[Edge, list[Edge]] = {}
     for axis, side in itertools.product(range(3), (0, 1)):
         face = [corner for corner, place in enumerate(_CORNERS) if place[axis] == side]
-        cut = [Edge(pair) for pair in itertools.combinations(face, 2) if _is_edge(*pair) and len(inside & set(pair)) == 1]
+        cut = [
+            Edge(pair)
+            for pair in itertools.combinations(face, 2)
+            if _is_edge(*pair) and len(inside & set(pair)) == 1
+        ]
         if len(cut) == 4:  # two corners across: each is cut off by itself
-            pairs = [[edge for edge in cut if corner in edge] for corner in face if corner in inside]
+            pairs = [
+                [edge for edge in cut if corner in edge] for corner in face if corner in inside
+            ]
         else:
             pairs = [cut] if cut else []
         for one, other in pairs:
@@ -67,10 +73,14 @@ def _largest(loop: list[Edge]) -> np.ndarray:
     """Returns the normals [n - 2, 3] of the triangles that cut a polygon of n corners so that their area is largest."""
     points = np.array([np.mean([_CORNERS[corner] for corner in edge], axis=0) for edge in loop])
     normals = (
-        np.array([np.cross(points[b] - points[a], points[c] - points[a]) / 2 for a, b, c in triangles])
+        np.array(
+            [np.cross(points[b] - points[a], points[c] - points[a]) / 2 for a, b, c in triangles]
+        )
         for triangles in _triangulations(0, len(points) - 1)
     )
-    return max(normals, key=lambda triangles: round(float(np.linalg.norm(triangles, axis=1).sum()), 9))
+    return max(
+        normals, key=lambda triangles: round(float(np.linalg.norm(triangles, axis=1).sum()), 9)
+    )
 
 
 def _triangulations(first: int, last: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -42,7 +42,9 @@ class TumourScore:
 
     def _add(self, marked: np.ndarray) -> None:
         if len(marked):
-            margins = np.concatenate([self._kept, marked[:, CLASS] - np.delete(marked, CLASS, axis=1).max(axis=1)])
+            margins = np.concatenate(
+                [self._kept, marked[:, CLASS] - np.delete(marked, CLASS, axis=1).max(axis=1)]
+            )
             keep = min(self._count, len(margins))
             self._kept = np.partition(margins, len(margins) - keep)[len(margins) - keep :]
 

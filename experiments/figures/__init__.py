@@ -7,7 +7,14 @@ from experiments.figures.network import genotype_figure, vae_figure
 from experiments.figures.overview import overview
 from experiments.figures.patients import froc_figure
 from experiments.figures.round import round_figure
-from experiments.figures.slices import CaseSlice, choose_slice, comparison, overlay, radiological, slice_case
+from experiments.figures.slices import (
+    CaseSlice,
+    choose_slice,
+    comparison,
+    overlay,
+    radiological,
+    slice_case,
+)
 from experiments.figures.style import CLASS_COLOURS, MODEL_COLOURS, PANCREAS, TUMOUR
 from experiments.figures.table import table_figure
 from experiments.figures.timeline import ACTIVITY_COLOURS, federation_timeline

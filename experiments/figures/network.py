@@ -13,10 +13,24 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from experiments.figures.style import DPI, INK, MUTED, RULE
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
-_FURTHER_COLOURS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")  # for operations that are not in the paper
+_FURTHER_COLOURS = (
+    "#cc79a7",
+    "#d55e00",
+    "#0072b2",
+    "#f0e442",
+)  # for operations that are not in the paper
 # two dense heads side by side, and what the latent vector is made of them: neither is a step after the other
-_TOGETHER = {"mean": "mean and std", "std": "mean and std", "noise": "mean + std · noise", "latent": "mean + std · noise"}
-_OP_NAMES = {"conv2d": "2D, kernel (3,3,1)", "conv3d": "3D, kernel (3,3,3)", "p3d": "pseudo-3D, (3,3,1) then (1,1,3)"}
+_TOGETHER = {
+    "mean": "mean and std",
+    "std": "mean and std",
+    "noise": "mean + std · noise",
+    "latent": "mean + std · noise",
+}
+_OP_NAMES = {
+    "conv2d": "2D, kernel (3,3,1)",
+    "conv3d": "3D, kernel (3,3,3)",
+    "p3d": "pseudo-3D, (3,3,1) then (1,1,3)",
+}
 
 
 def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
@@ -32,10 +46,23 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     axes = figure.add_axes((0, 0.12, 1, 0.8))
     axes.axis("off")
     axes.set(xlim=(-3.4, len(cells) + 2.2), ylim=(-architecture.depth - 0.6, 0.6))
-    places = {0: (0.0, -1.0), **{number: (float(number), -float(cell.level)) for number, cell in enumerate(cells, start=1)}}
+    places = {
+        0: (0.0, -1.0),
+        **{
+            number: (float(number), -float(cell.level))
+            for number, cell in enumerate(cells, start=1)
+        },
+    }
     for level in range(architecture.depth + 1):
         size = " × ".join(str(n // 2**level) for n in patch_size)
-        axes.text(-3.3, -level, f"{size}\n{architecture.filters_at(level)} filters", fontsize=8.5, color=MUTED, va="center")
+        axes.text(
+            -3.3,
+            -level,
+            f"{size}\n{architecture.filters_at(level)} filters",
+            fontsize=8.5,
+            color=MUTED,
+            va="center",
+        )
         axes.axhline(-level, color=RULE, linewidth=0.6, zorder=0, xmin=0.11)
     _box(axes, -1.0, 0.0, "stem", RULE)
     _box(axes, 0.0, -1.0, "stem", RULE)
@@ -54,7 +81,9 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     place = places[architecture.encoder_end]
     axes.annotate("VAE", place, (place[0] + 0.75, place[1] - 0.35), fontsize=8.5, color=INK, va="center",
                   arrowprops={"arrowstyle": "<-", "color": MUTED})  # fmt: skip
-    handles = [Patch(facecolor=colour, label=_OP_NAMES.get(op, op)) for op, colour in colours.items()]
+    handles = [
+        Patch(facecolor=colour, label=_OP_NAMES.get(op, op)) for op, colour in colours.items()
+    ]
     handles.append(Line2D([], [], color=INK, linewidth=1.2, label="reads"))
     figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
     figure.text(
@@ -73,7 +102,9 @@ def _colours(operations: Sequence[str]) -> dict[str, str]:
     """Returns a colour for each operation that occurs: the paper's first, in a fixed order, then any others by name."""
     used = set(operations)
     others = sorted(used - _OP_COLOURS.keys())
-    further = {op: _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)] for number, op in enumerate(others)}
+    further = {
+        op: _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)] for number, op in enumerate(others)
+    }
     return {op: colour for op, colour in _OP_COLOURS.items() if op in used} | further
 
 
@@ -102,14 +133,26 @@ def vae_figure(network: Any) -> Figure:
         where[index] = (x, y)
         colour = "#e3f3ee" if "mean" in name else "#eef2f6"
         axes.add_patch(
-            FancyBboxPatch((x - 0.42, y - 0.26), 0.84, 0.52, boxstyle="round,pad=0,rounding_size=0.06", facecolor=colour, edgecolor=RULE)
+            FancyBboxPatch(
+                (x - 0.42, y - 0.26),
+                0.84,
+                0.52,
+                boxstyle="round,pad=0,rounding_size=0.06",
+                facecolor=colour,
+                edgecolor=RULE,
+            )
         )
         axes.text(x, y + 0.07, name, fontsize=10, color=INK, ha="center", va="center")
         axes.text(x, y - 0.12, shape, fontsize=8.5, color=MUTED, ha="center", va="center")
         if index:
             before = where[index - 1]
             if before[1] == y:
-                axes.annotate("", (x - 0.43, y), (before[0] + 0.43, y), arrowprops={"arrowstyle": "->", "color": MUTED})
+                axes.annotate(
+                    "",
+                    (x - 0.43, y),
+                    (before[0] + 0.43, y),
+                    arrowprops={"arrowstyle": "->", "color": MUTED},
+                )
             else:
                 axes.annotate("", (x, y + 0.27), (before[0], before[1] - 0.27),
                               arrowprops={"arrowstyle": "->", "color": MUTED, "connectionstyle": "arc3,rad=0.02"})  # fmt: skip
@@ -125,7 +168,9 @@ def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
         output = layer.output
         shape = tuple((output[0] if isinstance(output, (list, tuple)) else output).shape)[1:]
         name = layer.name.split("_")[1]
-        steps[_TOGETHER.get(name, name)] = " × ".join(map(str, shape[:-1])) + f", {shape[-1]}" if len(shape) > 1 else str(shape[0])
+        steps[_TOGETHER.get(name, name)] = (
+            " × ".join(map(str, shape[:-1])) + f", {shape[-1]}" if len(shape) > 1 else str(shape[0])
+        )
     return list(steps.items())
 
 
@@ -135,6 +180,16 @@ def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     axes.text(x, y, text, fontsize=9.5, color=INK, ha="center", va="center", zorder=4)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0.0) -> None:
-    style = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.1, "color": INK, "shrinkA": 13, "shrinkB": 13, "zorder": 2}
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0.0
+) -> None:
+    style = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 9,
+        "linewidth": 1.1,
+        "color": INK,
+        "shrinkA": 13,
+        "shrinkB": 13,
+        "zorder": 2,
+    }
     axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={-bend}", **style))

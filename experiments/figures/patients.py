@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, plain
 
 
-def froc_figure(measures: Mapping[str, Mapping[str, Any]], models: Sequence[str] | None = None) -> Figure:
+def froc_figure(
+    measures: Mapping[str, Mapping[str, Any]], models: Sequence[str] | None = None
+) -> Figure:
     """Draws free-response curves: a step line a model over all thresholds, and the mask as it is as a dot with exact intervals.
 
     A model with the gate is the same curve stopped earlier: a hollow square on its model's line.
@@ -30,7 +32,14 @@ def froc_figure(measures: Mapping[str, Mapping[str, Any]], models: Sequence[str]
         errors = [[100 * (end["found"] - end["low"])], [100 * (end["high"] - end["found"])]]
         gated = name.endswith("_gated")
         if not gated:
-            axes.step([0.0, *alarms], [0.0, *(100 * share for share in found)], where="post", linewidth=1.6, label=name, **style)
+            axes.step(
+                [0.0, *alarms],
+                [0.0, *(100 * share for share in found)],
+                where="post",
+                linewidth=1.6,
+                label=name,
+                **style,
+            )
         axes.errorbar(
             end["false_alarms"], 100 * end["found"], yerr=None if gated else errors, color=style["color"], linewidth=0.8, capsize=2,
             marker="s" if gated else "o", markersize=6, markerfacecolor="white" if gated else style["color"], label=None, zorder=4,
@@ -41,7 +50,10 @@ def froc_figure(measures: Mapping[str, Mapping[str, Any]], models: Sequence[str]
     axes.set_xlabel("false alarms per patient", fontsize=10, color=MUTED)
     axes.set_ylabel("tumours found, per cent", fontsize=10, color=MUTED)
     axes.set_title(
-        "Free response over thresholds of the score; dots: masks as they are, squares: with the gate", fontsize=9.5, color=INK, loc="left"
+        "Free response over thresholds of the score; dots: masks as they are, squares: with the gate",
+        fontsize=9.5,
+        color=INK,
+        loc="left",
     )
     if drawn:
         ink(figure.legend(loc="outside right upper", frameon=False, fontsize=8.5))

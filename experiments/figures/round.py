@@ -22,13 +22,19 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
       ValueError: where the log has no such round.
     """
     events = [e for e in events if isinstance(e.get("time"), (int, float))]
-    begin = next((e["time"] for e in events if e["event"] == "round_opened" and e["round"] == number), None)
+    begin = next(
+        (e["time"] for e in events if e["event"] == "round_opened" and e["round"] == number), None
+    )
     if begin is None:
         rounds = sorted({e["round"] for e in events if e["event"] == "round_opened"})
-        raise ValueError(f"round {number} is not in the log; it has {', '.join(map(str, rounds)) or 'none'}")
+        raise ValueError(
+            f"round {number} is not in the log; it has {', '.join(map(str, rounds)) or 'none'}"
+        )
     closing = next((e for e in events if e["event"] == "aggregated" and e["round"] == number), None)
     end = closing["time"] if closing else max(e["time"] for e in events)
-    told = [e for e in events if begin <= e["time"] <= end and e.get("site") and e["event"] in _WORDS]
+    told = [
+        e for e in events if begin <= e["time"] <= end and e.get("site") and e["event"] in _WORDS
+    ]
     sites = sorted({e["site"] for e in told})
     lanes = {"server": 0.0}
     for index, site in enumerate(sites):
@@ -42,26 +48,53 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
     for name, x in lanes.items():
         colour = INK if name == "server" else MODEL_COLOURS.get(f"{name}_FL_local", MUTED)
         axes.plot((x, x), (0.35, -len(told) - 1.3), color=RULE, linewidth=1.6, zorder=0)
-        axes.text(x, 0.6, name, fontsize=12, fontweight="bold", color=colour, ha="center", va="center")
+        axes.text(
+            x, 0.6, name, fontsize=12, fontweight="bold", color=colour, ha="center", va="center"
+        )
     for index, event in enumerate(told, start=1):
         site, y = lanes[event["site"]], -float(index)
         start, stop = (0.0, site) if event["event"] == "pulled" else (site, 0.0)
-        axes.annotate("", (stop, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.3})
+        axes.annotate(
+            "",
+            (stop, y),
+            (start, y),
+            arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.3},
+        )
         about = _WORDS[event["event"]]
         if event.get("bytes"):
             about += f", {event['bytes'] / 2**20:.1f} MiB"
         if event["event"] == "scored":
-            about += f", Dice {event['scores'].get('dice', 0.0):.2f}" if isinstance(event.get("scores"), Mapping) else ""
+            about += (
+                f", Dice {event['scores'].get('dice', 0.0):.2f}"
+                if isinstance(event.get("scores"), Mapping)
+                else ""
+            )
         axes.text(site / 2, y + 0.13, about, fontsize=8.8, color=INK, ha="center", va="bottom")
-        axes.text(-reach - 0.45, y, f"{event['time'] - begin:.1f} s", fontsize=8.2, color=MUTED, va="center")
+        axes.text(
+            -reach - 0.45,
+            y,
+            f"{event['time'] - begin:.1f} s",
+            fontsize=8.2,
+            color=MUTED,
+            va="center",
+        )
     if closing:
         shares = closing.get("sites", {})
         text = (
-            "mean of the weights, " + " and ".join(f"{site} counts {n}" for site, n in shares.items())
+            "mean of the weights, "
+            + " and ".join(f"{site} counts {n}" for site, n in shares.items())
             if isinstance(shares, Mapping)
             else "mean"
         )
         axes.text(0, -len(told) - 1.0, text, fontsize=9, color=INK, ha="center", va="center",
                   bbox={"boxstyle": "round,pad=0.35", "facecolor": "#e3f3ee", "edgecolor": RULE})  # fmt: skip
-    figure.text(0.02, 0.985, f"Round {number} as it was recorded", fontsize=10.5, fontweight="bold", color=INK, va="top")
+    figure.text(
+        0.02,
+        0.985,
+        f"Round {number} as it was recorded",
+        fontsize=10.5,
+        fontweight="bold",
+        color=INK,
+        va="top",
+    )
     return figure

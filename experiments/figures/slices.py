@@ -76,12 +76,26 @@ def slice_case(
     window: tuple[slice, ...] = (slice(None), slice(None))
     if width_mm is not None:
         where = np.argwhere(truth[:, :, z] > 0)
-        centre = (where.min(axis=0) + where.max(axis=0)) / 2 if len(where) else (np.array(truth.shape[:2]) - 1) / 2
-        window = tuple(_interval(c, width_mm / s, n) for c, s, n in zip(centre, spacing_mm, truth.shape, strict=False))
+        centre = (
+            (where.min(axis=0) + where.max(axis=0)) / 2
+            if len(where)
+            else (np.array(truth.shape[:2]) - 1) / 2
+        )
+        window = tuple(
+            _interval(c, width_mm / s, n)
+            for c, s, n in zip(centre, spacing_mm, truth.shape, strict=False)
+        )
     plane = (*window, z)
     masks = {model: np.asarray(mask[plane]) for model, mask in predictions.items()}
     image_plane, truth_plane = np.asarray(image[plane], np.float32), np.asarray(truth[plane])
-    return CaseSlice(title, image_plane, truth_plane, masks, (float(spacing_mm[0]), float(spacing_mm[1])), captions or {})
+    return CaseSlice(
+        title,
+        image_plane,
+        truth_plane,
+        masks,
+        (float(spacing_mm[0]), float(spacing_mm[1])),
+        captions or {},
+    )
 
 
 def radiological(plane: np.ndarray) -> np.ndarray:
@@ -100,27 +114,40 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
         raise ValueError("comparison has no slice to draw; give at least one case")
     if models is None:
         present = {model for case in slices for model in case.predictions}
-        models = [m for m in (*paper_table.MODELS, paper_table.BEST_GLOBAL) if m in present] + sorted(
-            present - {*paper_table.MODELS, paper_table.BEST_GLOBAL}
-        )
+        models = [
+            m for m in (*paper_table.MODELS, paper_table.BEST_GLOBAL) if m in present
+        ] + sorted(present - {*paper_table.MODELS, paper_table.BEST_GLOBAL})
     width, left, right, top, bottom, gap = 11.0, 0.32, 0.06, 0.36, 0.42, 0.05
     caption = 0.24 if any(case.captions for case in slices) else 0.05
     columns = 2 + len(models)
     panel = (width - left - right - gap * (columns - 1)) / columns
-    extents = [(case.image.shape[0] * case.spacing_mm[0], case.image.shape[1] * case.spacing_mm[1]) for case in slices]
+    extents = [
+        (case.image.shape[0] * case.spacing_mm[0], case.image.shape[1] * case.spacing_mm[1])
+        for case in slices
+    ]
     heights = [panel * y / x for x, y in extents]
     height = top + sum(heights) + caption * len(slices) + gap * (len(slices) - 1) + bottom
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     edge = height - top
     for row, (case, tall) in enumerate(zip(slices, heights, strict=True)):
         edge -= tall
-        pictures = [("CT", None), ("truth", case.truth), *((model, case.predictions.get(model)) for model in models)]
+        pictures = [
+            ("CT", None),
+            ("truth", case.truth),
+            *((model, case.predictions.get(model)) for model in models),
+        ]
         for column, (name, mask) in enumerate(pictures):
             x = left + column * (panel + gap)
             axes = figure.add_axes((x / width, edge / height, panel / width, tall / height))
             if row == 0:
                 figure.text(
-                    (x + panel / 2) / width, (height - top + 0.08) / height, name, ha="center", va="bottom", fontsize=10.5, color=INK
+                    (x + panel / 2) / width,
+                    (height - top + 0.08) / height,
+                    name,
+                    ha="center",
+                    va="bottom",
+                    fontsize=10.5,
+                    color=INK,
                 )
             if mask is None and name != "CT":
                 _blank(axes, "not evaluated")
@@ -131,15 +158,32 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
                 _letter(axes, 0.035, 0.5, "R")
             if name in case.captions:
                 figure.text(
-                    (x + panel / 2) / width, (edge - 0.05) / height, case.captions[name], ha="center", va="top", fontsize=8.2, color=MUTED
+                    (x + panel / 2) / width,
+                    (edge - 0.05) / height,
+                    case.captions[name],
+                    ha="center",
+                    va="top",
+                    fontsize=8.2,
+                    color=MUTED,
                 )
-        figure.text(0.13 / width, (edge + tall / 2) / height, case.title, rotation=90, ha="center", va="center", fontsize=9.5, color=INK)
+        figure.text(
+            0.13 / width,
+            (edge + tall / 2) / height,
+            case.title,
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            color=INK,
+        )
         edge -= caption + gap
     _class_legend(figure, 0.5, 0.07 / height, dice=any(case.captions for case in slices))
     return figure
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = "") -> Figure:
+def overlay(
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = ""
+) -> Figure:
     """Draws the slice with most foreground without and with its mask, and a coronal slice beside them.
 
     Args:
@@ -147,7 +191,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], ti
       mask: uint8 [x, y, z].
     """
     if image.shape != mask.shape:
-        raise ValueError(f"the image has {image.shape} voxels, its mask {mask.shape}; give both on one grid")
+        raise ValueError(
+            f"the image has {image.shape} voxels, its mask {mask.shape}; give both on one grid"
+        )
     z = choose_slice(mask)
     y = choose_slice(np.moveaxis(mask, 1, 2))
     sx, sy, sz = (float(s) for s in spacing_mm)
@@ -162,21 +208,35 @@ def overlay(image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], ti
     tallest = max(panel * y_mm / x_mm for x_mm, y_mm in extents)
     height = top + tallest + bottom
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    for column, ((name, plane, part, spacing), (x_mm, y_mm)) in enumerate(zip(planes, extents, strict=True)):
+    for column, ((name, plane, part, spacing), (x_mm, y_mm)) in enumerate(
+        zip(planes, extents, strict=True)
+    ):
         tall = panel * y_mm / x_mm
         x = side + column * (panel + gap)
-        axes = figure.add_axes((x / width, (height - top - tall) / height, panel / width, tall / height))
+        axes = figure.add_axes(
+            (x / width, (height - top - tall) / height, panel / width, tall / height)
+        )
         _show(axes, plane, part, spacing)
         _letter(axes, 0.03, 0.5, "R")
         if column == 0:
             _scale_bar(axes, (x_mm, y_mm))
         label = f"{title}   {name}" if title and column == 0 else name
-        figure.text((x + panel / 2) / width, (height - top + 0.08) / height, label, ha="center", va="bottom", fontsize=9.5, color=INK)
+        figure.text(
+            (x + panel / 2) / width,
+            (height - top + 0.08) / height,
+            label,
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            color=INK,
+        )
     _class_legend(figure, 0.5, 0.07 / height)
     return figure
 
 
-def _show(axes: Axes, image: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, float]) -> None:
+def _show(
+    axes: Axes, image: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, float]
+) -> None:
     """Draws a slice in millimetres, so that its aspect is the patient's whatever the spacing is."""
     x_mm, y_mm = image.shape[0] * spacing_mm[0], image.shape[1] * spacing_mm[1]
     axes.imshow(
@@ -189,7 +249,9 @@ def _show(axes: Axes, image: np.ndarray, mask: np.ndarray | None, spacing_mm: tu
         aspect="auto",
     )
     if mask is not None:
-        padded = np.pad(radiological(mask), 1)  # contours that reach the border are closed by the padding
+        padded = np.pad(
+            radiological(mask), 1
+        )  # contours that reach the border are closed by the padding
         columns = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[0]
         rows = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[1]
         for value, colour in CLASS_COLOURS.items():
@@ -206,7 +268,9 @@ def _blank(axes: Axes, text: str) -> None:
     axes.set(xticks=[], yticks=[], facecolor="#f1f4f7")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED)
+    axes.text(
+        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED
+    )
 
 
 def _scale_bar(axes: Axes, extent_mm: tuple[float, float]) -> None:
@@ -214,17 +278,45 @@ def _scale_bar(axes: Axes, extent_mm: tuple[float, float]) -> None:
     length = 50.0 if x_mm >= 150 else 20.0
     start, y = 0.05 * x_mm, 0.94 * y_mm
     axes.plot((start, start + length), (y, y), color="white", linewidth=2.2, solid_capstyle="butt")
-    axes.text(start, y - 0.025 * y_mm, f"{length / 10:.0f} cm", color="white", fontsize=7.5, ha="left", va="bottom")
+    axes.text(
+        start,
+        y - 0.025 * y_mm,
+        f"{length / 10:.0f} cm",
+        color="white",
+        fontsize=7.5,
+        ha="left",
+        va="bottom",
+    )
 
 
 def _letter(axes: Axes, x: float, y: float, letter: str) -> None:
-    axes.text(x, y, letter, transform=axes.transAxes, color="white", fontsize=8, ha="left", va="center", alpha=0.9)
+    axes.text(
+        x,
+        y,
+        letter,
+        transform=axes.transAxes,
+        color="white",
+        fontsize=8,
+        ha="left",
+        va="center",
+        alpha=0.9,
+    )
 
 
 def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> None:
-    handles = [Patch(facecolor=PANCREAS, edgecolor="none", label="pancreas"), Patch(facecolor=TUMOUR, edgecolor="none", label="tumour")]
+    handles = [
+        Patch(facecolor=PANCREAS, edgecolor="none", label="pancreas"),
+        Patch(facecolor=TUMOUR, edgecolor="none", label="tumour"),
+    ]
     if dice:
-        handles.append(Line2D([], [], linestyle="none", label="P, T: Dice of pancreas and tumour on the whole case"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                label="P, T: Dice of pancreas and tumour on the whole case",
+            )
+        )
     legend = figure.legend(
         handles=handles,
         loc="lower center",

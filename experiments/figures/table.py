@@ -16,7 +16,9 @@ from experiments.figures.style import colour as colour_of
 from experiments.results import paper_table
 
 
-def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = "") -> Figure:
+def table_figure(
+    rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = ""
+) -> Figure:
     """Draws Table 1: a bar per model and column, the paper's number as a mark on it, every case as a dot.
 
     Args:
@@ -24,9 +26,16 @@ def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", titl
     """
     lines = paper_table.table(rows, grid)
     names = list(lines)
-    places = {name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)}  # a gap above what is no model's row
+    places = {
+        name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)
+    }  # a gap above what is no model's row
     headings = ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average")
-    figure = Figure(figsize=(11, 1.35 + 0.36 * max(1, len(names))), dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(11, 1.35 + 0.36 * max(1, len(names))),
+        dpi=DPI,
+        facecolor="white",
+        layout="constrained",
+    )
     panels = figure.subplots(1, len(headings), sharey=True)
     for axes, column, heading in zip(panels, paper_table.COLUMNS, headings, strict=True):
         plain(axes)
@@ -34,7 +43,16 @@ def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", titl
             _table_bar(axes, places[name], name, column, lines[name])
             dots = _case_dots(rows, name, column, grid)
             spread = np.linspace(-0.2, 0.2, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
-            axes.plot(dots, places[name] + spread, "o", markersize=2.6, color=INK, alpha=0.55, markeredgewidth=0, zorder=3)
+            axes.plot(
+                dots,
+                places[name] + spread,
+                "o",
+                markersize=2.6,
+                color=INK,
+                alpha=0.55,
+                markeredgewidth=0,
+                zorder=3,
+            )
         axes.set_title(heading, fontsize=10.5, color=INK, loc="left")
         axes.set(xlim=(0, 100), xticks=(0, 25, 50, 75, 100))
         axes.grid(axis="x", color=RULE, linewidth=0.7)
@@ -44,38 +62,90 @@ def table_figure(rows: Sequence[Mapping[str, Any]], grid: str = "training", titl
     figure.supxlabel("Dice, per cent", fontsize=10, color=MUTED)
     handles = [
         Patch(facecolor=OTHER_COLOUR, label="this run"),
-        Line2D([], [], marker="o", markersize=4, linestyle="none", color=INK, alpha=0.6, label="one test case"),
-        Line2D([], [], marker="D", markersize=5.5, linestyle="none", markerfacecolor="white", markeredgecolor=INK, label="paper"),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            markersize=4,
+            linestyle="none",
+            color=INK,
+            alpha=0.6,
+            label="one test case",
+        ),
+        Line2D(
+            [],
+            [],
+            marker="D",
+            markersize=5.5,
+            linestyle="none",
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            label="paper",
+        ),
     ]
-    legend = figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9.5, handletextpad=0.5)
+    legend = figure.legend(
+        handles=handles,
+        loc="outside upper right",
+        ncols=3,
+        frameon=False,
+        fontsize=9.5,
+        handletextpad=0.5,
+    )
     ink(legend)
     if title:
         figure.suptitle(title, x=0.008, ha="left", fontsize=11.5, color=INK, fontweight="bold")
     return figure
 
 
-def _table_bar(axes: Axes, place: float, name: str, column: str, line: paper_table.TableRow) -> None:
+def _table_bar(
+    axes: Axes, place: float, name: str, column: str, line: paper_table.TableRow
+) -> None:
     value = line.percent[column]
     if value is None:
         axes.text(2, place, "no case", fontsize=8, color=MUTED, va="center")
         return
     colour = colour_of(name)
-    axes.barh(place, value, height=0.66, color=colour, alpha=0.55, edgecolor=colour, linewidth=1.0, zorder=2)
+    axes.barh(
+        place,
+        value,
+        height=0.66,
+        color=colour,
+        alpha=0.55,
+        edgecolor=colour,
+        linewidth=1.0,
+        zorder=2,
+    )
     printed = paper_table.PAPER_TABLE.get(name, {}).get(column)
     if printed is not None:
         axes.plot(
-            printed, place, "D", markersize=5.5, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=1.0, zorder=4, clip_on=False
+            printed,
+            place,
+            "D",
+            markersize=5.5,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            markeredgewidth=1.0,
+            zorder=4,
+            clip_on=False,
         )
-    x = 2.5 if value > 20 else max(value, printed or 0.0 if (printed or 0.0) < value + 18 else 0.0) + 5  # inside the bar, or past all marks
+    x = (
+        2.5
+        if value > 20
+        else max(value, printed or 0.0 if (printed or 0.0) < value + 18 else 0.0) + 5
+    )  # inside the bar, or past all marks
     axes.text(x, place, f"{value:.1f}", fontsize=8.8, color=INK, va="center", ha="left", zorder=5)
 
 
 def _case_dots(rows: Sequence[Mapping[str, Any]], name: str, column: str, grid: str) -> list[float]:
     site, _, part = column.partition("_")
     key = f"dice_{part}"
-    own = [row for row in rows if row["model"] == name and row["grid"] == grid and row["site"] == site]
+    own = [
+        row for row in rows if row["model"] == name and row["grid"] == grid and row["site"] == site
+    ]
     return [100.0 * row[key] for row in own if row.get(key) is not None]
 
 
 def _last_model(names: Sequence[str]) -> int:
-    return max((index for index, name in enumerate(names) if name in paper_table.MODELS), default=-1)
+    return max(
+        (index for index, name in enumerate(names) if name in paper_table.MODELS), default=-1
+    )

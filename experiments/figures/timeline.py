@@ -13,7 +13,13 @@ from matplotlib.patches import Patch
 
 from experiments.figures.style import DPI, MODEL_COLOURS, MUTED, ink, plain
 
-ACTIVITY_COLOURS = {"trains": "#0072b2", "scores": "#56b4e9", "sends or receives": "#e69f00", "evaluates": "#cc79a7", "waits": "#d3dae1"}
+ACTIVITY_COLOURS = {
+    "trains": "#0072b2",
+    "scores": "#56b4e9",
+    "sends or receives": "#e69f00",
+    "evaluates": "#cc79a7",
+    "waits": "#d3dae1",
+}
 
 
 def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
@@ -26,24 +32,44 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
     events = [event for event in events if isinstance(event.get("time"), (int, float))]
     sites = sorted({event["site"] for event in events if event.get("site")})
     lanes = {site: -1.0 - index for index, site in enumerate(sites)}
-    figure = Figure(figsize=(11, 1.5 + 0.5 * (len(sites) + 1)), dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(11, 1.5 + 0.5 * (len(sites) + 1)), dpi=DPI, facecolor="white", layout="constrained"
+    )
     axes = figure.subplots()
     plain(axes)
     start = min((event["time"] for event in events), default=0.0)
     end = max((event["time"] for event in events), default=1.0)
     unit, name = (3600.0, "hours") if end - start > 3 * 3600 else (60.0, "minutes")
     opened = {
-        event["round"]: event["time"] for event in reversed(events) if event["event"] == "round_opened"
+        event["round"]: event["time"]
+        for event in reversed(events)
+        if event["event"] == "round_opened"
     }  # a restarted server repeats it
     closed = {event["round"]: event["time"] for event in events if event["event"] == "aggregated"}
     for number, begin in sorted(opened.items()):
         until = closed.get(number, end)
         if number % 2:
-            axes.axvspan((begin - start) / unit, (until - start) / unit, color="#eef2f6", linewidth=0, zorder=0)
+            axes.axvspan(
+                (begin - start) / unit,
+                (until - start) / unit,
+                color="#eef2f6",
+                linewidth=0,
+                zorder=0,
+            )
         if number == 1 or number % max(1, math.ceil(len(opened) / 20)) == 0:
-            axes.text(((begin + until) / 2 - start) / unit, 0.62, str(number), fontsize=9, color=MUTED, ha="center", va="bottom")
+            axes.text(
+                ((begin + until) / 2 - start) / unit,
+                0.62,
+                str(number),
+                fontsize=9,
+                color=MUTED,
+                ha="center",
+                va="bottom",
+            )
     for site, place in lanes.items():
-        for activity, begin, until in activities([event for event in events if event.get("site") == site]):
+        for activity, begin, until in activities(
+            [event for event in events if event.get("site") == site]
+        ):
             axes.barh(
                 place,
                 (until - begin) / unit,
@@ -55,14 +81,45 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
             )
     for event in events:
         if event["event"] == "aggregated":
-            axes.plot((event["time"] - start) / unit, 0, "D", markersize=5.5, color=MODEL_COLOURS["FL_global"], zorder=3)
+            axes.plot(
+                (event["time"] - start) / unit,
+                0,
+                "D",
+                markersize=5.5,
+                color=MODEL_COLOURS["FL_global"],
+                zorder=3,
+            )
     axes.set_yticks([0.0, *lanes.values()], ["server", *sites])
-    axes.set(ylim=(min(lanes.values(), default=0.0) - 0.5, 1.0), xlim=(0, max((end - start) / unit, 1e-3)))
+    axes.set(
+        ylim=(min(lanes.values(), default=0.0) - 0.5, 1.0),
+        xlim=(0, max((end - start) / unit, 1e-3)),
+    )
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"{name} since the server started; numbers: rounds", fontsize=9.5, color=MUTED)
-    handles = [Patch(facecolor=colour, label=activity) for activity, colour in ACTIVITY_COLOURS.items()]
-    handles.append(Line2D([], [], marker="D", markersize=5.5, linestyle="none", color=MODEL_COLOURS["FL_global"], label="aggregated"))
-    ink(figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9.5, handlelength=1.1))
+    handles = [
+        Patch(facecolor=colour, label=activity) for activity, colour in ACTIVITY_COLOURS.items()
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            marker="D",
+            markersize=5.5,
+            linestyle="none",
+            color=MODEL_COLOURS["FL_global"],
+            label="aggregated",
+        )
+    )
+    ink(
+        figure.legend(
+            handles=handles,
+            loc="outside upper right",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9.5,
+            handlelength=1.1,
+        )
+    )
     return figure
 
 
@@ -72,7 +129,9 @@ def activities(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, fl
     for earlier, later in itertools.pairwise(events):
         begin, end, kind = earlier["time"], later["time"], later["event"]
         moved = min(float(later.get("seconds") or 0.0), end - begin)
-        evaluating = earlier["event"] == "pulled" and not str(earlier.get("model", "")).startswith("round_")
+        evaluating = earlier["event"] == "pulled" and not str(earlier.get("model", "")).startswith(
+            "round_"
+        )
         if kind == "login":
             continue  # it was away
         if kind == "scored":

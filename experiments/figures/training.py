@@ -24,7 +24,9 @@ _PART_TITLES = {
 _SETTLED = 0.1  # of the run: what the losses fall through before, tens of times higher, would flatten all that follows
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int | None = None) -> Figure:
+def training_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int | None = None
+) -> Figure:
     """Draws validation Dice and loss parts of every model over the rounds, which are marked.
 
     Args:
@@ -36,13 +38,26 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
     timelines = {name: Timeline(events) for name, events in histories.items()}
     rounds = rounds or max((line.rounds for line in timelines.values()), default=1) or 1
     parts = sorted({part for line in timelines.values() for part in line.parts}, key=_part_order)
-    figure = Figure(figsize=(11, 6.2 if parts else 3.6), dpi=DPI, facecolor="white", layout="constrained")
-    grid = figure.add_gridspec(2 if parts else 1, max(1, len(parts)), height_ratios=(1.35, 1.0) if parts else (1,))
+    figure = Figure(
+        figsize=(11, 6.2 if parts else 3.6), dpi=DPI, facecolor="white", layout="constrained"
+    )
+    grid = figure.add_gridspec(
+        2 if parts else 1, max(1, len(parts)), height_ratios=(1.35, 1.0) if parts else (1,)
+    )
     main = figure.add_subplot(grid[0, :])
     _round_axis(main, rounds)
     for name, line in timelines.items():
         style = model_style(name)
-        main.plot(*line.series("validation", "dice"), label=name, marker="o", markersize=4, linewidth=1.8, clip_on=False, zorder=3, **style)
+        main.plot(
+            *line.series("validation", "dice"),
+            label=name,
+            marker="o",
+            markersize=4,
+            linewidth=1.8,
+            clip_on=False,
+            zorder=3,
+            **style,
+        )
         received = line.series("global_score", "dice")
         if len(received[0]):
             label = f"global model at {name.split('_')[0]}"
@@ -51,9 +66,18 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
                 markerfacecolor="white", clip_on=False, zorder=3,
             )  # fmt: skip
     main.set_ylim(0, 1)
-    main.set_title("Validation Dice on the site's own cases (whole volumes, mean of its classes)", fontsize=10.5, color=INK, loc="left")
+    main.set_title(
+        "Validation Dice on the site's own cases (whole volumes, mean of its classes)",
+        fontsize=10.5,
+        color=INK,
+        loc="left",
+    )
     if timelines:
-        ink(figure.legend(loc="outside lower center", fontsize=9.5, frameon=False, ncols=6, handlelength=2.6))
+        ink(
+            figure.legend(
+                loc="outside lower center", fontsize=9.5, frameon=False, ncols=6, handlelength=2.6
+            )
+        )
     main.set_xlabel("round", fontsize=9.5, color=MUTED)
     for column, part in enumerate(parts):
         axes = figure.add_subplot(grid[1, column])
@@ -63,7 +87,9 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds
             places, values = line.series("epoch", part)
             axes.plot(places, values, linewidth=1.4, **model_style(name))
             highest = max([highest, *values[places >= _SETTLED * rounds]])
-        axes.set_title(_PART_TITLES.get(part, part.replace("_", " ")), fontsize=10, color=INK, loc="left")
+        axes.set_title(
+            _PART_TITLES.get(part, part.replace("_", " ")), fontsize=10, color=INK, loc="left"
+        )
         axes.set_xlabel("round", fontsize=9.5, color=MUTED)
         axes.set_ylim(0, 1.1 * highest or None)
         axes.locator_params(axis="y", nbins=5)
@@ -74,25 +100,52 @@ class Timeline:
     """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40 is at that round's middle."""
 
     _ABOUT = frozenset(
-        {"time", "event", "model", "site", "round", "step", "epoch", "seconds", "patches_per_second", "learning_rate"}
+        {
+            "time",
+            "event",
+            "model",
+            "site",
+            "round",
+            "step",
+            "epoch",
+            "seconds",
+            "patches_per_second",
+            "learning_rate",
+        }
         | {"gradient_norm", "data_wait_share", "skipped_steps"}
     )
 
     def __init__(self, events: Sequence[Mapping[str, Any]]):
         # A resumed epoch is reported again: the last report of a step holds.
-        self._events = {(e.get("event"), e.get("step")): e for e in events if isinstance(e.get("step"), (int, float))}
+        self._events = {
+            (e.get("event"), e.get("step")): e
+            for e in events
+            if isinstance(e.get("step"), (int, float))
+        }
         ends: dict[int, float] = {}
         for event in self._events.values():
             if isinstance(event.get("round"), int):
                 ends[event["round"]] = max(ends.get(event["round"], 0), event["step"])
         self.rounds = max(ends, default=0)
-        self._steps, self._places = [0.0, *(ends[r] for r in sorted(ends))], [0.0, *(float(r) for r in sorted(ends))]
+        self._steps, self._places = (
+            [0.0, *(ends[r] for r in sorted(ends))],
+            [0.0, *(float(r) for r in sorted(ends))],
+        )
         epochs = [e for e in self._events.values() if e["event"] == "epoch"]
-        self.parts = {key for e in epochs for key, value in e.items() if key not in self._ABOUT and isinstance(value, (int, float))}
+        self.parts = {
+            key
+            for e in epochs
+            for key, value in e.items()
+            if key not in self._ABOUT and isinstance(value, (int, float))
+        }
 
     def series(self, event: str, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns places (in rounds) and values of one key of one kind of event, in order."""
-        found = sorted((e["step"], e[key]) for e in self._events.values() if e["event"] == event and isinstance(e.get(key), (int, float)))
+        found = sorted(
+            (e["step"], e[key])
+            for e in self._events.values()
+            if e["event"] == event and isinstance(e.get(key), (int, float))
+        )
         steps, values = (np.array([pair[i] for pair in found], dtype=float) for i in (0, 1))
         return np.interp(steps, self._steps, self._places), values
 

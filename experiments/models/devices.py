@@ -35,7 +35,11 @@ def read_task() -> tuple[str, int]:
     """Returns (type, number) of this process from TF_CONFIG. Raises ValueError saying what is wrong with it."""
     try:
         config = json.loads(os.environ[VARIABLE])
-        task, index, cluster = config["task"]["type"], int(config["task"]["index"]), config["cluster"]
+        task, index, cluster = (
+            config["task"]["type"],
+            int(config["task"]["index"]),
+            config["cluster"],
+        )
         if task not in ("chief", "worker") or not 0 <= index < len(cluster[task]):
             raise ValueError(f"task {task} {index} is not in the cluster")
     except (ValueError, KeyError, TypeError) as error:
@@ -49,4 +53,6 @@ def read_task() -> tuple[str, int]:
 def single_machine(program: str) -> None:
     """Raises ValueError where TF_CONFIG names several machines and `program` works on one only."""
     if VARIABLE in os.environ:
-        raise ValueError(f"{program} runs on one machine, and {VARIABLE} is set; unset it, or train with experiments.train_local")
+        raise ValueError(
+            f"{program} runs on one machine, and {VARIABLE} is set; unset it, or train with experiments.train_local"
+        )

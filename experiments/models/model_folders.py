@@ -48,7 +48,11 @@ def write(
             genotype=genes,
             plan=plan(config, genes.to_json()),
             training_data=training_data(list(stores), config),
-            scores={**(scores or {}), **_scores(name, rows), **_scores(name + gated_rows.SUFFIX, rows, " with the healthy gate")},
+            scores={
+                **(scores or {}),
+                **_scores(name, rows),
+                **_scores(name + gated_rows.SUFFIX, rows, " with the healthy gate"),
+            },
             gate={} if gate is None else gate.to_json(),
         ),
     )
@@ -58,11 +62,25 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
     """Returns what a model was trained on, as numbers: cases, ranges of spacing and field of view over the training cases."""
     if not stores:
         return {}
-    grids = [geometry.ras_grid(store.open(case_id).native) for store in stores for case_id in store.case_ids("training")]
+    grids = [
+        geometry.ras_grid(store.open(case_id).native)
+        for store in stores
+        for case_id in store.case_ids("training")
+    ]
     spacings = list(zip(*(grid.spacing_mm for grid in grids), strict=True))
-    views = list(zip(*([n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True)] for grid in grids), strict=True))
+    views = list(
+        zip(
+            *([n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True)] for grid in grids),
+            strict=True,
+        )
+    )
     return {
-        "cases": {store.site: {split: len(store.case_ids(split)) for split in ("training", "validation", "test")} for store in stores},
+        "cases": {
+            store.site: {
+                split: len(store.case_ids(split)) for split in ("training", "validation", "test")
+            }
+            for store in stores
+        },
         "labels": {store.site: declared_labels.text(store.declared) for store in stores},
         "spacing_mm": {axis: _range(values) for axis, values in zip(_AXES, spacings, strict=True)},
         "view_mm": [_range(values) for values in views],
@@ -70,15 +88,28 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
     }
 
 
-def write_best(folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore) -> None:
+def write_best(
+    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
+) -> None:
     """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the site's validation."""
     best = trainer.best_score
-    score = {"mean": best["dice"], "low": None, "high": None, "cases": len(store.case_ids("validation"))}
-    scores = {f"validation cases of {store.site}, by which round {best['round']} was chosen": {"dice": score}}
+    score = {
+        "mean": best["dice"],
+        "low": None,
+        "high": None,
+        "cases": len(store.case_ids("validation")),
+    }
+    scores = {
+        f"validation cases of {store.site}, by which round {best['round']} was chosen": {
+            "dice": score
+        }
+    }
     write(folder, name, trainer.best_model(), config, stores=[store], scores=scores)
 
 
-def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[Mapping[str, Any]]) -> list[pathlib.Path]:
+def write_run(
+    folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[Mapping[str, Any]]
+) -> list[pathlib.Path]:
     """Writes `models/<name>` for every final model of a finished run on one machine, and returns these folders.
 
     Args:
@@ -90,20 +121,46 @@ def write_run(folder: str | os.PathLike, config: ExperimentConfig, rows: Sequenc
     stores = {site: CaseStore(folder / "sites" / site / "cases") for site in sites}
     found = {}
     for site in sites:
-        found[f"{site}_baseline"] = (folder / "sites" / site / "baseline" / "best.safetensors", [stores[site]])
+        found[f"{site}_baseline"] = (
+            folder / "sites" / site / "baseline" / "best.safetensors",
+            [stores[site]],
+        )
     for site in sites:
-        found[f"{site}_FL_local"] = (folder / "sites" / site / "federated" / "best.safetensors", list(stores.values()))
-    for model, number in sorted({(row["model"], row["round"]) for row in rows if row["model"].endswith("_FL_local_shared")}):
+        found[f"{site}_FL_local"] = (
+            folder / "sites" / site / "federated" / "best.safetensors",
+            list(stores.values()),
+        )
+    for model, number in sorted(
+        {(row["model"], row["round"]) for row in rows if row["model"].endswith("_FL_local_shared")}
+    ):
         site = model.removesuffix("_FL_local_shared")
-        found[model] = (folder / "sites" / site / "federated" / "candidates" / f"round_{number:03d}.safetensors", list(stores.values()))
-    rounds = sorted((folder / "server" / "global").glob("round_*.safetensors"), key=lambda path: int(path.stem.removeprefix("round_")))
+        found[model] = (
+            folder
+            / "sites"
+            / site
+            / "federated"
+            / "candidates"
+            / f"round_{number:03d}.safetensors",
+            list(stores.values()),
+        )
+    rounds = sorted(
+        (folder / "server" / "global").glob("round_*.safetensors"),
+        key=lambda path: int(path.stem.removeprefix("round_")),
+    )
     if rounds:
         found["FL_global"] = (rounds[-1], list(stores.values()))
     found["FL_best_global"] = (folder / "server" / "best.safetensors", list(stores.values()))
     written = []
     for name, (file, trained_on) in found.items():
         if file.is_file():
-            write(folder / "models" / name, name, named_weights.load(file)[0], config, stores=trained_on, rows=rows)
+            write(
+                folder / "models" / name,
+                name,
+                named_weights.load(file)[0],
+                config,
+                stores=trained_on,
+                rows=rows,
+            )
             written.append(folder / "models" / name)
     return written
 
@@ -118,7 +175,12 @@ def write_tables(folder: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -
 def _scores(name: str, rows: Sequence[Mapping[str, Any]], how: str = "") -> dict[str, Any]:
     own = [row for row in rows if row["model"] == name and row["grid"] == "training"]
     sites = sorted({row["site"] for row in own})
-    return {f"test cases of {site}{how}": score_summary.for_card([row for row in own if row["site"] == site]) for site in sites}
+    return {
+        f"test cases of {site}{how}": score_summary.for_card(
+            [row for row in own if row["site"] == site]
+        )
+        for site in sites
+    }
 
 
 def _range(values: Sequence[float]) -> list[float]:

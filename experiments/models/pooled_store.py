@@ -22,7 +22,9 @@ class PooledStore:
     def __init__(self, stores: Sequence[CaseStore]):
         names = [store.site for store in stores]
         if len(stores) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"pooled training needs the case stores of two sites or more, each once; given {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"pooled training needs the case stores of two sites or more, each once; given {', '.join(names) or 'none'}"
+            )
         first = stores[0]
         for store in stores[1:]:
             if store.settings != first.settings:
@@ -33,10 +35,16 @@ class PooledStore:
         self.declared = declared_labels.merged(store.declared for store in stores)
 
     def case_ids(self, split: str | None = None) -> tuple[str, ...]:
-        return tuple(f"{site}/{case_id}" for site, store in self._stores.items() for case_id in store.case_ids(split))
+        return tuple(
+            f"{site}/{case_id}"
+            for site, store in self._stores.items()
+            for case_id in store.case_ids(split)
+        )
 
     def open(self, case_id: str) -> StoredCase:
         site, _, own = case_id.partition("/")
         if site not in self._stores:
-            raise ValueError(f"no case {case_id!r}; expected <site>/<case_id> of {', '.join(self._stores)}")
+            raise ValueError(
+                f"no case {case_id!r}; expected <site>/<case_id> of {', '.join(self._stores)}"
+            )
         return self._stores[site].open(own)

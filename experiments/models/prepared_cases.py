@@ -22,7 +22,9 @@ def open_store(root: str | os.PathLike, config: ExperimentConfig) -> CaseStore:
     """
     found = differences(case_store.record_of(root), config)
     if found:
-        raise ValueError(f"{root}: these prepared cases are not those of the plan: {'; '.join(found)}. Remedy: {REMEDY}")
+        raise ValueError(
+            f"{root}: these prepared cases are not those of the plan: {'; '.join(found)}. Remedy: {REMEDY}"
+        )
     return CaseStore(root)
 
 
@@ -33,28 +35,48 @@ def differences(record: Record, config: ExperimentConfig | None) -> list[str]:
     """
     found = []
     if record.format not in (None, case_store.FORMAT):
-        found.append(f"format: the prepared cases have {record.format}, this release {case_store.FORMAT}")
+        found.append(
+            f"format: the prepared cases have {record.format}, this release {case_store.FORMAT}"
+        )
     if config is not None:
         for name, prepared, planned, between in (
             ("spacing_mm", record.target_mm, config.spacing_mm, " x "),
             ("window_hu", record.window_hu, config.window_hu, " to "),
         ):
             if prepared not in (None, tuple(planned)):
-                found.append(f"{name}: the prepared cases have {_numbers(prepared, between)}, the plan {_numbers(planned, between)}")
+                found.append(
+                    f"{name}: the prepared cases have {_numbers(prepared, between)}, the plan {_numbers(planned, between)}"
+                )
     if record.classes not in (None, CLASSES):
-        found.append(f"classes: the prepared cases have {_classes(record.classes)}, the plan {_classes(CLASSES)}")
+        found.append(
+            f"classes: the prepared cases have {_classes(record.classes)}, the plan {_classes(CLASSES)}"
+        )
     for value, label in (record.label_values or {}).items():
         if label not in CLASSES:
-            found.append(f"label_values: value {value} of the label files became class {label}, the plan has {_classes(CLASSES)}")
+            found.append(
+                f"label_values: value {value} of the label files became class {label}, the plan has {_classes(CLASSES)}"
+            )
     more = len(record.problems) - _SHOWN
     return [*found, *record.problems[:_SHOWN], *([f"and {more} more cases"] if more > 0 else [])]
 
 
 def describe(record: Record) -> str:
     """Returns in a few words what prepared cases were made with."""
-    spacing = "spacing not recorded" if record.target_mm is None else f"{_numbers(record.target_mm, ' x ')} mm"
-    window = "window not recorded" if record.window_hu is None else f"{_numbers(record.window_hu, ' to ')} HU"
-    by = "by a release that did not record itself" if record.release is None else f"by release {record.release}"
+    spacing = (
+        "spacing not recorded"
+        if record.target_mm is None
+        else f"{_numbers(record.target_mm, ' x ')} mm"
+    )
+    window = (
+        "window not recorded"
+        if record.window_hu is None
+        else f"{_numbers(record.window_hu, ' to ')} HU"
+    )
+    by = (
+        "by a release that did not record itself"
+        if record.release is None
+        else f"by release {record.release}"
+    )
     labels = declared_labels.text(record.declared)
     return f"{record.number_of_cases} of {record.site}, {spacing}, {window}, labels {labels}, prepared {by}"
 

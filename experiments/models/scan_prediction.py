@@ -60,10 +60,20 @@ class Settings:
     def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
         """Returns the settings that a model's plan holds. Raises ValueError naming the entry that it lacks."""
         try:
-            window = WindowConfig(tuple(plan["inference"]["window"]), plan["inference"]["overlap"], plan["inference"]["blending"])
-            values = {"spacing_mm": tuple(plan["spacing_mm"]), "window_hu": tuple(plan["window_hu"]), "window": window}
+            window = WindowConfig(
+                tuple(plan["inference"]["window"]),
+                plan["inference"]["overlap"],
+                plan["inference"]["blending"],
+            )
+            values = {
+                "spacing_mm": tuple(plan["spacing_mm"]),
+                "window_hu": tuple(plan["window_hu"]),
+                "window": window,
+            }
         except (KeyError, TypeError) as error:
-            raise ValueError(f"the model's plan lacks {error}; take a model folder that table1 or the training wrote") from error
+            raise ValueError(
+                f"the model's plan lacks {error}; take a model folder that table1 or the training wrote"
+            ) from error
         return cls(**{**values, **changes})
 
 
@@ -124,7 +134,9 @@ def predict_scan(
     try:
         ct = sources.read_image(Case("scan", image, None, series, orientation=orientation))
     except IntegrityError as error:
-        raise IntegrityError(error.rule, error.file, error.problem, _REMEDIES.get(error.rule, error.fix)) from error
+        raise IntegrityError(
+            error.rule, error.file, error.problem, _REMEDIES.get(error.rule, error.fix)
+        ) from error
     integrity.check_scan(ct, str(image))
     upright = geometry.to_ras(ct)
     _check_view(upright, image, settings.expected_view_mm)
@@ -154,7 +166,13 @@ def predict_scan(
     if by_class is not None:
         for value, path in zip(CLASS_NAMES, probability_files(output), strict=True):
             with _extra(path, failed):
-                nifti.write_volume(path, Volume(_on_native_grid(by_class[..., value], ct.grid, settings.spacing_mm), ct.affine))
+                nifti.write_volume(
+                    path,
+                    Volume(
+                        _on_native_grid(by_class[..., value], ct.grid, settings.spacing_mm),
+                        ct.affine,
+                    ),
+                )
     if overlay is not None:
         with _extra(overlay, failed), atomic.replacing(overlay) as path:
             figures.overlay(scaled, mask, settings.spacing_mm).savefig(path)
@@ -165,7 +183,9 @@ def predict_scan(
         with _extra(dicom_seg, failed):
             dicom_segmentation.write(dicom_seg, native, image, model_name=model_name, series=series)
     notes = (*gate_notes, *found.notes, *unusual)
-    return dataclasses.replace(found, notes=notes, failed=tuple(failed), score=score.value, gate=gate)
+    return dataclasses.replace(
+        found, notes=notes, failed=tuple(failed), score=score.value, gate=gate
+    )
 
 
 def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
@@ -190,10 +210,15 @@ def _gate_note(mask: np.ndarray, score: float, settings: Settings) -> str:
 def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
     """Returns the scan on the training grid as the case store keeps it, float16 [x, y, z] in [-1, 1]: what training and evaluation see."""
     low, high = settings.window_hu
-    scaled = np.empty(resampling.resampled_shape(upright.shape, upright.spacing_mm, settings.spacing_mm), dtype=np.float16)
+    scaled = np.empty(
+        resampling.resampled_shape(upright.shape, upright.spacing_mm, settings.spacing_mm),
+        dtype=np.float16,
+    )
     filled = 0
     finish = functools.partial(intensity.window_float16, low=low, high=high)
-    for slab in resampling.linear_slabs(upright.array, upright.spacing_mm, settings.spacing_mm, finish=finish):
+    for slab in resampling.linear_slabs(
+        upright.array, upright.spacing_mm, settings.spacing_mm, finish=finish
+    ):
         scaled[filled : filled + len(slab)] = slab
         filled += len(slab)
     return scaled
@@ -223,17 +248,24 @@ def _described(native: np.ndarray, grid: Grid) -> Prediction:
     elif any(np.take(native, place, axis=axis).any() for axis in range(3) for place in (0, -1)):
         notes.append("the mask reaches the border of the scan: part of the organ may lie outside")
     return Prediction(
-        {name: int(np.count_nonzero(native == value)) * voxel_ml for value, name in CLASS_NAMES.items()},
+        {
+            name: int(np.count_nonzero(native == value)) * voxel_ml
+            for value, name in CLASS_NAMES.items()
+        },
         {name: components.count(native == value) for value, name in CLASS_NAMES.items()},
         tuple(notes),
     )
 
 
-def _on_native_grid(probability: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
+def _on_native_grid(
+    probability: np.ndarray, native: Grid, target_mm: Sequence[float]
+) -> np.ndarray:
     """Returns one class's probabilities of the training grid on the scan's own grid, float32 in the scan's axis order."""
     restored = np.empty(native.shape, dtype=np.float32, order="F")
     upright = geometry.to_ras_order(restored, native)
-    for rows, slab in resampling.restored_probabilities(probability[..., np.newaxis], native, target_mm):
+    for rows, slab in resampling.restored_probabilities(
+        probability[..., np.newaxis], native, target_mm
+    ):
         upright[rows] = slab[..., 0]
     return restored
 
@@ -250,7 +282,9 @@ def _extra(path: str | os.PathLike, failed: list[str]) -> Iterator[None]:
         with _written(path):
             yield
     except Exception as error:
-        failed.append(str(rules.refusal(error, path)) if not isinstance(error, ValueError) else str(error))
+        failed.append(
+            str(rules.refusal(error, path)) if not isinstance(error, ValueError) else str(error)
+        )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import checkpoints, fine_tuning, genotype, inference, named_weights, network, sliding_window, training
+from c2fnas import (
+    checkpoints,
+    fine_tuning,
+    genotype,
+    inference,
+    named_weights,
+    network,
+    sliding_window,
+    training,
+)
 from c2fnas import missing_labels as missing_classes
 from c2fnas.losses import LossConfig
 from c2fnas.missing_labels import MissingLabels
@@ -58,7 +67,9 @@ def build_network(config: ExperimentConfig) -> network.Network:
     )
 
 
-def window_config(config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None) -> sliding_window.WindowConfig:
+def window_config(
+    config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None
+) -> sliding_window.WindowConfig:
     """Returns the sliding window, as many windows at a time as the strategy computes together."""
     return sliding_window.WindowConfig(
         size=config.inference_window,
@@ -105,7 +116,11 @@ def build_trainer(
     """Builds network and optimizer of a configuration over a strategy's devices."""
     with strategy.scope():
         network = build_network(config)
-        received = build_network(dataclasses.replace(config, vae="none")) if missing.needs_received else None
+        received = (
+            build_network(dataclasses.replace(config, vae="none"))
+            if missing.needs_received
+            else None
+        )
     return training.Trainer(
         network,
         training.TrainingConfig(
@@ -129,7 +144,11 @@ def build_trainer(
 
 def augmentation(config: ExperimentConfig) -> Augment | None:
     """Returns what happens to patches inside the training step, None where nothing does."""
-    chosen = AugmentationConfig(flip_axes=config.flip_axes, intensity_scale=config.intensity_scale, intensity_shift=config.intensity_shift)
+    chosen = AugmentationConfig(
+        flip_axes=config.flip_axes,
+        intensity_scale=config.intensity_scale,
+        intensity_shift=config.intensity_shift,
+    )
     return functools.partial(augment, config=chosen) if chosen.active else None
 
 
@@ -169,23 +188,39 @@ class SiteTrainer:
         missing: MissingLabels = missing_classes.NONE,
         writes: bool = True,
     ):
-        self._config, self._store, self._folder, self._label = config, store, pathlib.Path(folder), label
+        self._config, self._store, self._folder, self._label = (
+            config,
+            store,
+            pathlib.Path(folder),
+            label,
+        )
         self._extra_models, self._lend_local = dict(extra_models or {}), lend_local
         self._example_cases = example_cases
         self._window = window_config(config, strategy)
-        self._cases = {split: [store.open(case_id) for case_id in store.case_ids(split)] for split in ("training", "validation", "test")}
+        self._cases = {
+            split: [store.open(case_id) for case_id in store.case_ids(split)]
+            for split in ("training", "validation", "test")
+        }
         for split, cases in self._cases.items():
             if not cases:
-                raise ValueError(f"site {store.site}: no {split} case in the case store; prepare it with at least five cases")
+                raise ValueError(
+                    f"site {store.site}: no {split} case in the case store; prepare it with at least five cases"
+                )
         self._sampler = patch_sampler(config, self._cases["training"])
         self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
         frozen = fine_tuning.encoder_prefixes(load_genotype(config)) if freeze_encoder else ()
         total_steps = self._steps_per_round * config.num_rounds
-        self._trainer = build_trainer(config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing)
+        self._trainer = build_trainer(
+            config, strategy, total_steps=total_steps, frozen=frozen, xla=xla, missing=missing
+        )
         self._writes = writes
         if writes:
             private.tree(self._folder)
-        self._profiler = StepProfiler(self._folder / "tensorboard", *profile_steps) if profile_steps and writes else None
+        self._profiler = (
+            StepProfiler(self._folder / "tensorboard", *profile_steps)
+            if profile_steps and writes
+            else None
+        )
         self._logits = self._trainer.logits_fn()
         self._history = events.EventLog(self._folder / "history.jsonl")
         self._board = TensorBoardLog(self._folder / "tensorboard")
@@ -195,7 +230,10 @@ class SiteTrainer:
             "complete": True,
             "best": None,
         }
-        self.specs = tuple(TensorSpec(name, "F32", shape) for name, (shape, _) in named_weights.specs(self._trainer.network).items())
+        self.specs = tuple(
+            TensorSpec(name, "F32", shape)
+            for name, (shape, _) in named_weights.specs(self._trainer.network).items()
+        )
         self.plan = plan(config, load_genotype(config).to_json())
         self.num_examples = len(self._cases["training"])
         self.labels = store.declared
@@ -203,7 +241,11 @@ class SiteTrainer:
         self._healthy = declared_labels.is_absent(store.declared, "tumour")
         lacks_labels = bool(declared_labels.missing(store.declared))
         self._candidate_rounds = (
-            shared_choice.candidate_rounds(config.num_rounds, config.validation_every, config.shared_candidates) if lacks_labels else []
+            shared_choice.candidate_rounds(
+                config.num_rounds, config.validation_every, config.shared_candidates
+            )
+            if lacks_labels
+            else []
         )
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
@@ -234,7 +276,9 @@ class SiteTrainer:
           The number of each round it finished, and its metrics.
         """
         if self._state["round"] == 0:
-            self._trainer.set_weights(fine_tuning.complete(self._trainer.network, initial, seed=self._config.seed))
+            self._trainer.set_weights(
+                fine_tuning.complete(self._trainer.network, initial, seed=self._config.seed)
+            )
             self._open_round(1, None)
         while True:
             if not self._state["complete"]:
@@ -255,10 +299,15 @@ class SiteTrainer:
         while self._trainer.step < end:
             until = min(end, (self._trainer.step // epoch + 1) * epoch)
             parts = self._train_until(until, f"{self._label} round {round_number}")
-            self._record("epoch", model=self._label, round=round_number, step=self._trainer.step, **parts)
+            self._record(
+                "epoch", model=self._label, round=round_number, step=self._trainer.step, **parts
+            )
             if until < end:
                 self._save()
-        if round_number % self._config.validation_every == 0 or round_number == self._config.num_rounds:
+        if (
+            round_number % self._config.validation_every == 0
+            or round_number == self._config.num_rounds
+        ):
             score = self._choose(round_number)
             parts = {**parts, **{f"validation_{name}": value for name, value in score.items()}}
         self._state = {**self._state, "complete": True, "metrics": parts}
@@ -267,7 +316,9 @@ class SiteTrainer:
     def _choose(self, round_number: int) -> dict[str, float]:
         """Validates the trained weights, keeps them where they are the best so far, and returns their score."""
         score = self.validate(f"{self._label} validation")
-        self._record("validation", model=self._label, round=round_number, step=self._trainer.step, **score)
+        self._record(
+            "validation", model=self._label, round=round_number, step=self._trainer.step, **score
+        )
         if self._writes:
             self._board.validation(self._trainer.step, score)
         best = self._state["best"]
@@ -281,7 +332,13 @@ class SiteTrainer:
     def _train_until(self, until: int, label: str) -> dict[str, float]:
         if self._profiler is not None:
             self._profiler.before(self._trainer.step + 1)
-        return self._trainer.train(self._patches, until, on_step=self._after_step, label=label, describe=self._describe_patches)
+        return self._trainer.train(
+            self._patches,
+            until,
+            on_step=self._after_step,
+            label=label,
+            describe=self._describe_patches,
+        )
 
     def _after_step(self, step: int, values: Mapping[str, float]) -> None:
         if self._writes:
@@ -292,7 +349,12 @@ class SiteTrainer:
 
     def _describe_patches(self, step: int, slots: Sequence[int]) -> str:
         """Names cases by their running number: a message may be sent to whoever helps, an identifier may not."""
-        numbers = sorted({self._cases["training"][self._sampler.choose(step, slot).case].number for slot in slots})
+        numbers = sorted(
+            {
+                self._cases["training"][self._sampler.choose(step, slot).case].number
+                for slot in slots
+            }
+        )
         return f"training case{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} (running numbers of the case store)"
 
     def _record(self, event: str, **values: Any) -> None:
@@ -307,7 +369,9 @@ class SiteTrainer:
                 "step": str(self._trainer.step),
                 "genotype": json.dumps(self._trainer.network.genotype.to_json()),
                 # A genotype is named, not its file: these weights may leave the site, a path may not.
-                "configuration": json.dumps({**self._config.to_json(), "genotype": self._trainer.network.genotype.name}),
+                "configuration": json.dumps(
+                    {**self._config.to_json(), "genotype": self._trainer.network.genotype.name}
+                ),
             }
             named_weights.save(path, self._trainer.weights(), about)
 
@@ -344,7 +408,9 @@ class SiteTrainer:
             models[self._label] = self.best_model()
             for number in self._candidate_rounds:
                 if self._candidate_file(number).is_file():  # a run may end before its last round
-                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(self._candidate_file(number))[0]
+                    models[shared_choice.candidate_name(self._label, number)] = named_weights.load(
+                        self._candidate_file(number)
+                    )[0]
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
@@ -369,33 +435,65 @@ class SiteTrainer:
             return self._scored_candidate(model_name)
         rows = []
         examples = self._folder / "examples"
-        for index, case in enumerate(progress.bar(self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case")):
+        for index, case in enumerate(
+            progress.bar(
+                self._cases["test"], what=f"{self._label} evaluates {model_name}", unit="case"
+            )
+        ):
             mask, score = self._segmented(case)
             native = resampling.restore_labels(mask, case.native, case.target_mm)
             label = np.asarray(case.label)
             about = {"model": model_name, "site": self._store.site, "case": case.number}
-            rows.append({**about, "grid": "training", **_columns(mask, label, case.target_mm), SCORE: score})
-            rows.append({**about, "grid": "native", **_columns(native, case.native_label(), case.native.spacing_mm), SCORE: score})
+            rows.append(
+                {**about, "grid": "training", **_columns(mask, label, case.target_mm), SCORE: score}
+            )
+            rows.append(
+                {
+                    **about,
+                    "grid": "native",
+                    **_columns(native, case.native_label(), case.native.spacing_mm),
+                    SCORE: score,
+                }
+            )
             if index < self._example_cases:
-                with atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path, open(path, "wb") as stream:
+                with (
+                    atomic.replacing(examples / f"case{case.number:03d}.{model_name}.npy") as path,
+                    open(path, "wb") as stream,
+                ):
                     np.save(stream, mask, allow_pickle=False)
         return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
         """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
         rows = self._validation_rows(model_name)
-        for case in progress.bar(self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"):
+        for case in progress.bar(
+            self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"
+        ):
             mask, score = self._segmented(case)
-            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": "training"}
-            rows.append({**about, **_columns(mask, np.asarray(case.label), case.target_mm), SCORE: score})
+            about = {
+                "model": model_name,
+                "site": self._store.site,
+                "case": case.number,
+                "grid": "training",
+            }
+            rows.append(
+                {**about, **_columns(mask, np.asarray(case.label), case.target_mm), SCORE: score}
+            )
         return rows
 
     def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
         """Rows of the validation cases. Their scores go along only where no patient has a tumour: the healthy gate is fitted to these."""
         rows = []
-        for case in progress.bar(self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"):
+        for case in progress.bar(
+            self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"
+        ):
             mask, score = self._segmented(case)
-            about = {"model": model_name, "site": self._store.site, "case": case.number, "grid": shared_choice.GRID}
+            about = {
+                "model": model_name,
+                "site": self._store.site,
+                "case": case.number,
+                "grid": shared_choice.GRID,
+            }
             columns = _columns(mask, np.asarray(case.label), case.target_mm)
             rows.append({**about, **columns, **({SCORE: score} if self._healthy else {})})
         return rows
@@ -403,7 +501,9 @@ class SiteTrainer:
     def _segmented(self, case: StoredCase) -> tuple[np.ndarray, float]:
         """Returns the mask of a case on the training grid and its score."""
         score = TumourScore(case.target_mm)
-        return inference.segment(np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add), score.value
+        return inference.segment(
+            np.asarray(case.image, np.float32), self._logits, self._window, observe=score.add
+        ), score.value
 
     def _patches(self, start: int, stop: int) -> tf.data.Dataset:
         return dataset.training_dataset(self._sampler, start, stop)
@@ -422,12 +522,18 @@ class SiteTrainer:
     def _save(self) -> None:
         if self._writes:
             extra = {**self._state, "configuration": self._config.to_json()}
-            checkpoints.save(self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints)
+            checkpoints.save(
+                self._checkpoint, self._trainer, extra, keep=self._config.keep_checkpoints
+            )
 
 
 def _columns(mask: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, Any]:
     scores = case_scores.compare(mask, truth, spacing_mm)
-    return {column: value for class_, one in scores.items() for column, value in case_rows.columns(one, CLASS_NAMES[class_]).items()}
+    return {
+        column: value
+        for class_, one in scores.items()
+        for column, value in case_rows.columns(one, CLASS_NAMES[class_]).items()
+    }
 
 
 def _fingerprint(weights: Weights) -> str:

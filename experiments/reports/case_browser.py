@@ -23,17 +23,25 @@ from experiments.results import paper_table
 from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
-_LABEL_GREY = 100  # grey levels between two classes: a browser that rounds colours cannot mix them up
+_LABEL_GREY = (
+    100  # grey levels between two classes: a browser that rounds colours cannot mix them up
+)
 
 
 def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.ndarray]:
     """Returns model -> predicted mask of one case, `case<number>.<model>.npy` in any of the folders, in the table's order."""
-    files = [file for folder in folders for file in sorted(pathlib.Path(folder).glob(f"case{number:03d}.*.npy"))]
+    files = [
+        file
+        for folder in folders
+        for file in sorted(pathlib.Path(folder).glob(f"case{number:03d}.*.npy"))
+    ]
     found = {file.name.split(".")[1]: np.load(file, allow_pickle=False) for file in files}
     return {model: found[model] for model in sorted(found, key=paper_table.position)}
 
 
-def choose_cases(cases: Sequence[Any], folders: Sequence[str | os.PathLike], model: str) -> list[tuple[str, Any]]:
+def choose_cases(
+    cases: Sequence[Any], folders: Sequence[str | os.PathLike], model: str
+) -> list[tuple[str, Any]]:
     """Returns ("best" / "median" / "worst", case) of the cases that have masks, by the model's mean Dice over the classes there are.
 
     Fewer than three such cases give fewer entries; without the model's masks the first three are returned without a word.
@@ -42,7 +50,11 @@ def choose_cases(cases: Sequence[Any], folders: Sequence[str | os.PathLike], mod
     for case in cases:
         masks = masks_of(folders, case.number)
         if model in masks:
-            dice = [value for value in metrics.dice(masks[model], np.asarray(case.label)).values() if value is not None]
+            dice = [
+                value
+                for value in metrics.dice(masks[model], np.asarray(case.label)).values()
+                if value is not None
+            ]
             scored.append((sum(dice) / len(dice) if dice else 0.0, case.number, case))
     if not scored:
         return [("", case) for case in cases if masks_of(folders, case.number)][:3]
@@ -64,13 +76,19 @@ def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global"
     store = CaseStore(home / "cases")
     folders = mask_folders(home)
     slices = []
-    for word, case in choose_cases([store.open(case_id) for case_id in store.case_ids("test")], folders, model):
+    for word, case in choose_cases(
+        [store.open(case_id) for case_id in store.case_ids("test")], folders, model
+    ):
         masks, truth = masks_of(folders, case.number), np.asarray(case.label)
         captions = {name: _caption(metrics.dice(mask, truth)) for name, mask in masks.items()}
         title = f"{site}, case {case.number}" + (f"\n{word} of {model}" if word else "")
-        slices.append(slice_case(title, case.image, truth, masks, case.target_mm, captions=captions))
+        slices.append(
+            slice_case(title, case.image, truth, masks, case.target_mm, captions=captions)
+        )
     if not slices:
-        raise ValueError(f"{home}: no predicted mask of the site's test cases; let the site finish its evaluation first")
+        raise ValueError(
+            f"{home}: no predicted mask of the site's test cases; let the site finish its evaluation first"
+        )
     return comparison(slices)
 
 
@@ -79,7 +97,9 @@ def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]
     return site_folder / "federated" / "examples", site_folder / "scored" / "examples"
 
 
-def entry(case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0) -> dict[str, Any]:
+def entry(
+    case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0
+) -> dict[str, Any]:
     """Returns one case for the page's browser.
 
     Args:
@@ -92,7 +112,9 @@ def entry(case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: f
     truth = np.asarray(case.label)
     for model, mask in masks.items():
         if mask.shape != truth.shape:
-            raise ValueError(f"{title}: {model}'s mask has {mask.shape} voxels, the case {truth.shape}; score the model again")
+            raise ValueError(
+                f"{title}: {model}'s mask has {mask.shape} voxels, the case {truth.shape}; score the model again"
+            )
     window = _window(truth, case.target_mm, width_mm)
     start = choose_slice(truth) - window[2].start
     image = np.asarray(case.image[window], dtype=np.float32)
@@ -110,7 +132,10 @@ def entry(case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: f
         "spacing": [float(case.target_mm[0]), float(case.target_mm[1])],
         "image": _picture(montage(grey, columns), "jpeg"),
         "truth": _picture(montage(truth[window] * _LABEL_GREY, columns)),
-        "masks": {model: _picture(montage(mask[window] * _LABEL_GREY, columns)) for model, mask in masks.items()},
+        "masks": {
+            model: _picture(montage(mask[window] * _LABEL_GREY, columns))
+            for model, mask in masks.items()
+        },
         "captions": captions,
     }
 
@@ -122,16 +147,26 @@ def montage(volume: np.ndarray, columns: int) -> np.ndarray:
     sheet = np.zeros((rows * height, columns * width), volume.dtype)
     for z in range(slices):
         row, column = divmod(z, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = radiological(volume[:, :, z])
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = (
+            radiological(volume[:, :, z])
+        )
     return sheet
 
 
 def _window(truth: np.ndarray, spacing_mm: Sequence[float], width_mm: float) -> tuple[slice, ...]:
     where = np.argwhere(truth > 0)
-    low, high = (where.min(axis=0), where.max(axis=0)) if len(where) else (np.zeros(3), np.array(truth.shape) - 1)
+    low, high = (
+        (where.min(axis=0), where.max(axis=0))
+        if len(where)
+        else (np.zeros(3), np.array(truth.shape) - 1)
+    )
     window = []
     for axis, size in enumerate(truth.shape):
-        length = width_mm / spacing_mm[axis] if axis < 2 else high[2] - low[2] + 1 + 2 * _MARGIN_MM / spacing_mm[2]
+        length = (
+            width_mm / spacing_mm[axis]
+            if axis < 2
+            else high[2] - low[2] + 1 + 2 * _MARGIN_MM / spacing_mm[2]
+        )
         length = min(size, math.ceil(length))
         start = min(max(0, round((low[axis] + high[axis] - length + 1) / 2)), size - length)
         window.append(slice(int(start), int(start) + length))
@@ -147,4 +182,7 @@ def _picture(sheet: np.ndarray, kind: str = "png") -> str:
 
 
 def _caption(dice: Mapping[int, float | None]) -> str:
-    return "  ".join(f"{letter} {'–' if dice[value] is None else format(dice[value], '.2f')}" for letter, value in (("P", 1), ("T", 2)))
+    return "  ".join(
+        f"{letter} {'–' if dice[value] is None else format(dice[value], '.2f')}"
+        for letter, value in (("P", 1), ("T", 2))
+    )

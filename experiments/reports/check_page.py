@@ -22,12 +22,20 @@ def document(site: str, findings: Sequence[Finding], *, finished: bool = True) -
         "cases": len(findings),
         "refused": sum(not finding.usable for finding in findings),
         "with_warnings": sum(finding.usable and bool(finding.warnings) for finding in findings),
-        "rules": dict(sorted(Counter(problem.rule for finding in findings for problem in finding.problems).items())),
+        "rules": dict(
+            sorted(
+                Counter(
+                    problem.rule for finding in findings for problem in finding.problems
+                ).items()
+            )
+        ),
         "findings": [_case(finding) for finding in findings],
     }
 
 
-def write(folder: str | os.PathLike, site: str, findings: Sequence[Finding]) -> tuple[pathlib.Path, pathlib.Path]:
+def write(
+    folder: str | os.PathLike, site: str, findings: Sequence[Finding]
+) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes check.json and check.html into a folder and returns their paths."""
     content, folder = document(site, findings), pathlib.Path(folder)
     atomic.write_json(folder / "check.json", content)
@@ -38,11 +46,15 @@ def write(folder: str | os.PathLike, site: str, findings: Sequence[Finding]) -> 
 def summary(findings: Sequence[Finding]) -> str:
     """Returns what a terminal shows: a line for every broken rule of every case, and the count."""
     lines = [
-        f"  {finding.case.case_id}: {rules.BY_ID[problem.rule].severity}: {problem}" for finding in findings for problem in finding.problems
+        f"  {finding.case.case_id}: {rules.BY_ID[problem.rule].severity}: {problem}"
+        for finding in findings
+        for problem in finding.problems
     ]
     refused = sum(not finding.usable for finding in findings)
     warned = sum(finding.usable and bool(finding.warnings) for finding in findings)
-    return "\n".join([*lines, f"{len(findings)} cases checked: {refused} refused, {warned} with warnings"])
+    return "\n".join(
+        [*lines, f"{len(findings)} cases checked: {refused} refused, {warned} with warnings"]
+    )
 
 
 def _case(finding: Finding) -> dict[str, Any]:
@@ -63,8 +75,14 @@ def _case(finding: Finding) -> dict[str, Any]:
     }
     if finding.facts is not None:
         facts = finding.facts
-        value["shape"], value["spacing_mm"], value["axes"] = list(facts.shape), [round(s, 4) for s in facts.spacing_mm], facts.axes
-        value["volume_ml"] = {str(class_): round(volume, 2) for class_, volume in facts.volume_ml.items()}
+        value["shape"], value["spacing_mm"], value["axes"] = (
+            list(facts.shape),
+            [round(s, 4) for s in facts.spacing_mm],
+            facts.axes,
+        )
+        value["volume_ml"] = {
+            str(class_): round(volume, 2) for class_, volume in facts.volume_ml.items()
+        }
     return value
 
 
@@ -82,28 +100,48 @@ def _page(content: dict[str, Any], findings: Sequence[Finding]) -> str:
     sections = [tiles]
     if content["rules"]:
         rows = [
-            (rule, rules.BY_ID[rule].name, rules.BY_ID[rule].severity, count, rules.BY_ID[rule].demand, rules.BY_ID[rule].fix)
+            (
+                rule,
+                rules.BY_ID[rule].name,
+                rules.BY_ID[rule].severity,
+                count,
+                rules.BY_ID[rule].demand,
+                rules.BY_ID[rule].fix,
+            )
             for rule, count in content["rules"].items()
         ]
         head = ("rule", "name", "severity", "cases#", "asked", "way out")
         sections.append("<h2>Broken rules</h2>" + html_parts.table(head, rows))
     # what needs a look comes first
     order = sorted(findings, key=lambda f: (f.usable, not f.warnings))
-    sections.append('<h2>Cases</h2>\n<div class="cards">' + "\n".join(_card(finding) for finding in order) + "</div>")
+    sections.append(
+        '<h2>Cases</h2>\n<div class="cards">'
+        + "\n".join(_card(finding) for finding in order)
+        + "</div>"
+    )
     subtitle = "Pancreas is outlined blue, tumour orange, in the slice that shows most of them. This page stays at the site."
     return html_parts.page(f"Check of {content['site']}", subtitle, *sections)
 
 
 def _card(finding: Finding) -> str:
-    shown = html_parts.picture(finding.picture) if finding.picture is not None else '<div class="none">no picture</div>'
+    shown = (
+        html_parts.picture(finding.picture)
+        if finding.picture is not None
+        else '<div class="none">no picture</div>'
+    )
     lines = []
     if finding.facts is not None:
         size = " x ".join(map(str, finding.facts.shape))
         spacing = " x ".join(f"{s:.3g}" for s in finding.facts.spacing_mm)
-        volumes = ", ".join(f"{v:.0f} ml {('pancreas', 'tumour')[c - 1]}" for c, v in finding.facts.volume_ml.items())
+        volumes = ", ".join(
+            f"{v:.0f} ml {('pancreas', 'tumour')[c - 1]}"
+            for c, v in finding.facts.volume_ml.items()
+        )
         lines.append(f'<div class="soft">{size}, {spacing} mm<br>{volumes}</div>')
     for problem in finding.problems:
         kind = "bad" if rules.BY_ID[problem.rule].severity == "error" else "warn"
-        lines.append(f'<div class="{kind}">{problem.rule}: {html_parts.text(problem.problem)}</div>')
+        lines.append(
+            f'<div class="{kind}">{problem.rule}: {html_parts.text(problem.problem)}</div>'
+        )
     kind = "card" if finding.usable else "card refused"
     return f'<div class="{kind}">{shown}<b>{html_parts.text(finding.case.case_id)}</b>{"".join(lines)}</div>'

@@ -16,9 +16,14 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of one site, or of several side by side, in columns."""
     lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
-    lines = [[printable.text(cell, limit=80) for cell in line] for line in lines]  # a report may be another site's
+    lines = [
+        [printable.text(cell, limit=80) for cell in line] for line in lines
+    ]  # a report may be another site's
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -40,7 +45,10 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
     sections = []
     if len(reports) == 2:
         found = cohort.differences(*reports)
-        items = "".join(f"<li>{html_parts.text(line)}</li>" for line in found) or "<li>nothing that stands out</li>"
+        items = (
+            "".join(f"<li>{html_parts.text(line)}</li>" for line in found)
+            or "<li>nothing that stands out</li>"
+        )
         sections.append(f"<h2>What differs</h2><ul>{items}</ul>")
     else:
         counts = reports[0]["cases"]
@@ -54,14 +62,27 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
                 ]
             )
         )
-    sections.append("<h2>Numbers</h2>" + html_parts.table(["", *(f"{name}#" for name in names)], cohort.rows(*reports)))
-    sections.append(f"<h2>Distributions</h2>{_key(names)}" + '<div class="plots">' + "".join(_plots(reports)) + "</div>")
+    sections.append(
+        "<h2>Numbers</h2>"
+        + html_parts.table(["", *(f"{name}#" for name in names)], cohort.rows(*reports))
+    )
+    sections.append(
+        f"<h2>Distributions</h2>{_key(names)}"
+        + '<div class="plots">'
+        + "".join(_plots(reports))
+        + "</div>"
+    )
     broken = sorted({rule for report in reports for rule in report["rules"]})
     if broken:
         lines = [
-            [rule, rules.BY_ID[rule].name, *(report["rules"].get(rule, 0) for report in reports)] for rule in broken if rule in rules.BY_ID
+            [rule, rules.BY_ID[rule].name, *(report["rules"].get(rule, 0) for report in reports)]
+            for rule in broken
+            if rule in rules.BY_ID
         ]
-        sections.append("<h2>Broken rules</h2>" + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], lines))
+        sections.append(
+            "<h2>Broken rules</h2>"
+            + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], lines)
+        )
     subtitle = (
         f"Sums over a site's cases; no number is one patient's, and bins of fewer than {cohort.FEWEST_CASES} cases are left out. "
         "Values beyond the ends count in the first and last bin."
@@ -81,11 +102,24 @@ def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     return plots or ['<p class="soft">Too few labelled cases to show one.</p>']
 
 
-def _distributions(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
+def _distributions(
+    reports: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
     """Yields title, unit, edges and each site's counts of what at least one site tells."""
     for name in cohort.CLASSES.values():
-        for group, counted, unit, title in (("volume_ml", "cases", "ml", "volume, cases"), ("hu", "share", "HU", "HU of its voxels")):
+        for group, counted, unit, title in (
+            ("volume_ml", "cases", "ml", "volume, cases"),
+            ("hu", "share", "HU", "HU of its voxels"),
+        ):
             told = [report[group].get(name) for report in reports]
             if any(told):
                 edges = next(value["histogram"]["edges"] for value in told if value)
-                yield f"{name}: {title}", unit, edges, [value["histogram"][counted] if value else [0] * (len(edges) - 1) for value in told]
+                yield (
+                    f"{name}: {title}",
+                    unit,
+                    edges,
+                    [
+                        value["histogram"][counted] if value else [0] * (len(edges) - 1)
+                        for value in told
+                    ],
+                )

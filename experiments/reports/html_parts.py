@@ -43,12 +43,16 @@ def page(title: str, subtitle: str, *sections: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
         f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{text(title)}</h1>\n"
-        f'<p class="soft">{text(subtitle)}</p>\n' + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+        f'<p class="soft">{text(subtitle)}</p>\n'
+        + "\n".join(sections)
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def text(value: object) -> str:
-    return html.escape(printable.block(value))  # a page may be read as text, and turned by an override
+    return html.escape(
+        printable.block(value)
+    )  # a page may be read as text, and turned by an override
 
 
 def tiles(values: Iterable[tuple[object, str, str]]) -> str:
@@ -61,7 +65,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     numeric = [name.endswith("#") for name in head]
 
     def line(tag: str, cells: Iterable[object]) -> str:
-        inner = (f"<{tag}{' class=number' if n else ''}>{text(c)}</{tag}>" for n, c in zip(numeric, cells, strict=True))
+        inner = (
+            f"<{tag}{' class=number' if n else ''}>{text(c)}</{tag}>"
+            for n, c in zip(numeric, cells, strict=True)
+        )
         return "<tr>" + "".join(inner) + "</tr>"
 
     body = "\n".join(line("td", row) for row in rows)
@@ -72,10 +79,14 @@ def picture(pixels: np.ndarray) -> str:
     """Returns a uint8 [rows, columns, 3] picture as a JPEG inside the page."""
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, pixels, format="jpeg", pil_kwargs={"quality": 82})
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return (
+        f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )
 
 
-def histogram(edges: Sequence[float], series: Sequence[Sequence[float | None]], *, unit: str) -> str:
+def histogram(
+    edges: Sequence[float], series: Sequence[Sequence[float | None]], *, unit: str
+) -> str:
     """Returns bars over bins, as shares of each series' largest bin; a second series is drawn over the first as a line.
 
     Args:
@@ -87,16 +98,27 @@ def histogram(edges: Sequence[float], series: Sequence[Sequence[float | None]], 
     parts = []
     for number, counts in enumerate(series):
         largest = max((c for c in counts if c), default=0) or 1
-        tops = [height - bottom - (0 if not c else c / largest) * (height - bottom - 8) for c in counts]
+        tops = [
+            height - bottom - (0 if not c else c / largest) * (height - bottom - 8) for c in counts
+        ]
         if number == 0:
             bars = (
                 f'<rect x="{left + i * step + 0.5:.1f}" y="{top:.1f}" width="{max(step - 1, 0.5):.1f}" height="{height - bottom - top:.1f}"/>'
                 for i, top in enumerate(tops)
             )
-            parts.append('<g class="one" stroke="none" style="stroke:none" opacity="0.75">' + "".join(bars) + "</g>")
+            parts.append(
+                '<g class="one" stroke="none" style="stroke:none" opacity="0.75">'
+                + "".join(bars)
+                + "</g>"
+            )
         else:
-            points = " ".join(f"{left + i * step:.1f},{top:.1f} {left + (i + 1) * step:.1f},{top:.1f}" for i, top in enumerate(tops))
-            parts.append(f'<polyline class="two" points="{points}" style="fill:none" stroke-width="2"/>')
+            points = " ".join(
+                f"{left + i * step:.1f},{top:.1f} {left + (i + 1) * step:.1f},{top:.1f}"
+                for i, top in enumerate(tops)
+            )
+            parts.append(
+                f'<polyline class="two" points="{points}" style="fill:none" stroke-width="2"/>'
+            )
     base = height - bottom
     axis = f'<line x1="{left}" x2="{width - left}" y1="{base}" y2="{base}" style="stroke:var(--line)"/>'
     ticks = []
@@ -105,4 +127,10 @@ def histogram(edges: Sequence[float], series: Sequence[Sequence[float | None]], 
         ticks.append(
             f'<text x="{left + share * (width - 2 * left):.0f}" y="{height - 5}" text-anchor="{anchor}">{value:.4g} {text(unit)}</text>'
         )
-    return f'<svg viewBox="0 0 {width} {height}" role="img">' + "".join(parts) + axis + "".join(ticks) + "</svg>"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img">'
+        + "".join(parts)
+        + axis
+        + "".join(ticks)
+        + "</svg>"
+    )

@@ -24,7 +24,10 @@ threshold on the score fitted at healthy sites' validation cases (docs/inference
 def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns what `patients.of_runs` measured as a table, a dash where the rows do not say."""
     lines = [TEXT, "", _line(["Model", *HEADINGS.values()]), "|---|" + "---|" * len(HEADINGS)]
-    lines += [_line([name, *(cell(own.get(key), key) for key in HEADINGS)]) for name, own in measures.items()]
+    lines += [
+        _line([name, *(cell(own.get(key), key) for key in HEADINGS)])
+        for name, own in measures.items()
+    ]
     return "\n".join(lines)
 
 

@@ -13,12 +13,26 @@ from experiments.models.scan_prediction import Prediction
 from runkit import atomic, text_files
 
 COLUMNS = (
-    *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components", "seconds", "note"),
-    *("tumour_score", "gate"),  # last: whoever reads an earlier release's columns by their place finds them there
+    *(
+        "scan",
+        "mask",
+        "pancreas_ml",
+        "tumour_ml",
+        "pancreas_components",
+        "tumour_components",
+        "seconds",
+        "note",
+    ),
+    *(
+        "tumour_score",
+        "gate",
+    ),  # last: whoever reads an earlier release's columns by their place finds them there
 )
 
 
-def row(scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None) -> dict[str, Any]:
+def row(
+    scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None
+) -> dict[str, Any]:
     """Returns the row of a scan that has a mask. An output beside the mask that could not be written is part of the note."""
     return {
         "scan": str(scan),
@@ -52,12 +66,18 @@ class Table:
         self._rows: list[Mapping[str, Any]] = []
         self._columns = list(COLUMNS)
         if keep and self.path is not None and self.path.exists():
-            reader = csv.DictReader(io.StringIO(text_files.read(self.path, errors="surrogateescape"), newline=""))
+            reader = csv.DictReader(
+                io.StringIO(text_files.read(self.path, errors="surrogateescape"), newline="")
+            )
             columns = list(reader.fieldnames or ())
             if not {"scan", "mask"} <= set(columns):
-                raise ValueError(f"{self.path}: is not a table of predictions, so its rows cannot be kept; name another --volumes")
+                raise ValueError(
+                    f"{self.path}: is not a table of predictions, so its rows cannot be kept; name another --volumes"
+                )
             self._columns += [column for column in columns if column not in self._columns]
-            self._rows = [{name: value for name, value in one.items() if name is not None} for one in reader]
+            self._rows = [
+                {name: value for name, value in one.items() if name is not None} for one in reader
+            ]
 
     def has_mask(self, mask: pathlib.Path) -> bool:
         """Returns whether a row tells of this mask."""
@@ -69,7 +89,11 @@ class Table:
         Raises:
           ValueError: naming the file, if it cannot be written; the rows are kept for the next time.
         """
-        places = [i for i, old in enumerate(self._rows) if _same(old["scan"], new["scan"]) or _same(old["mask"], new["mask"])]
+        places = [
+            i
+            for i, old in enumerate(self._rows)
+            if _same(old["scan"], new["scan"]) or _same(old["mask"], new["mask"])
+        ]
         place = places[0] if places else len(self._rows)
         self._rows = [old for i, old in enumerate(self._rows) if i not in places]
         self._rows.insert(place, new)
@@ -86,7 +110,9 @@ class Table:
         try:
             atomic.write_text(self.path, text.getvalue())
         except OSError as error:
-            raise ValueError(f"{self.path}: cannot be written ({error.strerror or error}); free space or name another place") from error
+            raise ValueError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or name another place"
+            ) from error
 
 
 def _same(one: str | os.PathLike | None, other: str | os.PathLike | None) -> bool:

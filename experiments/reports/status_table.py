@@ -32,7 +32,9 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     }
     if declared:
         lines += ["", *(f"labels of {name}: {words}" for name, words in declared.items())]
-    best = next((entry for entry in status["rounds"] if entry["round"] == status["best_round"]), None)
+    best = next(
+        (entry for entry in status["rounds"] if entry["round"] == status["best_round"]), None
+    )
     if best is not None and best["mean"] is not None:
         worst = "" if best["worst"] is None else f", worst site {best['worst']:.4f}"
         lines += ["", f"best so far: round {best['round']}, mean score {best['mean']:.4f}{worst}"]
@@ -66,7 +68,9 @@ def _site(name: str, site: dict[str, Any]) -> tuple[str, ...]:
         _size(site["bytes_received"]),
         _size(site["bytes_sent"]),
         "-" if score is None else f"{score:.4f}",
-        ", ".join(filter(None, [site["doing"], f"{site['refused']} refusals" if site["refused"] else ""])),
+        ", ".join(
+            filter(None, [site["doing"], f"{site['refused']} refusals" if site["refused"] else ""])
+        ),
     )
 
 

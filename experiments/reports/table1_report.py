@@ -29,7 +29,13 @@ _HEADINGS = {
 }
 _PAPER_FLAGS = pathlib.Path(__file__).parents[1] / "flagfiles" / "paper.flags"
 _NO_DEPARTURE = {"profile", "seed"}  # these name a run; they are no part of the paper's setting
-_NOT_IN_PAPER = {"patches_per_case", "num_rounds", "inference_window", "inference_overlap", "inference_blending"}
+_NOT_IN_PAPER = {
+    "patches_per_case",
+    "num_rounds",
+    "inference_window",
+    "inference_overlap",
+    "inference_blending",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +87,27 @@ def write(
         "fingerprints": fingerprints.of_run(folder),
     }
     run = dataclasses.replace(read_events(folder), document=document(rows, metadata))
-    _save(figures.table_figure(run.document["cases"], title=_title(run.document)), folder / "figures" / "table1.png")
+    _save(
+        figures.table_figure(run.document["cases"], title=_title(run.document)),
+        folder / "figures" / "table1.png",
+    )
     if any(line["froc"] for line in run.document["patients"].values()):
         _save(figures.froc_figure(run.document["patients"]), folder / "figures" / "patients.png")
     if run.histories:
-        _save(figures.training_curves(run.histories, config.get("num_rounds")), folder / "figures" / "training_curves.png")
+        _save(
+            figures.training_curves(run.histories, config.get("num_rounds")),
+            folder / "figures" / "training_curves.png",
+        )
     if run.events:
-        _save(figures.federation_timeline(run.events), folder / "figures" / "federation_timeline.png")
+        _save(
+            figures.federation_timeline(run.events), folder / "figures" / "federation_timeline.png"
+        )
     return write_table(folder, rows, metadata)
 
 
-def write_table(folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> dict[str, Any]:
+def write_table(
+    folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
     """Writes `table1.json`, `table1.md` and `table1.csv`, each whole or not at all, and returns the contents of the first.
 
     Args:
@@ -117,7 +133,10 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
         "configuration": dict(metadata["configuration"]),
         "rows": {name: dict(line.percent) for name, line in lines.items()},
         "contributing_cases": {name: dict(line.cases) for name, line in lines.items()},
-        "findings": {name: dataclasses.asdict(finding) for name, finding in paper_table.findings(lines).items()},
+        "findings": {
+            name: dataclasses.asdict(finding)
+            for name, finding in paper_table.findings(lines).items()
+        },
         "patients": patients.of_rows(cases),
         "wall_seconds": dict(metadata["wall_seconds"]),
         "peak_memory_bytes": metadata.get("peak_memory_bytes"),
@@ -130,7 +149,13 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
 def latest_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns one row a model, site, case and grid, the last that was reported, in the table's order."""
     latest = {
-        (*paper_table.position(row["model"]), row["site"], row["case"], paper_table.GRIDS.index(row["grid"])): dict(row) for row in rows
+        (
+            *paper_table.position(row["model"]),
+            row["site"],
+            row["case"],
+            paper_table.GRIDS.index(row["grid"]),
+        ): dict(row)
+        for row in rows
     }
     return [latest[key] for key in sorted(latest)]
 
@@ -144,7 +169,9 @@ def read(folder: str | os.PathLike) -> RunReport:
     folder = pathlib.Path(folder)
     file = folder / "table1.json"
     if not file.exists():
-        raise FileNotFoundError(f"{file} is not there; make it with `make table1`, or name another run's folder")
+        raise FileNotFoundError(
+            f"{file} is not there; make it with `make table1`, or name another run's folder"
+        )
     return dataclasses.replace(read_events(folder), document=atomic.read_json(file))
 
 
@@ -157,11 +184,21 @@ def read_events(folder: str | os.PathLike) -> RunReport:
             histories.setdefault(event.get("model", file.parent.name), []).append(event)
     histories = {name: histories[name] for name in sorted(histories, key=paper_table.position)}
     return RunReport(
-        {}, histories, list(events.EventLog(folder / "server" / "events.jsonl").read()), sorted(folder.glob("sites/*/figures/*.png"))
+        {},
+        histories,
+        list(events.EventLog(folder / "server" / "events.jsonl").read()),
+        sorted(folder.glob("sites/*/figures/*.png")),
     )
 
 
-def comparison(cases: Iterable[Any], masks: str | os.PathLike, site: str, *, count: int = 3, width_mm: float | None = 180.0) -> Figure:
+def comparison(
+    cases: Iterable[Any],
+    masks: str | os.PathLike,
+    site: str,
+    *,
+    count: int = 3,
+    width_mm: float | None = 180.0,
+) -> Figure:
     """Draws a site's own cases beside what every model made of them. The picture stays at the site, as its scans do.
 
     Args:
@@ -174,15 +211,34 @@ def comparison(cases: Iterable[Any], masks: str | os.PathLike, site: str, *, cou
     """
     slices = []
     for case in cases:
-        files = {file.name.split(".")[1]: file for file in sorted(pathlib.Path(masks).glob(f"case{case.number:03d}.*.npy"))}
+        files = {
+            file.name.split(".")[1]: file
+            for file in sorted(pathlib.Path(masks).glob(f"case{case.number:03d}.*.npy"))
+        }
         if files and len(slices) < count:
             truth = np.asarray(case.label)
-            predictions = {model: np.load(file, allow_pickle=False) for model, file in files.items()}
-            captions = {model: _caption(metrics.dice(mask, truth)) for model, mask in predictions.items()}
+            predictions = {
+                model: np.load(file, allow_pickle=False) for model, file in files.items()
+            }
+            captions = {
+                model: _caption(metrics.dice(mask, truth)) for model, mask in predictions.items()
+            }
             title = f"{site}, case {case.number}"
-            slices.append(figures.slice_case(title, case.image, truth, predictions, case.target_mm, captions=captions, width_mm=width_mm))
+            slices.append(
+                figures.slice_case(
+                    title,
+                    case.image,
+                    truth,
+                    predictions,
+                    case.target_mm,
+                    captions=captions,
+                    width_mm=width_mm,
+                )
+            )
     if not slices:
-        raise ValueError(f"{masks}: no predicted mask of site {site}'s test cases; let the site finish its evaluation first")
+        raise ValueError(
+            f"{masks}: no predicted mask of site {site}'s test cases; let the site finish its evaluation first"
+        )
     return figures.comparison(slices)
 
 
@@ -213,12 +269,25 @@ def csv_text(content: Mapping[str, Any]) -> str:
     """Returns the table as CSV: per row and column our per cent, the number of cases behind it, and the paper's per cent."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", *(f"{column}{kind}" for column in paper_table.COLUMNS for kind in ("", "_cases", "_paper"))])
+    writer.writerow(
+        [
+            "model",
+            *(
+                f"{column}{kind}"
+                for column in paper_table.COLUMNS
+                for kind in ("", "_cases", "_paper")
+            ),
+        ]
+    )
     for name, percent in content["rows"].items():
         cells: list[str] = []
         for column in paper_table.COLUMNS:
             paper = paper_table.PAPER_TABLE.get(name, {}).get(column)
-            cells += [_number(percent[column], 3), str(content["contributing_cases"][name][column]), _number(paper, 1)]
+            cells += [
+                _number(percent[column], 3),
+                str(content["contributing_cases"][name][column]),
+                _number(paper, 1),
+            ]
         writer.writerow([name, *cells])
     return stream.getvalue()
 
@@ -246,7 +315,10 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
         PAPER_STATEMENT,
         "## The run",
         _run_markdown(content),
-        *(f"![{pathlib.PurePosixPath(picture).stem.replace('_', ' ')}]({picture})" for picture in pictures),
+        *(
+            f"![{pathlib.PurePosixPath(picture).stem.replace('_', ' ')}]({picture})"
+            for picture in pictures
+        ),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -255,14 +327,32 @@ def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
     """Returns mean and range over several runs as a table, and how many of them showed each finding."""
     summary = paper_table.several(contents)
     seeds = ", ".join(str(content["seed"]) for content in contents)
-    lines = [f"Dice in per cent, mean [lowest, highest] of {len(contents)} runs (seeds {seeds}).", "", *_header()]
+    lines = [
+        f"Dice in per cent, mean [lowest, highest] of {len(contents)} runs (seeds {seeds}).",
+        "",
+        *_header(),
+    ]
     for name, columns in summary.items():
         cells = [columns.get(column) for column in paper_table.COLUMNS]
-        lines.append(_line([name, *("–" if c is None else f"{c['mean']:.1f} [{c['lowest']:.1f}, {c['highest']:.1f}]" for c in cells)]))
+        lines.append(
+            _line(
+                [
+                    name,
+                    *(
+                        "–"
+                        if c is None
+                        else f"{c['mean']:.1f} [{c['lowest']:.1f}, {c['highest']:.1f}]"
+                        for c in cells
+                    ),
+                ]
+            )
+        )
     lines.append("")
     for name in contents[0]["findings"] if contents else ():
         verdicts = [content["findings"][name]["holds"] for content in contents]
-        lines.append(f"- {contents[0]['findings'][name]['claim']}: {verdicts.count(True)} of {len(verdicts)} runs")
+        lines.append(
+            f"- {contents[0]['findings'][name]['claim']}: {verdicts.count(True)} of {len(verdicts)} runs"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -294,10 +384,17 @@ def _title(content: Mapping[str, Any]) -> str:
 
 def _table_markdown(content: Mapping[str, Any]) -> str:
     rows, counts = content["rows"], content["contributing_cases"]
-    common = {column: max((counts[name][column] for name in rows), default=0) for column in paper_table.COLUMNS}
+    common = {
+        column: max((counts[name][column] for name in rows), default=0)
+        for column in paper_table.COLUMNS
+    }
     spacing = " × ".join(f"{float(s):g}" for s in content["configuration"].get("spacing_mm", ()))
     grid = f" ({spacing} mm)" if spacing else ""
-    lines = [f"Dice in per cent on the sites' test cases, on the training grid{grid}; in brackets the paper's.", "", *_header()]
+    lines = [
+        f"Dice in per cent on the sites' test cases, on the training grid{grid}; in brackets the paper's.",
+        "",
+        *_header(),
+    ]
     for name, percent in rows.items():
         cells = [_number(percent[column], 1) or "–" for column in paper_table.COLUMNS]
         for index, column in enumerate(paper_table.COLUMNS):
@@ -308,7 +405,10 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
         lines.append(_line([f"**{name}**" if name == paper_table.AVERAGE else name, *cells]))
     paper = paper_table.PAPER_TEST_CASES
     paper_counts = [paper["C1"], paper["C2"], paper["C2"], sum(paper.values())]
-    cells = [f"{common[column]} ({number})" for column, number in zip(paper_table.COLUMNS, paper_counts, strict=False)]
+    cells = [
+        f"{common[column]} ({number})"
+        for column, number in zip(paper_table.COLUMNS, paper_counts, strict=False)
+    ]
     lines.append(_line(["test cases", *cells, ""]))
     absent = [model for model in paper_table.MODELS if model not in rows]
     if absent:
@@ -320,11 +420,15 @@ def _findings_markdown(content: Mapping[str, Any]) -> str:
     verdict = {True: "yes", False: "**no**", None: "not to be said, numbers are missing"}
     lines = ["| finding | holds | numbers |", "|---|---|---|"]
     for finding in content["findings"].values():
-        numbers = ", ".join(f"{name} {_number(value, 1) or '–'}" for name, value in finding["numbers"].items())
+        numbers = ", ".join(
+            f"{name} {_number(value, 1) or '–'}" for name, value in finding["numbers"].items()
+        )
         lines.append(_line([finding["claim"], verdict[finding["holds"]], numbers]))
     marked = paper_table.false_tumours(content["cases"])
     if marked:
-        parts = ", ".join(f"{name} {count} of {healthy}" for name, (count, healthy) in marked.items())
+        parts = ", ".join(
+            f"{name} {count} of {healthy}" for name, (count, healthy) in marked.items()
+        )
         lines += ["", f"Cases without a tumour in which a model marks one: {parts}."]
     return "\n".join(lines)
 
@@ -337,7 +441,10 @@ def _departures_markdown(content: Mapping[str, Any]) -> str:
     if not found:
         return "\n".join([*lines, "None: every setting is that of the paper's profile."])
     lines += ["| setting | here | paper |", "|---|---|---|"]
-    lines += [_line([f"`{name}`", here, paper + (" †" if name in _NOT_IN_PAPER else "")]) for name, here, paper in found]
+    lines += [
+        _line([f"`{name}`", here, paper + (" †" if name in _NOT_IN_PAPER else "")])
+        for name, here, paper in found
+    ]
     if any(name in _NOT_IN_PAPER for name, _, _ in found):
         lines += ["", "† Not in the paper; from the first author's later public configuration."]
     return "\n".join(lines)
@@ -347,27 +454,43 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
     native = paper_table.table(content["cases"], grid="native")
     if not native:
         return ""
-    lines = ["The same on each scan's own grid, to which the masks are brought back:", "", *_header()]
-    lines += [_line([name, *(_number(row.percent[column], 1) or "–" for column in paper_table.COLUMNS)]) for name, row in native.items()]
+    lines = [
+        "The same on each scan's own grid, to which the masks are brought back:",
+        "",
+        *_header(),
+    ]
+    lines += [
+        _line([name, *(_number(row.percent[column], 1) or "–" for column in paper_table.COLUMNS)])
+        for name, row in native.items()
+    ]
     return "\n".join(lines)
 
 
 def _run_markdown(content: Mapping[str, Any]) -> str:
     lines = [f"- Seed {content['seed']}, {content['stack']}."]
     if content["wall_seconds"]:
-        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in content["wall_seconds"].items())
+        stages = ", ".join(
+            f"{stage} {seconds:.0f} s" for stage, seconds in content["wall_seconds"].items()
+        )
         lines.append(f"- Wall time {sum(content['wall_seconds'].values()) / 60:.1f} min: {stages}.")
     if content["peak_memory_bytes"]:
-        lines.append(f"- Peak memory of all processes together {content['peak_memory_bytes'] / 2**30:.1f} GiB.")
+        lines.append(
+            f"- Peak memory of all processes together {content['peak_memory_bytes'] / 2**30:.1f} GiB."
+        )
     return "\n".join(lines)
 
 
 def _caption(dice: Mapping[int, float | None]) -> str:
-    return "   ".join(f"{letter} {_number(dice[value], 2) or '–'}" for letter, value in (("P", 1), ("T", 2)))
+    return "   ".join(
+        f"{letter} {_number(dice[value], 2) or '–'}" for letter, value in (("P", 1), ("T", 2))
+    )
 
 
 def _header() -> list[str]:
-    return [_line(["Model", *(_HEADINGS[column] for column in paper_table.COLUMNS)]), "|---|" + "---:|" * len(paper_table.COLUMNS)]
+    return [
+        _line(["Model", *(_HEADINGS[column] for column in paper_table.COLUMNS)]),
+        "|---|" + "---:|" * len(paper_table.COLUMNS),
+    ]
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -32,17 +32,30 @@ def verify(folder: str | os.PathLike) -> list[Check]:
     """
     folder = pathlib.Path(folder)
     content = table1_report.read(folder).document
-    checks = [_table(content), _findings(content), _patients(content), *_files(folder, content), *_rows(folder, content)]
+    checks = [
+        _table(content),
+        _findings(content),
+        _patients(content),
+        *_files(folder, content),
+        *_rows(folder, content),
+    ]
     recorded = content.get("fingerprints")
     if not recorded:
-        return [*checks, Check("fingerprints", None, "the table is of a version that recorded none")]
+        return [
+            *checks,
+            Check("fingerprints", None, "the table is of a version that recorded none"),
+        ]
     now = fingerprints.of_run(folder)
     for kind in ("models", "data"):
         for name, digest in recorded.get(kind, {}).items():
             found = now[kind].get(name)
             holds = None if found is None else found == digest
             detail = (
-                "not here" if found is None else "the same bytes" if holds else f"{found[:16]}…, the table was made from {digest[:16]}…"
+                "not here"
+                if found is None
+                else "the same bytes"
+                if holds
+                else f"{found[:16]}…, the table was made from {digest[:16]}…"
             )
             checks.append(Check(f"{kind} {name}", holds, detail))
     return checks
@@ -50,19 +63,30 @@ def verify(folder: str | os.PathLike) -> list[Check]:
 
 def _table(content: Mapping[str, Any]) -> Check:
     lines = paper_table.table(content["cases"])
-    wrong = [name for name in {*lines, *content["rows"]} if (name in lines) != (name in content["rows"])]
+    wrong = [
+        name for name in {*lines, *content["rows"]} if (name in lines) != (name in content["rows"])
+    ]
     for name in set(lines) & set(content["rows"]):
         for column in paper_table.COLUMNS:
             ours, printed = lines[name].percent[column], content["rows"][name][column]
-            if (ours is None) != (printed is None) or (ours is not None and abs(ours - printed) > _TOLERANCE):
+            if (ours is None) != (printed is None) or (
+                ours is not None and abs(ours - printed) > _TOLERANCE
+            ):
                 wrong.append(f"{name} {column}: rows give {ours}, table has {printed}")
         if dict(lines[name].cases) != content["contributing_cases"][name]:
             wrong.append(f"{name}: numbers of cases")
-    return Check("table from its rows", not wrong, "; ".join(sorted(wrong)) or f"{len(lines)} lines from {len(content['cases'])} rows")
+    return Check(
+        "table from its rows",
+        not wrong,
+        "; ".join(sorted(wrong)) or f"{len(lines)} lines from {len(content['cases'])} rows",
+    )
 
 
 def _findings(content: Mapping[str, Any]) -> Check:
-    found = {name: finding.holds for name, finding in paper_table.findings(paper_table.table(content["cases"])).items()}
+    found = {
+        name: finding.holds
+        for name, finding in paper_table.findings(paper_table.table(content["cases"])).items()
+    }
     printed = {name: finding["holds"] for name, finding in content["findings"].items()}
     wrong = [name for name in found if found[name] != printed.get(name)]
     return Check("findings from the table", not wrong, "; ".join(wrong) or f"{len(found)} findings")
@@ -70,10 +94,18 @@ def _findings(content: Mapping[str, Any]) -> Check:
 
 def _patients(content: Mapping[str, Any]) -> Check:
     if "patients" not in content:
-        return Check("patients from the rows", None, "the table is of a version that did not measure them")
+        return Check(
+            "patients from the rows", None, "the table is of a version that did not measure them"
+        )
     found = patients.of_rows(content["cases"])
-    wrong = [name for name in {*found, *content["patients"]} if not _alike(found.get(name), content["patients"].get(name))]
-    return Check("patients from the rows", not wrong, "; ".join(sorted(wrong)) or f"{len(found)} models")
+    wrong = [
+        name
+        for name in {*found, *content["patients"]}
+        if not _alike(found.get(name), content["patients"].get(name))
+    ]
+    return Check(
+        "patients from the rows", not wrong, "; ".join(sorted(wrong)) or f"{len(found)} models"
+    )
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -92,7 +124,15 @@ def _files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
     if not file.exists():
         return [Check("table1.csv", None, "not here")]
     same = file.read_text(encoding="utf-8") == table1_report.csv_text(content)
-    return [Check("table1.csv", same, "as the JSON" if same else "differs from the JSON; it was changed by hand or is of another run")]
+    return [
+        Check(
+            "table1.csv",
+            same,
+            "as the JSON"
+            if same
+            else "differs from the JSON; it was changed by hand or is of another run",
+        )
+    ]
 
 
 def _rows(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
@@ -100,13 +140,32 @@ def _rows(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
     checks = []
     if recorded:
         same = fingerprints.of_rows(content["cases"]) == recorded
-        checks.append(Check("rows inside the table", same, "as recorded" if same else "were changed after the table was made"))
-    files = [file for file in (folder / "server" / "rows.jsonl", folder / "rows_beyond.jsonl") if file.exists()]
+        checks.append(
+            Check(
+                "rows inside the table",
+                same,
+                "as recorded" if same else "were changed after the table was made",
+            )
+        )
+    files = [
+        file
+        for file in (folder / "server" / "rows.jsonl", folder / "rows_beyond.jsonl")
+        if file.exists()
+    ]
     if not files:
         return [*checks, Check("rows as the sites sent them", None, "not here")]
     sent = [row for file in files for row in paper_table.read_rows(file)]
-    same = fingerprints.of_rows(table1_report.latest_rows(sent)) == fingerprints.of_rows(content["cases"])
-    return [*checks, Check("rows as the sites sent them", same, "the table's" if same else "are not the table's rows")]
+    same = fingerprints.of_rows(table1_report.latest_rows(sent)) == fingerprints.of_rows(
+        content["cases"]
+    )
+    return [
+        *checks,
+        Check(
+            "rows as the sites sent them",
+            same,
+            "the table's" if same else "are not the table's rows",
+        ),
+    ]
 
 
 def runs_in(folder: str | os.PathLike) -> list[pathlib.Path]:
@@ -118,7 +177,9 @@ def runs_in(folder: str | os.PathLike) -> list[pathlib.Path]:
     folder = pathlib.Path(folder)
     found = sorted(file.parent for file in folder.glob("**/table1.json"))
     if not found:
-        raise FileNotFoundError(f"{folder}: no table1.json here or beneath; name the folder of a run or of a study")
+        raise FileNotFoundError(
+            f"{folder}: no table1.json here or beneath; name the folder of a run or of a study"
+        )
     return found
 
 
@@ -131,6 +192,10 @@ def study_check(folder: str | os.PathLike) -> Check | None:
     wrong = []
     for run in content["runs"]:
         table = pathlib.Path(folder) / run["folder"] / "table1.json"
-        if table.exists() and fingerprints.of_rows(atomic.read_json(table)["cases"]) != run["fingerprints"].get("rows"):
+        if table.exists() and fingerprints.of_rows(atomic.read_json(table)["cases"]) != run[
+            "fingerprints"
+        ].get("rows"):
             wrong.append(run["folder"])
-    return Check("study from its runs", not wrong, "; ".join(wrong) or f"{len(content['runs'])} runs")
+    return Check(
+        "study from its runs", not wrong, "; ".join(wrong) or f"{len(content['runs'])} runs"
+    )

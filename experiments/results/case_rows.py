@@ -58,7 +58,11 @@ def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
         "surface_volume_ratio": scores.surface_volume_ratio,
         "truth_surface_volume_ratio": scores.truth_surface_volume_ratio,
     }
-    return {f"{measure}_{name}": value for measure, value in values.items() if name == "tumour" or measure not in _TUMOUR_ONLY}
+    return {
+        f"{measure}_{name}": value
+        for measure, value in values.items()
+        if name == "tumour" or measure not in _TUMOUR_ONLY
+    }
 
 
 def of_files(
@@ -83,9 +87,25 @@ def of_files(
     else:
         mask = geometry.at_place_of(nifti.read_labels(prediction, orientation=orientation), label)
     mask, label = geometry.to_ras(mask), geometry.to_ras(label)
-    apart = geometry.corner_displacement_mm(mask.grid, label.grid) if mask.shape == label.shape else None
+    apart = (
+        geometry.corner_displacement_mm(mask.grid, label.grid)
+        if mask.shape == label.shape
+        else None
+    )
     if apart is None or apart > 0.25 * min(label.spacing_mm):
-        found = f"{mask.shape} and {label.shape} voxels" if apart is None else f"corners {apart:.2g} mm apart"
-        raise ValueError(f"{prediction} and {truth} are two grids ({found}); bring the mask back to the label's grid")
-    scores = case_scores.compare(mask.array, label.array, label.spacing_mm, tolerance_mm=tolerance_mm)
-    return {column: value for class_, one in scores.items() for column, value in columns(one, CLASS_NAMES[class_]).items()}
+        found = (
+            f"{mask.shape} and {label.shape} voxels"
+            if apart is None
+            else f"corners {apart:.2g} mm apart"
+        )
+        raise ValueError(
+            f"{prediction} and {truth} are two grids ({found}); bring the mask back to the label's grid"
+        )
+    scores = case_scores.compare(
+        mask.array, label.array, label.spacing_mm, tolerance_mm=tolerance_mm
+    )
+    return {
+        column: value
+        for class_, one in scores.items()
+        for column, value in columns(one, CLASS_NAMES[class_]).items()
+    }

@@ -44,7 +44,10 @@ def of_run(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
     models |= {file.stem: file for file in sorted(folder.glob("server/models/*.safetensors"))}
     globals_ = sorted(folder.glob("server/global/round_*.safetensors"))
     models |= {file.stem: file for file in globals_[-1:]}
-    stores = {file.parents[1].name: file.parent for file in sorted(folder.glob("sites/*/cases/index.json"))}
+    stores = {
+        file.parents[1].name: file.parent
+        for file in sorted(folder.glob("sites/*/cases/index.json"))
+    }
     return {
         "models": {name: of_file(file) for name, file in models.items() if file.exists()},
         "data": {site: of_prepared_data(store) for site, store in stores.items()},

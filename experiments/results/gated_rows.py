@@ -26,7 +26,11 @@ def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = [dict(row) for row in rows]
     gates = fit(rows)
     test = [row for row in rows if row["grid"] != GRID]
-    return test + [gated(row, gates[row["model"]]) for row in test if row["model"] in gates and row.get(SCORE) is not None]
+    return test + [
+        gated(row, gates[row["model"]])
+        for row in test
+        if row["model"] in gates and row.get(SCORE) is not None
+    ]
 
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, HealthyGate]:
@@ -60,13 +64,19 @@ def gated(row: Mapping[str, Any], gate: HealthyGate) -> dict[str, Any]:
             SCORE: 0.0,  # as every mask without a tumour
         }
         found |= {column: value for column, value in without.items() if column in found}
-    return {**found, "model": row["model"] + SUFFIX, **{f"gate_{name}": getattr(gate, name) for name in _NUMBERS}}
+    return {
+        **found,
+        "model": row["model"] + SUFFIX,
+        **{f"gate_{name}": getattr(gate, name) for name in _NUMBERS},
+    }
 
 
 def gates_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, HealthyGate]:
     """Returns model -> gate from rows that `resolve` has made."""
     return {
-        row["model"].removesuffix(SUFFIX): HealthyGate(**{name: row[f"gate_{name}"] for name in _NUMBERS})
+        row["model"].removesuffix(SUFFIX): HealthyGate(
+            **{name: row[f"gate_{name}"] for name in _NUMBERS}
+        )
         for row in rows
         if row["model"].endswith(SUFFIX) and "gate_threshold" in row
     }

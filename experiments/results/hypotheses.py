@@ -27,7 +27,12 @@ from experiments.results import intervals, paper_table, patients_and_trainings
 from experiments.results.paper_table import C1_TO_C2, C2_TO_C1, NO_VAE, POOLED
 from experiments.results.patients_and_trainings import LEAST_TRAININGS, OWN, SAME, Evidence, Share
 
-SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = "supported", "contradicted", "undecided", "not measured"
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_MEASURED = (
+    "supported",
+    "contradicted",
+    "undecided",
+    "not measured",
+)
 ALPHA = 0.05
 LIMIT_SHARE = 0.05  # of patients: what a claim of none is held against
 _SHARE_RULES = ("gone", "zero")
@@ -76,7 +81,10 @@ class Part:
 
     @property
     def text(self) -> str:
-        names = [" and ".join(models) if len(models) < 2 else f"the mean of {' and '.join(models)}" for models in (self.first, self.second)]
+        names = [
+            " and ".join(models) if len(models) < 2 else f"the mean of {' and '.join(models)}"
+            for models in (self.first, self.second)
+        ]
         what = MEASURES[self.measure].text
         if self.rule in _SHARE_RULES:
             return f"{names[0]}: cases with {what}{' above 0' if self.rule == 'zero' else ''}, limit {LIMIT_SHARE:.0%}"
@@ -122,7 +130,9 @@ class Outcome:
         """Of the interval, by simulation (docs/verdicts.md)."""
         if self.interval is None or self.interval.low is None:
             return None
-        return patients_and_trainings.COVERAGE["share" if self.part.rule in _SHARE_RULES else self.design]
+        return patients_and_trainings.COVERAGE[
+            "share" if self.part.rule in _SHARE_RULES else self.design
+        ]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -180,19 +190,41 @@ MEASURES: dict[str, Measure] = {
     "C2_tumour": Measure("Dice on C2's tumour", "points", ("dice_tumour",), ("C2",), 100.0),
     "pancreas": Measure("Dice on the pancreas", "points", ("dice_pancreas",), ("C1", "C2"), 100.0),
     "average": Measure("Average", "points", (), ("C1", "C2"), 100.0),
-    "false_tumour": Measure("false tumour in C1's healthy cases", "ml", ("volume_ml_tumour",), ("C1",), healthy_only=True),
-    "false_alarms": Measure("false alarms per healthy patient of C1", "alarms", ("false_components_tumour",), ("C1",), healthy_only=True),
-    "tumours_found": Measure("tumours found per patient of C2", "tumours", ("found_tumour",), ("C2",)),
-    "components": Measure("connected parts of C2's tumour", "parts", ("components_tumour",), ("C2",), found_only=True),
-    "roughness": Measure("surface to volume of C2's tumour", "1/mm", ("surface_volume_ratio_tumour",), ("C2",)),
+    "false_tumour": Measure(
+        "false tumour in C1's healthy cases",
+        "ml",
+        ("volume_ml_tumour",),
+        ("C1",),
+        healthy_only=True,
+    ),
+    "false_alarms": Measure(
+        "false alarms per healthy patient of C1",
+        "alarms",
+        ("false_components_tumour",),
+        ("C1",),
+        healthy_only=True,
+    ),
+    "tumours_found": Measure(
+        "tumours found per patient of C2", "tumours", ("found_tumour",), ("C2",)
+    ),
+    "components": Measure(
+        "connected parts of C2's tumour", "parts", ("components_tumour",), ("C2",), found_only=True
+    ),
+    "roughness": Measure(
+        "surface to volume of C2's tumour", "1/mm", ("surface_volume_ratio_tumour",), ("C2",)
+    ),
 }
 
 
-def evaluate(runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None, *, grid: str = "training") -> list[Verdict]:
+def evaluate(
+    runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None, *, grid: str = "training"
+) -> list[Verdict]:
     """Returns the verdict on every hypothesis, in their order, from the rows of all runs."""
     hypotheses = list(HYPOTHESES if hypotheses is None else hypotheses)
     trainings = _trainings(runs, grid)
-    measured = {(h.key, i): _measure(part, trainings) for h in hypotheses for i, part in enumerate(h.parts)}
+    measured = {
+        (h.key, i): _measure(part, trainings) for h in hypotheses for i, part in enumerate(h.parts)
+    }
     adjusted = intervals.holm({repr(key): outcome.p for key, (outcome, _) in measured.items()})
     tests = sum(p is not None for p in adjusted.values())
     verdicts = []
@@ -201,8 +233,16 @@ def evaluate(runs: Sequence[Run], hypotheses: Iterable[Hypothesis] | None = None
         for index in range(len(hypothesis.parts)):
             outcome, evidence = measured[hypothesis.key, index]
             outcome = dataclasses.replace(outcome, p_holm=adjusted[repr((hypothesis.key, index))])
-            outcomes.append(dataclasses.replace(outcome, verdict=judge(outcome), **_power(outcome, evidence, tests)))
-        verdicts.append(Verdict(hypothesis, _together([outcome.verdict for outcome in outcomes]), tuple(outcomes)))
+            outcomes.append(
+                dataclasses.replace(
+                    outcome, verdict=judge(outcome), **_power(outcome, evidence, tests)
+                )
+            )
+        verdicts.append(
+            Verdict(
+                hypothesis, _together([outcome.verdict for outcome in outcomes]), tuple(outcomes)
+            )
+        )
     return verdicts
 
 
@@ -211,11 +251,24 @@ def judge(outcome: Outcome) -> str:
     part, interval = outcome.part, outcome.interval
     if interval is None or outcome.trainings < LEAST_TRAININGS:
         return NOT_MEASURED
-    if interval.low is None or interval.high is None or outcome.p_holm is None or not outcome.p_holm < ALPHA:
+    if (
+        interval.low is None
+        or interval.high is None
+        or outcome.p_holm is None
+        or not outcome.p_holm < ALPHA
+    ):
         return UNDECIDED
     if part.rule in _SHARE_RULES:
-        return SUPPORTED if interval.high < LIMIT_SHARE else CONTRADICTED if interval.low > LIMIT_SHARE else UNDECIDED
-    low, high = (-interval.high, -interval.low) if part.rule == "less" else (interval.low, interval.high)
+        return (
+            SUPPORTED
+            if interval.high < LIMIT_SHARE
+            else CONTRADICTED
+            if interval.low > LIMIT_SHARE
+            else UNDECIDED
+        )
+    low, high = (
+        (-interval.high, -interval.low) if part.rule == "less" else (interval.low, interval.high)
+    )
     return SUPPORTED if low > -part.margin else CONTRADICTED if high < -part.margin else UNDECIDED
 
 
@@ -232,12 +285,18 @@ class _Scores:
     def __init__(self, runs: Sequence[Run], grid: str):
         found: dict[tuple[str, Unit], list[Mapping[str, Any]]] = {}
         for run in runs:
-            latest = {(row["model"], row["site"], row["case"]): row for row in run.rows if row["grid"] == grid}
+            latest = {
+                (row["model"], row["site"], row["case"]): row
+                for row in run.rows
+                if row["grid"] == grid
+            }
             for (model, site, case), row in latest.items():
                 found.setdefault((model, (run.cohort, site, case)), []).append(row)
         self._found = found
 
-    def of(self, models: Sequence[str], measure: str, site: str | None = None, *, marked: bool = False) -> dict[Unit, float]:
+    def of(
+        self, models: Sequence[str], measure: str, site: str | None = None, *, marked: bool = False
+    ) -> dict[Unit, float]:
         """Returns the values of the units that every one of `models` has a value on; with `marked` 1 for a value above 0, else 0."""
         each = [self._of(model, MEASURES[measure], site, marked) for model in models]
         if not each:
@@ -245,18 +304,30 @@ class _Scores:
         common = set.intersection(*(set(values) for values in each))
         return {unit: float(np.mean([values[unit] for values in each])) for unit in sorted(common)}
 
-    def _of(self, model: str, measure: Measure, site: str | None, marked: bool = False) -> dict[Unit, float]:
+    def _of(
+        self, model: str, measure: Measure, site: str | None, marked: bool = False
+    ) -> dict[Unit, float]:
         if not measure.columns:
-            return {unit: value * measure.factor for unit, value in self._contributions(model).items()}
+            return {
+                unit: value * measure.factor for unit, value in self._contributions(model).items()
+            }
         sites = (site,) if site else measure.sites
         values = {}
         for (name, unit), rows in self._found.items():
             if name == model and unit[1] in sites:
                 if measure.healthy_only:
                     rows = [row for row in rows if row.get("truth_ml_tumour") == 0.0]
-                numbers = [n for n in (_number(row, measure.columns) for row in rows) if n is not None and (n or not measure.found_only)]
+                numbers = [
+                    n
+                    for n in (_number(row, measure.columns) for row in rows)
+                    if n is not None and (n or not measure.found_only)
+                ]
                 if numbers:
-                    values[unit] = float(np.mean([n > 0 for n in numbers])) if marked else float(np.mean(numbers)) * measure.factor
+                    values[unit] = (
+                        float(np.mean([n > 0 for n in numbers]))
+                        if marked
+                        else float(np.mean(numbers)) * measure.factor
+                    )
         return values
 
     def _contributions(self, model: str) -> dict[Unit, float]:
@@ -264,16 +335,24 @@ class _Scores:
 
         A case of C1 carries half its pancreas Dice; one of C2 also half its tumour Dice times all cases over C2's.
         """
-        pancreas = {**self._of(model, MEASURES["pancreas"], "C1"), **self._of(model, MEASURES["pancreas"], "C2")}
+        pancreas = {
+            **self._of(model, MEASURES["pancreas"], "C1"),
+            **self._of(model, MEASURES["pancreas"], "C2"),
+        }
         tumour = self._of(model, MEASURES["C2_tumour"], "C2")
         if not tumour or {unit[1] for unit in pancreas} != {"C1", "C2"}:
             return {}
         units = set(pancreas) | set(tumour)
         share_p, share_t = len(units) / len(pancreas), len(units) / len(tumour)
-        return {u: 0.005 * (share_p * pancreas.get(u, 0.0) + share_t * tumour.get(u, 0.0)) for u in units}
+        return {
+            u: 0.005 * (share_p * pancreas.get(u, 0.0) + share_t * tumour.get(u, 0.0))
+            for u in units
+        }
 
 
-_Groups = list[tuple[float, dict[Unit, float]]]  # weight, values by patient: what a part estimates is the sum of weight times mean
+_Groups = list[
+    tuple[float, dict[Unit, float]]
+]  # weight, values by patient: what a part estimates is the sum of weight times mean
 
 
 def _trainings(runs: Sequence[Run], grid: str) -> dict[str, dict[int, _Scores]]:
@@ -287,11 +366,18 @@ def _trainings(runs: Sequence[Run], grid: str) -> dict[str, dict[int, _Scores]]:
     return trainings
 
 
-def _measure(part: Part, trainings: Mapping[str, Mapping[int, _Scores]]) -> tuple[Outcome, Evidence | Share | None]:
+def _measure(
+    part: Part, trainings: Mapping[str, Mapping[int, _Scores]]
+) -> tuple[Outcome, Evidence | Share | None]:
     """Returns a part's numbers, without a verdict, and what they are made from."""
-    measured = {cohort: {seed: _groups(part, scores) for seed, scores in seeds.items()} for cohort, seeds in trainings.items()}
     measured = {
-        cohort: {seed: groups for seed, groups in seeds.items() if all(values for _, values in groups)}
+        cohort: {seed: _groups(part, scores) for seed, scores in seeds.items()}
+        for cohort, seeds in trainings.items()
+    }
+    measured = {
+        cohort: {
+            seed: groups for seed, groups in seeds.items() if all(values for _, values in groups)
+        }
         for cohort, seeds in measured.items()
     }
     cohorts = {cohort: seeds for cohort, seeds in measured.items() if seeds}
@@ -299,15 +385,25 @@ def _measure(part: Part, trainings: Mapping[str, Mapping[int, _Scores]]) -> tupl
         return Outcome(part, NOT_MEASURED), None
     counted = part.rule in _SHARE_RULES
     by_seed = {
-        seed: sum(groups[0][1].values()) if counted else _estimate(groups) for seeds in cohorts.values() for seed, groups in seeds.items()
+        seed: sum(groups[0][1].values()) if counted else _estimate(groups)
+        for seeds in cohorts.values()
+        for seed, groups in seeds.items()
     }
     patients = [_average(list(seeds.values())) for seeds in cohorts.values()]
     design = SAME if len(cohorts) == 1 else OWN
     # cohorts are independent; seeds of one cohort are so only together with its patients
-    own = [_estimate(groups) for groups in (next(iter(cohorts.values())).values() if design == SAME else patients)]
+    own = [
+        _estimate(groups)
+        for groups in (next(iter(cohorts.values())).values() if design == SAME else patients)
+    ]
     count = sum(len(values) for groups in patients for _, values in groups)
     outcome = Outcome(
-        part, UNDECIDED, intervals.Interval(float(np.mean(own)), None, None, count), by_seed=by_seed, trainings=len(own), design=design
+        part,
+        UNDECIDED,
+        intervals.Interval(float(np.mean(own)), None, None, count),
+        by_seed=by_seed,
+        trainings=len(own),
+        design=design,
     )
     if len(own) < LEAST_TRAININGS:
         return outcome, None
@@ -315,7 +411,9 @@ def _measure(part: Part, trainings: Mapping[str, Mapping[int, _Scores]]) -> tupl
         evidence = patients_and_trainings.share(np.array(own), count, design)
         null = LIMIT_SHARE
     else:
-        evidence = patients_and_trainings.evidence(np.array(own), intervals.combination(_strata(patients)), design)
+        evidence = patients_and_trainings.evidence(
+            np.array(own), intervals.combination(_strata(patients)), design
+        )
         null = part.margin if part.rule == "less" else -part.margin
         if not evidence.has_spread:
             return outcome, None
@@ -329,7 +427,8 @@ def _groups(part: Part, scores: _Scores) -> _Groups:
         return [(1.0, scores.of(part.first, part.measure, marked=True))]
     if part.sites:
         return [
-            (sign, scores.of(m, part.measure, s)) for sign, m, s in zip((1.0, -1.0), (part.first, part.second), part.sites, strict=True)
+            (sign, scores.of(m, part.measure, s))
+            for sign, m, s in zip((1.0, -1.0), (part.first, part.second), part.sites, strict=True)
         ]
     first, second = scores.of(part.first, part.measure), scores.of(part.second, part.measure)
     return [(1.0, {unit: first[unit] - second[unit] for unit in sorted(set(first) & set(second))})]
@@ -343,7 +442,9 @@ def _average(seeds: Sequence[_Groups]) -> _Groups:
         for _, values in groups:
             for unit, value in values.items():
                 each.setdefault(unit, []).append(value)
-        averaged.append((groups[0][0], {unit: float(np.mean(values)) for unit, values in each.items()}))
+        averaged.append(
+            (groups[0][0], {unit: float(np.mean(values)) for unit, values in each.items()})
+        )
     return averaged
 
 
@@ -379,17 +480,40 @@ def _number(row: Mapping[str, Any], columns: Sequence[str]) -> float | None:
     return None
 
 
-def _paper(first: tuple[str, ...], second: tuple[str, ...], column: str, columns: tuple[str, str] | None = None) -> float:
+def _paper(
+    first: tuple[str, ...],
+    second: tuple[str, ...],
+    column: str,
+    columns: tuple[str, str] | None = None,
+) -> float:
     """The difference that the paper's own table gives, in points."""
     one, two = columns or (column, column)
-    means = [sum(paper_table.PAPER_TABLE[m][c] for m in models) / len(models) for models, c in ((first, one), (second, two))]
+    means = [
+        sum(paper_table.PAPER_TABLE[m][c] for m in models) / len(models)
+        for models, c in ((first, one), (second, two))
+    ]
     return round(means[0] - means[1], 2)
 
 
-def _compare(rule: str, first: str | tuple[str, ...], second: str | tuple[str, ...], measure: str, margin: float = 0.0) -> Part:
+def _compare(
+    rule: str,
+    first: str | tuple[str, ...],
+    second: str | tuple[str, ...],
+    measure: str,
+    margin: float = 0.0,
+) -> Part:
     first, second = ((names,) if isinstance(names, str) else names for names in (first, second))
-    known = measure in paper_table.COLUMNS and all(model in paper_table.PAPER_TABLE for model in (*first, *second))
-    return Part(rule, first, second, measure, margin, paper=_paper(first, second, measure) if known else None)
+    known = measure in paper_table.COLUMNS and all(
+        model in paper_table.PAPER_TABLE for model in (*first, *second)
+    )
+    return Part(
+        rule,
+        first,
+        second,
+        measure,
+        margin,
+        paper=_paper(first, second, measure) if known else None,
+    )
 
 
 _BASELINES = ("C1_baseline", "C2_baseline")

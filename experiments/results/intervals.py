@@ -70,14 +70,18 @@ class Mean:
         t = stats.t.ppf((1 + level) / 2, self.freedom)
         below, above = self._growth
         term = 2 * t**2 + 1
-        return self.estimate - self.error * (t + below * term), self.estimate + self.error * (t + above * term)
+        return self.estimate - self.error * (t + below * term), self.estimate + self.error * (
+            t + above * term
+        )
 
     def p(self, null: float = 0.0) -> np.ndarray:
         """Returns the two-sided p of the mean being `null`: below 0.05 exactly where the 95 % interval leaves it out. 1 without spread."""
         from scipy import stats
 
         known = np.asarray(self.error) > 0
-        distance = np.where(known, np.abs(null - self.estimate) / np.where(known, self.error, 1.0), 0.0)
+        distance = np.where(
+            known, np.abs(null - self.estimate) / np.where(known, self.error, 1.0), 0.0
+        )
         below, above = self._growth
         growth = np.where(null < self.estimate, below, above)
         # solves t + growth (2 t^2 + 1) = distance
@@ -103,7 +107,9 @@ class Mean:
     def _growth(self) -> tuple[np.ndarray, np.ndarray]:
         """Below and above the estimate, per (2 t^2 + 1), in standard errors."""
         size, upwards = np.abs(self.skewness) / 6, np.asarray(self.skewness) > 0
-        return size * np.where(upwards, _SHORT_SIDE, _LONG_SIDE), size * np.where(upwards, _LONG_SIDE, _SHORT_SIDE)
+        return size * np.where(upwards, _SHORT_SIDE, _LONG_SIDE), size * np.where(
+            upwards, _LONG_SIDE, _SHORT_SIDE
+        )
 
 
 @functools.cache
@@ -129,7 +135,10 @@ def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
     if not several:
         return None
     shared_freedom = sum(values.shape[-1] - 1 for values in several)
-    pooled = sum(values.var(axis=-1, ddof=1) * (values.shape[-1] - 1) for values in several) / shared_freedom
+    pooled = (
+        sum(values.var(axis=-1, ddof=1) * (values.shape[-1] - 1) for values in several)
+        / shared_freedom
+    )
     estimate = variance = squares = third = np.zeros(several[0].shape[:-1])
     for weight, values in groups:
         n = values.shape[-1]
@@ -138,15 +147,26 @@ def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
         estimate, variance = estimate + weight * mean, variance + own
         squares = squares + own**2 / (n - 1 if n > 1 else shared_freedom)
         if n > 2:  # the unbiased third moment; two values show none
-            third = third + weight**3 * ((values - mean[..., None]) ** 3).sum(axis=-1) / (n * (n - 1) * (n - 2))
+            third = third + weight**3 * ((values - mean[..., None]) ** 3).sum(axis=-1) / (
+                n * (n - 1) * (n - 2)
+            )
     known = variance > 0
     freedom = np.where(known, variance**2 / np.where(squares > 0, squares, 1.0), 1.0)
     error = np.sqrt(variance)
-    return Mean(estimate, error, np.maximum(freedom, 1.0), np.where(known, third / np.where(known, error, 1.0) ** 3, 0.0))
+    return Mean(
+        estimate,
+        error,
+        np.maximum(freedom, 1.0),
+        np.where(known, third / np.where(known, error, 1.0) ** 3, 0.0),
+    )
 
 
 def mean_interval(
-    values: Sequence[float], strata: Sequence[object] | None = None, *, bounds: Bounds = NO_BOUNDS, level: float = LEVEL
+    values: Sequence[float],
+    strata: Sequence[object] | None = None,
+    *,
+    bounds: Bounds = NO_BOUNDS,
+    level: float = LEVEL,
 ) -> Interval:
     """Returns the mean of `values` and its interval.
 
@@ -167,13 +187,24 @@ def mean_interval(
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} values and {len(groups)} strata; give one of each a unit")
     parts = [values[[g == group for g in groups]] for group in sorted(set(groups))]
-    spread = combination([(len(own) / len(values), own) for own in parts]) or combination([(1.0, values)])
+    spread = combination([(len(own) / len(values), own) for own in parts]) or combination(
+        [(1.0, values)]
+    )
     mean, (lowest, highest) = float(values.mean()), bounds
     if spread is None or not spread.error > 0:
         unseen = 1 - ((1 - level) / 2) ** (1 / len(values))
-        return Interval(mean, *(None if bound is None else mean + unseen * (bound - mean) for bound in bounds), len(values))
+        return Interval(
+            mean,
+            *(None if bound is None else mean + unseen * (bound - mean) for bound in bounds),
+            len(values),
+        )
     low, high = (float(end) for end in spread.ends(level))
-    return Interval(mean, low if lowest is None else max(low, lowest), high if highest is None else min(high, highest), len(values))
+    return Interval(
+        mean,
+        low if lowest is None else max(low, lowest),
+        high if highest is None else min(high, highest),
+        len(values),
+    )
 
 
 def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval | None:
@@ -183,8 +214,12 @@ def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interv
         return None
     from scipy import stats
 
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), len(values))
+    half = (
+        stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    )
+    return Interval(
+        float(values.mean()), float(values.mean() - half), float(values.mean() + half), len(values)
+    )
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -198,14 +233,18 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def binomial_ends(successes: np.ndarray, trials: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def binomial_ends(
+    successes: np.ndarray, trials: np.ndarray, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ends of the exact interval of a share (Clopper and Pearson 1934); numbers need not be whole."""
     from scipy import stats
 
     tail = (1 - level) / 2
     with np.errstate(invalid="ignore"):
         low = np.where(successes <= 0, 0.0, stats.beta.ppf(tail, successes, trials - successes + 1))
-        high = np.where(successes >= trials, 1.0, stats.beta.ppf(1 - tail, successes + 1, trials - successes))
+        high = np.where(
+            successes >= trials, 1.0, stats.beta.ppf(1 - tail, successes + 1, trials - successes)
+        )
     return low, high
 
 
@@ -222,6 +261,10 @@ def binomial_p(successes: np.ndarray, trials: np.ndarray, share: float) -> np.nd
     from scipy import stats
 
     with np.errstate(invalid="ignore"):
-        at_most = np.where(successes >= trials, 1.0, stats.beta.sf(share, successes + 1, trials - successes))
-        at_least = np.where(successes <= 0, 1.0, stats.beta.cdf(share, successes, trials - successes + 1))
+        at_most = np.where(
+            successes >= trials, 1.0, stats.beta.sf(share, successes + 1, trials - successes)
+        )
+        at_least = np.where(
+            successes <= 0, 1.0, stats.beta.cdf(share, successes, trials - successes + 1)
+        )
     return np.minimum(1.0, 2 * np.minimum(at_most, at_least))

@@ -23,7 +23,12 @@ BEST_GLOBAL = "FL_best_global"
 ROWS = (*MODELS, AVERAGE, BEST_GLOBAL)
 # Rows that the paper does not have, by the same definitions: both sites' data in one place, one site's baseline trained on at the other,
 # and the federation without the VAE branch.
-POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"
+POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = (
+    "pooled",
+    "finetuned_C1_to_C2",
+    "finetuned_C2_to_C1",
+    "FL_global_no_vae",
+)
 SHARED = "C1_FL_local_shared"  # chosen by both sites' validation, see `shared_choice`
 BEYOND = (SHARED, POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 SITES = ("C1", "C2")
@@ -94,7 +99,9 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[s
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its models again") from error
+            raise ValueError(
+                f"{path}, line {number}: not valid JSON ({error}); have the site evaluate its models again"
+            ) from error
         _check_row(row, f"{path}, line {number}", any_site, (*GRIDS, shared_choice.GRID))
         rows.append(row)
     return gated_rows.resolve(shared_choice.resolve(rows))
@@ -173,7 +180,9 @@ def findings(lines: Mapping[str, TableRow]) -> dict[str, Finding]:
                 "C2_FL_local": value("C2_FL_local", "average"),
                 "mean_of_baselines": baseline_mean,
             },
-            lambda C1_FL_local, C2_FL_local, mean_of_baselines: min(C1_FL_local, C2_FL_local) > mean_of_baselines,
+            lambda C1_FL_local, C2_FL_local, mean_of_baselines: (
+                min(C1_FL_local, C2_FL_local) > mean_of_baselines
+            ),
         ),
         "fl_global_beats_the_baselines": verdict(
             "FL_global has a higher Average than the mean of the two baselines",
@@ -183,7 +192,9 @@ def findings(lines: Mapping[str, TableRow]) -> dict[str, Finding]:
     }
 
 
-def false_tumours(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str, tuple[int, int]]:
+def false_tumours(
+    rows: Iterable[Mapping[str, Any]], grid: str = "training"
+) -> dict[str, tuple[int, int]]:
     """Returns model -> (cases without a tumour in which it marks one, cases without a tumour), in the table's order."""
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
@@ -201,16 +212,27 @@ def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for name in sorted({name for run in tables for name in run["rows"]}, key=position):
         for column in COLUMNS:
-            values = [run["rows"][name][column] for run in tables if run["rows"].get(name, {}).get(column) is not None]
+            values = [
+                run["rows"][name][column]
+                for run in tables
+                if run["rows"].get(name, {}).get(column) is not None
+            ]
             if values:
                 mean = sum(values) / len(values)
-                summary.setdefault(name, {})[column] = {"mean": mean, "lowest": min(values), "highest": max(values), "runs": len(values)}
+                summary.setdefault(name, {})[column] = {
+                    "mean": mean,
+                    "lowest": min(values),
+                    "highest": max(values),
+                    "runs": len(values),
+                }
     return summary
 
 
 def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str] = GRIDS) -> None:
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where}: {row!r} is no per-case row; have the site evaluate its models again")
+        raise ValueError(
+            f"{where}: {row!r} is no per-case row; have the site evaluate its models again"
+        )
     missing = [key for key in ROW_KEYS if key not in row]
     if missing:
         raise ValueError(
@@ -222,7 +244,11 @@ def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str
 
 
 def _model_row(rows: Sequence[Mapping[str, Any]]) -> TableRow:
-    cells = {"C1_pancreas": ("C1", "dice_pancreas"), "C2_pancreas": ("C2", "dice_pancreas"), "C2_tumour": ("C2", "dice_tumour")}
+    cells = {
+        "C1_pancreas": ("C1", "dice_pancreas"),
+        "C2_pancreas": ("C2", "dice_pancreas"),
+        "C2_tumour": ("C2", "dice_tumour"),
+    }
     percent: dict[str, float | None] = {}
     cases: dict[str, int] = {}
     for column, (site, key) in cells.items():
@@ -231,8 +257,14 @@ def _model_row(rows: Sequence[Mapping[str, Any]]) -> TableRow:
         cases[column] = len(values)
     pancreas = _pooled(percent, cases)
     percent["pancreas_average"] = pancreas
-    percent["average"] = None if None in (pancreas, percent["C2_tumour"]) else (pancreas + percent["C2_tumour"]) / 2.0
-    cases["pancreas_average"] = cases["C1_pancreas"] + cases["C2_pancreas"] if pancreas is not None else 0
+    percent["average"] = (
+        None
+        if None in (pancreas, percent["C2_tumour"])
+        else (pancreas + percent["C2_tumour"]) / 2.0
+    )
+    cases["pancreas_average"] = (
+        cases["C1_pancreas"] + cases["C2_pancreas"] if pancreas is not None else 0
+    )
     cases["average"] = 0
     return TableRow(percent, cases)
 

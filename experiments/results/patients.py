@@ -61,7 +61,9 @@ def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, 
     """
     found: dict[str, list[_Patient]] = {}
     for number, run in enumerate(runs):
-        latest = {(row["model"], row["site"], row["case"]): row for row in run.rows if row["grid"] == grid}
+        latest = {
+            (row["model"], row["site"], row["case"]): row for row in run.rows if row["grid"] == grid
+        }
         for (model, site, case), row in latest.items():
             found.setdefault(model, []).append(_patient(row, (run.cohort, site, case), number))
     return {model: _measures(found[model]) for model in sorted(found, key=paper_table.position)}
@@ -78,7 +80,9 @@ def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:
     return float(np.mean((one > other) + 0.5 * (one == other)))
 
 
-def auc_interval(area: float, with_tumour: float, healthy: float, *, level: float = intervals.LEVEL) -> Interval:
+def auc_interval(
+    area: float, with_tumour: float, healthy: float, *, level: float = intervals.LEVEL
+) -> Interval:
     """Returns an AUC with its interval by Newcombe's method 5.
 
     Args:
@@ -89,8 +93,15 @@ def auc_interval(area: float, with_tumour: float, healthy: float, *, level: floa
 
     z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 - 1.0
 
-    def apart(true: float) -> float:  # squared distance of the estimate from `true`, less what chance allows there
-        variance = true * (1 - true) / (with_tumour * healthy) * (1 + extra * ((1 - true) / (2 - true) + true / (1 + true)))
+    def apart(
+        true: float,
+    ) -> float:  # squared distance of the estimate from `true`, less what chance allows there
+        variance = (
+            true
+            * (1 - true)
+            / (with_tumour * healthy)
+            * (1 + extra * ((1 - true) / (2 - true) + true / (1 + true)))
+        )
         return (area - true) ** 2 - z * z * variance
 
     # chance allows nothing at 0 and at 1: a root there that is no bound
@@ -119,12 +130,23 @@ def free_response(patients: Sequence[tuple[float, int, int, int]]) -> list[dict[
         above = [patient for patient in patients if patient[0] > level]
         share = intervals.share_interval(sum(found for _, _, found, _ in above), tumours)
         alarms = sum(false for *_, false in above) / len(patients)
-        curve.append({"threshold": level, "false_alarms": alarms, "found": share.estimate, "low": share.low, "high": share.high})
+        curve.append(
+            {
+                "threshold": level,
+                "false_alarms": alarms,
+                "found": share.estimate,
+                "low": share.low,
+                "high": share.high,
+            }
+        )
     return curve
 
 
 def _patient(row: Mapping[str, Any], unit: tuple[str, str, int], run: int) -> _Patient:
-    counts = (row.get(column) for column in ("truth_components_tumour", "found_tumour", "false_components_tumour"))
+    counts = (
+        row.get(column)
+        for column in ("truth_components_tumour", "found_tumour", "false_components_tumour")
+    )
     return _Patient(
         unit,
         run,
@@ -137,14 +159,22 @@ def _patient(row: Mapping[str, Any], unit: tuple[str, str, int], run: int) -> _P
 
 def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
     ill, healthy = [p for p in patients if p.tumour], [p for p in patients if not p.tumour]
-    alarms = {unit: value for unit, value in _means(healthy, lambda p: p.false).items() if value is not None}
+    alarms = {
+        unit: value
+        for unit, value in _means(healthy, lambda p: p.false).items()
+        if value is not None
+    }
     drawn = [(p.score, p.tumours, p.found, p.false) for p in patients]
     return {
         "sensitivity": _share(_means(ill, lambda p: p.called)),
         "specificity": _share(_means(healthy, lambda p: not p.called)),
         "auc": _json(_auc(patients)),
         "tumours_found": _found(ill),
-        "false_alarms": _json(intervals.mean_interval(list(alarms.values()), [unit[:2] for unit in alarms], bounds=(0.0, None)))
+        "false_alarms": _json(
+            intervals.mean_interval(
+                list(alarms.values()), [unit[:2] for unit in alarms], bounds=(0.0, None)
+            )
+        )
         if alarms
         else None,
         "froc": [] if any(None in patient for patient in drawn) else free_response(drawn),
@@ -155,13 +185,21 @@ def _means(patients: Sequence[_Patient], value) -> dict[tuple[str, str, int], fl
     """Returns patient -> mean over the runs that say; None where none does."""
     by_unit: dict[tuple[str, str, int], list[float]] = {}
     for patient in patients:
-        by_unit.setdefault(patient.unit, []).extend([] if value(patient) is None else [float(value(patient))])
-    return {unit: float(np.mean(values)) if values else None for unit, values in sorted(by_unit.items())}
+        by_unit.setdefault(patient.unit, []).extend(
+            [] if value(patient) is None else [float(value(patient))]
+        )
+    return {
+        unit: float(np.mean(values)) if values else None for unit, values in sorted(by_unit.items())
+    }
 
 
 def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
     # the sum is whole where every patient has one run; else the interval is that of one run's patients, which is wider than needed
-    return _json(intervals.share_interval(round(math.fsum(values.values()), 9), len(values))) if values else None
+    return (
+        _json(intervals.share_interval(round(math.fsum(values.values()), 9), len(values)))
+        if values
+        else None
+    )
 
 
 def _found(ill: Sequence[_Patient]) -> dict[str, Any] | None:
@@ -170,7 +208,9 @@ def _found(ill: Sequence[_Patient]) -> dict[str, Any] | None:
     if not known:
         return None
     count = round(math.fsum(tumours[unit] for unit in known))
-    return _json(intervals.share_interval(round(math.fsum(found[unit] for unit in known), 9), count))
+    return _json(
+        intervals.share_interval(round(math.fsum(found[unit] for unit in known), 9), count)
+    )
 
 
 def _auc(patients: Sequence[_Patient]) -> Interval | None:

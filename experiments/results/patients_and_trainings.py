@@ -67,7 +67,9 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
     """
     trainings = np.asarray(trainings, dtype=float)
     between = intervals.combination([(1.0, trainings)])
-    between = dataclasses.replace(between, skewness=np.zeros_like(between.error))  # of three values none can be told
+    between = dataclasses.replace(
+        between, skewness=np.zeros_like(between.error)
+    )  # of three values none can be told
     if patients is None:
         return Evidence((between,))
     # both parts are about the trainings' mean, each training counting alike
@@ -79,7 +81,9 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
     squares = between.error**4 / between.freedom + patients.error**4 / patients.freedom
     freedom = np.where(known, variance**2 / np.where(known, squares, 1.0), 1.0)
     error = np.sqrt(variance)
-    skewness = patients.skewness * np.where(known, patients.error / np.where(known, error, 1.0), 0.0) ** 3
+    skewness = (
+        patients.skewness * np.where(known, patients.error / np.where(known, error, 1.0), 0.0) ** 3
+    )
     return Evidence((Mean(between.estimate, error, freedom, skewness),))
 
 
@@ -119,7 +123,9 @@ def share(trainings: np.ndarray, patients: int, design: str) -> Share:
     count = trainings.shape[-1]
     estimate = trainings.mean(axis=-1)
     alone = estimate * (1 - estimate) / patients
-    ratio = np.where(alone > 0, trainings.var(axis=-1, ddof=1) / count / np.where(alone > 0, alone, 1.0), 0.0)
+    ratio = np.where(
+        alone > 0, trainings.var(axis=-1, ddof=1) / count / np.where(alone > 0, alone, 1.0), 0.0
+    )
     effect = np.maximum(ratio, 1.0) if design == OWN else 1.0 + ratio
     tail = (1 + LEVEL) / 2
     quantiles = stats.t.ppf(tail, max(patients - 1, 1)) / stats.t.ppf(tail, count - 1)

@@ -12,7 +12,11 @@ from experiments.results.intervals import Bounds, Interval
 
 CLASSES = ("pancreas", "tumour")
 _SHARES: Bounds = (0.0, 1.0)
-_BOUNDS: Mapping[str, Bounds] = {"dice": _SHARES, "nsd": _SHARES, "volume_error_ml": intervals.NO_BOUNDS}
+_BOUNDS: Mapping[str, Bounds] = {
+    "dice": _SHARES,
+    "nsd": _SHARES,
+    "volume_error_ml": intervals.NO_BOUNDS,
+}
 _LENGTHS: Bounds = (0.0, None)  # and volumes, parts, ratios: all others
 
 
@@ -27,7 +31,11 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
             column = f"{measure}_{name}"
             if any(column in row for row in rows):
                 values = [row[column] for row in rows if row.get(column) is not None]
-                found[column] = intervals.mean_interval(values, bounds=_BOUNDS.get(measure, _LENGTHS)) if values else None
+                found[column] = (
+                    intervals.mean_interval(values, bounds=_BOUNDS.get(measure, _LENGTHS))
+                    if values
+                    else None
+                )
     return found
 
 
@@ -37,7 +45,9 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         groups.setdefault((row["model"], row["site"], row["grid"]), []).append(row)
     return [
-        {"model": model, "site": site, "grid": grid, **line} for (model, site, grid), own in groups.items() for line in lines(of_rows(own))
+        {"model": model, "site": site, "grid": grid, **line}
+        for (model, site, grid), own in groups.items()
+        for line in lines(of_rows(own))
     ]
 
 
@@ -47,7 +57,11 @@ def lines(summary: Mapping[str, Interval | None]) -> list[dict[str, Any]]:
     for column, interval in summary.items():
         measure, _, name = column.rpartition("_")
         line: dict[str, Any] = {"measure": measure, "class": name, "unit": case_rows.UNITS[measure]}
-        numbers = (None, None, None, 0) if interval is None else (interval.estimate, interval.low, interval.high, interval.count)
+        numbers = (
+            (None, None, None, 0)
+            if interval is None
+            else (interval.estimate, interval.low, interval.high, interval.count)
+        )
         result.append({**line, **dict(zip(("mean", "low", "high", "cases"), numbers, strict=True))})
     return result
 
@@ -56,7 +70,9 @@ def for_card(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | i
     """Returns the scores of a model card: column -> mean, low, high, cases (see c2fnas.model_card)."""
     kept = ("dice", "hd95_mm", "nsd", "volume_error_ml")
     return {
-        f"{line['measure']}_{line['class']}": {name: line[name] for name in ("mean", "low", "high", "cases")}
+        f"{line['measure']}_{line['class']}": {
+            name: line[name] for name in ("mean", "low", "high", "cases")
+        }
         for line in lines(of_rows(rows))
         if line["measure"] in kept
     }
@@ -84,5 +100,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: "" if value is None else value for key, value in row.items()} for row in rows
+    )
     return text.getvalue()

@@ -30,7 +30,9 @@ def candidate_of(name: str) -> tuple[str, int] | None:
 
 def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) -> list[int]:
     """Returns the rounds whose local models are lent: at most `candidates` of those with a validation, evenly apart, the last one included."""
-    validated = [r for r in range(1, num_rounds + 1) if r % validation_every == 0 or r == num_rounds]
+    validated = [
+        r for r in range(1, num_rounds + 1) if r % validation_every == 0 or r == num_rounds
+    ]
     stride = max(1, -(-len(validated) // max(1, candidates)))
     return validated[::-1][::stride][::-1] if candidates else []
 
@@ -49,7 +51,11 @@ def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         candidate = candidate_of(row["model"])
         if candidate is not None and chosen.get(candidate[0]) != candidate[1]:
             continue
-        result.append(row if candidate is None else {**row, "model": candidate[0] + _SUFFIX, "round": candidate[1]})
+        result.append(
+            row
+            if candidate is None
+            else {**row, "model": candidate[0] + _SUFFIX, "round": candidate[1]}
+        )
     return result
 
 
@@ -60,11 +66,17 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     for name in {model for model, _, _ in latest}:
         candidate = candidate_of(name)
         own = [row for (model, _, _), row in latest.items() if model == name]
-        means = [_mean([row[f"dice_{of}"] for row in own if row[f"dice_{of}"] is not None]) for of in _CLASSES]
+        means = [
+            _mean([row[f"dice_{of}"] for row in own if row[f"dice_{of}"] is not None])
+            for of in _CLASSES
+        ]
         known = [mean for mean in means if mean is not None]
         if candidate is not None and known:
             scores.setdefault(candidate[0], {})[candidate[1]] = sum(known) / len(known)
-    return {model: max(by_round, key=lambda number, of=by_round: (of[number], number)) for model, by_round in scores.items()}
+    return {
+        model: max(by_round, key=lambda number, of=by_round: (of[number], number))
+        for model, by_round in scores.items()
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

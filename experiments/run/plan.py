@@ -44,7 +44,9 @@ class SiteSpec:
                 f"site {self.name}: give either a synthetic `cohort` or a `manifest`, or `deformed` with a manifest of sources"
             )
         if self.phantom != "standard" and not self.cohort:
-            raise ValueError(f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` has one; leave it out")
+            raise ValueError(
+                f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` has one; leave it out"
+            )
         if self.deformed is not None and (self.split is None or self.split_list is not None):
             raise ValueError(
                 f"site {self.name}: cases made of `deformed` sources need a `split`, the number of copies, and have no split list"
@@ -94,7 +96,9 @@ class RunSpec:
 _STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.82, 0.8, 0.8, 1.6, 0.25, 8.0
 _RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
 _DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
-_DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16  # a quarter of the filters is a sixteenth of the work
+_DEMO_MACS = (
+    4 * 48**3 * 189_772_333_056 / 96**3 / 16
+)  # a quarter of the filters is a sixteenth of the work
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
 
@@ -116,18 +120,38 @@ def cost(spec: RunSpec) -> dict[str, float]:
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
     # at a site without tumours a gate is fitted to every model's validation cases, and shared candidates are chosen by all sites'
     evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
-    received = epochs * longest * step * (_RECEIVED if config.missing_labels == "distil" or config.absence_evidence else 0.0)
+    received = (
+        epochs
+        * longest
+        * step
+        * (_RECEIVED if config.missing_labels == "distil" or config.absence_evidence else 0.0)
+    )
     stages = {
-        "cohort": max((site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites), default=0.0) * together,
-        "preparation": max(sum(c) for c in counts) * _PREPARE_S * together * 27.0 / math.prod(config.spacing_mm) + _START_S,
+        "cohort": max(
+            (site.made * (_COHORT_S if site.cohort else _DEFORMED_S) for site in spec.sites),
+            default=0.0,
+        )
+        * together,
+        "preparation": max(sum(c) for c in counts)
+        * _PREPARE_S
+        * together
+        * 27.0
+        / math.prod(config.spacing_mm)
+        + _START_S,
         "initial model": _START_S,
         "baselines": alone * together + 2 * _START_S if spec.baselines else 0.0,
-        "federation and cross-site evaluation": (alone + received + own_validations * validation + evaluation) * together + 3 * _START_S,
+        "federation and cross-site evaluation": (
+            alone + received + own_validations * validation + evaluation
+        )
+        * together
+        + 3 * _START_S,
         "table and figures": _START_S / 2,
     }
     if POOLED in spec.beyond:
         steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
-        stages["pooled training"] = epochs * steps * step / 1.3 + own_validations * sum(c[1] for c in counts) / 1.3  # on both cores
+        stages["pooled training"] = (
+            epochs * steps * step / 1.3 + own_validations * sum(c[1] for c in counts) / 1.3
+        )  # on both cores
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
     if spec.beyond:
@@ -140,7 +164,10 @@ def disk_bytes(spec: RunSpec) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model of every round."""
     gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
     cases = sum(site.made for site in spec.sites)
-    return cases * _CASE_BYTES + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+    return (
+        cases * _CASE_BYTES
+        + (spec.config.num_rounds + 6 * len(spec.sites)) * _WEIGHT_BYTES * 1.4 * gene.conv_weights()
+    )
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,9 @@ from runkit import leash, printable, progress
 _POLL_S = 0.2
 _LINE_EVERY_S = 60.0  # off a terminal
 _PROGRESS_EVERY_S = 15.0  # of the programs, in their logs: what the terminal shows is no older
-_OWN_WORDS = re.compile(rf"^(?:{progress.PREFIX}|error: |.*\] (?:event|site|model)=)")  # of this product, not of a library
+_OWN_WORDS = re.compile(
+    rf"^(?:{progress.PREFIX}|error: |.*\] (?:event|site|model)=)"
+)  # of this product, not of a library
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -55,7 +57,9 @@ class Program:
     def explain(self) -> str:
         tail = self._tail(8192)
         errors = [line for line in tail if line.startswith(("error:", "FATAL", "Traceback"))]
-        words = "\n  ".join(errors[-1:] if errors and errors[-1].startswith("error:") else tail[-12:])
+        words = "\n  ".join(
+            errors[-1:] if errors and errors[-1].startswith("error:") else tail[-12:]
+        )
         return f"{self.name} ended with exit code {self.process.returncode}; its log is {self.log}\n  {words}"
 
     def _tail(self, limit: int) -> list[str]:
@@ -63,7 +67,10 @@ class Program:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - limit))
             text = stream.read().decode("utf-8", errors="replace")
-        pieces = (printable.text(_CONTROL.sub("", piece).strip(), limit=2000) for piece in re.split(r"[\r\n]", text))
+        pieces = (
+            printable.text(_CONTROL.sub("", piece).strip(), limit=2000)
+            for piece in re.split(r"[\r\n]", text)
+        )
         return [piece for piece in pieces if piece]
 
 
@@ -80,10 +87,20 @@ class ProgramGroup:
       peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
     """
 
-    def __init__(self, log_folder: str | os.PathLike, *, environment: dict[str, str] | None = None, python: str = sys.executable):
+    def __init__(
+        self,
+        log_folder: str | os.PathLike,
+        *,
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
+    ):
         self._log_folder = pathlib.Path(log_folder)
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._environment = {progress.EVERY: str(_PROGRESS_EVERY_S), **os.environ, **(environment or {})}
+        self._environment = {
+            progress.EVERY: str(_PROGRESS_EVERY_S),
+            **os.environ,
+            **(environment or {}),
+        }
         self._programs: list[Program] = []
         self._python = python
         self._leashes: list[Any] = []
@@ -91,7 +108,10 @@ class ProgramGroup:
         self.peak_memory_bytes = 0
 
     def __enter__(self) -> ProgramGroup:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        ):
             self._before = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
@@ -119,7 +139,15 @@ class ProgramGroup:
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def start(self, name: str, module: str, arguments: Sequence[str], *, log: str | None = None, python: str | None = None) -> Program:
+    def start(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        log: str | None = None,
+        python: str | None = None,
+    ) -> Program:
         """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
@@ -135,7 +163,9 @@ class ProgramGroup:
         self._programs.append(program)
         return program
 
-    def wait(self, programs: Sequence[Program], what: str, *, also_alive: Sequence[Program] = ()) -> None:
+    def wait(
+        self, programs: Sequence[Program], what: str, *, also_alive: Sequence[Program] = ()
+    ) -> None:
         """Waits until all `programs` ended well, showing how far they are.
 
         Args:
@@ -159,14 +189,18 @@ class ProgramGroup:
             display.show([f"{program.name}: {program.last_words()}" for program in programs])
             time.sleep(_POLL_S)
 
-    def wait_for(self, ready: Callable[[], bool], program: Program, what: str, timeout_s: float) -> None:
+    def wait_for(
+        self, ready: Callable[[], bool], program: Program, what: str, timeout_s: float
+    ) -> None:
         """Waits until `ready()`; raises ProgramFailed where `program` ends first or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if program.process.poll() is not None:
                 raise ProgramFailed(program.explain())
             if time.monotonic() > deadline:
-                raise ProgramFailed(f"{program.name}: {what} took more than {timeout_s:.0f} s; its log is {program.log}")
+                raise ProgramFailed(
+                    f"{program.name}: {what} took more than {timeout_s:.0f} s; its log is {program.log}"
+                )
             time.sleep(0.05)
 
     def _watch_memory(self) -> None:

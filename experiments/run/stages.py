@@ -52,15 +52,23 @@ class Run:
             )
         if not flag_file.exists():
             atomic.write_text(flag_file, settings)
-        self.state = atomic.read_json(self._state_file) if self._state_file.exists() else {"wall_seconds": {}, "peak_memory_bytes": 0}
+        self.state = (
+            atomic.read_json(self._state_file)
+            if self._state_file.exists()
+            else {"wall_seconds": {}, "peak_memory_bytes": 0}
+        )
 
     def done(self, name: str) -> bool:
         return name in self.state["wall_seconds"]
 
-    def stage(self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]) -> None:
+    def stage(
+        self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]
+    ) -> None:
         """Does `work` once: a stage that was finished before is passed over. Time of interrupted tries counts in."""
         if self.done(name):
-            print(f"{name}: done before, in {minutes(self.state['wall_seconds'][name])}", flush=True)
+            print(
+                f"{name}: done before, in {minutes(self.state['wall_seconds'][name])}", flush=True
+            )
             return
         print(f"{name}: about {minutes(budget_s)} on two cores", flush=True)
         start = time.monotonic()
@@ -68,7 +76,9 @@ class Run:
             try:
                 work(group)
             finally:
-                self.state["peak_memory_bytes"] = max(self.state["peak_memory_bytes"], group.peak_memory_bytes)
+                self.state["peak_memory_bytes"] = max(
+                    self.state["peak_memory_bytes"], group.peak_memory_bytes
+                )
                 spent = self.state.setdefault("unfinished_seconds", {})
                 spent[name] = round(spent.get(name, 0.0) + time.monotonic() - start, 1)
                 atomic.write_json(self._state_file, self.state)
@@ -127,9 +137,21 @@ class Stages:
         programs = []
         for folder, (hospital, cases, site) in wanted.items():
             if not (folder / "manifest.json").exists():
-                arguments = [f"--site={hospital}", f"--cases={cases}", f"--seed={site.cohort_seed}", f"--output={folder}"]
+                arguments = [
+                    f"--site={hospital}",
+                    f"--cases={cases}",
+                    f"--seed={site.cohort_seed}",
+                    f"--output={folder}",
+                ]
                 arguments += [f"--phantom={site.phantom}"] if site.phantom != "standard" else []
-                programs.append(group.start(folder.name, "experiments.synthesize", arguments, log=f"{folder.name}.cohort"))
+                programs.append(
+                    group.start(
+                        folder.name,
+                        "experiments.synthesize",
+                        arguments,
+                        log=f"{folder.name}.cohort",
+                    )
+                )
         group.wait(programs, "cohort")
 
     def _deformed(self) -> dict[str, SiteSpec]:
@@ -142,11 +164,16 @@ class Stages:
         arguments = [
             f"--manifest={first.deformed}",
             f"--seed={self._spec.config.seed}",
-            *(f"--split_{name.lower()}={','.join(map(str, site.split))}" for name, site in sites.items()),
+            *(
+                f"--split_{name.lower()}={','.join(map(str, site.split))}"
+                for name, site in sites.items()
+            ),
             f"--output={_deformed_folder(self._spec)}",
             "--workers=2",
         ]
-        group.wait([group.start("copies", "experiments.deform_cohort", arguments, log="cohort")], "cohort")
+        group.wait(
+            [group.start("copies", "experiments.deform_cohort", arguments, log="cohort")], "cohort"
+        )
 
     def _prepare(self, group: processes.ProgramGroup) -> None:
         programs = []
@@ -159,12 +186,16 @@ class Stages:
                 "--workers=1",  # the sites prepare at the same time
             ]
             if site.deformed is not None:
-                arguments.append(f"--split_list={_deformed_folder(self._spec) / site.name / 'split.json'}")
+                arguments.append(
+                    f"--split_list={_deformed_folder(self._spec) / site.name / 'split.json'}"
+                )
             elif site.split:
                 arguments.append(f"--split={','.join(map(str, site.split))}")
             if site.split_list:
                 arguments.append(f"--split_list={site.split_list}")
-            programs.append(group.start(site.name, "experiments.prepare", arguments, log=f"{site.name}.prepare"))
+            programs.append(
+                group.start(site.name, "experiments.prepare", arguments, log=f"{site.name}.prepare")
+            )
         group.wait(programs, "preparation")
 
     def _manifest(self, site: SiteSpec) -> pathlib.Path:
@@ -173,7 +204,9 @@ class Stages:
             return site.manifest
         if site.deformed is not None:
             return _deformed_folder(self._spec) / site.name / "manifest.json"
-        files = [_cohort_folder(self._spec, site, hospital) / "manifest.json" for hospital in site.cohort]
+        files = [
+            _cohort_folder(self._spec, site, hospital) / "manifest.json" for hospital in site.cohort
+        ]
         if len(files) == 1:
             return files[0]
         merged = self._folder / "manifests" / f"{site.name}.json"
@@ -185,13 +218,21 @@ class Stages:
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:
         arguments = [*self._experiment, f"--output={self._initial}"]
-        group.wait([group.start("model", "experiments.init_model", arguments, log="init_model")], "initial model")
+        group.wait(
+            [group.start("model", "experiments.init_model", arguments, log="init_model")],
+            "initial model",
+        )
 
     def _baselines(self, group: processes.ProgramGroup) -> None:
-        programs = [self._train(group, site, self._initial, "baseline", f"{site.name}_baseline") for site in self._spec.sites]
+        programs = [
+            self._train(group, site, self._initial, "baseline", f"{site.name}_baseline")
+            for site in self._spec.sites
+        ]
         group.wait(programs, "baselines")
 
-    def _train(self, group, site: SiteSpec, start: pathlib.Path, folder: str, label: str) -> processes.Program:
+    def _train(
+        self, group, site: SiteSpec, start: pathlib.Path, folder: str, label: str
+    ) -> processes.Program:
         arguments = [
             *self._experiment,
             *self._runtime,
@@ -200,13 +241,17 @@ class Stages:
             f"--model_folder={folder}",
             f"--model_name={label}",
         ]
-        return group.start(site.name, "experiments.train_local", arguments, log=f"{site.name}.{folder}")
+        return group.start(
+            site.name, "experiments.train_local", arguments, log=f"{site.name}.{folder}"
+        )
 
     def _federation(self, group: processes.ProgramGroup) -> None:
         sites, kits, store = self._spec.sites, self._folder / "federation", self._folder / "server"
         if not kits.exists():
             arguments = [f"--output={kits}", f"--sites={','.join(site.name for site in sites)}"]
-            group.wait([group.start("kits", "experiments.provision", arguments, log="provision")], "kits")
+            group.wait(
+                [group.start("kits", "experiments.provision", arguments, log="provision")], "kits"
+            )
         address = store / "address.json"
         address.unlink(missing_ok=True)
         arguments = [
@@ -231,8 +276,12 @@ class Stages:
                 f"--site_folder={self.site_folder(site)}",
             ]
             if self._spec.baselines:
-                arguments.append(f"--lend={site.name}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}")
-            programs.append(group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation"))
+                arguments.append(
+                    f"--lend={site.name}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
+                )
+            programs.append(
+                group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation")
+            )
         group.wait([*programs, server], "federation")
 
     def _pooled(self, group: processes.ProgramGroup) -> None:
@@ -250,7 +299,9 @@ class Stages:
         for start, end in (("C1", "C2"), ("C2", "C1")):
             site = next(site for site in self._spec.sites if site.name == end)
             first = self.site_folder(start) / "baseline" / "best.safetensors"
-            programs.append(self._train(group, site, first, FINETUNED, f"finetuned_{start}_to_{end}"))
+            programs.append(
+                self._train(group, site, first, FINETUNED, f"finetuned_{start}_to_{end}")
+            )
         group.wait(programs, "fine-tuning")
 
     def _score_beyond(self, group: processes.ProgramGroup) -> None:
@@ -259,7 +310,8 @@ class Stages:
             models.append(f"{POOLED}:{self._folder / POOLED / 'best.safetensors'}")
         if FINETUNED in self._spec.beyond:
             models += [
-                f"finetuned_{a}_to_{b}:{self.site_folder(b) / FINETUNED / 'best.safetensors'}" for a, b in (("C1", "C2"), ("C2", "C1"))
+                f"finetuned_{a}_to_{b}:{self.site_folder(b) / FINETUNED / 'best.safetensors'}"
+                for a, b in (("C1", "C2"), ("C2", "C1"))
             ]
         outputs = [self._folder / "beyond" / f"{site.name}.jsonl" for site in self._spec.sites]
         programs = []
@@ -271,19 +323,31 @@ class Stages:
                 f"--models={','.join(models)}",
                 f"--output={output}",
             ]
-            programs.append(group.start(site.name, "experiments.score", arguments, log=f"{site.name}.score"))
+            programs.append(
+                group.start(site.name, "experiments.score", arguments, log=f"{site.name}.score")
+            )
         group.wait(programs, "scores")
-        atomic.write_text(self._folder / _BEYOND_ROWS, "".join(file.read_text(encoding="utf-8") for file in outputs))
+        atomic.write_text(
+            self._folder / _BEYOND_ROWS,
+            "".join(file.read_text(encoding="utf-8") for file in outputs),
+        )
 
     def _declared(self) -> str:
         """What the sites' labels show, in a sentence."""
         roots = {site.name: self.site_folder(site) / "cases" for site in self._spec.sites}
-        words = [f"{name} {declared_labels.text(case_store.record_of(root).declared)}" for name, root in roots.items()]
+        words = [
+            f"{name} {declared_labels.text(case_store.record_of(root).declared)}"
+            for name, root in roots.items()
+        ]
         return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
 
     def _data_notes(self) -> list[str]:
         """What whoever reads the table must know of copies of real patients."""
-        return atomic.read_json(_deformed_folder(self._spec) / "cohort.json")["notes"] if self._deformed() else []
+        return (
+            atomic.read_json(_deformed_folder(self._spec) / "cohort.json")["notes"]
+            if self._deformed()
+            else []
+        )
 
     def _table(self, group: processes.ProgramGroup) -> None:
         del group
@@ -305,7 +369,11 @@ def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
     rows = []
     for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
         if file.exists():
-            rows += [row for row in paper_table.read_rows(file, any_site=True) if row["site"] in paper_table.SITES]
+            rows += [
+                row
+                for row in paper_table.read_rows(file, any_site=True)
+                if row["site"] in paper_table.SITES
+            ]
     return rows
 
 
@@ -322,5 +390,7 @@ def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path
 
 
 def _deformed_folder(spec: RunSpec) -> pathlib.Path:
-    counts = "-".join("_".join(map(str, site.split)) for site in spec.sites if site.deformed is not None)
+    counts = "-".join(
+        "_".join(map(str, site.split)) for site in spec.sites if site.deformed is not None
+    )
     return spec.cohorts / f"deformed-{counts}-seed{spec.config.seed}"

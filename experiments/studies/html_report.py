@@ -31,7 +31,12 @@ _BEYOND_COLOURS = {
     paper_table.C2_TO_C1: "#8a6bbf",
     paper_table.NO_VAE: "#7fbf9e",
 }
-_CURVE_PARTS = (("dice", "validation Dice"), ("total", "loss"), ("kl", "KL (VAE)"), ("reconstruction", "L2 (VAE)"))
+_CURVE_PARTS = (
+    ("dice", "validation Dice"),
+    ("total", "loss"),
+    ("kl", "KL (VAE)"),
+    ("reconstruction", "L2 (VAE)"),
+)
 # key, text, site, column, unit, factor
 _MEASURES = (
     ("C1_pancreas", "C1 pancreas, Dice", "C1", "dice_pancreas", "%", 100),
@@ -42,7 +47,14 @@ _MEASURES = (
     ("C2_hd95", "C2 tumour, HD95", "C2", "hd95_mm_tumour", "mm", 1),
     ("C2_nsd", "C2 tumour, surface Dice at 2 mm", "C2", "nsd_tumour", "%", 100),
     ("C2_components", "C2 tumour, connected parts", "C2", "components_tumour", "parts", 1),
-    ("C2_roughness", "C2 tumour, surface to volume", "C2", "surface_volume_ratio_tumour", "1/mm", 1),
+    (
+        "C2_roughness",
+        "C2 tumour, surface to volume",
+        "C2",
+        "surface_volume_ratio_tumour",
+        "1/mm",
+        1,
+    ),
 )
 
 
@@ -54,15 +66,20 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
       folder: of the study's runs, for the servers' logs, the histories and, where the cohort allows it, the pictures.
     """
     folder = pathlib.Path(folder)
-    runs = [(f"{run['label']}, seed {run['seed']}", folder / run["folder"]) for run in content["runs"]]
+    runs = [
+        (f"{run['label']}, seed {run['seed']}", folder / run["folder"]) for run in content["runs"]
+    ]
     data = _numbers(content, runs)
     pictures = content["pictures"] in ("synthetic", "public")
     if pictures and content["runs"]:
-        first = next((run for run in content["runs"] if run["state"] == "finished"), content["runs"][0])
+        first = next(
+            (run for run in content["runs"] if run["state"] == "finished"), content["runs"][0]
+        )
         data["browser"] = browser_cases(folder / first["folder"])
     finished = sum(run["state"] == "finished" for run in content["runs"])
     missing = [
-        f"{run['label']}, seed {run['seed']}: {run['state']}" + (f" ({run['failure'].splitlines()[0]})" if run["failure"] else "")
+        f"{run['label']}, seed {run['seed']}: {run['state']}"
+        + (f" ({run['failure'].splitlines()[0]})" if run["failure"] else "")
         for run in content["runs"]
         if run["state"] != "finished"
     ]
@@ -77,7 +94,9 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     )
 
 
-def site_page(run_folder: str | os.PathLike, site: str, rows: Iterable[Mapping[str, Any]] = ()) -> str:
+def site_page(
+    run_folder: str | os.PathLike, site: str, rows: Iterable[Mapping[str, Any]] = ()
+) -> str:
     """Returns a site's own page: its cases with slices and overlays. It stays at the site.
 
     Args:
@@ -85,18 +104,32 @@ def site_page(run_folder: str | os.PathLike, site: str, rows: Iterable[Mapping[s
       rows: per-case rows of this site, shown as a table beneath.
     """
     folder = pathlib.Path(run_folder)
-    data = {"kind": "site", "browser": browser_cases(folder, (site,), all_cases=True), "colours": _colours()}
+    data = {
+        "kind": "site",
+        "browser": browser_cases(folder, (site,), all_cases=True),
+        "colours": _colours(),
+    }
     own = [row for row in rows if row["site"] == site and row["grid"] == "training"]
     table = _rows_table(own) if own else ""
     text = "Scans, labels and what the models made of them. This page was made at the site and stays there."
     browser = (
-        '<section id="s-browser"><h2>Cases</h2><div id="browser"></div></section>' if data["browser"] else "<p>No mask is here yet.</p>"
+        '<section id="s-browser"><h2>Cases</h2><div id="browser"></div></section>'
+        if data["browser"]
+        else "<p>No mask is here yet.</p>"
     )
-    return _page(f"Site {site}", text, data, sections=[("browser", "Cases", browser), *([("rows", "Rows", table)] if table else [])])
+    return _page(
+        f"Site {site}",
+        text,
+        data,
+        sections=[("browser", "Cases", browser), *([("rows", "Rows", table)] if table else [])],
+    )
 
 
 def browser_cases(
-    run_folder: str | os.PathLike, sites: Sequence[str] = paper_table.SITES, *, all_cases: bool = False
+    run_folder: str | os.PathLike,
+    sites: Sequence[str] = paper_table.SITES,
+    *,
+    all_cases: bool = False,
 ) -> list[dict[str, Any]]:
     """Returns the cases for the slice browser, best, median and worst of FL_global at each site whose folder is at hand."""
     found = []
@@ -114,7 +147,9 @@ def browser_cases(
             chosen = [(words.get(case.number, ""), case) for case in test]
         for word, case in chosen:
             title = f"{site}, case {case.number}" + (f" ({word} of FL_global)" if word else "")
-            found.append(case_browser.entry(case, case_browser.masks_of(folders, case.number), title))
+            found.append(
+                case_browser.entry(case, case_browser.masks_of(folders, case.number), title)
+            )
     return found
 
 
@@ -127,14 +162,22 @@ def write(path: str | os.PathLike, page: str) -> None:
     atomic.write_text(path, page)
 
 
-def _numbers(content: Mapping[str, Any], runs: Sequence[tuple[str, pathlib.Path]]) -> dict[str, Any]:
+def _numbers(
+    content: Mapping[str, Any], runs: Sequence[tuple[str, pathlib.Path]]
+) -> dict[str, Any]:
     traces = [(label, table1_report.read_events(folder)) for label, folder in runs]
     data: dict[str, Any] = {
         "kind": "study",
         "seeds": content["seeds"],
         "colours": _colours(),
         "activities": ACTIVITY_COLOURS,
-        "columns": list(zip(paper_table.COLUMNS, ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"), strict=True)),
+        "columns": list(
+            zip(
+                paper_table.COLUMNS,
+                ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"),
+                strict=True,
+            )
+        ),
         "paper_rows": [*paper_table.MODELS, paper_table.AVERAGE],
         "timelines": [timeline(label, trace.events) for label, trace in traces if trace.events],
         "curves": [_curves(label, trace.histories) for label, trace in traces if trace.histories],
@@ -144,10 +187,20 @@ def _numbers(content: Mapping[str, Any], runs: Sequence[tuple[str, pathlib.Path]
     if "table" in content:
         data["table"] = {"training": content["table"], "native": content["native"]}
         data["verdicts"] = [
-            {**v, "parts": [{**part, "numbers": study_results.part_numbers(part)} for part in v["parts"]]} for v in content["verdicts"]
+            {
+                **v,
+                "parts": [
+                    {**part, "numbers": study_results.part_numbers(part)} for part in v["parts"]
+                ],
+            }
+            for v in content["verdicts"]
         ]
         data["cases"], data["measures"] = _case_columns(content["cases"])
-        data["froc"] = [{"model": name, "points": _curve(own["froc"])} for name, own in _patients(content).items() if own["froc"]]
+        data["froc"] = [
+            {"model": name, "points": _curve(own["froc"])}
+            for name, own in _patients(content).items()
+            if own["froc"]
+        ]
     return data
 
 
@@ -162,7 +215,10 @@ def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _curve(points: Iterable[Mapping[str, float]]) -> list[list[float]]:
-    return [[round(float(p[key]), 4) for key in ("threshold", "false_alarms", "found", "low", "high")] for p in points]
+    return [
+        [round(float(p[key]), 4) for key in ("threshold", "false_alarms", "found", "low", "high")]
+        for p in points
+    ]
 
 
 def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -187,7 +243,11 @@ def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
         ]
         for r in rows
     ]
-    return {"models": models, "columns": ["model", "site", "case", "seed", "grid", *columns], "rows": compact}, measures
+    return {
+        "models": models,
+        "columns": ["model", "site", "case", "seed", "grid", *columns],
+        "rows": compact,
+    }, measures
 
 
 def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -195,23 +255,39 @@ def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = [event for event in found if isinstance(event.get("time"), (int, float))]
     start = min((event["time"] for event in found), default=0.0)
     end = max((event["time"] for event in found), default=0.0)
-    opened = {event["round"]: event["time"] for event in reversed(found) if event["event"] == "round_opened"}
+    opened = {
+        event["round"]: event["time"]
+        for event in reversed(found)
+        if event["event"] == "round_opened"
+    }
     closed = {event["round"]: event["time"] for event in found if event["event"] == "aggregated"}
     moved = study_results.traffic(found)["sites"]
     sites = []
     for name in sorted({event["site"] for event in found if event.get("site")}):
-        spans = [(what, round(a - start, 2), round(b - start, 2)) for what, a, b in activities([e for e in found if e.get("site") == name])]
+        spans = [
+            (what, round(a - start, 2), round(b - start, 2))
+            for what, a, b in activities([e for e in found if e.get("site") == name])
+        ]
         totals: dict[str, float] = {}
         for what, a, b in spans:
             totals[what] = round(totals.get(what, 0.0) + b - a, 2)
         own = moved.get(name, {})
         sites.append(
-            {"name": name, "spans": spans, "totals": totals, "sent": own.get("sent_bytes", 0), "fetched": own.get("fetched_bytes", 0)}
+            {
+                "name": name,
+                "spans": spans,
+                "totals": totals,
+                "sent": own.get("sent_bytes", 0),
+                "fetched": own.get("fetched_bytes", 0),
+            }
         )
     return {
         "label": label,
         "end": round(end - start, 2),
-        "rounds": [[n, round(t - start, 2), round(closed.get(n, end) - start, 2)] for n, t in sorted(opened.items())],
+        "rounds": [
+            [n, round(t - start, 2), round(closed.get(n, end) - start, 2)]
+            for n, t in sorted(opened.items())
+        ],
         "aggregated": [round(t - start, 2) for _, t in sorted(closed.items())],
         "sites": sites,
     }
@@ -224,26 +300,54 @@ def _curves(label: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         points = {}
         for part, _ in _CURVE_PARTS:
             x, y = line.series("validation" if part == "dice" else "epoch", part)
-            points[part] = [[round(float(a), 3), round(float(b), 5)] for a, b in zip(x, y, strict=True)]
+            points[part] = [
+                [round(float(a), 3), round(float(b), 5)] for a, b in zip(x, y, strict=True)
+            ]
         series.append({"model": model, "points": points})
-    return {"label": label, "rounds": max((line.rounds for line in lines.values()), default=1) or 1, "series": series}
+    return {
+        "label": label,
+        "rounds": max((line.rounds for line in lines.values()), default=1) or 1,
+        "series": series,
+    }
 
 
-def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], pictures: bool) -> list[tuple[str, str, str]]:
+def _study_sections(
+    content: Mapping[str, Any], data: Mapping[str, Any], pictures: bool
+) -> list[tuple[str, str, str]]:
     sections = []
     if "table" in content:
         sections += [
-            ("table", "Table 1", _TABLE.format(definitions=_list(table1_report.DEFINITIONS.splitlines()))),
+            (
+                "table",
+                "Table 1",
+                _TABLE.format(definitions=_list(table1_report.DEFINITIONS.splitlines())),
+            ),
             ("patients", "Patients", _patients_section(_patients(content))),
-            ("claims", "Claims", _CLAIMS.format(not_asked=_not_asked(content.get("not_asked", ())))),
+            (
+                "claims",
+                "Claims",
+                _CLAIMS.format(not_asked=_not_asked(content.get("not_asked", ()))),
+            ),
         ]
         if data["measures"]:
             sections.append(("cases", "Cases", _CASES))
     if content.get("sweep") is not None:
-        sections.append(("sweep", "Sweep", f"<h2>{_text(content['axis'].capitalize())}</h2>{_sweep_table(content)}"))
+        sections.append(
+            (
+                "sweep",
+                "Sweep",
+                f"<h2>{_text(content['axis'].capitalize())}</h2>{_sweep_table(content)}",
+            )
+        )
     if data["browser"]:
         note = f"Pictures are shown because the cohort is {content['pictures']}."
-        sections.append(("pictures", "Pictures", f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>'))
+        sections.append(
+            (
+                "pictures",
+                "Pictures",
+                f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>',
+            )
+        )
     elif not pictures:
         sections.append(
             (
@@ -257,7 +361,9 @@ def _study_sections(content: Mapping[str, Any], data: Mapping[str, Any], picture
     if data["curves"]:
         sections.append(("training", "Training", _TRAINING))
     sections.append(("cost", "Cost", f"<h2>Cost</h2>{_cost_table(content['runs'])}"))
-    sections.append(("departures", "Departures", f"<h2>Departures from the paper</h2>{_departures(content)}"))
+    sections.append(
+        ("departures", "Departures", f"<h2>Departures from the paper</h2>{_departures(content)}")
+    )
     return sections
 
 
@@ -267,7 +373,10 @@ def _not_asked(things: Sequence[str]) -> str:
 
 def _patients_section(measures: Mapping[str, Any]) -> str:
     head = ["Model", *patients_table.HEADINGS.values()]
-    lines = [[name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)] for name, own in measures.items()]
+    lines = [
+        [name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)]
+        for name, own in measures.items()
+    ]
     return (
         f'<h2>Patients</h2><p class="note">{_text(patients_table.TEXT.replace("`", ""))}</p>{_html_table(head, lines)}'
         '<p class="note">What is found of the tumours against false alarms per patient, as the threshold of the score falls to 0: the dot, with '
@@ -299,15 +408,29 @@ _TRAINING = """<h2>Training</h2><p class="note">Validation Dice is on each site'
 rounds.</p><div class="controls" id="curve-controls"></div><figure id="curves"></figure>"""
 
 
-def _page(title: str, lead: str, data: Mapping[str, Any], *, sections: Sequence[tuple[str, str, str]], warning: str = "") -> str:
-    style, script, browser = ((_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js"))
+def _page(
+    title: str,
+    lead: str,
+    data: Mapping[str, Any],
+    *,
+    sections: Sequence[tuple[str, str, str]],
+    warning: str = "",
+) -> str:
+    style, script, browser = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js")
+    )
     nav = "".join(f'<a href="#s-{key}">{_text(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="s-{key}">{content}</section>' for key, _, content in sections)
     browsed = data.get("browser", [])
     payload = _embedded({**data, "browser": [case["title"] for case in browsed]})
     # each case by itself: its pictures are decoded when it is chosen, not when the page opens
-    cases = "".join(f'<script type="application/json" id="case-{i}">{_embedded(case)}</script>' for i, case in enumerate(browsed))
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    cases = "".join(
+        f'<script type="application/json" id="case-{i}">{_embedded(case)}</script>'
+        for i, case in enumerate(browsed)
+    )
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title><link rel="icon" href="data:,">
@@ -333,7 +456,10 @@ def _cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for run in runs:
         walls = [run["wall_seconds"].get(stage) for stage in stages]
-        cells = [f"{run['label']}, seed {run['seed']}", *("–" if w is None else _clock(w) for w in walls)]
+        cells = [
+            f"{run['label']}, seed {run['seed']}",
+            *("–" if w is None else _clock(w) for w in walls),
+        ]
         cells += [
             _clock(sum(w or 0 for w in walls)),
             f"{run['peak_memory_bytes'] / 2**30:.1f} GiB",
@@ -354,29 +480,56 @@ def _departures(content: Mapping[str, Any]) -> str:
 
 
 def _sweep_table(content: Mapping[str, Any]) -> str:
-    head = [content["axis"], *("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"), "wall a run", "on the wire"]
+    head = [
+        content["axis"],
+        *("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"),
+        "wall a run",
+        "on the wire",
+    ]
     lines = []
     for point in content["sweep"]:
         cells = [point["table"].get("FL_global", {}).get(column) for column in paper_table.COLUMNS]
         texts = [
-            "–" if c is None else f"{c['mean']:.1f}" + ("" if c["low"] is None else f" ± {(c['high'] - c['low']) / 2:.1f}") for c in cells
+            "–"
+            if c is None
+            else f"{c['mean']:.1f}"
+            + ("" if c["low"] is None else f" ± {(c['high'] - c['low']) / 2:.1f}")
+            for c in cells
         ]
         wall = "–" if point["wall_seconds"] is None else _clock(point["wall_seconds"])
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
         lines.append([point["label"], *texts, wall, moved])
-    return '<p class="note">FL_global, Dice in per cent: mean over seeds ± half the 95 % interval.</p>' + _html_table(head, lines)
+    return (
+        '<p class="note">FL_global, Dice in per cent: mean over seeds ± half the 95 % interval.</p>'
+        + _html_table(head, lines)
+    )
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ordered = sorted(rows, key=lambda row: (row["case"], paper_table.position(row["model"])))
-    keys = ("dice_pancreas", "dice_tumour", "volume_ml_pancreas", "volume_ml_tumour", "truth_ml_pancreas", "truth_ml_tumour")
-    lines = [[f"case {r['case']}, {r['model']}", *("–" if r.get(k) is None else f"{r[k]:.2f}" for k in keys)] for r in ordered]
+    keys = (
+        "dice_pancreas",
+        "dice_tumour",
+        "volume_ml_pancreas",
+        "volume_ml_tumour",
+        "truth_ml_pancreas",
+        "truth_ml_tumour",
+    )
+    lines = [
+        [
+            f"case {r['case']}, {r['model']}",
+            *("–" if r.get(k) is None else f"{r[k]:.2f}" for k in keys),
+        ]
+        for r in ordered
+    ]
     return "<h2>Rows</h2>" + _html_table(["case", *(key.replace("_", " ") for key in keys)], lines)
 
 
 def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines
+    )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -19,7 +19,13 @@ Specs = Mapping[tuple[str, int], RunSpec]  # (point's label, seed) -> run
 Programs = Callable[[pathlib.Path], processes.ProgramGroup]
 
 
-def run(study: Study, specs: Specs, *, after_each: Callable[[], None], programs: Programs = processes.ProgramGroup) -> list[str]:
+def run(
+    study: Study,
+    specs: Specs,
+    *,
+    after_each: Callable[[], None],
+    programs: Programs = processes.ProgramGroup,
+) -> list[str]:
     """Does what is left of every run and returns what failed; a run that fails stops no other.
 
     Args:
@@ -28,7 +34,10 @@ def run(study: Study, specs: Specs, *, after_each: Callable[[], None], programs:
     """
     failures = []
     for (label, seed), spec, method in _order(study, specs):
-        print(f"== {label}, seed {seed}{' (beyond the paper)' if method == 'beyond' else ''}", flush=True)
+        print(
+            f"== {label}, seed {seed}{' (beyond the paper)' if method == 'beyond' else ''}",
+            flush=True,
+        )
         message = _attempt(spec, method, programs)
         if message:
             failures.append(f"{label}, seed {seed}: {message}")
@@ -51,16 +60,24 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
     lines = [f"Study {study.name}, profile {study.profile}, in {folder}: {len(specs)} runs"]
     total = 0.0
     for key, spec in specs.items():
-        rest = sum(seconds for name, seconds in costs[key].items() if name not in done[key]) * factor
+        rest = (
+            sum(seconds for name, seconds in costs[key].items() if name not in done[key]) * factor
+        )
         total += rest
         config = spec.config
         sites = ", ".join(site.name for site in spec.sites)
         lines.append(
             f"  {key[0]}, seed {key[1]}: {minutes(rest) if rest else 'done'} ({config.num_rounds} rounds of {config.local_epochs} epochs; {sites})"
         )
-    basis = f"scaled by the {minutes(spent)} measured here" if factor != 1.0 else "from measurements of the demo profile"
+    basis = (
+        f"scaled by the {minutes(spent)} measured here"
+        if factor != 1.0
+        else "from measurements of the demo profile"
+    )
     disk = sum(run_plan.disk_bytes(spec) for key, spec in specs.items() if not done[key]) / 2**30
-    lines.append(f"  left: about {minutes(total)} on two cores, {disk:.1f} GiB of disk at most ({basis})")
+    lines.append(
+        f"  left: about {minutes(total)} on two cores, {disk:.1f} GiB of disk at most ({basis})"
+    )
     return "\n".join(lines)
 
 
@@ -90,7 +107,9 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
         if spec.stack == "other":
             how["python"] = other_python(sys.executable)
         chosen = functools.partial(programs, **how) if how else programs
-        run = run_stages.Run(spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen)
+        run = run_stages.Run(
+            spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen
+        )
         getattr(run_stages.Stages(spec, run), method)()
     except processes.ProgramFailed as error:
         atomic.write_text(failure, f"{error}\n")
@@ -106,7 +125,9 @@ def other_python(own: str | os.PathLike) -> str:
     """
     home = pathlib.Path(own).parent.parent
     for python in sorted(home.parent.glob("py3.*/bin/python")):
-        if python.parent.parent != home and (_is_addons_stack(python) != _is_addons_stack(pathlib.Path(own))):
+        if python.parent.parent != home and (
+            _is_addons_stack(python) != _is_addons_stack(pathlib.Path(own))
+        ):
             return str(python)
     raise processes.ProgramFailed(
         f"no environment of the other stack lies beside {home}; make one, e.g. PYTHON=python3.12 make install, and run the same command again"
@@ -121,8 +142,16 @@ def _sites_text(spec: RunSpec) -> str:
     lines = []
     for site in spec.sites:
         source = dict(site.cohort) or os.fspath(site.manifest or site.deformed)
-        lines.append(f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(" ", ""))
-    lines += [f"--phantom={site.name}:{site.phantom}\n" for site in spec.sites if site.phantom != "standard"]
+        lines.append(
+            f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(
+                " ", ""
+            )
+        )
+    lines += [
+        f"--phantom={site.name}:{site.phantom}\n"
+        for site in spec.sites
+        if site.phantom != "standard"
+    ]
     lines += [f"--deformed={site.name}\n" for site in spec.sites if site.deformed is not None]
     lines.append(f"--threads_per_site={spec.threads_per_site}\n")
     lines += [f"--environment={name}={value}\n" for name, value in sorted(spec.environment.items())]

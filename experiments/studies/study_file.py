@@ -37,8 +37,32 @@ from experiments.run import plan as run_plan
 from runkit import atomic
 
 _FLAGFILES = pathlib.Path(__file__).parents[1] / "flagfiles"
-_KEYS = {"name", "profile", "seeds", "pictures", "settings", "sites", "points", "axis", "variants", "threads_per_site", "notes", "phantom"}
-_POINT_KEYS = {"label", "settings", "sites", "baselines", "beyond", "rows", "threads_per_site", "environment", "stack", "phantom"}
+_KEYS = {
+    "name",
+    "profile",
+    "seeds",
+    "pictures",
+    "settings",
+    "sites",
+    "points",
+    "axis",
+    "variants",
+    "threads_per_site",
+    "notes",
+    "phantom",
+}
+_POINT_KEYS = {
+    "label",
+    "settings",
+    "sites",
+    "baselines",
+    "beyond",
+    "rows",
+    "threads_per_site",
+    "environment",
+    "stack",
+    "phantom",
+}
 _STACKS = ("own", "other")
 _PHANTOMS = ("standard", "hard")
 _SITE_KEYS = {"cohort", "manifest", "deformed", "split", "split_list"}
@@ -94,7 +118,9 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
     try:
         value = atomic.read_json(path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a study file"
+        ) from error
     try:
         home = path.resolve().parent
         return _study(value, home, pathlib.Path(data).resolve() if data else home)
@@ -102,7 +128,9 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
         raise ValueError(f"{path}: {error}") from error
 
 
-def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse) -> run_plan.RunSpec:
+def run_spec(
+    study: Study, point: Point, seed: int, folder: pathlib.Path, parse
+) -> run_plan.RunSpec:
     """Returns one run of a study.
 
     Args:
@@ -117,7 +145,10 @@ def run_spec(study: Study, point: Point, seed: int, folder: pathlib.Path, parse)
         flags_text=text,
         folder=run_folder(folder, point, seed),
         cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
-        sites=tuple(_site(name, value, position, seed, study, point.phantom) for position, (name, value) in enumerate(point.sites.items())),
+        sites=tuple(
+            _site(name, value, position, seed, study, point.phantom)
+            for position, (name, value) in enumerate(point.sites.items())
+        ),
         threads_per_site=point.threads_per_site or study.threads_per_site,
         environment=point.environment,
         stack=point.stack,
@@ -145,13 +176,24 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
         if not value.get(key):
             raise ValueError(f"`{key}` is missing")
     seeds = value["seeds"]
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+    if (
+        not isinstance(seeds, list)
+        or not all(isinstance(seed, int) for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
         raise ValueError(f"`seeds` is {seeds!r}; expected a list of different whole numbers")
     pictures = value.get("pictures", "private")
     if pictures not in ("synthetic", "public", "private"):
         raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
-    common, sites, phantom = value.get("settings", {}), value["sites"], value.get("phantom", "standard")
-    points = tuple(_point({"phantom": phantom, **entry}, common, sites) for entry in value.get("points", [{"label": "table1"}]))
+    common, sites, phantom = (
+        value.get("settings", {}),
+        value["sites"],
+        value.get("phantom", "standard"),
+    )
+    points = tuple(
+        _point({"phantom": phantom, **entry}, common, sites)
+        for entry in value.get("points", [{"label": "table1"}])
+    )
     labels = [point.label for point in points]
     if len(set(labels)) < len(labels):
         raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
@@ -164,33 +206,62 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
 def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
     _known(entry, _POINT_KEYS, "a point")
     label = entry.get("label")
-    if not isinstance(label, str) or not label.replace("_", "").replace("-", "").replace(".", "").isalnum():
-        raise ValueError(f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', as it names a folder")
+    if (
+        not isinstance(label, str)
+        or not label.replace("_", "").replace("-", "").replace(".", "").isalnum()
+    ):
+        raise ValueError(
+            f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', as it names a folder"
+        )
     own = entry.get("sites", sites)
     for name, site in own.items():
         _known(site, _SITE_KEYS, f"site {name}")
     if not {"C1", "C2"} <= set(own):
-        raise ValueError(f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2 among them")
+        raise ValueError(
+            f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2 among them"
+        )
     unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
     if unknown:
-        raise ValueError(f"point {label}: `beyond` has {', '.join(unknown)}; expected some of {', '.join(run_plan.BEYOND)}")
+        raise ValueError(
+            f"point {label}: `beyond` has {', '.join(unknown)}; expected some of {', '.join(run_plan.BEYOND)}"
+        )
     baselines = entry.get("baselines", True)
     if "finetuned" in entry.get("beyond", ()) and not baselines:
-        raise ValueError(f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true")
+        raise ValueError(
+            f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true"
+        )
     if entry["phantom"] not in _PHANTOMS:
-        raise ValueError(f"point {label}: `phantom` is {entry['phantom']!r}; expected one of {', '.join(_PHANTOMS)}")
+        raise ValueError(
+            f"point {label}: `phantom` is {entry['phantom']!r}; expected one of {', '.join(_PHANTOMS)}"
+        )
     deformed = {site["deformed"] for site in own.values() if "deformed" in site}
-    if deformed and (set(own) != {"C1", "C2"} or any("deformed" not in site for site in own.values()) or len(deformed) > 1):
+    if deformed and (
+        set(own) != {"C1", "C2"}
+        or any("deformed" not in site for site in own.values())
+        or len(deformed) > 1
+    ):
         raise ValueError(
             f"point {label}: `deformed` is for C1 and C2 together, of the same manifest, without further sites; give both the same"
         )
-    environment, stack, threads = entry.get("environment", {}), entry.get("stack", "own"), entry.get("threads_per_site")
-    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
-        raise ValueError(f"point {label}: `environment` is {environment!r}; expected names and texts")
+    environment, stack, threads = (
+        entry.get("environment", {}),
+        entry.get("stack", "own"),
+        entry.get("threads_per_site"),
+    )
+    if not isinstance(environment, dict) or not all(
+        isinstance(value, str) for value in environment.values()
+    ):
+        raise ValueError(
+            f"point {label}: `environment` is {environment!r}; expected names and texts"
+        )
     if stack not in _STACKS:
-        raise ValueError(f"point {label}: `stack` is {stack!r}; expected one of {', '.join(_STACKS)}")
+        raise ValueError(
+            f"point {label}: `stack` is {stack!r}; expected one of {', '.join(_STACKS)}"
+        )
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
-        raise ValueError(f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1")
+        raise ValueError(
+            f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1"
+        )
     return Point(
         threads_per_site=threads, environment=environment, stack=stack, phantom=entry["phantom"],
         label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
@@ -198,10 +269,14 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
     )  # fmt: skip
 
 
-def _site(name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, phantom: str) -> run_plan.SiteSpec:
+def _site(
+    name: str, value: Mapping[str, Any], position: int, seed: int, study: Study, phantom: str
+) -> run_plan.SiteSpec:
     split = tuple(value["split"]) if "split" in value else None
     if split is not None and len(split) != 3:
-        raise ValueError(f"site {name}: `split` is {list(split)}; expected cases for training, validation, test")
+        raise ValueError(
+            f"site {name}: `split` is {list(split)}; expected cases for training, validation, test"
+        )
     return run_plan.SiteSpec(
         name=name,
         cohort=value.get("cohort", {}),
@@ -220,23 +295,39 @@ def _data_note(point: Point) -> str:
     for name, site in point.sites.items():
         counts = "/".join(map(str, site["split"])) if "split" in site else "default split"
         if "cohort" in site:
-            patients = " and ".join(f"{n} of hospital {hospital}" for hospital, n in site["cohort"].items())
-            parts.append(f"{name} {counts} of {patients}" if list(site["cohort"]) != [name] else f"{name} {counts}")
+            patients = " and ".join(
+                f"{n} of hospital {hospital}" for hospital, n in site["cohort"].items()
+            )
+            parts.append(
+                f"{name} {counts} of {patients}"
+                if list(site["cohort"]) != [name]
+                else f"{name} {counts}"
+            )
         else:
             parts.append(f"{name} {counts if 'split' in site else 'by its list'}")
     kind = "listed scans"
     if any("cohort" in site for site in point.sites.values()):
-        kind = "synthetic cohort" if point.phantom == "standard" else f"{point.phantom} synthetic cohort"
+        kind = (
+            "synthetic cohort"
+            if point.phantom == "standard"
+            else f"{point.phantom} synthetic cohort"
+        )
     elif any("deformed" in site for site in point.sites.values()):
         kind = "deformed copies of real CT"
     return f"Data: {kind}, training/validation/test {'; '.join(parts)} (paper: real CT, C1 252/84/84; C2 286/100/100)."
 
 
 def _flag_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
 
 
 def _known(value: Mapping[str, Any], known: set[str], what: str) -> None:
     unknown = sorted(set(value) - known)
     if unknown:
-        raise ValueError(f"{what} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{what} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )

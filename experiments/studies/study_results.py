@@ -16,7 +16,9 @@ from experiments.studies.study_file import Study
 from runkit import atomic, events
 
 
-def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str, int], Any]) -> dict[str, Any]:
+def collect(
+    study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str, int], Any]
+) -> dict[str, Any]:
     """Returns the contents of `study.json` from whatever the runs have left so far.
 
     Args:
@@ -28,7 +30,16 @@ def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str,
     for point in study.points:
         for seed in study.seeds:
             config = configs[point.label, seed]
-            runs.append(_run(point, seed, config, study_file.cohort_key(study, config), study_file.run_folder(folder, point, seed), folder))
+            runs.append(
+                _run(
+                    point,
+                    seed,
+                    config,
+                    study_file.cohort_key(study, config),
+                    study_file.run_folder(folder, point, seed),
+                    folder,
+                )
+            )
     content = {
         "name": study.name,
         "profile": study.profile,
@@ -48,8 +59,14 @@ def collect(study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str,
     return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
 
 
-def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
-    state = atomic.read_json(folder / "stages.json") if (folder / "stages.json").exists() else {"wall_seconds": {}, "peak_memory_bytes": 0}
+def _run(
+    point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path
+) -> dict[str, Any]:
+    state = (
+        atomic.read_json(folder / "stages.json")
+        if (folder / "stages.json").exists()
+        else {"wall_seconds": {}, "peak_memory_bytes": 0}
+    )
     table_file = folder / "table1.json"
     document = atomic.read_json(table_file) if table_file.exists() else {}
     rows = document.get("cases") or run_stages.rows_so_far(folder)
@@ -58,12 +75,20 @@ def _run(point, seed: int, config, cohort: str, folder: pathlib.Path, root: path
         "label": point.label,
         "seed": seed,
         "folder": folder.relative_to(root).as_posix(),
-        "state": "finished" if document else "failed" if failure.exists() else "unfinished" if state["wall_seconds"] else "not begun",
+        "state": "finished"
+        if document
+        else "failed"
+        if failure.exists()
+        else "unfinished"
+        if state["wall_seconds"]
+        else "not begun",
         "failure": failure.read_text(encoding="utf-8") if failure.exists() else None,
         "cohort": cohort,
         "stack": document.get("stack"),
         "configuration": config.to_json(),
-        "fingerprints": document.get("fingerprints", {"rows": fingerprints.of_rows(rows)} if rows else {}),
+        "fingerprints": document.get(
+            "fingerprints", {"rows": fingerprints.of_rows(rows)} if rows else {}
+        ),
         "wall_seconds": state["wall_seconds"],
         "peak_memory_bytes": state["peak_memory_bytes"],
         "traffic": traffic(events.EventLog(folder / "server" / "events.jsonl").read()),
@@ -110,7 +135,9 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
     }
 
 
-def _joint(joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()) -> dict[str, Any]:
+def _joint(
+    joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()
+) -> dict[str, Any]:
     """Returns what all rows say together; `judged` are the runs that the claims are judged by, where they are more than the table's."""
     return {
         "table": table(joint),
@@ -118,7 +145,9 @@ def _joint(joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = (
         "patients": patients.of_runs([patients.Run(run.cohort, run.rows) for run in joint]),
         "verdicts": [v.to_json() for v in hypotheses.evaluate(judged or joint)],
         "not_asked": list(hypotheses.NOT_ASKED),
-        "cases": [{**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows],
+        "cases": [
+            {**row, "seed": run.seed, "cohort": run.cohort} for run in joint for row in run.rows
+        ],
     }
 
 
@@ -137,12 +166,18 @@ def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypothes
             if run["label"] == first:
                 rows += run["rows"]
             else:
-                rows += [{**row, "model": names[row["model"]]} for row in run["rows"] if row["model"] in names]
+                rows += [
+                    {**row, "model": names[row["model"]]}
+                    for row in run["rows"]
+                    if row["model"] in names
+                ]
         joint.append(hypotheses.Run(seed, cohort, rows))
     return joint
 
 
-def table(runs: Sequence[hypotheses.Run], grid: str = "training") -> dict[str, dict[str, dict[str, Any]]]:
+def table(
+    runs: Sequence[hypotheses.Run], grid: str = "training"
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns row -> column -> mean over seeds, its Student interval (None for one seed), each seed's value, number of cases.
 
     A seed that lacks a row or a number does not count there; a cell that no seed has is absent.
@@ -152,7 +187,11 @@ def table(runs: Sequence[hypotheses.Run], grid: str = "training") -> dict[str, d
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         for column in paper_table.COLUMNS:
-            cells = {seed: line[name] for seed, line in lines.items() if name in line and line[name].percent[column] is not None}
+            cells = {
+                seed: line[name]
+                for seed, line in lines.items()
+                if name in line and line[name].percent[column] is not None
+            }
             if cells:
                 values = {str(seed): cell.percent[column] for seed, cell in cells.items()}
                 interval = intervals.student_interval(list(values.values()))
@@ -177,7 +216,9 @@ def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         points.append(
             {
                 "label": point.label,
-                "table": table([hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in own]),
+                "table": table(
+                    [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in own]
+                ),
                 "wall_seconds": sum(walls) / len(walls) if walls else None,
                 "bytes": sum(moved) / len(moved) if moved else None,
                 "runs": len(walls),
@@ -191,16 +232,28 @@ def traffic(found) -> dict[str, Any]:
     sites: dict[str, dict[str, float]] = {}
     for event in found:
         if event.get("site") and event["event"] in ("pulled", "pushed", "published"):
-            own = sites.setdefault(event["site"], {"sent_bytes": 0, "fetched_bytes": 0, "seconds": 0.0})
-            own["fetched_bytes" if event["event"] == "pulled" else "sent_bytes"] += int(event.get("bytes") or 0)
+            own = sites.setdefault(
+                event["site"], {"sent_bytes": 0, "fetched_bytes": 0, "seconds": 0.0}
+            )
+            own["fetched_bytes" if event["event"] == "pulled" else "sent_bytes"] += int(
+                event.get("bytes") or 0
+            )
             own["seconds"] += float(event.get("seconds") or 0.0)
-    return {"sites": sites, "bytes": sum(own["sent_bytes"] + own["fetched_bytes"] for own in sites.values())}
+    return {
+        "sites": sites,
+        "bytes": sum(own["sent_bytes"] + own["fetched_bytes"] for own in sites.values()),
+    }
 
 
 def write(folder: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Writes `study.json` and `study.md`, each whole or not at all."""
     folder = pathlib.Path(folder)
-    kept = {**content, "runs": [{key: value for key, value in run.items() if key != "rows"} for run in content["runs"]]}
+    kept = {
+        **content,
+        "runs": [
+            {key: value for key, value in run.items() if key != "rows"} for run in content["runs"]
+        ],
+    }
     atomic.write_json(folder / "study.json", kept)
     atomic.write_text(folder / "study.md", markdown(content))
 
@@ -211,7 +264,11 @@ def markdown(content: Mapping[str, Any]) -> str:
     finished = sum(run["state"] == "finished" for run in runs)
     seeds = ", ".join(map(str, content["seeds"]))
     lines = [f"# Study {content['name']}: profile {content['profile']}, seeds {seeds}", ""]
-    lines += [f"{finished} of {len(runs)} runs are finished." + ("" if finished == len(runs) else " **This is a partial result.**"), ""]
+    lines += [
+        f"{finished} of {len(runs)} runs are finished."
+        + ("" if finished == len(runs) else " **This is a partial result.**"),
+        "",
+    ]
     for run in runs:
         if run["state"] != "finished":
             lines.append(
@@ -222,13 +279,28 @@ def markdown(content: Mapping[str, Any]) -> str:
     else:
         if content.get("variants") is not None:
             lines += ["", *study_variants.markdown(content["variants"])]
-        lines += ["", *_table_lines(content["table"]), "", *_verdict_lines(content["verdicts"], content.get("not_asked", ()))]
+        lines += [
+            "",
+            *_table_lines(content["table"]),
+            "",
+            *_verdict_lines(content["verdicts"], content.get("not_asked", ())),
+        ]
         if content.get("patients"):
             lines += ["", "## Patients", "", patients_table.markdown(content["patients"])]
-    lines += ["", "## Cost", "", "| run | wall | peak memory | on the wire |", "|---|---:|---:|---:|"]
+    lines += [
+        "",
+        "## Cost",
+        "",
+        "| run | wall | peak memory | on the wire |",
+        "|---|---:|---:|---:|",
+    ]
     for run in runs:
         wall = sum(run["wall_seconds"].values()) / 60
-        cells = (f"{wall:.1f} min", f"{run['peak_memory_bytes'] / 2**30:.1f} GiB", f"{run['traffic']['bytes'] / 2**20:.0f} MiB")
+        cells = (
+            f"{wall:.1f} min",
+            f"{run['peak_memory_bytes'] / 2**30:.1f} GiB",
+            f"{run['traffic']['bytes'] / 2**20:.0f} MiB",
+        )
         lines.append(f"| {run['label']}, seed {run['seed']} | {' | '.join(cells)} |")
     total = sum(sum(run["wall_seconds"].values()) for run in runs) / 60
     lines += [f"| together | {total:.1f} min | | |", ""]
@@ -254,7 +326,10 @@ def _table_lines(rows: Mapping[str, Any]) -> list[str]:
         "",
     ]
     lines += [f"| Model | {' | '.join(_HEADINGS)} |", "|---|" + "---:|" * len(_HEADINGS)]
-    lines += [f"| {name} | {' | '.join(_cell(columns.get(c)) for c in paper_table.COLUMNS)} |" for name, columns in rows.items()]
+    lines += [
+        f"| {name} | {' | '.join(_cell(columns.get(c)) for c in paper_table.COLUMNS)} |"
+        for name, columns in rows.items()
+    ]
     return lines if rows else [*lines[:2], "No row has arrived yet."]
 
 
@@ -270,7 +345,11 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
     ]
     for verdict in verdicts:
         parts = "; ".join(f"{part['text']}: {part_numbers(part)}" for part in verdict["parts"])
-        word = verdict["verdict"] if verdict["verdict"] == hypotheses.UNDECIDED else f"**{verdict['verdict']}**"
+        word = (
+            verdict["verdict"]
+            if verdict["verdict"] == hypotheses.UNDECIDED
+            else f"**{verdict['verdict']}**"
+        )
         lines.append(f"| {verdict['claim']} | {verdict['source']} | {word} | {parts} |")
     return [*lines, "", f"Not asked: {'; '.join(not_asked)}."] if not_asked else lines
 
@@ -284,7 +363,9 @@ def part_numbers(part: Mapping[str, Any]) -> str:
     if interval is None:
         return "not measured"
     share = part["rule"] in ("gone", "zero") and ("trainings" in part or part["rule"] == "gone")
-    scale, sign, digits, unit = (100, "", 0, "%") if share else (1, "+", 3 if part["unit"] == "1/mm" else 1, part["unit"])
+    scale, sign, digits, unit = (
+        (100, "", 0, "%") if share else (1, "+", 3 if part["unit"] == "1/mm" else 1, part["unit"])
+    )
 
     def number(value: float) -> str:
         return f"{value * scale:{sign}.{digits}f}"
@@ -305,7 +386,11 @@ def part_numbers(part: Mapping[str, Any]) -> str:
             "none" if unit == "points" and part[key] > 100 else f"{part[key] * scale:.{digits}f}"
             for key in ("detectable", "detectable_holm")
         )
-        text += f", at best below {alone} % ({after} % after Holm)" if share else f", shows {alone} ({after} after Holm)"
+        text += (
+            f", at best below {alone} % ({after} % after Holm)"
+            if share
+            else f", shows {alone} ({after} after Holm)"
+        )
     return text
 
 
@@ -317,10 +402,14 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
         "FL_global, Dice in per cent, mean over seeds ± half the 95 % interval.",
         "",
     ]
-    lines += [f"| {content['axis']} | {' | '.join(_HEADINGS)} | wall a run | on the wire |", "|---|" + "---:|" * (len(_HEADINGS) + 2)]
+    lines += [
+        f"| {content['axis']} | {' | '.join(_HEADINGS)} | wall a run | on the wire |",
+        "|---|" + "---:|" * (len(_HEADINGS) + 2),
+    ]
     for point in content["sweep"]:
         cells = [
-            _cell({**c, "paper": None} if c else None) for c in (point["table"].get("FL_global", {}).get(n) for n in paper_table.COLUMNS)
+            _cell({**c, "paper": None} if c else None)
+            for c in (point["table"].get("FL_global", {}).get(n) for n in paper_table.COLUMNS)
         ]
         wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
@@ -336,7 +425,9 @@ def read(folder: str | os.PathLike) -> dict[str, Any]:
     """
     file = pathlib.Path(folder) / "study.json"
     if not file.exists():
-        raise FileNotFoundError(f"{file} is not there; make it with `make study`, or name another study's folder")
+        raise FileNotFoundError(
+            f"{file} is not there; make it with `make study`, or name another study's folder"
+        )
     return atomic.read_json(file)
 
 

@@ -35,7 +35,10 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "seed": run["seed"],
                 "holds": {name: finding.holds for name, finding in found.items()},
                 "values": {name: dict(row.percent) for name, row in lines.items()},
-                "false_tumours": {name: list(counts) for name, counts in paper_table.false_tumours(run["rows"]).items()},
+                "false_tumours": {
+                    name: list(counts)
+                    for name, counts in paper_table.false_tumours(run["rows"]).items()
+                },
             }
         )
     findings = {
@@ -60,21 +63,35 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
         fails = ", ".join(f"{label} (seed {seed})" for label, seed in finding["fails"]) or "–"
         lines.append(f"| {finding['claim']} | {finding['holds']} of {finding['of']} | {fails} |")
     lines += ["", "## What the arithmetic alone moves", ""]
-    lines += ["Dice in per cent: mean over all runs, and in brackets the standard deviation between variants of one seed.", ""]
+    lines += [
+        "Dice in per cent: mean over all runs, and in brackets the standard deviation between variants of one seed.",
+        "",
+    ]
     lines += [
         f"| model | {' | '.join(name.replace('_', ' ') for name in paper_table.COLUMNS)} |",
         "|---|" + "---:|" * len(paper_table.COLUMNS),
     ]
     for name, columns in content["spread"].items():
-        lines.append(f"| {name} | {' | '.join(_cell(columns.get(column)) for column in paper_table.COLUMNS)} |")
+        lines.append(
+            f"| {name} | {' | '.join(_cell(columns.get(column)) for column in paper_table.COLUMNS)} |"
+        )
     lines += ["", "## Every run", ""]
     shown = ("C1_FL_local", "C2_FL_local", "FL_global")
     heads = [f"{name} {column}" for name in shown for column in ("C2 tumour", "Average")]
-    lines += [f"| variant | seed | {' | '.join(heads)} | false tumours, FL_global |", "|---|---:|" + "---:|" * (len(heads) + 1)]
+    lines += [
+        f"| variant | seed | {' | '.join(heads)} | false tumours, FL_global |",
+        "|---|---:|" + "---:|" * (len(heads) + 1),
+    ]
     for run in content["runs"]:
-        cells = [_number(run["values"].get(name, {}).get(column)) for name in shown for column in ("C2_tumour", "average")]
+        cells = [
+            _number(run["values"].get(name, {}).get(column))
+            for name in shown
+            for column in ("C2_tumour", "average")
+        ]
         marked, healthy = run["false_tumours"].get("FL_global", (0, 0))
-        lines.append(f"| {run['label']} | {run['seed']} | {' | '.join(cells)} | {marked} of {healthy} |")
+        lines.append(
+            f"| {run['label']} | {run['seed']} | {' | '.join(cells)} | {marked} of {healthy} |"
+        )
     return lines
 
 
@@ -92,16 +109,25 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
             if values:
                 # pooled over the seeds: each has as many degrees of freedom as it has variants beyond the first
                 freedom = sum(len(own) - 1 for own in several)
-                variance = sum((len(own) - 1) * statistics.variance(own) for own in several) / freedom if freedom else None
+                variance = (
+                    sum((len(own) - 1) * statistics.variance(own) for own in several) / freedom
+                    if freedom
+                    else None
+                )
                 deviation = None if variance is None else variance**0.5
-                found.setdefault(name, {})[column] = {"mean": statistics.fmean(values), "deviation": deviation}
+                found.setdefault(name, {})[column] = {
+                    "mean": statistics.fmean(values),
+                    "deviation": deviation,
+                }
     return found
 
 
 def _cell(cell: Mapping[str, float | None] | None) -> str:
     if cell is None:
         return "–"
-    return f"{cell['mean']:.1f}" + ("" if cell["deviation"] is None else f" ({cell['deviation']:.1f})")
+    return f"{cell['mean']:.1f}" + (
+        "" if cell["deviation"] is None else f" ({cell['deviation']:.1f})"
+    )
 
 
 def _number(value: float | None) -> str:

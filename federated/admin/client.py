@@ -38,7 +38,12 @@ class Kit:
 
     @classmethod
     def read(
-        cls, folder: str | os.PathLike, *, host: str | None = None, port: int | None = None, learned: str | os.PathLike | None = None
+        cls,
+        folder: str | os.PathLike,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        learned: str | os.PathLike | None = None,
     ) -> Kit:
         """Reads a kit as `provision` made it; changes nothing there.
 
@@ -53,17 +58,29 @@ class Kit:
         private.refuse_links(folder)
         kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
         if kind is None:
-            raise ValueError(f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it")
+            raise ValueError(
+                f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it"
+            )
         path = folder / f"{kind}.json"
         if not (folder / "credential").is_file():
-            raise ValueError(f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it")
+            raise ValueError(
+                f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it"
+            )
         about = atomic.read_json(path)
         try:
-            name, host, port = str(about[kind]), addresses.plain(host or str(about["host"])), port or int(about["port"])
+            name, host, port = (
+                str(about[kind]),
+                addresses.plain(host or str(about["host"])),
+                port or int(about["port"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it') from error
+            raise ValueError(
+                f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it'
+            ) from error
         if not port:
-            raise NoPort(f"{path}: port is 0, which names no server; give the port that the server printed")
+            raise NoPort(
+                f"{path}: port is 0, which names no server; give the port that the server printed"
+            )
         credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
         return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 
@@ -84,16 +101,26 @@ class AdminClient:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 100),
         )
-        self._channel = grpc.secure_channel(addresses.joined(kit.host, kit.port), kit.identity.for_client(), options=options)
+        self._channel = grpc.secure_channel(
+            addresses.joined(kit.host, kit.port), kit.identity.for_client(), options=options
+        )
 
     def probe(self) -> pb.ProbeReply:
-        return replies.probe(self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE))
+        return replies.probe(
+            self._call("Probe", pb.ProbeRequest(), pb.ProbeReply, limit=replies.LARGE)
+        )
 
     def status(self) -> dict[str, Any]:
-        return replies.status(self._call("Status", pb.StatusRequest(), pb.StatusReply, limit=replies.LARGE))
+        return replies.status(
+            self._call("Status", pb.StatusRequest(), pb.StatusReply, limit=replies.LARGE)
+        )
 
     def order(self, kind: str, site: str = "", round_number: int = 0) -> str:
-        return replies.order(self._call("Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply))
+        return replies.order(
+            self._call(
+                "Order", pb.OrderRequest(kind=kind, site=site, round=round_number), pb.OrderReply
+            )
+        )
 
     def close(self) -> None:
         self._channel.close()
@@ -104,19 +131,30 @@ class AdminClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL) -> replies.Reply:
-        call = self._channel.unary_unary(OPERATION_PREFIX + method, type(request).SerializeToString, bytes)
+    def _call(
+        self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL
+    ) -> replies.Reply:
+        call = self._channel.unary_unary(
+            OPERATION_PREFIX + method, type(request).SerializeToString, bytes
+        )
         metadata = conversion.credential_metadata(self._kit.name, self._kit.credential)
         for tries_left in reversed(range(_TRIES)):
             try:
-                return replies.read(call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit)
+                return replies.read(
+                    call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit
+                )
             except grpc.RpcError as error:
                 cut = error.code() == grpc.StatusCode.UNAVAILABLE
-                if not cut or tries_left in (_TRIES - 1, 0):  # to see why takes connections, too: at first, and in the end
+                if not cut or tries_left in (
+                    _TRIES - 1,
+                    0,
+                ):  # to see why takes connections, too: at first, and in the end
                     reason = self._error(error)
                     if not (cut and tries_left and isinstance(reason, errors.ServerUnreachable)):
                         raise reason from None  # gRPC's own text holds addresses and internals
-            time.sleep(_PAUSE_S)  # a server at whose port many connections wait makes room now and then: often is better than long
+            time.sleep(
+                _PAUSE_S
+            )  # a server at whose port many connections wait makes room now and then: often is better than long
         raise AssertionError("the last try returns or raises")
 
     def _error(self, error: grpc.RpcError) -> errors.FederationError:
@@ -130,6 +168,10 @@ class AdminClient:
             )
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             return tls.explain_failure(
-                error.details() or "", ServerEndpoint(self._kit.host, self._kit.port, os.environ), self._kit.identity
+                error.details() or "",
+                ServerEndpoint(self._kit.host, self._kit.port, os.environ),
+                self._kit.identity,
             )
-        return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")
+        return errors.ServerUnreachable(
+            f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})"
+        )

@@ -22,9 +22,15 @@ class RunScalars:
     def note(self, record: Mapping[str, Any]) -> None:
         event = record["event"]
         if event == "scored":
-            self._events.write(record["model"], {f"score/{record['site']}/{key}": value for key, value in record["scores"].items()})
+            self._events.write(
+                record["model"],
+                {f"score/{record['site']}/{key}": value for key, value in record["scores"].items()},
+            )
         elif event == "pushed":
-            values = {f"update/{record['site']}/{key}": value for key, value in record.get("metrics", {}).items()}
+            values = {
+                f"update/{record['site']}/{key}": value
+                for key, value in record.get("metrics", {}).items()
+            }
             if "seconds" in record:
                 values[f"transfer/{record['site']}/seconds"] = record["seconds"]
             self._events.write(record["round"], values)
@@ -38,4 +44,7 @@ class RunScalars:
             self._events.write(record["round"], values)
         elif event == "selected":
             # The score is of the model before: that one is scored while the next is made.
-            self._events.write(record["best_round"], {"selected/mean": record["mean"], "selected/worst": record["worst"]})
+            self._events.write(
+                record["best_round"],
+                {"selected/mean": record["mean"], "selected/worst": record["worst"]},
+            )

@@ -19,7 +19,9 @@ class Selection:
     best_worst_site: int = 0  # the model whose worst site is best off
 
 
-def select(scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str, int]) -> Selection | None:
+def select(
+    scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str, int]
+) -> Selection | None:
     """Returns the model with the highest weighted mean score, or None where nothing was scored.
 
     Models are comparable only on the same sites: those that scored the newest scored model. A model one of them did not
@@ -33,15 +35,28 @@ def select(scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str,
     if not scored:
         return None
     sites = tuple(sorted(scored[max(scored)]))
-    candidates = {number: by_site for number, by_site in scored.items() if all(site in by_site for site in sites)}
+    candidates = {
+        number: by_site
+        for number, by_site in scored.items()
+        if all(site in by_site for site in sites)
+    }
     total = sum(num_examples[site] for site in sites)
-    mean = {number: sum(num_examples[s] * by_site[s] for s in sites) / total for number, by_site in sorted(candidates.items())}
-    worst = {number: min(by_site[s] for s in sites) for number, by_site in sorted(candidates.items())}
-    best, fairest = (max(by, key=lambda number, by=by: (by[number], number)) for by in (mean, worst))
+    mean = {
+        number: sum(num_examples[s] * by_site[s] for s in sites) / total
+        for number, by_site in sorted(candidates.items())
+    }
+    worst = {
+        number: min(by_site[s] for s in sites) for number, by_site in sorted(candidates.items())
+    }
+    best, fairest = (
+        max(by, key=lambda number, by=by: (by[number], number)) for by in (mean, worst)
+    )
     return Selection(best, mean, worst, sites, fairest)
 
 
-def has_plateaued(mean: Mapping[int, float], *, patience: int, min_improvement: float = 0.0) -> bool:
+def has_plateaued(
+    mean: Mapping[int, float], *, patience: int, min_improvement: float = 0.0
+) -> bool:
     """Returns whether none of the last `patience` models is better, by more than `min_improvement`, than the best one before them.
 
     Args:
@@ -52,4 +67,7 @@ def has_plateaued(mean: Mapping[int, float], *, patience: int, min_improvement: 
     if not patience or len(numbers) <= patience:
         return False
     earlier, recent = numbers[:-patience], numbers[-patience:]
-    return max(mean[number] for number in recent) <= max(mean[number] for number in earlier) + min_improvement
+    return (
+        max(mean[number] for number in recent)
+        <= max(mean[number] for number in earlier) + min_improvement
+    )

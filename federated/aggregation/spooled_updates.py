@@ -44,11 +44,19 @@ def average(
     """
     with contextlib.ExitStack() as opened:
         sources = {
-            update.site: (opened.enter_context(_PendingUpdate(path, update, verified=path in verified)), update.num_examples)
+            update.site: (
+                opened.enter_context(_PendingUpdate(path, update, verified=path in verified)),
+                update.num_examples,
+            )
             for path, update in updates.items()
         }
-        with atomic.replacing(target, sync=False) as temporary, TensorFileWriter(temporary, specs, metadata) as writer:
-            weighted_mean_of_sources(sources, writer, **({} if rounding is None else {"finish": rounding}))
+        with (
+            atomic.replacing(target, sync=False) as temporary,
+            TensorFileWriter(temporary, specs, metadata) as writer,
+        ):
+            weighted_mean_of_sources(
+                sources, writer, **({} if rounding is None else {"finish": rounding})
+            )
             for source, _ in sources.values():
                 source.check()
             return writer.finish()

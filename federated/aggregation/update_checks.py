@@ -38,7 +38,10 @@ class UpdateCheck:
         start, total, finite = index * CHUNK_BYTES, 0.0, True
         before = b"" if self._reference is None else self._reference.read_range(start, len(data))
         for dtype, run_start, run_bytes in self._runs:
-            begin, end = max(start, run_start) - start, min(start + len(data), run_start + run_bytes) - start
+            begin, end = (
+                max(start, run_start) - start,
+                min(start + len(data), run_start + run_bytes) - start,
+            )
             if begin >= end:
                 continue
             values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
@@ -46,7 +49,9 @@ class UpdateCheck:
             if before:
                 # float32 is exact enough for a norm, and float16 squares would overflow.
                 wide = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
-                change = np.subtract(values, np.frombuffer(before, dtype, len(values), begin), dtype=wide)
+                change = np.subtract(
+                    values, np.frombuffer(before, dtype, len(values), begin), dtype=wide
+                )
                 squares = float(np.dot(change, change))
                 total += squares
             # Squares that add up to a number have no value in them that is none; only else is each looked at.
@@ -60,7 +65,10 @@ class UpdateCheck:
         counts, number = Counter[int](), bisect.bisect_right(self._places, start) - 1
         while number < len(self._specs) and self._places[number] < start + len(data):
             dtype = DTYPES[self._specs[number].dtype]
-            begin, end = max(self._places[number], start) - start, min(self._places[number + 1], start + len(data)) - start
+            begin, end = (
+                max(self._places[number], start) - start,
+                min(self._places[number + 1], start + len(data)) - start,
+            )
             values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
             counts[number] = int(values.size - np.isfinite(values).sum())
             number += 1
@@ -69,19 +77,31 @@ class UpdateCheck:
     @property
     def change(self) -> float:
         """Euclidean norm of the change that the update makes; infinite where it is beyond float32."""
-        squares = [self._squares[index] for index in sorted(self._squares)]  # in one order, so that a resumed transfer gives the same
+        squares = [
+            self._squares[index] for index in sorted(self._squares)
+        ]  # in one order, so that a resumed transfer gives the same
         return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
 
     def check(self, what: str) -> None:
         """Raises UpdateRefused with a reason for every tensor that holds a value that is not finite."""
         counts: Counter[int] = sum(self._not_finite.values(), Counter())
         reasons = [
-            Reason(self._specs[number].name, "not_finite", f"{count} of {self._specs[number].size} values")
+            Reason(
+                self._specs[number].name,
+                "not_finite",
+                f"{count} of {self._specs[number].size} values",
+            )
             for number, count in sorted(counts.items())
         ]
         if reasons:
-            listed = "; ".join(f"{reason.tensor} holds a value that is not finite ({reason.text})" for reason in reasons[:30])
-            raise errors.UpdateRefused(f"{what}: {listed}; look at the site's training loss and lower its learning rate", reasons=reasons)
+            listed = "; ".join(
+                f"{reason.tensor} holds a value that is not finite ({reason.text})"
+                for reason in reasons[:30]
+            )
+            raise errors.UpdateRefused(
+                f"{what}: {listed}; look at the site's training loss and lower its learning rate",
+                reasons=reasons,
+            )
 
 
 def norm_of(file: TensorFile) -> float:
@@ -95,10 +115,15 @@ def norm_of(file: TensorFile) -> float:
     return math.sqrt(math.fsum(squares))
 
 
-def _values(data: bytes, start: int, runs: Sequence[tuple[np.dtype, int, int]]) -> Iterator[np.ndarray]:
+def _values(
+    data: bytes, start: int, runs: Sequence[tuple[np.dtype, int, int]]
+) -> Iterator[np.ndarray]:
     """Yields the values of a piece that begins at byte `start` of a model, one array for each dtype in it."""
     for dtype, run_start, run_bytes in runs:
-        begin, end = max(start, run_start) - start, min(start + len(data), run_start + run_bytes) - start
+        begin, end = (
+            max(start, run_start) - start,
+            min(start + len(data), run_start + run_bytes) - start,
+        )
         if begin < end:
             yield np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
 
@@ -129,4 +154,7 @@ def check_change(change: float, usual: float, *, max_ratio: float, what: str) ->
     """
     if max_ratio and not change <= max_ratio * usual:
         text = f"it changes the model by {change:.4g} (Euclidean norm), {usual:.4g} is usual, {max_ratio:g} times that is taken"
-        raise errors.UpdateRefused(f"{what}: {text}; look at the site's data and learning rate", reasons=[Reason("", "norm", text)])
+        raise errors.UpdateRefused(
+            f"{what}: {text}; look at the site's data and learning rate",
+            reasons=[Reason("", "norm", text)],
+        )

@@ -10,10 +10,22 @@ from typing import Protocol
 
 import numpy as np
 
-from federated.tensors.weights import CHUNK_BYTES, NamedArrays, TensorSpec, check_same, dtype_runs, specs_of
+from federated.tensors.weights import (
+    CHUNK_BYTES,
+    NamedArrays,
+    TensorSpec,
+    check_same,
+    dtype_runs,
+    specs_of,
+)
 
-SLAB_BYTES = 2**18  # averaged at a time, whatever the tensors: what is worked on stays in a processor's cache
-_WORKERS, _AHEAD = 2, 4  # chunks that are averaged at the same time, and that wait to be written at most
+SLAB_BYTES = (
+    2**18
+)  # averaged at a time, whatever the tensors: what is worked on stays in a processor's cache
+_WORKERS, _AHEAD = (
+    2,
+    4,
+)  # chunks that are averaged at the same time, and that wait to be written at most
 
 
 def mean_of(slabs: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
@@ -51,8 +63,15 @@ def weighted_mean(contributions: Iterable[Contribution]) -> NamedArrays:
     ordered = sorted(contributions, key=lambda c: c.site)
     _check_weights([(c.site, c.num_examples) for c in ordered])
     for other in ordered[1:]:
-        check_same(specs_of(ordered[0].arrays), specs_of(other.arrays), what=f"update of site {other.site!r}")
-    return {name: mean_of((c.arrays[name] for c in ordered), [c.num_examples for c in ordered]) for name in ordered[0].arrays}
+        check_same(
+            specs_of(ordered[0].arrays),
+            specs_of(other.arrays),
+            what=f"update of site {other.site!r}",
+        )
+    return {
+        name: mean_of((c.arrays[name] for c in ordered), [c.num_examples for c in ordered])
+        for name in ordered[0].arrays
+    }
 
 
 class Source(Protocol):
@@ -73,7 +92,10 @@ class Sink(Protocol):
 
 
 def weighted_mean_of_sources(
-    sources: Mapping[str, tuple[Source, int]], sink: Sink, *, finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab
+    sources: Mapping[str, tuple[Source, int]],
+    sink: Sink,
+    *,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
 ) -> None:
     """Averages spooled updates into `sink`, slab by slab: memory grows with neither model nor number of sites.
 
@@ -97,7 +119,13 @@ def weighted_mean_of_sources(
             means.append(np.empty((end - begin) // dtype.itemsize, dtype))
             for start in range(begin, end, SLAB_BYTES):
                 size = min(SLAB_BYTES, end - start)
-                mean = mean_of((np.frombuffer(source.read_range(start, size), dtype=dtype) for _, source, _ in ordered), weights)
+                mean = mean_of(
+                    (
+                        np.frombuffer(source.read_range(start, size), dtype=dtype)
+                        for _, source, _ in ordered
+                    ),
+                    weights,
+                )
                 at = (start - begin) // dtype.itemsize
                 means[-1][at : at + len(mean)] = mean
         return means
@@ -121,7 +149,9 @@ def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[tuple[np.dtype, int, i
     """Yields each chunk of a model as its stretches of one dtype, (dtype, first byte, end)."""
     runs = [(dtype, begin, begin + nbytes) for dtype, begin, nbytes in dtype_runs(specs) if nbytes]
     for start in range(0, runs[-1][2] if runs else 0, CHUNK_BYTES):
-        cut = [(dtype, max(start, begin), min(start + CHUNK_BYTES, end)) for dtype, begin, end in runs]
+        cut = [
+            (dtype, max(start, begin), min(start + CHUNK_BYTES, end)) for dtype, begin, end in runs
+        ]
         yield [stretch for stretch in cut if stretch[1] < stretch[2]]
 
 

@@ -32,7 +32,9 @@ from runkit.events import EventLog
 
 FIRST = "0" * 64  # what the first line has for `previous`
 SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
-_LINE = re.compile(rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n')
+_LINE = re.compile(
+    rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
+)
 
 
 class AuditLog(EventLog):
@@ -55,7 +57,11 @@ class AuditLog(EventLog):
         listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
         super().__init__(path, clock=clock)
-        self._key = None if key is None else serialization.load_pem_private_key(pathlib.Path(key).read_bytes(), None)
+        self._key = (
+            None
+            if key is None
+            else serialization.load_pem_private_key(pathlib.Path(key).read_bytes(), None)
+        )
         self._listeners = tuple(listeners)
         self._mutex = threading.Lock()
         self._count, self._head, self._size = 0, FIRST, 0
@@ -77,8 +83,14 @@ class AuditLog(EventLog):
         for listener in self._listeners:
             try:
                 listener(record)
-            except Exception as error:  # a picture of the run that cannot be drawn must not stop the run
-                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            except (
+                Exception
+            ) as error:  # a picture of the run that cannot be drawn must not stop the run
+                reason = (
+                    error.strerror
+                    if isinstance(error, OSError)
+                    else f"{type(error).__name__}: {error}"
+                )
                 logging.warning("event=listener_failed reason=%s", reason)
 
     def _line(self, record: dict[str, Any]) -> str:
@@ -107,7 +119,9 @@ class AuditLog(EventLog):
         if last:
             found = _LINE.fullmatch(last)
             if not found:
-                raise ValueError(f"{self.path}: line {self._count} is not chained; move the file away, or restore it from a backup")
+                raise ValueError(
+                    f"{self.path}: line {self._count} is not chained; move the file away, or restore it from a backup"
+                )
             self._head = found["hash"].decode("ascii")
 
 
@@ -119,7 +133,9 @@ class BrokenChain(ValueError):
         self.line = line
 
 
-def read_chain(path: str | os.PathLike, authority: x509.Certificate | None = None) -> Iterator[dict[str, Any]]:
+def read_chain(
+    path: str | os.PathLike, authority: x509.Certificate | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the records of a log, each checked. Half a line at the end is passed over: the log may be growing.
 
     Args:
@@ -139,10 +155,17 @@ def read_chain(path: str | os.PathLike, authority: x509.Certificate | None = Non
                 raise BrokenChain(number, "was changed: its hash is another")
             record = json.loads(found["text"] + b"}")
             if record["previous"] != head or record["line"] != number:
-                raise BrokenChain(number, f"does not follow line {number - 1}: lines were removed, inserted or moved")
+                raise BrokenChain(
+                    number,
+                    f"does not follow line {number - 1}: lines were removed, inserted or moved",
+                )
             if authority is not None and record["event"] == "started":
                 server = _certificate_of(record, authority)
-            if authority is not None and record["event"] in SIGNED and not _signed_by(server, found["hash"], found["signature"]):
+            if (
+                authority is not None
+                and record["event"] in SIGNED
+                and not _signed_by(server, found["hash"], found["signature"])
+            ):
                 raise BrokenChain(number, f"{record['event']!r} is not signed by the server's key")
             head = found["hash"].decode("ascii")
             yield {**record, "hash": head}
@@ -155,8 +178,16 @@ def backfill(log: EventLog, store: Store) -> None:
     beyond = [number for number in known.aggregated if number not in globals_]
     if beyond:
         first = min(beyond)
-        log.append("round_discarded", round=first, back_to=first - 1, sha256=globals_.get(first - 1), backfilled=True)
-        known = _replayed(log.read())  # updates that were logged before this line count after it: they are logged again
+        log.append(
+            "round_discarded",
+            round=first,
+            back_to=first - 1,
+            sha256=globals_.get(first - 1),
+            backfilled=True,
+        )
+        known = _replayed(
+            log.read()
+        )  # updates that were logged before this line count after it: they are logged again
     for number in sorted({*globals_, *counted} - {0}):
         updates = counted.get(number, [])
         if number in globals_ and known.aggregated.get(number) == globals_[number]:
@@ -183,7 +214,9 @@ def backfill(log: EventLog, store: Store) -> None:
             )
     for site, record in store.sites().items():
         if record.evicted and site not in known.evicted:
-            gone = sorted(name for name, owner in known.owners.items() if owner == site and name not in models)
+            gone = sorted(
+                name for name, owner in known.owners.items() if owner == site and name not in models
+            )
             log.append("evicted", site=site, dropped=None, models=gone, backfilled=True)
         elif not record.evicted and site in known.evicted:
             log.append("readmitted", site=site, backfilled=True)
@@ -200,7 +233,9 @@ class _Known:
     """What a log says was taken in and not taken back: digests."""
 
     aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
-    pushed: set[tuple[int, str, str]] = dataclasses.field(default_factory=set)  # (round it counts in, site, update)
+    pushed: set[tuple[int, str, str]] = dataclasses.field(
+        default_factory=set
+    )  # (round it counts in, site, update)
     published: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> model
     owners: dict[str, str] = dataclasses.field(default_factory=dict)  # name of a model -> site
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
@@ -214,7 +249,9 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
         if event == "aggregated":
             known.aggregated[record["round"]] = record["sha256"]
         elif event == "pushed":
-            known.pushed.add((record.get("counts_in", record["round"]), record["site"], record["sha256"]))
+            known.pushed.add(
+                (record.get("counts_in", record["round"]), record["site"], record["sha256"])
+            )
         elif event == "published":
             known.published[record["model"]] = record["sha256"]
             known.owners[record["model"]] = record["site"]
@@ -228,7 +265,9 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             known.rows[record["site"]] = record.get("sha256", "")
         elif event == "round_discarded":
             first = record["round"]
-            known.aggregated = {number: sha256 for number, sha256 in known.aggregated.items() if number < first}
+            known.aggregated = {
+                number: sha256 for number, sha256 in known.aggregated.items() if number < first
+            }
             known.pushed = {entry for entry in known.pushed if entry[0] < first}
             known.rows = {}
     return known
@@ -240,16 +279,25 @@ def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509
         certificate = x509.load_pem_x509_certificate(record["certificate"].encode("ascii"))
     except (KeyError, ValueError) as error:
         raise BrokenChain(record["line"], "a server started without a certificate") from error
-    if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(certificate):
-        raise BrokenChain(record["line"], "the certificate of the server that started is not one that the authority gave to a server")
+    if not certificates.is_issued_by(certificate, authority) or not certificates.hosts_of(
+        certificate
+    ):
+        raise BrokenChain(
+            record["line"],
+            "the certificate of the server that started is not one that the authority gave to a server",
+        )
     return certificate
 
 
-def _signed_by(certificate: x509.Certificate | None, digest: bytes, signature: bytes | None) -> bool:
+def _signed_by(
+    certificate: x509.Certificate | None, digest: bytes, signature: bytes | None
+) -> bool:
     if certificate is None or not signature:
         return False
     try:
-        certificate.public_key().verify(base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256()))
+        certificate.public_key().verify(
+            base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256())
+        )
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -27,12 +27,16 @@ class Verified:
     lines: int
     head: str
     rounds: tuple[int, ...]  # whose models are in the store and have the logged digest
-    recomputed: tuple[int, ...]  # of them, those whose updates are still kept and give the very model again
+    recomputed: tuple[
+        int, ...
+    ]  # of them, those whose updates are still kept and give the very model again
     pruned: tuple[int, ...]  # whose models the server did not keep
     discarded: tuple[int, ...] = ()  # rounds that the operator took back, as often as that was
     models: tuple[str, ...] = ()  # lent models that have the logged digest
     rows: tuple[str, ...] = ()  # sites whose rows have the logged digest
-    best_round: int | None = None  # of the selection, computed again from the logged scores; None before it is final
+    best_round: int | None = (
+        None  # of the selection, computed again from the logged scores; None before it is final
+    )
 
 
 @dataclasses.dataclass
@@ -48,12 +52,17 @@ class _Run:
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
     fixed: dict[str, Any] | None = None  # the line that fixed the best model
-    final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)  # the scores by which it was chosen
+    final: dict[int, dict[str, float]] = dataclasses.field(
+        default_factory=dict
+    )  # the scores by which it was chosen
 
     def take(self, record: dict[str, Any]) -> None:
         event = record["event"]
         if event == "pushed":
-            self.pushed[record["counts_in"], record["site"]] = (record["sha256"], record["num_examples"])
+            self.pushed[record["counts_in"], record["site"]] = (
+                record["sha256"],
+                record["num_examples"],
+            )
         elif event == "aggregated":
             self._aggregated(record)
         elif event == "round_discarded":
@@ -63,7 +72,9 @@ class _Run:
         elif event == "rows" and "sha256" in record:
             self.rows[record["site"]] = record
         elif event == "scored" and model_selection.SCORE in record.get("scores", {}):
-            self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][model_selection.SCORE]
+            self.scores.setdefault(record["model"], {})[record["site"]] = record["scores"][
+                model_selection.SCORE
+            ]
         elif event == "login":
             self.num_examples[record["site"]] = record["num_examples"]
         elif event == "evicted":
@@ -72,7 +83,9 @@ class _Run:
                 self.published.pop(name, None)
         elif event == "readmitted":
             self.evicted.discard(record["site"])
-        elif event in ("models_fixed", "finished") and "best_round" in record and self.fixed is None:
+        elif (
+            event in ("models_fixed", "finished") and "best_round" in record and self.fixed is None
+        ):
             self.fixed = record
             self.final = {
                 model: {site: score for site, score in by_site.items() if site not in self.evicted}
@@ -82,17 +95,25 @@ class _Run:
     def _aggregated(self, record: dict[str, Any]) -> None:
         number = record["round"]
         if number != len(self.aggregated) + 1:
-            raise BrokenChain(record["line"], f"aggregates round {number} where round {len(self.aggregated) + 1} is due")
+            raise BrokenChain(
+                record["line"],
+                f"aggregates round {number} where round {len(self.aggregated) + 1} is due",
+            )
         for site, sha256 in record["updates"].items():
             if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
-                raise BrokenChain(record["line"], f"round {number} counts an update of site {site!r} that the log did not take in")
+                raise BrokenChain(
+                    record["line"],
+                    f"round {number} counts an update of site {site!r} that the log did not take in",
+                )
         self.aggregated[number] = record
 
     def _discarded(self, record: dict[str, Any]) -> None:
         first = record["round"]
         before = self.aggregated.get(first - 1)
         if before is not None and record.get("sha256") not in (None, before["sha256"]):
-            raise BrokenChain(record["line"], f"goes back to another model of round {first - 1} than was logged")
+            raise BrokenChain(
+                record["line"], f"goes back to another model of round {first - 1} than was logged"
+            )
         gone = [number for number in self.aggregated if number >= first]
         self.discarded += gone
         for number in gone:
@@ -103,7 +124,9 @@ class _Run:
         self.fixed = None
 
 
-def verify(store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = "") -> Verified:
+def verify(
+    store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = ""
+) -> Verified:
     """Checks the log of a store, what the store holds against the log, and recomputes every aggregation whose updates are still there.
 
     Reads only, and may run beside the server.
@@ -126,13 +149,28 @@ def verify(store: str | os.PathLike, authority: x509.Certificate | None = None, 
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
     recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
-    models = [name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)]
+    models = [
+        name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)
+    ]
     rows = _check_rows(store, run)
     best = _check_selection(store, run)
     if not seen_head:
-        raise BrokenChain(lines, f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run")
+        raise BrokenChain(
+            lines,
+            f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run",
+        )
     pruned = tuple(number for number in run.aggregated if number not in rounds)
-    return Verified(lines, last, tuple(rounds), tuple(recomputed), pruned, tuple(run.discarded), tuple(models), tuple(rows), best)
+    return Verified(
+        lines,
+        last,
+        tuple(rounds),
+        tuple(recomputed),
+        pruned,
+        tuple(run.discarded),
+        tuple(models),
+        tuple(rows),
+        best,
+    )
 
 
 def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
@@ -154,7 +192,10 @@ def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
     path = _model_path(store, record["round"])
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
-        raise BrokenChain(record["line"], f"{path.name} is not the model of round {record['round']} that was logged")
+        raise BrokenChain(
+            record["line"],
+            f"{path.name} is not the model of round {record['round']} that was logged",
+        )
     return digest is not None
 
 
@@ -162,7 +203,9 @@ def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
     path = store / "models" / f"{record['model']}.safetensors"
     digest = _digest_of(path, record)
     if digest not in (None, record["sha256"]):
-        raise BrokenChain(record["line"], f"{path.name} is not the model that site {record['site']!r} lent")
+        raise BrokenChain(
+            record["line"], f"{path.name} is not the model that site {record['site']!r} lent"
+        )
     return digest is not None
 
 
@@ -175,17 +218,28 @@ def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
             try:
                 by_site.setdefault(json.loads(line)["site"], []).append(line)
             except (ValueError, KeyError, TypeError) as error:
-                raise BrokenChain(_line_of(run.rows), f"line {number} of rows.jsonl is not a row") from error
+                raise BrokenChain(
+                    _line_of(run.rows), f"line {number} of rows.jsonl is not a row"
+                ) from error
     as_logged = []
     for site, record in sorted(run.rows.items()):
         if site in run.evicted:
             continue
-        if rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, [])) != record["sha256"]:
-            raise BrokenChain(record["line"], f"the rows of site {site!r} in rows.jsonl are not those that were logged")
+        if (
+            rows_digest(line.decode("utf-8", "replace") for line in by_site.get(site, []))
+            != record["sha256"]
+        ):
+            raise BrokenChain(
+                record["line"],
+                f"the rows of site {site!r} in rows.jsonl are not those that were logged",
+            )
         as_logged.append(site)
     unknown = sorted(site for site in by_site if site not in as_logged)
     if run.rows and unknown:  # a log of an earlier release has no digests of rows
-        raise BrokenChain(_line_of(run.rows), f"rows.jsonl has rows of {', '.join(map(repr, unknown))}, which the log did not take in")
+        raise BrokenChain(
+            _line_of(run.rows),
+            f"rows.jsonl has rows of {', '.join(map(repr, unknown))}, which the log did not take in",
+        )
     return as_logged
 
 
@@ -198,11 +252,19 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
     if run.fixed is None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]
-    if "scored_by" in run.fixed:  # an earlier release counted the scores of sites that were sent away, too
-        chosen = model_selection.select({m: scores for m, scores in run.final.items() if _model_path(store, m).exists()}, run.num_examples)
+    if (
+        "scored_by" in run.fixed
+    ):  # an earlier release counted the scores of sites that were sent away, too
+        chosen = model_selection.select(
+            {m: scores for m, scores in run.final.items() if _model_path(store, m).exists()},
+            run.num_examples,
+        )
         expected = max(run.aggregated, default=0) if chosen is None else chosen.best
         if best != expected:
-            raise BrokenChain(line, f"round {best} was called the best; by the logged scores it is round {expected}")
+            raise BrokenChain(
+                line,
+                f"round {best} was called the best; by the logged scores it is round {expected}",
+            )
     path, model = store / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
     wanted = model["sha256"] if model else _digest_of(_model_path(store, 0), run.fixed)
@@ -216,7 +278,10 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
     number, line = record["round"], record["line"]
     folder = store / "kept" / tasks.global_name(number)
     # The file is named after the round that it was trained for; a late one counts in the next.
-    found = {site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors")) for site, sha256 in record["updates"].items()}
+    found = {
+        site: list(folder.glob(f"round_*.{site}.{sha256[:16]}.safetensors"))
+        for site, sha256 in record["updates"].items()
+    }
     if not all(found.values()):
         return False
     paths = {site: files[0] for site, files in found.items()}
@@ -225,9 +290,13 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
         for site, path in paths.items():
             sources[site] = (TensorFile(path), record["sites"][site])
             if file_digest(sources[site][0]) != record["updates"][site]:
-                raise BrokenChain(line, f"{path.name} is not the update of site {site!r} that was logged")
+                raise BrokenChain(
+                    line, f"{path.name} is not the update of site {site!r} that was logged"
+                )
         sink = _DigestSink(next(iter(sources.values()))[0])
-        rounding = {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
+        rounding = (
+            {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
+        )
         weighted_mean_of_sources(sources, sink, **rounding)
     except BrokenChain:
         raise
@@ -237,7 +306,9 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
         for source, _ in sources.values():
             source.close()
     if sink.hex() != record["sha256"]:
-        raise BrokenChain(line, f"the updates of round {number} do not average to the model that was logged")
+        raise BrokenChain(
+            line, f"the updates of round {number} do not average to the model that was logged"
+        )
     return True
 
 

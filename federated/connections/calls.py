@@ -15,14 +15,22 @@ from federated.errors import FederationError, TooManyCalls
 
 PER_CALLER = 6  # a call that waits, a heart beat, a transfer or its place in the queue; as many again of a site that was killed
 FIRST_MESSAGE_S = 60.0  # from a call's headers to its first message
-SILENCE_S = 600.0  # between two messages of a transfer, either way; slow links send one far more often
+SILENCE_S = (
+    600.0  # between two messages of a transfer, either way; slow links send one far more often
+)
 _CHECK_EVERY_S = 1.0
 
 
 class Call:
     """One call under way; `moved` is told of every message, so that a slow transfer goes on and a silent one ends."""
 
-    def __init__(self, caller: str, context: grpc.ServicerContext, verify: Callable[[], Any], clock: Callable[[], float]):
+    def __init__(
+        self,
+        caller: str,
+        context: grpc.ServicerContext,
+        verify: Callable[[], Any],
+        clock: Callable[[], float],
+    ):
         self.caller, self.verify = caller, verify
         self._context, self._clock = context, clock
         self.ends = clock() + FIRST_MESSAGE_S
@@ -65,7 +73,9 @@ class Calls:
         self._over = threading.Event()
 
     @contextlib.contextmanager
-    def of(self, caller: str, context: grpc.ServicerContext, verify: Callable[[], Any] = lambda: None) -> Iterator[Call]:
+    def of(
+        self, caller: str, context: grpc.ServicerContext, verify: Callable[[], Any] = lambda: None
+    ) -> Iterator[Call]:
         """Holds a place of `caller` for the block.
 
         Args:
@@ -78,7 +88,9 @@ class Calls:
         with self._lock:
             held = self._held.setdefault(caller, set())
             if len(held) >= self._per_caller:
-                raise TooManyCalls(f"{caller!r} has {len(held)} calls under way, the most that are taken; wait until one of them ends")
+                raise TooManyCalls(
+                    f"{caller!r} has {len(held)} calls under way, the most that are taken; wait until one of them ends"
+                )
             held.add(call)
         try:
             yield call

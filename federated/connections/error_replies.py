@@ -34,7 +34,9 @@ _STATUS = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
 }
-_MAX_TEXT = 24 * 2**10  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
+_MAX_TEXT = (
+    24 * 2**10
+)  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
 
 
 _MAX_LOGGED = 1500  # characters of it in the server's own log
@@ -57,14 +59,22 @@ class Answering:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         error = storage_trouble(error) or error
         if isinstance(error, errors.FederationError):
             _log(error)
             _abort(self._context, error)
-        if isinstance(error, Exception) and self._context.is_active() and not isinstance(error, grpc.RpcError):
+        if (
+            isinstance(error, Exception)
+            and self._context.is_active()
+            and not isinstance(error, grpc.RpcError)
+        ):
             logging.exception("event=failed")
-            self._context.abort(grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why")
+            self._context.abort(
+                grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why"
+            )
 
 
 def storage_trouble(error: BaseException | None) -> errors.StorageTrouble | None:
@@ -86,11 +96,23 @@ def _log(error: errors.FederationError) -> None:
     omitted = _lines.take(type(error).__name__)
     if omitted is not None:
         more = f" omitted={omitted}" if omitted else ""
-        logging.info("event=refused error=%s%s %s", type(error).__name__, more, printable.text(error, limit=_MAX_LOGGED))
+        logging.info(
+            "event=refused error=%s%s %s",
+            type(error).__name__,
+            more,
+            printable.text(error, limit=_MAX_LOGGED),
+        )
 
 
 def _abort(context: grpc.ServicerContext, error: errors.FederationError) -> NoReturn:
-    reasons = ((conversion.REASONS_KEY, conversion.reasons_to_text(error.reasons)),) if error.reasons else ()
+    reasons = (
+        ((conversion.REASONS_KEY, conversion.reasons_to_text(error.reasons)),)
+        if error.reasons
+        else ()
+    )
     context.set_trailing_metadata(((conversion.ERROR_KEY, type(error).__name__), *reasons))
     text = str(error)
-    context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")
+    context.abort(
+        _STATUS.get(type(error), grpc.StatusCode.INTERNAL),
+        text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…",
+    )

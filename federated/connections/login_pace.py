@@ -23,7 +23,13 @@ class LoginPace:
       clock: seconds, of any beginning.
     """
 
-    def __init__(self, at_once: int = AT_ONCE, every_s: float = EVERY_S, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        at_once: int = AT_ONCE,
+        every_s: float = EVERY_S,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._ahead_s, self._every_s, self._clock = at_once * every_s, every_s, clock
         self._lock, self._free_at = threading.Lock(), dict[str, float]()
 
@@ -37,6 +43,8 @@ class LoginPace:
             now = self._clock()
             free_at = max(self._free_at.get(site, 0.0), now - self._ahead_s) + self._every_s
             if free_at - now > _LONGEST_WAIT_S:
-                raise TooManyCalls(f"{site!r} logs in too often; it may once every {self._every_s:g} s, so wait and try again")
+                raise TooManyCalls(
+                    f"{site!r} logs in too often; it may once every {self._every_s:g} s, so wait and try again"
+                )
             self._free_at[site] = free_at
             return max(0.0, free_at - now)

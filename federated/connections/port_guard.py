@@ -54,9 +54,15 @@ class PortGuard:
         """Closes the connections to the server's own `port` that have to make way; returns how many."""
         now = self._clock()
         with contextlib.ExitStack() as stack:
-            connections = {address: stack.enter_context(held) for address, held in _connections(port)}
+            connections = {
+                address: stack.enter_context(held) for address, held in _connections(port)
+            }
             with self._lock:
-                self._callers = {address: caller for address, caller in self._callers.items() if address in connections}
+                self._callers = {
+                    address: caller
+                    for address, caller in self._callers.items()
+                    if address in connections
+                }
                 self._since = {address: self._since.get(address, now) for address in connections}
                 callers, since = dict(self._callers), dict(self._since)
             leaving = _beyond(callers, since)
@@ -67,7 +73,9 @@ class PortGuard:
                 leaving += old[: max(0, len(unknown) - self._places // 4)]
             for address in leaving:
                 with contextlib.suppress(OSError):  # it may have ended by itself
-                    connections[address].shutdown(socket.SHUT_RDWR)  # gRPC finds it closed, and closes its end
+                    connections[address].shutdown(
+                        socket.SHUT_RDWR
+                    )  # gRPC finds it closed, and closes its end
         return len(leaving)
 
     @contextlib.contextmanager
@@ -91,7 +99,10 @@ class PortGuard:
                 continue
             if closed and self._clock() - told >= 60:
                 told = self._clock()
-                logging.warning("event=connections_closed count=%d note=many_hold_a_place_and_say_nothing", closed)
+                logging.warning(
+                    "event=connections_closed count=%d note=many_hold_a_place_and_say_nothing",
+                    closed,
+                )
 
 
 def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:
@@ -99,7 +110,9 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
     by_caller = defaultdict[str, list[Address]](list)
     for address in sorted(callers, key=since.__getitem__):
         by_caller[callers[address]].append(address)
-    return [address for held in by_caller.values() for address in held[: max(0, len(held) - PER_CALLER)]]
+    return [
+        address for held in by_caller.values() for address in held[: max(0, len(held) - PER_CALLER)]
+    ]
 
 
 def _connections(port: int) -> Iterator[tuple[Address, socket.socket]]:

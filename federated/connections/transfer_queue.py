@@ -27,17 +27,34 @@ class TransferQueue:
       clock: seconds.
     """
 
-    def __init__(self, count: int, *, lapse_s: float = 5.0, patience_s: float = 30.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        count: int,
+        *,
+        lapse_s: float = 5.0,
+        patience_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         if count < 1:
             raise ValueError(f"{count} turns; expected at least 1")
-        self._count, self._lapse_s, self._patience_s, self._clock = count, lapse_s, patience_s, clock
+        self._count, self._lapse_s, self._patience_s, self._clock = (
+            count,
+            lapse_s,
+            patience_s,
+            clock,
+        )
         self._changed = threading.Condition()
         self._queue, self._held = collections.deque[Slot](), set[Slot]()
         self._reserved: dict[str, Slot] = {}
-        self._served, self._serving = dict[str | None, int](), itertools.count(1)  # name -> when it had its last turn
+        self._served, self._serving = (
+            dict[str | None, int](),
+            itertools.count(1),
+        )  # name -> when it had its last turn
 
     @contextlib.contextmanager
-    def turn(self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None) -> Iterator[Slot]:
+    def turn(
+        self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None
+    ) -> Iterator[Slot]:
         """Waits for a turn and holds it for the block; in the end the block goes on without one rather than not at all.
 
         Args:
@@ -87,7 +104,9 @@ class TransferQueue:
         """Returns whose turn it is: names that hold one wait, and among the others comes first who was not served for longest."""
         busy = {held.name for held in self._held} - {None}
         waiting = (turn for turn in self._queue if turn.name not in busy)
-        return min(waiting, key=lambda turn: self._served.get(turn.name, 0), default=None)  # the first in the queue of equal ones
+        return min(
+            waiting, key=lambda turn: self._served.get(turn.name, 0), default=None
+        )  # the first in the queue of equal ones
 
     def wake(self) -> None:
         """Makes everyone who waits look again whether a turn is still wanted, and at the clock."""

@@ -25,7 +25,9 @@ from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
 
-_USUAL_MODEL = 100 * 10**6  # bytes of the full-size network in float32, where nobody says how large it is
+_USUAL_MODEL = (
+    100 * 10**6
+)  # bytes of the full-size network in float32, where nobody says how large it is
 _SITE_COPIES = 6  # model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
 
 
@@ -52,15 +54,23 @@ def of_site(
       plan: of the site's flags, to be compared with the server's.
       environ, now, disk_usage, timeout_s: the machine; handed in so that tests can plant faults.
     """
-    findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()), site=site)]
+    findings = [
+        *doctor_kit.check_packages(),
+        *doctor_kit.check_kit(kit, now=_moment(now()), site=site),
+    ]
     model_bytes = _USUAL_MODEL
     if is_well(finding for finding in findings if finding.check != "validity"):
         from federated.admin import client as admin_client  # after the packages were found to work
 
         try:
-            opened = admin_client.Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+            opened = admin_client.Kit.read(
+                kit, host=host, port=port, learned=folder and folder / "federated"
+            )
         except admin_client.NoPort as error:
-            return [*findings, fault("port", str(error), "--server=host:port, or the port in the kit's file")]
+            return [
+                *findings,
+                fault("port", str(error), "--server=host:port, or the port in the kit's file"),
+            ]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
         replies: list[Any] = []
 
@@ -74,7 +84,9 @@ def of_site(
     else:
         findings.append(skipped("network", "mend the kit first"))
     if folder is not None:
-        findings += doctor_kit.check_folder("site's folder", folder, _SITE_COPIES * model_bytes, disk_usage)
+        findings += doctor_kit.check_folder(
+            "site's folder", folder, _SITE_COPIES * model_bytes, disk_usage
+        )
         findings.append(doctor_kit.check_private("private folder", folder))
     return findings
 
@@ -119,7 +131,9 @@ def _names(kit: pathlib.Path) -> Finding:
             unknown.append(host)
     if unknown:
         return warning(
-            "names", f"{', '.join(unknown)} cannot be looked up here", "if sites cannot either: DNS entry, or provision with another name"
+            "names",
+            f"{', '.join(unknown)} cannot be looked up here",
+            "if sites cannot either: DNS entry, or provision with another name",
         )
     return good("names", "all can be looked up")
 
@@ -135,32 +149,50 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
             return good("port", f"{port} is free")
         except OSError as error:
             if error.errno == errno.EACCES:
-                return fault("port", f"this user may not listen on {port}", "take one of 1024 or more, and tell the sites")
+                return fault(
+                    "port",
+                    f"this user may not listen on {port}",
+                    "take one of 1024 or more, and tell the sites",
+                )
             if error.errno != errno.EADDRINUSE:
                 return fault(
-                    "port", f"{addresses.joined(listen, port)}: {error.strerror}", "give an address of this machine as --host, or 0.0.0.0"
+                    "port",
+                    f"{addresses.joined(listen, port)}: {error.strerror}",
+                    "give an address of this machine as --host, or 0.0.0.0",
                 )
     own = certificates.fingerprint_of_pem((kit / "server.pem").read_bytes())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only the fingerprint is compared
+    context.check_hostname, context.verify_mode = (
+        False,
+        ssl.CERT_NONE,
+    )  # only the fingerprint is compared
     address = "localhost" if listen in ("0.0.0.0", "::", "") else listen
     try:
         with (
             socket.create_connection((address, port), timeout=5.0) as plain,
             context.wrap_socket(plain) as secure,
         ):
-            if certificates.fingerprint_of_bytes(secure.getpeercert(binary_form=True) or b"") == own:
+            if (
+                certificates.fingerprint_of_bytes(secure.getpeercert(binary_form=True) or b"")
+                == own
+            ):
                 return good("port", f"this server is running on {port}")
     except OSError:
         pass
-    return fault("port", f"another program listens on {port}", "stop it (ss -ltnp names it), or take another port and tell the sites")
+    return fault(
+        "port",
+        f"another program listens on {port}",
+        "stop it (ss -ltnp names it), or take another port and tell the sites",
+    )
 
 
 def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
     try:
         with TensorFile(path) as file:
             json.loads(file.metadata["plan"])
-            return good("initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"), file.nbytes
+            return good(
+                "initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"
+            ), file.nbytes
     except (ValueError, KeyError, OSError) as error:
         words = "carries no plan" if isinstance(error, KeyError) else str(error)
         return fault("initial model", words, "write it with experiments.init_model"), otherwise

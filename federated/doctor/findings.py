@@ -66,7 +66,9 @@ def table(findings: Sequence[Finding], *, width: int = 110) -> str:
     counts = {state: sum(finding.state == state for finding in findings) for state in MARKS}
     faults, warnings = counts["fault"], counts["warning"]
     summary = f"{len(findings)} checks: {_number(faults, 'fault')}, {_number(warnings, 'warning')}"
-    return "\n".join([*lines, "", summary + (f", {counts['skipped']} not reached" if counts["skipped"] else "")])
+    return "\n".join(
+        [*lines, "", summary + (f", {counts['skipped']} not reached" if counts["skipped"] else "")]
+    )
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:

@@ -32,10 +32,19 @@ _FRESH_KIT = "ask the federation's operator for this kit again, and take the who
 
 def kind_of(kit: pathlib.Path) -> str:
     """Returns "server", "operator" or "site"; what is nothing of these is looked at as a site's."""
-    return next((kind for kind in ("server", "operator") if (kit / f"{kind}.pem").is_file() or (kit / f"{kind}.key").is_file()), "site")
+    return next(
+        (
+            kind
+            for kind in ("server", "operator")
+            if (kit / f"{kind}.pem").is_file() or (kit / f"{kind}.key").is_file()
+        ),
+        "site",
+    )
 
 
-def check_kit(kit: pathlib.Path, *, now: datetime.datetime, site: str | None = None) -> list[Finding]:
+def check_kit(
+    kit: pathlib.Path, *, now: datetime.datetime, site: str | None = None
+) -> list[Finding]:
     """Checks files and certificates of a kit.
 
     Args:
@@ -64,15 +73,25 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
     missing = [name for name in KINDS[kind] if not (kit / name).is_file()]
     if missing:
         asked = (kit / "site.key.next").is_file()
-        way_out = "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…" if asked else _FRESH_KIT
+        way_out = (
+            "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…"
+            if asked
+            else _FRESH_KIT
+        )
         return fault(check, f"{', '.join(missing)} missing in {kit}", way_out)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
     if links:
-        return fault(check, f"{', '.join(links)} in {kit}: a link, not a file", "put the files themselves there; links are not followed")
+        return fault(
+            check,
+            f"{', '.join(links)} in {kit}: a link, not a file",
+            "put the files themselves there; links are not followed",
+        )
     unreadable = [name for name in KINDS[kind] if not os.access(kit / name, os.R_OK)]
     if unreadable:
         return fault(
-            check, f"{', '.join(unreadable)} may not be read by this user", "start the program as the owner of the kit, or chown it"
+            check,
+            f"{', '.join(unreadable)} may not be read by this user",
+            "start the program as the owner of the kit, or chown it",
         )
     return good(check, f"a {kind}'s kit, whole")
 
@@ -83,10 +102,19 @@ def check_private(check: str, folder: pathlib.Path) -> Finding:
         return good(check, f"{folder} will be made private")
     open_ones = list(private.open_to_others(folder))
     if open_ones:
-        names = ", ".join("the folder" if path == folder else str(path.relative_to(folder)) for path in open_ones[:3])
+        names = ", ".join(
+            "the folder" if path == folder else str(path.relative_to(folder))
+            for path in open_ones[:3]
+        )
         more = f" and {len(open_ones) - 3} more" if len(open_ones) > 3 else ""
-        few = len(open_ones) <= 3 and all(path.parent == folder and path.is_file() for path in open_ones)
-        mend = f"chmod 600 {names.replace(',', '')}, in {folder}" if few else f"chmod -R go= {folder}, as its owner"
+        few = len(open_ones) <= 3 and all(
+            path.parent == folder and path.is_file() for path in open_ones
+        )
+        mend = (
+            f"chmod 600 {names.replace(',', '')}, in {folder}"
+            if few
+            else f"chmod -R go= {folder}, as its owner"
+        )
         return warning(check, f"{names}{more} in {folder} can be read by other users", mend)
     return good(check, "readable by their owner only")
 
@@ -97,13 +125,27 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
         authority = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((kit / f"{kind}.key").read_bytes(), None)
     except (ValueError, TypeError) as error:
-        return [fault("certificate", f"a file of the kit is damaged ({type(error).__name__})", _FRESH_KIT)]
+        return [
+            fault(
+                "certificate", f"a file of the kit is damaged ({type(error).__name__})", _FRESH_KIT
+            )
+        ]
     findings = []
     if not certificates.same_key(certificate, key):
-        findings.append(fault("certificate", f"{kind}.pem and {kind}.key are not a pair: two kits were mixed", _FRESH_KIT))
+        findings.append(
+            fault(
+                "certificate",
+                f"{kind}.pem and {kind}.key are not a pair: two kits were mixed",
+                _FRESH_KIT,
+            )
+        )
     elif not certificates.is_issued_by(certificate, authority):
         findings.append(
-            fault("certificate", f"{kind}.pem is not of the authority in ca.pem: kits of two federations were mixed", _FRESH_KIT)
+            fault(
+                "certificate",
+                f"{kind}.pem is not of the authority in ca.pem: kits of two federations were mixed",
+                _FRESH_KIT,
+            )
         )
     else:
         about = f"of {certificates.common_name(certificate)}, {certificates.spoken(certificates.fingerprint(certificate))}"
@@ -120,18 +162,36 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
 
 def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
     try:
-        statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get("server_revocation", "")
+        statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get(
+            "server_revocation", ""
+        )
         generation = revocation.read(statement.encode("ascii"), kit / "ca.pem") if statement else 0
     except (ValueError, AttributeError) as error:
-        return [fault("revocation", f"credentials.json: {error}", "copy credentials.json from where the federation was provisioned")]
+        return [
+            fault(
+                "revocation",
+                f"credentials.json: {error}",
+                "copy credentials.json from where the federation was provisioned",
+            )
+        ]
     if certificates.generation_of(certificate) < generation:
         return [
-            fault("revocation", "server.pem was revoked: sites refuse it", "carry the whole folder of the server here from the operator")
+            fault(
+                "revocation",
+                "server.pem was revoked: sites refuse it",
+                "carry the whole folder of the server here from the operator",
+            )
         ]
-    return [good("revocation", f"certificates before generation {generation} are revoked")] if generation else []
+    return (
+        [good("revocation", f"certificates before generation {generation} are revoked")]
+        if generation
+        else []
+    )
 
 
-def check_validity(check: str, name: str, certificate: x509.Certificate, now: datetime.datetime) -> Finding:
+def check_validity(
+    check: str, name: str, certificate: x509.Certificate, now: datetime.datetime
+) -> Finding:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
         return fault(
@@ -140,9 +200,17 @@ def check_validity(check: str, name: str, certificate: x509.Certificate, now: da
             "set the clock (timedatectl set-ntp true); if it is right, ask the operator for a new certificate",
         )
     days = certificates.days_left(certificate, now)
-    renew = "provision the federation again" if name == "ca.pem" else "have it renewed: a request of experiments.request, or the operator"
+    renew = (
+        "provision the federation again"
+        if name == "ca.pem"
+        else "have it renewed: a request of experiments.request, or the operator"
+    )
     if days <= 0:
-        return fault(check, f"{name} ended on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}", renew)
+        return fault(
+            check,
+            f"{name} ended on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}",
+            renew,
+        )
     if days < certificates.WARN_DAYS:
         return warning(check, f"{name} ends in {days:.0f} days", renew)
     return good(check, f"{name} is valid until {ends:%Y-%m-%d}")
@@ -155,12 +223,24 @@ def _owner(kit: pathlib.Path, site: str | None) -> Finding:
         name = str(about["site"])
         _ = str(about["host"]), int(about["port"])
     except (ValueError, KeyError, TypeError) as error:
-        return fault(check, f"site.json cannot be read ({type(error).__name__})", 'it holds {"site": …, "host": …, "port": …}')
-    owner = certificates.common_name(x509.load_pem_x509_certificate((kit / "site.pem").read_bytes()))
+        return fault(
+            check,
+            f"site.json cannot be read ({type(error).__name__})",
+            'it holds {"site": …, "host": …, "port": …}',
+        )
+    owner = certificates.common_name(
+        x509.load_pem_x509_certificate((kit / "site.pem").read_bytes())
+    )
     if owner != name:
-        return fault(check, f"the certificate is that of {owner}, site.json says {name}", _FRESH_KIT)
+        return fault(
+            check, f"the certificate is that of {owner}, site.json says {name}", _FRESH_KIT
+        )
     if site is not None and site != name:
-        return fault(check, f"this is the kit of {name}, the prepared cases are of {site}", f"use the kit of {site}")
+        return fault(
+            check,
+            f"this is the kit of {name}, the prepared cases are of {site}",
+            f"use the kit of {site}",
+        )
     return good(check, name)
 
 
@@ -168,9 +248,15 @@ def _book(kit: pathlib.Path) -> Finding:
     try:
         sites = CredentialBook.read(kit / "credentials.json").sites
     except ValueError as error:
-        return fault("sites", str(error), "copy credentials.json from where the federation was provisioned")
+        return fault(
+            "sites", str(error), "copy credentials.json from where the federation was provisioned"
+        )
     if not sites:
-        return fault("sites", "none may log in", "add one: python -m experiments.provision --output=… --add=…")
+        return fault(
+            "sites",
+            "none may log in",
+            "add one: python -m experiments.provision --output=… --add=…",
+        )
     return good("sites", ", ".join(sites))
 
 
@@ -178,13 +264,24 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
     """Checks that what the weight exchange is made of is there and works together."""
     check = "packages"
     try:
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("grpcio", "protobuf", "cryptography")]
+        versions = [
+            f"{name} {importlib.metadata.version(name)}"
+            for name in ("grpcio", "protobuf", "cryptography")
+        ]
     except importlib.metadata.PackageNotFoundError as error:
-        return [fault(check, f"{error.name} is not installed", "install the product with pip, which brings it along")]
+        return [
+            fault(
+                check,
+                f"{error.name} is not installed",
+                "install the product with pip, which brings it along",
+            )
+        ]
     try:
         importing("federated.wire.weight_exchange_pb2")
         importing("federated.wire.operation_pb2")
-    except Exception as error:  # protobuf raises what it likes where generated code and runtime do not fit
+    except (
+        Exception
+    ) as error:  # protobuf raises what it likes where generated code and runtime do not fit
         return [
             fault(
                 check,
@@ -192,10 +289,17 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
                 "pip install --force-reinstall the product: another program has changed protobuf in this environment",
             )
         ]
-    return [good(check, f"release {release.version()}, Python {sys.version.split()[0]}, {', '.join(versions)}")]
+    return [
+        good(
+            check,
+            f"release {release.version()}, Python {sys.version.split()[0]}, {', '.join(versions)}",
+        )
+    ]
 
 
-def check_folder(check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage) -> list[Finding]:
+def check_folder(
+    check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage
+) -> list[Finding]:
     """Checks that a folder, or where it would be made, can be written and has room."""
     there = folder
     while not there.exists() and there != there.parent:
@@ -215,7 +319,11 @@ def check_folder(check: str, folder: pathlib.Path, needed_bytes: int, disk_usage
     free = disk_usage(there).free
     if free < needed_bytes:
         return [
-            fault(f"{check}, room", f"{size(free)} free, {size(needed_bytes)} needed", "free space on that disk, or give another folder")
+            fault(
+                f"{check}, room",
+                f"{size(free)} free, {size(needed_bytes)} needed",
+                "free space on that disk, or give another folder",
+            )
         ]
     return [good(check, f"writable, {size(free)} free")]
 
@@ -227,7 +335,11 @@ def check_open_files(limit: int | None = None) -> Finding:
 
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < 1024:
-        return warning("open files", f"at most {limit}", "raise it: ulimit -n 4096, or LimitNOFILE= in the unit file")
+        return warning(
+            "open files",
+            f"at most {limit}",
+            "raise it: ulimit -n 4096, or LimitNOFILE= in the unit file",
+        )
     return good("open files", f"up to {limit}")
 
 

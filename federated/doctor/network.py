@@ -26,7 +26,19 @@ from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
 from runkit import release
 
-_STEPS = ("proxy", "name", "port", "TLS", "server's certificate", "own certificate", "server", "clock", "release", "plan", "server's log")
+_STEPS = (
+    "proxy",
+    "name",
+    "port",
+    "TLS",
+    "server's certificate",
+    "own certificate",
+    "server",
+    "clock",
+    "release",
+    "plan",
+    "server's log",
+)
 _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
 
 
@@ -50,16 +62,27 @@ def examine(
     for finding in _steps(endpoint, identity, probe, now, plan):
         findings.append(finding)
         if finding.state == "fault" and finding.check in _STEPS[:7]:
-            findings += [skipped(step, f"after {finding.check}") for step in _STEPS[_STEPS.index(finding.check) + 1 :]]
+            findings += [
+                skipped(step, f"after {finding.check}")
+                for step in _STEPS[_STEPS.index(finding.check) + 1 :]
+            ]
             break
     return findings
 
 
-def _steps(endpoint: ServerEndpoint, identity: Identity, probe: Callable, now: Callable[[], float], plan: dict | None) -> Iterator[Finding]:
+def _steps(
+    endpoint: ServerEndpoint,
+    identity: Identity,
+    probe: Callable,
+    now: Callable[[], float],
+    plan: dict | None,
+) -> Iterator[Finding]:
     yield _proxy(endpoint)
     yield _name(endpoint)
     yield _port(endpoint)
-    yield from _tls(endpoint, identity, datetime.datetime.fromtimestamp(now(), datetime.timezone.utc))
+    yield from _tls(
+        endpoint, identity, datetime.datetime.fromtimestamp(now(), datetime.timezone.utc)
+    )
     before = now()
     try:
         reply = probe()
@@ -71,7 +94,10 @@ def _steps(endpoint: ServerEndpoint, identity: Identity, probe: Callable, now: C
     yield _clock((before + after) / 2 - reply.time, after - before)
     yield _release(reply)
     yield _plan(reply, plan)
-    yield good("server's log", f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log")
+    yield good(
+        "server's log",
+        f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log",
+    )
 
 
 def _proxy(endpoint: ServerEndpoint) -> Finding:
@@ -80,26 +106,46 @@ def _proxy(endpoint: ServerEndpoint) -> Finding:
         passed_over = endpoint.passed_over
         found = "; ".join(["none is used", *(why for why, _ in passed_over)])
         mends = [mend for _, mend in passed_over if mend]
-        return warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy") if mends else good("proxy", found)
+        return (
+            warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy")
+            if mends
+            else good("proxy", found)
+        )
     variable, host, port, _ = proxy
     around = f"or go around it: no_proxy={endpoint.host}"
     try:
         with endpoint.connected():
-            return good("proxy", f"{variable} names {host}:{port}, which lets this connection through")
+            return good(
+                "proxy", f"{variable} names {host}:{port}, which lets this connection through"
+            )
     except ProxyRefused as refused:
         allow = f"have it allow CONNECT to {endpoint.address}"
         if " 407" in str(refused):
             allow = f"write user and password into {variable}=http://user:password@host:port, percent-encoded, or {allow}"
         return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"{allow}, {around}")
     except OSError as error:
-        return fault("proxy", f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})", f"correct {variable}, {around}")
+        return fault(
+            "proxy",
+            f"{host}:{port} ({variable}) cannot be reached ({_reason(error)})",
+            f"correct {variable}, {around}",
+        )
 
 
 def _name(endpoint: ServerEndpoint) -> Finding:
     if endpoint.proxy:
-        return good("name", f"{endpoint.host} is looked up by the proxy that {endpoint.proxy.variable} names")
+        return good(
+            "name",
+            f"{endpoint.host} is looked up by the proxy that {endpoint.proxy.variable} names",
+        )
     try:
-        found = sorted({entry[4][0] for entry in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)})
+        found = sorted(
+            {
+                entry[4][0]
+                for entry in socket.getaddrinfo(
+                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+                )
+            }
+        )
     except (OSError, UnicodeError) as error:
         return fault(
             "name",
@@ -113,7 +159,9 @@ def _port(endpoint: ServerEndpoint) -> Finding:
     began = time.monotonic()
     try:
         with endpoint.connected():
-            return good("port", f"{endpoint.port} answers in {1000 * (time.monotonic() - began):.0f} ms")
+            return good(
+                "port", f"{endpoint.port} answers in {1000 * (time.monotonic() - began):.0f} ms"
+            )
     except ConnectionRefusedError:
         return fault(
             "port",
@@ -127,7 +175,11 @@ def _port(endpoint: ServerEndpoint) -> Finding:
             f"ask the network team to allow outgoing TCP to {endpoint.address}; nothing needs to be opened inwards",
         )
     except OSError as error:
-        return fault("port", f"{endpoint.address}: {_reason(error)}", "ask the network team for a route to that address")
+        return fault(
+            "port",
+            f"{endpoint.address}: {_reason(error)}",
+            "ask the network team for a route to that address",
+        )
 
 
 def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
@@ -144,7 +196,11 @@ def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -
         elif "eof" in reason:
             yield _hung_up(endpoint, "closed")
         else:
-            yield fault("TLS", f"the handshake failed ({reason or 'closed'})", "have the operator run experiments.doctor at the server")
+            yield fault(
+                "TLS",
+                f"the handshake failed ({reason or 'closed'})",
+                "have the operator run experiments.doctor at the server",
+            )
         return
     except TimeoutError:
         yield fault(
@@ -171,7 +227,9 @@ def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
     )
 
 
-def _judge(endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime) -> Finding:
+def _judge(
+    endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime
+) -> Finding:
     check = "server's certificate"
     authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
     if not certificates.is_issued_by(served, authority):
@@ -205,7 +263,9 @@ def _judge(endpoint: ServerEndpoint, identity: Identity, served: x509.Certificat
         return dataclasses.replace(finding, mend=mend)
     names = certificates.hosts_of(served)
     if not any(_matches(name, endpoint.host) for name in names):
-        say = warning if identity.generation else fault  # after a revocation another name is asked for, see `tls.Identity`
+        say = (
+            warning if identity.generation else fault
+        )  # after a revocation another name is asked for, see `tls.Identity`
         return say(
             check,
             f"it does not bear the name {endpoint.host}, but {', '.join(names)}",
@@ -221,12 +281,18 @@ def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
         try:
             with (
                 endpoint.connected() as plain,
-                _context(identity).wrap_socket(plain, server_hostname=identity.expected_name(endpoint.host)) as secure,
+                _context(identity).wrap_socket(
+                    plain, server_hostname=identity.expected_name(endpoint.host)
+                ) as secure,
             ):
                 if secure.recv(1):
                     return good(check, "the server accepts it")
         except TimeoutError:
-            return warning(check, "the server says nothing after the handshake", "it may be very busy; try again")
+            return warning(
+                check,
+                "the server says nothing after the handshake",
+                "it may be very busy; try again",
+            )
         except OSError:
             continue
     return fault(
@@ -245,7 +311,9 @@ def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding
         errors.ServerMisbehaves: "do not join: ask the operator, by telephone, whether this is the federation's server and what runs there",
         errors.VersionDiffers: "install the same release at both ends; check that the port is the federation's",
     }
-    mend = mends.get(type(error), "try again; if it stays, look into the server's log, which names the reason")
+    mend = mends.get(
+        type(error), "try again; if it stays, look into the server's log, which names the reason"
+    )
     return fault("server", str(error), mend)
 
 
@@ -254,10 +322,19 @@ def _standing(reply: Any) -> Finding:
         "admitted": good("server", "knows this site, which takes part"),
         "welcome": good("server", "knows this site, which may join"),
         "operator": good("server", "knows the operator"),
-        "evicted": fault("server", "the operator has sent this site away", "ask the operator to admit it again"),
-        "full": fault("server", "as many sites as it takes are there already", "ask the operator to raise --max_num_clients"),
+        "evicted": fault(
+            "server", "the operator has sent this site away", "ask the operator to admit it again"
+        ),
+        "full": fault(
+            "server",
+            "as many sites as it takes are there already",
+            "ask the operator to raise --max_num_clients",
+        ),
     }
-    return words.get(reply.standing, warning("server", f"says {reply.standing!r}", "install the same release at both ends"))
+    return words.get(
+        reply.standing,
+        warning("server", f"says {reply.standing!r}", "install the same release at both ends"),
+    )
 
 
 def _clock(skew_s: float, uncertainty_s: float) -> Finding:
@@ -278,7 +355,11 @@ def _release(reply: Any) -> Finding:
             f"the server (release {reply.release}) speaks version {reply.protocol} of the exchange, this site (release {own}) {PROTOCOL}",
             f"install release {reply.release} here",
         )
-    unknown = [end for end, known in (("the server's", reply.release), ("this site's", own)) if known == release.UNKNOWN]
+    unknown = [
+        end
+        for end, known in (("the server's", reply.release), ("this site's", own))
+        if known == release.UNKNOWN
+    ]
     if unknown:
         return warning(
             "release",
@@ -286,7 +367,11 @@ def _release(reply: Any) -> Finding:
             "install the same release at both ends (pip install)",
         )
     if reply.release != own:
-        return warning("release", f"the server has {reply.release}, this site {own}; they understand each other", "install the same")
+        return warning(
+            "release",
+            f"the server has {reply.release}, this site {own}; they understand each other",
+            "install the same",
+        )
     return good("release", f"{own} at both ends, exchange version {PROTOCOL}")
 
 
@@ -295,16 +380,26 @@ def _plan(reply: Any, plan: dict | None) -> Finding:
         return skipped("plan", "give the flag file to compare plans")
     differing = plans.differences(json.loads(reply.plan_json), plan)
     if differing:
-        return fault("plan", "; ".join(differing[:5]), "start this site with the server's flag file")
+        return fault(
+            "plan", "; ".join(differing[:5]), "start this site with the server's flag file"
+        )
     return good("plan", f"the server's, {plans.fingerprint(plan)[:16]}")
 
 
 def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
     """Returns the certificate that is served, trusted or not, and the TLS version."""
     context = _context(identity)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only looked at here; judged by `_judge`, trusted by nobody
-    with endpoint.connected() as plain, context.wrap_socket(plain, server_hostname=endpoint.host) as secure:
-        return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(secure.version())
+    context.check_hostname, context.verify_mode = (
+        False,
+        ssl.CERT_NONE,
+    )  # only looked at here; judged by `_judge`, trusted by nobody
+    with (
+        endpoint.connected() as plain,
+        context.wrap_socket(plain, server_hostname=endpoint.host) as secure,
+    ):
+        return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(
+            secure.version()
+        )
 
 
 def _context(identity: Identity) -> ssl.SSLContext:
@@ -314,7 +409,9 @@ def _context(identity: Identity) -> ssl.SSLContext:
 
 
 def _matches(name: str, host: str) -> bool:
-    return name.lower() == host.lower() or (name.startswith("*.") and host.lower().partition(".")[2] == name[2:].lower())
+    return name.lower() == host.lower() or (
+        name.startswith("*.") and host.lower().partition(".")[2] == name[2:].lower()
+    )
 
 
 def _reason(error: OSError | UnicodeError) -> str:

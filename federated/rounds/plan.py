@@ -14,15 +14,21 @@ def normal(plan: dict) -> dict:
     try:
         return json.loads(json.dumps(plan, allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the plan is not plain JSON ({error}); use numbers, strings, lists and dicts") from error
+        raise ValueError(
+            f"the plan is not plain JSON ({error}); use numbers, strings, lists and dicts"
+        ) from error
 
 
 def fingerprint(plan: dict) -> str:
     """Returns 64 hexadecimal digits that two plans share exactly when they are written the same."""
-    return hashlib.sha256(json.dumps(normal(plan), sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(normal(plan), sort_keys=True, separators=(",", ":")).encode("utf-8")
+    ).hexdigest()
 
 
-def differences(server: dict, site: dict, *, words: tuple[str, str] = ("server", "site")) -> list[str]:
+def differences(
+    server: dict, site: dict, *, words: tuple[str, str] = ("server", "site")
+) -> list[str]:
     """Returns one line for every leaf that differs, e.g. "patch.size: server 48, site 64".
 
     Args:

@@ -30,7 +30,9 @@ class Policy:
     round_deadline_s: float | None = None
     progress_grace_s: float = 60.0  # after the last bytes of a transfer under way
     max_extension_s: float = 6 * 3600.0
-    late_updates: Literal["discard", "keep"] = "discard"  # keep: an update of the round before counts in the open one, once
+    late_updates: Literal["discard", "keep"] = (
+        "discard"  # keep: an update of the round before counts in the open one, once
+    )
 
     def __post_init__(self):
         if not 1 <= self.min_num_clients <= self.max_num_clients:
@@ -43,9 +45,13 @@ class Policy:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, 0 or more")
         if self.round_deadline_s is not None and not self.round_deadline_s > 0:
-            raise ValueError(f"round_deadline_s is {self.round_deadline_s}; expected seconds, more than 0, or none")
+            raise ValueError(
+                f"round_deadline_s is {self.round_deadline_s}; expected seconds, more than 0, or none"
+            )
         if self.late_updates not in LATE:
-            raise ValueError(f"late_updates is {self.late_updates!r}; expected one of {', '.join(LATE)}")
+            raise ValueError(
+                f"late_updates is {self.late_updates!r}; expected one of {', '.join(LATE)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +102,21 @@ def check(state: Round, update: Update, *, policy: Policy) -> None:
     site = update.site
     late = policy.late_updates == "keep" and update.round == state.number - 1
     if late and site in state.counted_before:
-        raise StaleUpdate(f"site {site!r} sent another update of round {update.round}, in which it has been counted; ask for the next task")
+        raise StaleUpdate(
+            f"site {site!r} sent another update of round {update.round}, in which it has been counted; ask for the next task"
+        )
     if late and site in state.received and state.received[site].round == state.number:
-        raise StaleUpdate(f"site {site!r} sent round {update.round} after round {state.number}; ask for the next task")
+        raise StaleUpdate(
+            f"site {site!r} sent round {update.round} after round {state.number}; ask for the next task"
+        )
     if update.round != state.number and not late:
-        raise StaleUpdate(f"site {site!r} sent round {update.round}, round {state.number} is open; pull its weights and retrain")
+        raise StaleUpdate(
+            f"site {site!r} sent round {update.round}, round {state.number} is open; pull its weights and retrain"
+        )
     if site not in state.received and len(state.received) >= policy.max_num_clients:
-        raise UnknownSite(f"round {state.number} has its {policy.max_num_clients} updates, site {site!r} is not among them")
+        raise UnknownSite(
+            f"round {state.number} has its {policy.max_num_clients} updates, site {site!r} is not among them"
+        )
 
 
 def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round:
@@ -113,7 +127,13 @@ def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round
     if reached is None and len(received) >= policy.min_num_clients:
         reached = now
     arriving = {site: arrival for site, arrival in state.arriving.items() if site != update.site}
-    return dataclasses.replace(state, received=received, min_reached_at=reached, arriving=arriving, absent=state.absent - {update.site})
+    return dataclasses.replace(
+        state,
+        received=received,
+        min_reached_at=reached,
+        arriving=arriving,
+        absent=state.absent - {update.site},
+    )
 
 
 def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
@@ -123,12 +143,16 @@ def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
     before = state.arriving.get(site)
     goes_on = before is not None and now <= before.last + policy.progress_grace_s
     arrival = Arrival(before.since if goes_on else now, now)
-    return dataclasses.replace(state, arriving={**state.arriving, site: arrival}, absent=state.absent - {site})
+    return dataclasses.replace(
+        state, arriving={**state.arriving, site: arrival}, absent=state.absent - {site}
+    )
 
 
 def refused(state: Round, site: str) -> Round:
     """Returns `state` in which nothing of a site is under way any more: what it sent was refused, and nobody waits for it to try again."""
-    return dataclasses.replace(state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site})
+    return dataclasses.replace(
+        state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site}
+    )
 
 
 def without(state: Round, absent: Iterable[str]) -> Round:
@@ -152,7 +176,9 @@ def reopened(state: Round, *, now: float) -> Round:
 
 def resumed(state: Round, *, now: float) -> Round:
     """Returns `state` with its clocks started anew, after a pause in which nobody was to hurry."""
-    return dataclasses.replace(state, opened_at=now, min_reached_at=None if state.min_reached_at is None else now)
+    return dataclasses.replace(
+        state, opened_at=now, min_reached_at=None if state.min_reached_at is None else now
+    )
 
 
 def closes_at(state: Round, policy: Policy) -> float | None:
@@ -190,7 +216,11 @@ def is_expired(state: Round, policy: Policy, *, now: float) -> bool:
 
 def next_moment(state: Round, policy: Policy) -> float | None:
     """Returns when the clock alone may change what is due; None if it never will."""
-    moments = [moment for moment in (closes_at(state, policy), expires_at(state, policy)) if moment is not None]
+    moments = [
+        moment
+        for moment in (closes_at(state, policy), expires_at(state, policy))
+        if moment is not None
+    ]
     return min(moments, default=None)
 
 

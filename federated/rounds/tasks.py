@@ -12,12 +12,16 @@ from federated.rounds.rounds import Round
 from runkit import printable
 
 Kind = Literal["wait", "train", "score", "publish", "evaluate", "finished"]
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names files, rows and lines of logs at both ends: never a path
+MODEL_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+)  # names files, rows and lines of logs at both ends: never a path
 MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's journal
 # Models that a site evaluates in one run. The largest federation of hospitals that trained one segmentation model, FeTS 2022, had 71
 # sites: with three models each and the two global ones that would be 215. Each costs a site a pass over its test cases.
 MAX_MODELS = 256
-MAX_DISCARDED = 100  # times that a run may go back, so that no server keeps a site training for ever
+MAX_DISCARDED = (
+    100  # times that a run may go back, so that no server keeps a site training for ever
+)
 LAST_GLOBAL = "FL_global"  # the last round's aggregate, unselected
 BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
 
@@ -49,10 +53,19 @@ class Task:
     round: int = 0
     model: str = ""
     models: tuple[str, ...] = ()
-    discarded: int = 0  # of `train`: how often the operator has taken the run back to an earlier round
+    discarded: int = (
+        0  # of `train`: how often the operator has taken the run back to an earlier round
+    )
 
 
-def check_task(task: Task, *, trained: int, num_rounds: int, discarded: int = 0, evaluated: Collection[str] = ()) -> None:
+def check_task(
+    task: Task,
+    *,
+    trained: int,
+    num_rounds: int,
+    discarded: int = 0,
+    evaluated: Collection[str] = (),
+) -> None:
     """Checks, at a site, a task against what the site has done already: rounds go forward, and nothing is without bounds.
 
     Args:
@@ -77,13 +90,17 @@ def check_task(task: Task, *, trained: int, num_rounds: int, discarded: int = 0,
         _check_model_of(task, task.round - 1)
     elif task.kind == "score":
         if not 0 <= task.round <= num_rounds:
-            raise refused(f"asks for scores of global model {task.round}, but the run has {num_rounds} rounds")
+            raise refused(
+                f"asks for scores of global model {task.round}, but the run has {num_rounds} rounds"
+            )
         _check_model_of(task, task.round)
     elif task.kind == "evaluate":
         for name in task.models:
             check_model_name(name)
         if len(set(task.models)) != len(task.models):
-            raise refused(f"asks for the evaluation of {len(task.models)} models and names one twice")
+            raise refused(
+                f"asks for the evaluation of {len(task.models)} models and names one twice"
+            )
         if len({*task.models, *evaluated}) > MAX_MODELS:
             raise refused(
                 f"asks for the evaluation of {len(task.models)} models after {len(evaluated)}; a site evaluates {MAX_MODELS} in a run at most"
@@ -94,7 +111,9 @@ def check_model_name(name: str) -> None:
     """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a path, a row or a line of a log."""
     if not MODEL_NAME.fullmatch(name):
         shown = printable.text(repr(name), limit=80)
-        raise errors.ServerMisbehaves.because(f"names a model {shown}; a name is letters, digits, '_' and '-', at most 64")
+        raise errors.ServerMisbehaves.because(
+            f"names a model {shown}; a name is letters, digits, '_' and '-', at most 64"
+        )
 
 
 def _check_model_of(task: Task, number: int) -> None:
@@ -143,7 +162,9 @@ def next_task(progress: Progress, site: str) -> Task:
         number = progress.open_round.number
         if progress.closing or site in progress.open_round.received:
             return Task("wait")
-        return Task("train", round=number, model=global_name(number - 1), discarded=progress.discarded)
+        return Task(
+            "train", round=number, model=global_name(number - 1), discarded=progress.discarded
+        )
     if progress.finished or site in progress.reported or site not in progress.participants:
         return Task("finished")
     if progress.models:

@@ -35,11 +35,19 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
     kit = pathlib.Path(kit_folder)
     private.refuse_links(kit)
     if not SITE_NAME.fullmatch(site) or site.lower() in RESERVED:
-        raise ValueError(f"site name {site!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED)}")
-    if (kit / "site.json").is_file() and (owner := atomic.read_json(kit / "site.json").get("site")) != site:
-        raise ValueError(f"{kit} is the kit of site {owner}, not of {site}; give the folder of this site, or a new one")
+        raise ValueError(
+            f"site name {site!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED)}"
+        )
+    if (kit / "site.json").is_file() and (
+        owner := atomic.read_json(kit / "site.json").get("site")
+    ) != site:
+        raise ValueError(
+            f"{kit} is the kit of site {owner}, not of {site}; give the folder of this site, or a new one"
+        )
     private.tree(kit)
-    if not (kit / "credential").is_file() or not (kit / "credential").read_bytes().strip():  # cut off in an earlier release
+    if (
+        not (kit / "credential").is_file() or not (kit / "credential").read_bytes().strip()
+    ):  # cut off in an earlier release
         write_private(kit / "credential", new_secret().encode("ascii") + b"\n")
     secret = (kit / "credential").read_text(encoding="ascii").strip()
     key = certificates.new_key()
@@ -50,7 +58,11 @@ def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
 
 
 def install(
-    kit_folder: str | os.PathLike, answer_folder: str | os.PathLike, *, authority: str = "", confirm_change: bool = False
+    kit_folder: str | os.PathLike,
+    answer_folder: str | os.PathLike,
+    *,
+    authority: str = "",
+    confirm_change: bool = False,
 ) -> x509.Certificate:
     """Takes the operator's answer into the kit; returns the certificate that is in use from now on.
 
@@ -70,15 +82,23 @@ def install(
     private.refuse_links(answer)
     for path in (answer / "ca.pem", answer / "site.pem", answer / "site.json", kit / "credential"):
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; give the kit that made the request, and the operator's answer to it, whole")
+            raise ValueError(
+                f"{path}: no such file; give the kit that made the request, and the operator's answer to it, whole"
+            )
     if not (kit / _NEXT_KEY).is_file():
-        raise ValueError(f"{kit / _NEXT_KEY}: no such file; make a request first, or the answer is installed already")
+        raise ValueError(
+            f"{kit / _NEXT_KEY}: no such file; make a request first, or the answer is installed already"
+        )
     key = serialization.load_pem_private_key((kit / _NEXT_KEY).read_bytes(), None)
     certificate, issuer = _certificate(answer / "site.pem"), _certificate(answer / "ca.pem")
     if not certificates.same_key(certificate, key):
-        raise ValueError(f"{answer / 'site.pem'}: certifies another key than the newest request of {kit}; send site.csr again")
+        raise ValueError(
+            f"{answer / 'site.pem'}: certifies another key than the newest request of {kit}; send site.csr again"
+        )
     if not certificates.is_issued_by(certificate, issuer):
-        raise ValueError(f"{answer / 'site.pem'}: is not of the authority in ca.pem beside it; ask the operator for the whole answer")
+        raise ValueError(
+            f"{answer / 'site.pem'}: is not of the authority in ca.pem beside it; ask the operator for the whole answer"
+        )
     about = _address(answer / "site.json")
     if about["site"] != certificates.common_name(certificate):
         raise ValueError(
@@ -92,7 +112,9 @@ def install(
         try:
             revocation.read(statement.read_bytes(), answer / "ca.pem")
         except ValueError as error:
-            raise ValueError(f"{statement}: {error}; ask the operator for the whole answer") from error
+            raise ValueError(
+                f"{statement}: {error}; ask the operator for the whole answer"
+            ) from error
     private.tree(kit)
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         (kit / revocation.FILE).unlink(missing_ok=True)  # the former authority's
@@ -125,14 +147,18 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
     private.refuse_links(kit)
     for file in (path, kit / "ca.pem"):
         if not file.is_file():
-            raise ValueError(f"{file}: no such file; give a kit in use, and the file {revocation.FILE} that the operator sent")
+            raise ValueError(
+                f"{file}: no such file; give a kit in use, and the file {revocation.FILE} that the operator sent"
+            )
     try:
         return revocation.keep(kit, path.read_bytes(), kit / "ca.pem")
     except ValueError as error:
         raise ValueError(f"{path}: {error}; ask the operator for it again") from error
 
 
-def _check_authority(kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certificate, given: str) -> None:
+def _check_authority(
+    kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certificate, given: str
+) -> None:
     """Raises ValueError unless the authority is the one whose fingerprint was read out; in a kit in use it may be left out."""
     if not given:
         if not (kit / "ca.pem").is_file():
@@ -149,7 +175,12 @@ def _check_authority(kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certi
 
 
 def _check_changes(
-    kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certificate, about: dict[str, str | int], given: str, confirmed: bool
+    kit: pathlib.Path,
+    answer: pathlib.Path,
+    issuer: x509.Certificate,
+    about: dict[str, str | int],
+    given: str,
+    confirmed: bool,
 ) -> None:
     """Raises ValueError where authority, site, host or port is another than in the kit, unless that was confirmed."""
     changes = []
@@ -162,8 +193,14 @@ def _check_changes(
             )
     if (kit / "site.json").is_file():
         before = _address(kit / "site.json")
-        changes += [f"{name} is {about[name]!r}, in the kit {before[name]!r}" for name in about if about[name] != before[name]]
-    elif (kit / "site.csr").is_file() and (asked := read_request_file(kit / "site.csr").name) != about["site"]:
+        changes += [
+            f"{name} is {about[name]!r}, in the kit {before[name]!r}"
+            for name in about
+            if about[name] != before[name]
+        ]
+    elif (kit / "site.csr").is_file() and (
+        asked := read_request_file(kit / "site.csr").name
+    ) != about["site"]:
         changes.append(f"site is {about['site']!r}, the request was made for {asked!r}")
     if changes and not confirmed:
         raise ValueError(
@@ -176,7 +213,9 @@ def _certificate(path: pathlib.Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: is no certificate ({type(error).__name__}); ask the operator for it again") from error
+        raise ValueError(
+            f"{path}: is no certificate ({type(error).__name__}); ask the operator for it again"
+        ) from error
 
 
 def _address(path: pathlib.Path) -> dict[str, str | int]:
@@ -195,5 +234,7 @@ def _address(path: pathlib.Path) -> dict[str, str | int]:
     except (KeyError, TypeError):
         good = False
     if not good:
-        raise ValueError(f'{path}: expected {{"site": name, "host": name or address, "port": number}}; ask the operator for it again')
+        raise ValueError(
+            f'{path}: expected {{"site": name, "host": name or address, "port": number}}; ask the operator for it again'
+        )
     return {"site": site, "host": host, "port": port}

@@ -38,7 +38,9 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def new_authority(key: ec.EllipticCurvePrivateKey, valid_days: int, now: datetime.datetime) -> x509.Certificate:
+def new_authority(
+    key: ec.EllipticCurvePrivateKey, valid_days: int, now: datetime.datetime
+) -> x509.Certificate:
     """Returns a certificate that signs certificates and nothing else, and no further authority."""
     name = _name("federation authority")
     return (
@@ -68,18 +70,27 @@ def issue(
     """
     ends = min(now + datetime.timedelta(days=valid_days), authority.not_valid_after_utc)
     if ends <= now:
-        raise ValueError(f"the authority ended on {authority.not_valid_after_utc:%Y-%m-%d}; provision the federation again")
+        raise ValueError(
+            f"the authority ended on {authority.not_valid_after_utc:%Y-%m-%d}; provision the federation again"
+        )
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
         _builder(_name(common_name), authority.subject, public_key, now, ends)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+            critical=False,
+        )
     )
     if hosts:
-        names = dict.fromkeys([*hosts, *(server_name(number) for number in range(1, generation + 1))])
-        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
+        names = dict.fromkeys(
+            [*hosts, *(server_name(number) for number in range(1, generation + 1))]
+        )
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
+        )
     return builder.sign(authority_key, hashes.SHA256())
 
 
@@ -98,16 +109,29 @@ def read_request(pem: bytes) -> Request:
     """Returns what a request asks for. Raises ValueError unless it is one of `new_request`, signed by the key it names."""
     try:
         request = x509.load_pem_x509_csr(pem)
-        digest = request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value.decode("ascii")
+        digest = request.attributes.get_attribute_for_oid(
+            AttributeOID.CHALLENGE_PASSWORD
+        ).value.decode("ascii")
         names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         key = request.public_key()
-        whole = request.is_signature_valid and len(names) == 1 and isinstance(key, ec.EllipticCurvePublicKey)
+        whole = (
+            request.is_signature_valid
+            and len(names) == 1
+            and isinstance(key, ec.EllipticCurvePublicKey)
+        )
     except (ValueError, x509.AttributeNotFound, InvalidSignature) as error:
-        raise ValueError(f"not a certificate request of this release ({type(error).__name__})") from error
+        raise ValueError(
+            f"not a certificate request of this release ({type(error).__name__})"
+        ) from error
     if not whole or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise ValueError("a certificate request whose signature, name or credential hash is not right")
+        raise ValueError(
+            "a certificate request whose signature, name or credential hash is not right"
+        )
     return Request(
-        printable.text(names[0].value, limit=_NAME), key, digest, fingerprint_of_bytes(request.public_bytes(serialization.Encoding.DER))
+        printable.text(names[0].value, limit=_NAME),
+        key,
+        digest,
+        fingerprint_of_bytes(request.public_bytes(serialization.Encoding.DER)),
     )
 
 
@@ -118,7 +142,14 @@ def server_name(generation: int) -> str:
 
 def generation_of(certificate: x509.Certificate) -> int:
     """Returns the generation of a server's certificate, 0 where no certificate was revoked before it."""
-    return max((int(found[1]) for name in _alternatives(certificate) if (found := _GENERATION.fullmatch(name))), default=0)
+    return max(
+        (
+            int(found[1])
+            for name in _alternatives(certificate)
+            if (found := _GENERATION.fullmatch(name))
+        ),
+        default=0,
+    )
 
 
 def new_revocation(
@@ -137,10 +168,15 @@ def new_revocation(
         .last_update(now - BACKDATED)
         .next_update(authority.not_valid_after_utc)
         .add_extension(x509.CRLNumber(generation), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+            critical=False,
+        )
     )
     for number in serial_numbers:
-        builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build())
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
+        )
     return builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
@@ -157,9 +193,13 @@ def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
         number = statement.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         signed = authority is None or statement.is_signature_valid(authority.public_key())
     except (ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature) as error:
-        raise ValueError(f"not a list of revoked certificates of this release ({type(error).__name__})") from error
+        raise ValueError(
+            f"not a list of revoked certificates of this release ({type(error).__name__})"
+        ) from error
     if not signed:
-        raise ValueError("a list of revoked certificates that this federation's authority has not signed")
+        raise ValueError(
+            "a list of revoked certificates that this federation's authority has not signed"
+        )
     return number
 
 
@@ -170,7 +210,11 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 def fingerprint_of_pem(pem: bytes) -> str:
     """Returns the fingerprint of a PEM certificate without parsing it, "" of none."""
-    return fingerprint_of_bytes(ssl.PEM_cert_to_DER_cert(pem.decode("ascii", "replace"))) if pem else ""
+    return (
+        fingerprint_of_bytes(ssl.PEM_cert_to_DER_cert(pem.decode("ascii", "replace")))
+        if pem
+        else ""
+    )
 
 
 def fingerprint_of_bytes(der: bytes) -> str:
@@ -190,7 +234,9 @@ def is_spoken(text: str, digest: str) -> bool:
     """
     given = re.sub(r"[\s:-]", "", text).lower()
     if not re.fullmatch(r"[0-9a-f]*", given) or not _SPOKEN_BITS // 4 <= len(given) <= len(digest):
-        raise ValueError(f"{text[:100]!r} is not a fingerprint; give at least its first {_SPOKEN_BITS // 4} digits, 0 to 9 and a to f")
+        raise ValueError(
+            f"{text[:100]!r} is not a fingerprint; give at least its first {_SPOKEN_BITS // 4} digits, 0 to 9 and a to f"
+        )
     return digest.startswith(given)
 
 
@@ -234,15 +280,23 @@ def to_pem(certificate: x509.Certificate) -> bytes:
 
 
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, begins: datetime.datetime, ends: datetime.datetime
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    begins: datetime.datetime,
+    ends: datetime.datetime,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

@@ -34,7 +34,9 @@ def hashed(secret: str) -> str:
 class CredentialBook:
     """Which sites there are, the hashes of their credentials and the operator's, and which certificates are refused."""
 
-    def __init__(self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()):
+    def __init__(
+        self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()
+    ):
         self._hashes, self._operator, self._revoked = dict(hashes), operator, frozenset(revoked)
         self._revocation = b""
         self._path: pathlib.Path | None = None
@@ -51,7 +53,9 @@ class CredentialBook:
         path = pathlib.Path(path)
         private.refuse_link(path)
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; run `provision` and give its folder for the server")
+            raise ValueError(
+                f"{path}: no such file; run `provision` and give its folder for the server"
+            )
         book = cls({})
         book._path = path
         book._seen = book._version()
@@ -59,16 +63,28 @@ class CredentialBook:
         return book
 
     def _version(self, *files: str) -> tuple[int, ...]:
-        found = [os.stat(path) for path in (self._path, *(self._path.with_name(name) for name in files))]
-        return tuple(number for about in found for number in (about.st_mtime_ns, about.st_size, about.st_ino))
+        found = [
+            os.stat(path) for path in (self._path, *(self._path.with_name(name) for name in files))
+        ]
+        return tuple(
+            number for about in found for number in (about.st_mtime_ns, about.st_size, about.st_ino)
+        )
 
     def _load(self) -> None:
         private.refuse_link(self._path)
         book = atomic.read_json(self._path)
         sites = book.get("sites") if isinstance(book, dict) else None
-        if not isinstance(sites, dict) or not all(isinstance(h, str) and len(h) == 64 for h in sites.values()):
-            raise ValueError(f'{self._path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again')
-        self._hashes, self._operator, self._revoked = dict(sites), str(book.get("operator", "")), frozenset(book.get("revoked", ()))
+        if not isinstance(sites, dict) or not all(
+            isinstance(h, str) and len(h) == 64 for h in sites.values()
+        ):
+            raise ValueError(
+                f'{self._path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again'
+            )
+        self._hashes, self._operator, self._revoked = (
+            dict(sites),
+            str(book.get("operator", "")),
+            frozenset(book.get("revoked", ())),
+        )
         self._revocation = str(book.get("server_revocation", "")).encode("ascii", "replace")
 
     def _refresh(self) -> None:
@@ -79,9 +95,15 @@ class CredentialBook:
             if version != self._seen:
                 self._load()
                 self._seen = version
-                logging.info("event=credentials_read sites=%s revoked=%d", ",".join(self._hashes), len(self._revoked))
+                logging.info(
+                    "event=credentials_read sites=%s revoked=%d",
+                    ",".join(self._hashes),
+                    len(self._revoked),
+                )
         except (OSError, ValueError) as error:
-            logging.error("event=credentials_unreadable note=the_last_good_ones_hold reason=%s", error)
+            logging.error(
+                "event=credentials_unreadable note=the_last_good_ones_hold reason=%s", error
+            )
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -116,12 +138,23 @@ class CredentialBook:
         try:
             version = self._version("server.pem", "server.key")
             if version != self._served[0]:
-                generation = certificates.read_revocation(self._revocation, None)  # the sites do not take this server's word for it
-                own = x509.load_pem_x509_certificate(self._path.with_name("server.pem").read_bytes())
-                key = serialization.load_pem_private_key(self._path.with_name("server.key").read_bytes(), None)
-                there = certificates.generation_of(own) >= generation and certificates.same_key(own, key)
+                generation = certificates.read_revocation(
+                    self._revocation, None
+                )  # the sites do not take this server's word for it
+                own = x509.load_pem_x509_certificate(
+                    self._path.with_name("server.pem").read_bytes()
+                )
+                key = serialization.load_pem_private_key(
+                    self._path.with_name("server.key").read_bytes(), None
+                )
+                there = certificates.generation_of(own) >= generation and certificates.same_key(
+                    own, key
+                )
                 if not there:
-                    logging.error("event=server_certificate_revoked note=carry_the_new_folder_of_the_server_here generation=%d", generation)
+                    logging.error(
+                        "event=server_certificate_revoked note=carry_the_new_folder_of_the_server_here generation=%d",
+                        generation,
+                    )
                 self._served = version, (generation, self._revocation) if there else (0, b"")
         except (OSError, ValueError) as error:
             logging.error("event=revocation_unreadable reason=%s", error)
@@ -130,8 +163,13 @@ class CredentialBook:
     def check_operator(self, credential: str) -> None:
         """Raises WrongCredential unless this is the operator's credential."""
         self._refresh()
-        if not hmac.compare_digest(self._operator or "0" * 64, hashed(credential)) or not self._operator:
-            raise WrongCredential("this is not the operator's credential here; use the operator's kit of this federation")
+        if (
+            not hmac.compare_digest(self._operator or "0" * 64, hashed(credential))
+            or not self._operator
+        ):
+            raise WrongCredential(
+                "this is not the operator's credential here; use the operator's kit of this federation"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +210,13 @@ class Sessions:
         run: str = "",
         generation: Callable[[], int] = lambda: 0,
     ):
-        self._store, self._lifetime_s, self._clock, self._run, self._generation = store, lifetime_s, clock, run, generation
+        self._store, self._lifetime_s, self._clock, self._run, self._generation = (
+            store,
+            lifetime_s,
+            clock,
+            run,
+            generation,
+        )
 
     def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
         """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with.

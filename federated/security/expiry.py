@@ -21,6 +21,8 @@ def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> li
             continue
         if days < certificates.WARN_DAYS:
             when = f"ends in {days:.0f} days" if days > 0 else f"ended {-days:.0f} days ago"
-            way_out = "provision the federation again" if path.name == "ca.pem" else "have it renewed"
+            way_out = (
+                "provision the federation again" if path.name == "ca.pem" else "have it renewed"
+            )
             lines.append(f"{path.name}: the certificate {when}; {way_out}")
     return lines

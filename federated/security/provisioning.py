@@ -59,10 +59,15 @@ def provision(
     Raises:
       ValueError: for a name that cannot be used, a request that is none, or a folder that holds kits already.
     """
-    hosts = [addresses.plain(host) for host in ([server_hosts] if isinstance(server_hosts, str) else server_hosts)]
+    hosts = [
+        addresses.plain(host)
+        for host in ([server_hosts] if isinstance(server_hosts, str) else server_hosts)
+    ]
     folder = pathlib.Path(folder)
     if not hosts or not all(hosts):
-        raise ValueError("server_hosts is empty; give the name or address under which sites reach the server")
+        raise ValueError(
+            "server_hosts is empty; give the name or address under which sites reach the server"
+        )
     if not sites and not requests:
         raise ValueError("sites is empty; give the name of every site")
     asked = [read_request_file(path) for path in requests]
@@ -70,9 +75,13 @@ def provision(
     _check_names(names)
     _check_apart(names)
     if not 0 <= port <= 65535:
-        raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one")
+        raise ValueError(
+            f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one"
+        )
     if not 1 <= valid_days <= authority_days:
-        raise ValueError(f"valid_days is {valid_days}; expected 1 to the {authority_days} days of the authority")
+        raise ValueError(
+            f"valid_days is {valid_days}; expected 1 to the {authority_days} days of the authority"
+        )
     there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
     if there and not overwrite:
         raise ValueError(
@@ -104,7 +113,9 @@ def _write_all(
 ) -> None:
     key = certificates.new_key()
     with atomic.replacing_folder(folder / "authority") as kit:
-        (kit / "ca.pem").write_bytes(certificates.to_pem(certificates.new_authority(key, authority_days, _now())))
+        (kit / "ca.pem").write_bytes(
+            certificates.to_pem(certificates.new_authority(key, authority_days, _now()))
+        )
         write_private(kit / "ca.key", certificates.key_to_pem(key))
         atomic.write_json(kit / "federation.json", {"hosts": hosts, "port": port, "issued": []})
     authority = _Authority.of(folder)
@@ -115,8 +126,16 @@ def _write_all(
         authority.write_kit(site, valid_days, credential=secrets[site])
     for request in asked:
         authority.write_answer(request, valid_days)
-    digests = {site: hashed(secrets[site]) for site in sites} | {request.name: request.credential_sha256 for request in asked}
-    authority.write_book({"sites": dict(sorted(digests.items())), "operator": hashed(secrets["operator"]), "revoked": []})
+    digests = {site: hashed(secrets[site]) for site in sites} | {
+        request.name: request.credential_sha256 for request in asked
+    }
+    authority.write_book(
+        {
+            "sites": dict(sorted(digests.items())),
+            "operator": hashed(secrets["operator"]),
+            "revoked": [],
+        }
+    )
 
 
 def add(
@@ -143,12 +162,23 @@ def add(
     book = authority.book()
     there = [site for site in sites if site.lower() in {name.lower() for name in book["sites"]}]
     if there:
-        raise ValueError(f"{folder}: {', '.join(there)} is there already; renew it, or choose another name")
-    _check_apart([name for name in (*sites, *(request.name for request in asked)) if name not in book["sites"]], tuple(book["sites"]))
+        raise ValueError(
+            f"{folder}: {', '.join(there)} is there already; renew it, or choose another name"
+        )
+    _check_apart(
+        [
+            name
+            for name in (*sites, *(request.name for request in asked))
+            if name not in book["sites"]
+        ],
+        tuple(book["sites"]),
+    )
     similar = {name.lower(): name for name in book["sites"]}
     for path, request in zip(requests, asked, strict=True):
         if similar.get(request.name.lower(), request.name) != request.name:
-            raise ValueError(f"{path}: asks for {request.name!r}, and there is {similar[request.name.lower()]!r}; choose another name")
+            raise ValueError(
+                f"{path}: asks for {request.name!r}, and there is {similar[request.name.lower()]!r}; choose another name"
+            )
         if (
             book["sites"].get(request.name, request.credential_sha256) != request.credential_sha256
             and request.name not in replace_credential
@@ -187,7 +217,9 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
     authority = _Authority.of(folder)
     for name in names:
         if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
-            raise ValueError(f"{folder}: the key of {name!r} was not made here; renew the certificate by a new request of that site")
+            raise ValueError(
+                f"{folder}: the key of {name!r} was not made here; renew the certificate by a new request of that site"
+            )
     for name in names:
         authority.write_kit(name, valid_days)
 
@@ -208,9 +240,15 @@ def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int =
     """
     authority = _Authority.of(folder)
     book = authority.book()
-    unknown = [name for name in names if name not in (*book["sites"], "server") and not (name == "operator" and book["operator"])]
+    unknown = [
+        name
+        for name in names
+        if name not in (*book["sites"], "server") and not (name == "operator" and book["operator"])
+    ]
     if unknown:
-        raise ValueError(f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}")
+        raise ValueError(
+            f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}"
+        )
     for name in names:
         book["sites"].pop(name, None)
         book["operator"] = "" if name == "operator" else book["operator"]
@@ -238,13 +276,24 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
 
     def entry(name: str, sha256: str, ends: datetime.datetime) -> Issued:
         days = (ends - now).total_seconds() / 86400
-        state = "revoked" if sha256 in revoked else "ended" if days <= 0 else "ends soon" if days < certificates.WARN_DAYS else "valid"
+        state = (
+            "revoked"
+            if sha256 in revoked
+            else "ended"
+            if days <= 0
+            else "ends soon"
+            if days < certificates.WARN_DAYS
+            else "valid"
+        )
         return Issued(name, sha256, ends, state)
 
     own = authority.certificate
     return [
         entry("authority", certificates.fingerprint(own), own.not_valid_after_utc),
-        *(entry(e["name"], e["sha256"], datetime.datetime.fromisoformat(e["ends"])) for e in authority.about["issued"]),
+        *(
+            entry(e["name"], e["sha256"], datetime.datetime.fromisoformat(e["ends"]))
+            for e in authority.about["issued"]
+        ),
     ]
 
 
@@ -272,7 +321,13 @@ def write_private(path: pathlib.Path, content: bytes) -> None:
 class _Authority:
     """The authority's folder, open: issues certificates and keeps account of them."""
 
-    def __init__(self, folder: pathlib.Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, about: dict):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        about: dict,
+    ):
         self.folder, self.certificate, self._key, self.about = folder, certificate, key, about
 
     @classmethod
@@ -285,7 +340,9 @@ class _Authority:
             private.refuse_links(folder / name)
         for name in ("ca.pem", "ca.key", "federation.json"):
             if not (kit / name).is_file():
-                raise ValueError(f"{kit / name}: no such file; give the folder in which the federation was provisioned")
+                raise ValueError(
+                    f"{kit / name}: no such file; give the folder in which the federation was provisioned"
+                )
         private.folder(folder)
         for name in ("authority", *_FILE):
             if (folder / name).is_dir():
@@ -308,7 +365,11 @@ class _Authority:
                 if (there / "credentials.json").is_file():
                     shutil.copy(there / "credentials.json", kit)
                 return
-            secret = (there / "credential").read_bytes() if credential is None else credential.encode("ascii") + b"\n"
+            secret = (
+                (there / "credential").read_bytes()
+                if credential is None
+                else credential.encode("ascii") + b"\n"
+            )
             write_private(kit / "credential", secret)
             self._write_address(kit, name)
 
@@ -322,10 +383,18 @@ class _Authority:
 
     def revoke_server(self, valid_days: int) -> bytes:
         """Begins a generation of server certificates with a new one; returns the statement that revokes all earlier ones."""
-        held = [int(entry["serial"], 16) for entry in self.about["issued"] if entry["name"] == "server" and "serial" in entry]
+        held = [
+            int(entry["serial"], 16)
+            for entry in self.about["issued"]
+            if entry["name"] == "server" and "serial" in entry
+        ]
         self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
-        self.write_kit("server", valid_days)  # notes the generation first: a kill from here on only begins one more
-        statement = certificates.new_revocation(generation, held, self.certificate, self._key, _now())
+        self.write_kit(
+            "server", valid_days
+        )  # notes the generation first: a kill from here on only begins one more
+        statement = certificates.new_revocation(
+            generation, held, self.certificate, self._key, _now()
+        )
         for name in ("authority", "operator"):
             if (self.folder / name).is_dir():
                 atomic.write_bytes(self.folder / name / revocation.FILE, statement)
@@ -346,13 +415,27 @@ class _Authority:
 
     def _write_address(self, kit: pathlib.Path, name: str) -> None:
         file = _FILE.get(name, "site")
-        atomic.write_json(kit / f"{file}.json", {file: name, "host": self.about["hosts"][0], "port": self.about["port"]})
+        atomic.write_json(
+            kit / f"{file}.json",
+            {file: name, "host": self.about["hosts"][0], "port": self.about["port"]},
+        )
         if (statement := self.folder / "authority" / revocation.FILE).is_file():
             atomic.write_bytes(kit / revocation.FILE, statement.read_bytes())
 
-    def _issue(self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]) -> x509.Certificate:
+    def _issue(
+        self, name: str, key: ec.EllipticCurvePublicKey, valid_days: int, hosts: Sequence[str]
+    ) -> x509.Certificate:
         generation = self.about.get("server_generation", 0) if name == "server" else 0
-        certificate = certificates.issue(name, key, self.certificate, self._key, valid_days, _now(), hosts=hosts, generation=generation)
+        certificate = certificates.issue(
+            name,
+            key,
+            self.certificate,
+            self._key,
+            valid_days,
+            _now(),
+            hosts=hosts,
+            generation=generation,
+        )
         entry = {
             "name": name,
             "sha256": certificates.fingerprint(certificate),
@@ -360,7 +443,9 @@ class _Authority:
             "ends": certificate.not_valid_after_utc.isoformat(),
         }
         self.about["issued"].append(entry)
-        atomic.write_json(self.folder / "authority" / "federation.json", self.about)  # before the kit: what exists can be revoked
+        atomic.write_json(
+            self.folder / "authority" / "federation.json", self.about
+        )  # before the kit: what exists can be revoked
         return certificate
 
 
@@ -371,7 +456,9 @@ def _check_names(names: Sequence[str]) -> None:
                 f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
             )
     if len({name.lower() for name in names}) != len(names):
-        raise ValueError(f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case")
+        raise ValueError(
+            f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case"
+        )
 
 
 def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:

@@ -13,10 +13,35 @@ GRIDS = ("training", "native", "validation")  # the last: a validation case on t
 CLASSES = ("pancreas", "tumour")
 # Column names are words of this list joined by "_", so that no identifier can hide in a name.
 MEASURES = frozenset(
-    {"dice", "hd95", "nsd", "surface", "volume", "voxels", "components", "ratio", "sensitivity", "precision", "score", "seconds"}
+    {
+        "dice",
+        "hd95",
+        "nsd",
+        "surface",
+        "volume",
+        "voxels",
+        "components",
+        "ratio",
+        "sensitivity",
+        "precision",
+        "score",
+        "seconds",
+    }
 )
 QUALIFIERS = frozenset(
-    {"truth", "reference", "predicted", "difference", "error", "absolute", "relative", "ml", "mm", "percent", "foreground"}
+    {
+        "truth",
+        "reference",
+        "predicted",
+        "difference",
+        "error",
+        "absolute",
+        "relative",
+        "ml",
+        "mm",
+        "percent",
+        "foreground",
+    }
     | {"found", "false"}
 )
 WORDS = MEASURES | QUALIFIERS | frozenset(CLASSES)
@@ -42,7 +67,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seconds": (0.0, 1e9),
 }
 _COUNTS = frozenset({"found", "false"})  # whole numbers
-_NO_MORE_THAN = {"found_": "truth_components_", "false_components_": "components_"}  # a part of a count is no more than the whole
+_NO_MORE_THAN = {
+    "found_": "truth_components_",
+    "false_components_": "components_",
+}  # a part of a count is no more than the whole
 _ANY = (-1e30, 1e30)  # losses and their like; what float32 holds, with room for a sum
 _METRIC = re.compile(r"[a-zA-Z][a-zA-Z0-9_/]{0,63}")
 _LONG_NUMBER = re.compile(r"[0-9]{4}")  # a name is no place for a date or a record number
@@ -68,25 +96,39 @@ def check_scores(scores: Mapping[str, Any], *, what: str) -> dict[str, float]:
     return _checked(scores, what, lambda key: _range_of(re.split(r"[/_]", key.lower())))
 
 
-def _checked(metrics: Mapping[str, Any], what: str, range_of: Callable[[str], tuple[float, float]]) -> dict[str, float]:
+def _checked(
+    metrics: Mapping[str, Any], what: str, range_of: Callable[[str], tuple[float, float]]
+) -> dict[str, float]:
     if len(metrics) > _MAX_METRICS:
         raise PrivacyRefused(f"{what}: {len(metrics)} values, at most {_MAX_METRICS} leave a site")
     checked = {}
     for number, (key, value) in enumerate(metrics.items(), start=1):
         if not isinstance(key, str) or not _METRIC.fullmatch(key) or _LONG_NUMBER.search(key):
-            raise PrivacyRefused(f"{what}: the name of value {number} is not a metric name (letters, digits, '_', '/'; no long numbers)")
+            raise PrivacyRefused(
+                f"{what}: the name of value {number} is not a metric name (letters, digits, '_', '/'; no long numbers)"
+            )
         if value is not None:
             checked[key] = _number(value, f"{what}: {key}", range_of(key))
     return dict(sorted(checked.items()))
 
 
-def check_rows(rows: Iterable[Mapping[str, Any]], *, site: str, models: Iterable[str], max_cases: int = _MAX_CASE) -> list[dict[str, Any]]:
+def check_rows(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    site: str,
+    models: Iterable[str],
+    max_cases: int = _MAX_CASE,
+) -> list[dict[str, Any]]:
     """Returns per-case rows as plain values, columns in the order given. Raises PrivacyRefused as `checked_rows`."""
     return list(checked_rows(rows, site=site, models=models, max_cases=max_cases))
 
 
 def checked_rows(
-    rows: Iterable[Mapping[str, Any]], *, site: str, models: Iterable[str], max_cases: int = _MAX_CASE
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    site: str,
+    models: Iterable[str],
+    max_cases: int = _MAX_CASE,
 ) -> Iterator[dict[str, Any]]:
     """Yields per-case rows as plain values, columns in the order given, each checked as it comes.
 
@@ -103,22 +145,35 @@ def checked_rows(
     known_models, seen, cases = set(models), set[tuple[Any, ...]](), set[int]()
     for position, row in enumerate(rows, start=1):
         if position > MAX_ROWS:
-            raise PrivacyRefused(f"more than {MAX_ROWS} rows; a site reports one per model, case and grid")
+            raise PrivacyRefused(
+                f"more than {MAX_ROWS} rows; a site reports one per model, case and grid"
+            )
         here = f"row {position}"
         if len(row) > _MAX_COLUMNS:
             raise PrivacyRefused(f"{here}: {len(row)} columns, at most {_MAX_COLUMNS} leave a site")
         for column in ("model", "site", "case", "grid"):
             if column not in row:
                 raise PrivacyRefused(f"{here}: column {column!r} is missing")
-        for column, allowed in (("model", known_models), ("site", {site}), ("grid", GRIDS), ("class", CLASSES)):
+        for column, allowed in (
+            ("model", known_models),
+            ("site", {site}),
+            ("grid", GRIDS),
+            ("class", CLASSES),
+        ):
             if column in row and not (isinstance(row[column], str) and row[column] in allowed):
-                raise PrivacyRefused(f"{here}: column {column!r} is none of {', '.join(sorted(allowed))}")
+                raise PrivacyRefused(
+                    f"{here}: column {column!r} is none of {', '.join(sorted(allowed))}"
+                )
         case = row["case"]
         if isinstance(case, bool) or not isinstance(case, int) or not 1 <= case <= _MAX_CASE:
-            raise PrivacyRefused(f"{here}: column 'case' is not a running number from 1 to {_MAX_CASE}; identifiers stay at the site")
+            raise PrivacyRefused(
+                f"{here}: column 'case' is not a running number from 1 to {_MAX_CASE}; identifiers stay at the site"
+            )
         cases.add(case)
         if len(cases) > max_cases:
-            raise PrivacyRefused(f"{here}: more than {max_cases} cases; no site of this run has so many")
+            raise PrivacyRefused(
+                f"{here}: more than {max_cases} cases; no site of this run has so many"
+            )
         key = (row["model"], case, row["grid"], row.get("class"))
         if key in seen:
             raise PrivacyRefused(f"{here}: a second row of the same model, case, grid and class")
@@ -132,7 +187,11 @@ def checked_rows(
                     f"{here}: column {number} has an unknown name; known are words such as dice_pancreas, volume_ml_tumour"
                 )
             else:
-                plain[column] = None if value is None else _number(value, f"{here}: column {column!r}", _range_of(column.split("_")))
+                plain[column] = (
+                    None
+                    if value is None
+                    else _number(value, f"{here}: column {column!r}", _range_of(column.split("_")))
+                )
         _check_counts(plain, here)
         yield plain
 
@@ -157,7 +216,11 @@ def _range_of(words: Iterable[str]) -> tuple[float, float]:
 
 def _number(value: Any, where: str, allowed: tuple[float, float]) -> float:
     # NumPy scalars count as numbers through __float__; strings have none, and bool is an int that means something else.
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
+    if (
+        isinstance(value, (bool, str, bytes))
+        or not hasattr(value, "__float__")
+        or getattr(value, "ndim", 0)
+    ):
         raise PrivacyRefused(f"{where} is not a number; only numbers leave a site")
     number = float(value)
     if not math.isfinite(number):

@@ -43,8 +43,12 @@ def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) ->
 def read(statement: bytes, authority: str | os.PathLike) -> int:
     """Returns what `certificates.read_revocation` does; `authority` is the file. Raises ValueError."""
     if len(statement) > MAX_BYTES:
-        raise ValueError(f"a list of revoked certificates of {len(statement)} bytes; expected at most {MAX_BYTES}")
-    return certificates.read_revocation(statement, x509.load_pem_x509_certificate(pathlib.Path(authority).read_bytes()))
+        raise ValueError(
+            f"a list of revoked certificates of {len(statement)} bytes; expected at most {MAX_BYTES}"
+        )
+    return certificates.read_revocation(
+        statement, x509.load_pem_x509_certificate(pathlib.Path(authority).read_bytes())
+    )
 
 
 def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:

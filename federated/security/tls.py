@@ -13,7 +13,12 @@ import grpc
 from absl import logging
 from cryptography import x509
 
-from federated.errors import CertificateOutOfDate, CertificateRefused, FederationError, ServerUnreachable
+from federated.errors import (
+    CertificateOutOfDate,
+    CertificateRefused,
+    FederationError,
+    ServerUnreachable,
+)
 from federated.security import revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
 from federated.wire.endpoint import ServerEndpoint
@@ -25,7 +30,10 @@ _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 _HUNG_UP = ("Socket closed", "Connection reset by peer", "Broken pipe", "GOAWAY")
 _WORDS = (
     (r"Connection refused", "nobody listens there (connection refused)"),
-    (r"errors resolving|Domain name not found|DNS resolution failed", "its name, or its proxy's, is not known here"),
+    (
+        r"errors resolving|Domain name not found|DNS resolution failed",
+        "its name, or its proxy's, is not known here",
+    ),
     (r"No route to host|unreachable", "no route to it"),
     (r"imeout|imed out|FD Shutdown", "no answer in time"),
     (r"Socket closed|reset by peer|Broken pipe|GOAWAY", "the connection was closed"),
@@ -47,7 +55,9 @@ class Identity:
     generation: int = 0
 
     @classmethod
-    def of(cls, folder: str | os.PathLike, name: str, *, learned: str | os.PathLike | None = None) -> Identity:
+    def of(
+        cls, folder: str | os.PathLike, name: str, *, learned: str | os.PathLike | None = None
+    ) -> Identity:
         """Finds the files of a kit.
 
         Args:
@@ -58,7 +68,9 @@ class Identity:
         folder = pathlib.Path(folder)
         identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
         identity.context(ssl.PROTOCOL_TLS_CLIENT)
-        known = revocation.lowest_trusted(identity.authority, folder, *([learned] if learned else []))
+        known = revocation.lowest_trusted(
+            identity.authority, folder, *([learned] if learned else [])
+        )
         return dataclasses.replace(identity, generation=known)
 
     def expected_name(self, host: str) -> str:
@@ -71,7 +83,11 @@ class Identity:
     @property
     def channel_options(self) -> tuple[tuple[str, str], ...]:
         """What gRPC must be told to ask for `expected_name`."""
-        return (("grpc.ssl_target_name_override", server_name(self.generation)),) if self.generation else ()
+        return (
+            (("grpc.ssl_target_name_override", server_name(self.generation)),)
+            if self.generation
+            else ()
+        )
 
     @property
     def authority_fingerprint(self) -> str:
@@ -86,7 +102,9 @@ class Identity:
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
             if not path.is_file() or not os.access(path, os.R_OK):
-                raise ValueError(f"{path}: no such file, or it may not be read; use a whole folder as `provision` made it")
+                raise ValueError(
+                    f"{path}: no such file, or it may not be read; use a whole folder as `provision` made it"
+                )
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -111,37 +129,55 @@ class Identity:
             if version == seen[0] or not version:
                 return None
             try:
-                self.context(ssl.PROTOCOL_TLS_CLIENT)  # certificate and key are two files: between their renewals they do not fit
+                self.context(
+                    ssl.PROTOCOL_TLS_CLIENT
+                )  # certificate and key are two files: between their renewals they do not fit
                 configuration = self._configuration()
             except (OSError, ValueError) as error:
-                logging.warning("event=certificate_unusable note=the_last_good_one_is_served reason=%s", error)
+                logging.warning(
+                    "event=certificate_unusable note=the_last_good_one_is_served reason=%s", error
+                )
                 return None
             seen[0] = version
             logging.info("event=certificate_read")
             return configuration
 
-        return grpc.dynamic_ssl_server_credentials(self._configuration(), renewed, require_client_authentication=True)
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(), renewed, require_client_authentication=True
+        )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=self.authority.read_bytes())
+        return grpc.ssl_server_certificate_configuration(
+            [pair], root_certificates=self.authority.read_bytes()
+        )
 
     def version(self) -> tuple[tuple[int, int], ...]:
         """Returns what changes with the files; empty while they are being replaced."""
         try:
-            return tuple((path.stat().st_mtime_ns, path.stat().st_ino) for path in (self.authority, self.certificate, self.key))
+            return tuple(
+                (path.stat().st_mtime_ns, path.stat().st_ino)
+                for path in (self.authority, self.certificate, self.key)
+            )
         except OSError:  # the folder is being replaced
             return ()
 
     def for_client(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes())
+        return grpc.ssl_channel_credentials(
+            self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
+        )
 
 
 def caller(context: grpc.ServicerContext) -> tuple[str, str]:
     """Returns (common name, fingerprint of the certificate) of who calls."""
     facts = context.auth_context()
-    names, certificates = facts.get("x509_common_name") or [b""], facts.get("x509_pem_cert") or [b""]
-    return printable.text(names[0].decode("utf-8", "replace"), limit=64), fingerprint_of_pem(certificates[0])
+    names, certificates = (
+        facts.get("x509_common_name") or [b""],
+        facts.get("x509_pem_cert") or [b""],
+    )
+    return printable.text(names[0].decode("utf-8", "replace"), limit=64), fingerprint_of_pem(
+        certificates[0]
+    )
 
 
 def certificate_ends(context: grpc.ServicerContext) -> float:
@@ -190,13 +226,18 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
             "check that host, port and ca.pem belong to the same federation"
         )
     if any(words in details for words in _NOT_TLS):
-        return CertificateRefused(f"{where}: whoever listens there does not speak TLS; check host and port")
+        return CertificateRefused(
+            f"{where}: whoever listens there does not speak TLS; check host and port"
+        )
     hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
     # A server that refuses a client's certificate hangs up after a handshake that, to the client, went well. So does one that
     # is killed in that moment, but not three times running.
     if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
         ends = identity.ends
-        if "CERTIFICATE_EXPIRED" in details or ends <= datetime.datetime.now(datetime.timezone.utc) + _CLOCKS_DIFFER:
+        if (
+            "CERTIFICATE_EXPIRED" in details
+            or ends <= datetime.datetime.now(datetime.timezone.utc) + _CLOCKS_DIFFER
+        ):
             return CertificateOutOfDate(
                 f"{where}: the server refused this site's certificate, which ends on {ends:%Y-%m-%d %H:%M} UTC; "
                 "renew it with experiments.request, and this program goes on by itself"
@@ -212,7 +253,10 @@ def _words(details: str) -> str:
     refused = re.search(r"HTTP proxy returned response code (\d{3})", details)
     if refused:
         return f"the proxy does not connect (it answers {refused[1]})"
-    return next((words for pattern, words in _WORDS if re.search(pattern, details)), "no answer (unavailable)")
+    return next(
+        (words for pattern, words in _WORDS if re.search(pattern, details)),
+        "no answer (unavailable)",
+    )
 
 
 def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
@@ -221,7 +265,12 @@ def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
     context.set_alpn_protocols(["h2"])
     shaken = False
     try:
-        with endpoint.connected() as plain, context.wrap_socket(plain, server_hostname=identity.expected_name(endpoint.host)) as secure:
+        with (
+            endpoint.connected() as plain,
+            context.wrap_socket(
+                plain, server_hostname=identity.expected_name(endpoint.host)
+            ) as secure,
+        ):
             shaken = True
             return not secure.recv(1)  # an HTTP/2 server speaks first
     except ssl.SSLCertVerificationError:

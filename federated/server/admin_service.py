@@ -54,7 +54,14 @@ class AdminGate(grpc.ServerInterceptor):
       clock: seconds since the epoch.
     """
 
-    def __init__(self, desk: AdminApi, credentials: CredentialBook, calls: Calls, *, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        desk: AdminApi,
+        credentials: CredentialBook,
+        calls: Calls,
+        *,
+        clock: Callable[[], float] = time.time,
+    ):
         self._desk, self._credentials, self._calls, self._clock = desk, credentials, calls, clock
         self._methods = {
             "Probe": (self._probe, pb.ProbeRequest, pb.ProbeReply),
@@ -62,14 +69,18 @@ class AdminGate(grpc.ServerInterceptor):
             "Order": (self._order, pb.OrderRequest, pb.OrderReply),
         }
 
-    def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def intercept_service(
+        self, continuation: Callable, details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
         if not details.method.startswith(OPERATION_PREFIX):
             return continuation(details)
         method = details.method[len(OPERATION_PREFIX) :]
         try:
             name = self._check_credential(details.invocation_metadata)
             if method != "Probe" and name != OPERATOR:
-                raise errors.WrongCredential(f"site {name!r} is not the operator; use the operator's kit of this federation")
+                raise errors.WrongCredential(
+                    f"site {name!r} is not the operator; use the operator's kit of this federation"
+                )
         except errors.FederationError as error:
             return turned_away(error)
         return self._handler(*self._methods[method]) if method in self._methods else None
@@ -83,11 +94,15 @@ class AdminGate(grpc.ServerInterceptor):
                 with self._calls.of(name, context, lambda: self._caller(context)) as call:
                     data = next(call.following(stream), b"")
                     if len(data) > _MAX_MESSAGE:
-                        raise errors.OrderRefused(f"a message of {len(data)} bytes came where {_MAX_MESSAGE} are the most")
+                        raise errors.OrderRefused(
+                            f"a message of {len(data)} bytes came where {_MAX_MESSAGE} are the most"
+                        )
                     try:
                         decoded = request.FromString(data)
                     except DecodeError as error:
-                        raise errors.OrderRefused("a message cannot be read; install the same release at both ends") from error
+                        raise errors.OrderRefused(
+                            "a message cannot be read; install the same release at both ends"
+                        ) from error
                     return iter((method(name, decoded),))
 
         return grpc.stream_stream_rpc_method_handler(answer, None, reply.SerializeToString)
@@ -106,7 +121,9 @@ class AdminGate(grpc.ServerInterceptor):
         owner, certificate = tls.caller(context)
         self._credentials.check_certificate(certificate)
         if owner != name:
-            raise errors.CertificateRefused(f"the certificate is that of {owner!r}, the credential of {name!r}; use one kit, whole")
+            raise errors.CertificateRefused(
+                f"the certificate is that of {owner!r}, the credential of {name!r}; use one kit, whole"
+            )
         return name
 
     def _probe(self, name: str, request: pb.ProbeRequest) -> pb.ProbeReply:
@@ -128,5 +145,7 @@ class AdminGate(grpc.ServerInterceptor):
 
     def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
         if request.kind not in ORDERS:
-            raise errors.OrderRefused(f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}")
+            raise errors.OrderRefused(
+                f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}"
+            )
         return pb.OrderReply(answer=self._desk.order(request.kind, request.site, request.round))

@@ -21,21 +21,39 @@ class ServerConfig:
     min_num_clients: int = 2
     max_num_clients: int = 2
     wait_after_min_clients_s: float = 10.0
-    round_deadline_s: float | None = None  # of a round, from its opening; moves on while updates arrive
-    progress_grace_s: float = 60.0  # how long a transfer that has begun may stand still before it is no longer waited for
+    round_deadline_s: float | None = (
+        None  # of a round, from its opening; moves on while updates arrive
+    )
+    progress_grace_s: float = (
+        60.0  # how long a transfer that has begun may stand still before it is no longer waited for
+    )
     max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
-    late_updates: str = "discard"  # or "keep": what comes after its round was averaged counts in the next one
+    late_updates: str = (
+        "discard"  # or "keep": what comes after its round was averaged counts in the next one
+    )
     max_change_ratio: float = 10.0  # an update that changes the model so many times more than is usual (see `gate`) is refused; 0: never
     transport: str = "raw"  # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
-    patience_rounds: int = 0  # so many scored global models without a better mean score end the run; 0: never
+    patience_rounds: int = (
+        0  # so many scored global models without a better mean score end the run; 0: never
+    )
     min_improvement: float = 0.0  # of the mean score, to count as better
-    heart_beat_timeout_s: float = 600.0  # silent for longer, a site is no longer waited for while enough others remain
-    cross_site_evaluation: bool = True  # after the last round: publish models, evaluate them everywhere, collect rows
+    heart_beat_timeout_s: float = (
+        600.0  # silent for longer, a site is no longer waited for while enough others remain
+    )
+    cross_site_evaluation: bool = (
+        True  # after the last round: publish models, evaluate them everywhere, collect rows
+    )
     token_lifetime_s: float = 24 * 3600.0
     poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
-    transfers_at_once: int = 2  # models on their way from or to sites; memory grows with these, not with the sites
-    keep_updates: int = 1  # rounds whose updates stay on disk, so that an audit can average them again
-    keep_globals: int = 0  # newest global models that stay beside the initial and the best ones, 0 for all
+    transfers_at_once: int = (
+        2  # models on their way from or to sites; memory grows with these, not with the sites
+    )
+    keep_updates: int = (
+        1  # rounds whose updates stay on disk, so that an audit can average them again
+    )
+    keep_globals: int = (
+        0  # newest global models that stay beside the initial and the best ones, 0 for all
+    )
     linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
     host: str = "0.0.0.0"
     port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
@@ -47,9 +65,13 @@ class ServerConfig:
         if self.local_epochs < 1:
             raise ValueError(f"local_epochs is {self.local_epochs}; expected at least 1")
         if self.transport not in codec.TRANSPORTS:
-            raise ValueError(f"transport is {self.transport!r}; expected one of {', '.join(codec.TRANSPORTS)}")
+            raise ValueError(
+                f"transport is {self.transport!r}; expected one of {', '.join(codec.TRANSPORTS)}"
+            )
         if self.max_change_ratio and not self.max_change_ratio > 1:
-            raise ValueError(f"max_change_ratio is {self.max_change_ratio}; expected more than 1, or 0 for no such check")
+            raise ValueError(
+                f"max_change_ratio is {self.max_change_ratio}; expected more than 1, or 0 for no such check"
+            )
         if self.patience_rounds < 0 or self.min_improvement < 0:
             raise ValueError(
                 f"patience_rounds is {self.patience_rounds}, min_improvement {self.min_improvement}; expected 0 or more of both"
@@ -65,7 +87,9 @@ class ServerConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
         if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
-            raise ValueError(f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; sites take at most {MAX_ROUND} of each")
+            raise ValueError(
+                f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; sites take at most {MAX_ROUND} of each"
+            )
         for name, seconds in (("poll_s", self.poll_s), ("heart_beat_timeout_s", self.heart_beat_s)):
             if not MIN_WAIT_S <= seconds <= MAX_WAIT_S:
                 raise ValueError(
@@ -80,7 +104,10 @@ class ServerConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as JSON-able values; "inf" stands for a time without an end."""
         values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
 
     @property
     def policy(self) -> rounds.Policy:

@@ -65,10 +65,16 @@ class Coordinator:
         self._intake = Uploads(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
         self.steering = Orders(self._run, self._intake, self._evaluation)
-        if max(store.globals()) and store.best_round() is None:  # a kill came between a round that was discarded and the next choice
+        if (
+            max(store.globals()) and store.best_round() is None
+        ):  # a kill came between a round that was discarded and the next choice
             self._evaluation.select()
         if self._run.round is not None:
-            self._run.log("round_opened", round=self._run.round.number, received=sorted(self._run.round.received))
+            self._run.log(
+                "round_opened",
+                round=self._run.round.number,
+                received=sorted(self._run.round.received),
+            )
 
     # Requests of sites; what they raise is written where they are carried out.
 
@@ -107,19 +113,31 @@ class Coordinator:
     def offer(self, site: str, offer: Offer) -> Answer:
         return self._intake.offer(site, offer)
 
-    def send(self, site: str, offer: Offer, chunks: Iterable[codec.Chunk], verify: Callable[[], Any] = lambda: None) -> Receipt:
+    def send(
+        self,
+        site: str,
+        offer: Offer,
+        chunks: Iterable[codec.Chunk],
+        verify: Callable[[], Any] = lambda: None,
+    ) -> Receipt:
         return self._intake.send(site, offer, chunks, verify)
 
-    def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
+    def report_scores(
+        self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
+    ) -> None:
         self._evaluation.report_scores(site, model, scores, sha256)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
         self._evaluation.declare_models(site, names)
 
-    def submit_rows(self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None) -> None:
+    def submit_rows(
+        self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
+    ) -> None:
         self._evaluation.submit_rows(site, rows, verify)
 
-    def next_task(self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True) -> tasks.Task:
+    def next_task(
+        self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True
+    ) -> tasks.Task:
         """Returns what `site` is to do; while that is to wait, answers only after `wait_s`, or when `asking` turns false."""
         run, deadline = self._run, time.monotonic() + wait_s
         with run.changed:
@@ -148,9 +166,13 @@ class Coordinator:
     def header_bytes(self) -> int:
         """Returns about how many bytes the header of one of this run's models has."""
         specs = self._run.specs
-        return sum(len(spec.name) + 40 for spec in specs) + 32 * (1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES)
+        return sum(len(spec.name) + 40 for spec in specs) + 32 * (
+            1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
+        )
 
-    def open_model(self, site: str, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
+    def open_model(
+        self, site: str, name: str, sha256: str | None = None
+    ) -> tuple[TensorFile, Manifest]:
         """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a published one.
 
         Raises:
@@ -160,7 +182,9 @@ class Coordinator:
         with self._run.changed:
             path, held = self._locate(name)
             if sha256 not in (None, held):
-                raise errors.UnknownModel(f"model {name[:80]!r} is another one by now; ask for its description again")
+                raise errors.UnknownModel(
+                    f"model {name[:80]!r} is another one by now; ask for its description again"
+                )
             file = TensorFile(path)
             addresses = store.manifest_addresses(held)
         if addresses is None:  # a store of an earlier release
@@ -175,7 +199,9 @@ class Coordinator:
         with self._run.changed:
             self._run.note_traffic(site, sent=nbytes)
         if nbytes:
-            self._run.log_repeatable("pulled", site=site, model=name, bytes=nbytes, seconds=round(seconds, 3))
+            self._run.log_repeatable(
+                "pulled", site=site, model=name, bytes=nbytes, seconds=round(seconds, 3)
+            )
 
     # The driving thread.
 
@@ -205,7 +231,9 @@ class Coordinator:
                     run.changed.wait_for(lambda: run.stopping, wait_s)
                 continue
             with run.changed:
-                run.changed.wait_for(lambda seen=version: run.version != seen or run.stopping, wait_s)
+                run.changed.wait_for(
+                    lambda seen=version: run.version != seen or run.stopping, wait_s
+                )
 
     def advance(self) -> float | None:
         """Does all that is due; returns seconds until something may be due by the clock alone, None if nothing will be."""
@@ -243,7 +271,9 @@ class Coordinator:
     def wait_confirmed(self) -> None:
         """Returns when every site that was not sent away knows that the run is finished, after `linger_s` at the latest."""
         with self._run.changed:
-            self._run.changed.wait_for(lambda: self._run.stopping or self._all_confirmed(), self._run.config.linger_s)
+            self._run.changed.wait_for(
+                lambda: self._run.stopping or self._all_confirmed(), self._run.config.linger_s
+            )
 
     def stop(self) -> None:
         """Makes `drive` and every waiting request return."""
@@ -289,7 +319,12 @@ class Coordinator:
             self._give_back(corrupt.update)
             return
         with run.changed:
-            run.store.close_round(closed, manifest, keep_updates=run.config.keep_updates, keep_globals=run.config.keep_globals)
+            run.store.close_round(
+                closed,
+                manifest,
+                keep_updates=run.config.keep_updates,
+                keep_globals=run.config.keep_globals,
+            )
             self._evaluation.select()
             if closed.number < run.last_round and self._evaluation.has_plateaued():
                 run.store.end_after(closed.number, "plateau")
@@ -300,12 +335,18 @@ class Coordinator:
             run.log(
                 "aggregated",
                 round=closed.number,
-                sites={site: update.num_examples for site, update in sorted(closed.received.items())},
+                sites={
+                    site: update.num_examples for site, update in sorted(closed.received.items())
+                },
                 updates={site: update.sha256 for site, update in sorted(closed.received.items())},
                 bytes=sum(spec.nbytes for spec in run.specs),
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
-                **({} if error is None else {"rounding_error": error.relative, "rounding_largest": error.largest}),
+                **(
+                    {}
+                    if error is None
+                    else {"rounding_error": error.relative, "rounding_largest": error.largest}
+                ),
             )
             if run.round is not None:
                 run.log("round_opened", round=run.round.number, received=[])
@@ -317,14 +358,23 @@ class Coordinator:
         run.round = rounds.reopened(run.round, now=now)
         run.store.keep_attempt(run.round.number, run.round.attempt, now)
         run.note_change()
-        run.log("round_expired", round=run.round.number, attempt=run.round.attempt, received=sorted(run.round.received))
+        run.log(
+            "round_expired",
+            round=run.round.number,
+            attempt=run.round.attempt,
+            received=sorted(run.round.received),
+        )
 
     def _seconds_until_due(self, now: float) -> float | None:
         run = self._run
         moments = [rounds.next_moment(run.round, run.policy)]
         if run.round.min_reached_at is not None:  # then a site that falls silent may end the wait
             timeout_s = run.config.heart_beat_timeout_s
-            moments += [seen + timeout_s for site, seen in run.last_seen.items() if site not in run.round.absent and seen + timeout_s > now]
+            moments += [
+                seen + timeout_s
+                for site, seen in run.last_seen.items()
+                if site not in run.round.absent and seen + timeout_s > now
+            ]
         known = [moment for moment in moments if moment is not None]
         return max(0.0, min(known) - now) if known else None
 
@@ -345,13 +395,21 @@ class Coordinator:
         elif name == tasks.BEST_GLOBAL and store.fixed_models():
             name = tasks.global_name(store.fixed_best())
         number = tasks.global_number(name)
-        if number is not None and number in digests and store.global_path(number).exists():  # an old one may have been removed
+        if (
+            number is not None and number in digests and store.global_path(number).exists()
+        ):  # an old one may have been removed
             return store.global_path(number), digests[number]
         if name in store.models():
             return store.model_path(name), store.models()[name][1]
-        held = [tasks.global_name(number) for number in digests if store.global_path(number).exists()]
-        raise errors.UnknownModel(f"there is no model {name[:80]!r} here; there are {', '.join([*held, *store.models()])}")
+        held = [
+            tasks.global_name(number) for number in digests if store.global_path(number).exists()
+        ]
+        raise errors.UnknownModel(
+            f"there is no model {name[:80]!r} here; there are {', '.join([*held, *store.models()])}"
+        )
 
     def _all_confirmed(self) -> bool:
         # also a site whose updates came too late for every round: it would wait for a server that has left
-        return all(record.confirmed or record.evicted for record in self._run.store.sites().values())
+        return all(
+            record.confirmed or record.evicted for record in self._run.store.sites().values()
+        )

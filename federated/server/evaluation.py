@@ -14,7 +14,10 @@ from federated.server.run_state import RunState
 from federated.storage.database import SiteRecord
 
 _RESCORED = 20  # different scores of one model that a site may send
-_FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10  # test cases that a site can have, given its training cases: far more than any split leaves
+_FEW_CASES, _CASES_PER_EXAMPLE = (
+    1000,
+    10,
+)  # test cases that a site can have, given its training cases: far more than any split leaves
 
 
 def _cases(num_examples: int) -> int:
@@ -28,7 +31,9 @@ class Evaluation:
         self._run = run
         self._rescored: dict[tuple[str, int], int] = {}
 
-    def report_scores(self, site: str, model: int, scores: Mapping[str, float], sha256: str = "") -> None:
+    def report_scores(
+        self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
+    ) -> None:
         """Records what `site` scored on global model number `model`.
 
         Args:
@@ -36,17 +41,30 @@ class Evaluation:
         Raises:
           UnknownModel, PrivacyRefused, UpdateRefused.
         """
-        run, checked = self._run, report_filter.check_scores(scores, what=f"scores of site {site!r}")
+        run, checked = (
+            self._run,
+            report_filter.check_scores(scores, what=f"scores of site {site!r}"),
+        )
         with run.changed:
             if model not in run.store.globals():
-                raise errors.UnknownModel(f"there is no global model {model} to score; the last one is {max(run.store.globals())}")
+                raise errors.UnknownModel(
+                    f"there is no global model {model} to score; the last one is {max(run.store.globals())}"
+                )
             if sha256 not in ("", run.store.globals()[model]):
-                raise errors.UnknownModel(f"global model {model} is another one by now; ask for the next task")
-            if run.store.scores().get(model, {}).get(site) == checked or run.store.fixed_models() or run.store.finished:
+                raise errors.UnknownModel(
+                    f"global model {model} is another one by now; ask for the next task"
+                )
+            if (
+                run.store.scores().get(model, {}).get(site) == checked
+                or run.store.fixed_models()
+                or run.store.finished
+            ):
                 return  # sent again; or it comes after the best model was chosen, and changes nothing any longer
             times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
             if times > _RESCORED:
-                raise errors.UpdateRefused(f"site {site!r} scored model {model} in {_RESCORED} different ways; its last scores stay")
+                raise errors.UpdateRefused(
+                    f"site {site!r} scored model {model} in {_RESCORED} different ways; its last scores stay"
+                )
             run.store.record_scores(model, site, checked)
             run.note_change()
             run.log("scored", site=site, model=model, scores=checked)
@@ -59,14 +77,18 @@ class Evaluation:
             missing = sorted(set(names) - held)
             if missing:
                 listed = ", ".join(name[:64] for name in missing[:10])
-                raise errors.UnknownModel(f"site {site!r} declares {listed}, which it has not published; publish first")
+                raise errors.UnknownModel(
+                    f"site {site!r} declares {listed}, which it has not published; publish first"
+                )
             if run.store.fixed_models() or site in run.store.declared():
                 return
             run.store.declare(site, sorted(set(names)))
             run.note_change()
             run.log("declared", site=site, models=sorted(set(names)))
 
-    def submit_rows(self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None) -> None:
+    def submit_rows(
+        self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
+    ) -> None:
         """Records the per-case rows of `site`, each checked as it arrives. They count once: rows that come later change nothing.
 
         Args:
@@ -78,21 +100,32 @@ class Evaluation:
         with run.changed:
             models = run.store.fixed_models()
             if not models:
-                raise errors.UnknownModel(f"site {site!r} sent rows before the models to evaluate were fixed; ask for the next task")
+                raise errors.UnknownModel(
+                    f"site {site!r} sent rows before the models to evaluate were fixed; ask for the next task"
+                )
             if site not in run.store.participants():
-                raise errors.UnknownSite(f"site {site!r} sent rows but no update in any round; only sites that took part evaluate")
+                raise errors.UnknownSite(
+                    f"site {site!r} sent rows but no update in any round; only sites that took part evaluate"
+                )
             if site in run.store.reported():
                 return
             # A site that evaluates them while another is sent away may still report the other's models; they are left out.
-            withdrawn, cases = run.store.withdrawn_models(), _cases(run.store.sites()[site].num_examples)
+            withdrawn, cases = (
+                run.store.withdrawn_models(),
+                _cases(run.store.sites()[site].num_examples),
+            )
             discarded = run.store.discarded
         # As text, which takes a tenth of the memory of a row's numbers and names.
-        checked = report_filter.checked_rows(rows, site=site, models=(*models, *withdrawn), max_cases=cases)
+        checked = report_filter.checked_rows(
+            rows, site=site, models=(*models, *withdrawn), max_cases=cases
+        )
         lines = [json.dumps(row, allow_nan=False) for row in checked]
         with run.changed:
             verify()
             if run.store.discarded != discarded:
-                raise errors.UnknownModel(f"site {site!r} sent rows of models that were discarded meanwhile; ask for the next task")
+                raise errors.UnknownModel(
+                    f"site {site!r} sent rows of models that were discarded meanwhile; ask for the next task"
+                )
             if site in run.store.reported():
                 return
             run.store.keep_rows(site, lines)
@@ -124,7 +157,9 @@ class Evaluation:
         progress = run.progress()
         expected, next_silent = run.expected(progress.participants, now)
         if not progress.models:
-            if not expected <= progress.scored or (run.config.cross_site_evaluation and not expected <= progress.declared):
+            if not expected <= progress.scored or (
+                run.config.cross_site_evaluation and not expected <= progress.declared
+            ):
                 return next_silent
             best = self.select()
             names = [*sorted(run.store.models()), tasks.LAST_GLOBAL, tasks.BEST_GLOBAL]
@@ -137,8 +172,15 @@ class Evaluation:
             run.store.write_rows()
             run.store.finish()
             run.note_change()
-            about = {"best_round": best, "scored_by": self._scored_by()} if not progress.models else {}
-            run.log("finished", rounds=max(run.store.globals()), sites=sorted(progress.participants), **about)
+            about = (
+                {"best_round": best, "scored_by": self._scored_by()} if not progress.models else {}
+            )
+            run.log(
+                "finished",
+                rounds=max(run.store.globals()),
+                sites=sorted(progress.participants),
+                **about,
+            )
             return None
         return next_silent
 
@@ -154,7 +196,11 @@ class Evaluation:
         scores, records = self._run.store.scores(), self._run.store.sites()
         return model_selection.select(
             {
-                model: {site: values[model_selection.SCORE] for site, values in by_site.items() if self._counts(records[site], values)}
+                model: {
+                    site: values[model_selection.SCORE]
+                    for site, values in by_site.items()
+                    if self._counts(records[site], values)
+                }
                 for model, by_site in scores.items()
                 if not held_only or self._run.store.global_path(model).exists()
             },
@@ -175,12 +221,28 @@ class Evaluation:
         """Compares what has been scored so far, keeps the best model, and returns its number."""
         run = self._run
         scores, last = run.store.scores(), max(run.store.globals())
-        every, chosen = self._chosen(), self._chosen(held_only=True)  # an old model may have been removed
+        every, chosen = (
+            self._chosen(),
+            self._chosen(held_only=True),
+        )  # an old model may have been removed
         if chosen is None:
-            run.store.keep_selection(last, last, {"score": None, "reason": "no site scored a model; the last one stands in", "models": []})
+            run.store.keep_selection(
+                last,
+                last,
+                {
+                    "score": None,
+                    "reason": "no site scored a model; the last one stands in",
+                    "models": [],
+                },
+            )
             return last
         table = [
-            {"round": model, "mean": every.mean.get(model), "worst": every.worst.get(model), "sites": by_site}
+            {
+                "round": model,
+                "mean": every.mean.get(model),
+                "worst": every.worst.get(model),
+                "sites": by_site,
+            }
             for model, by_site in scores.items()
         ]
         run.store.keep_selection(
@@ -194,5 +256,10 @@ class Evaluation:
                 "models": table,
             },
         )
-        run.log("selected", best_round=chosen.best, mean=chosen.mean[chosen.best], worst=chosen.worst[chosen.best])
+        run.log(
+            "selected",
+            best_round=chosen.best,
+            mean=chosen.mean[chosen.best],
+            worst=chosen.worst[chosen.best],
+        )
         return chosen.best

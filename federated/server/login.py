@@ -58,7 +58,9 @@ class Login:
         with self._noting_refusal(site):
             self._credentials.check(site, credential)
             self._credentials.check_certificate(certificate)
-            if certificate_ends <= self._run.wall_clock():  # TLS looks at it once, when the connection is made
+            if (
+                certificate_ends <= self._run.wall_clock()
+            ):  # TLS looks at it once, when the connection is made
                 raise errors.CertificateOutOfDate(
                     f"the certificate of site {site!r} has ended; renew it with experiments.request, and the site goes on by itself"
                 )
@@ -69,13 +71,17 @@ class Login:
             try:
                 differing = plans.differences(self._plan, plan)
             except (ValueError, RecursionError) as error:
-                raise errors.PlanDiffers(f"the plan of site {site!r} cannot be read; install the same release at both ends") from error
+                raise errors.PlanDiffers(
+                    f"the plan of site {site!r} cannot be read; install the same release at both ends"
+                ) from error
             if differing:
                 raise errors.PlanDiffers(
                     f"site {site!r} has another plan: {'; '.join(differing)}; start it with the settings of the server"
                 )
             if not 1 <= num_examples <= MAX_EXAMPLES:
-                raise errors.UpdateRefused(f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}")
+                raise errors.UpdateRefused(
+                    f"site {site!r} has {num_examples} training examples; expected 1 to {MAX_EXAMPLES}"
+                )
             shown = check_labels(site, labels)
             run, config = self._run, self._run.config
             with run.changed:
@@ -86,7 +92,9 @@ class Login:
                         f"site {site!r} is one too many: {', '.join(taking_part)} take part and max_num_clients is {run.policy.max_num_clients}"
                     )
                 if site in sites and sites[site].evicted:
-                    raise errors.UnknownSite(f"site {site!r} was sent away from this run; ask the server's operator")
+                    raise errors.UnknownSite(
+                        f"site {site!r} was sent away from this run; ask the server's operator"
+                    )
                 before = sites[site].num_examples if site in sites else 0
                 if before not in (0, num_examples):
                     raise errors.UpdateRefused(
@@ -97,7 +105,12 @@ class Login:
                 token, expires_at = self._sessions.open(site, certificate, until=certificate_ends)
                 run.last_seen[site] = run.clock()
                 run.note_change()
-            run.log("login", site=site, num_examples=num_examples, **({"labels": shown} if shown else {}))
+            run.log(
+                "login",
+                site=site,
+                num_examples=num_examples,
+                **({"labels": shown} if shown else {}),
+            )
             return Session(
                 token=token,
                 expires_at=expires_at,
@@ -126,7 +139,9 @@ class Login:
         with self._run.changed:
             self._refusals[key] = times = self._refusals.get(key, 0) + 1
         if str(times).strip("0") == "1":
-            self._run.log("login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {}))
+            self._run.log(
+                "login_refused", error=key[1], times=times, **({"site": key[0]} if key[0] else {})
+            )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
         """Returns whose token it is, and notes that the site was heard. Raises SessionExpired, CertificateRefused."""
@@ -142,5 +157,7 @@ class Login:
             site = self._sessions.site_of(token, certificate)
             self._credentials.check_certificate(certificate or "")
             if site not in self._credentials.sites:
-                raise errors.SessionExpired(f"site {site!r} no longer has a part in this federation; ask the server's operator for a kit")
+                raise errors.SessionExpired(
+                    f"site {site!r} no longer has a part in this federation; ask the server's operator for a kit"
+                )
             return site

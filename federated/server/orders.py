@@ -52,7 +52,9 @@ class Orders:
                 raise errors.StaleUpdate(
                     f"round {run.round.number} is being averaged with the update of site {site!r}; ask again in a moment"
                 )
-            models = self._evaluation.withdraw(site)  # first: a site whose models are gone, and that is not sent away, lends them anew
+            models = self._evaluation.withdraw(
+                site
+            )  # first: a site whose models are gone, and that is not sent away, lends them anew
             update = run.round.received.get(site) if run.round else None
             try:
                 run.store.evict(site, True)
@@ -61,7 +63,9 @@ class Orders:
                 if update is not None:
                     run.store.forget_update(update)
                 self._intake.drop(site)
-                run.log("evicted", site=site, dropped=update.sha256 if update else None, models=models)
+                run.log(
+                    "evicted", site=site, dropped=update.sha256 if update else None, models=models
+                )
                 self._evaluation.rewrite_rows()
             except BaseException:
                 run.stale = run.log_is_behind = True
@@ -98,13 +102,19 @@ class Orders:
                 done = f"rounds 1 to {last} are done" if last else "no round is done yet"
                 raise errors.OrderRefused(f"round {number} cannot be discarded: {done}")
             reported = store.reported()
-            left = [site for site, record in store.sites().items() if not record.evicted and (record.confirmed or site in reported)]
+            left = [
+                site
+                for site, record in store.sites().items()
+                if not record.evicted and (record.confirmed or site in reported)
+            ]
             if left or store.finished:
                 raise errors.OrderRefused(
                     f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part; a site that should not count can be sent away first"
                 )
             if store.discarded >= tasks.MAX_DISCARDED:
-                raise errors.OrderRefused(f"the run has gone back {store.discarded} times, the most that sites follow; start a new one")
+                raise errors.OrderRefused(
+                    f"the run has gone back {store.discarded} times, the most that sites follow; start a new one"
+                )
             if not store.global_path(number - 1).exists():
                 raise errors.OrderRefused(
                     f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
@@ -112,7 +122,13 @@ class Orders:
             run.stale = True  # whatever goes wrong from here on, nothing is taken for a round that is no longer the store's
             try:
                 store.discard_rounds(number)
-                run.log("round_discarded", round=number, back_to=number - 1, sha256=store.globals()[number - 1], last=last)
+                run.log(
+                    "round_discarded",
+                    round=number,
+                    back_to=number - 1,
+                    sha256=store.globals()[number - 1],
+                    last=last,
+                )
                 run.untouched.forget()
                 run.reopen()
                 self._evaluation.select()
@@ -152,7 +168,11 @@ class Orders:
             sites = store.sites()
             silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
             if state is not None and not run.closing:
-                coming = {site for site, record in sites.items() if not record.evicted} - set(silent) - state.received.keys()
+                coming = (
+                    {site for site, record in sites.items() if not record.evicted}
+                    - set(silent)
+                    - state.received.keys()
+                )
                 lacking = run.policy.min_num_clients - len(state.received) - len(coming)
                 missing = [site for site in silent if site not in state.received]
                 if lacking > 0 and (missing or any(record.evicted for record in sites.values())):
@@ -161,7 +181,11 @@ class Orders:
                         f"can come from the sites that are heard{self._silence(missing, now)}. {self._remedy(missing, state.number)}"
                     )
             waited_for, _ = run.expected(store.participants(), now)
-            done = store.reported() if run.config.cross_site_evaluation else store.scored(run.last_round)
+            done = (
+                store.reported()
+                if run.config.cross_site_evaluation
+                else store.scored(run.last_round)
+            )
             missing = [site for site in silent if site in waited_for - done]
             if not missing:
                 return ""
@@ -172,7 +196,9 @@ class Orders:
         return f" (not from {self._names(missing, now)})" if missing else ""
 
     def _names(self, missing: list[str], now: float) -> str:
-        return ", ".join(f"{site}, silent for {_spoken(now - self._run.last_seen[site])}" for site in missing)
+        return ", ".join(
+            f"{site}, silent for {_spoken(now - self._run.last_seen[site])}" for site in missing
+        )
 
     def _remedy(self, missing: list[str], number: int) -> str:
         orders = [f"--order=evict --site={site}" for site in missing]
@@ -212,11 +238,21 @@ class Orders:
                     "seconds_since_heard": round(now - run.last_seen.get(site, now), 1),
                     "bytes_received": received,
                     "bytes_sent": sent,
-                    "scores": {str(model): by_site[site] for model, by_site in scores.items() if site in by_site},
+                    "scores": {
+                        str(model): by_site[site]
+                        for model, by_site in scores.items()
+                        if site in by_site
+                    },
                 }
             return {
                 "run": store.run_id,
-                "phase": "finished" if store.finished else "paused" if store.paused else "evaluation" if state is None else "rounds",
+                "phase": "finished"
+                if store.finished
+                else "paused"
+                if store.paused
+                else "evaluation"
+                if state is None
+                else "rounds",
                 "paused": store.paused,
                 "finished": store.finished,
                 "rounds_done": last,
@@ -248,9 +284,17 @@ class Orders:
     def _check_known(self, site: str) -> None:
         known = self._run.store.sites()
         if site not in known:
-            raise errors.UnknownSite(f"site {site[:80]!r} never logged in; there are {', '.join(known) or 'none'}")
+            raise errors.UnknownSite(
+                f"site {site[:80]!r} never logged in; there are {', '.join(known) or 'none'}"
+            )
 
 
 def _spoken(seconds: float) -> str:
     """Returns how long something lasts, e.g. "3 min" or "2.5 h"."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

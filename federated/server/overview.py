@@ -73,17 +73,15 @@ class Overview:
             if status["finished"]:
                 return f"the run is finished already, with global model {status['rounds_done']}"
             if status["open_round"] is None:
-                return (
-                    f"the rounds are over already; the run ends with global model {status['rounds_done']} once the sites have evaluated it"
-                )
+                return f"the rounds are over already; the run ends with global model {status['rounds_done']} once the sites have evaluated it"
             if kind == "finish":
                 number = steering.finish()
                 return f"round {number} is the last one; once its updates are in, the sites' evaluation follows"
             if status["open_round"] == 1:
-                raise errors.OrderRefused("no round has been averaged yet, so there is no model to finish with; stop the server instead")
-            return (
-                f"the open round is abandoned; the run ends with global model {steering.finish(immediately=True)}, whose evaluation follows"
-            )
+                raise errors.OrderRefused(
+                    "no round has been averaged yet, so there is no model to finish with; stop the server instead"
+                )
+            return f"the open round is abandoned; the run ends with global model {steering.finish(immediately=True)}, whose evaluation follows"
         raise errors.OrderRefused(f"there is no order {kind[:40]!r}")
 
     def log_head(self) -> tuple[int, str]:

@@ -41,7 +41,14 @@ class RunState:
       initial_norm: Euclidean norm of the initial model.
     """
 
-    def __init__(self, store: Store, config: ServerConfig, events: EventLog, clock: Callable[[], float], monotonic: Callable[[], float]):
+    def __init__(
+        self,
+        store: Store,
+        config: ServerConfig,
+        events: EventLog,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ):
         self.store, self.config, self.policy = store, config, config.policy
         ahead = clock() - monotonic()
         self.clock, self.wall_clock = lambda: monotonic() + ahead, clock
@@ -54,10 +61,14 @@ class RunState:
         self.log_is_behind = False
         self.trouble = ""
         self._lines = LineBudget(burst=1000, every_s=10.0)
-        self.traffic: dict[str, tuple[int, int]] = {}  # site -> bytes of models (sent to, received from) it since the server started
+        self.traffic: dict[
+            str, tuple[int, int]
+        ] = {}  # site -> bytes of models (sent to, received from) it since the server started
         self.untouched = VerifiedFiles()
         self.round: Round | None = None
-        self.last_seen = dict.fromkeys(store.sites(), self.clock())  # nobody is silent because the server was
+        self.last_seen = dict.fromkeys(
+            store.sites(), self.clock()
+        )  # nobody is silent because the server was
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
@@ -76,7 +87,9 @@ class RunState:
         """Returns the sites that were sent away or have been silent for too long."""
         timeout_s = self.config.heart_beat_timeout_s
         return frozenset(
-            site for site, record in self.store.sites().items() if record.evicted or self.last_seen.get(site, now) + timeout_s <= now
+            site
+            for site, record in self.store.sites().items()
+            if record.evicted or self.last_seen.get(site, now) + timeout_s <= now
         )
 
     def note_traffic(self, site: str, *, sent: int = 0, received: int = 0) -> None:
@@ -97,7 +110,11 @@ class RunState:
         except OSError as error:
             self.log_is_behind = True
             logging.error("event=log_not_written reason=%s", error.strerror)
-        logging.info("event=%s %s", event, " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()))
+        logging.info(
+            "event=%s %s",
+            event,
+            " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()),
+        )
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
         """Appends an event that a site can bring about as often as it likes: beyond a budget of lines it is only counted."""
@@ -114,14 +131,18 @@ class RunState:
             closing=self.closing,
             participants=store.participants(),
             scored=store.scored(last),
-            declared=store.declared() if self.config.cross_site_evaluation else store.participants(),
+            declared=store.declared()
+            if self.config.cross_site_evaluation
+            else store.participants(),
             models=store.fixed_models(),
             reported=store.reported(),
             finished=store.finished,
             discarded=store.discarded,
         )
 
-    def expected(self, participants: frozenset[str], now: float) -> tuple[frozenset[str], float | None]:
+    def expected(
+        self, participants: frozenset[str], now: float
+    ) -> tuple[frozenset[str], float | None]:
         """Returns (whom a closing phase waits for, seconds until that may change).
 
         A silent site is no longer waited for, but never so that fewer than the minimum remain: with minimum = maximum no
@@ -129,7 +150,10 @@ class RunState:
         """
         sites = self.store.sites()
         participants = frozenset(site for site in participants if not sites[site].evicted)
-        silent_at = {site: self.last_seen.get(site, now) + self.config.heart_beat_timeout_s for site in participants}
+        silent_at = {
+            site: self.last_seen.get(site, now) + self.config.heart_beat_timeout_s
+            for site in participants
+        }
         heard = frozenset(site for site in participants if silent_at[site] > now)
         if len(heard) < self.policy.min_num_clients:
             return participants, None

@@ -61,7 +61,9 @@ class RunStatistics:
         elif event == "aggregated":
             opened = self._opened.pop(record["round"], None)
             wall_s = None if opened is None else round(at - opened, 3)
-            self.rounds[record["round"]] = RoundStatistics(dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0))
+            self.rounds[record["round"]] = RoundStatistics(
+                dict(record["sites"]), wall_s, self._bytes.pop(record["round"], 0)
+            )
             while len(self.rounds) > _KEPT_ROUNDS:
                 del self.rounds[min(self.rounds)]
 
@@ -79,7 +81,9 @@ class RunStatistics:
             site.updates += 1
             site.last_round = max(site.last_round, record["round"])
             site.doing = f"sent round {record['round']}"
-            self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get("bytes", 0)
+            self._bytes[record["round"]] = self._bytes.get(record["round"], 0) + record.get(
+                "bytes", 0
+            )
         elif event == "published":
             site.sent_bytes += record["bytes"]
             site.doing = f"lent {record['model']}"

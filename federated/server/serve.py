@@ -96,16 +96,36 @@ def serve(
         logging.warning("event=certificate_ends %s", line)
     store = Store(store_folder)
     try:
-        store.open_run(initial_weights, policy=config.policy, local_epochs=config.local_epochs, authority=identity.authority_fingerprint)
+        store.open_run(
+            initial_weights,
+            policy=config.policy,
+            local_epochs=config.local_epochs,
+            authority=identity.authority_fingerprint,
+        )
         tally = RunStatistics()
-        events = AuditLog(store_folder / "events.jsonl", clock=clock, key=identity.key, listeners=[tally.note, *listeners])
+        events = AuditLog(
+            store_folder / "events.jsonl",
+            clock=clock,
+            key=identity.key,
+            listeners=[tally.note, *listeners],
+        )
         for record in events.read():
             tally.note(record)
         certificate = identity.certificate.read_text(encoding="ascii")
-        events.append("started", release=release.version(), certificate=certificate, settings=config.to_json())
+        events.append(
+            "started", release=release.version(), certificate=certificate, settings=config.to_json()
+        )
         audit_log.backfill(events, store)
-        coordinator = Coordinator(store, config, credentials, events, clock=clock, monotonic=monotonic)
-        desk = Overview(coordinator.steering, events, tally, store_folder, warnings=lambda: expiry.warnings(kit_folder))
+        coordinator = Coordinator(
+            store, config, credentials, events, clock=clock, monotonic=monotonic
+        )
+        desk = Overview(
+            coordinator.steering,
+            events,
+            tally,
+            store_folder,
+            warnings=lambda: expiry.warnings(kit_folder),
+        )
     except BaseException:
         store.close()
         raise
@@ -116,18 +136,32 @@ def serve(
         calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
         gate = AdminGate(desk, credentials, calls[1], clock=clock)
         sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
-        server, port = _listen(coordinator, gate, calls[0], config, identity, port, places=places, sites=sites)
+        server, port = _listen(
+            coordinator, gate, calls[0], config, identity, port, places=places, sites=sites
+        )
         for watched in (calls[0].watched(), calls[1].watched(), door.watched(port)):
             watching.enter_context(watched)
-        endings: queue.SimpleQueue = queue.SimpleQueue()  # put() is safe inside a signal handler, an Event's set() is not
+        endings: queue.SimpleQueue = (
+            queue.SimpleQueue()
+        )  # put() is safe inside a signal handler, an Event's set() is not
         try:
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
                 _watch(stop, endings)
                 server.start()
-                atomic.write_json(store_folder / "address.json", {"host": addresses.plain(config.host), "port": port})
-                logging.info("event=serving port=%d rounds=%d sites=%s", port, config.num_rounds, ",".join(credentials.sites))
+                atomic.write_json(
+                    store_folder / "address.json",
+                    {"host": addresses.plain(config.host), "port": port},
+                )
+                logging.info(
+                    "event=serving port=%d rounds=%d sites=%s",
+                    port,
+                    config.num_rounds,
+                    ",".join(credentials.sites),
+                )
                 on_ready(port)
-                driver = threading.Thread(target=_drive, args=(coordinator, endings), name="coordinator", daemon=True)
+                driver = threading.Thread(
+                    target=_drive, args=(coordinator, endings), name="coordinator", daemon=True
+                )
                 driver.start()
                 ending = endings.get()
                 coordinator.stop()
@@ -162,7 +196,9 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
 
 def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
     address = store_folder / "address.json"
-    return config.port or (atomic.read_json(address)["port"] if address.exists() else 0)  # sites look for it where it was
+    return config.port or (
+        atomic.read_json(address)["port"] if address.exists() else 0
+    )  # sites look for it where it was
 
 
 def _places(connections: int) -> int:
@@ -171,7 +207,10 @@ def _places(connections: int) -> int:
     wanted = connections + _STORE_FILES
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE,
+                (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
+            )
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return connections
@@ -198,8 +237,14 @@ def _listen(
         maximum_concurrent_rpcs=workers,
         options=[
             *conversion.CHANNEL_OPTIONS,
-            ("grpc.so_reuseport", 0),  # else a second server on the port would silently take half of the calls
-            ("grpc.max_allowed_incoming_connections", places),  # each takes a descriptor, which the store needs too
+            (
+                "grpc.so_reuseport",
+                0,
+            ),  # else a second server on the port would silently take half of the calls
+            (
+                "grpc.max_allowed_incoming_connections",
+                places,
+            ),  # each takes a descriptor, which the store needs too
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
@@ -208,7 +253,12 @@ def _listen(
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(WeightExchangeServicer(coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s), server)
+    add_to_server(
+        WeightExchangeServicer(
+            coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
+        ),
+        server,
+    )
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
     except RuntimeError:
@@ -242,4 +292,6 @@ def _signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 def _watch(stop: threading.Event | None, endings: queue.SimpleQueue) -> None:
     if stop is not None:
-        threading.Thread(target=lambda: (stop.wait(), endings.put("stop")), name="stop", daemon=True).start()
+        threading.Thread(
+            target=lambda: (stop.wait(), endings.put("stop")), name="stop", daemon=True
+        ).start()

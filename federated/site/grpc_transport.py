@@ -39,13 +39,20 @@ _OPTIONS = (
     *conversion.CHANNEL_OPTIONS,
     # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 20_000),  # how long one attempt may take: handshakes over a far or busy line are slow
+    (
+        "grpc.min_reconnect_backoff_ms",
+        20_000,
+    ),  # how long one attempt may take: handshakes over a far or busy line are slow
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
 
 def connect(
-    kit_folder: str | os.PathLike, *, host: str | None = None, port: int | None = None, learned: str | os.PathLike | None = None
+    kit_folder: str | os.PathLike,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    learned: str | os.PathLike | None = None,
 ) -> GrpcTransport:
     """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No connection is made yet.
 
@@ -61,28 +68,53 @@ def connect(
         private.tree(folder)
     for name in ("site.json", "credential"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: no such file; use the site's folder as `provision` made it")
+            raise ValueError(
+                f"{folder / name}: no such file; use the site's folder as `provision` made it"
+            )
     about = atomic.read_json(folder / "site.json")
     try:
-        site, host, port = str(about["site"]), addresses.plain(host or str(about["host"])), port or int(about["port"])
+        site, host, port = (
+            str(about["site"]),
+            addresses.plain(host or str(about["host"])),
+            port or int(about["port"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'{folder / "site.json"}: expected {{"site", "host", "port"}}; use the site\'s folder as `provision` made it'
         ) from error
     if not port:
-        raise ValueError(f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed")
+        raise ValueError(
+            f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed"
+        )
     credential = (folder / "credential").read_text(encoding="ascii").strip()
     identity = tls.Identity.of(folder, "site", learned=learned)
-    return GrpcTransport(site, credential, identity, host, port, learned=pathlib.Path(learned or folder))
+    return GrpcTransport(
+        site, credential, identity, host, port, learned=pathlib.Path(learned or folder)
+    )
 
 
 class GrpcTransport:
     """See `transport.Transport`. Thread-safe: heart beats come from a thread of their own."""
 
-    def __init__(self, site: str, credential: str, identity: tls.Identity, host: str, port: int, *, learned: pathlib.Path | None = None):
+    def __init__(
+        self,
+        site: str,
+        credential: str,
+        identity: tls.Identity,
+        host: str,
+        port: int,
+        *,
+        learned: pathlib.Path | None = None,
+    ):
         self.site = site
         self.authority = identity.authority_fingerprint
-        self._credential, self._identity, self._host, self._port, self._learned = credential, identity, host, port, learned
+        self._credential, self._identity, self._host, self._port, self._learned = (
+            credential,
+            identity,
+            host,
+            port,
+            learned,
+        )
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
         self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
         self._open_channel()
@@ -90,13 +122,19 @@ class GrpcTransport:
     def _open_channel(self) -> None:
         options = (*_OPTIONS, *self._identity.channel_options, *channel_options(self._host))
         self._opened = self._identity.version()
-        self._channel = grpc.secure_channel(addresses.joined(self._host, self._port), self._identity.for_client(), options=options)
+        self._channel = grpc.secure_channel(
+            addresses.joined(self._host, self._port), self._identity.for_client(), options=options
+        )
         # Replies stay bytes here: `replies` looks at their size before it decodes them.
         self._sending = self._channel.stream_unary(
-            _SERVICE + "Send", request_serializer=chunk_encoding.part_to_bytes, response_deserializer=bytes
+            _SERVICE + "Send",
+            request_serializer=chunk_encoding.part_to_bytes,
+            response_deserializer=bytes,
         )
         self._pulling = self._channel.unary_stream(
-            _SERVICE + "Pull", request_serializer=pb.PullRequest.SerializeToString, response_deserializer=bytes
+            _SERVICE + "Pull",
+            request_serializer=pb.PullRequest.SerializeToString,
+            response_deserializer=bytes,
         )
 
     def _renewed(self) -> bool:
@@ -108,7 +146,9 @@ class GrpcTransport:
         if not version or version == self._opened:
             return False
         try:
-            self._identity.context(ssl.PROTOCOL_TLS_CLIENT)  # certificate and key are two files: between their renewals they do not fit
+            self._identity.context(
+                ssl.PROTOCOL_TLS_CLIENT
+            )  # certificate and key are two files: between their renewals they do not fit
         except (OSError, ValueError):
             return False
         logging.info("event=certificate_read site=%s", self.site)
@@ -126,18 +166,27 @@ class GrpcTransport:
             return
         if generation <= self._identity.generation:
             return
-        logging.warning("event=server_certificates_revoked site=%s generation=%d", self.site, generation)
+        logging.warning(
+            "event=server_certificates_revoked site=%s generation=%d", self.site, generation
+        )
         if self._learned is not None:
             try:
                 revocation.keep(self._learned, statement, self._identity.authority)
             except OSError as error:
-                logging.error("event=revocation_not_kept site=%s folder=%s reason=%s", self.site, self._learned, error.strerror)
+                logging.error(
+                    "event=revocation_not_kept site=%s folder=%s reason=%s",
+                    self.site,
+                    self._learned,
+                    error.strerror,
+                )
         before = self._channel
         self._identity = dataclasses.replace(self._identity, generation=generation)
         self._open_channel()
         before.close()
 
-    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
+    def login(
+        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+    ) -> Session:
         self._renewed()
         request = pb.LoginRequest(
             site=self.site,
@@ -156,20 +205,32 @@ class GrpcTransport:
 
     def next_task(self) -> Task:
         with self._calling():
-            return replies.task(self._ask("NextTask", pb.TaskRequest(), pb.Task, timeout_s=self._poll_s + _SHORT_S))
+            return replies.task(
+                self._ask("NextTask", pb.TaskRequest(), pb.Task, timeout_s=self._poll_s + _SHORT_S)
+            )
 
     def heart_beat(self) -> None:
-        with self._calling(renewing=False):  # the loop's own call does, which may be under way on the same connection
+        with self._calling(
+            renewing=False
+        ):  # the loop's own call does, which may be under way on the same connection
             self._ask("HeartBeat", pb.HeartBeatRequest(), pb.Acknowledgement)
 
-    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
+    def pull(
+        self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
+    ) -> Manifest:
         with self._calling():
-            described = self._ask("Describe", pb.ModelName(model=model), pb.ModelHeader, limit=replies.LARGE)
+            described = self._ask(
+                "Describe", pb.ModelName(model=model), pb.ModelHeader, limit=replies.LARGE
+            )
             manifest = replies.manifest(described, model=model, specs=specs)
             with PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:
                 missing = partial.missing()
                 if missing:
-                    request = pb.PullRequest(model=model, sha256=manifest.sha256, chunks=conversion.ranges_to_messages(missing))
+                    request = pb.PullRequest(
+                        model=model,
+                        sha256=manifest.sha256,
+                        chunks=conversion.ranges_to_messages(missing),
+                    )
                     call = self._pulling(request, metadata=self._metadata())
                     with _Watchdog(call) as watchdog:
                         for chunk in self._chunks(watchdog.following(call), model, set(missing)):
@@ -178,7 +239,9 @@ class GrpcTransport:
                     raise errors.DamagedTransfer(f"model {model!r} ended early; pull the rest")
         return manifest
 
-    def _chunks(self, messages: Iterator[bytes], model: str, wanted: set[int]) -> Iterator[codec.Chunk]:
+    def _chunks(
+        self, messages: Iterator[bytes], model: str, wanted: set[int]
+    ) -> Iterator[codec.Chunk]:
         """Yields the chunks that were asked for. A stream with anything else in it would never end, and is not read further."""
         for message in messages:
             chunk = chunk_encoding.chunk_from_bytes(message)
@@ -198,7 +261,11 @@ class GrpcTransport:
 
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
         with self._calling():
-            self._ask("ReportScores", pb.Scores(model=model, values=dict(scores), sha256=sha256), pb.Acknowledgement)
+            self._ask(
+                "ReportScores",
+                pb.Scores(model=model, values=dict(scores), sha256=sha256),
+                pb.Acknowledgement,
+            )
 
     def push(
         self,
@@ -212,7 +279,13 @@ class GrpcTransport:
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
         return self._send(
-            path, sha256, manifest=manifest, round=round_number, num_examples=num_examples, metrics=metrics, discarded=discarded
+            path,
+            sha256,
+            manifest=manifest,
+            round=round_number,
+            num_examples=num_examples,
+            metrics=metrics,
+            discarded=discarded,
         )
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
@@ -225,23 +298,44 @@ class GrpcTransport:
     def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._calling():
             call = self._channel.stream_unary(
-                _SERVICE + "SubmitRows", request_serializer=pb.Row.SerializeToString, response_deserializer=bytes
+                _SERVICE + "SubmitRows",
+                request_serializer=pb.Row.SerializeToString,
+                response_deserializer=bytes,
             )
-            replies.read(call(map(conversion.row_to_message, rows), timeout=_SHORT_S, metadata=self._metadata()), pb.Acknowledgement)
+            replies.read(
+                call(
+                    map(conversion.row_to_message, rows),
+                    timeout=_SHORT_S,
+                    metadata=self._metadata(),
+                ),
+                pb.Acknowledgement,
+            )
 
     def close(self) -> None:
         self._channel.close()
 
     def _send(self, path: str | os.PathLike, sha256: str, **about: Any) -> Receipt:
         with offering(path, sha256, **about) as (file, offer), self._calling():
-            due = {"site": self.site, "what": offer.model or global_name(offer.round), "sha256": offer.sha256}
-            reply = self._ask("Offer", conversion.header_to_message(offer), pb.OfferReply, timeout_s=_SILENCE_S, limit=replies.LARGE)
+            due = {
+                "site": self.site,
+                "what": offer.model or global_name(offer.round),
+                "sha256": offer.sha256,
+            }
+            reply = self._ask(
+                "Offer",
+                conversion.header_to_message(offer),
+                pb.OfferReply,
+                timeout_s=_SILENCE_S,
+                limit=replies.LARGE,
+            )
             answer = replies.answer(reply, num_chunks=offer.manifest.num_chunks, **due)
             if answer.receipt is not None:
                 return answer.receipt
             watchdog = _Watchdog()
             chunks = codec.chunks(file, answer.missing, transport=self._encoding)
-            call = self._sending.future(watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata())
+            call = self._sending.future(
+                watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata()
+            )
             with watchdog.of(call):
                 reply = replies.read(call.result(), pb.Receipt)
         return replies.check_receipt(conversion.receipt_from_message(reply), **due)
@@ -256,8 +350,16 @@ class GrpcTransport:
         metadata: conversion.Metadata | None = None,
         limit: int = replies.SMALL,
     ) -> replies.Reply:
-        call = self._channel.unary_unary(_SERVICE + method, request_serializer=type(request).SerializeToString, response_deserializer=bytes)
-        return replies.read(call(request, timeout=timeout_s, metadata=metadata or self._metadata()), reply, limit=limit)
+        call = self._channel.unary_unary(
+            _SERVICE + method,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=bytes,
+        )
+        return replies.read(
+            call(request, timeout=timeout_s, metadata=metadata or self._metadata()),
+            reply,
+            limit=limit,
+        )
 
     def _metadata(self) -> conversion.Metadata:
         return conversion.token_metadata(self._token)
@@ -268,8 +370,14 @@ class GrpcTransport:
             yield
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             reason = self._error(error)
-            if renewing and isinstance(reason, (errors.ServerUnreachable, errors.CertificateRefused)) and self._renewed():
-                reason = errors.ServerUnreachable("the certificate of this site was renewed; trying again with it")
+            if (
+                renewing
+                and isinstance(reason, (errors.ServerUnreachable, errors.CertificateRefused))
+                and self._renewed()
+            ):
+                reason = errors.ServerUnreachable(
+                    "the certificate of this site was renewed; trying again with it"
+                )
             raise reason from None  # gRPC's own text holds addresses and internals
 
     def _error(self, error: Exception) -> errors.FederationError:
@@ -280,9 +388,15 @@ class GrpcTransport:
         if told is not None:
             return told
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return tls.explain_failure(error.details() or "", ServerEndpoint(self._host, self._port, os.environ), self._identity)
+            return tls.explain_failure(
+                error.details() or "",
+                ServerEndpoint(self._host, self._port, os.environ),
+                self._identity,
+            )
         logging.debug("event=call_failed code=%s", error.code())
-        return errors.ServerUnreachable(f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})")
+        return errors.ServerUnreachable(
+            f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})"
+        )
 
 
 class _Watchdog:
@@ -298,7 +412,9 @@ class _Watchdog:
                 self._moved.set()
                 yield message
         except ValueError:
-            if not self._over.is_set():  # else the server had heard enough, and the file was closed while gRPC looked ahead
+            if (
+                not self._over.is_set()
+            ):  # else the server had heard enough, and the file was closed while gRPC looked ahead
                 raise
         self._moved.set()
 

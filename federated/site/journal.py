@@ -45,7 +45,9 @@ class Journal:
         self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
-        self._manifest: tuple[Manifest, tuple[int, ...]] | None = None  # of the update, and the stamp of its file
+        self._manifest: tuple[Manifest, tuple[int, ...]] | None = (
+            None  # of the update, and the stamp of its file
+        )
         self._state: dict[str, Any] = {
             "run": None,
             "authority": None,
@@ -65,13 +67,19 @@ class Journal:
 
     def _read(self) -> None:
         found = atomic.read_json(self._path)
-        whole = isinstance(found, dict) and all(isinstance(found.get(key, value), _KINDS[key]) for key, value in self._state.items())
+        whole = isinstance(found, dict) and all(
+            isinstance(found.get(key, value), _KINDS[key]) for key, value in self._state.items()
+        )
         update = found.get("update") if whole else None
         if not whole or (update is not None and not _is_update(update)):
-            raise ValueError(f"{self._path}: not what this program writes there; restore it, or give the run a new folder")
+            raise ValueError(
+                f"{self._path}: not what this program writes there; restore it, or give the run a new folder"
+            )
         self._state.update(found)
         if self.update is not None:
-            self._state["trained"] = max(self.trained, self.update.round)  # an earlier release noted the round with the update only
+            self._state["trained"] = max(
+                self.trained, self.update.round
+            )  # an earlier release noted the round with the update only
 
     def manifest(self) -> Manifest | None:
         """Of the update, where this process wrote or read it and nobody has touched the file since."""
@@ -88,7 +96,10 @@ class Journal:
         try:
             with tensor_files.TensorFile(self.update_path) as file:
                 manifest = tensor_files.file_manifest(file)
-        except (ValueError, FileNotFoundError):  # any other error of the system says nothing about the update: it must not be forgotten
+        except (
+            ValueError,
+            FileNotFoundError,
+        ):  # any other error of the system says nothing about the update: it must not be forgotten
             manifest = None
         if manifest is None or manifest.sha256 != noted["sha256"]:
             self._state["update"] = None
@@ -159,7 +170,11 @@ class Journal:
 
     def go_back(self, round_number: int, discarded: int) -> None:
         """Forgets what came of a round and of all later ones: they are trained, scored and evaluated anew."""
-        scores = {model: found for model, found in self._state["scores"].items() if int(model) < round_number}
+        scores = {
+            model: found
+            for model, found in self._state["scores"].items()
+            if int(model) < round_number
+        }
         self._manifest = None
         self._set(
             discarded=discarded,
@@ -187,15 +202,25 @@ class Journal:
         state = self._state["update"]
         return None if state is None else PendingUpdate(**state)
 
-    def spool(self, round_number: int, arrays: Mapping[str, np.ndarray], num_examples: int, metrics: Mapping[str, float]) -> PendingUpdate:
+    def spool(
+        self,
+        round_number: int,
+        arrays: Mapping[str, np.ndarray],
+        num_examples: int,
+        metrics: Mapping[str, float],
+    ) -> PendingUpdate:
         """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `wait_until_durable` returns."""
         self.wait_until_durable()
         self._state["update"] = self._manifest = None
-        manifest = tensor_files.save_as(self.update_path, arrays, {"round": str(round_number)}, sync=False)
+        manifest = tensor_files.save_as(
+            self.update_path, arrays, {"round": str(round_number)}, sync=False
+        )
         self._manifest = manifest, _stamp(self.update_path)
         spooled = PendingUpdate(round_number, num_examples, dict(metrics), manifest.sha256)
         self._set(update=dataclasses.asdict(spooled), trained=max(self.trained, round_number))
-        self._syncing = threading.Thread(target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync")
+        self._syncing = threading.Thread(
+            target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync"
+        )
         self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a corrupt one here is known by its digest
         return spooled
 
@@ -266,10 +291,16 @@ class Journal:
             content = self._rows_path(model).read_bytes()
         except FileNotFoundError:
             return None
-        return json.loads(content) if hashlib.sha256(content).hexdigest() == self._state["rows"].get(model) else None
+        return (
+            json.loads(content)
+            if hashlib.sha256(content).hexdigest() == self._state["rows"].get(model)
+            else None
+        )
 
     def keep_rows(self, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        content = (json.dumps([dict(row) for row in rows], indent=2, allow_nan=False) + "\n").encode("utf-8")
+        content = (
+            json.dumps([dict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+        ).encode("utf-8")
         atomic.write_bytes(self._rows_path(model), content)
         self._set(rows={**self._state["rows"], model: hashlib.sha256(content).hexdigest()})
 
@@ -280,7 +311,9 @@ class Journal:
     def _set(self, *, durable: bool = True, **changes: Any) -> None:
         self._state.update(changes)
         with atomic.replacing(self._path, sync_folder=durable) as temporary:
-            temporary.write_text(json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(self._state, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            )
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -296,7 +329,9 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 def _is_update(found: Mapping[str, Any]) -> bool:
     kinds = {"round": int, "num_examples": int, "metrics": dict, "sha256": str}
-    return found.keys() == kinds.keys() and all(isinstance(found[key], kind) for key, kind in kinds.items())
+    return found.keys() == kinds.keys() and all(
+        isinstance(found[key], kind) for key, kind in kinds.items()
+    )
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, ...]:

@@ -53,7 +53,9 @@ class SiteTrainer(Protocol):
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
         """Scores a received global model on the site's own validation cases; key "dice" is the mean that selects models."""
 
-    def train(self, weights: NamedArrays, round_number: int) -> tuple[NamedArrays, Mapping[str, float]]:
+    def train(
+        self, weights: NamedArrays, round_number: int
+    ) -> tuple[NamedArrays, Mapping[str, float]]:
         """Trains the local epochs of a round from `weights`; returns (weights, metrics).
 
         After a kill it is called again with the same arguments, even when it had returned: it goes on, or does it again.
@@ -140,9 +142,24 @@ def run(
 
 
 class _Loop:
-    def __init__(self, trainer: SiteTrainer, transport: Transport, journal: Journal, events: EventLog, clock, pause, pauses, authority=""):
+    def __init__(
+        self,
+        trainer: SiteTrainer,
+        transport: Transport,
+        journal: Journal,
+        events: EventLog,
+        clock,
+        pause,
+        pauses,
+        authority="",
+    ):
         self._authority, self.remark = authority, ""
-        self._trainer, self._transport, self._journal, self._events = trainer, transport, journal, events
+        self._trainer, self._transport, self._journal, self._events = (
+            trainer,
+            transport,
+            journal,
+            events,
+        )
         self._clock, self._pause, self._pauses = clock, pause, pauses
         self._specs = canonical(trainer.specs)
         self._server = Persistent(
@@ -171,20 +188,33 @@ class _Loop:
         journal = self._journal
         session = self._login()
         if session is None:
-            self.remark = f"this site's part in run {journal.run} is done; the server does not answer"
+            self.remark = (
+                f"this site's part in run {journal.run} is done; the server does not answer"
+            )
             journal.finish()
             self.note("finished", without="server")
             return
         journal.enter(session.run, self._authority)
         self._transport_form, self._ends_with_scores = session.transport, session.ends_with_scores
         self._num_rounds, self._poll_s = session.num_rounds, session.poll_s
-        self.note("login", run=session.run, num_rounds=session.num_rounds, local_epochs=session.local_epochs)
+        self.note(
+            "login",
+            run=session.run,
+            num_rounds=session.num_rounds,
+            local_epochs=session.local_epochs,
+        )
         with _beating(self._transport, session.heart_beat_s):
             while (task := self._next_task()).kind != "finished":
                 self._do(task)
         if not journal.reported:
-            missed = "scores of the last global model" if self._ends_with_scores else "evaluation, so its test cases are in no table"
-            self.remark = f"run {journal.run} needs nothing more of this site, and ends without its {missed}"
+            missed = (
+                "scores of the last global model"
+                if self._ends_with_scores
+                else "evaluation, so its test cases are in no table"
+            )
+            self.remark = (
+                f"run {journal.run} needs nothing more of this site, and ends without its {missed}"
+            )
         journal.finish()
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
@@ -195,7 +225,11 @@ class _Loop:
         """
         if self._journal.finished or self._journal.reported:
             try:
-                return self._transport.login(self._trainer.plan, self._trainer.num_examples, getattr(self._trainer, "labels", None))
+                return self._transport.login(
+                    self._trainer.plan,
+                    self._trainer.num_examples,
+                    getattr(self._trainer, "labels", None),
+                )
             except errors.ServerUnreachable:
                 return None
             except errors.RETRYABLE:
@@ -220,9 +254,17 @@ class _Loop:
     def _do(self, task: Task) -> None:
         """Carries a task out. One that comes again, as after an update that was lost, is put off longer each time."""
         journal = self._journal
-        check_task(task, trained=journal.trained, num_rounds=self._num_rounds, discarded=journal.discarded, evaluated=journal.evaluated)
+        check_task(
+            task,
+            trained=journal.trained,
+            num_rounds=self._num_rounds,
+            discarded=journal.discarded,
+            evaluated=journal.evaluated,
+        )
         if task.kind == "train" and task.discarded > journal.discarded:
-            self.note("went_back", to_round=task.round, from_round=journal.trained, times=task.discarded)
+            self.note(
+                "went_back", to_round=task.round, from_round=journal.trained, times=task.discarded
+            )
             journal.go_back(task.round, task.discarded)
             self._pulled = None
             self._done.clear()
@@ -256,7 +298,10 @@ class _Loop:
 
     def _train(self, task: Task) -> None:
         spooled = self._journal.update
-        if spooled is None or (spooled.round, spooled.num_examples) != (task.round, self._trainer.num_examples):
+        if spooled is None or (spooled.round, spooled.num_examples) != (
+            task.round,
+            self._trainer.num_examples,
+        ):
             pulled = self._pull(task.model)
             if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
                 self._score(task.round - 1, pulled)
@@ -264,10 +309,21 @@ class _Loop:
             self._pulled = None  # the trainer may work in place
             arrays, metrics = self._trainer.train(pulled, task.round)
             checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
-            self.note("trained", round=task.round, num_examples=self._trainer.num_examples, seconds=self._since(began), metrics=checked)
+            self.note(
+                "trained",
+                round=task.round,
+                num_examples=self._trainer.num_examples,
+                seconds=self._since(began),
+                metrics=checked,
+            )
             if self._transport_form == "half":
                 arrays, error = codec.rounded(arrays)
-                self.note("rounded", round=task.round, rounding_error=error.relative, rounding_largest=error.largest)
+                self.note(
+                    "rounded",
+                    round=task.round,
+                    rounding_error=error.relative,
+                    rounding_largest=error.largest,
+                )
             spooled = self._journal.spool(task.round, arrays, self._trainer.num_examples, checked)
         began = self._clock()
         try:
@@ -276,7 +332,9 @@ class _Loop:
                 spooled.sha256,
                 round_number=spooled.round,
                 num_examples=spooled.num_examples,
-                metrics=report_filter.check_metrics(spooled.metrics, what=f"metrics of round {spooled.round}"),
+                metrics=report_filter.check_metrics(
+                    spooled.metrics, what=f"metrics of round {spooled.round}"
+                ),
                 discarded=self._journal.discarded,
                 manifest=self._journal.manifest,
             )
@@ -289,7 +347,12 @@ class _Loop:
             raise
         else:
             self.rounds += 1
-            self.note("pushed", round=spooled.round, bytes=self._journal.update_path.stat().st_size, seconds=self._since(began))
+            self.note(
+                "pushed",
+                round=spooled.round,
+                bytes=self._journal.update_path.stat().st_size,
+                seconds=self._since(began),
+            )
         self._journal.release_update()
 
     def _pull(self, model: str) -> NamedArrays:
@@ -323,14 +386,21 @@ class _Loop:
                     sha256 = tensor_files.save(path, arrays, {"model": name})
                     self._server.publish(path, sha256, model=name)
                     self._journal.keep_published(name, sha256)
-                    self.note("published", model=name, bytes=path.stat().st_size, seconds=self._since(began))
+                    self.note(
+                        "published",
+                        model=name,
+                        bytes=path.stat().st_size,
+                        seconds=self._since(began),
+                    )
             path.unlink(missing_ok=True)
             self._journal.keep_declared()
         for name in self._journal.published:
             _check_own_name(name)
         try:
             self._server.declare_models(sorted(self._journal.published))
-        except errors.UnknownModel:  # this site was sent away and let in again: its models are gone, and are lent anew
+        except (
+            errors.UnknownModel
+        ):  # this site was sent away and let in again: its models are gone, and are lent anew
             self._journal.forget_published()
             raise
 
@@ -346,7 +416,9 @@ class _Loop:
                 self._journal.keep_rows(name, rows)
                 self.models_evaluated += 1
                 self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))
-            collected.extend(self._checked_rows(rows, name))  # checked again: they may be from a file
+            collected.extend(
+                self._checked_rows(rows, name)
+            )  # checked again: they may be from a file
         self._pulled = None
         self._server.submit_rows(collected)
         self._journal.keep_reported()
@@ -375,7 +447,10 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
         while not over.wait(every_s):
             try:
                 transport.heart_beat()
-            except (errors.FederationError, ValueError) as error:  # ValueError: gRPC's word for a channel that was closed
+            except (
+                errors.FederationError,
+                ValueError,
+            ) as error:  # ValueError: gRPC's word for a channel that was closed
                 # The loop itself meets whatever is wrong at its next call, and knows what to do.
                 logging.debug("event=heart_beat_failed reason=%s", error)
 

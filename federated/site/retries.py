@@ -38,15 +38,26 @@ class Persistent:
         pause: Callable[[float], Any] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
     ):
-        self._transport, self._plan, self._num_examples, self._labels = transport, plan, num_examples, labels
+        self._transport, self._plan, self._num_examples, self._labels = (
+            transport,
+            plan,
+            num_examples,
+            labels,
+        )
         self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
 
     def login(self) -> Session:
-        return self._trying("login", lambda: self._transport.login(self._plan, self._num_examples, self._labels), may_log_in=False)
+        return self._trying(
+            "login",
+            lambda: self._transport.login(self._plan, self._num_examples, self._labels),
+            may_log_in=False,
+        )
 
     def __getattr__(self, name: str) -> Callable:
         method = getattr(self._transport, name)
-        return functools.wraps(method)(lambda *given, **named: self._trying(name, lambda: method(*given, **named)))
+        return functools.wraps(method)(
+            lambda *given, **named: self._trying(name, lambda: method(*given, **named))
+        )
 
     def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
         pauses, logged_in = self._pauses(), False
@@ -67,8 +78,15 @@ class Persistent:
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
         if isinstance(error, errors.CertificateOutOfDate):  # nothing but a person ends this wait
-            logging.error("event=certificate_out_of_date call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+            logging.error(
+                "event=certificate_out_of_date call=%s wait_s=%.2f reason=%s",
+                name,
+                wait_s,
+                printable.text(error),
+            )
         else:
-            logging.warning("event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error))
+            logging.warning(
+                "event=retry call=%s wait_s=%.2f reason=%s", name, wait_s, printable.text(error)
+            )
         self._on_retry(error)
         self._pause(wait_s)

@@ -26,7 +26,9 @@ class Transport(Protocol):
 
     site: str
 
-    def login(self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None) -> Session:
+    def login(
+        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+    ) -> Session:
         """Logs in; `labels` says of each class whether the site's labels show it, in the words of `declared.WORDS`."""
 
     def next_task(self) -> Task:
@@ -34,7 +36,9 @@ class Transport(Protocol):
 
     def heart_beat(self) -> None: ...
 
-    def pull(self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None) -> Manifest:
+    def pull(
+        self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
+    ) -> Manifest:
         """Brings a model into the file `path` and returns its manifest; what is there of it already is not sent again.
 
         Args:
@@ -73,7 +77,11 @@ class Transport(Protocol):
 
 @contextlib.contextmanager
 def offering(
-    path: str | os.PathLike, sha256: str, *, manifest: Callable[[], Manifest | None] = unknown, **about: Any
+    path: str | os.PathLike,
+    sha256: str,
+    *,
+    manifest: Callable[[], Manifest | None] = unknown,
+    **about: Any,
 ) -> Iterator[tuple[TensorFile, Offer]]:
     """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the model of that digest.
 
@@ -83,5 +91,7 @@ def offering(
     with TensorFile(path) as file:
         found = manifest() or file_manifest(file)
         if found.sha256 != sha256:
-            raise ValueError(f"{path}: is not what was written there, and is not sent; start again, and the round is trained again")
+            raise ValueError(
+                f"{path}: is not what was written there, and is not sent; start again, and the round is trained again"
+            )
         yield file, Offer(found, **about)

@@ -43,11 +43,15 @@ class SiteRecord:
     num_examples: int  # 0 until its next login, where the operator lets it change
     confirmed: bool  # the site was told that it is finished
     evicted: bool = False
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # class -> whether the site's labels show it, see `declared`
+    labels: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # class -> whether the site's labels show it, see `declared`
 
 
 def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
-    database.execute("INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses))
+    database.execute(
+        "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses)
+    )
 
 
 class Records:
@@ -60,10 +64,14 @@ class Records:
     def __init__(self, path: str | os.PathLike):
         # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
         self._serial = threading.RLock()
-        os.close(private.opener(path, os.O_RDWR | os.O_CREAT))  # SQLite gives its further files the permissions of this one
+        os.close(
+            private.opener(path, os.O_RDWR | os.O_CREAT)
+        )  # SQLite gives its further files the permissions of this one
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")  # WAL's default may lose the last commits in a power cut: receipts may not
+        self._database.execute(
+            "PRAGMA synchronous=FULL"
+        )  # WAL's default may lose the last commits in a power cut: receipts may not
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -140,7 +148,9 @@ class Records:
 
     def enrol(self, site: str, num_examples: int, labels: Mapping[str, str]) -> None:
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?)", (site, json.dumps(dict(labels))))
+            database.execute(
+                "INSERT OR REPLACE INTO labels VALUES (?, ?)", (site, json.dumps(dict(labels)))
+            )
             database.execute(
                 "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
                 (site, num_examples),
@@ -163,7 +173,10 @@ class Records:
         """Sends a site away, with all its sessions and its update of the open round, or lets it come again."""
         with self._transaction() as database:
             if evicted:
-                database.execute("DELETE FROM updates WHERE site = ? AND counts_in > (SELECT MAX(number) FROM globals)", (site,))
+                database.execute(
+                    "DELETE FROM updates WHERE site = ? AND counts_in > (SELECT MAX(number) FROM globals)",
+                    (site,),
+                )
             database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
             database.execute("DELETE FROM sessions WHERE site = ?", (site,))
 
@@ -177,7 +190,8 @@ class Records:
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
             database.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?)", (token_sha256, session.site, session.certificate, session.expires_at)
+                "INSERT INTO sessions VALUES (?, ?, ?, ?)",
+                (token_sha256, session.site, session.certificate, session.expires_at),
             )
             database.execute(
                 "DELETE FROM sessions WHERE site = ?1 AND rowid NOT IN "
@@ -186,7 +200,10 @@ class Records:
             )
 
     def session(self, token_sha256: str) -> Session | None:
-        row = self._one("SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?", token_sha256)
+        row = self._one(
+            "SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?",
+            token_sha256,
+        )
         return None if row is None else Session(*row)
 
     # Rounds.
@@ -197,7 +214,9 @@ class Records:
 
     def keep_attempt(self, number: int, attempt: int, opened_at: float) -> None:
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)", (number, attempt, opened_at))
+            database.execute(
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)", (number, attempt, opened_at)
+            )
 
     def globals(self) -> dict[int, str]:
         """Returns number to digest of every global model, 0 being the initial one."""
@@ -215,20 +234,26 @@ class Records:
     def update(self, site: str, number: int) -> Update | None:
         """Returns what was received from a site for a round, closed rounds included."""
         row = self._one(
-            "SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ? ORDER BY counts_in DESC", number, site
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ? ORDER BY counts_in DESC",
+            number,
+            site,
         )
         return None if row is None else Update(*row)
 
     def counted_updates(self) -> dict[int, list[Update]]:
         """Returns round to the updates that count in it, by site; their files are there for the newest rounds only."""
         result: dict[int, list[Update]] = {}
-        for counts_in, *update in self._all("SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"):
+        for counts_in, *update in self._all(
+            "SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"
+        ):
             result.setdefault(counts_in, []).append(Update(*update))
         return result
 
     def counted(self, number: int) -> frozenset[str]:
         """Returns the sites whose updates count in a round."""
-        return frozenset(site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number))
+        return frozenset(
+            site for (site,) in self._all("SELECT site FROM updates WHERE counts_in = ?", number)
+        )
 
     def changes_of_others(self, site: str, *, since: int) -> list[float]:
         """Returns the norms of the changes by other sites that count in round `since` or later; those of evicted sites do not count."""
@@ -247,28 +272,42 @@ class Records:
 
     def record_scores(self, model: int, site: str, scores: Mapping[str, float]) -> None:
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", (model, site, json.dumps(dict(scores))))
+            database.execute(
+                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?)",
+                (model, site, json.dumps(dict(scores))),
+            )
 
     def scores(self) -> dict[int, dict[str, dict[str, float]]]:
         """Returns model number to site to scores."""
         result: dict[int, dict[str, dict[str, float]]] = {}
-        for model, site, scores in self._all("SELECT model, site, scores FROM scores ORDER BY model, site"):
+        for model, site, scores in self._all(
+            "SELECT model, site, scores FROM scores ORDER BY model, site"
+        ):
             result.setdefault(model, {})[site] = json.loads(scores)
         return result
 
     def scored(self, model: int) -> frozenset[str]:
         """Returns the sites that scored a model."""
-        return frozenset(site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model))
+        return frozenset(
+            site for (site,) in self._all("SELECT site FROM scores WHERE model = ?", model)
+        )
 
     # Cross-site evaluation.
 
     def models(self) -> dict[str, tuple[str, str]]:
         """Returns name to (site, digest) of the published models."""
-        return {name: (site, sha256) for name, site, sha256 in self._all("SELECT name, site, sha256 FROM models ORDER BY name")}
+        return {
+            name: (site, sha256)
+            for name, site, sha256 in self._all(
+                "SELECT name, site, sha256 FROM models ORDER BY name"
+            )
+        }
 
     def declare(self, site: str, names: Sequence[str]) -> None:
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names))))
+            database.execute(
+                "INSERT OR REPLACE INTO declared VALUES (?, ?)", (site, json.dumps(sorted(names)))
+            )
 
     def declared(self) -> frozenset[str]:
         """Returns the sites that published all they will."""
@@ -292,7 +331,9 @@ class Records:
 
     def rows(self, site: str | None = None) -> dict[str, list[dict[str, Any]]]:
         """Returns site to its rows, of one site or of all."""
-        found = self._all("SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site)
+        found = self._all(
+            "SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site
+        )
         return {site: json.loads(rows) for site, rows in found}
 
     def reported(self) -> frozenset[str]:

@@ -73,7 +73,9 @@ class Store(Records):
                     f"{self.folder}: cannot be locked ({error.strerror}); a store needs a disk of this machine itself"
                 ) from error
             server = f"another server ({process})" if process else "another server"
-            raise StoreInUse(f"{self.folder}: {server} works on this store; stop it or give this one a folder of its own") from None
+            raise StoreInUse(
+                f"{self.folder}: {server} works on this store; stop it or give this one a folder of its own"
+            ) from None
         super().__init__(self.folder / "state.sqlite")
         self._remove_leftovers()
 
@@ -82,12 +84,28 @@ class Store(Records):
         self._lock.close()
 
     def _remove_leftovers(self) -> None:
-        known = {self.update_path(update).name for update in self._spooled()} | {f"{name}.safetensors" for name in self.models()}
-        spooled = itertools.chain((self.folder / "spool").iterdir(), (self.folder / "models").iterdir())
-        partial = (path for folder in (self.folder, self.folder / "global") for path in folder.glob(".partial-*"))
+        known = {self.update_path(update).name for update in self._spooled()} | {
+            f"{name}.safetensors" for name in self.models()
+        }
+        spooled = itertools.chain(
+            (self.folder / "spool").iterdir(), (self.folder / "models").iterdir()
+        )
+        partial = (
+            path
+            for folder in (self.folder, self.folder / "global")
+            for path in folder.glob(".partial-*")
+        )
         numbers = self.globals()
-        beyond = (path for path in (self.folder / "global").glob("round_*") if tasks.global_number(path.stem) not in numbers)
-        for path in [*(path for path in spooled if path.name not in known), *partial, *(beyond if numbers else ())]:
+        beyond = (
+            path
+            for path in (self.folder / "global").glob("round_*")
+            if tasks.global_number(path.stem) not in numbers
+        )
+        for path in [
+            *(path for path in spooled if path.name not in known),
+            *partial,
+            *(beyond if numbers else ()),
+        ]:
             path.unlink()
         if numbers:
             self._forget_discarded(max(numbers) + 1)
@@ -95,7 +113,9 @@ class Store(Records):
 
     # The run.
 
-    def open_run(self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = "") -> None:
+    def open_run(
+        self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = ""
+    ) -> None:
         """Starts a run from the initial model, or checks that the run in the store is the one asked for.
 
         Args:
@@ -115,14 +135,24 @@ class Store(Records):
             raise ValueError(
                 f"{initial}: its metadata has no plan in JSON ({error!r}); make the initial model with the plan of this run"
             ) from error
-        wanted = {"format": FORMAT, "initial model": sha256, "num_rounds": policy.num_rounds, "local_epochs": local_epochs}
+        wanted = {
+            "format": FORMAT,
+            "initial model": sha256,
+            "num_rounds": policy.num_rounds,
+            "local_epochs": local_epochs,
+        }
         if self._one("SELECT value FROM run WHERE key = 'id'") is None:
             with atomic.replacing(self.global_path(0)) as temporary:
                 shutil.copyfile(initial, temporary)
             with self._transaction() as database:
                 database.execute("INSERT INTO globals VALUES (0, ?)", (sha256,))
                 insert_addresses(database, manifest)
-                for key, value in (("id", secrets.token_hex(8)), ("plan", plan), ("settings", wanted), ("authority", authority)):
+                for key, value in (
+                    ("id", secrets.token_hex(8)),
+                    ("plan", plan),
+                    ("settings", wanted),
+                    ("authority", authority),
+                ):
                     database.execute("INSERT INTO run VALUES (?, ?)", (key, json.dumps(value)))
             return
         known = self._value("authority")
@@ -133,11 +163,15 @@ class Store(Records):
             )
         stored = self._value("settings")
         lines = [
-            f"{key}: the store has {stored.get(key)}, asked for is {value}" for key, value in wanted.items() if stored.get(key) != value
+            f"{key}: the store has {stored.get(key)}, asked for is {value}"
+            for key, value in wanted.items()
+            if stored.get(key) != value
         ]
         lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
         if lines:
-            raise DifferentRun(f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder")
+            raise DifferentRun(
+                f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder"
+            )
         if authority and not known:
             self._set_value("authority", authority)
 
@@ -158,7 +192,11 @@ class Store(Records):
 
     def update_path(self, update: Update) -> pathlib.Path:
         # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
-        return self.folder / "spool" / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
+        return (
+            self.folder
+            / "spool"
+            / f"round_{update.round:03d}.{update.site}.{update.sha256[:16]}.safetensors"
+        )
 
     def keep_update(
         self,
@@ -178,7 +216,9 @@ class Store(Records):
         """
         counts_in = update.round if counts_in is None else counts_in
         replaced = self._one(
-            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in = ? AND site = ?", counts_in, update.site
+            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in = ? AND site = ?",
+            counts_in,
+            update.site,
         )
         path = self.update_path(update)
         os.replace(received, path)
@@ -186,7 +226,16 @@ class Store(Records):
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (update.round, update.site, update.num_examples, update.sha256, json.dumps(dict(metrics)), now, counts_in, change),
+                (
+                    update.round,
+                    update.site,
+                    update.num_examples,
+                    update.sha256,
+                    json.dumps(dict(metrics)),
+                    now,
+                    counts_in,
+                    change,
+                ),
             )
         if replaced is not None and (before := self.update_path(Update(*replaced))) != path:
             before.unlink(missing_ok=True)
@@ -208,7 +257,11 @@ class Store(Records):
 
     def num_rounds(self, policy: Policy) -> int:
         """Returns how many rounds the run has: the policy's, unless it was told to end early."""
-        return policy.num_rounds if self.last_round is None else min(policy.num_rounds, self.last_round)
+        return (
+            policy.num_rounds
+            if self.last_round is None
+            else min(policy.num_rounds, self.last_round)
+        )
 
     def open_round(self, policy: Policy, *, now: float) -> Round | None:
         """Returns the open round, as it was before a restart, or None after the last one.
@@ -221,16 +274,31 @@ class Store(Records):
         attempt = self.attempt(closed + 1)
         if attempt is None:
             attempt = (1, now)
-            if policy.round_deadline_s is not None:  # else nothing hangs on when the round was opened
+            if (
+                policy.round_deadline_s is not None
+            ):  # else nothing hangs on when the round was opened
                 self.keep_attempt(closed + 1, *attempt)
-        state = Round(closed + 1, attempt=attempt[0], opened_at=min(attempt[1], now), counted_before=self.counted(closed))
+        state = Round(
+            closed + 1,
+            attempt=attempt[0],
+            opened_at=min(attempt[1], now),
+            counted_before=self.counted(closed),
+        )
         for site, number, examples, sha256, received_at in self._all(
-            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site", closed + 1
+            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site",
+            closed + 1,
         ):
-            state = accept(state, Update(site, number, examples, sha256), policy=policy, now=min(received_at, now))
+            state = accept(
+                state,
+                Update(site, number, examples, sha256),
+                policy=policy,
+                now=min(received_at, now),
+            )
         return state
 
-    def close_round(self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0) -> None:
+    def close_round(
+        self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0
+    ) -> None:
         """Records the aggregate of `closed`, whose file is in place, and takes the round's spool and what has become old out of the store.
 
         Args:
@@ -285,7 +353,10 @@ class Store(Records):
         """
         record = self.folder / "selection.json"
         before = atomic.read_json(record) if record.exists() else {}
-        for name, key, number in (("best", "best_round", best), ("best_worst_site", "best_worst_site_round", worst_site)):
+        for name, key, number in (
+            ("best", "best_round", best),
+            ("best_worst_site", "best_worst_site_round", worst_site),
+        ):
             if before.get(key) != number:
                 _link(self.global_path(number), self.folder / f"{name}.safetensors")
         content = {"best_round": best, "best_worst_site_round": worst_site, **table}
@@ -309,14 +380,18 @@ class Store(Records):
         os.replace(received, self.model_path(name))
         atomic.sync_directory(self.model_path(name).parent)
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, manifest.sha256))
+            database.execute(
+                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (name, site, manifest.sha256)
+            )
             insert_addresses(database, manifest)
 
     def drop_models(self, site: str) -> list[str]:
         """Takes the models that a site published out of the store, and out of what is evaluated; returns their names."""
         names = [name for name, (owner, _) in self.models().items() if owner == site]
         fixed = self._value("evaluation")
-        with self._transaction() as database:  # one for all: a model that is evaluated must be there
+        with (
+            self._transaction() as database
+        ):  # one for all: a model that is evaluated must be there
             database.execute("DELETE FROM models WHERE site = ?", (site,))
             database.execute("DELETE FROM declared WHERE site = ?", (site,))
             if fixed is not None:
@@ -325,7 +400,9 @@ class Store(Records):
                     "models": [name for name in fixed["models"] if name not in names],
                     "withdrawn": sorted({*fixed.get("withdrawn", ()), *names}),
                 }
-                database.execute("INSERT OR REPLACE INTO run VALUES ('evaluation', ?)", (json.dumps(left),))
+                database.execute(
+                    "INSERT OR REPLACE INTO run VALUES ('evaluation', ?)", (json.dumps(left),)
+                )
         for name in names:
             self._discard(self.model_path(name))
         return names
@@ -333,23 +410,36 @@ class Store(Records):
     def keep_rows(self, site: str, lines: Sequence[str]) -> None:
         """Records the rows of a site, JSON one by one, in place of those it sent before, and writes `rows.jsonl` anew."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, f"[{', '.join(lines)}]"))
+            database.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, f"[{', '.join(lines)}]")
+            )
         self.write_rows()
 
     def row_lines(self, site: str) -> list[str]:
         """Returns the rows of a site as `rows.jsonl` has them: of the models that are evaluated."""
         models = frozenset(self.fixed_models())
-        return [json.dumps(row, allow_nan=False) for row in self.rows(site).get(site, []) if row["model"] in models]
+        return [
+            json.dumps(row, allow_nan=False)
+            for row in self.rows(site).get(site, [])
+            if row["model"] in models
+        ]
 
     def row_digests(self) -> dict[str, tuple[int, str]]:
         """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of its lines of `rows.jsonl`."""
-        found = {site: self.row_lines(site) for site in sorted(self.reported()) if not self.sites()[site].evicted}
+        found = {
+            site: self.row_lines(site)
+            for site in sorted(self.reported())
+            if not self.sites()[site].evicted
+        }
         return {site: (len(lines), rows_digest(lines)) for site, lines in found.items()}
 
     def write_rows(self) -> None:
         """Writes `rows.jsonl`: every row of every site but those that were sent away."""
         sites = [site for site in sorted(self.reported()) if not self.sites()[site].evicted]
-        with atomic.replacing(self.folder / "rows.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        with (
+            atomic.replacing(self.folder / "rows.jsonl") as temporary,
+            open(temporary, "w", encoding="utf-8") as stream,
+        ):
             for site in sites:  # one after the other: all rows of many sites are a lot
                 stream.writelines(line + "\n" for line in self.row_lines(site))
 
@@ -366,21 +456,29 @@ class Store(Records):
             database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
-            database.execute("DELETE FROM reports")  # of sites that were sent away; others would have kept the run from going back
+            database.execute(
+                "DELETE FROM reports"
+            )  # of sites that were sent away; others would have kept the run from going back
             database.execute("UPDATE sites SET confirmed = 0")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
-            database.execute("INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),))
+            database.execute(
+                "INSERT OR REPLACE INTO run VALUES ('discarded', ?)", (json.dumps(times),)
+            )
         try:
             self._forget_discarded(first)
             for path in paths:
                 self._discard(path)
-        except OSError as error:  # the database says what counts; the next start removes what is left
+        except (
+            OSError
+        ) as error:  # the database says what counts; the next start removes what is left
             logging.warning("event=discarded_files_left reason=%s", error.strerror)
 
     def _forget_discarded(self, first: int) -> None:
         """Removes the choice of a global model of round `first` or later, and such rounds' kept updates."""
         if max(self._best_rounds()) >= first:
-            (self.folder / "selection.json").unlink()  # else a round made anew would be taken for the one that was chosen
+            (
+                self.folder / "selection.json"
+            ).unlink()  # else a round made anew would be taken for the one that was chosen
         for folder in (self.folder / "kept").glob("round_*"):
             if tasks.global_number(folder.name) >= first:
                 self._discard(folder)

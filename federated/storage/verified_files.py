@@ -24,7 +24,12 @@ class VerifiedFiles:
       clock: seconds; of `now_ns` nanoseconds since the epoch, as files are stamped.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, now_ns: Callable[[], int] = time.time_ns):
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
+    ):
         self._clock, self._now_ns = clock, now_ns
         self._noted: dict[pathlib.Path, tuple[tuple[int, ...], float]] = {}
 
@@ -35,7 +40,11 @@ class VerifiedFiles:
         one that cannot be looked at: whoever reads it will say why.
         """
         now = self._clock()
-        self._noted = {other: (mark, since) for other, (mark, since) in self._noted.items() if now - since <= _FOR_S}
+        self._noted = {
+            other: (mark, since)
+            for other, (mark, since) in self._noted.items()
+            if now - since <= _FOR_S
+        }
         try:
             status = os.stat(path)
         except OSError:

@@ -18,7 +18,11 @@ from federated.tensors.weights import CHUNK_BYTES, NamedArrays
 
 RAW, DEFLATED, HALF = 0, 1, 2  # numbers on the wire
 TRANSPORTS = ("raw", "deflate", "half")  # what the operator chooses from
-ENCODINGS = {"raw": frozenset({RAW}), "deflate": frozenset({RAW, DEFLATED}), "half": frozenset({RAW, HALF})}  # what each may send
+ENCODINGS = {
+    "raw": frozenset({RAW}),
+    "deflate": frozenset({RAW, DEFLATED}),
+    "half": frozenset({RAW, HALF}),
+}  # what each may send
 _FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 
 
@@ -31,12 +35,17 @@ class Chunk:
     encoding: int = RAW
 
 
-def chunks(file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw") -> Iterator[Chunk]:
+def chunks(
+    file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw"
+) -> Iterator[Chunk]:
     """Yields the wanted chunks of a file, by default all; holds one of them at a time."""
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
     if transport == "half":
-        float32 = range(sum(s.nbytes for s in file.specs if s.dtype == "F64"), sum(s.nbytes for s in file.specs if s.dtype != "F16"))
+        float32 = range(
+            sum(s.nbytes for s in file.specs if s.dtype == "F64"),
+            sum(s.nbytes for s in file.specs if s.dtype != "F16"),
+        )
     for index in range(count) if wanted is None else wanted:
         start = index * CHUNK_BYTES
         data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
@@ -59,7 +68,9 @@ def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
         try:
             data = inflating.decompress(chunk.data, size)
         except zlib.error as error:
-            raise errors.DamagedTransfer(f"chunk {chunk.index} cannot be inflated ({error}); send the model again") from error
+            raise errors.DamagedTransfer(
+                f"chunk {chunk.index} cannot be inflated ({error}); send the model again"
+            ) from error
         if len(data) == size and inflating.eof and not inflating.unused_data:
             return _unshuffled(data)
     raise errors.DamagedTransfer(

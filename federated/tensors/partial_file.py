@@ -42,7 +42,12 @@ class PartialModel:
     ):
         check_declaration(manifest.specs, max_bytes=MAX_BYTES)
         self.path, self.manifest = pathlib.Path(path), manifest
-        self._durable, self._look, self._lock, self._there = durable, look, threading.Lock(), set[int]()
+        self._durable, self._look, self._lock, self._there = (
+            durable,
+            look,
+            threading.Lock(),
+            set[int](),
+        )
         header = file_header(manifest.specs, metadata)
         self._start = len(header)
         self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -53,7 +58,9 @@ class PartialModel:
                 # What another model left is written over: the memory and the disk that it has need not be given back and asked for again.
                 with self._naming():
                     _write(self._file, header, 0)
-                os.ftruncate(self._file, min(os.fstat(self._file).st_size, self._start + manifest.nbytes))
+                os.ftruncate(
+                    self._file, min(os.fstat(self._file).st_size, self._start + manifest.nbytes)
+                )
         except BaseException:
             self.close()
             raise
@@ -61,7 +68,9 @@ class PartialModel:
     def _recognise(self) -> None:
         held = max(0, os.fstat(self._file).st_size - self._start)
         for index in range(min(self.manifest.num_chunks, -(-held // CHUNK_BYTES))):
-            data = os.pread(self._file, self.manifest.size_of(index), self._start + index * CHUNK_BYTES)
+            data = os.pread(
+                self._file, self.manifest.size_of(index), self._start + index * CHUNK_BYTES
+            )
             if self.manifest.is_chunk(index, data):
                 self._look(index, data)
                 self._there.add(index)
@@ -81,10 +90,14 @@ class PartialModel:
         """Takes a piece. One that is there already does no harm. Raises DamagedTransfer, OSError."""
         index = chunk.index
         if not 0 <= index < self.manifest.num_chunks:
-            raise errors.DamagedTransfer(f"chunk {index} came, the model has {self.manifest.num_chunks}; send the model again")
+            raise errors.DamagedTransfer(
+                f"chunk {index} came, the model has {self.manifest.num_chunks}; send the model again"
+            )
         data = decoded(chunk, self.manifest.size_of(index))
         if not self.manifest.is_chunk(index, data):
-            raise errors.DamagedTransfer(f"checksum of chunk {index} does not match; send the model again")
+            raise errors.DamagedTransfer(
+                f"checksum of chunk {index} does not match; send the model again"
+            )
         at = self._start + index * CHUNK_BYTES
         with self._naming():
             _write(self._file, data, at)
@@ -98,7 +111,9 @@ class PartialModel:
         """Syncs the whole model to disk. Raises DamagedTransfer while pieces are missing or another transfer took the file away."""
         missing = self.missing()
         if missing:
-            raise errors.DamagedTransfer(f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks missing; send these")
+            raise errors.DamagedTransfer(
+                f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks missing; send these"
+            )
         os.ftruncate(self._file, self._start + self.manifest.nbytes)
         os.fsync(self._file)
         try:
@@ -106,7 +121,9 @@ class PartialModel:
         except FileNotFoundError:
             same = False
         if not same:
-            raise errors.DamagedTransfer("another transfer of the site came between; send the model again")
+            raise errors.DamagedTransfer(
+                "another transfer of the site came between; send the model again"
+            )
 
     def _naming(self) -> contextlib.AbstractContextManager[None]:
         return atomic.naming(self.path, self._start + self.manifest.nbytes)

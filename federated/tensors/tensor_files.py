@@ -54,9 +54,19 @@ class TensorFile:
         self._stream = open(self.path, "rb")  # noqa: SIM115 - closed by close()
         try:
             self._read_header()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error, errors.IncompatibleWeights) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            struct.error,
+            errors.IncompatibleWeights,
+        ) as error:
             self._stream.close()
-            raise ValueError(f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again") from error
+            raise ValueError(
+                f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again"
+            ) from error
         except BaseException:
             self._stream.close()
             raise
@@ -67,7 +77,9 @@ class TensorFile:
         if length > min(MAX_HEADER, size):
             raise ValueError(f"its header claims {length} bytes")
         header = json.loads(self._stream.read(length).decode("utf-8"))
-        self.metadata: dict[str, str] = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        self.metadata: dict[str, str] = {
+            str(k): str(v) for k, v in header.pop("__metadata__", {}).items()
+        }
         specs, self._start = [], {}
         for name, entry in header.items():
             spec = TensorSpec(name, entry["dtype"], tuple(int(n) for n in entry["shape"]))
@@ -81,12 +93,15 @@ class TensorFile:
         for spec in self.specs:
             begin, length_of = self._start[spec.name]
             if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
-                raise ValueError(f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it")
+                raise ValueError(
+                    f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it"
+                )
         # Where each tensor begins among all bytes in canonical order, and whether the file has them in that order without a gap.
         self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
         self._first = self._start[self.specs[0].name][0]
         self._in_order = all(
-            self._start[spec.name][0] == self._first + place for spec, place in zip(self.specs, self._places, strict=False)
+            self._start[spec.name][0] == self._first + place
+            for spec, place in zip(self.specs, self._places, strict=False)
         )
 
     @property
@@ -96,9 +111,13 @@ class TensorFile:
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
         """Returns `size` bytes of a tensor from byte `offset` of it."""
         begin, _ = self._start[spec.name]
-        data = os.pread(self._stream.fileno(), size, begin + offset)  # pread: several threads may serve one file
+        data = os.pread(
+            self._stream.fileno(), size, begin + offset
+        )  # pread: several threads may serve one file
         if len(data) != size:
-            raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+            raise ValueError(
+                f"{self.path}: {spec.name} ends early; restore the file or make it again"
+            )
         return data
 
     def read_range(self, start: int, size: int) -> bytes:
@@ -130,7 +149,9 @@ class TensorFile:
         while filled < len(part):  # one call reads at most 2 GiB
             count = os.preadv(self._stream.fileno(), [part[filled:]], begin + filled)
             if not count:
-                raise ValueError(f"{self.path}: {spec.name} ends early; restore the file or make it again")
+                raise ValueError(
+                    f"{self.path}: {spec.name} ends early; restore the file or make it again"
+                )
             filled += count
 
     def close(self) -> None:
@@ -148,7 +169,11 @@ def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> byt
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for spec in specs:
-        header[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, offset + spec.nbytes]}
+        header[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
         offset += spec.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -161,7 +186,9 @@ class TensorFileWriter:
     Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context manager.
     """
 
-    def __init__(self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]):
+    def __init__(
+        self, path: str | os.PathLike, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
+    ):
         self.specs = canonical(specs)
         self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
         self._digest, self._begun = Digest(self.specs), 0
@@ -173,7 +200,9 @@ class TensorFileWriter:
         if self._written > self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         view = memoryview(data)
-        for start in range(0, len(view), CHUNK_BYTES):  # a piece is hashed and written while the processor's cache holds it
+        for start in range(
+            0, len(view), CHUNK_BYTES
+        ):  # a piece is hashed and written while the processor's cache holds it
             piece = view[start : start + CHUNK_BYTES]
             self._digest.update(piece)
             self._stream.write(piece)
@@ -201,13 +230,21 @@ class TensorFileWriter:
         self.close()
 
 
-def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+def save(
+    path: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> str:
     """Writes `arrays` atomically and returns their digest."""
     return save_as(path, arrays, metadata).sha256
 
 
 def save_as(
-    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, sync: bool = True
+    path: str | os.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    sync: bool = True,
 ) -> Manifest:
     """Writes `arrays` atomically and returns their manifest.
 

@@ -17,13 +17,19 @@ from federated import errors
 NamedArrays = dict[str, np.ndarray]
 
 # Little-endian, as safetensors stores them. Floating point only: the mean of integers is not an integer.
-DTYPES: dict[str, np.dtype] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 CHUNK_BYTES = 2**20  # a multiple of every dtype: no value lies in two chunks
 ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
 MAX_NAME = 512
-_LISTED = 30  # differences spelled out in one message; a model of another genotype may have hundreds
+_LISTED = (
+    30  # differences spelled out in one message; a model of another genotype may have hundreds
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,9 @@ def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
     for name, array in arrays.items():
         code = _CODES.get(np.dtype(array.dtype).newbyteorder("<"))
         if code is None:
-            raise errors.IncompatibleWeights(f"{name}: dtype {array.dtype} cannot be averaged; weights are {', '.join(map(str, _CODES))}")
+            raise errors.IncompatibleWeights(
+                f"{name}: dtype {array.dtype} cannot be averaged; weights are {', '.join(map(str, _CODES))}"
+            )
         specs.append(TensorSpec(name, code, tuple(int(n) for n in array.shape)))
     return canonical(specs)
 
@@ -73,24 +81,41 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
         `max_bytes` in total, or another order than the canonical one.
     """
     if not 0 < len(specs) <= MAX_TENSORS:
-        raise errors.IncompatibleWeights(f"{len(specs)} tensors declared; expected 1 to {MAX_TENSORS}")
+        raise errors.IncompatibleWeights(
+            f"{len(specs)} tensors declared; expected 1 to {MAX_TENSORS}"
+        )
     for spec in specs:
-        if not spec.name or len(spec.name) > MAX_NAME or not spec.name.isprintable() or spec.name == "__metadata__":
-            raise errors.IncompatibleWeights(f"tensor name {spec.name[:80]!r} is empty, reserved, too long or not printable")
+        if (
+            not spec.name
+            or len(spec.name) > MAX_NAME
+            or not spec.name.isprintable()
+            or spec.name == "__metadata__"
+        ):
+            raise errors.IncompatibleWeights(
+                f"tensor name {spec.name[:80]!r} is empty, reserved, too long or not printable"
+            )
         if spec.dtype not in DTYPES:
-            raise errors.IncompatibleWeights(f"{spec.name}: dtype {spec.dtype[:20]!r} is not one of {', '.join(DTYPES)}")
+            raise errors.IncompatibleWeights(
+                f"{spec.name}: dtype {spec.dtype[:20]!r} is not one of {', '.join(DTYPES)}"
+            )
         if len(spec.shape) > 32 or any(n < 0 for n in spec.shape):
             raise errors.IncompatibleWeights(f"{spec.name}: {list(spec.shape)[:40]} is not a shape")
     if len({spec.name for spec in specs}) != len(specs):
         raise errors.IncompatibleWeights("a tensor name is declared twice")
     total = sum(spec.nbytes for spec in specs)
     if total > max_bytes:
-        raise errors.IncompatibleWeights(f"{total} bytes declared, at most {max_bytes} are allowed here")
+        raise errors.IncompatibleWeights(
+            f"{total} bytes declared, at most {max_bytes} are allowed here"
+        )
     if tuple(specs) != canonical(specs):
-        raise errors.IncompatibleWeights("the tensors are not declared in canonical order (widest dtype first, then by name)")
+        raise errors.IncompatibleWeights(
+            "the tensors are not declared in canonical order (widest dtype first, then by name)"
+        )
 
 
-def differences(expected: Iterable[TensorSpec], received: Iterable[TensorSpec]) -> list[errors.Reason]:
+def differences(
+    expected: Iterable[TensorSpec], received: Iterable[TensorSpec]
+) -> list[errors.Reason]:
     """Returns a reason for every name, shape or dtype in which `received` is not `expected`; empty when they agree."""
     wanted, got = {s.name: s for s in expected}, {s.name: s for s in received}
     found = []
@@ -100,11 +125,15 @@ def differences(expected: Iterable[TensorSpec], received: Iterable[TensorSpec]) 
         elif name not in wanted:
             found.append(errors.Reason(name, "not_part", f"{got[name]} is not part of the model"))
         elif got[name] != wanted[name]:
-            found.append(errors.Reason(name, "differs", f"expected {wanted[name]}, received {got[name]}"))
+            found.append(
+                errors.Reason(name, "differs", f"expected {wanted[name]}, received {got[name]}")
+            )
     return found
 
 
-def check_same(expected: Sequence[TensorSpec], received: Sequence[TensorSpec], *, what: str) -> None:
+def check_same(
+    expected: Sequence[TensorSpec], received: Sequence[TensorSpec], *, what: str
+) -> None:
     """Raises IncompatibleWeights listing what differs; `what` names the model, e.g. "update of site 'C1'"."""
     if tuple(expected) == tuple(received):
         return
@@ -164,7 +193,9 @@ class Manifest:
 
     @functools.cached_property
     def sha256(self) -> str:
-        declaration = json.dumps([[s.name, s.dtype, list(s.shape)] for s in self.specs], separators=(",", ":")).encode("utf-8")
+        declaration = json.dumps(
+            [[s.name, s.dtype, list(s.shape)] for s in self.specs], separators=(",", ":")
+        ).encode("utf-8")
         return hashlib.sha256(declaration + b"\n" + self.addresses).hexdigest()
 
     @functools.cached_property
@@ -182,7 +213,10 @@ class Manifest:
     def is_chunk(self, index: int, data: bytes | memoryview) -> bool:
         """Returns whether `data` is the chunk of that number."""
         at = index * ADDRESS_BYTES
-        return 0 <= index < self.num_chunks and hashlib.sha256(data).digest() == self.addresses[at : at + ADDRESS_BYTES]
+        return (
+            0 <= index < self.num_chunks
+            and hashlib.sha256(data).digest() == self.addresses[at : at + ADDRESS_BYTES]
+        )
 
     def check(self, sha256: str) -> None:
         """Raises DamagedTransfer unless this is a whole manifest of the model of that name."""
@@ -191,7 +225,9 @@ class Manifest:
                 f"{len(self.addresses)} bytes of checksums for {self.num_chunks} chunks; expected {ADDRESS_BYTES} each, send the model again"
             )
         if self.sha256 != sha256:
-            raise errors.DamagedTransfer(f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; send the model again")
+            raise errors.DamagedTransfer(
+                f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; send the model again"
+            )
 
 
 def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:

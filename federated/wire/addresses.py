@@ -21,13 +21,21 @@ def split(text: str) -> tuple[str, int]:
     """Returns host and port of "host:port", "[::1]:port" or "::1:port". Raises ValueError."""
     host, separator, port = text.rpartition(":")
     host = plain(host)
-    if not separator or not host or set(host) & set("[]/@") or not port.isdecimal() or not 1 <= int(port) <= 65535:
+    if (
+        not separator
+        or not host
+        or set(host) & set("[]/@")
+        or not port.isdecimal()
+        or not 1 <= int(port) <= 65535
+    ):
         raise ValueError(f"{text!r}; expected host:port, e.g. fl.example.org:8443 or [::1]:8443")
     if ":" in host:
         try:
             ipaddress.IPv6Address(host)
         except ValueError as error:
-            raise ValueError(f"{text!r}, and {host!r} is not an IPv6 address; expected host:port, e.g. [2001:db8::1]:8443") from error
+            raise ValueError(
+                f"{text!r}, and {host!r} is not an IPv6 address; expected host:port, e.g. [2001:db8::1]:8443"
+            ) from error
     return host, int(port)
 
 

@@ -36,7 +36,9 @@ def chunk_from_bytes(data: bytes) -> Chunk:
         try:
             message = pb.Chunk.FromString(data)
         except DecodeError as error:
-            raise errors.DamagedTransfer("a message is not a chunk; send the model again") from error
+            raise errors.DamagedTransfer(
+                "a message is not a chunk; send the model again"
+            ) from error
         chunk = Chunk(message.index, message.data, message.encoding)
     return chunk
 
@@ -51,7 +53,9 @@ def part_from_bytes(data: bytes) -> conversion.Part:
     try:
         message = pb.ModelPart.FromString(data)
     except DecodeError as error:
-        raise errors.DamagedTransfer("a message is not a part of a model; send the model again") from error
+        raise errors.DamagedTransfer(
+            "a message is not a part of a model; send the model again"
+        ) from error
     if message.WhichOneof("part") == "header":
         return conversion.header_from_message(message.header)
     return Chunk(message.chunk.index, message.chunk.data, message.chunk.encoding)
@@ -77,7 +81,11 @@ def _read(data: bytes, at: int) -> Chunk | None:
     at += size
     if data[at : at + 1] == bytes((_ENCODING,)):
         encoding, at = _read_varint(data, at + 1)
-    return Chunk(index, view, encoding) if at == len(data) and len(view) == size and index < 2**32 > encoding else None
+    return (
+        Chunk(index, view, encoding)
+        if at == len(data) and len(view) == size and index < 2**32 > encoding
+        else None
+    )
 
 
 def _varint(value: int) -> bytes:

@@ -24,7 +24,10 @@ MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a m
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.max_metadata_size", 64 * 2**10),  # errors travel in it, and one may list every difference of two plans
+    (
+        "grpc.max_metadata_size",
+        64 * 2**10,
+    ),  # errors travel in it, and one may list every difference of two plans
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
     # Beyond the message that is being read a stream has this much in flight and no more: it bounds a site's share of the server's memory,
     # and what a cut loses. The window opens for the whole of a message as soon as it is asked for, so a far link is hardly slower.
@@ -69,15 +72,25 @@ def _after(prefix: str, metadata: Any) -> str:
 
 
 def task_to_message(task: Task) -> pb.Task:
-    return pb.Task(kind=task.kind, round=task.round, model=task.model, models=task.models, discarded=task.discarded)
+    return pb.Task(
+        kind=task.kind,
+        round=task.round,
+        model=task.model,
+        models=task.models,
+        discarded=task.discarded,
+    )
 
 
 def task_from_message(message: pb.Task) -> Task:
-    return Task(message.kind, message.round, message.model, tuple(message.models), message.discarded)
+    return Task(
+        message.kind, message.round, message.model, tuple(message.models), message.discarded
+    )
 
 
 def session_to_message(session: Session) -> pb.LoginReply:
-    return pb.LoginReply(**{field: getattr(session, field) for field in Session.__dataclass_fields__})
+    return pb.LoginReply(
+        **{field: getattr(session, field) for field in Session.__dataclass_fields__}
+    )
 
 
 def session_from_message(message: pb.LoginReply) -> Session:
@@ -99,7 +112,9 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
         num_examples=offer.num_examples,
         metrics=dict(offer.metrics),
         sha256=offer.sha256,
-        tensors=[pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.manifest.specs],
+        tensors=[
+            pb.TensorSpec(name=s.name, dtype=s.dtype, shape=s.shape) for s in offer.manifest.specs
+        ],
         addresses=offer.manifest.addresses,
         discarded=offer.discarded,
     )
@@ -112,7 +127,14 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
     manifest = Manifest(specs, message.addresses)
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
-    return Offer(manifest, message.round, message.num_examples, message.model, dict(message.metrics), discarded)
+    return Offer(
+        manifest,
+        message.round,
+        message.num_examples,
+        message.model,
+        dict(message.metrics),
+        discarded,
+    )
 
 
 def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
@@ -124,8 +146,14 @@ def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> l
     indices: list[int] = []
     for message in messages:
         first = message.first
-        if not message.count or first + message.count > num_chunks or (indices and first <= indices[-1]):
-            raise errors.DamagedTransfer(f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order")
+        if (
+            not message.count
+            or first + message.count > num_chunks
+            or (indices and first <= indices[-1])
+        ):
+            raise errors.DamagedTransfer(
+                f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order"
+            )
         indices.extend(range(first, first + message.count))
     return indices
 
@@ -150,14 +178,18 @@ def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
     stream = iter(parts)
     first = next(stream, None)
     if not isinstance(first, Offer):
-        raise errors.DamagedTransfer("a transfer begins with the header of its model; send the model again")
+        raise errors.DamagedTransfer(
+            "a transfer begins with the header of its model; send the model again"
+        )
     return first, _chunks(stream)
 
 
 def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
     for part in parts:
         if not isinstance(part, Chunk):
-            raise errors.DamagedTransfer("a second header came in the middle of a transfer; send the model again")
+            raise errors.DamagedTransfer(
+                "a second header came in the middle of a transfer; send the model again"
+            )
         yield part
 
 
@@ -177,7 +209,13 @@ def reasons_from_text(text: str) -> tuple[errors.Reason, ...]:
 
 
 def row_to_message(row: Mapping[str, Any]) -> pb.Row:
-    message = pb.Row(model=row["model"], site=row["site"], case=row["case"], grid=row["grid"], class_name=row.get("class", ""))
+    message = pb.Row(
+        model=row["model"],
+        site=row["site"],
+        case=row["case"],
+        grid=row["grid"],
+        class_name=row.get("class", ""),
+    )
     for column, value in row.items():
         if column in ("model", "site", "case", "grid", "class"):
             continue
@@ -189,7 +227,12 @@ def row_to_message(row: Mapping[str, Any]) -> pb.Row:
 
 
 def row_from_message(message: pb.Row) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": message.model, "site": message.site, "case": message.case, "grid": message.grid}
+    row: dict[str, Any] = {
+        "model": message.model,
+        "site": message.site,
+        "case": message.case,
+        "grid": message.grid,
+    }
     if message.class_name:
         row["class"] = message.class_name
     # A protobuf map has no order: sorted, a row is written alike every time.

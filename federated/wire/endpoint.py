@@ -20,9 +20,15 @@ from typing import NamedTuple
 
 from federated.wire import addresses
 
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks at them
+_PROXY_VARIABLES = (
+    "grpc_proxy",
+    "https_proxy",
+    "http_proxy",
+)  # in the order in which gRPC looks at them
 _EXEMPTIONS = ("no_grpc_proxy", "no_proxy")
-_ADDRESS = re.compile(r"http://(?:(?P<secret>[^/?#@]*)@)?(?P<host>\[[^\]/?#@]*\]|[^/?#@:]+)(?::(?P<port>\d{1,5}))?(?:[/?#].*)?")
+_ADDRESS = re.compile(
+    r"http://(?:(?P<secret>[^/?#@]*)@)?(?P<host>\[[^\]/?#@]*\]|[^/?#@:]+)(?::(?P<port>\d{1,5}))?(?:[/?#].*)?"
+)
 _PORT = 443
 
 
@@ -74,37 +80,68 @@ class ServerEndpoint:
         variable, found = self._variable(), []
         if variable and self.environ[variable]:
             if addresses.is_loopback(self.host):
-                found.append((f"{variable} does not count for {self.host}, which is this machine itself", ""))
+                found.append(
+                    (f"{variable} does not count for {self.host}, which is this machine itself", "")
+                )
             elif self._is_exempt():
-                found.append((f"{variable} does not count for {self.host}, which {self._exemptions()[0]} names", ""))
+                found.append(
+                    (
+                        f"{variable} does not count for {self.host}, which {self._exemptions()[0]} names",
+                        "",
+                    )
+                )
             elif _parsed(variable, self.environ[variable]) is None:
                 wanted = "gRPC takes a proxy as http://host:port only, and goes straight otherwise"
-                found.append((f"{variable} is not used: {wanted}", f"write {variable}=http://host:port, also for a proxy of https"))
+                found.append(
+                    (
+                        f"{variable} is not used: {wanted}",
+                        f"write {variable}=http://host:port, also for a proxy of https",
+                    )
+                )
         for name in (*_PROXY_VARIABLES, *_EXEMPTIONS):
             if self.environ.get(name.upper()) and name not in self.environ:
-                found.append((f"{name.upper()} is not used: gRPC reads {name}, in lower case", f"set {name} too"))
+                found.append(
+                    (
+                        f"{name.upper()} is not used: gRPC reads {name}, in lower case",
+                        f"set {name} too",
+                    )
+                )
         return found
 
     def _variable(self) -> str | None:
         return next((variable for variable in _PROXY_VARIABLES if variable in self.environ), None)
 
     def _exemptions(self) -> tuple[str, str]:
-        return next(((name, self.environ[name]) for name in _EXEMPTIONS if name in self.environ), ("", ""))
+        return next(
+            ((name, self.environ[name]) for name in _EXEMPTIONS if name in self.environ), ("", "")
+        )
 
     def _is_exempt(self) -> bool:
-        return any(_covers(entry.strip(), addresses.plain(self.host)) for entry in self._exemptions()[1].split(",") if entry)
+        return any(
+            _covers(entry.strip(), addresses.plain(self.host))
+            for entry in self._exemptions()[1].split(",")
+            if entry
+        )
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[socket.socket]:
         """Opens a TCP connection to the server. Raises OSError, ProxyRefused among them."""
         proxy = self.proxy
         if proxy is None:
-            with socket.create_connection((addresses.plain(self.host), self.port), timeout=self.timeout_s) as plain:
+            with socket.create_connection(
+                (addresses.plain(self.host), self.port), timeout=self.timeout_s
+            ) as plain:
                 yield plain
             return
         with socket.create_connection((proxy.host, proxy.port), timeout=self.timeout_s) as plain:
-            login = f"Proxy-Authorization: Basic {base64.b64encode(proxy.secret.encode()).decode()}\r\n" if proxy.secret else ""
-            plain.sendall(f"CONNECT {self.address} HTTP/1.1\r\nHost: {self.address}\r\n{login}\r\n".encode())
+            login = (
+                f"Proxy-Authorization: Basic {base64.b64encode(proxy.secret.encode()).decode()}\r\n"
+                if proxy.secret
+                else ""
+            )
+            plain.sendall(
+                f"CONNECT {self.address} HTTP/1.1\r\nHost: {self.address}\r\n{login}\r\n".encode()
+            )
             answer = b""
             while b"\r\n\r\n" not in answer and len(answer) < 2**16:
                 piece = plain.recv(1)  # what follows the answer is the server's
@@ -136,6 +173,8 @@ def _covers(entry: str, host: str) -> bool:
     if host.lower().endswith(entry.lower()):
         return True
     try:
-        return "/" in entry and ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+        return "/" in entry and ipaddress.ip_address(host) in ipaddress.ip_network(
+            entry, strict=False
+        )
     except ValueError:
         return False

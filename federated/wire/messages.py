@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from federated.tensors.weights import Manifest
 
 OPERATION_PREFIX = "/federation_operation.Operation/"  # of the methods by which an operator or a doctor asks a server
-PROTOCOL = 2  # of the weight exchange; raised when the two ends would no longer understand each other
-MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0  # a site asks, and beats, neither more often than this nor less
+PROTOCOL = (
+    2  # of the weight exchange; raised when the two ends would no longer understand each other
+)
+MIN_WAIT_S, MAX_WAIT_S = (
+    0.05,
+    3600.0,
+)  # a site asks, and beats, neither more often than this nor less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,9 @@ class Session:
     poll_s: float
     heart_beat_s: float
     transport: str = "raw"  # how models travel; see `codec`
-    ends_with_scores: bool = False  # nothing is asked of a site after the scores of the last global model
+    ends_with_scores: bool = (
+        False  # nothing is asked of a site after the scores of the last global model
+    )
     revocation: bytes = b""  # the authority's statement on revoked server certificates, if there is one; see `revocation`
 
 
@@ -47,7 +54,9 @@ class Offer:
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    discarded: int | None = None  # of an update: how often the run had gone back when it was trained; None from an earlier release
+    discarded: int | None = (
+        None  # of an update: how often the run had gone back when it was trained; None from an earlier release
+    )
 
     @property
     def sha256(self) -> str:

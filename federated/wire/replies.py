@@ -41,7 +41,9 @@ Reply = TypeVar("Reply", bound=Message)
 def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
     """Returns the message that a reply of the server holds. Raises ServerMisbehaves for one that is too large or no such message."""
     if len(data) > limit:
-        raise _refused(f"answers with {len(data)} bytes where a {kind.DESCRIPTOR.name} has at most {limit}")
+        raise _refused(
+            f"answers with {len(data)} bytes where a {kind.DESCRIPTOR.name} has at most {limit}"
+        )
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -65,15 +67,33 @@ def session(message: pb.LoginReply) -> Session:
     """Raises ServerMisbehaves naming the field that cannot be."""
     found = conversion.session_from_message(message)
     # A token is a secret, so a wrong one is not shown.
-    _check("login reply", "token", "…", bool(_TOKEN.fullmatch(found.token)), "16 to 512 printable characters")
-    _check("login reply", "run", found.run, bool(_RUN.fullmatch(found.run)), "letters, digits, '_' and '-', at most 64")
+    _check(
+        "login reply",
+        "token",
+        "…",
+        bool(_TOKEN.fullmatch(found.token)),
+        "16 to 512 printable characters",
+    )
+    _check(
+        "login reply",
+        "run",
+        found.run,
+        bool(_RUN.fullmatch(found.run)),
+        "letters, digits, '_' and '-', at most 64",
+    )
     _check_range("login reply", "expires_at", found.expires_at, 0.0, _MAX_TIME_S)
     _check_digest("login reply", "plan_fingerprint", found.plan_fingerprint)
     _check_range("login reply", "num_rounds", found.num_rounds, 1, MAX_ROUND)
     _check_range("login reply", "local_epochs", found.local_epochs, 1, MAX_ROUND)
     _check_range("login reply", "poll_s", found.poll_s, MIN_WAIT_S, MAX_WAIT_S)
     _check_range("login reply", "heart_beat_s", found.heart_beat_s, MIN_WAIT_S, MAX_WAIT_S)
-    _check("login reply", "transport", found.transport, found.transport in codec.TRANSPORTS, " or ".join(codec.TRANSPORTS))
+    _check(
+        "login reply",
+        "transport",
+        found.transport,
+        found.transport in codec.TRANSPORTS,
+        " or ".join(codec.TRANSPORTS),
+    )
     return found
 
 
@@ -87,7 +107,9 @@ def task(message: pb.Task) -> Task:
     return found
 
 
-def manifest(message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec] | None) -> Manifest:
+def manifest(
+    message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec] | None
+) -> Manifest:
     """Returns what a model holds that the server described.
 
     Args:
@@ -101,7 +123,9 @@ def manifest(message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec]
     try:
         found = conversion.header_from_message(message).manifest
     except (errors.IncompatibleWeights, errors.DamagedTransfer) as error:
-        raise _refused(f"describes model {model} as a model cannot be ({printable.text(error)})") from error
+        raise _refused(
+            f"describes model {model} as a model cannot be ({printable.text(error)})"
+        ) from error
     if specs is not None:
         check_specs(found, model=model, specs=specs)
     return found
@@ -113,7 +137,8 @@ def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> 
         check_same(specs, found.specs, what=f"model {model!r} of the server")
     except errors.IncompatibleWeights as error:
         raise _refused(
-            f"describes model {model} as this site's network is not ({printable.text(error, limit=2000)})", reasons=error.reasons
+            f"describes model {model} as this site's network is not ({printable.text(error, limit=2000)})",
+            reasons=error.reasons,
         ) from error
 
 
@@ -123,7 +148,11 @@ def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha
         found = conversion.answer_from_message(message, num_chunks=num_chunks)
     except errors.DamagedTransfer as error:
         raise _refused(f"asks for chunks that {what} has not ({printable.text(error)})") from error
-    return Answer(check_receipt(found.receipt, site=site, what=what, sha256=sha256)) if found.receipt is not None else found
+    return (
+        Answer(check_receipt(found.receipt, site=site, what=what, sha256=sha256))
+        if found.receipt is not None
+        else found
+    )
 
 
 def check_receipt(receipt: Receipt, *, site: str, what: str, sha256: str) -> Receipt:
@@ -140,7 +169,13 @@ def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
     """Returns the reply, checked. Raises ServerMisbehaves."""
     _check_range("probe", "time", message.time, 0.0, _MAX_TIME_S)
     _check_range("probe", "protocol", message.protocol, 0, 2**31 - 1)
-    _check("probe", "release", message.release, bool(_RELEASE.fullmatch(message.release)), "a version, at most 64 characters")
+    _check(
+        "probe",
+        "release",
+        message.release,
+        bool(_RELEASE.fullmatch(message.release)),
+        "a version, at most 64 characters",
+    )
     _check("probe", "standing", message.standing, bool(_KIND.fullmatch(message.standing)), "a word")
     _check_range("probe", "model_bytes", message.model_bytes, 0, 2**63 - 1)
     _check_range("probe", "log_lines", message.log_lines, 0, 2**63 - 1)
@@ -157,7 +192,9 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
         _check_shape(f"status of site {name}", site, _SITE)
         if "labels" in site:  # an earlier release has none
             _check_shape(f"status of site {name}", site, {"labels": (dict,)})
-            _check_shape(f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,)))
+            _check_shape(
+                f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,))
+            )
         for number, scores in site["scores"].items():
             _check("status", "model", number, number.isdecimal(), "the number of a global model")
             _check_shape(f"status of site {name}", scores, {"dice": _OPTIONAL})
@@ -227,7 +264,9 @@ def _check_shape(what: str, found: Any, shape: Mapping[str, tuple[type, ...]]) -
     if not isinstance(found, dict):
         raise _refused(f"sends a {what} that is not a JSON object")
     for key, kinds in shape.items():
-        if not isinstance(found.get(key), kinds) or (isinstance(found.get(key), bool) and bool not in kinds):
+        if not isinstance(found.get(key), kinds) or (
+            isinstance(found.get(key), bool) and bool not in kinds
+        ):
             raise _refused(f"sends a {what} whose {key} is {_shown(found.get(key))}")
 
 
@@ -236,7 +275,9 @@ def _check_digest(what: str, field: str, value: str) -> None:
 
 
 def _check_range(what: str, field: str, value: float, lowest: float, highest: float) -> None:
-    _check(what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}")  # false for NaN
+    _check(
+        what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}"
+    )  # false for NaN
 
 
 def _check(what: str, field: str, value: Any, holds: bool, expected: str) -> None:

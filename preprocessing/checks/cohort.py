@@ -22,7 +22,9 @@ VOLUME_EDGES_ML = tuple(range(0, 201, 10))
 _PERCENTILES = (5, 25, 50, 75, 95)
 
 
-def summarise(site: str, findings: Sequence[Finding], splits: Mapping[str, int] | None = None) -> dict[str, Any]:
+def summarise(
+    site: str, findings: Sequence[Finding], splits: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Returns the report of a site, JSON values.
 
     Args:
@@ -46,12 +48,22 @@ def summarise(site: str, findings: Sequence[Finding], splits: Mapping[str, int] 
         "splits": None if splits is None else dict(splits),
         "axes": dict(sorted(Counter(facts.axes for facts in axes).items())),
     }
-    report["spacing_mm"] = {axis: _range([facts.spacing_mm[i] for facts in axes]) for i, axis in enumerate("xyz")}
+    report["spacing_mm"] = {
+        axis: _range([facts.spacing_mm[i] for facts in axes]) for i, axis in enumerate("xyz")
+    }
     for name, values in (
         ("shape", [facts.shape for facts in axes]),
-        ("extent_mm", [tuple(n * s for n, s in zip(facts.shape, facts.spacing_mm, strict=True)) for facts in axes]),
+        (
+            "extent_mm",
+            [
+                tuple(n * s for n, s in zip(facts.shape, facts.spacing_mm, strict=True))
+                for facts in axes
+            ],
+        ),
     ):
-        report[name] = {axis: _patients([value[i] for value in values]) for i, axis in enumerate("xyz")}
+        report[name] = {
+            axis: _patients([value[i] for value in values]) for i, axis in enumerate("xyz")
+        }
     report["volume_ml"], report["hu"] = {}, {}
     for class_, name in CLASSES.items():
         volumes = [facts.volume_ml[class_] for facts in labelled if class_ in facts.volume_ml]
@@ -64,7 +76,10 @@ def summarise(site: str, findings: Sequence[Finding], splits: Mapping[str, int] 
         report["hu"][name] = {
             "median_of_case": _patients(medians),
             **_of_histogram(voxels),
-            "histogram": {"edges": list(HU_EDGES), "share": [round(float(v), 5) for v in voxels / max(voxels.sum(), 1)]},
+            "histogram": {
+                "edges": list(HU_EDGES),
+                "share": [round(float(v), 5) for v in voxels / max(voxels.sum(), 1)],
+            },
         }
     return report
 
@@ -79,22 +94,62 @@ def rows(*reports: Mapping[str, Any]) -> list[list[str]]:
         return lambda r: text(r[group][name]) if name in r[group] else "-"
 
     def spread(value: Mapping[str, Any]) -> str:
-        return "-" if value is None else f"{value['median']:.4g} ({value['p5']:.4g} - {value['p95']:.4g})"
+        return (
+            "-"
+            if value is None
+            else f"{value['median']:.4g} ({value['p5']:.4g} - {value['p95']:.4g})"
+        )
 
     def between(value: Mapping[str, Any] | None) -> str:
-        return "-" if value is None else f"{value['median']:.4g} ({value['lowest']:.4g} - {value['highest']:.4g})"
+        return (
+            "-"
+            if value is None
+            else f"{value['median']:.4g} ({value['lowest']:.4g} - {value['highest']:.4g})"
+        )
 
-    lines = [(f"cases {key.replace('_', ' ')}", cases(key)) for key in ("listed", "usable", "refused", "without_label", "with_tumour")]
-    lines.append(("training / validation / test", lambda r: " / ".join(map(str, r["splits"].values())) if r["splits"] else "not prepared"))
-    lines.append(("broken rules", lambda r: ", ".join(f"{rule} {count}" for rule, count in r["rules"].items()) or "none"))
-    lines.append(("axes of the files", lambda r: ", ".join(f"{name} {count}" for name, count in r["axes"].items()) or "-"))
-    lines += [(f"spacing {axis}, mm: median (range)", lambda r, a=axis: between(r["spacing_mm"][a])) for axis in "xyz"]
+    lines = [
+        (f"cases {key.replace('_', ' ')}", cases(key))
+        for key in ("listed", "usable", "refused", "without_label", "with_tumour")
+    ]
+    lines.append(
+        (
+            "training / validation / test",
+            lambda r: " / ".join(map(str, r["splits"].values())) if r["splits"] else "not prepared",
+        )
+    )
+    lines.append(
+        (
+            "broken rules",
+            lambda r: ", ".join(f"{rule} {count}" for rule, count in r["rules"].items()) or "none",
+        )
+    )
+    lines.append(
+        (
+            "axes of the files",
+            lambda r: ", ".join(f"{name} {count}" for name, count in r["axes"].items()) or "-",
+        )
+    )
+    lines += [
+        (f"spacing {axis}, mm: median (range)", lambda r, a=axis: between(r["spacing_mm"][a]))
+        for axis in "xyz"
+    ]
     for quantity, what in (("shape", "voxels along {}"), ("extent_mm", "extent {}, mm")):
-        lines += [(f"{what.format(axis)}: median (5 - 95 %)", lambda r, q=quantity, a=axis: spread(r[q][a])) for axis in "xyz"]
+        lines += [
+            (
+                f"{what.format(axis)}: median (5 - 95 %)",
+                lambda r, q=quantity, a=axis: spread(r[q][a]),
+            )
+            for axis in "xyz"
+        ]
     for name in CLASSES.values():
         lines.append((f"{name}, ml: median (5 - 95 %)", told("volume_ml", name, spread)))
         lines.append((f"{name}, HU of voxels: median (5 - 95 %)", told("hu", name, spread)))
-        lines.append((f"{name}, median HU of a case: median (5 - 95 %)", told("hu", name, lambda v: spread(v["median_of_case"]))))
+        lines.append(
+            (
+                f"{name}, median HU of a case: median (5 - 95 %)",
+                told("hu", name, lambda v: spread(v["median_of_case"])),
+            )
+        )
     return [[what, *(value(report) for report in reports)] for what, value in lines]
 
 
@@ -106,18 +161,26 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         if all(values):
             medians = [value["median"] for value in values]
             if max(medians) > 1.5 * min(medians):
-                found.append(f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, {medians[1]:.3g} mm at {names[1]}")
+                found.append(
+                    f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, {medians[1]:.3g} mm at {names[1]}"
+                )
     for name in CLASSES.values():
         told = [name in report["volume_ml"] for report in (one, other)]
         if told[0] != told[1]:
-            found.append(f"{name} is labelled at {names[told.index(True)]} only, or too rarely at the other site to be told")
+            found.append(
+                f"{name} is labelled at {names[told.index(True)]} only, or too rarely at the other site to be told"
+            )
         elif all(told):
             medians = [report["volume_ml"][name]["median"] for report in (one, other)]
             if max(medians) > 1.3 * min(medians):
-                found.append(f"{name} volume: {medians[0]:.3g} ml at {names[0]}, {medians[1]:.3g} ml at {names[1]}")
+                found.append(
+                    f"{name} volume: {medians[0]:.3g} ml at {names[0]}, {medians[1]:.3g} ml at {names[1]}"
+                )
             hu = [report["hu"][name]["median_of_case"]["median"] for report in (one, other)]
             if abs(hu[0] - hu[1]) >= 15:
-                found.append(f"{name} HU: {hu[0]:.0f} at {names[0]}, {hu[1]:.0f} at {names[1]} (another contrast phase?)")
+                found.append(
+                    f"{name} HU: {hu[0]:.0f} at {names[0]}, {hu[1]:.0f} at {names[1]} (another contrast phase?)"
+                )
     if set(one["axes"]) != set(other["axes"]):
         found.append(
             f"axes of the files: {', '.join(one['axes'])} at {names[0]}, {', '.join(other['axes'])} at {names[1]} (preparation evens it out)"
@@ -128,7 +191,11 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def _range(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
-    return {"lowest": _round(min(values)), "median": _round(np.median(values)), "highest": _round(max(values))}
+    return {
+        "lowest": _round(min(values)),
+        "median": _round(np.median(values)),
+        "highest": _round(max(values)),
+    }
 
 
 def _patients(values: Sequence[float]) -> dict[str, Any] | None:
@@ -137,23 +204,39 @@ def _patients(values: Sequence[float]) -> dict[str, Any] | None:
         return None
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     middle = np.array(_PERCENTILES) / 100 * (len(ordered) - 1)
-    starts = np.clip(np.rint(middle - (FEWEST_CASES - 1) / 2).astype(int), 0, len(ordered) - FEWEST_CASES)
+    starts = np.clip(
+        np.rint(middle - (FEWEST_CASES - 1) / 2).astype(int), 0, len(ordered) - FEWEST_CASES
+    )
     levels = [ordered[start : start + FEWEST_CASES].mean() for start in starts]
-    named = {"median" if p == 50 else f"p{p}": _round(v) for p, v in zip(_PERCENTILES, levels, strict=True)}
-    return {"cases": len(values), "mean": _round(np.mean(values)), "sd": _round(np.std(values)), **named}
+    named = {
+        "median" if p == 50 else f"p{p}": _round(v)
+        for p, v in zip(_PERCENTILES, levels, strict=True)
+    }
+    return {
+        "cases": len(values),
+        "mean": _round(np.mean(values)),
+        "sd": _round(np.std(values)),
+        **named,
+    }
 
 
 def _histogram(values: Sequence[float]) -> dict[str, Any]:
     inside = np.clip(values, VOLUME_EDGES_ML[0], VOLUME_EDGES_ML[-1] - 1e-6)
     counts = np.histogram(inside, VOLUME_EDGES_ML)[0]
-    return {"edges": list(VOLUME_EDGES_ML), "cases": [int(n) if n == 0 or n >= FEWEST_CASES else None for n in counts]}
+    return {
+        "edges": list(VOLUME_EDGES_ML),
+        "cases": [int(n) if n == 0 or n >= FEWEST_CASES else None for n in counts],
+    }
 
 
 def _of_histogram(counts: np.ndarray) -> dict[str, float]:
     """Returns percentiles of binned HU, interpolated inside their bins."""
     below = np.concatenate([[0], np.cumsum(counts)]) / max(counts.sum(), 1)
     levels = np.interp(np.array(_PERCENTILES) / 100, below, HU_EDGES)
-    return {"median" if p == 50 else f"p{p}": _round(v) for p, v in zip(_PERCENTILES, levels, strict=True)}
+    return {
+        "median" if p == 50 else f"p{p}": _round(v)
+        for p, v in zip(_PERCENTILES, levels, strict=True)
+    }
 
 
 def _round(value: float) -> float:

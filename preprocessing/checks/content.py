@@ -18,11 +18,16 @@ from preprocessing.volume import Volume
 _SAMPLES = 60_000  # voxels of the whole scan that are looked at
 _TISSUE_HU, _AIR_HU = (-200, 300), -200
 _TISSUE_SHARE = 0.01  # a patient fills a third of a field of view; raw detector values and swapped files fall far below
-_OFFSET_SHARE = 0.05  # bone, metal and contrast medium do not fill so much of a scan, nor does padding
+_OFFSET_SHARE = (
+    0.05  # bone, metal and contrast medium do not fill so much of a scan, nor does padding
+)
 _IN_AIR = 0.2
 _MEDIAN_HU = (-60, 250)
 _TOO_LARGE = 1 / 3
-_NEAR_MM, _NEAR_SHARE = 30.0, 0.2  # of a tumour of 10 cm that touches the pancreas, a fifth lies so near
+_NEAR_MM, _NEAR_SHARE = (
+    30.0,
+    0.2,
+)  # of a tumour of 10 cm that touches the pancreas, a fifth lies so near
 _POINTS = 3000
 _VOLUME_ML = (10.0, 600.0)
 # the fit (`label_fit`): a label in its place has 0.6 and more, mirrored up to 0.3, moved by 10 mm up to 0.5, of another patient up to 0.6
@@ -31,7 +36,9 @@ _MIRRORED_FIT, _MIRRORED_GAIN = 0.6, 0.3
 _MOVED_FIT, _MOVED_GAIN = 0.55, 0.4
 
 
-def check(image: Volume, label: Volume, names: tuple[str, str], *, accepted: Collection[str] = ()) -> list[IntegrityError]:
+def check(
+    image: Volume, label: Volume, names: tuple[str, str], *, accepted: Collection[str] = ()
+) -> list[IntegrityError]:
     """Checks voxels of a scan and a label on one grid, both in RAS+.
 
     Returns, raises: as `integrity.check_case`.
@@ -55,7 +62,10 @@ def check(image: Volume, label: Volume, names: tuple[str, str], *, accepted: Col
     distance, near = _tumour_distance_mm(where)
     if near < _NEAR_SHARE:
         refuse(
-            rules.TUMOUR_ALONE, "marks tumour and no pancreas" if distance is None else f"tumour lies {distance:.0f} mm from the pancreas"
+            rules.TUMOUR_ALONE,
+            "marks tumour and no pancreas"
+            if distance is None
+            else f"tumour lies {distance:.0f} mm from the pancreas",
         )
     warnings = []
     if step is not None and step < _POOR_FIT:
@@ -63,7 +73,9 @@ def check(image: Volume, label: Volume, names: tuple[str, str], *, accepted: Col
         warnings.append(broken(rules.POOR_FIT, label_name, problem))
     volume_ml = np.count_nonzero(inside) * np.prod(where.spacing_mm) / 1000
     if not _VOLUME_ML[0] <= volume_ml <= _VOLUME_ML[1]:
-        warnings.append(broken(rules.UNUSUAL_VOLUME, label_name, f"pancreas and tumour have {volume_ml:.3g} ml"))
+        warnings.append(
+            broken(rules.UNUSUAL_VOLUME, label_name, f"pancreas and tumour have {volume_ml:.3g} ml")
+        )
     return warnings
 
 
@@ -81,24 +93,53 @@ def check_hu(image: np.ndarray, name: str) -> None:
     lowest, highest = float(sample.min()), float(sample.max())
     tissue = share(*_TISSUE_HU)
     if lowest > -200 and share(824, 1324) > _OFFSET_SHARE:
-        raise broken(rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU plus 1024")
-    if tissue < _TISSUE_SHARE and share(-3100, -1500) > _OFFSET_SHARE and share(-1224, -724) > _OFFSET_SHARE:
-        raise broken(rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU minus 1024")
+        raise broken(
+            rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU plus 1024"
+        )
+    if (
+        tissue < _TISSUE_SHARE
+        and share(-3100, -1500) > _OFFSET_SHARE
+        and share(-1224, -724) > _OFFSET_SHARE
+    ):
+        raise broken(
+            rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU minus 1024"
+        )
     if lowest >= 0 or tissue < _TISSUE_SHARE:
-        raise broken(rules.NOT_HU, name, f"values from {lowest:g} to {highest:g} are not the HU of an abdomen")
+        raise broken(
+            rules.NOT_HU,
+            name,
+            f"values from {lowest:g} to {highest:g} are not the HU of an abdomen",
+        )
 
 
-def _check_place(image: np.ndarray, where: label_fit.Sample, step: float | None, refuse, accepted: Collection[str]) -> None:
+def _check_place(
+    image: np.ndarray,
+    where: label_fit.Sample,
+    step: float | None,
+    refuse,
+    accepted: Collection[str],
+) -> None:
     """Whether the label lies on an organ, and whether it would fit better elsewhere."""
     hu = where.of(image)[where.label > 0]
     air, median = float(np.mean(hu < _AIR_HU)), float(np.median(hu))
     # somebody has looked where the label lies and found it right
-    compare = step is not None and step < _GOOD_FIT and not {rules.LABEL_FLIPPED.id, rules.LABEL_SHIFTED.id} & set(accepted)
+    compare = (
+        step is not None
+        and step < _GOOD_FIT
+        and not {rules.LABEL_FLIPPED.id, rules.LABEL_SHIFTED.id} & set(accepted)
+    )
     if compare:
         flip, mirrored = next(iter(label_fit.fits(image, where).items()))
         if mirrored >= max(_MIRRORED_FIT, step + _MIRRORED_GAIN):
-            axes = " and ".join(name for name, f in zip(("left-right", "front-back", "head-feet"), flip, strict=True) if f)
-            refuse(rules.LABEL_FLIPPED, f"fits its CT better mirrored {axes}: {mirrored:.2f} instead of {step:.2f}")
+            axes = " and ".join(
+                name
+                for name, f in zip(("left-right", "front-back", "head-feet"), flip, strict=True)
+                if f
+            )
+            refuse(
+                rules.LABEL_FLIPPED,
+                f"fits its CT better mirrored {axes}: {mirrored:.2f} instead of {step:.2f}",
+            )
     hint = ""
     if compare:
         moved, shift = label_fit.best_shift(image, where)
@@ -106,9 +147,15 @@ def _check_place(image: np.ndarray, where: label_fit.Sample, step: float | None,
             place = ", ".join(f"{mm:+.0f}" for mm in shift)
             hint = f"fits its CT better {place} mm (right, front, head) away: {moved:.2f} instead of {step:.2f}"
     if air > _IN_AIR:
-        refuse(rules.LABEL_IN_AIR, f"{air:.0%} of the label lie in air" + (f"; it {hint}" if hint else ""))
+        refuse(
+            rules.LABEL_IN_AIR,
+            f"{air:.0%} of the label lie in air" + (f"; it {hint}" if hint else ""),
+        )
     if not _MEDIAN_HU[0] <= median <= _MEDIAN_HU[1]:
-        refuse(rules.LABEL_NOT_ORGAN, f"the median inside the label is {median:.0f} HU" + (f"; it {hint}" if hint else ""))
+        refuse(
+            rules.LABEL_NOT_ORGAN,
+            f"the median inside the label is {median:.0f} HU" + (f"; it {hint}" if hint else ""),
+        )
     if hint:
         refuse(rules.LABEL_SHIFTED, hint)
 

@@ -16,7 +16,11 @@ _LARGEST_COSINE = 0.002  # between two axes: 0.1 degrees, 0.7 mm over a field of
 
 
 def check_case(
-    image: Volume, label: Volume, names: tuple[str, str] = ("image", "label"), *, accepted: Collection[str] = ()
+    image: Volume,
+    label: Volume,
+    names: tuple[str, str] = ("image", "label"),
+    *,
+    accepted: Collection[str] = (),
 ) -> list[IntegrityError]:
     """Checks a scan and its label against the rules.
 
@@ -44,11 +48,24 @@ def check_case(
         )
     displacement = geometry.corner_displacement_mm(upright_image.grid, upright_label.grid)
     if displacement > rules.MISPLACED_VOXELS * min(image.spacing_mm):
-        raise broken(rules.MISPLACED, label_name, f"label lies up to {displacement:.3g} mm from its CT {image_name}")
-    warnings = [*image.warnings, *content.check(upright_image, upright_label, (image_name, label_name), accepted=accepted)]
+        raise broken(
+            rules.MISPLACED,
+            label_name,
+            f"label lies up to {displacement:.3g} mm from its CT {image_name}",
+        )
+    warnings = [
+        *image.warnings,
+        *content.check(upright_image, upright_label, (image_name, label_name), accepted=accepted),
+    ]
     extent = sorted(n * s for n, s in zip(image.shape, image.spacing_mm, strict=True))[1:]
     if not all(_VIEW_MM[0] <= length <= _VIEW_MM[1] for length in extent):
-        warnings.append(broken(rules.SMALL_VIEW, image_name, f"the volume covers {_lengths(extent)} in its two widest axes"))
+        warnings.append(
+            broken(
+                rules.SMALL_VIEW,
+                image_name,
+                f"the volume covers {_lengths(extent)} in its two widest axes",
+            )
+        )
     return warnings
 
 
@@ -70,7 +87,12 @@ def require_whole_scan(image: Sequence[int], label: Sequence[int], names: tuple[
         return
     lost = label[differ[0]] - image[differ[0]]
     problem = f"has {image[differ[0]]} slices, its label {names[1]} has {label[differ[0]]}: {lost} of the scan did not arrive"
-    raise broken(rules.OTHER_SHAPE, names[0], problem, "fetch the whole scan again, or, where it is whole, redraw the label on its grid")
+    raise broken(
+        rules.OTHER_SHAPE,
+        names[0],
+        problem,
+        "fetch the whole scan again, or, where it is whole, redraw the label on its grid",
+    )
 
 
 def _check_grid(volume: Volume, name: str) -> None:
@@ -81,7 +103,11 @@ def _check_grid(volume: Volume, name: str) -> None:
     axes = volume.affine[:3, :3] / volume.spacing_mm
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if cosine > _LARGEST_COSINE:
-        raise broken(rules.SHEARED, name, f"two of its axes are {np.degrees(np.arccos(min(cosine, 1.0))):.2f} degrees apart, not 90")
+        raise broken(
+            rules.SHEARED,
+            name,
+            f"two of its axes are {np.degrees(np.arccos(min(cosine, 1.0))):.2f} degrees apart, not 90",
+        )
 
 
 def _shape(volume: Volume) -> str:

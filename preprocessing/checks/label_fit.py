@@ -44,7 +44,10 @@ class Sample:
     def of(self, array: np.ndarray, flip: Flip = (False, False, False)) -> np.ndarray:
         """Returns the same voxels of another array of the volume's shape, or of its mirror image."""
         mirrored = array[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
-        box = (slice(a, a + n * s, s) for a, n, s in zip(self.start, self.label.shape, self.steps, strict=True))
+        box = (
+            slice(a, a + n * s, s)
+            for a, n, s in zip(self.start, self.label.shape, self.steps, strict=True)
+        )
         return mirrored[tuple(box)]
 
     @functools.cached_property
@@ -77,10 +80,17 @@ def sample(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> Sample 
         stop.append(min(size, high + margin))
         steps.append(step)
     thinned = label[tuple(slice(a, b, s) for a, b, s in zip(start, stop, steps, strict=True))]
-    return Sample(np.asfortranarray(thinned), tuple(start), tuple(steps), tuple(s * mm for s, mm in zip(steps, spacing_mm, strict=True)))
+    return Sample(
+        np.asfortranarray(thinned),
+        tuple(start),
+        tuple(steps),
+        tuple(s * mm for s, mm in zip(steps, spacing_mm, strict=True)),
+    )
 
 
-def bounding_box(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[tuple[int, int]] | None:
+def bounding_box(
+    label: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> list[tuple[int, int]] | None:
     """Returns first and behind-last index of the voxels above 0 along each axis, None where there are none.
 
     Only slabs 2 mm apart are searched, so the box may miss 2 mm at the ends of the axis that is slowest in memory; a label thinner
@@ -89,7 +99,9 @@ def bounding_box(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> l
     order = np.argsort([-abs(s) for s in label.strides], kind="stable")
     backwards = [label.strides[axis] < 0 for axis in order]
     # as it lies in memory: whole slabs then are contiguous. bool: its `any` takes 16 bytes at a time and stops at the first hit
-    view = label.view(np.bool_).transpose(order)[tuple(slice(None, None, -1) if b else slice(None) for b in backwards)]
+    view = label.view(np.bool_).transpose(order)[
+        tuple(slice(None, None, -1) if b else slice(None) for b in backwards)
+    ]
     stride = max(1, round(_STEP_MM / spacing_mm[order[0]]))
     hit = [k for k in range(0, len(view), stride) if view[k].any()]
     if not hit and stride > 1:
@@ -134,14 +146,22 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
     if where.sides is None:
         return None
     inside, shell = where.sides
-    low = [min(a // s, int(_SEARCH_MM / mm)) for a, s, mm in zip(where.start, where.steps, where.spacing_mm, strict=True)]
+    low = [
+        min(a // s, int(_SEARCH_MM / mm))
+        for a, s, mm in zip(where.start, where.steps, where.spacing_mm, strict=True)
+    ]
     room = [
-        (n - 1 - a) // s + 1 - m for a, s, n, m in zip(where.start, where.steps, image.shape, where.label.shape, strict=True)
+        (n - 1 - a) // s + 1 - m
+        for a, s, n, m in zip(where.start, where.steps, image.shape, where.label.shape, strict=True)
     ]  # samples behind the box
-    high = [max(0, min(r, int(_SEARCH_MM / mm))) for r, mm in zip(room, where.spacing_mm, strict=True)]
+    high = [
+        max(0, min(r, int(_SEARCH_MM / mm))) for r, mm in zip(room, where.spacing_mm, strict=True)
+    ]
     wide = tuple(
         slice(a - b * s, a + (m + e - 1) * s + 1, s)
-        for a, s, b, e, m in zip(where.start, where.steps, low, high, where.label.shape, strict=True)
+        for a, s, b, e, m in zip(
+            where.start, where.steps, low, high, where.label.shape, strict=True
+        )
     )
     hu = np.clip(image[wide], *_CLIP_HU).astype(np.float32)
     hu -= hu.mean()  # float32 sums of squares stay exact enough
@@ -151,7 +171,9 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
     for mask in (inside, shell):
         kernel = np.conj(scipy.fft.rfftn(mask.astype(np.float32), size))
         valid = tuple(slice(0, n - m + 1) for n, m in zip(hu.shape, mask.shape, strict=True))
-        mean, square = (scipy.fft.irfftn(s * kernel, size)[valid] / np.count_nonzero(mask) for s in spectra)
+        mean, square = (
+            scipy.fft.irfftn(s * kernel, size)[valid] / np.count_nonzero(mask) for s in spectra
+        )
         moments.append((mean, np.maximum(square - mean**2, 0.0)))
     steps = _step(*moments)
     at = np.unravel_index(int(np.argmax(steps)), steps.shape)

@@ -18,7 +18,9 @@ SPACING_MM = (0.05, 20.0)
 MISPLACED_VOXELS = 0.25  # of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
 
 _EXCLUDE = "or list the case under `excluded` in the manifest"
-_ACCEPT = "or, where it is right as it is, name the rule under `accept` of this case in the manifest"
+_ACCEPT = (
+    "or, where it is right as it is, name the rule under `accept` of this case in the manifest"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +40,66 @@ class Rule:
     acceptable: bool = False
 
 
-MISSING = Rule("F01", "missing", "the file is there and can be read", "correct the path or restore the file")
-NOT_NIFTI = Rule("F02", "not-nifti", "the file is one NIfTI volume", "convert the scan to .nii.gz")
-TRUNCATED = Rule("F03", "truncated", "the file is complete", "the file was cut short: copy or export it again")
-CORRUPT = Rule("F04", "corrupt", "compressed data pass their own checksum", "copy or export it again")
-DATA_TYPE = Rule("F05", "data-type", "a voxel is one real number", "export it without colour or complex values")
-DIMENSIONS = Rule("F06", "dimensions", "the file holds one 3D volume", "export a single 3D series, or split the file into its volumes")
-NOT_FINITE = Rule(
-    "F07", "not-finite", "no voxel is NaN or infinite", "export it again, or, where they pad the scan, write air (-1024 HU) in their place"
+MISSING = Rule(
+    "F01", "missing", "the file is there and can be read", "correct the path or restore the file"
 )
-SCALING = Rule("F08", "scaling", "slope and intercept are numbers, the slope not 0", "export the volume again")
-UNUSABLE = Rule("F09", "unusable", "the case can be processed", "see the message; exclude the case if nothing helps")
+NOT_NIFTI = Rule("F02", "not-nifti", "the file is one NIfTI volume", "convert the scan to .nii.gz")
+TRUNCATED = Rule(
+    "F03", "truncated", "the file is complete", "the file was cut short: copy or export it again"
+)
+CORRUPT = Rule(
+    "F04", "corrupt", "compressed data pass their own checksum", "copy or export it again"
+)
+DATA_TYPE = Rule(
+    "F05", "data-type", "a voxel is one real number", "export it without colour or complex values"
+)
+DIMENSIONS = Rule(
+    "F06",
+    "dimensions",
+    "the file holds one 3D volume",
+    "export a single 3D series, or split the file into its volumes",
+)
+NOT_FINITE = Rule(
+    "F07",
+    "not-finite",
+    "no voxel is NaN or infinite",
+    "export it again, or, where they pad the scan, write air (-1024 HU) in their place",
+)
+SCALING = Rule(
+    "F08", "scaling", "slope and intercept are numbers, the slope not 0", "export the volume again"
+)
+UNUSABLE = Rule(
+    "F09",
+    "unusable",
+    "the case can be processed",
+    "see the message; exclude the case if nothing helps",
+)
 
-NO_PLACE = Rule("G01", "no-place", "the header places every voxel", "write a valid sform or qform into the header")
+NO_PLACE = Rule(
+    "G01",
+    "no-place",
+    "the header places every voxel",
+    "write a valid sform or qform into the header",
+)
 UNITS = Rule("G02", "units", "lengths are in mm", "write them in mm")
 SPACING = Rule(
-    "G03", "spacing", f"voxel spacing lies between {SPACING_MM[0]} and {SPACING_MM[1]} mm", "correct pixdim and affine in the header"
+    "G03",
+    "spacing",
+    f"voxel spacing lies between {SPACING_MM[0]} and {SPACING_MM[1]} mm",
+    "correct pixdim and affine in the header",
 )
-ONE_SLICE = Rule("G04", "one-slice", "the volume has at least two voxels along each axis", "export the whole series as one volume")
-OTHER_SHAPE = Rule("G05", "grid-shape", "image and label have the same voxels", f"redraw the label on the scan's grid, {_EXCLUDE}")
+ONE_SLICE = Rule(
+    "G04",
+    "one-slice",
+    "the volume has at least two voxels along each axis",
+    "export the whole series as one volume",
+)
+OTHER_SHAPE = Rule(
+    "G05",
+    "grid-shape",
+    "image and label have the same voxels",
+    f"redraw the label on the scan's grid, {_EXCLUDE}",
+)
 MISPLACED = Rule(
     "G06",
     "grid-position",
@@ -92,8 +135,15 @@ UNKNOWN_VALUES = Rule(
     "label values are 0 background, 1 pancreas, 2 tumour, or mapped to them by the manifest",
     'correct the map, or say in the manifest which value is which class, e.g. "label_values": {"7": 1}',
 )
-EMPTY = Rule("L03", "label-empty", "the label marks pancreas or tumour", f"add the label, {_EXCLUDE}")
-TOO_LARGE = Rule("L04", "label-too-large", "the label marks less than a third of the volume", f"check whether it is inverted, {_EXCLUDE}")
+EMPTY = Rule(
+    "L03", "label-empty", "the label marks pancreas or tumour", f"add the label, {_EXCLUDE}"
+)
+TOO_LARGE = Rule(
+    "L04",
+    "label-too-large",
+    "the label marks less than a third of the volume",
+    f"check whether it is inverted, {_EXCLUDE}",
+)
 TUMOUR_ALONE = Rule(
     "L05",
     "tumour-alone",
@@ -102,7 +152,11 @@ TUMOUR_ALONE = Rule(
     acceptable=True,
 )
 UNUSUAL_VOLUME = Rule(
-    "L06", "organ-volume", "pancreas and tumour together have 10 to 600 ml", "look at the label; check the spacing", "warning"
+    "L06",
+    "organ-volume",
+    "pancreas and tumour together have 10 to 600 ml",
+    "look at the label; check the spacing",
+    "warning",
 )
 DECLARED_MISSING = Rule(
     "L07",
@@ -117,8 +171,15 @@ NOT_HU = Rule(
     "the CT is in Hounsfield units: air below 0, and soft tissue between -200 and 300",
     "apply the rescale slope and intercept, and check that image and label are not swapped",
 )
-HU_OFFSET = Rule("C02", "hu-offset", "the CT is not off by 1024 HU", "apply the rescale intercept exactly once")
-LABEL_IS_CT = Rule("C03", "label-is-ct", "the label file holds labels", "check that image and label are not swapped, or one listed as both")
+HU_OFFSET = Rule(
+    "C02", "hu-offset", "the CT is not off by 1024 HU", "apply the rescale intercept exactly once"
+)
+LABEL_IS_CT = Rule(
+    "C03",
+    "label-is-ct",
+    "the label file holds labels",
+    "check that image and label are not swapped, or one listed as both",
+)
 LABEL_IN_AIR = Rule(
     "C04",
     "label-in-air",
@@ -147,11 +208,21 @@ LABEL_SHIFTED = Rule(
     f"move the label's voxels back (its header does not show it), {_ACCEPT}",
     acceptable=True,
 )
-POOR_FIT = Rule("C08", "label-fit", "HU change across the label's surface", "look at the label", "warning")
+POOR_FIT = Rule(
+    "C08", "label-fit", "HU change across the label's surface", "look at the label", "warning"
+)
 
-NO_SERIES = Rule("D01", "no-series", "the folder holds a DICOM series of CT slices", "give the folder that holds the series' files")
+NO_SERIES = Rule(
+    "D01",
+    "no-series",
+    "the folder holds a DICOM series of CT slices",
+    "give the folder that holds the series' files",
+)
 SEVERAL_SERIES = Rule(
-    "D02", "several-series", "the folder holds one CT series", "name the right one under `series` of this case in the manifest"
+    "D02",
+    "several-series",
+    "the folder holds one CT series",
+    "name the right one under `series` of this case in the manifest",
 )
 MIXED_SLICES = Rule(
     "D03",
@@ -159,10 +230,23 @@ MIXED_SLICES = Rule(
     "all slices of a series have one size, spacing and orientation",
     "export the reconstruction that was labelled on its own",
 )
-MISSING_SLICE = Rule("D04", "missing-slice", "slices follow each other at one distance", "fetch the missing slices again")
-DUPLICATE_SLICE = Rule("D05", "duplicate-slice", "no two slices lie at one place", "remove the slice that does not belong to the series")
+MISSING_SLICE = Rule(
+    "D04",
+    "missing-slice",
+    "slices follow each other at one distance",
+    "fetch the missing slices again",
+)
+DUPLICATE_SLICE = Rule(
+    "D05",
+    "duplicate-slice",
+    "no two slices lie at one place",
+    "remove the slice that does not belong to the series",
+)
 GANTRY_TILT = Rule(
-    "D06", "gantry-tilt", "slices are stacked along their normal", "have the scanner's tool correct the tilt, or exclude the case"
+    "D06",
+    "gantry-tilt",
+    "slices are stacked along their normal",
+    "have the scanner's tool correct the tilt, or exclude the case",
 )
 NO_GEOMETRY = Rule(
     "D07",
@@ -170,7 +254,12 @@ NO_GEOMETRY = Rule(
     "every slice says where it lies: position, orientation, pixel spacing",
     "export the original CT slices, not pictures of them",
 )
-NOT_GREY = Rule("D08", "not-grey", "slices are single-channel CT pixels", "export the original CT slices, not pictures of them")
+NOT_GREY = Rule(
+    "D08",
+    "not-grey",
+    "slices are single-channel CT pixels",
+    "export the original CT slices, not pictures of them",
+)
 UNDECODABLE = Rule(
     "D09",
     "undecodable",
@@ -179,7 +268,10 @@ UNDECODABLE = Rule(
 )
 NOT_CT = Rule("D10", "not-ct", "the series is CT", "give the folder of the CT series")
 NO_RESCALE = Rule(
-    "D11", "no-rescale", "every slice says how its pixels become HU", "export the slices with RescaleSlope and RescaleIntercept"
+    "D11",
+    "no-rescale",
+    "every slice says how its pixels become HU",
+    "export the slices with RescaleSlope and RescaleIntercept",
 )
 ATTRIBUTE = Rule(
     "D12",
@@ -214,18 +306,43 @@ ARCHIVE = Rule(
     "unpack it with a tool that you trust and give the folder",
 )
 
-MANIFEST = Rule("M01", "manifest-unreadable", "the manifest is a JSON object", "give the path of a manifest.json or dataset.json")
-MANIFEST_KEYS = Rule("M02", "manifest-keys", "the manifest has the keys and types of docs/data.md", "correct the entry")
-CASE_TWICE = Rule("M03", "case-twice", "no case id and no file is listed twice", "give each scan its own entry")
+MANIFEST = Rule(
+    "M01",
+    "manifest-unreadable",
+    "the manifest is a JSON object",
+    "give the path of a manifest.json or dataset.json",
+)
+MANIFEST_KEYS = Rule(
+    "M02",
+    "manifest-keys",
+    "the manifest has the keys and types of docs/data.md",
+    "correct the entry",
+)
+CASE_TWICE = Rule(
+    "M03", "case-twice", "no case id and no file is listed twice", "give each scan its own entry"
+)
 CASE_ID = Rule(
-    "M04", "case-id", "case ids consist of letters, digits, '.', '_' and '-', beginning with a letter or digit", "rename the case"
+    "M04",
+    "case-id",
+    "case ids consist of letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    "rename the case",
 )
 MANIFEST_REFERENCE = Rule(
-    "M05", "manifest-reference", "`excluded`, `label_values` and `accept` name cases, classes and rules that exist", "correct or remove it"
+    "M05",
+    "manifest-reference",
+    "`excluded`, `label_values` and `accept` name cases, classes and rules that exist",
+    "correct or remove it",
 )
 
-SAME_SCAN = Rule("X01", "same-scan", "no scan is there under two names", "keep one of the two and list the other under `excluded`")
-SAME_LABEL = Rule("X02", "same-label", "no two scans share one label", "correct the label's path in the manifest")
+SAME_SCAN = Rule(
+    "X01",
+    "same-scan",
+    "no scan is there under two names",
+    "keep one of the two and list the other under `excluded`",
+)
+SAME_LABEL = Rule(
+    "X02", "same-label", "no two scans share one label", "correct the label's path in the manifest"
+)
 
 TURN_UNCLEAR = Rule(
     "N01",
@@ -234,7 +351,9 @@ TURN_UNCLEAR = Rule(
     "compare the case by eye and write the turn under `label_turn` in the manifest",
 )
 
-RULES: tuple[Rule, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Rule))
+RULES: tuple[Rule, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Rule)
+)
 BY_ID = {rule.id: rule for rule in RULES}
 
 
@@ -250,7 +369,9 @@ class IntegrityError(ValueError):
 
     def __init__(self, rule: str, file: str, problem: str, fix: str):
         problem = printable.text(problem, limit=1000)  # it may quote a header
-        super().__init__(f"{printable.text(file, limit=1000)}: {problem} [{rule} {BY_ID[rule].name}]; {fix}")
+        super().__init__(
+            f"{printable.text(file, limit=1000)}: {problem} [{rule} {BY_ID[rule].name}]; {fix}"
+        )
         self.rule, self.file, self.problem, self.fix = rule, str(file), problem, fix
 
     def __reduce__(self):  # travels from worker processes
@@ -265,17 +386,31 @@ def refusal(error: Exception, file) -> IntegrityError:
     if isinstance(error, IntegrityError):
         return error
     if isinstance(error, MemoryError):
-        return broken(UNUSABLE, file, "does not fit into memory", "free memory, or use a machine with more of it")
+        return broken(
+            UNUSABLE,
+            file,
+            "does not fit into memory",
+            "free memory, or use a machine with more of it",
+        )
     text = " ".join(str(error).split()).removeprefix(f"{file}: ")
     if isinstance(error, ValueError | OSError):
         return broken(UNUSABLE, file, text or type(error).__name__)
     logging.error("rule=%s: stack trace of an unforeseen error", UNUSABLE.id, exc_info=error)
-    return broken(UNUSABLE, file, f"an unforeseen {type(error).__name__}: {text}", "see the stack trace in the log, and report it")
+    return broken(
+        UNUSABLE,
+        file,
+        f"an unforeseen {type(error).__name__}: {text}",
+        "see the stack trace in the log, and report it",
+    )
 
 
 def contradicts_declaration(file, classes: Sequence[str]) -> IntegrityError:
     """Returns why a label is refused that shows `classes`, which its manifest says are in no label."""
-    return broken(DECLARED_MISSING, file, f"shows {' and '.join(classes)}, which the manifest declares to be in no label")
+    return broken(
+        DECLARED_MISSING,
+        file,
+        f"shows {' and '.join(classes)}, which the manifest declares to be in no label",
+    )
 
 
 def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:

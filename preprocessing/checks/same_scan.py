@@ -25,7 +25,9 @@ _FEWEST = 4
 
 
 def refusals(
-    cases: Iterable[Case], marks: Mapping[str, Sequence[str]], label_sha256: Mapping[str, str | None]
+    cases: Iterable[Case],
+    marks: Mapping[str, Sequence[str]],
+    label_sha256: Mapping[str, str | None],
 ) -> dict[str, IntegrityError]:
     """Returns which cases are refused because of another one listed before them, and why.
 
@@ -40,9 +42,16 @@ def refusals(
     for case in cases:
         digest = label_sha256[case.case_id]
         if case.case_id in twins:
-            found[case.case_id] = broken(rules.SAME_SCAN, case.image, f"is the scan of case {twins[case.case_id]}")
-        elif digest is not None and (first := labels.setdefault(digest, case.case_id)) != case.case_id:
-            found[case.case_id] = broken(rules.SAME_LABEL, case.label, f"is the label of case {first}, whose scan is another")
+            found[case.case_id] = broken(
+                rules.SAME_SCAN, case.image, f"is the scan of case {twins[case.case_id]}"
+            )
+        elif (
+            digest is not None
+            and (first := labels.setdefault(digest, case.case_id)) != case.case_id
+        ):
+            found[case.case_id] = broken(
+                rules.SAME_LABEL, case.label, f"is the label of case {first}, whose scan is another"
+            )
     return found
 
 
@@ -52,10 +61,15 @@ def slice_marks(image: Volume) -> tuple[str, ...]:
     # slices first and contiguous: each is hashed on its own
     thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
     whole = (np.rint(thinned).clip(*_INT16) if thinned.dtype.kind == "f" else thinned).astype("<i2")
-    whole = np.maximum(whole, _AIR_HU)  # padding below air is air to one reader and -2000 to another
+    whole = np.maximum(
+        whole, _AIR_HU
+    )  # padding below air is air to one reader and -2000 to another
     spread = whole.std(axis=(1, 2), dtype=np.float32)
     size = repr(image.shape[:2]).encode()
-    marks = {hashlib.blake2b(size + whole[k].tobytes(), digest_size=6).hexdigest() for k in np.flatnonzero(spread >= _LEAST_SPREAD_HU)}
+    marks = {
+        hashlib.blake2b(size + whole[k].tobytes(), digest_size=6).hexdigest()
+        for k in np.flatnonzero(spread >= _LEAST_SPREAD_HU)
+    }
     return tuple(sorted(marks))
 
 

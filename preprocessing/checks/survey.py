@@ -90,7 +90,9 @@ def survey(
     sources.require_readers(manifest)
     found: dict[str, Finding] = {}
     due = clock()
-    with progress.bar(total=len(manifest.included), what=f"check {manifest.site}", unit="case") as bar:
+    with progress.bar(
+        total=len(manifest.included), what=f"check {manifest.site}", unit="case"
+    ) as bar:
         for finding in _findings(manifest, workers):
             found[finding.case.case_id] = finding
             if (began := clock()) >= due:
@@ -111,7 +113,9 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
             problems += integrity.check_scan(image, str(case.image))
         else:
             image, label = sources.read_case(case, label_values)
-            problems += integrity.check_case(image, label, (str(case.image), str(case.label)), accepted=case.accept)
+            problems += integrity.check_case(
+                image, label, (str(case.image), str(case.label)), accepted=case.accept
+            )
     except Exception as error:  # whatever one case does, the others are looked at
         problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
@@ -122,7 +126,9 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
         return Finding(case, (rules.refusal(error, case.image), *problems))
 
 
-def _measured(case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None) -> Finding:
+def _measured(
+    case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None
+) -> Finding:
     upright = geometry.to_ras(image)
     labelled = None if label is None else geometry.to_ras(label)
     if labelled is not None and labelled.shape != upright.shape:
@@ -145,12 +151,16 @@ def picture(image: Volume, label: Volume | None) -> np.ndarray:
     scale = _PICTURE_PIXELS / max(extent)
     # nearest voxels, so that a picture costs a slice and no more
     columns, rows = (
-        ((np.arange(max(1, round(length * scale))) + 0.5) / scale / spacing).astype(int).clip(0, n - 1)
+        ((np.arange(max(1, round(length * scale))) + 0.5) / scale / spacing)
+        .astype(int)
+        .clip(0, n - 1)
         for length, spacing, n in zip(extent, image.spacing_mm, image.shape, strict=False)
     )
     pick = np.ix_(columns[::-1], rows[::-1], [k])
     low, high = _PICTURE_WINDOW
-    grey = np.clip((image.array[pick][:, :, 0].astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    grey = np.clip(
+        (image.array[pick][:, :, 0].astype(np.float32) - low) / (high - low) * 255, 0, 255
+    ).astype(np.uint8)
     result = np.repeat(grey.T[:, :, None], 3, axis=2)
     if label is not None:
         classes = label.array[pick][:, :, 0].T
@@ -167,15 +177,31 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         for case in cases:
             yield look_at(case, manifest.label_values)
         return
-    for number, finding in processes.results(look_at, [(case, manifest.label_values) for case in cases], workers):
+    for number, finding in processes.results(
+        look_at, [(case, manifest.label_values) for case in cases], workers
+    ):
         if finding is None:
             problem = "the process that looked at it was killed, most likely for want of memory"
-            finding = Finding(cases[number], (broken(rules.UNUSABLE, cases[number].image, problem, "look at it with more free memory"),))
+            finding = Finding(
+                cases[number],
+                (
+                    broken(
+                        rules.UNUSABLE,
+                        cases[number].image,
+                        problem,
+                        "look at it with more free memory",
+                    ),
+                ),
+            )
         yield finding
 
 
 def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
-    shown = [] if finding.facts is None else declared_labels.contradicted(manifest.declared, finding.facts.volume_ml)
+    shown = (
+        []
+        if finding.facts is None
+        else declared_labels.contradicted(manifest.declared, finding.facts.volume_ml)
+    )
     if not shown:
         return finding
     problem = rules.contradicts_declaration(finding.case.label, shown)
@@ -186,9 +212,16 @@ def _across(findings: list[Finding]) -> list[Finding]:
     """Adds what only the whole cohort shows. A refused case takes no other one's place."""
     usable = {f.case.case_id: f for f in findings if f.usable}
     refused = same_scan.refusals(
-        (f.case for f in usable.values()), {i: f.marks for i, f in usable.items()}, {i: f.label_sha256 for i, f in usable.items()}
+        (f.case for f in usable.values()),
+        {i: f.marks for i, f in usable.items()},
+        {i: f.label_sha256 for i, f in usable.items()},
     )
-    return [dataclasses.replace(f, problems=(refused[f.case.case_id], *f.problems)) if f.case.case_id in refused else f for f in findings]
+    return [
+        dataclasses.replace(f, problems=(refused[f.case.case_id], *f.problems))
+        if f.case.case_id in refused
+        else f
+        for f in findings
+    ]
 
 
 def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
@@ -206,4 +239,11 @@ def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
                 medians[value] = float(np.median(hu))
                 inside = np.clip(hu, HU_EDGES[0], HU_EDGES[-1] - 1)
                 counts[value] = tuple(int(n) for n in np.histogram(inside, HU_EDGES)[0])
-    return Facts(tuple(int(n) for n in upright.shape), upright.spacing_mm, "".join(axes), volumes, counts, medians)
+    return Facts(
+        tuple(int(n) for n in upright.shape),
+        upright.spacing_mm,
+        "".join(axes),
+        volumes,
+        counts,
+        medians,
+    )

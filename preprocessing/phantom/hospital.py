@@ -41,7 +41,9 @@ class Site:
     tail_rise_mm: Range  # height of the tail above the neck
     calcified: float  # share of patients with a calcified aorta
     tumour: bool
-    tumours: Tumours | None = None  # of patients who have one; None: of 37 mm across, darker by `hu["tumour_below_pancreas"]`
+    tumours: Tumours | None = (
+        None  # of patients who have one; None: of 37 mm across, darker by `hu["tumour_below_pancreas"]`
+    )
     noise_hu: Range  # in a slice of 1 mm, at the centre of the body
     noise_passes: int  # the reconstruction kernel: how often white noise is smoothed in plane
     kernel_mm: float  # standard deviation of the in-plane blur
@@ -121,7 +123,10 @@ class Patient:
 def draw_patient(site: Site, rng: np.random.Generator) -> Patient:
     return Patient(
         site=site,
-        hu={tissue: float(np.clip(rng.normal(mean, sd), mean - 2 * sd, mean + 2 * sd)) for tissue, (mean, sd) in site.hu.items()},
+        hu={
+            tissue: float(np.clip(rng.normal(mean, sd), mean - 2 * sd, mean + 2 * sd))
+            for tissue, (mean, sd) in site.hu.items()
+        },
         width_mm=rng.uniform(*site.width_mm),
         depth_mm=rng.uniform(*site.depth_mm),
         skin_fat_mm=rng.uniform(*site.skin_fat_mm),

@@ -50,8 +50,16 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
         centreline[tumour_at:, 3] *= rng.uniform(0.84, 0.96)
     flat = (1.0, 0.92 - 0.10 * max(0.0, patient.stomach_size - 0.7), 1.05)
     box, distance = tube(space, centreline, stretch=flat)
-    distance = distance + patient.lobulation_mm * (0.75 * space.fine[0][box] + 0.45 * space.medium[1][box])
-    pancreas = of_volume(np.maximum(distance, -40.0), canvas.occupied[box] - 0.8, patient.pancreas_ml, space.spacing_mm, limit_mm=3.5)
+    distance = distance + patient.lobulation_mm * (
+        0.75 * space.fine[0][box] + 0.45 * space.medium[1][box]
+    )
+    pancreas = of_volume(
+        np.maximum(distance, -40.0),
+        canvas.occupied[box] - 0.8,
+        patient.pancreas_ml,
+        space.spacing_mm,
+        limit_mm=3.5,
+    )
     clefts = np.clip(space.fine[1][box] - 0.9, 0.0, 1.0) * min(1.0, patient.fatty_share * 5.0)
     tissue = hu["pancreas"] + 4.0 * space.fine[1][box] - 70.0 * clefts
     canvas.paint(box, pancreas, tissue, gap_mm=1.0, gap_hu=hu["fat"], occupy=False)
@@ -70,11 +78,20 @@ def _draw_tumour_place(rng: np.random.Generator) -> int:
 
 
 def _paint_tumour(
-    canvas: Canvas, patient: Patient, box: Box, pancreas: np.ndarray, centreline: np.ndarray, at: int, rng: np.random.Generator
+    canvas: Canvas,
+    patient: Patient,
+    box: Box,
+    pancreas: np.ndarray,
+    centreline: np.ndarray,
+    at: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     space, hu, model = canvas.space, patient.hu, patient.site.tumours
     if model is None:
-        diameter, below_hu = float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0)), hu["tumour_below_pancreas"]
+        diameter, below_hu = (
+            float(np.clip(rng.normal(37.0, 5.0), 16.0, 50.0)),
+            hu["tumour_below_pancreas"],
+        )
     else:
         volume_ml, below_hu = model.draw(rng)
         diameter = diameter_mm(volume_ml)

@@ -60,13 +60,17 @@ class CohortConfig:
         if self.cases < 1:
             raise ValueError(f"cases is {self.cases}; expected at least 1")
         if self.spacings not in _SLICE_MM:
-            raise ValueError(f"spacings is {self.spacings!r}; expected one of {', '.join(_SLICE_MM)}")
+            raise ValueError(
+                f"spacings is {self.spacings!r}; expected one of {', '.join(_SLICE_MM)}"
+            )
         for name in ("in_plane_mm", "slice_mm"):
             value = getattr(self, name)
             if value is not None and not (len(value) == 2 and 0 < value[0] <= value[1]):
                 raise ValueError(f"{name} is {value!r}; expected (lowest, highest) in mm, above 0")
         if len(self.field_of_view_mm) != 3 or min(self.field_of_view_mm) < 100:
-            raise ValueError(f"field_of_view_mm is {self.field_of_view_mm!r}; expected three lengths of at least 100 mm")
+            raise ValueError(
+                f"field_of_view_mm is {self.field_of_view_mm!r}; expected three lengths of at least 100 mm"
+            )
 
 
 def case_id(config: CohortConfig, index: int) -> str:
@@ -107,7 +111,11 @@ def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
     site = _site(config)
     patient = draw_patient(site, rng("patient"))
     lying = rng("pose")
-    pose = Pose(lying.normal(0, 2.0), lying.uniform(0.95, 1.04), (lying.normal(0, 3), lying.normal(0, 3), lying.normal(0, 5)))
+    pose = Pose(
+        lying.normal(0, 2.0),
+        lying.uniform(0.95, 1.04),
+        (lying.normal(0, 3), lying.normal(0, 3), lying.normal(0, 5)),
+    )
     acquisition = _acquisition(config, index, rng("scanner"))
     lower = np.array([acquisition.centres(a)[0] for a in range(3)])
     upper = np.array([acquisition.centres(a)[-1] for a in range(3)])
@@ -138,7 +146,9 @@ def _site(config: CohortConfig) -> Site:
 
 
 def _generator(config: CohortConfig, index: int, what: str) -> np.random.Generator:
-    kind = () if config.phantom == "standard" else (config.phantom,)  # the standard's keys are those of when it was the only one
+    kind = (
+        () if config.phantom == "standard" else (config.phantom,)
+    )  # the standard's keys are those of when it was the only one
     return generator(config.seed, "phantom", _VERSION, *kind, config.site, index, what)
 
 
@@ -146,9 +156,17 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
     site, spacing = _site(config), spacing_mm(config, index)
     extent = np.array(config.field_of_view_mm) * (1.0, 1.0, rng.uniform(0.95, 1.06))
     shape = tuple(round(e / s) for e, s in zip(extent, spacing, strict=True))
-    middle = (0.0, 42.0, 0.0)  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
-    first = tuple(round(m - (n - 1) * s / 2, 4) for m, n, s in zip(middle, shape, spacing, strict=True))
-    noise = rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4  # thick slices average; the dose is lower for them
+    middle = (
+        0.0,
+        42.0,
+        0.0,
+    )  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
+    first = tuple(
+        round(m - (n - 1) * s / 2, 4) for m, n, s in zip(middle, shape, spacing, strict=True)
+    )
+    noise = (
+        rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4
+    )  # thick slices average; the dose is lower for them
     return Acquisition(shape, spacing, first, noise, site.noise_passes, site.kernel_mm)
 
 
@@ -163,28 +181,41 @@ def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathli
     """
     folder = pathlib.Path(folder)
     _claim(config, folder)
-    missing = [i for i in range(config.cases) if not all(p.exists() for p in _files(config, folder, i))]
+    missing = [
+        i for i in range(config.cases) if not all(p.exists() for p in _files(config, folder, i))
+    ]
     done = config.cases - len(missing)
-    with progress.bar(total=config.cases, initial=done, what=f"synthetic {config.site}", unit="case") as bar:
+    with progress.bar(
+        total=config.cases, initial=done, what=f"synthetic {config.site}", unit="case"
+    ) as bar:
         if workers > 1 and len(missing) > 1:
             with processes.pool(min(workers, len(missing))) as pool:
-                for future in concurrent.futures.as_completed([pool.submit(_make_case, config, folder, i) for i in missing]):
+                for future in concurrent.futures.as_completed(
+                    [pool.submit(_make_case, config, folder, i) for i in missing]
+                ):
                     future.result()
                     bar.update()
         else:
             for index in missing:
                 _make_case(config, folder, index)
                 bar.update()
-    cases = tuple(manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases))
+    cases = tuple(
+        manifest.Case(case_id(config, i), *_files(config, folder, i)) for i in range(config.cases)
+    )
     path = folder / "manifest.json"
-    declared = {"pancreas": declared_labels.COMPLETE, "tumour": declared_labels.ABSENT if config.site == "C1" else declared_labels.COMPLETE}
+    declared = {
+        "pancreas": declared_labels.COMPLETE,
+        "tumour": declared_labels.ABSENT if config.site == "C1" else declared_labels.COMPLETE,
+    }
     kind = "" if config.phantom == "standard" else f"{config.phantom} "
     description = f"{kind}synthetic cohort {config.site}, seed {config.seed}"
     manifest.write(path, manifest.Manifest(config.site, cases, description, declared=declared))
     return path
 
 
-def _files(config: CohortConfig, folder: pathlib.Path, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+def _files(
+    config: CohortConfig, folder: pathlib.Path, index: int
+) -> tuple[pathlib.Path, pathlib.Path]:
     name = f"{case_id(config, index)}.nii.gz"
     return folder / "images" / name, folder / "labels" / name
 
@@ -198,13 +229,20 @@ def _make_case(config: CohortConfig, folder: pathlib.Path, index: int) -> None:
 
 def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
     """Writes cohort.json, or checks that the one that is there describes the same patients."""
-    wanted = {"version": _VERSION, **{k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}}
+    wanted = {
+        "version": _VERSION,
+        **{
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()
+        },
+    }
     if config.phantom == "standard":
         del wanted["phantom"]  # so that a cohort made when there was one phantom is the same cohort
     path = folder / "cohort.json"
     others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
     if others and not path.exists():
-        raise ValueError(f"{folder}: holds {', '.join(others)} and is no synthetic cohort, which would replace them; choose another folder")
+        raise ValueError(
+            f"{folder}: holds {', '.join(others)} and is no synthetic cohort, which would replace them; choose another folder"
+        )
     if path.exists():
         found = atomic.read_json(path)
         differing = [
@@ -213,5 +251,7 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
             if found.get(k) != wanted.get(k)
         ]
         if differing:
-            raise ValueError(f"{path}: holds another cohort ({'; '.join(differing)}); choose another folder or delete {folder}")
+            raise ValueError(
+                f"{path}: holds another cohort ({'; '.join(differing)}); choose another folder or delete {folder}"
+            )
     atomic.write_json(path, wanted)

@@ -33,22 +33,35 @@ class Acquisition:
 
 
 def linear_weights(
-    positions_mm: np.ndarray, lower_mm: float, spacing_mm: float, count: int, thickness_mm: float = 0.0
+    positions_mm: np.ndarray,
+    lower_mm: float,
+    spacing_mm: float,
+    count: int,
+    thickness_mm: float = 0.0,
 ) -> sparse.csr_matrix:
     """Returns float32 [positions, count]: linear interpolation on a grid, averaged over `thickness_mm` around each position."""
     samples = max(1, int(np.ceil(thickness_mm / 0.5)))
     shifts = (np.arange(samples) + 0.5) / samples * thickness_mm - thickness_mm / 2
-    place = np.clip((positions_mm[:, None] + shifts[None, :] - lower_mm) / spacing_mm, 0.0, count - 1)
+    place = np.clip(
+        (positions_mm[:, None] + shifts[None, :] - lower_mm) / spacing_mm, 0.0, count - 1
+    )
     low = np.minimum(place.astype(int), count - 2)
     share = place - low
     rows = np.repeat(np.arange(len(positions_mm)), samples)
     rows, columns = np.concatenate([rows, rows]), np.concatenate([low.ravel(), low.ravel() + 1])
     values = np.concatenate([1.0 - share.ravel(), share.ravel()]) / samples
-    return sparse.coo_matrix((values.astype(np.float32), (rows, columns)), shape=(len(positions_mm), count)).tocsr()
+    return sparse.coo_matrix(
+        (values.astype(np.float32), (rows, columns)), shape=(len(positions_mm), count)
+    ).tocsr()
 
 
 def scan(
-    space: Space, hu: np.ndarray, body: np.ndarray, target: Target, acquisition: Acquisition, rng: np.random.Generator
+    space: Space,
+    hu: np.ndarray,
+    body: np.ndarray,
+    target: Target,
+    acquisition: Acquisition,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns CT int16 [x, y, z] and labels uint8 [x, y, z], both in Fortran order, as NIfTI stores them.
 
@@ -56,13 +69,26 @@ def scan(
       hu, body: anatomy and distance to the skin on the grid of `space`.
     """
     nx, ny, nz = acquisition.shape
-    weights = [linear_weights(acquisition.centres(a), space.lower_mm[a], space.spacing_mm, space.shape[a]) for a in range(3)]
-    slab = linear_weights(acquisition.centres(2), space.lower_mm[2], space.spacing_mm, space.shape[2], acquisition.spacing_mm[2])
+    weights = [
+        linear_weights(acquisition.centres(a), space.lower_mm[a], space.spacing_mm, space.shape[a])
+        for a in range(3)
+    ]
+    slab = linear_weights(
+        acquisition.centres(2),
+        space.lower_mm[2],
+        space.spacing_mm,
+        space.shape[2],
+        acquisition.spacing_mm[2],
+    )
     anatomy = np.ascontiguousarray((hu + _shading(space, body, rng)).transpose(2, 1, 0))
     if acquisition.kernel_mm:
         blur = acquisition.kernel_mm / space.spacing_mm
-        anatomy = ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(anatomy, blur, axis=1, truncate=3), blur, axis=2, truncate=3)
-    slices = (slab @ anatomy.reshape(space.shape[2], -1)).reshape(nz, space.shape[1], space.shape[0])
+        anatomy = ndimage.gaussian_filter1d(
+            ndimage.gaussian_filter1d(anatomy, blur, axis=1, truncate=3), blur, axis=2, truncate=3
+        )
+    slices = (slab @ anatomy.reshape(space.shape[2], -1)).reshape(
+        nz, space.shape[1], space.shape[0]
+    )
     loudness = _loudness(acquisition, weights, space, body)
     noise = _Noise(acquisition, rng)
     ct = np.empty((nz, ny, nx), np.int16)
@@ -75,11 +101,15 @@ def scan(
     return ct.transpose(2, 1, 0), labels.transpose(2, 1, 0)
 
 
-def _labels(target: Target, weights: list[sparse.csr_matrix], shape: tuple[int, int, int]) -> np.ndarray:
+def _labels(
+    target: Target, weights: list[sparse.csr_matrix], shape: tuple[int, int, int]
+) -> np.ndarray:
     """Returns labels uint8 [z, y, x]: the implicit shapes at the native voxel centres; a tumour voxel is not pancreas."""
     labels = np.zeros(shape[::-1], np.uint8)
     rows, inner = [], []
-    for axis, box in enumerate(target.box):  # native voxels whose interpolation lies wholly inside the box
+    for axis, box in enumerate(
+        target.box
+    ):  # native voxels whose interpolation lies wholly inside the box
         part = weights[axis][:, box]
         used = np.flatnonzero(np.asarray(part.sum(axis=1)).ravel() > 0.999)
         rows.append(slice(used[0], used[-1] + 1))
@@ -103,7 +133,9 @@ def _labels(target: Target, weights: list[sparse.csr_matrix], shape: tuple[int, 
 def _shading(space: Space, body: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Beam hardening, mildly: the middle of the body a few HU too dark, and a slow drift over the field of view."""
     inside = np.clip(-body / 100.0, 0.0, 1.0)
-    drift = np.sin((space.x * rng.normal(0, 1) + space.y * rng.normal(0, 1)) / 90.0 + rng.uniform(0, 6))
+    drift = np.sin(
+        (space.x * rng.normal(0, 1) + space.y * rng.normal(0, 1)) / 90.0 + rng.uniform(0, 6)
+    )
     return np.float32(-5.0) * inside + np.float32(1.5) * drift * (body < 0)
 
 
@@ -111,7 +143,9 @@ def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray)
     """Noise's standard deviation in HU [y, x]: loudest where the rays cross most tissue, quiet in the air."""
     middle = body[:, :, space.shape[2] // 2]
     coarse = acquisition.noise_hu * np.clip(0.45 - middle / 90.0, 0.3, 1.15)
-    return np.ascontiguousarray((weights[0] @ (weights[1] @ np.ascontiguousarray(coarse.T)).T.copy()).T.astype(np.float32))
+    return np.ascontiguousarray(
+        (weights[0] @ (weights[1] @ np.ascontiguousarray(coarse.T)).T.copy()).T.astype(np.float32)
+    )
 
 
 class _Noise:

@@ -39,25 +39,42 @@ class Space:
       rng: decides the deformation and the noise fields.
     """
 
-    def __init__(self, lower_mm, upper_mm, spacing_mm: float, pose: Pose, deformation_mm: float, rng: np.random.Generator):
+    def __init__(
+        self,
+        lower_mm,
+        upper_mm,
+        spacing_mm: float,
+        pose: Pose,
+        deformation_mm: float,
+        rng: np.random.Generator,
+    ):
         self.lower_mm = tuple(float(o) for o in lower_mm)
         self.spacing_mm = float(spacing_mm)
-        self.shape = tuple(int(np.ceil((u - o) / spacing_mm)) + 1 for o, u in zip(lower_mm, upper_mm, strict=True))
+        self.shape = tuple(
+            int(np.ceil((u - o) / spacing_mm)) + 1 for o, u in zip(lower_mm, upper_mm, strict=True)
+        )
         self._pose = pose
         self._deformation_mm = deformation_mm
-        cos, sin = math.cos(math.radians(pose.rotation_deg)), math.sin(math.radians(pose.rotation_deg))
+        cos, sin = (
+            math.cos(math.radians(pose.rotation_deg)),
+            math.sin(math.radians(pose.rotation_deg)),
+        )
         self._cos, self._sin = cos, sin
         x, y, z = (
             ((o + spacing_mm * np.arange(n) - s) / pose.size).astype(np.float32)
             for o, n, s in zip(self.lower_mm, self.shape, pose.shift_mm, strict=True)
         )
         x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
-        offsets = [np.clip(self.lumps(80.0, rng), -2.5, 2.5) * np.float32(deformation_mm) for _ in range(3)]
+        offsets = [
+            np.clip(self.lumps(80.0, rng), -2.5, 2.5) * np.float32(deformation_mm) for _ in range(3)
+        ]
         self._offsets = offsets
         self.x = offsets[0] + np.float32(cos) * x + np.float32(sin) * y
         self.y = offsets[1] + np.float32(cos) * y - np.float32(sin) * x
         self.z = offsets[2] + z
-        self.medium = [self.lumps(20.0, rng) for _ in range(2)]  # unit variance; shapes and textures share these fields
+        self.medium = [
+            self.lumps(20.0, rng) for _ in range(2)
+        ]  # unit variance; shapes and textures share these fields
         self.fine = [self.lumps(9.0, rng) for _ in range(2)]
 
     def lumps(self, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,21 +87,39 @@ class Space:
         size, cos, sin = self._pose.size, self._cos, self._sin
         middle = [(float(a) + float(b)) / 2.0 for a, b in zip(lower, upper, strict=True)]
         half = [(float(b) - float(a)) / 2.0 * size for a, b in zip(lower, upper, strict=True)]
-        half = [abs(cos) * half[0] + abs(sin) * half[1], abs(sin) * half[0] + abs(cos) * half[1], half[2]]
+        half = [
+            abs(cos) * half[0] + abs(sin) * half[1],
+            abs(sin) * half[0] + abs(cos) * half[1],
+            half[2],
+        ]
         # The deformation is followed in the middle of the box; away from it, it differs by no more than the margin.
         centre = self._place_on_grid(middle)
         index = tuple(min(max(round(c), 0), n - 1) for c, n in zip(centre, self.shape, strict=True))
-        centre = self._place_on_grid([m - float(field[index]) for m, field in zip(middle, self._offsets, strict=True)])
+        centre = self._place_on_grid(
+            [m - float(field[index]) for m, field in zip(middle, self._offsets, strict=True)]
+        )
         margin = self.spacing_mm + min(5.0, 1.0 + 0.12 * max(half)) * self._deformation_mm
-        first = [math.floor(c - (h + margin) / self.spacing_mm) for c, h in zip(centre, half, strict=True)]
-        last = [math.ceil(c + (h + margin) / self.spacing_mm) + 1 for c, h in zip(centre, half, strict=True)]
-        return tuple(slice(max(0, min(f, n)), max(0, min(e, n))) for f, e, n in zip(first, last, self.shape, strict=True))
+        first = [
+            math.floor(c - (h + margin) / self.spacing_mm)
+            for c, h in zip(centre, half, strict=True)
+        ]
+        last = [
+            math.ceil(c + (h + margin) / self.spacing_mm) + 1
+            for c, h in zip(centre, half, strict=True)
+        ]
+        return tuple(
+            slice(max(0, min(f, n)), max(0, min(e, n)))
+            for f, e, n in zip(first, last, self.shape, strict=True)
+        )
 
     def _place_on_grid(self, point) -> list[float]:
         """Patient mm -> voxel coordinates of the grid, without the deformation."""
         x, y, z = point
         turned = (self._cos * x - self._sin * y, self._sin * x + self._cos * y, z)
-        return [(self._pose.size * t + s - o) / self.spacing_mm for t, s, o in zip(turned, self._pose.shift_mm, self.lower_mm, strict=True)]
+        return [
+            (self._pose.size * t + s - o) / self.spacing_mm
+            for t, s, o in zip(turned, self._pose.shift_mm, self.lower_mm, strict=True)
+        ]
 
     def whole(self) -> Box:
         return tuple(slice(0, n) for n in self.shape)
@@ -103,7 +138,15 @@ class Canvas:
         self.occupied = np.full(space.shape, 60.0, np.float32)
 
     def paint(
-        self, box: Box, distance: np.ndarray, hu, *, edge_mm: float | None = None, occupy: bool = True, gap_mm: float = 0.0, gap_hu=None
+        self,
+        box: Box,
+        distance: np.ndarray,
+        hu,
+        *,
+        edge_mm: float | None = None,
+        occupy: bool = True,
+        gap_mm: float = 0.0,
+        gap_hu=None,
     ):
         """Mixes `hu` (number or array of the box) into the picture where `distance` is negative.
 
@@ -126,11 +169,19 @@ class Canvas:
 
 
 def ellipsoid(
-    space: Space, centre, radii, *, turn_deg: float = 0.0, tilt_deg: float = 0.0, within: Box | None = None
+    space: Space,
+    centre,
+    radii,
+    *,
+    turn_deg: float = 0.0,
+    tilt_deg: float = 0.0,
+    within: Box | None = None,
 ) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of an ellipsoid turned by `turn_deg` about z and then tilted by `tilt_deg` about x."""
     longest = max(radii) if turn_deg or tilt_deg else np.asarray(radii)
-    box = within or space.box(np.asarray(centre) - longest - REACH_MM / 2, np.asarray(centre) + longest + REACH_MM / 2)
+    box = within or space.box(
+        np.asarray(centre) - longest - REACH_MM / 2, np.asarray(centre) + longest + REACH_MM / 2
+    )
     x, y, z = (w - np.float32(c) for w, c in zip(space.at(box), centre, strict=True))
     if turn_deg:
         cos, sin = (np.float32(f(np.deg2rad(turn_deg))) for f in (np.cos, np.sin))
@@ -148,12 +199,19 @@ def ellipsoid(
 def spline(points, samples: int) -> np.ndarray:
     """Returns [samples, k] along a cubic spline through `points` [n, k]; columns beyond the third (radii) ride along."""
     points = np.asarray(points, float)
-    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points[:, :3], axis=0), axis=1))])
+    along = np.concatenate(
+        [[0.0], np.cumsum(np.linalg.norm(np.diff(points[:, :3], axis=0), axis=1))]
+    )
     return CubicSpline(along, points, bc_type="natural")(np.linspace(0.0, along[-1], samples))
 
 
 def tube(
-    space: Space, path: np.ndarray, *, stretch=(1.0, 1.0, 1.0), within: Box | None = None, reach_mm: float = REACH_MM
+    space: Space,
+    path: np.ndarray,
+    *,
+    stretch=(1.0, 1.0, 1.0),
+    within: Box | None = None,
+    reach_mm: float = REACH_MM,
 ) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of a tube of varying radius.
 
@@ -171,15 +229,31 @@ def tube(
     for start, end in itertools.pairwise(path):
         reach = (max(start[3], end[3]) + reach_mm) * np.maximum(stretch, 1.0)
         part = space.box(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
-        part = tuple(slice(max(p.start, b.start), min(p.stop, b.stop)) for p, b in zip(part, box, strict=True))
+        part = tuple(
+            slice(max(p.start, b.start), min(p.stop, b.stop))
+            for p, b in zip(part, box, strict=True)
+        )
         if any(p.stop <= p.start for p in part):
             continue
-        x, y, z = ((w - np.float32(c)) * np.float32(1 / s) for w, c, s in zip(space.at(part), start, stretch, strict=False))
+        x, y, z = (
+            (w - np.float32(c)) * np.float32(1 / s)
+            for w, c, s in zip(space.at(part), start, stretch, strict=False)
+        )
         ux, uy, uz = (np.float32(u) for u in (end - start)[:3] / stretch)
-        share = np.clip((x * ux + y * uy + z * uz) * np.float32(1.0 / max(ux * ux + uy * uy + uz * uz, 1e-6)), 0.0, 1.0)
+        share = np.clip(
+            (x * ux + y * uy + z * uz) * np.float32(1.0 / max(ux * ux + uy * uy + uz * uz, 1e-6)),
+            0.0,
+            1.0,
+        )
         x, y, z = x - share * ux, y - share * uy, z - share * uz
-        local = np.sqrt(x * x + y * y + z * z) - (np.float32(start[3]) + share * np.float32(end[3] - start[3]))
-        view = distance[tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True))]
+        local = np.sqrt(x * x + y * y + z * z) - (
+            np.float32(start[3]) + share * np.float32(end[3] - start[3])
+        )
+        view = distance[
+            tuple(
+                slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True)
+            )
+        ]
         np.minimum(view, local, out=view)
     return box, distance
 
@@ -193,9 +267,14 @@ def smooth_union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
 def lumps(shape, spacing_mm, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
     """Returns smooth noise float32 of `shape`, as `Space.lumps` does, on a grid of any spacing along each axis."""
     steps = [scale_mm / 2.0 / spacing for spacing in spacing_mm]
-    field = rng.standard_normal([int(np.ceil((n - 1) / step)) + 4 for n, step in zip(shape, steps, strict=True)], dtype=np.float32)
+    field = rng.standard_normal(
+        [int(np.ceil((n - 1) / step)) + 4 for n, step in zip(shape, steps, strict=True)],
+        dtype=np.float32,
+    )
     for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
-        field = np.moveaxis(np.tensordot(_bspline(n, step, field.shape[axis]), field, axes=(1, axis)), 0, axis)
+        field = np.moveaxis(
+            np.tensordot(_bspline(n, step, field.shape[axis]), field, axes=(1, axis)), 0, axis
+        )
     field -= field.mean()
     return np.ascontiguousarray(field / field.std())
 

@@ -10,7 +10,10 @@ from scipy import ndimage
 
 from preprocessing.phantom.space import Box, Space, ellipsoid
 
-_NECROSIS, _NECROSIS_HU = 0.3, 12.0  # share of tumours with a darker core, and how much darker it is
+_NECROSIS, _NECROSIS_HU = (
+    0.3,
+    12.0,
+)  # share of tumours with a darker core, and how much darker it is
 EDGE_MM = 3.5  # width over which tumour and organ mix: a tumour has no capsule
 
 
@@ -44,7 +47,9 @@ def diameter_mm(volume_ml: float) -> float:
     return (6000.0 * volume_ml / math.pi) ** (1.0 / 3.0)
 
 
-def grow(space: Space, box: Box, centre, diameter: float, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def grow(
+    space: Space, box: Box, centre, diameter: float, room: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Returns the distance in mm, float32 on `box`, to a lumpy ellipsoid around `centre` with the volume of a ball of `diameter` mm.
 
     Args:
@@ -52,12 +57,22 @@ def grow(space: Space, box: Box, centre, diameter: float, room: np.ndarray, rng:
     """
     radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)
     _, shape = ellipsoid(space, centre, radii, turn_deg=rng.uniform(0, 180), within=box)
-    shape = shape + 0.10 * diameter * 0.5 * space.medium[0][box] + 0.06 * diameter * 0.5 * space.fine[1][box]
+    shape = (
+        shape
+        + 0.10 * diameter * 0.5 * space.medium[0][box]
+        + 0.06 * diameter * 0.5 * space.fine[1][box]
+    )
     return of_volume(shape, room, np.pi / 6 * diameter**3 / 1000.0, space.spacing_mm, limit_mm=8.0)
 
 
 def tissue_hu(
-    space: Space, box: Box, tumour: np.ndarray, level_hu: float, rng: np.random.Generator, *, necrosis: bool = True
+    space: Space,
+    box: Box,
+    tumour: np.ndarray,
+    level_hu: float,
+    rng: np.random.Generator,
+    *,
+    necrosis: bool = True,
 ) -> np.ndarray:
     """Returns the HU of the tumour's tissue on `box`: mottled, in three of ten with a darker core.
 
@@ -71,7 +86,9 @@ def tissue_hu(
     return texture
 
 
-def of_volume(distance: np.ndarray, room: np.ndarray, volume_ml: float, spacing_mm: float, *, limit_mm: float) -> np.ndarray:
+def of_volume(
+    distance: np.ndarray, room: np.ndarray, volume_ml: float, spacing_mm: float, *, limit_mm: float
+) -> np.ndarray:
     """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0) has `volume_ml`; one piece."""
     inside = np.sort(distance[room > 0], axis=None)
     count = min(int(volume_ml * 1000.0 / spacing_mm**3), len(inside) - 1)

@@ -22,7 +22,10 @@ def norms(channels: int):
 
     from c2fnas import keras_stack, normalisation
 
-    gamma, beta = tf.constant(np.linspace(0.5, 2, channels), tf.float32), tf.constant(np.linspace(-1, 1, channels), tf.float32)
+    gamma, beta = (
+        tf.constant(np.linspace(0.5, 2, channels), tf.float32),
+        tf.constant(np.linspace(-1, 1, channels), tf.float32),
+    )
     library = keras_stack.instance_norm("library", "library")
     library.build((None, None, None, None, channels))
     library.gamma.assign(gamma)
@@ -37,8 +40,12 @@ def norms(channels: int):
         return (x - mean) / np.sqrt(variance + keras_stack.EPSILON) * gamma.numpy() + beta.numpy()
 
     candidates = {
-        "rows (ours)": lambda x: normalisation.instance_normalise(x, gamma, beta, epsilon=keras_stack.EPSILON),
-        "fused batch norm a sample": lambda x: normalisation._fused(x, gamma, beta, keras_stack.EPSILON),
+        "rows (ours)": lambda x: normalisation.instance_normalise(
+            x, gamma, beta, epsilon=keras_stack.EPSILON
+        ),
+        "fused batch norm a sample": lambda x: normalisation._fused(
+            x, gamma, beta, keras_stack.EPSILON
+        ),
         "tf.nn.moments": moments,
         "the library's layer": library,
     }
@@ -71,7 +78,9 @@ def doublings():
         before, after = neighbours(x, axis)
         shape = list(x.shape)
         shape[axis] *= 2
-        return tf.reshape(tf.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1), shape)
+        return tf.reshape(
+            tf.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1), shape
+        )
 
     def gathered(x, axis):
         row = np.arange(2 * x.shape[axis])
@@ -116,7 +125,11 @@ def compare(title: str, shape, candidates, expected) -> None:
             return tape.gradient(y, x, upstream)
 
         forward = tf.function(lambda x, candidate=candidate: candidate(x), autograph=False)
-        compiled[name] = (forward, tf.function(with_gradient, autograph=False), float(np.abs(forward(x).numpy() - truth).max()))
+        compiled[name] = (
+            forward,
+            tf.function(with_gradient, autograph=False),
+            float(np.abs(forward(x).numpy() - truth).max()),
+        )
     times = {name: ([], []) for name in compiled}
     for repetition in range(REPETITIONS + 2):
         for name, (forward, both, _) in compiled.items():
@@ -128,10 +141,14 @@ def compare(title: str, shape, candidates, expected) -> None:
                 times[name][0].append(middle - start)
                 times[name][1].append(time.perf_counter() - middle)
     best = min(statistics.median(both) for _, both in times.values())
-    print(f"\n| {title} {shape} | forward ms | with gradient ms | / best | error |\n|---|---|---|---|---|")
+    print(
+        f"\n| {title} {shape} | forward ms | with gradient ms | / best | error |\n|---|---|---|---|---|"
+    )
     for name, (forward, both) in times.items():
         a, b = statistics.median(forward), statistics.median(both)
-        print(f"| {name} | {1e3 * a:.2f} | {1e3 * b:.2f} | {b / best:.2f} | {compiled[name][2]:.1e} |")
+        print(
+            f"| {name} | {1e3 * a:.2f} | {1e3 * b:.2f} | {b / best:.2f} | {compiled[name][2]:.1e} |"
+        )
 
 
 def main() -> None:

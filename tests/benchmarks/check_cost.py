@@ -23,7 +23,10 @@ def check(name: str) -> dict[str, float]:
     integrity.check_case(image, label)
     checked = time.perf_counter()
     same_scan.slice_marks(geometry.to_ras(image))
-    return {"rules_ms": 1e3 * (checked - started), "slice_marks_ms": 1e3 * (time.perf_counter() - checked)}
+    return {
+        "rules_ms": 1e3 * (checked - started),
+        "slice_marks_ms": 1e3 * (time.perf_counter() - checked),
+    }
 
 
 def main() -> None:

@@ -20,13 +20,23 @@ def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
     from preprocessing import pipeline
     from preprocessing.manifest import Case, Manifest
 
-    manifest = Manifest("C2", tuple(Case(name, *map(pathlib.Path, scans.paths(name))) for name in scans.SHAPES))
+    manifest = Manifest(
+        "C2", tuple(Case(name, *map(pathlib.Path, scans.paths(name))) for name in scans.SHAPES)
+    )
     root = pathlib.Path(tempfile.mkdtemp())
-    how = {"target_mm": (1.0, 1.0, 1.0), "workers": workers, "memory_bytes": None if limit_mib is None else limit_mib * 2**20}
+    how = {
+        "target_mm": (1.0, 1.0, 1.0),
+        "workers": workers,
+        "memory_bytes": None if limit_mib is None else limit_mib * 2**20,
+    }
     try:
         planned = pipeline.plan(manifest, root / "store", **how)
         start = time.perf_counter()
-        peak = peak_memory.of_tree(lambda: pipeline.prepare(manifest, root / "store", split_seed=0, split_counts=(2, 0, 0), **how))
+        peak = peak_memory.of_tree(
+            lambda: pipeline.prepare(
+                manifest, root / "store", split_seed=0, split_counts=(2, 0, 0), **how
+            )
+        )
         seconds = time.perf_counter() - start
         on_disk = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     finally:
@@ -48,10 +58,18 @@ def main() -> None:
     candidates = [
         side_by_side.Candidate("one worker", function, arguments={"workers": 1}),
         side_by_side.Candidate("two workers", function, arguments={"workers": 2}),
-        side_by_side.Candidate("two workers, limited", function, arguments={"workers": 2, "limit_mib": 800}),
+        side_by_side.Candidate(
+            "two workers, limited", function, arguments={"workers": 2, "limit_mib": 800}
+        ),
     ]
     figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
-    for figure in ("peak_mib", "budget_mib", "peak / budget", "disk / foretold", "seconds / foretold"):
+    for figure in (
+        "peak_mib",
+        "budget_mib",
+        "peak / budget",
+        "disk / foretold",
+        "seconds / foretold",
+    ):
         print(side_by_side.table(figures, figure=figure, reference="one worker"), end="\n\n")
 
 

@@ -44,7 +44,11 @@ def _arrays() -> dict:
     import numpy as np
 
     count = min(ARRAYS, VALUES)
-    sizes = np.diff(np.round(np.linspace(0, 1, count + 1) ** 2 * VALUES).astype(int)) if VALUES < 250_000_000 else [7 * 2**20] * 36
+    sizes = (
+        np.diff(np.round(np.linspace(0, 1, count + 1) ** 2 * VALUES).astype(int))
+        if VALUES < 250_000_000
+        else [7 * 2**20] * 36
+    )
     return {f"layer_{i:03d}": np.full(size, i / 8, np.float32) for i, size in enumerate(sizes)}
 
 
@@ -87,7 +91,13 @@ def _serve(folder: str, sites: int, ports) -> None:
         linger_s=5.0,
     )
     root = pathlib.Path(folder)
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    server.serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 def _take_part(folder: str, site: str, number: int, port: int) -> None:
@@ -100,7 +110,11 @@ def _take_part(folder: str, site: str, number: int, port: int) -> None:
     root = pathlib.Path(folder)
     with tensor_files.TensorFile(root / "initial.safetensors") as initial:
         specs = initial.specs
-    site_loop.run(Adds(number, specs), grpc_transport.connect(root / "kits" / site, host="localhost", port=port), root / site)
+    site_loop.run(
+        Adds(number, specs),
+        grpc_transport.connect(root / "kits" / site, host="localhost", port=port),
+        root / site,
+    )
 
 
 def _memory(pid: int, key: str) -> float:
@@ -132,7 +146,10 @@ def _relay(folder: str, names: list[str], port: int) -> None:
         manifest = tensor_files.file_manifest(file)
 
     def take_part(name: str) -> None:
-        transport, incoming = grpc_transport.connect(root / "kits" / name, host="localhost", port=port), root / f"{name}.safetensors"
+        transport, incoming = (
+            grpc_transport.connect(root / "kits" / name, host="localhost", port=port),
+            root / f"{name}.safetensors",
+        )
         transport.login(_PLAN, 10)
         while (task := transport.next_task()).kind != "finished":
             if task.kind == "wait":
@@ -187,7 +204,9 @@ def ours_memory(sites: int) -> float:
         while server.is_alive():
             peak = max(peak, _memory(server.pid, "VmHWM"))
             server.join(0.05)
-        result, _ = tensor_files.load(folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors")
+        result, _ = tensor_files.load(
+            folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors"
+        )
         assert all((array == i / 8 + 0.5).all() for i, array in enumerate(result.values()))
     return peak - idle
 
@@ -215,8 +234,14 @@ def ours(sites: int) -> dict[str, float]:
         while server.is_alive():
             peak = max(peak, _memory(server.pid, "VmHWM"))
             server.join(0.05)
-        moments = [e["time"] for e in map(json.loads, log.read_text().splitlines()) if e["event"] == "aggregated"]
-        arrays, _ = tensor_files.load(folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors")
+        moments = [
+            e["time"]
+            for e in map(json.loads, log.read_text().splitlines())
+            if e["event"] == "aggregated"
+        ]
+        arrays, _ = tensor_files.load(
+            folder / "store" / "global" / f"round_{ROUNDS:03d}.safetensors"
+        )
         assert all((array == i / 8 + 0.5 * ROUNDS).all() for i, array in enumerate(arrays.values()))
     return {"seconds a round": _median_step(moments), "server MiB above idle": peak - idle}
 
@@ -234,7 +259,10 @@ def _serve_floor(folder: str, sites: int, ports) -> None:
     from federated.security.tls import Identity
 
     model = np.concatenate(list(_arrays().values()))
-    state, together = {"model": model, "sum": np.zeros_like(model), "times": []}, threading.Barrier(sites)
+    state, together = (
+        {"model": model, "sum": np.zeros_like(model), "times": []},
+        threading.Barrier(sites),
+    )
     lock = threading.Lock()
 
     def down(request, context):
@@ -253,10 +281,18 @@ def _serve_floor(folder: str, sites: int, ports) -> None:
         together.wait()
         return json.dumps(state["times"]).encode()
 
-    handlers = {"Up": grpc.stream_unary_rpc_method_handler(up), "Down": grpc.unary_stream_rpc_method_handler(down)}
-    server = grpc.server(futures.ThreadPoolExecutor(2 * sites + 2), options=[("grpc.max_receive_message_length", 2**22)])
+    handlers = {
+        "Up": grpc.stream_unary_rpc_method_handler(up),
+        "Down": grpc.unary_stream_rpc_method_handler(down),
+    }
+    server = grpc.server(
+        futures.ThreadPoolExecutor(2 * sites + 2),
+        options=[("grpc.max_receive_message_length", 2**22)],
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", handlers),))
-    port = server.add_secure_port("127.0.0.1:0", Identity.of(pathlib.Path(folder) / "kits" / "server", "server").for_server())
+    port = server.add_secure_port(
+        "127.0.0.1:0", Identity.of(pathlib.Path(folder) / "kits" / "server", "server").for_server()
+    )
     server.start()
     ports.put(port)
     server.wait_for_termination()
@@ -270,11 +306,19 @@ def _floor_site(folder: str, site: str, port: int, out) -> None:
 
     credentials = Identity.of(pathlib.Path(folder) / "kits" / site, "site").for_client()
     times = []
-    with grpc.secure_channel(f"localhost:{port}", credentials, options=[("grpc.max_receive_message_length", 2**22)]) as channel:
+    with grpc.secure_channel(
+        f"localhost:{port}", credentials, options=[("grpc.max_receive_message_length", 2**22)]
+    ) as channel:
         for _ in range(ROUNDS):
-            model = np.frombuffer(bytearray().join(channel.unary_stream("/floor/Down")(b"")), np.float32) + np.float32(0.5)
+            model = np.frombuffer(
+                bytearray().join(channel.unary_stream("/floor/Down")(b"")), np.float32
+            ) + np.float32(0.5)
             view = memoryview(model).cast("B")
-            times = json.loads(channel.stream_unary("/floor/Up")(bytes(view[at : at + 2**20]) for at in range(0, len(view), 2**20)))
+            times = json.loads(
+                channel.stream_unary("/floor/Up")(
+                    bytes(view[at : at + 2**20]) for at in range(0, len(view), 2**20)
+                )
+            )
     out.put(times)
 
 
@@ -335,8 +379,15 @@ def nvflare(sites: int) -> dict[str, float]:
             train_script=str(folder / "site.py"),
         )
         with contextlib.redirect_stdout(sys.stderr):
-            recipe.execute(SimEnv(num_clients=sites, num_threads=sites, workspace_root=str(folder / "workspace")))
-        moments, arrays = zip(*(map(float, line.split()) for line in (folder / "times").read_text().splitlines()), strict=True)
+            recipe.execute(
+                SimEnv(
+                    num_clients=sites, num_threads=sites, workspace_root=str(folder / "workspace")
+                )
+            )
+        moments, arrays = zip(
+            *(map(float, line.split()) for line in (folder / "times").read_text().splitlines()),
+            strict=True,
+        )
         assert set(arrays[1:]) == {min(ARRAYS, VALUES)}
     return {"seconds a round": _median_step(moments[1:])}
 
@@ -403,7 +454,9 @@ def train(message, context):
 def _free_ports(count: int) -> list[int]:
     """Returns different ports: asked for one after the other, the same might come twice."""
     with contextlib.ExitStack() as opened:
-        listening = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        listening = [
+            opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
         return [one.getsockname()[1] for one in listening]
 
 
@@ -416,9 +469,13 @@ def flower(sites: int) -> dict[str, float]:
         np.savez(folder / "arrays.npz", **_arrays())
         package = folder / "app" / "rounds"
         package.mkdir(parents=True)
-        (folder / "app" / "pyproject.toml").write_text(_FLOWER_PROJECT.format(rounds=ROUNDS, sites=sites))
+        (folder / "app" / "pyproject.toml").write_text(
+            _FLOWER_PROJECT.format(rounds=ROUNDS, sites=sites)
+        )
         (package / "__init__.py").write_text("")
-        (package / "server.py").write_text(_FLOWER_SERVER.format(arrays=folder / "arrays.npz", times=folder / "times"))
+        (package / "server.py").write_text(
+            _FLOWER_SERVER.format(arrays=folder / "arrays.npz", times=folder / "times")
+        )
         (package / "site.py").write_text(_FLOWER_SITE)
         port, *site_ports = _free_ports(1 + sites)
         home = folder / "home"
@@ -426,21 +483,44 @@ def flower(sites: int) -> dict[str, float]:
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         )
-        environment = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        environment = {
+            **os.environ,
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+        }
         environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
 
         def start(*command: str) -> subprocess.Popen:
             program = subprocess.Popen(
-                [programs / command[0], *command[1:]], env=environment, cwd=folder, stdout=sys.stderr, start_new_session=True
+                [programs / command[0], *command[1:]],
+                env=environment,
+                cwd=folder,
+                stdout=sys.stderr,
+                start_new_session=True,
             )
-            started.callback(lambda: os.killpg(program.pid, signal.SIGKILL) if program.poll() is None else None)
+            started.callback(
+                lambda: os.killpg(program.pid, signal.SIGKILL) if program.poll() is None else None
+            )
             return program
 
         server = start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port))
         for site_port in site_ports:
-            start("flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1", "--port", str(site_port))
+            start(
+                "flower-supernode",
+                "--insecure",
+                "--superlink",
+                f"127.0.0.1:{port}",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(site_port),
+            )
         while True:  # until the server listens
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=1),
+            ):
                 break
             time.sleep(0.2)
         start("flwr", "run", "app", "here", "--stream")
@@ -448,7 +528,9 @@ def flower(sites: int) -> dict[str, float]:
         while not log.exists() or len(log.read_text().split()) < ROUNDS + 1:
             peak = max(peak, _memory(server.pid, "VmHWM"))
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("Flower's rounds did not come to their end; its own messages are above")
+                raise RuntimeError(
+                    "Flower's rounds did not come to their end; its own messages are above"
+                )
             time.sleep(0.05)
         moments = [float(line) for line in log.read_text().split()]
     return {"seconds a round": _median_step(moments), "server MiB": peak}
@@ -462,16 +544,25 @@ def main() -> None:
         return
     for sites in map(int, os.environ.get("SITES", "2").split(",")):
         candidates = [
-            Candidate(name, f"tests.benchmarks.federated_rounds:{name}", arguments={"sites": sites}) for name in ("ours", "floor")
+            Candidate(name, f"tests.benchmarks.federated_rounds:{name}", arguments={"sites": sites})
+            for name in ("ours", "floor")
         ]
         if flags.peers_python:
             peers = ("nvflare", "flower") if os.environ.get("FLOWER", "1") == "1" else ("nvflare",)
             candidates += [
-                Candidate(name, f"tests.benchmarks.federated_rounds:{name}", python=flags.peers_python, arguments={"sites": sites})
+                Candidate(
+                    name,
+                    f"tests.benchmarks.federated_rounds:{name}",
+                    python=flags.peers_python,
+                    arguments={"sites": sites},
+                )
                 for name in peers
             ]
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
-        print(f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n", flush=True)
+        print(
+            f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,10 @@ def rows(
     keras_stack.set_up(1, 1)
     experiment_flags.define_experiment()
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
-    stores = {site: prepared_cases.open_store(run / "sites" / site / "cases", config) for site in ("C1", "C2")}
+    stores = {
+        site: prepared_cases.open_store(run / "sites" / site / "cases", config)
+        for site in ("C1", "C2")
+    }
     strategy = tf.distribute.MirroredStrategy()
 
     def global_model(number: int):
@@ -47,7 +50,9 @@ def rows(
 
     with tempfile.TemporaryDirectory() as folder:
         scorers = [
-            site_trainer.SiteTrainer(config, store, pathlib.Path(folder, "scorer", site), label=site, strategy=strategy)
+            site_trainer.SiteTrainer(
+                config, store, pathlib.Path(folder, "scorer", site), label=site, strategy=strategy
+            )
             for site, store in stores.items()
         ]
 
@@ -58,7 +63,9 @@ def rows(
             yield row("received", number, global_model(number - 1))
             yield row("aggregated", number, global_model(number))
         for treatment in treatments:
-            changed = dataclasses.replace(config, validation_every=config.num_rounds, **TREATMENTS[treatment])
+            changed = dataclasses.replace(
+                config, validation_every=config.num_rounds, **TREATMENTS[treatment]
+            )
             trainer = site_trainer.SiteTrainer(
                 changed,
                 stores["C1"],
@@ -73,16 +80,27 @@ def rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of a finished run of Table 1")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=pathlib.Path, required=True, help="folder of a finished run of Table 1"
+    )
     parser.add_argument("--rounds", default="11,15", help="rounds, from 2 to the last but one")
-    parser.add_argument("--treatments", default="background;restricted;distil", help=f"separated by semicolons, of {'; '.join(TREATMENTS)}")
+    parser.add_argument(
+        "--treatments",
+        default="background;restricted;distil",
+        help=f"separated by semicolons, of {'; '.join(TREATMENTS)}",
+    )
     arguments = parser.parse_args()
     rounds = [int(number) for number in arguments.rounds.split(",")]
     print("Dice in per cent on validation cases")
     for name, number, first, second in rows(arguments.run, arguments.treatments.split(";"), rounds):
         shown = f"C1 pancreas {100 * first['dice_pancreas']:.1f}, C2 pancreas {100 * second['dice_pancreas']:.1f}"
-        print(f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}", flush=True)
+        print(
+            f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,5 +17,11 @@ def describe() -> str:
         name, flags = fields.get("model name", name), fields.get("flags", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words = flags.split()
-    vectors = "AVX-512" if "avx512f" in words else "AVX2, no AVX-512" if "avx2" in words else "no AVX2 found"
+    vectors = (
+        "AVX-512"
+        if "avx512f" in words
+        else "AVX2, no AVX-512"
+        if "avx2" in words
+        else "no AVX2 found"
+    )
     return f"processor: {name}, {cores} cores for this process, {vectors}; load {os.getloadavg()[0]:.1f} at the start"

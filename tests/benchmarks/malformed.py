@@ -27,22 +27,42 @@ from typing import Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers_python", help="interpreter of the environment that holds the peers; without it only our own side runs")
-    parser.add_argument("--role", help="what a process of this benchmark does itself: product, nnunet or monai")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peers_python",
+        help="interpreter of the environment that holds the peers; without it only our own side runs",
+    )
+    parser.add_argument(
+        "--role", help="what a process of this benchmark does itself: product, nnunet or monai"
+    )
     parser.add_argument("--corpus", help="folder of the corpus, for --role")
     flags = parser.parse_args()
     if flags.role:
-        _read_corpus(pathlib.Path(flags.corpus), {"product": _product, "nnunet": _nnunet, "monai": _monai}[flags.role])
+        _read_corpus(
+            pathlib.Path(flags.corpus),
+            {"product": _product, "nnunet": _nnunet, "monai": _monai}[flags.role],
+        )
         return
-    readers = {"product": sys.executable} | ({"nnunet": flags.peers_python, "monai": flags.peers_python} if flags.peers_python else {})
+    readers = {"product": sys.executable} | (
+        {"nnunet": flags.peers_python, "monai": flags.peers_python} if flags.peers_python else {}
+    )
     with tempfile.TemporaryDirectory() as folder:
         corpus = pathlib.Path(folder) / "corpus"
-        subprocess.run([sys.executable, "-m", "tests.preprocessing.corpus", str(corpus)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.preprocessing.corpus", str(corpus)], check=True
+        )
         outcomes = {}
         for role, python in readers.items():
             done = subprocess.run(
-                [python, "-m", "tests.benchmarks.malformed", f"--role={role}", f"--corpus={corpus}"],
+                [
+                    python,
+                    "-m",
+                    "tests.benchmarks.malformed",
+                    f"--role={role}",
+                    f"--corpus={corpus}",
+                ],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -57,24 +77,44 @@ def table(index: list[dict[str, Any]], outcomes: dict[str, list[dict[str, Any]]]
     """Returns both lists as Markdown: what each reader did with each kind, and the sums."""
     lines = []
     for title, wanted in (("malformed", "refused"), ("valid", "passed")):
-        kinds = [(i, kind) for i, kind in enumerate(index) if (kind["rule"] is not None) == (title == "malformed")]
-        lines += [f"\n| {title} | rule | {' | '.join(outcomes)} |", "|---|---|" + "---|" * len(outcomes)]
+        kinds = [
+            (i, kind)
+            for i, kind in enumerate(index)
+            if (kind["rule"] is not None) == (title == "malformed")
+        ]
+        lines += [
+            f"\n| {title} | rule | {' | '.join(outcomes)} |",
+            "|---|---|" + "---|" * len(outcomes),
+        ]
         for i, kind in kinds:
             cells = [_cell(found[i], wanted) for found in outcomes.values()]
-            lines.append(f"| {kind['name']} ({kind['group']}) | {kind['rule'] or ''} | {' | '.join(cells)} |")
+            lines.append(
+                f"| {kind['name']} ({kind['group']}) | {kind['rule'] or ''} | {' | '.join(cells)} |"
+            )
         lines.append(
-            f"| **{wanted}, of those it can read** | | " + " | ".join(_sum(found, kinds, wanted) for found in outcomes.values()) + " |"
+            f"| **{wanted}, of those it can read** | | "
+            + " | ".join(_sum(found, kinds, wanted) for found in outcomes.values())
+            + " |"
         )
         if title == "malformed":
-            named = [sum(found[i]["outcome"] == wanted and found[i]["names_file"] for i, _ in kinds) for found in outcomes.values()]
-            lines.append("| **refused and the file named** | | " + " | ".join(f"**{n}**" for n in named) + " |")
+            named = [
+                sum(found[i]["outcome"] == wanted and found[i]["names_file"] for i, _ in kinds)
+                for found in outcomes.values()
+            ]
+            lines.append(
+                "| **refused and the file named** | | "
+                + " | ".join(f"**{n}**" for n in named)
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def _cell(found: dict[str, Any], wanted: str) -> str:
     if found["outcome"] == "unread":
         return "-"
-    text = found["outcome"] + (" (warns)" if found.get("warned") and found["outcome"] == "passed" else "")
+    text = found["outcome"] + (
+        " (warns)" if found.get("warned") and found["outcome"] == "passed" else ""
+    )
     return text if found["outcome"] == wanted else f"**{text}**"
 
 
@@ -99,7 +139,10 @@ def _read_corpus(folder: pathlib.Path, read: Callable[[pathlib.Path], None]) -> 
                 outcome = "refused"
                 said.write(traceback.format_exc())  # with the errors that caused it
         text = said.getvalue()
-        names = any(str(path) in text or path.name in text for path in manifest.parent.rglob("*")) or str(manifest.parent) in text
+        names = (
+            any(str(path) in text or path.name in text for path in manifest.parent.rglob("*"))
+            or str(manifest.parent) in text
+        )
         found.append({"outcome": outcome, "names_file": names, "warned": "warning" in text.lower()})
     print(json.dumps(found))
 
@@ -117,8 +160,13 @@ def _cases(manifest: pathlib.Path) -> list[dict[str, Any]]:
     """Returns image and label of the listed cases with their full paths; only what a user of other software would have listed himself."""
     value = json.loads(manifest.read_text())
     if "training" in value:
-        return [{key: str(manifest.parent / entry[key]) for key in ("image", "label")} for entry in value["training"]]
-    if value.get("label_values") or any(set(case) - {"case_id", "image", "label"} for case in value["cases"]):
+        return [
+            {key: str(manifest.parent / entry[key]) for key in ("image", "label")}
+            for entry in value["training"]
+        ]
+    if value.get("label_values") or any(
+        set(case) - {"case_id", "image", "label"} for case in value["cases"]
+    ):
         raise NotImplementedError("unread")
     found = [case for case in value["cases"] if case["label"] is not None]
     if not found:
@@ -145,15 +193,22 @@ def _nnunet(manifest: pathlib.Path) -> None:
     from nnunetv2.experiment_planning import verify_dataset_integrity as nnunet
 
     # the same functions in threads: a process for each of the corpus' kinds would load torch again
-    nnunet.multiprocessing = types.SimpleNamespace(get_context=lambda method: types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool))
+    nnunet.multiprocessing = types.SimpleNamespace(
+        get_context=lambda method: types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
+    )
     folder = manifest.parent / "nnunet"
     folder.mkdir()
     dataset = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "pancreas": 1, "tumour": 2},
         "numTraining": len(cases),
-        "file_ending": ".nii.gz" if cases[0]["image"].endswith(".nii.gz") else pathlib.Path(cases[0]["image"]).suffix,
-        "dataset": {str(i): {"images": [case["image"]], "label": case["label"]} for i, case in enumerate(cases)},
+        "file_ending": ".nii.gz"
+        if cases[0]["image"].endswith(".nii.gz")
+        else pathlib.Path(cases[0]["image"]).suffix,
+        "dataset": {
+            str(i): {"images": [case["image"]], "label": case["label"]}
+            for i, case in enumerate(cases)
+        },
     }
     (folder / "dataset.json").write_text(json.dumps(dataset))
     nnunet.verify_dataset_integrity(str(folder), num_processes=1)
@@ -164,7 +219,9 @@ def _monai(manifest: pathlib.Path) -> None:
 
     value = manifest.read_text()
     if '"training"' in value:
-        cases = data.load_decathlon_datalist(str(manifest), is_segmentation=True, data_list_key="training")
+        cases = data.load_decathlon_datalist(
+            str(manifest), is_segmentation=True, data_list_key="training"
+        )
     else:
         cases = _only_scans(manifest)
     keys = ["image", "label"]

@@ -27,8 +27,12 @@ def step(*, treatment: str, evidence: bool, threads: int = 2, steps: int = 12) -
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
     gene = genotype.named("c2fnas").with_size(filters=8, classes=3)
     built = network.build(gene, patch_size=(48, 48, 48))
-    received = network.build(gene, patch_size=(48, 48, 48), vae=None) if missing.needs_received else None
-    config = training.TrainingConfig(batch_size=4, total_steps=steps, seed=1, loss=LossConfig(missing=missing))
+    received = (
+        network.build(gene, patch_size=(48, 48, 48), vae=None) if missing.needs_received else None
+    )
+    config = training.TrainingConfig(
+        batch_size=4, total_steps=steps, seed=1, loss=LossConfig(missing=missing)
+    )
     trainer = training.Trainer(built, config, tf.distribute.get_strategy(), received=received)
     return {"step_s": step_seconds(trainer, steps=steps, leave_out=2)}
 
@@ -38,10 +42,20 @@ def main() -> None:
 
     flags = arguments(__doc__)
     candidates = [
-        Candidate(name, "tests.benchmarks.missing_labels:step", arguments={"treatment": treatment, "evidence": evidence})
+        Candidate(
+            name,
+            "tests.benchmarks.missing_labels:step",
+            arguments={"treatment": treatment, "evidence": evidence},
+        )
         for name, (treatment, evidence) in _CASES.items()
     ]
-    print(table(measure(candidates, repetitions=flags.repetitions, warm_up=0), figure="step_s", reference="background"))
+    print(
+        table(
+            measure(candidates, repetitions=flags.repetitions, warm_up=0),
+            figure="step_s",
+            reference="background",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,18 +26,31 @@ def prepare(folder: str) -> dict[str, float]:
 
     from c2fnas import genotype, named_weights, network
 
-    built = network.build(genotype.named("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None, seed=1)
+    built = network.build(
+        genotype.named("c2fnas").with_size(filters=FILTERS),
+        patch_size=(SIZE,) * 3,
+        vae=None,
+        seed=1,
+    )
     rng = np.random.default_rng(0)
     arrays = named_weights.read(built)
     for name, array in arrays.items():
         # At their start values a forgotten one would go unseen. A beta near 1 leaves most voxels above the ReLU's 0: around 0 the
         # start weights are chaotic, and 36 norms amplify the last bit of either framework to 1e-3.
         if name.endswith(("gamma", "beta", "bias")):
-            arrays[name] = array + rng.uniform(-0.3, 0.3, array.shape).astype(np.float32) + float(name.endswith("beta"))
+            arrays[name] = (
+                array
+                + rng.uniform(-0.3, 0.3, array.shape).astype(np.float32)
+                + float(name.endswith("beta"))
+            )
     named_weights.assign(built, arrays)
     # Smooth, as organs are: on noise, 36 norms in a row amplify the last bit of either framework to more than the tolerance.
     x, y, z = np.meshgrid(*[np.linspace(0, 1, SIZE)] * 3, indexing="ij")
-    waves = [np.sin(7 * x + 3 * y + turn) * np.cos(5 * z - 2 * x) * 0.8 + 0.2 * np.cos(23 * x * y + 11 * z) for turn in range(BATCH)]
+    waves = [
+        np.sin(7 * x + 3 * y + turn) * np.cos(5 * z - 2 * x) * 0.8
+        + 0.2 * np.cos(23 * x * y + 11 * z)
+        for turn in range(BATCH)
+    ]
     image = np.stack(waves)[..., np.newaxis].astype(np.float16)
     label = (image[..., 0] > 0.3).astype(np.uint8) + (image[..., 0] > 0.7)
     logits = built.segmenter(image.astype(np.float32)).numpy()
@@ -55,10 +68,16 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
     keras_stack.set_up(1, threads, samples=BATCH)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     shared = dict(np.load(pathlib.Path(folder) / "shared.npz"))
-    batch = {"image": shared.pop("image"), "label": shared.pop("label"), "sample_seed": np.zeros((BATCH, 2), np.int32)}
+    batch = {
+        "image": shared.pop("image"),
+        "label": shared.pop("label"),
+        "sample_seed": np.zeros((BATCH, 2), np.int32),
+    }
     expected = shared.pop("logits")
     with strategy.scope():
-        built = network.build(genotype.named("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None)
+        built = network.build(
+            genotype.named("c2fnas").with_size(filters=FILTERS), patch_size=(SIZE,) * 3, vae=None
+        )
     named_weights.assign(built, shared)
     config = training.TrainingConfig(batch_size=BATCH, total_steps=100, learning_rate=RATE, seed=1)
     trainer = training.Trainer(built, config, strategy)
@@ -184,11 +203,20 @@ def main() -> None:
         candidates = [Candidate("ours", f"{module}:ours", arguments={"folder": folder})]
         if flags.peers_python:
             candidates += [
-                Candidate(f"PyTorch, {layout}", f"{module}:pytorch", flags.peers_python, {"folder": folder, "memory_format": layout})
+                Candidate(
+                    f"PyTorch, {layout}",
+                    f"{module}:pytorch",
+                    flags.peers_python,
+                    {"folder": folder, "memory_format": layout},
+                )
                 for layout in ("contiguous_format", "channels_last_3d")
             ]
         figures = measure(candidates, repetitions=flags.repetitions)
-    reference = min((c.name for c in candidates[1:]), key=lambda name: statistics.median(figures[name]["step_s"]), default="ours")
+    reference = min(
+        (c.name for c in candidates[1:]),
+        key=lambda name: statistics.median(figures[name]["step_s"]),
+        default="ours",
+    )
     for figure in ("step_s", "forward_s", "step_mib", "forward_mib", "loss"):
         print(table(figures, figure=figure, reference=reference), end="\n\n")
 

@@ -30,7 +30,9 @@ def _arrays():
     image = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
     label = np.zeros(SHAPE, dtype=np.uint8)
     x, y, z = np.ogrid[:60, :60, :60]
-    label[100:220, 150:210, 80:140] = np.repeat(((x - 30) ** 2 + (y - 30) ** 2 + (z - 30) ** 2 < 22**2).astype(np.uint8), 2, axis=0)
+    label[100:220, 150:210, 80:140] = np.repeat(
+        ((x - 30) ** 2 + (y - 30) ** 2 + (z - 30) ** 2 < 22**2).astype(np.uint8), 2, axis=0
+    )
     return image, label
 
 
@@ -44,7 +46,10 @@ def _store() -> pathlib.Path:
     root = pathlib.Path(tempfile.gettempdir()) / "c2fnas_benchmark_store"
     if not (root / "index.json").exists():
         image, label = _arrays()
-        box, settings = LabelBox.of(label), {"target_mm": [1.0, 1.0, 1.0], "window_hu": [-200.0, 250.0], "label_values": None}
+        box, settings = (
+            LabelBox.of(label),
+            {"target_mm": [1.0, 1.0, 1.0], "window_hu": [-200.0, 250.0], "label_values": None},
+        )
         case_store.write_case(
             root,
             "case",
@@ -56,7 +61,9 @@ def _store() -> pathlib.Path:
             settings=settings,
         )
         splits = {"training": ["case"], "validation": [], "test": []}
-        case_store.write_index(root, site="C1", seed=0, settings=settings, splits=splits, sources={"case": {}})
+        case_store.write_index(
+            root, site="C1", seed=0, settings=settings, splits=splits, sources={"case": {}}
+        )
     return root
 
 
@@ -76,7 +83,9 @@ def ours() -> dict[str, float]:
     while (seconds := time.perf_counter() - start) < _SECONDS:
         sampler.batch(step)
         step += 1
-    places = [part for held in (case.runs._all_places, *case.runs._class_places.values()) for part in held]
+    places = [
+        part for held in (case.runs._all_places, *case.runs._class_places.values()) for part in held
+    ]
     index = case.runs.runs.nbytes + sum(part.nbytes for part in places)
     return {"patches_per_s": 8 * (step - 30) / seconds, "index_mib": index / 2**20}
 
@@ -124,7 +133,9 @@ def monai(samples: int, cached: bool, tracked: bool) -> dict[str, float]:
         data = FgBgToIndicesd("label")(data)
         indices = {"fg_indices_key": "label_fg_indices", "bg_indices_key": "label_bg_indices"}
         index_bytes = sum(data[key].nbytes for key in indices.values())
-    crop = RandCropByPosNegLabeld(["image", "label"], "label", PATCH, pos=1, neg=1, num_samples=samples, **indices)
+    crop = RandCropByPosNegLabeld(
+        ["image", "label"], "label", PATCH, pos=1, neg=1, num_samples=samples, **indices
+    )
 
     def draw() -> None:
         for patch in crop(data):
@@ -135,7 +146,10 @@ def monai(samples: int, cached: bool, tracked: bool) -> dict[str, float]:
     while (seconds := time.perf_counter() - start) < _SECONDS:
         draw()
         count += samples
-    return {"patches_per_s": count / seconds, **({"index_mib": index_bytes / 2**20} if cached else {})}
+    return {
+        "patches_per_s": count / seconds,
+        **({"index_mib": index_bytes / 2**20} if cached else {}),
+    }
 
 
 def main() -> None:
@@ -146,13 +160,25 @@ def main() -> None:
     candidates = [
         side_by_side.Candidate("copying alone", f"{module}:copying", environment=threads),
         side_by_side.Candidate("ours, sampler", f"{module}:ours", environment=threads),
-        side_by_side.Candidate("ours, tf.data into batches of 8", f"{module}:ours_pipeline", environment=threads),
+        side_by_side.Candidate(
+            "ours, tf.data into batches of 8", f"{module}:ours_pipeline", environment=threads
+        ),
     ]
     if flags.peers_python:
-        for samples, cached, tracked in ((4, True, True), (1, True, True), (4, True, False), (4, False, True), (1, False, True)):
+        for samples, cached, tracked in (
+            (4, True, True),
+            (1, True, True),
+            (4, True, False),
+            (4, False, True),
+            (1, False, True),
+        ):
             name = f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices{'' if tracked else ', tracking off'}"
             arguments = {"samples": samples, "cached": cached, "tracked": tracked}
-            candidates.append(side_by_side.Candidate(name, f"{module}:monai", flags.peers_python, arguments, threads))
+            candidates.append(
+                side_by_side.Candidate(
+                    name, f"{module}:monai", flags.peers_python, arguments, threads
+                )
+            )
     figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
     print(f"\n## {PATCH} patches from {SHAPE}\n")
     for figure in ("patches_per_s", "index_mib"):

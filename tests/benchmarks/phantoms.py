@@ -52,10 +52,15 @@ def noise(ct: np.ndarray) -> dict[str, np.ndarray]:
     rest = ct - mean
     correlation = []
     for axis in range(3):
-        first, second = (tuple(slice(*ends) if a == axis else slice(None) for a in range(3)) for ends in ((None, -1), (1, None)))
+        first, second = (
+            tuple(slice(*ends) if a == axis else slice(None) for a in range(3))
+            for ends in ((None, -1), (1, None))
+        )
         both = flat[first] & flat[second]
         pairs = rest[first][both], rest[second][both]
-        correlation.append(np.mean(pairs[0] * pairs[1]) / np.sqrt(np.mean(pairs[0] ** 2) * np.mean(pairs[1] ** 2)))
+        correlation.append(
+            np.mean(pairs[0] * pairs[1]) / np.sqrt(np.mean(pairs[0] ** 2) * np.mean(pairs[1] ** 2))
+        )
     return {"deviation": np.sqrt(variance[flat].clip(0)), "correlation": np.array(correlation)}
 
 
@@ -71,7 +76,12 @@ def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
     ct, _ = phantom.render_case(config, index)
     hospitals = PHANTOMS[config.phantom]
     site = hospitals[config.site]
-    bright = {**site.hu, **{tissue: (site.hu[tissue][0] + 1000.0, site.hu[tissue][1]) for tissue in _CONTENTS[organ]}}
+    bright = {
+        **site.hu,
+        **{
+            tissue: (site.hu[tissue][0] + 1000.0, site.hu[tissue][1]) for tissue in _CONTENTS[organ]
+        },
+    }
     hospitals[config.site] = dataclasses.replace(site, hu=bright)
     try:
         changed, _ = phantom.render_case(config, index)
@@ -115,19 +125,28 @@ def measure_real(options: argparse.Namespace) -> None:
         mask = at_3_mm(nifti.read_labels(options.organs, {value: 1}), labels=True) == 1
         inner = ct[ndimage.binary_erosion(mask)]
         kept = inner if organ == "pancreas" else inner[inner > -200]
-        print(f"real: {organ} {np.count_nonzero(mask) * 0.027:.0f} ml, {np.median(kept):.0f} HU", flush=True)
+        print(
+            f"real: {organ} {np.count_nonzero(mask) * 0.027:.0f} ml, {np.median(kept):.0f} HU",
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ct", help="a real abdominal CT")
     parser.add_argument("--organs", help="an organ map on its grid")
     for organ in ("pancreas", "stomach", "bowel"):
         parser.add_argument(f"--{organ}", type=int, help=f"value of the {organ} in the organ map")
     parser.add_argument("--phantom", choices=list(PHANTOMS), help="measure this one only")
     parser.add_argument("--seed", type=int, default=1, help="seed of the synthetic patients")
-    parser.add_argument("--scans", type=int, default=3, help="synthetic scans at their own spacing, per hospital")
-    parser.add_argument("--patients", type=int, default=34, help="synthetic patients whose tumours are measured")
+    parser.add_argument(
+        "--scans", type=int, default=3, help="synthetic scans at their own spacing, per hospital"
+    )
+    parser.add_argument(
+        "--patients", type=int, default=34, help="synthetic patients whose tumours are measured"
+    )
     options = parser.parse_args()
     if options.ct:
         measure_real(options)

@@ -44,7 +44,10 @@ def floor(name: str) -> dict[str, float]:
     import numpy as np
     from isal import igzip
 
-    shape = tuple(round((n - 1) * s + 1) for n, s in zip(scans.SHAPES[name], scans.SPACINGS_MM[name], strict=True))
+    shape = tuple(
+        round((n - 1) * s + 1)
+        for n, s in zip(scans.SHAPES[name], scans.SPACINGS_MM[name], strict=True)
+    )
     image, label = np.ones(shape, dtype=np.float16), np.zeros(shape, dtype=np.uint8)
     folder = pathlib.Path(tempfile.mkdtemp())
     try:
@@ -90,9 +93,19 @@ def simpleitk(name: str) -> dict[str, float]:
         strict=True,
     ):
         image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(path), "RAS")
-        size = [round((n - 1) * s + 1) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+        size = [
+            round((n - 1) * s + 1) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)
+        ]
         image = SimpleITK.Resample(
-            image, size, SimpleITK.Transform(), interpolator, image.GetOrigin(), TARGET_MM, image.GetDirection(), 0.0, kind
+            image,
+            size,
+            SimpleITK.Transform(),
+            interpolator,
+            image.GetOrigin(),
+            TARGET_MM,
+            image.GetDirection(),
+            0.0,
+            kind,
         )
         if kind == SimpleITK.sitkFloat32:
             image = SimpleITK.IntensityWindowing(image, -200.0, 250.0, -1.0, 1.0)
@@ -109,13 +122,19 @@ def shelf(name: str) -> dict[str, float]:
     start = time.perf_counter()
     shape, spacing = scans.SHAPES[name], scans.SPACINGS_MM[name]
     size = [round((n - 1) * s + 1) for n, s in zip(shape, spacing, strict=True)][::-1]
-    for path, dtype, mode in zip(scans.paths(name), (np.int16, np.uint8), ("trilinear", "nearest"), strict=True):
+    for path, dtype, mode in zip(
+        scans.paths(name), (np.int16, np.uint8), ("trilinear", "nearest"), strict=True
+    ):
         content = igzip.decompress(pathlib.Path(path).read_bytes())
-        array = np.frombuffer(content, dtype, int(np.prod(shape)), 352).reshape(shape[::-1])[:, ::-1, ::-1]
+        array = np.frombuffer(content, dtype, int(np.prod(shape)), 352).reshape(shape[::-1])[
+            :, ::-1, ::-1
+        ]
         tensor = torch.from_numpy(np.ascontiguousarray(array))[None, None]
         if mode == "trilinear":
             tensor = tensor.float().clamp_(-200, 250)
-            tensor = torch.nn.functional.interpolate(tensor, size=size, mode=mode).sub_(25).div_(225)
+            tensor = (
+                torch.nn.functional.interpolate(tensor, size=size, mode=mode).sub_(25).div_(225)
+            )
         else:
             tensor = torch.nn.functional.interpolate(tensor, size=size, mode=mode)
     return {"seconds": time.perf_counter() - start}
@@ -127,16 +146,33 @@ def main() -> None:
     threads = {"OMP_NUM_THREADS": "2", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "2"}
     for name in scans.SHAPES:
         candidates = [
-            side_by_side.Candidate(label, f"tests.benchmarks.prepare_case:{function}", flags.peers_python, {"name": name}, threads)
-            for label, function in (("MONAI's chain", "monai"), ("SimpleITK", "simpleitk"), ("isal + torch, unchecked", "shelf"))
+            side_by_side.Candidate(
+                label,
+                f"tests.benchmarks.prepare_case:{function}",
+                flags.peers_python,
+                {"name": name},
+                threads,
+            )
+            for label, function in (
+                ("MONAI's chain", "monai"),
+                ("SimpleITK", "simpleitk"),
+                ("isal + torch, unchecked", "shelf"),
+            )
             if flags.peers_python
         ]
         for label, function in (("floor: decompress and write", "floor"), ("ours", "ours")):
             candidates.append(
-                side_by_side.Candidate(label, f"tests.benchmarks.prepare_case:{function}", arguments={"name": name}, environment=threads)
+                side_by_side.Candidate(
+                    label,
+                    f"tests.benchmarks.prepare_case:{function}",
+                    arguments={"name": name},
+                    environment=threads,
+                )
             )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
-        print(f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to a ready case at {TARGET_MM} mm\n")
+        print(
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to a ready case at {TARGET_MM} mm\n"
+        )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")
 

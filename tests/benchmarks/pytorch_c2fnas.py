@@ -19,7 +19,11 @@ class Block(nn.Module):
         self.convolutions = nn.ModuleList()
         for kernel in kernels:
             padding = tuple(n // 2 for n in kernel)
-            self.convolutions.append(nn.Conv3d(channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False))
+            self.convolutions.append(
+                nn.Conv3d(
+                    channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False
+                )
+            )
             channels_in = channels_out
         self.norm = nn.InstanceNorm3d(channels_out, eps=1e-5, affine=True)
 
@@ -90,7 +94,10 @@ class C2FNAS(nn.Module):
             else:
                 names = [name]
             for convolution, conv_name in zip(block.convolutions, names, strict=True):
-                copy(convolution.weight, np.transpose(left.pop(f"{conv_name}/kernel"), (4, 3, 0, 1, 2)))
+                copy(
+                    convolution.weight,
+                    np.transpose(left.pop(f"{conv_name}/kernel"), (4, 3, 0, 1, 2)),
+                )
             copy(block.norm.weight, left.pop(f"{names[-1]}/gamma"))
             copy(block.norm.bias, left.pop(f"{names[-1]}/beta"))
 
@@ -100,7 +107,9 @@ class C2FNAS(nn.Module):
 
         fill(self.stem_first, "stem/first")
         fill(self.stem_second, "stem/second")
-        for number, (cell, gene) in enumerate(zip(self.cells, self.table.cells, strict=True), start=1):
+        for number, (cell, gene) in enumerate(
+            zip(self.cells, self.table.cells, strict=True), start=1
+        ):
             for index, source in enumerate(gene.inputs):
                 level = self.table.level_of(source)
                 first = "down" if level < gene.level else "up" if level > gene.level else "first"
@@ -109,7 +118,9 @@ class C2FNAS(nn.Module):
             fill(cell.last, f"cell{number:02d}/last")
         fill(self.end_first, "end/first")
         fill(self.end_second, "end/second")
-        copy(self.classifier.weight, np.transpose(left.pop("end/classifier/kernel"), (4, 3, 0, 1, 2)))
+        copy(
+            self.classifier.weight, np.transpose(left.pop("end/classifier/kernel"), (4, 3, 0, 1, 2))
+        )
         copy(self.classifier.bias, left.pop("end/classifier/bias"))
         if left:
             raise KeyError(f"weights without a place: {sorted(left)}")

@@ -34,8 +34,12 @@ def ours(name: str) -> dict[str, float]:
     reference = _reference(name)
     if reference is not None:
         voxels, affine = reference
-        same = voxels.shape == hu.shape and np.array_equal(affine, resampling.resampled_grid(upright.grid, TARGET_MM).affine)
-        figures["difference"] = float(np.abs(voxels - hu).max()) / _HU_RANGE if same else float("inf")
+        same = voxels.shape == hu.shape and np.array_equal(
+            affine, resampling.resampled_grid(upright.grid, TARGET_MM).affine
+        )
+        figures["difference"] = (
+            float(np.abs(voxels - hu).max()) / _HU_RANGE if same else float("inf")
+        )
     return figures
 
 
@@ -46,7 +50,13 @@ def monai(name: str, dtype: str) -> dict[str, float]:
     image = Orientation("RAS")(LoadImage(ensure_channel_first=True)(scans.paths(name)[0]))
     before = peak_memory.reset()
     start = time.perf_counter()
-    result = Spacing(TARGET_MM, mode="bilinear", padding_mode="border", align_corners=False, dtype=getattr(np, dtype))(image)
+    result = Spacing(
+        TARGET_MM,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+        dtype=getattr(np, dtype),
+    )(image)
     figures = _figures(start, before, input_mib=image.nbytes / 2**20)
     if dtype == "float64":
         np.save(_kept(name), result[0].numpy().astype(np.float32))
@@ -59,7 +69,9 @@ def simpleitk(name: str) -> dict[str, float]:
 
     image = SimpleITK.ReadImage(scans.paths(name)[0])
     image = SimpleITK.DICOMOrient(image, "RAS")
-    size = [round((n - 1) * s + 1) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    size = [
+        round((n - 1) * s + 1) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)
+    ]
     before = peak_memory.reset()
     start = time.perf_counter()
     SimpleITK.Resample(
@@ -80,7 +92,9 @@ def torch(name: str) -> dict[str, float]:
     import torch
 
     array = _float_array(name)
-    size = [round((n - 1) * s + 1) for n, s in zip(array.shape, scans.SPACINGS_MM[name], strict=True)]
+    size = [
+        round((n - 1) * s + 1) for n, s in zip(array.shape, scans.SPACINGS_MM[name], strict=True)
+    ]
     image = torch.from_numpy(array)[None, None]
     before = peak_memory.reset()
     start = time.perf_counter()
@@ -102,7 +116,9 @@ def _float_array(name: str):
     import nibabel
     import numpy as np
 
-    return np.ascontiguousarray(np.asanyarray(nibabel.load(scans.paths(name)[0]).dataobj)[::-1, ::-1], dtype=np.float32)
+    return np.ascontiguousarray(
+        np.asanyarray(nibabel.load(scans.paths(name)[0]).dataobj)[::-1, ::-1], dtype=np.float32
+    )
 
 
 def _figures(start: float, before_mib: float, *, input_mib: float) -> dict[str, float]:
@@ -139,11 +155,23 @@ def main() -> None:
                 ("scipy zoom, order 1", "scipy_zoom", {}),
             ):
                 candidates.append(
-                    side_by_side.Candidate(label, f"{module}:{function}", flags.peers_python, {"name": name, **arguments}, threads)
+                    side_by_side.Candidate(
+                        label,
+                        f"{module}:{function}",
+                        flags.peers_python,
+                        {"name": name, **arguments},
+                        threads,
+                    )
                 )
-        candidates.append(side_by_side.Candidate("ours", f"{module}:ours", arguments={"name": name}, environment=threads))
+        candidates.append(
+            side_by_side.Candidate(
+                "ours", f"{module}:ours", arguments={"name": name}, environment=threads
+            )
+        )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
-        print(f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to {TARGET_MM} mm\n")
+        print(
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to {TARGET_MM} mm\n"
+        )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")
         if "difference" in figures["ours"]:

@@ -34,9 +34,17 @@ def make() -> None:
         if all(pathlib.Path(p).exists() for p in paths(name)):
             continue
         in_plane, _, slices = spacing = SPACINGS_MM[name]
-        extent = tuple((n + 2) * s / (0.95 if axis == 2 else 1.0) for axis, (n, s) in enumerate(zip(shape, spacing, strict=True)))
+        extent = tuple(
+            (n + 2) * s / (0.95 if axis == 2 else 1.0)
+            for axis, (n, s) in enumerate(zip(shape, spacing, strict=True))
+        )
         config = phantom.CohortConfig(
-            site="C2", cases=1, seed=1, in_plane_mm=(in_plane, in_plane), slice_mm=(slices, slices), field_of_view_mm=extent
+            site="C2",
+            cases=1,
+            seed=1,
+            in_plane_mm=(in_plane, in_plane),
+            slice_mm=(slices, slices),
+            field_of_view_mm=extent,
         )
         for volume, path in zip(phantom.render_case(config, 0), paths(name), strict=True):
             whole = volume.array[: shape[0], : shape[1], : shape[2]]

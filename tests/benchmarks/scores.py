@@ -31,13 +31,19 @@ _HERE = "tests.benchmarks.scores"
 
 def masks() -> tuple[np.ndarray, np.ndarray]:
     """Returns (prediction, truth), uint8: a curved organ of about 90,000 voxels with a tumour in it."""
-    x, y, z = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in SHAPE), indexing="ij", sparse=True)
+    x, y, z = np.meshgrid(
+        *(np.arange(n, dtype=np.float32) for n in SHAPE), indexing="ij", sparse=True
+    )
     rough = np.random.default_rng(4).normal(0.0, 0.05, SHAPE).astype(np.float32)
 
     def drawn(shift: float, rough) -> np.ndarray:
         middle_y = 190 + 25 * np.sin((x - 120) / 40) + shift
-        organ = ((x - 180) / 75) ** 2 + ((y - middle_y) / 16) ** 2 + ((z - 100 - shift) / 18) ** 2 + rough < 1
-        tumour = ((x - 140 - shift) / 13) ** 2 + ((y - 205) / 11) ** 2 + ((z - 104) / 12) ** 2 + rough < 1
+        organ = ((x - 180) / 75) ** 2 + ((y - middle_y) / 16) ** 2 + (
+            (z - 100 - shift) / 18
+        ) ** 2 + rough < 1
+        tumour = ((x - 140 - shift) / 13) ** 2 + ((y - 205) / 11) ** 2 + (
+            (z - 104) / 12
+        ) ** 2 + rough < 1
         mask = organ.astype(np.uint8)
         mask[tumour] = 2
         return mask
@@ -70,10 +76,15 @@ def monai() -> dict[str, float]:
     torch.set_num_threads(2)
     prediction, truth = masks()
     start, cpu = time.perf_counter(), time.process_time()
-    one_hot = [torch.nn.functional.one_hot(torch.from_numpy(mask).long(), 3).movedim(-1, 0)[None] for mask in (prediction, truth)]
+    one_hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(mask).long(), 3).movedim(-1, 0)[None]
+        for mask in (prediction, truth)
+    ]
     compute_dice(*one_hot, include_background=False)
     dice = time.perf_counter()
-    compute_hausdorff_distance(*one_hot, include_background=False, percentile=95, spacing=SPACING_MM)
+    compute_hausdorff_distance(
+        *one_hot, include_background=False, percentile=95, spacing=SPACING_MM
+    )
     hausdorff = time.perf_counter()
     compute_surface_dice(*one_hot, class_thresholds=[TOLERANCE_MM] * 2, spacing=SPACING_MM)
     end, used = time.perf_counter(), time.process_time() - cpu
@@ -144,14 +155,31 @@ def agreement(peers_python: str) -> dict[str, float]:
     largest: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "masks.npz"
-        for predictions, truths in (([c[0] for c in cases], [c[1] for c in cases]), *[([p], [t]) for p, t in [masks()]]):
-            np.savez(path, predictions=predictions, truths=truths, spacing=spacing, tolerance=tolerance)
-            done = subprocess.run([peers_python, "-c", _PEER_VALUES, str(path)], capture_output=True, text=True, check=True)
-            for prediction, truth, peers in zip(predictions, truths, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        for predictions, truths in (
+            ([c[0] for c in cases], [c[1] for c in cases]),
+            *[([p], [t]) for p, t in [masks()]],
+        ):
+            np.savez(
+                path, predictions=predictions, truths=truths, spacing=spacing, tolerance=tolerance
+            )
+            done = subprocess.run(
+                [peers_python, "-c", _PEER_VALUES, str(path)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for prediction, truth, peers in zip(
+                predictions, truths, json.loads(done.stdout.splitlines()[-1]), strict=True
+            ):
                 for index, value in enumerate((1, 2)):
                     own = {"dice": metrics.dice(prediction, truth)[value]}
                     for definition in ("border", "area"):
-                        measured = surface.distances(*(surface.of_mask(m == value, spacing, definition) for m in (prediction, truth)))
+                        measured = surface.distances(
+                            *(
+                                surface.of_mask(m == value, spacing, definition)
+                                for m in (prediction, truth)
+                            )
+                        )
                         own[f"hd95_{definition}"] = surface.hausdorff_mm(measured)
                         own[f"nsd_{definition}"] = surface.surface_dice(measured, tolerance)
                     own["nsd_area_monai"] = own["nsd_area"]
@@ -164,8 +192,15 @@ def main() -> None:
     flags = side_by_side.arguments(__doc__)
     candidates = [Candidate("ours", f"{_HERE}:ours", environment={"CUDA_VISIBLE_DEVICES": ""})]
     if flags.peers_python:
-        print("largest difference from the peers:", agreement(os.path.abspath(flags.peers_python)), file=sys.stderr)
-        candidates += [Candidate(name, f"{_HERE}:{name}", flags.peers_python) for name in ("monai", "surface_distance")]
+        print(
+            "largest difference from the peers:",
+            agreement(os.path.abspath(flags.peers_python)),
+            file=sys.stderr,
+        )
+        candidates += [
+            Candidate(name, f"{_HERE}:{name}", flags.peers_python)
+            for name in ("monai", "surface_distance")
+        ]
     figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
     for figure in ("seconds", "cpu_seconds", "dice_seconds", "hd95_seconds", "nsd_seconds"):
         present = {name: values for name, values in figures.items() if figure in values}

@@ -45,7 +45,9 @@ class Candidate:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def measure(candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: int = 1) -> dict[str, dict[str, list[float]]]:
+def measure(
+    candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: int = 1
+) -> dict[str, dict[str, list[float]]]:
     """Returns candidate -> figure -> one value a counted repetition.
 
     The candidates take turns, so a machine that slows down slows all of them. To what a function returns, `peak_mib`, the highest
@@ -67,7 +69,9 @@ def measure(candidates: Sequence[Candidate], *, repetitions: int = 5, warm_up: i
     return figures
 
 
-def table(figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, reference: str) -> str:
+def table(
+    figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, reference: str
+) -> str:
     """Returns a Markdown table of one figure: median, range, and the median's ratio to that of `reference`."""
     base = statistics.median(figures[reference][figure])
     lines = [f"| {figure} | median | range | / {reference} |", "|---|---|---|---|"]
@@ -75,15 +79,24 @@ def table(figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, 
         values = measured.get(figure)
         if values:
             middle = statistics.median(values)
-            lines.append(f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | {middle / base:.3g} |")
+            lines.append(
+                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | {middle / base:.3g} |"
+            )
     return "\n".join(lines)
 
 
 def arguments(description: str) -> argparse.Namespace:
     """Returns the flags that every benchmark has: --peers_python (may be left out: peers are then skipped, and it says so), --repetitions."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers_python", help="interpreter of the environment that holds the peers; without it only our own side runs")
-    parser.add_argument("--repetitions", type=int, default=5, help="counted repetitions of each candidate")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peers_python",
+        help="interpreter of the environment that holds the peers; without it only our own side runs",
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="counted repetitions of each candidate"
+    )
     flags = parser.parse_args()
     if not flags.peers_python:
         print("no --peers_python: the peers are left out", file=sys.stderr)

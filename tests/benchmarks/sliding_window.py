@@ -88,7 +88,14 @@ def _timed(work) -> tuple[float, float]:
 def _windows() -> int:
     from c2fnas import sliding_window
 
-    return int(np.prod([len(sliding_window.starts(n, size, OVERLAP)) for n, size in zip(SHAPE, WINDOW, strict=True)]))
+    return int(
+        np.prod(
+            [
+                len(sliding_window.starts(n, size, OVERLAP))
+                for n, size in zip(SHAPE, WINDOW, strict=True)
+            ]
+        )
+    )
 
 
 def ours() -> dict[str, float]:
@@ -106,7 +113,9 @@ def ours() -> dict[str, float]:
     volume, config = image(), WindowConfig(WINDOW, OVERLAP, "gaussian")
     patch = tf.zeros((1, *WINDOW, 1))
     return _measured(
-        lambda: inference.segment(volume, lambda patches: np.asarray(network(inference.as_tensor(patches))), config),
+        lambda: inference.segment(
+            volume, lambda patches: np.asarray(network(inference.as_tensor(patches))), config
+        ),
         lambda: network(patch),
         _windows(),
     )
@@ -125,10 +134,18 @@ def monai(overlap: float = OVERLAP) -> dict[str, float]:
     import torch
     from monai.inferers import sliding_window_inference
 
-    network, volume, patch = _torch_network(), torch.from_numpy(image())[None, None], torch.zeros(1, 1, *WINDOW)
+    network, volume, patch = (
+        _torch_network(),
+        torch.from_numpy(image())[None, None],
+        torch.zeros(1, 1, *WINDOW),
+    )
     with torch.inference_mode():
         return _measured(
-            lambda: sliding_window_inference(volume, WINDOW, 1, network, overlap=overlap, mode="gaussian"), lambda: network(patch), 196
+            lambda: sliding_window_inference(
+                volume, WINDOW, 1, network, overlap=overlap, mode="gaussian"
+            ),
+            lambda: network(patch),
+            196,
         )
 
 
@@ -136,7 +153,11 @@ def nnunet() -> dict[str, float]:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    network, volume, patch = _torch_network(), torch.from_numpy(image())[None], torch.zeros(1, 1, *WINDOW)
+    network, volume, patch = (
+        _torch_network(),
+        torch.from_numpy(image())[None],
+        torch.zeros(1, 1, *WINDOW),
+    )
     predictor = nnUNetPredictor(
         tile_step_size=1 - OVERLAP, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"),
         allow_tqdm=False,
@@ -145,16 +166,28 @@ def nnunet() -> dict[str, float]:
     predictor.configuration_manager = type("Plan", (), {"patch_size": list(WINDOW)})
     predictor.label_manager = type("Labels", (), {"num_segmentation_heads": CLASSES})
     with torch.inference_mode():
-        return _measured(lambda: predictor.predict_sliding_window_return_logits(volume), lambda: network(patch), 196)
+        return _measured(
+            lambda: predictor.predict_sliding_window_return_logits(volume),
+            lambda: network(patch),
+            196,
+        )
 
 
 def main() -> None:
     flags = side_by_side.arguments(__doc__)
     candidates = [Candidate("ours", f"{_HERE}:ours", environment={"TF_ENABLE_ONEDNN_OPTS": "1"})]
     if flags.peers_python:
-        candidates += [Candidate(name, f"{_HERE}:{name}", flags.peers_python) for name in ("monai", "nnunet")]
+        candidates += [
+            Candidate(name, f"{_HERE}:{name}", flags.peers_python) for name in ("monai", "nnunet")
+        ]
     figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
-    for figure in ("beyond_seconds", "beyond_cpu_seconds", "above_mib", "seconds", "network_seconds"):
+    for figure in (
+        "beyond_seconds",
+        "beyond_cpu_seconds",
+        "above_mib",
+        "seconds",
+        "network_seconds",
+    ):
         print(side_by_side.table(figures, figure=figure, reference="ours") + "\n")
 
 

@@ -11,7 +11,11 @@ def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
     import numpy as np
     import tensorflow as tf
 
-    batch, patch, rng = trainer.config.batch_size, trainer.network.patch_size, np.random.default_rng(0)
+    batch, patch, rng = (
+        trainer.config.batch_size,
+        trainer.network.patch_size,
+        np.random.default_rng(0),
+    )
     one = {
         "image": rng.uniform(-1, 1, (batch, *patch, 1)).astype(np.float16),
         "label": rng.integers(0, 2, (batch, *patch), dtype=np.uint8),
@@ -20,6 +24,8 @@ def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
     seconds = []
     data = tf.data.Dataset.from_tensors(one).repeat()
     trainer.train(
-        lambda start, stop: data.take(stop - start), steps, on_step=lambda _, values: seconds.append(batch / values["patches_per_second"])
+        lambda start, stop: data.take(stop - start),
+        steps,
+        on_step=lambda _, values: seconds.append(batch / values["patches_per_second"]),
     )
     return statistics.median(seconds[leave_out:])

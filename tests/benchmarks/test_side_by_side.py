@@ -14,8 +14,11 @@ def test_a_candidates_peak_is_its_own_and_not_that_of_the_process_that_started_i
 
 
 def test_every_benchmark_says_on_which_processor_it_ran(capsys):
-    side_by_side.measure([side_by_side.Candidate("nothing", f"{__name__}:nothing")], repetitions=1, warm_up=0)
+    side_by_side.measure(
+        [side_by_side.Candidate("nothing", f"{__name__}:nothing")], repetitions=1, warm_up=0
+    )
     assert re.fullmatch(
-        r"processor: .+, \d+ cores for this process, (AVX-512|AVX2, no AVX-512|no AVX2 found); load .+\n", capsys.readouterr().out
+        r"processor: .+, \d+ cores for this process, (AVX-512|AVX2, no AVX-512|no AVX2 found); load .+\n",
+        capsys.readouterr().out,
     )
     assert machine.describe().startswith("processor: ")

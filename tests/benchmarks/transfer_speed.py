@@ -37,7 +37,9 @@ def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
 
     from federated.tensors import tensor_files
 
-    noise = np.random.default_rng(1).normal(size=7 * 2**20).astype(np.float32) + np.float32(value)  # 28 MiB, the largest tensor
+    noise = np.random.default_rng(1).normal(size=7 * 2**20).astype(np.float32) + np.float32(
+        value
+    )  # 28 MiB, the largest tensor
     count = MEGABYTES // 28 + 1
     return tensor_files.save_as(path, {f"layer_{i}": noise for i in range(count)}, metadata)
 
@@ -47,10 +49,22 @@ def _serve_ours(folder: str, ports) -> None:
     from federated.server import serve as server
 
     config = server_config.ServerConfig(
-        num_rounds=1, min_num_clients=2, max_num_clients=2, host="127.0.0.1", port=0, poll_s=1.0, max_change_ratio=0
+        num_rounds=1,
+        min_num_clients=2,
+        max_num_clients=2,
+        host="127.0.0.1",
+        port=0,
+        poll_s=1.0,
+        max_change_ratio=0,
     )
     root = pathlib.Path(folder)
-    server.serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    server.serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 @contextlib.contextmanager
@@ -80,7 +94,12 @@ def ours() -> dict[str, float]:
             transport.login(_PLAN, 30)
             began = time.perf_counter()
             transport.push(
-                folder / "update.safetensors", manifest.sha256, round_number=1, num_examples=30, metrics={}, manifest=lambda: manifest
+                folder / "update.safetensors",
+                manifest.sha256,
+                round_number=1,
+                num_examples=30,
+                metrics={},
+                manifest=lambda: manifest,
             )
             up = time.perf_counter() - began
             began = time.perf_counter()
@@ -112,10 +131,17 @@ def _serve_plain(folder: str, ports) -> None:
             while data := file.read(CHUNK):
                 yield data
 
-    handlers = {"Up": grpc.stream_unary_rpc_method_handler(up), "Down": grpc.unary_stream_rpc_method_handler(down)}
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 4 * CHUNK)])
+    handlers = {
+        "Up": grpc.stream_unary_rpc_method_handler(up),
+        "Down": grpc.unary_stream_rpc_method_handler(down),
+    }
+    server = grpc.server(
+        futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 4 * CHUNK)]
+    )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("plain", handlers),))
-    port = server.add_secure_port("127.0.0.1:0", Identity.of(pathlib.Path(folder) / "kits" / "server", "server").for_server())
+    port = server.add_secure_port(
+        "127.0.0.1:0", Identity.of(pathlib.Path(folder) / "kits" / "server", "server").for_server()
+    )
     server.start()
     ports.put(port)
     server.wait_for_termination()
@@ -139,7 +165,11 @@ def plain_stream() -> dict[str, float]:
 
         with _server(_serve_plain, name) as port:
             credentials = Identity.of(kits / "C1", "site").for_client()
-            with grpc.secure_channel(f"localhost:{port}", credentials, options=[("grpc.max_receive_message_length", 4 * CHUNK)]) as channel:
+            with grpc.secure_channel(
+                f"localhost:{port}",
+                credentials,
+                options=[("grpc.max_receive_message_length", 4 * CHUNK)],
+            ) as channel:
                 grpc.channel_ready_future(channel).result(30)
                 began = time.perf_counter()
                 channel.stream_unary("/plain/Up")(chunks())
@@ -168,7 +198,10 @@ def _serve_raw(size: int, ports) -> None:
 
 def raw_sockets() -> dict[str, float]:
     size = MEGABYTES * 10**6
-    with _server(_serve_raw, size) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+    with (
+        _server(_serve_raw, size) as port,
+        socket.create_connection(("127.0.0.1", port)) as connection,
+    ):
         data, buffer = bytes(CHUNK), bytearray(CHUNK)
         began, left = time.perf_counter(), size
         while left:
@@ -186,7 +219,8 @@ def main() -> None:
     flags = side_by_side.arguments(__doc__)
     names = ("ours", "plain_stream", "raw_sockets")
     figures = side_by_side.measure(
-        [Candidate(name, f"tests.benchmarks.transfer_speed:{name}") for name in names], repetitions=flags.repetitions
+        [Candidate(name, f"tests.benchmarks.transfer_speed:{name}") for name in names],
+        repetitions=flags.repetitions,
     )
     for figure in ("up MB/s", "down MB/s"):
         print(side_by_side.table(figures, figure=figure, reference="plain_stream"), "\n")

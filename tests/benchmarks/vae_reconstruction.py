@@ -36,7 +36,9 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
 
         def patches(split: str, store=store) -> np.ndarray:
             cases = [store.open(case) for case in store.case_ids(split)]
-            sampler = site_trainer.patch_sampler(dataclasses.replace(config, batch_size=_PATCHES, patches_per_case=_PATCHES), cases)
+            sampler = site_trainer.patch_sampler(
+                dataclasses.replace(config, batch_size=_PATCHES, patches_per_case=_PATCHES), cases
+            )
             return sampler.batch(0)["image"].astype(np.float32)
 
         mean_image, judged = patches("training").mean(axis=0), patches("validation")
@@ -45,7 +47,10 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
         own = float(np.mean(np.square(judged - judged.mean(axis=(1, 2, 3, 4), keepdims=True))))
         for model in models:
             named_weights.assign(network, named_weights.load(run / model)[0])
-            parts = [network.train_outputs(tf.constant(judged[i : i + 4]))["reconstruction"].numpy() for i in range(0, len(judged), 4)]
+            parts = [
+                network.train_outputs(tf.constant(judged[i : i + 4]))["reconstruction"].numpy()
+                for i in range(0, len(judged), 4)
+            ]
             error = float(np.mean(np.square(judged - np.concatenate(parts))))
             found.append(
                 {
@@ -62,12 +67,28 @@ def judge(run: pathlib.Path, models: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of a run of Table 1")
-    parser.add_argument("--models", required=True, help="weights files with a VAE branch, relative to the run, separated by commas")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=pathlib.Path, required=True, help="folder of a run of Table 1"
+    )
+    parser.add_argument(
+        "--models",
+        required=True,
+        help="weights files with a VAE branch, relative to the run, separated by commas",
+    )
     arguments = parser.parse_args()
     for row in judge(arguments.run, arguments.models.split(",")):
-        print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}), flush=True)
+        print(
+            json.dumps(
+                {
+                    name: round(value, 4) if isinstance(value, float) else value
+                    for name, value in row.items()
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

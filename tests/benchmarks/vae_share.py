@@ -28,7 +28,10 @@ def main() -> None:
 
     flags = arguments(__doc__)
     function = "tests.benchmarks.vae_share:step"
-    candidates = [Candidate("without", function, arguments={"vae": None}), Candidate("reduced", function, arguments={"vae": "reduced"})]
+    candidates = [
+        Candidate("without", function, arguments={"vae": None}),
+        Candidate("reduced", function, arguments={"vae": "reduced"}),
+    ]
     figures = measure(candidates, repetitions=flags.repetitions, warm_up=0)
     print(table(figures, figure="step_s", reference="without"))
     print({name: statistics.median(values) for name, values in figures["reduced"].items()})

@@ -35,13 +35,19 @@ def _lump(share: float) -> Draw:
 # name -> (draws, true mean)
 DISTRIBUTIONS: dict[str, tuple[Draw, float]] = {
     "normal": (lambda rng, shape: rng.normal(size=shape), 0.0),
-    "skewed: Dice near 1, Beta(5, 1), skewness -1.2": (lambda rng, shape: rng.beta(5, 1, shape), 5 / 6),
+    "skewed: Dice near 1, Beta(5, 1), skewness -1.2": (
+        lambda rng, shape: rng.beta(5, 1, shape),
+        5 / 6,
+    ),
     "skewed: Gamma(2), skewness 1.4": (lambda rng, shape: rng.gamma(2, size=shape), 2.0),
     "skewed: exponential, skewness 2": (lambda rng, shape: rng.exponential(size=shape), 1.0),
     "lumped: 4 in 10 at 0": (_lump(0.4), 0.6 * 2 / 3),
     "lumped: 5 in 10 at 0": (_lump(0.5), 0.5 * 2 / 3),
     "lumped: 6 in 10 at 0": (_lump(0.6), 0.4 * 2 / 3),
-    "lumped: 5 in 10 differences exactly 0": (lambda rng, shape: np.where(rng.random(shape) < 0.5, 0.0, rng.normal(0.5, 1, shape)), 0.25),
+    "lumped: 5 in 10 differences exactly 0": (
+        lambda rng, shape: np.where(rng.random(shape) < 0.5, 0.0, rng.normal(0.5, 1, shape)),
+        0.25,
+    ),
 }
 # where no method that looks at the values alone can cover: what makes the mean is often not in the sample
 BEYOND: dict[str, tuple[Draw, float]] = {
@@ -50,12 +56,17 @@ BEYOND: dict[str, tuple[Draw, float]] = {
         lambda rng, shape: np.where(rng.random(shape) < 0.05, 0.0, rng.uniform(0.8, 0.85, shape)),
         0.95 * 0.825,
     ),
-    "skewed: log-normal, skewness 6": (lambda rng, shape: np.exp(rng.normal(size=shape)), float(np.exp(0.5))),
+    "skewed: log-normal, skewness 6": (
+        lambda rng, shape: np.exp(rng.normal(size=shape)),
+        float(np.exp(0.5)),
+    ),
 }
 STRATA = {"6": (6,), "13": (13,), "6 + 7": (6, 7), "39": (39,), "3 x (6 + 7)": (6, 7) * 3}
 
 
-def mean_coverage(draw: Draw, truth: float, sizes: Sequence[int], repetitions: int = REPETITIONS, seed: int = 1) -> tuple[float, float]:
+def mean_coverage(
+    draw: Draw, truth: float, sizes: Sequence[int], repetitions: int = REPETITIONS, seed: int = 1
+) -> tuple[float, float]:
     """Returns the share of intervals of a mean that hold it, and their width over that of plain Student's t (on average)."""
     rng = generator(seed, "coverage", *map(int, sizes))
     total = sum(sizes)
@@ -87,14 +98,32 @@ def study(
         if shape == "skewed":
             return patient_sd * (rng.exponential(size=(repetitions, *dims)) - 1)
         if shape == "lumped":
-            return patient_sd * np.sqrt(2) * np.where(rng.random((repetitions, *dims)) < 0.5, 0.0, rng.normal(size=(repetitions, *dims)))
+            return (
+                patient_sd
+                * np.sqrt(2)
+                * np.where(
+                    rng.random((repetitions, *dims)) < 0.5,
+                    0.0,
+                    rng.normal(size=(repetitions, *dims)),
+                )
+            )
         return rng.normal(0.0, patient_sd, (repetitions, *dims))
 
     if design == two.OWN:
         drawn = [patients(trainings, n) + effects[..., None] + truth for n in sizes]
-        strata = [(n / total / trainings, own[:, k]) for n, own in zip(sizes, drawn, strict=True) for k in range(trainings)]
+        strata = [
+            (n / total / trainings, own[:, k])
+            for n, own in zip(sizes, drawn, strict=True)
+            for k in range(trainings)
+        ]
     else:
-        drawn = [patients(1, n) + rng.normal(0.0, interaction_sd, (repetitions, trainings, n)) + effects[..., None] + truth for n in sizes]
+        drawn = [
+            patients(1, n)
+            + rng.normal(0.0, interaction_sd, (repetitions, trainings, n))
+            + effects[..., None]
+            + truth
+            for n in sizes
+        ]
         strata = [(n / total, own.mean(axis=1)) for n, own in zip(sizes, drawn, strict=True)]
     means = sum(own.sum(axis=-1) for own in drawn) / total
     return two.evidence(means, intervals.combination(strata), design)
@@ -107,7 +136,14 @@ def verdicts(found: two.Evidence, null: float = 0.0) -> tuple[float, float]:
 
 
 def shares(
-    truth: float, *, training_sd: float, trainings: int, patients: int, design: str, repetitions: int = REPETITIONS, seed: int = 1
+    truth: float,
+    *,
+    training_sd: float,
+    trainings: int,
+    patients: int,
+    design: str,
+    repetitions: int = REPETITIONS,
+    seed: int = 1,
 ) -> two.Share:
     """Returns the shares of marked patients of `repetitions` studies; a training's own share is beta distributed about the truth."""
     rng = generator(seed, "shares", design, trainings, patients)
@@ -119,11 +155,15 @@ def shares(
         own = np.full(dims, truth)
     if design == two.OWN:
         return two.share(rng.binomial(patients, own) / patients, patients * trainings, design)
-    ease = rng.random((repetitions, 1, patients))  # a patient who is marked easily is so in every training
+    ease = rng.random(
+        (repetitions, 1, patients)
+    )  # a patient who is marked easily is so in every training
     return two.share((ease < own[..., None]).mean(axis=-1), patients, design)
 
 
-def detectable(trainings: int, patients: int, training_sd: float, patient_sd: float = 15.0) -> tuple[float, float]:
+def detectable(
+    trainings: int, patients: int, training_sd: float, patient_sd: float = 15.0
+) -> tuple[float, float]:
     """Returns the smallest difference that is found with 80 % power, by a claim alone and at Holm's strictest step over PARTS."""
     error = ((training_sd**2 + patient_sd**2 / patients) / trainings) ** 0.5
     mean = intervals.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
@@ -132,46 +172,101 @@ def detectable(trainings: int, patients: int, training_sd: float, patient_sd: fl
 
 def main() -> None:
     percent = "{:.1f} %".format
-    print(f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; in brackets its width over plain Student's t\n")
+    print(
+        f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; in brackets its width over plain Student's t\n"
+    )
     print("| values | " + " | ".join(STRATA) + " |\n|---|" + "---:|" * len(STRATA))
-    for name, (draw, truth) in {**DISTRIBUTIONS, **{f"beyond reach: {n}": v for n, v in BEYOND.items()}}.items():
+    for name, (draw, truth) in {
+        **DISTRIBUTIONS,
+        **{f"beyond reach: {n}": v for n, v in BEYOND.items()},
+    }.items():
         cells = [mean_coverage(draw, truth, sizes) for sizes in STRATA.values()]
         print(f"| {name} | " + " | ".join(f"{percent(100 * c)} ({w:.2f})" for c, w in cells) + " |")
     for design in (two.OWN, two.SAME):
-        print(f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, and how often a true difference is found\n")
-        print("| trainings | training sd | patient sd | patients | shape | false | coverage | 10 points | 20 points | 40 points |")
+        print(
+            f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, and how often a true difference is found\n"
+        )
+        print(
+            "| trainings | training sd | patient sd | patients | shape | false | coverage | 10 points | 20 points | 40 points |"
+        )
         print("|---:|---:|---:|---|---|---:|---:|---:|---:|---:|")
         for trainings in (3, 5):
             for training_sd in (0.0, 3.0, 8.0):
                 for patient_sd, sizes, shape in ((10.0, (6, 7), "normal"), (20.0, (6, 7), "normal"), (20.0, (6,), "normal"), (20.0, (6,), "skewed"), (20.0, (6, 7), "skewed"), (20.0, (6,), "lumped")):  # fmt: skip
-                    how = {"training_sd": training_sd, "patient_sd": patient_sd, "trainings": trainings, "sizes": sizes, "design": design}
+                    how = {
+                        "training_sd": training_sd,
+                        "patient_sd": patient_sd,
+                        "trainings": trainings,
+                        "sizes": sizes,
+                        "design": design,
+                    }
                     false = sum(verdicts(study(0.0, **how, shape=shape)))
-                    found = [verdicts(study(difference, **how, shape=shape))[0] for difference in (10.0, 20.0, 40.0)]
+                    found = [
+                        verdicts(study(difference, **how, shape=shape))[0]
+                        for difference in (10.0, 20.0, 40.0)
+                    ]
                     row = [trainings, training_sd, patient_sd, " + ".join(map(str, sizes)), shape]
-                    print("| " + " | ".join([*map(str, row), *(percent(100 * v) for v in (false, 1 - false, *found))]) + " |")
+                    print(
+                        "| "
+                        + " | ".join(
+                            [
+                                *map(str, row),
+                                *(percent(100 * v) for v in (false, 1 - false, *found)),
+                            ]
+                        )
+                        + " |"
+                    )
     limit = hypotheses.LIMIT_SHARE
-    print(f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; right at a true share of 60 % and of 0.1 %\n")
-    print("| design | trainings | training sd | patients | false | contradicted at 60 % | supported at 0.1 % |")
+    print(
+        f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; right at a true share of 60 % and of 0.1 %\n"
+    )
+    print(
+        "| design | trainings | training sd | patients | false | contradicted at 60 % | supported at 0.1 % |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for design in (two.OWN, two.SAME):
         for trainings in (3, 5):
             for training_sd in (0.0, 0.03, 0.08):
                 for patients in (6, 7, 84):
                     how = {"trainings": trainings, "patients": patients, "design": design}
-                    false = float((shares(limit, training_sd=training_sd, **how).p(limit) < 0.05).mean())
+                    false = float(
+                        (shares(limit, training_sd=training_sd, **how).p(limit) < 0.05).mean()
+                    )
                     low, _ = shares(0.6, training_sd=training_sd, **how).ends()
                     _, high = shares(0.001, training_sd=0.0, **how).ends()
-                    cells = [percent(100 * v) for v in (false, (low > limit).mean(), (high < limit).mean())]
-                    print(f"| {design} | {trainings} | {100 * training_sd:.0f} | {patients} | " + " | ".join(cells) + " |")
+                    cells = [
+                        percent(100 * v)
+                        for v in (false, (low > limit).mean(), (high < limit).mean())
+                    ]
+                    print(
+                        f"| {design} | {trainings} | {100 * training_sd:.0f} | {patients} | "
+                        + " | ".join(cells)
+                        + " |"
+                    )
 
-    print(f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, patients vary by 15 points\n")
-    print("| trainings | patients of each | 3 points | 5 points | 8 points |\n|---:|---:|---:|---:|---:|")
+    print(
+        f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, patients vary by 15 points\n"
+    )
+    print(
+        "| trainings | patients of each | 3 points | 5 points | 8 points |\n|---:|---:|---:|---:|---:|"
+    )
     for trainings in (3, 5, 10):
         for patients in (13, 6):
-            cells = [detectable(trainings, patients, training_sd) for training_sd in (3.0, 5.0, 8.0)]
-            print(f"| {trainings} | {patients} | " + " | ".join(f"{alone:.1f} ({after:.1f})" for alone, after in cells) + " |")
-    print("\nUpper end of a share where no patient is marked\n\n| design | trainings | patients in all | upper end |\n|---|---:|---:|---:|")
-    for trainings, patients, design in (*((k, 6 * k, two.OWN) for k in (3, 5, 10, 20)), *((k, 84, two.SAME) for k in (3, 5, 10, 20))):
+            cells = [
+                detectable(trainings, patients, training_sd) for training_sd in (3.0, 5.0, 8.0)
+            ]
+            print(
+                f"| {trainings} | {patients} | "
+                + " | ".join(f"{alone:.1f} ({after:.1f})" for alone, after in cells)
+                + " |"
+            )
+    print(
+        "\nUpper end of a share where no patient is marked\n\n| design | trainings | patients in all | upper end |\n|---|---:|---:|---:|"
+    )
+    for trainings, patients, design in (
+        *((k, 6 * k, two.OWN) for k in (3, 5, 10, 20)),
+        *((k, 84, two.SAME) for k in (3, 5, 10, 20)),
+    ):
         _, high = two.share(np.zeros(trainings), patients, design).ends()
         print(f"| {design} | {trainings} | {patients} | {percent(100 * float(high))} |")
 

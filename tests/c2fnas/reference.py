@@ -14,7 +14,9 @@ def convolve(voxels: np.ndarray, kernel: np.ndarray, *, stride: int = 1) -> np.n
     sizes = [(n + stride - 1) // stride for n in voxels.shape[:3]]
     result = np.zeros((*sizes, kernel.shape[4]))
     for offset in itertools.product(*(range(n) for n in kernel.shape[:3])):
-        window = tuple(slice(o, o + stride * (n - 1) + 1, stride) for o, n in zip(offset, sizes, strict=True))
+        window = tuple(
+            slice(o, o + stride * (n - 1) + 1, stride) for o, n in zip(offset, sizes, strict=True)
+        )
         result += padded[window] @ kernel[offset].astype(np.float64)
     return result
 
@@ -26,7 +28,9 @@ def normalise(voxels: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.nda
         values = voxels[..., channel]
         deviations = values - values.sum() / values.size
         variance = (deviations**2).sum() / values.size
-        result[..., channel] = gamma[channel] * deviations / np.sqrt(variance + 1e-5) + beta[channel]
+        result[..., channel] = (
+            gamma[channel] * deviations / np.sqrt(variance + 1e-5) + beta[channel]
+        )
     return result
 
 
@@ -40,7 +44,9 @@ def double(voxels: np.ndarray) -> np.ndarray:
     result = np.zeros((2 * nx, 2 * ny, 2 * nz, channels))
     neighbours = [[_two_neighbours(i, n) for i in range(2 * n)] for n in (nx, ny, nz)]
     for x, y, z in np.ndindex(2 * nx, 2 * ny, 2 * nz):
-        for (i, wi), (j, wj), (k, wk) in itertools.product(neighbours[0][x], neighbours[1][y], neighbours[2][z]):
+        for (i, wi), (j, wj), (k, wk) in itertools.product(
+            neighbours[0][x], neighbours[1][y], neighbours[2][z]
+        ):
             result[x, y, z] += wi * wj * wk * voxels[i, j, k]
     return result
 
@@ -51,7 +57,9 @@ def _two_neighbours(index: int, size: int) -> list[tuple[int, float]]:
     return [(low, 1 - (position - low)), (min(low + 1, size - 1), position - low)]
 
 
-def block(voxels: np.ndarray, weights: dict[str, np.ndarray], name: str, *, stride: int = 1) -> np.ndarray:
+def block(
+    voxels: np.ndarray, weights: dict[str, np.ndarray], name: str, *, stride: int = 1
+) -> np.ndarray:
     """ReLU, the convolutions found under `name`, norm."""
     voxels = relu(voxels)
     for part in (f"{name}/kernel", f"{name}/in_plane/kernel", f"{name}/through_plane/kernel"):
@@ -64,7 +72,12 @@ def block(voxels: np.ndarray, weights: dict[str, np.ndarray], name: str, *, stri
 def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
     """[x, y, z, 1] to [x, y, z, classes]: the whole segmentation network, for a genotype whose cells merge after the operation."""
     outputs = [
-        block(normalise(convolve(image, weights["stem/first/kernel"]), *_norm(weights, "stem/first")), weights, "stem/second", stride=2)
+        block(
+            normalise(convolve(image, weights["stem/first/kernel"]), *_norm(weights, "stem/first")),
+            weights,
+            "stem/second",
+            stride=2,
+        )
     ]
     for number, cell in enumerate(architecture.cells, start=1):
         merged = 0.0
@@ -79,7 +92,10 @@ def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> n
             merged = merged + block(voxels, weights, f"{name}/op")
         outputs.append(block(merged, weights, f"cell{number:02d}/last"))
     voxels = block(np.concatenate([outputs[-1], outputs[-2]], axis=-1), weights, "end/first")
-    voxels = normalise(convolve(double_by_axis(voxels), weights["end/second/kernel"]), *_norm(weights, "end/second"))
+    voxels = normalise(
+        convolve(double_by_axis(voxels), weights["end/second/kernel"]),
+        *_norm(weights, "end/second"),
+    )
     return convolve(relu(voxels), weights["end/classifier/kernel"]) + weights["end/classifier/bias"]
 
 

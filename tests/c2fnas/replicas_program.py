@@ -20,7 +20,9 @@ STEPS = 3
 def devices(replicas: int) -> tf.distribute.Strategy:
     # One process can run TensorFlow's collective reduction, the default, over one number of devices only: that is four.
     reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
-    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction)
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction
+    )
 
 
 def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
@@ -30,7 +32,9 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
         optimizer = tf.keras.optimizers.SGD(0.0)
         optimizer.build(list(network.variables.values()))
     # A strong KL part, so that noise which followed the replica would show.
-    trainer = training.Trainer(network, tiny.config(loss=LossConfig(kl=500.0)), strategy, optimizer=optimizer)
+    trainer = training.Trainer(
+        network, tiny.config(loss=LossConfig(kl=500.0)), strategy, optimizer=optimizer
+    )
     parts = []
     trainer.train(tiny.datasets, STEPS, on_step=lambda step, values: parts.append(dict(values)))
     for values in parts:
@@ -44,24 +48,38 @@ def adam(replicas: int) -> dict[str, list[float]]:
     strategy = devices(replicas)
     with strategy.scope():
         make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
-        variables = {"w": make(np.array([1.0, -2.0], np.float32), name="w"), "b": make(np.array([0.5], np.float32), name="b")}
+        variables = {
+            "w": make(np.array([1.0, -2.0], np.float32), name="w"),
+            "b": make(np.array([0.5], np.float32), name="b"),
+        }
         optimizer = keras_stack.optimizer(0.01, variables)
 
     @tf.function
     def step(gradients):
-        strategy.run(lambda: keras_stack.apply_summed_gradients(optimizer, gradients, list(variables.values()), replicas))
+        strategy.run(
+            lambda: keras_stack.apply_summed_gradients(
+                optimizer, gradients, list(variables.values()), replicas
+            )
+        )
 
     for scale in (1.0, -0.5, 3.0):
         step([tf.constant([0.3, -0.1]) * scale, tf.constant([2.0]) * scale])
-    state = {**{name: v.numpy() for name, v in variables.items()}, **keras_stack.optimizer_state(optimizer, variables)}
-    on_devices = [part.numpy() for part in strategy.experimental_local_results(keras_stack.tf_variable(variables["w"]))]
+    state = {
+        **{name: v.numpy() for name, v in variables.items()},
+        **keras_stack.optimizer_state(optimizer, variables),
+    }
+    on_devices = [
+        part.numpy()
+        for part in strategy.experimental_local_results(keras_stack.tf_variable(variables["w"]))
+    ]
     state["devices"] = np.ptp(np.stack(on_devices), axis=0)  # how far the devices' copies lie apart
     return {name: np.asarray(array, np.float64).ravel().tolist() for name, array in state.items()}
 
 
 def main() -> None:
     tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(4)]
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
     result = {}
     reference: dict[str, np.ndarray] = {}
@@ -69,11 +87,23 @@ def main() -> None:
         parts, weights = run(replicas)
         reference = reference or weights
         # Relative to the largest weight of each array; single weights near 0 differ by rounding alone.
-        difference = max(np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3) for name in weights)
-        result[str(replicas)] = {"parts": parts, "difference": float(difference), "adam": adam(replicas)}
+        difference = max(
+            np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3)
+            for name in weights
+        )
+        result[str(replicas)] = {
+            "parts": parts,
+            "difference": float(difference),
+            "adam": adam(replicas),
+        }
     try:
         # refused before a step, and before a weight is copied to three devices
-        training.Trainer(tiny.build(tiny.SHALLOW), tiny.config(), devices(3), optimizer=tf.keras.optimizers.SGD(0.0))
+        training.Trainer(
+            tiny.build(tiny.SHALLOW),
+            tiny.config(),
+            devices(3),
+            optimizer=tf.keras.optimizers.SGD(0.0),
+        )
     except ValueError as error:
         result["refused"] = str(error)
     print(json.dumps(result))

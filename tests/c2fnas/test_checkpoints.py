@@ -24,14 +24,19 @@ def trainer():
 @pytest.fixture
 def filled(trainer):
     random = np.random.default_rng(4)
-    state = {name: random.uniform(0, 1, array.shape).astype(array.dtype) for name, array in trainer.state().items()}
+    state = {
+        name: random.uniform(0, 1, array.shape).astype(array.dtype)
+        for name, array in trainer.state().items()
+    }
     state["step"], state["optimizer/iterations"] = np.array(5), np.array(7)
     trainer.restore(state)
     return state
 
 
 def _other(genotype=tiny.GENOTYPE, config=None, **changes):
-    return training.Trainer(tiny.build(genotype, **changes), config or tiny.config(), tf.distribute.get_strategy())
+    return training.Trainer(
+        tiny.build(genotype, **changes), config or tiny.config(), tf.distribute.get_strategy()
+    )
 
 
 def test_what_was_saved_comes_back(trainer, filled, tmp_path):
@@ -51,45 +56,69 @@ def test_no_checkpoint_is_none(trainer, tmp_path):
     assert checkpoints.load(tmp_path / "nothing", trainer) is None
 
 
-def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missing(trainer, filled, tmp_path):
+def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missing(
+    trainer, filled, tmp_path
+):
     """Checkpoints of an earlier release name five settings of the loss; they must go on."""
     _, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
     loss = json.loads(metadata["training"])["loss"]
-    assert set(loss) == {"dice", "cross_entropy", "kl", "reconstruction", "kl_kind", "include_background"}
+    assert set(loss) == {
+        "dice",
+        "cross_entropy",
+        "kl",
+        "reconstruction",
+        "kl_kind",
+        "include_background",
+    }
 
 
 def test_a_training_with_missing_labels_goes_on_from_its_checkpoint(tmp_path):
-    config = tiny.config(loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted")))
+    config = tiny.config(
+        loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted"))
+    )
     checkpoints.save(tmp_path, _other(config=config), {"round": 3})
     assert checkpoints.load(tmp_path, _other(config=config)) == {"round": 3}
 
 
 def test_a_checkpoint_is_readable_weights_with_its_genotype(trainer, filled, tmp_path):
     arrays, metadata = named_weights.load(checkpoints.save(tmp_path, trainer, {}))
-    np.testing.assert_array_equal(arrays["weights/stem/first/kernel"], filled["weights/stem/first/kernel"])
+    np.testing.assert_array_equal(
+        arrays["weights/stem/first/kernel"], filled["weights/stem/first/kernel"]
+    )
     assert '"name": "tiny"' in metadata["genotype"] and "tensorflow" in metadata["stack"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _other(tiny.GENOTYPE.with_size(classes=2)), "genotype.classes is 3 in the checkpoint, 2 here"),
+        (
+            lambda: _other(tiny.GENOTYPE.with_size(classes=2)),
+            "genotype.classes is 3 in the checkpoint, 2 here",
+        ),
         (
             lambda: _other(
-                dataclasses.replace(tiny.GENOTYPE, cells=(*tiny.GENOTYPE.cells[:2], CellGene((2,), 1, "conv3d"))),
+                dataclasses.replace(
+                    tiny.GENOTYPE, cells=(*tiny.GENOTYPE.cells[:2], CellGene((2,), 1, "conv3d"))
+                ),
                 config=tiny.config(total_steps=8, loss=LossConfig(kl=0.5)),
             ),
             r"genotype.cells\[3\].op is 'conv2d' in the checkpoint, 'conv3d' here; training.loss.kl is 0.2 .*, 0.5 here; "
             r"training.total_steps is 6 .*, 8 here",
         ),
         (
-            lambda: _other(config=tiny.config(loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted")))),
+            lambda: _other(
+                config=tiny.config(
+                    loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted"))
+                )
+            ),
             "training.loss.missing is 'absent' in the checkpoint, .*'restricted'",
         ),
         (lambda: _other(vae=None), "network.vae is 'reduced' in the checkpoint, None here"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused_difference_by_difference(trainer, filled, tmp_path, make, message):
+def test_a_checkpoint_of_another_training_is_refused_difference_by_difference(
+    trainer, filled, tmp_path, make, message
+):
     path = checkpoints.save(tmp_path, trainer, {})
     other = make()
     before = other.weights()
@@ -105,7 +134,10 @@ def test_a_checkpoint_of_another_training_is_refused_difference_by_difference(tr
 def test_a_truncated_checkpoint_is_one_error_that_names_it(trainer, filled, tmp_path, keep):
     path = checkpoints.save(tmp_path, trainer, {})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: the checkpoint cannot be read \(.+\); remove it"):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint\.safetensors: the checkpoint cannot be read \(.+\); remove it",
+    ):
         checkpoints.load(tmp_path, trainer)
 
 
@@ -127,7 +159,11 @@ def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, fille
     for step in (3, 5, 8, 9):
         trainer.step = step
         checkpoints.save(tmp_path, trainer, {"step": step}, keep=3)
-    names = ["checkpoint.safetensors", "earlier_00000005.safetensors", "earlier_00000008.safetensors"]
+    names = [
+        "checkpoint.safetensors",
+        "earlier_00000005.safetensors",
+        "earlier_00000008.safetensors",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     newest = tmp_path / checkpoints.FILE_NAME
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -135,7 +171,9 @@ def test_the_last_ones_are_kept_and_step_in_for_an_unreadable_one(trainer, fille
     assert trainer.step == 8
 
 
-def test_an_error_of_the_system_puts_no_earlier_checkpoint_in_the_place_of_the_newest(trainer, filled, tmp_path, monkeypatch):
+def test_an_error_of_the_system_puts_no_earlier_checkpoint_in_the_place_of_the_newest(
+    trainer, filled, tmp_path, monkeypatch
+):
     for step in (3, 5):
         trainer.step = step
         checkpoints.save(tmp_path, trainer, {"step": step}, keep=2)
@@ -157,7 +195,9 @@ def test_a_full_disk_is_one_error_and_keeps_what_was_there(trainer, filled, tmp_
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
     try:
-        with pytest.raises(OSError, match=r"checkpoint of step 5 not written .* it takes .* MB, .* MB are free") as caught:
+        with pytest.raises(
+            OSError, match=r"checkpoint of step 5 not written .* it takes .* MB, .* MB are free"
+        ) as caught:
             checkpoints.save(tmp_path, trainer, {}, keep=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -15,12 +15,20 @@ def test_a_frozen_encoder_stays_and_the_rest_learns_under_clipped_gradients():
     """The first step of Adam has the size of the rate whatever the gradient's length, so clipping shows in the moments: m = g / 10."""
     frozen = fine_tuning.encoder_prefixes(tiny.GENOTYPE)
     assert frozen == ("stem/", "cell01/")
-    trainer = training.Trainer(tiny.build(), tiny.config(frozen=frozen, clip_norm=0.5), tf.distribute.get_strategy())
+    trainer = training.Trainer(
+        tiny.build(), tiny.config(frozen=frozen, clip_norm=0.5), tf.distribute.get_strategy()
+    )
     before, seen = trainer.weights(), []
-    trainer.train(tiny.datasets, 1, on_step=lambda step, values: seen.append(values["gradient_norm"]))
+    trainer.train(
+        tiny.datasets, 1, on_step=lambda step, values: seen.append(values["gradient_norm"])
+    )
     for name, array in trainer.weights().items():
         assert np.array_equal(array, before[name]) == name.startswith(frozen), name
-    moments = [array for name, array in trainer.state().items() if name.startswith("optimizer/") and name.endswith("/m")]
+    moments = [
+        array
+        for name, array in trainer.state().items()
+        if name.startswith("optimizer/") and name.endswith("/m")
+    ]
     length = 10.0 * np.sqrt(sum(np.square(array.astype(np.float64)).sum() for array in moments))
     assert seen[0] > 0.6  # above the limit, so that it was clipped
     assert length == pytest.approx(0.5, rel=1e-4)
@@ -37,7 +45,13 @@ def test_a_model_may_come_with_or_without_its_branch():
     completed = fine_tuning.complete(with_branch, given, seed=5)
     initial = named_weights.initial(with_branch, 5)
     for name, array in completed.items():
-        np.testing.assert_array_equal(array, initial[name] if name.startswith("vae/") else given[name])
+        np.testing.assert_array_equal(
+            array, initial[name] if name.startswith("vae/") else given[name]
+        )
     assert fine_tuning.complete(without, completed, seed=5).keys() == given.keys()
     with pytest.raises(ValueError, match="missing stem/first/kernel"):
-        fine_tuning.complete(without, {name: array for name, array in given.items() if name != "stem/first/kernel"}, seed=5)
+        fine_tuning.complete(
+            without,
+            {name: array for name, array in given.items() if name != "stem/first/kernel"},
+            seed=5,
+        )

@@ -11,8 +11,24 @@ from c2fnas.genotype import CellGene, Genotype
 def test_default_cells_are_the_published_table():
     cells = genotype.named("c2fnas").cells
     assert [cell.level for cell in cells] == [1, 1, 2, 2, 3, 4, 3, 3, 2, 1, 1, 1]
-    assert [cell.inputs for cell in cells] == [(0,), (1, 0), (2,), (3,), (4,), (5,), (6, 5), (7,), (8, 4), (9, 2), (10,), (11, 10)]
-    assert " ".join(cell.op for cell in cells) == "conv2d p3d conv3d conv3d conv3d conv3d conv2d conv3d p3d conv3d conv2d conv3d"
+    assert [cell.inputs for cell in cells] == [
+        (0,),
+        (1, 0),
+        (2,),
+        (3,),
+        (4,),
+        (5,),
+        (6, 5),
+        (7,),
+        (8, 4),
+        (9, 2),
+        (10,),
+        (11, 10),
+    ]
+    assert (
+        " ".join(cell.op for cell in cells)
+        == "conv2d p3d conv3d conv3d conv3d conv3d conv2d conv3d p3d conv3d conv2d conv3d"
+    )
 
 
 def test_weights_and_macs_of_both_ports():
@@ -22,7 +38,12 @@ def test_weights_and_macs_of_both_ports():
 
 
 def test_counts_by_hand():
-    tiny = Genotype("tiny", (CellGene((0,), 1, "p3d"), CellGene((1, 0), 1, "conv2d", merge="before_op")), filters=1, classes=2)
+    tiny = Genotype(
+        "tiny",
+        (CellGene((0,), 1, "p3d"), CellGene((1, 0), 1, "conv2d", merge="before_op")),
+        filters=1,
+        classes=2,
+    )
     cell_1 = 4 + (9 + 3) * 4 + 4  # 1x1x1, pseudo-3D, 1x1x1 of 2 channels
     cell_2 = 2 * 4 + 9 * 4 + 4  # two 1x1x1, one operation on their sum, 1x1x1
     half, full = 27 * 2 + cell_1 + cell_2 + 27 * 4 * 2, 27 * 1 + 27 * 2 * 1 + 2
@@ -32,10 +53,18 @@ def test_counts_by_hand():
 
 def test_second_port_differs_as_documented():
     default, summed = genotype.named("c2fnas"), genotype.named("c2fnas_sum")
-    changed = {i: b.op for i, (a, b) in enumerate(zip(default.cells, summed.cells, strict=True), start=1) if a.op != b.op}
+    changed = {
+        i: b.op
+        for i, (a, b) in enumerate(zip(default.cells, summed.cells, strict=True), start=1)
+        if a.op != b.op
+    }
     assert changed == {6: "conv2d", 7: "conv3d"}
-    assert {(cell.merge, cell.outer, cell.down) for cell in summed.cells} == {("before_op", "conv", "before_first")}
-    assert {(cell.merge, cell.outer, cell.down) for cell in default.cells} == {("after_op", "block", "replaces_first")}
+    assert {(cell.merge, cell.outer, cell.down) for cell in summed.cells} == {
+        ("before_op", "conv", "before_first")
+    }
+    assert {(cell.merge, cell.outer, cell.down) for cell in default.cells} == {
+        ("after_op", "block", "replaces_first")
+    }
 
 
 @pytest.mark.parametrize("name", genotype.NAMES)
@@ -69,7 +98,11 @@ def test_a_user_can_replace_the_genotype_by_json(tmp_path):
 
 def test_fingerprint_tells_any_difference():
     default = genotype.named("c2fnas")
-    others = [default.with_size(filters=8), default.with_size(classes=2), genotype.named("c2fnas_sum")]
+    others = [
+        default.with_size(filters=8),
+        default.with_size(classes=2),
+        genotype.named("c2fnas_sum"),
+    ]
     assert len({g.fingerprint() for g in [default, *others]}) == 4
 
 
@@ -80,8 +113,14 @@ def test_encoder_end_is_the_last_cell_of_the_deepest_level():
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([CellGene((0,), 1, "conv3d"), CellGene((2,), 1, "conv3d")], "cell 2 reads cell 2.*0 .* to 1"),
-        ([CellGene((0,), 3, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 on level 3 reads cell 0 on level 1"),
+        (
+            [CellGene((0,), 1, "conv3d"), CellGene((2,), 1, "conv3d")],
+            "cell 2 reads cell 2.*0 .* to 1",
+        ),
+        (
+            [CellGene((0,), 3, "conv3d"), CellGene((1,), 1, "conv3d")],
+            "cell 1 on level 3 reads cell 0 on level 1",
+        ),
         ([CellGene((0,), 1, "conv3d")] * 3, "cell 1 is read by no later cell"),
         ([CellGene((0,), 2, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 ends on level 2"),
         ([CellGene((0,), 0, "conv3d"), CellGene((1,), 1, "conv3d")], "cell 1 is on level 0"),
@@ -107,7 +146,9 @@ def test_impossible_wirings_are_refused_by_name(cells, message):
 def test_broken_json_names_file_and_entry(change, message, tmp_path):
     value = genotype.named("c2fnas").to_json()
     value["cells"][0].update(change)
-    value["cells"][0] = {key: entry for key, entry in value["cells"][0].items() if entry is not None}
+    value["cells"][0] = {
+        key: entry for key, entry in value["cells"][0].items() if entry is not None
+    }
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(value))
     with pytest.raises(ValueError, match=message) as caught:

@@ -24,7 +24,12 @@ def test_segment_thresholds_with_a_network_that_does():
 
 def test_an_observer_sees_every_voxel_of_the_mask_once_with_its_logits():
     image, seen = np.random.default_rng(0).uniform(-1, 1, (14, 9, 7)).astype(np.float16), []
-    mask = inference.segment(image, by_brightness, WINDOW, observe=lambda part, logits: seen.append((part.copy(), logits.copy())))
+    mask = inference.segment(
+        image,
+        by_brightness,
+        WINDOW,
+        observe=lambda part, logits: seen.append((part.copy(), logits.copy())),
+    )
     np.testing.assert_array_equal(np.concatenate([part for part, _ in seen]), mask)
     expected = by_brightness(image[..., np.newaxis].astype(np.float32))
     np.testing.assert_allclose(np.concatenate([logits for _, logits in seen]), expected, atol=1e-6)
@@ -36,7 +41,9 @@ def test_validate_scores_whole_volumes():
     label = np.zeros(image.shape, np.uint8)
     label[:1], label[4:6] = 1, 2
     other = types.SimpleNamespace(image=image, label=np.where(image > 0, 1, 0).astype(np.uint8))
-    scores = inference.validate(iter([types.SimpleNamespace(image=image, label=label), other]), by_brightness, WINDOW)
+    scores = inference.validate(
+        iter([types.SimpleNamespace(image=image, label=label), other]), by_brightness, WINDOW
+    )
     # First case: pancreas 2*1/(2+1), tumour 2*1/(1+2); second: pancreas 1, tumour predicted where there is none.
     assert scores["dice_pancreas"] == pytest.approx((2 / 3 + 1) / 2)
     assert scores["dice_tumour"] == pytest.approx((2 / 3 + 0) / 2)
@@ -48,33 +55,49 @@ def test_the_compiled_network_is_the_network():
     network = tiny.build()
     logits = inference.logits_fn(network)
     image = tiny.batch(0)["image"].astype(np.float32)
-    np.testing.assert_allclose(logits(image), np.asarray(network.segmenter(image)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits(image), np.asarray(network.segmenter(image)), rtol=1e-4, atol=1e-5
+    )
     other = image[:1, :8, :12, :8]
-    np.testing.assert_allclose(logits(other), np.asarray(network.segmenter(other)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits(other), np.asarray(network.segmenter(other)), rtol=1e-4, atol=1e-5
+    )
     kernel = network.variables["end/classifier/bias"]
     kernel.assign(kernel + 1.0)
-    np.testing.assert_allclose(logits(image), np.asarray(network.segmenter(image)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits(image), np.asarray(network.segmenter(image)), rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(ValueError, match="multiples of 4"):
         logits(image[:, :7])
 
 
 def test_equal_logits_go_to_the_lower_class():
-    logits = np.array([[1, 1, 0, 1], [0, 2, 2, 1], [0, 0, 3, 3], [-5, -4, -6, -4]], np.float32).reshape(1, 1, 4, 4)
+    logits = np.array(
+        [[1, 1, 0, 1], [0, 2, 2, 1], [0, 0, 3, 3], [-5, -4, -6, -4]], np.float32
+    ).reshape(1, 1, 4, 4)
     image = np.zeros((1, 1, 4), np.float32)
-    mask = inference.segment(image, lambda patches: np.broadcast_to(logits, (1, 1, 1, 4, 4)), WindowConfig((1, 1, 4)))
+    mask = inference.segment(
+        image, lambda patches: np.broadcast_to(logits, (1, 1, 1, 4, 4)), WindowConfig((1, 1, 4))
+    )
     np.testing.assert_array_equal(mask.ravel(), [0, 1, 2, 1])
 
 
 def test_flips_average_over_every_mirrored_view():
     def network(patches):  # depends on the place in the patch, so that mirroring shows
-        place = np.arange(patches.shape[1], dtype=np.float32)[:, None, None] + 10 * np.arange(patches.shape[3])
+        place = np.arange(patches.shape[1], dtype=np.float32)[:, None, None] + 10 * np.arange(
+            patches.shape[3]
+        )
         return (patches[..., 0] + place)[..., None]
 
     image = np.random.default_rng(3).uniform(-1, 1, (2, 4, 3, 5, 1)).astype(np.float32)
     # place averaged over both directions is the middle, along x (1.5) and along z (20)
-    np.testing.assert_allclose(inference.with_flips(network, (0, 2))(image), image + 1.5 + 20, atol=1e-5)
     np.testing.assert_allclose(
-        inference.with_flips(network, (2,))(image), network(image * 0) - 10 * np.arange(5)[:, None] + 20 + image, atol=1e-5
+        inference.with_flips(network, (0, 2))(image), image + 1.5 + 20, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        inference.with_flips(network, (2,))(image),
+        network(image * 0) - 10 * np.arange(5)[:, None] + 20 + image,
+        atol=1e-5,
     )
     assert inference.with_flips(network, ()) is network
     for axes in ((3,), (0, 0)):

@@ -12,11 +12,16 @@ from tests.c2fnas import reference
 
 def _variables():
     make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
-    return {"a/kernel": make(np.array([1.0, -2.0], np.float32), name="x"), "b/bias": make(np.array([0.5], np.float32), name="y")}
+    return {
+        "a/kernel": make(np.array([1.0, -2.0], np.float32), name="x"),
+        "b/bias": make(np.array([0.5], np.float32), name="y"),
+    }
 
 
 def _apply(optimizer, variables, gradients):
-    keras_stack.apply_summed_gradients(optimizer, [tf.constant(g, tf.float32) for g in gradients], list(variables.values()), 1)
+    keras_stack.apply_summed_gradients(
+        optimizer, [tf.constant(g, tf.float32) for g in gradients], list(variables.values()), 1
+    )
 
 
 GRADIENTS = [([0.3, -0.1], [2.0]), ([-0.2, 0.4], [1.0]), ([0.1, 0.1], [-3.0])]
@@ -39,14 +44,19 @@ def test_adam_agrees_with_the_formula():
     for name in expected:
         np.testing.assert_allclose(variables[name].numpy(), expected[name], rtol=1e-5)
         np.testing.assert_allclose(state[f"{name}/m"], m[name], rtol=1e-5)
-        np.testing.assert_allclose(state[f"{name}/v"], v[name], rtol=2e-5)  # 1 - 0.999 in float32 is off by 1.3e-5
+        np.testing.assert_allclose(
+            state[f"{name}/v"], v[name], rtol=2e-5
+        )  # 1 - 0.999 in float32 is off by 1.3e-5
 
 
 def test_a_restored_optimizer_goes_on_bit_for_bit():
     variables = _variables()
     optimizer = keras_stack.optimizer(0.01, variables)
     _apply(optimizer, variables, GRADIENTS[0])
-    state, weights = keras_stack.optimizer_state(optimizer, variables), [v.numpy() for v in variables.values()]
+    state, weights = (
+        keras_stack.optimizer_state(optimizer, variables),
+        [v.numpy() for v in variables.values()],
+    )
     _apply(optimizer, variables, GRADIENTS[1])
 
     others = _variables()
@@ -65,7 +75,10 @@ def test_a_state_of_another_network_is_refused():
     state = keras_stack.optimizer_state(optimizer, variables)
     state["a/kernel/m"] = np.zeros(3, np.float32)
     state["c/kernel/m"] = state.pop("b/bias/v")
-    with pytest.raises(ValueError, match=r"missing \['b/bias/v'\].*unexpected \['c/kernel/m'\].*a/kernel/m is \(3,\), expected \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"missing \['b/bias/v'\].*unexpected \['c/kernel/m'\].*a/kernel/m is \(3,\), expected \(2,\)",
+    ):
         keras_stack.assign_optimizer_state(optimizer, variables, state)
 
 
@@ -74,7 +87,9 @@ def test_learning_rate_can_be_set():
     optimizer = keras_stack.optimizer(0.01, variables)
     optimizer.learning_rate.assign(0.5)
     _apply(optimizer, variables, GRADIENTS[0])
-    np.testing.assert_allclose(variables["b/bias"].numpy(), [0.0], atol=1e-5)  # the first step of Adam has the size of the rate
+    np.testing.assert_allclose(
+        variables["b/bias"].numpy(), [0.0], atol=1e-5
+    )  # the first step of Adam has the size of the rate
 
 
 def test_instance_norm_layer():
@@ -85,7 +100,9 @@ def test_instance_norm_layer():
     assert np.all(np.asarray(norm.gamma.numpy()) == 1)
     assert np.all(np.asarray(norm.beta.numpy()) == 0)
     for sample in range(2):
-        np.testing.assert_allclose(found[sample], reference.normalise(voxels[sample], np.ones(2), np.zeros(2)), atol=1e-5)
+        np.testing.assert_allclose(
+            found[sample], reference.normalise(voxels[sample], np.ones(2), np.zeros(2)), atol=1e-5
+        )
 
 
 def test_instance_norm_has_the_same_config_before_and_after_build():
@@ -97,7 +114,9 @@ def test_instance_norm_has_the_same_config_before_and_after_build():
         assert before["groups"] == -1
     copy = type(norm).from_config(before)
     assert copy.epsilon == pytest.approx(1e-5)
-    assert copy(np.zeros((1, 2, 2, 2, 3), np.float32)).shape[-1] == 3  # another width: the copy is not bound to the first
+    assert (
+        copy(np.zeros((1, 2, 2, 2, 3), np.float32)).shape[-1] == 3
+    )  # another width: the copy is not bound to the first
 
 
 def test_stack_is_named_with_versions():
@@ -122,12 +141,15 @@ def test_set_up_fixes_threads_and_says_when_it_is_too_late():
     else:
         raise SystemExit("no error")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("threads", "samples", "within", "at_once"), [(2, 1, 2, 1), (2, 8, 1, 2), (8, 2, 4, 2), (5, 2, 2, 2), (1, 4, 1, 1)]
+    ("threads", "samples", "within", "at_once"),
+    [(2, 1, 2, 1), (2, 8, 1, 2), (8, 2, 4, 2), (5, 2, 2, 2), (1, 4, 1, 1)],
 )
 def test_threads_are_shared_among_the_samples(threads, samples, within, at_once):
     code = f"""
@@ -139,7 +161,9 @@ def test_threads_are_shared_among_the_samples(threads, samples, within, at_once)
     assert tf.config.threading.get_inter_op_parallelism_threads() == {threads}
     assert keras_stack.samples_at_once() == {at_once}
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -3,9 +3,14 @@ from tests.c2fnas import tiny
 
 
 def test_activations_grow_with_the_patch_and_hold_the_largest_by_hand():
-    networks = [tiny.build(vae=None, patch_size=size) for size in (tiny.PATCH, tuple(2 * n for n in tiny.PATCH))]
+    networks = [
+        tiny.build(vae=None, patch_size=size)
+        for size in (tiny.PATCH, tuple(2 * n for n in tiny.PATCH))
+    ]
     small, large = (memory.training_step(network, 1) for network in networks)
-    assert 7 * small.activations < large.activations <= 8 * small.activations  # padded volumes grow by less than 8
+    assert (
+        7 * small.activations < large.activations <= 8 * small.activations
+    )  # padded volumes grow by less than 8
     assert large.weights == small.weights
     # the classifier's convolution, norm and ReLU at full resolution and the largest of them twice more, 4 bytes a value
     x, y, z = tiny.PATCH

@@ -17,7 +17,11 @@ def _case(seed=0, classes=3, missing=(2,)):
     rng = np.random.default_rng(seed)
     present = [c for c in range(classes) if c not in missing]
     labels = rng.choice(present, size=(2, 3, 4, 5)).astype(np.uint8)
-    return rng.normal(size=(2, 3, 4, 5, classes)), labels, 2.0 * rng.normal(size=(2, 3, 4, 5, classes))
+    return (
+        rng.normal(size=(2, 3, 4, 5, classes)),
+        labels,
+        2.0 * rng.normal(size=(2, 3, 4, 5, classes)),
+    )
 
 
 def _softmax(logits):
@@ -31,7 +35,9 @@ def reference(logits, labels, received, treatment, missing, evidence=False):
     dice, entropy = [], []
     for sample in range(len(logits)):
         told_apart = (
-            list(range(classes)) if treatment in ("background", "exclude", "distil") else [c for c in range(classes) if c not in missing]
+            list(range(classes))
+            if treatment in ("background", "exclude", "distil")
+            else [c for c in range(classes) if c not in missing]
         )
         in_mean = [c for c in told_apart if not (treatment == "exclude" and c in missing)]
         overlap, total, bits = dict.fromkeys(told_apart, 0.0), dict.fromkeys(told_apart, 0.0), []
@@ -42,26 +48,40 @@ def reference(logits, labels, received, treatment, missing, evidence=False):
             target = {c: float(c == drawn) for c in told_apart}
             if treatment == "marginal":
                 every = _softmax(logits[sample][index])
-                p = {c: every[c] + (sum(every[m] for m in missing) if c == drawn else 0.0) for c in told_apart}
+                p = {
+                    c: every[c] + (sum(every[m] for m in missing) if c == drawn else 0.0)
+                    for c in told_apart
+                }
             if treatment == "distil":
                 q = _softmax(received[sample][index])
                 among = [drawn, *missing]
                 alarm = evidence and int(np.argmax(q)) in missing
                 if not alarm:
-                    target = {c: (q[c] / sum(q[a] for a in among) if c in among else 0.0) for c in told_apart}
+                    target = {
+                        c: (q[c] / sum(q[a] for a in among) if c in among else 0.0)
+                        for c in told_apart
+                    }
             bits.append(-sum(target[c] * math.log(p[c]) for c in told_apart))
             for c in told_apart:
                 overlap[c] += p[c] * target[c]
                 total[c] += p[c] + target[c]
-        dice.append(1.0 - np.mean([(2 * overlap[c] + SMOOTH) / (total[c] + SMOOTH) for c in in_mean]))
+        dice.append(
+            1.0 - np.mean([(2 * overlap[c] + SMOOTH) / (total[c] + SMOOTH) for c in in_mean])
+        )
         entropy.append(np.mean(bits))
     return np.array(dice), np.array(entropy)
 
 
 EACH = [
-    *[(treatment, (2,), 3, False) for treatment in ("background", "exclude", "restricted", "marginal", "distil")],
+    *[
+        (treatment, (2,), 3, False)
+        for treatment in ("background", "exclude", "restricted", "marginal", "distil")
+    ],
     ("distil", (2,), 3, True),
-    *[(treatment, (1, 3), 5, False) for treatment in ("exclude", "restricted", "marginal", "distil")],
+    *[
+        (treatment, (1, 3), 5, False)
+        for treatment in ("exclude", "restricted", "marginal", "distil")
+    ],
 ]
 
 
@@ -70,14 +90,21 @@ def test_values_are_those_of_the_definition(treatment, missing, classes, evidenc
     logits, labels, received = _case(1, classes, missing)
     scheme = MissingLabels(classes=missing, treatment=treatment, evidence=evidence)
     found = losses.dice_and_cross_entropy(
-        tf.constant(logits, tf.float32), tf.constant(labels), missing=scheme, received=tf.constant(received, tf.float32)
+        tf.constant(logits, tf.float32),
+        tf.constant(labels),
+        missing=scheme,
+        received=tf.constant(received, tf.float32),
     )
-    for value, expected in zip(found, reference(logits, labels, received, treatment, missing, evidence), strict=True):
+    for value, expected in zip(
+        found, reference(logits, labels, received, treatment, missing, evidence), strict=True
+    ):
         np.testing.assert_allclose(value, expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize(("treatment", "missing", "classes", "evidence"), EACH)
-def test_gradients_are_difference_quotients_of_the_definition(treatment, missing, classes, evidence):
+def test_gradients_are_difference_quotients_of_the_definition(
+    treatment, missing, classes, evidence
+):
     logits, labels, received = _case(2, classes, missing)
     scheme = MissingLabels(classes=missing, treatment=treatment, evidence=evidence)
     point = tf.constant(logits, tf.float32)
@@ -116,9 +143,13 @@ def test_a_restricted_loss_leaves_the_missing_class_without_any_gradient():
 def test_a_restricted_loss_is_that_of_a_network_without_the_class():
     logits, labels, _ = _case(4)
     found = losses.dice_and_cross_entropy(
-        tf.constant(logits, tf.float32), tf.constant(labels), missing=MissingLabels(classes=(2,), treatment="restricted")
+        tf.constant(logits, tf.float32),
+        tf.constant(labels),
+        missing=MissingLabels(classes=(2,), treatment="restricted"),
     )
-    expected = losses.dice_and_cross_entropy(tf.constant(logits[..., :2], tf.float32), tf.constant(labels))
+    expected = losses.dice_and_cross_entropy(
+        tf.constant(logits[..., :2], tf.float32), tf.constant(labels)
+    )
     for value, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(value, other)
 
@@ -142,31 +173,51 @@ def test_an_absent_class_costs_next_to_nothing_only_far_below_the_smoothing():
     for mass, expected in ((1e-8, 0.001), (1e-5, 0.5), (1e-2, 0.999)):
         logits = np.zeros((1, 10, 10, 10, 2), np.float32)
         logits[..., 1] = math.log(mass / 1000.0)
-        loss = float(losses.soft_dice_loss(tf.constant(logits), tf.zeros((1, 10, 10, 10), tf.uint8), include_background=False)[0])
+        loss = float(
+            losses.soft_dice_loss(
+                tf.constant(logits), tf.zeros((1, 10, 10, 10), tf.uint8), include_background=False
+            )[0]
+        )
         assert loss == pytest.approx(expected, abs=1e-3)
 
 
 def test_false_alarms_are_where_the_received_model_finds_a_missing_class_the_most_likely():
     logits, labels, received = _case(6)
     missing = MissingLabels(classes=(2,), treatment="restricted", evidence=True)
-    found = losses.false_alarm_entropy(tf.constant(logits, tf.float32), tf.constant(labels), tf.constant(received, tf.float32), missing)
+    found = losses.false_alarm_entropy(
+        tf.constant(logits, tf.float32),
+        tf.constant(labels),
+        tf.constant(received, tf.float32),
+        missing,
+    )
     for sample in range(2):
         total = 0.0
         for index in np.ndindex(labels.shape[1:]):
             if int(np.argmax(received[sample][index])) == 2:
                 total -= math.log(_softmax(logits[sample][index])[labels[sample][index]])
-        assert total > 0.0 and float(found[sample]) == pytest.approx(total / labels[sample].size, rel=1e-5)
+        assert total > 0.0 and float(found[sample]) == pytest.approx(
+            total / labels[sample].size, rel=1e-5
+        )
     received[..., 2] = -5.0
-    quiet = losses.false_alarm_entropy(tf.constant(logits, tf.float32), tf.constant(labels), tf.constant(received, tf.float32), missing)
+    quiet = losses.false_alarm_entropy(
+        tf.constant(logits, tf.float32),
+        tf.constant(labels),
+        tf.constant(received, tf.float32),
+        missing,
+    )
     np.testing.assert_array_equal(quiet, [0.0, 0.0])
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="missing_labels is 'ignore'; expected one of background, exclude"):
+    with pytest.raises(
+        ValueError, match="missing_labels is 'ignore'; expected one of background, exclude"
+    ):
         MissingLabels(treatment="ignore")
     with pytest.raises(ValueError, match=r"\(0,\); expected values from 1"):
         MissingLabels(classes=(0,))
     logits, labels, _ = _case(7)
     for classes in ((3,), (1, 2)):
         with pytest.raises(ValueError, match="at least one labelled class"):
-            losses.dice_and_cross_entropy(tf.constant(logits), tf.constant(labels), missing=MissingLabels(classes=classes))
+            losses.dice_and_cross_entropy(
+                tf.constant(logits), tf.constant(labels), missing=MissingLabels(classes=classes)
+            )

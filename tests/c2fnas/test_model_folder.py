@@ -41,11 +41,14 @@ def test_the_loaded_folder_predicts_what_the_trained_network_does(trained, folde
     loaded = model_folder.load(folder)
     assert (loaded.name, loaded.genotype, loaded.plan) == (model.name, model.genotype, model.plan)
     assert (loaded.training_data, loaded.scores) == (model.training_data, model.scores)
-    assert loaded.weights.keys() == model.weights.keys() and any(name.startswith("vae/") for name in loaded.weights)
+    assert loaded.weights.keys() == model.weights.keys() and any(
+        name.startswith("vae/") for name in loaded.weights
+    )
     window = sliding_window.WindowConfig((16, 16, 8), 0.5)
     image = tiny.case(0).image
     ours, theirs = (
-        sliding_window.predict_logits(image, inference.logits_fn(one), window) for one in (network, model_folder.build_segmenter(loaded))
+        sliding_window.predict_logits(image, inference.logits_fn(one), window)
+        for one in (network, model_folder.build_segmenter(loaded))
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -94,12 +97,27 @@ def _change(name, change):
         (shutil.rmtree, "no such folder"),
         (_without("plan.json"), "is no model, it lacks plan.json"),
         (_without("weights.safetensors"), "lacks weights.safetensors"),
-        (_change("model.json", lambda value: value.update(format=99)), r"model\.json: format is 99, this version reads 1"),
-        (_change("genotype.json", lambda value: value.update(classes=2)), r"end/classifier/kernel is \(1, 1, 1, 4, 3\), expected .*2\)"),
-        (_change("genotype.json", lambda value: value["cells"][2].update(op="conv3d")), r"cell03/input0/op/kernel is .* \(3, 3, 3"),
-        (_change("plan.json", lambda value: value["classes"].pop("2")), r"names the classes .*'1': 'pancreas'\}, the network has 3"),
+        (
+            _change("model.json", lambda value: value.update(format=99)),
+            r"model\.json: format is 99, this version reads 1",
+        ),
+        (
+            _change("genotype.json", lambda value: value.update(classes=2)),
+            r"end/classifier/kernel is \(1, 1, 1, 4, 3\), expected .*2\)",
+        ),
+        (
+            _change("genotype.json", lambda value: value["cells"][2].update(op="conv3d")),
+            r"cell03/input0/op/kernel is .* \(3, 3, 3",
+        ),
+        (
+            _change("plan.json", lambda value: value["classes"].pop("2")),
+            r"names the classes .*'1': 'pancreas'\}, the network has 3",
+        ),
         (lambda folder: (folder / "plan.json").write_text("{"), r"plan\.json: not valid JSON"),
-        (lambda folder: (folder / "weights.safetensors").write_bytes(b"\0" * 9), "not a readable safetensors file"),
+        (
+            lambda folder: (folder / "weights.safetensors").write_bytes(b"\0" * 9),
+            "not a readable safetensors file",
+        ),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_refused_by_name(folder, spoil, message):

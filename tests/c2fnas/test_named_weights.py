@@ -12,7 +12,9 @@ SMALL = Genotype("small", (CellGene((0,), 1, "p3d"), CellGene((1,), 1, "conv2d")
 
 @pytest.fixture(scope="module")
 def built():
-    return network.build(SMALL, patch_size=(4, 4, 4), latent_size=3, class_prior=(0.9, 0.06, 0.04), seed=5)
+    return network.build(
+        SMALL, patch_size=(4, 4, 4), latent_size=3, class_prior=(0.9, 0.06, 0.04), seed=5
+    )
 
 
 def test_read_and_assign_round_trip(built):
@@ -40,7 +42,8 @@ def test_refusals_list_the_names_and_change_nothing(built):
     wrong["somewhere/kernel"] = wrong.pop("stem/first/gamma")
     wrong["cell02/last/kernel"] = wrong["cell02/last/kernel"][..., :1]
     with pytest.raises(
-        ValueError, match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*cell02/last/kernel is .*expected"
+        ValueError,
+        match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*cell02/last/kernel is .*expected",
     ) as caught:
         named_weights.assign(built, wrong)
     assert "'small' with 2 filters" in str(caught.value)
@@ -63,7 +66,9 @@ def test_start_values(built):
             fan = np.prod(array.shape[:-2]) * (array.shape[-2] + array.shape[-1])
             assert np.abs(array).max() <= np.sqrt(6 / fan)
             if array.size > 500:
-                assert array.std() == pytest.approx(np.sqrt(2 / fan), rel=0.1)  # of a uniform distribution: limit / sqrt(3)
+                assert array.std() == pytest.approx(
+                    np.sqrt(2 / fan), rel=0.1
+                )  # of a uniform distribution: limit / sqrt(3)
                 assert abs(array.mean()) < 4 * array.std() / np.sqrt(array.size)
         elif name != "end/classifier/bias":
             assert (array == 0).all()
@@ -83,7 +88,10 @@ def test_seeds_and_names_differ(built):
     one, two = named_weights.initial(built, 1), named_weights.initial(built, 2)
     assert (one["stem/first/kernel"] != two["stem/first/kernel"]).mean() > 0.99
     assert (one["cell01/input0/first/kernel"] != one["cell01/last/kernel"]).mean() > 0.9
-    assert named_weights.initial(built, 1)["vae/mean/kernel"].tobytes() == one["vae/mean/kernel"].tobytes()
+    assert (
+        named_weights.initial(built, 1)["vae/mean/kernel"].tobytes()
+        == one["vae/mean/kernel"].tobytes()
+    )
 
 
 def test_files_keep_arrays_and_metadata(built, tmp_path):
@@ -130,7 +138,11 @@ def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
         with pytest.raises(OSError, match=r"File too large; it takes 8\.0 MB") as caught:
-            named_weights.save(tmp_path / "best.safetensors", {"w": np.zeros(2_000_000, np.float32)})
+            named_weights.save(
+                tmp_path / "best.safetensors", {"w": np.zeros(2_000_000, np.float32)}
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert caught.value.filename == str(tmp_path / "best.safetensors") and not list(tmp_path.iterdir())
+    assert caught.value.filename == str(tmp_path / "best.safetensors") and not list(
+        tmp_path.iterdir()
+    )

@@ -9,7 +9,11 @@ from c2fnas.genotype import CellGene, Genotype
 from tests.c2fnas import reference
 from tests.c2fnas.fixtures import make_fixture
 
-SMALL = Genotype("small", (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")), filters=2)
+SMALL = Genotype(
+    "small",
+    (CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
+    filters=2,
+)
 
 
 def _image(*shape, seed=0):
@@ -25,7 +29,9 @@ def count_macs(model, size):
 
         def call(inputs):
             outputs = compute(inputs)
-            counted[layer.name] += int(np.prod(outputs.shape[1:4])) * int(np.prod(layer.kernel.shape))
+            counted[layer.name] += int(np.prod(outputs.shape[1:4])) * int(
+                np.prod(layer.kernel.shape)
+            )
             return outputs
 
         layer.call = call
@@ -33,7 +39,9 @@ def count_macs(model, size):
     for layer in model.layers:
         if hasattr(layer, "kernel") and len(layer.kernel.shape) == 5:
             watch(layer)
-    tf.function(lambda image: model(image)).get_concrete_function(tf.TensorSpec((1, *size, 1), tf.float32))
+    tf.function(lambda image: model(image)).get_concrete_function(
+        tf.TensorSpec((1, *size, 1), tf.float32)
+    )
     return sum(counted.values())
 
 
@@ -43,10 +51,17 @@ def count_macs(model, size):
 )
 def test_full_size_counts(name, conv_weights, macs):
     built = network.build(genotype.named(name), patch_size=(96, 96, 96), vae=None)
-    kernels = {weight: variable for weight, variable in built.variables.items() if weight.endswith("kernel")}
+    kernels = {
+        weight: variable
+        for weight, variable in built.variables.items()
+        if weight.endswith("kernel")
+    }
     assert sum(int(np.prod(variable.shape)) for variable in kernels.values()) == conv_weights
     assert count_macs(built.segmenter, (96, 96, 96)) == macs
-    expected = {conv.name: (*conv.kernel, conv.channels_in, conv.channels_out) for conv in built.genotype.convolutions()}
+    expected = {
+        conv.name: (*conv.kernel, conv.channels_in, conv.channels_out)
+        for conv in built.genotype.convolutions()
+    }
     assert {weight: tuple(variable.shape) for weight, variable in kernels.items()} == expected
 
 
@@ -74,8 +89,12 @@ def test_trainer_and_segmenter_share_their_weights(small):
     image = _image(1, 8, 12, 4)
     old = small.segmenter(image).numpy()
     small.variables["end/classifier/bias"].assign([1.0, 2.0, 3.0])
-    np.testing.assert_allclose(small.segmenter(image) - old, np.broadcast_to([1.0, 2.0, 3.0], old.shape), atol=1e-5)
-    np.testing.assert_allclose(small.train_outputs(image)["logits"], small.segmenter(image), atol=1e-6)
+    np.testing.assert_allclose(
+        small.segmenter(image) - old, np.broadcast_to([1.0, 2.0, 3.0], old.shape), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        small.train_outputs(image)["logits"], small.segmenter(image), atol=1e-6
+    )
     named_weights.assign(small, before)
 
 
@@ -83,13 +102,19 @@ def test_every_weight_is_named_once_and_trained(small):
     named = {id(variable) for variable in small.variables.values()}
     assert len(named) == len(small.variables) == len(small.trainer.trainable_variables)
     values = [
-        variable.value if hasattr(variable, "value") and not callable(variable.value) else variable for variable in small.variables.values()
+        variable.value if hasattr(variable, "value") and not callable(variable.value) else variable
+        for variable in small.variables.values()
     ]
     with tf.GradientTape() as tape:
         outputs = small.train_outputs(_image(1, 8, 12, 4), np.ones((1, 3), np.float32))
-        total = sum(tf.reduce_sum(output * _image(*output.shape[:-1])) for output in (outputs["logits"], outputs["reconstruction"]))
+        total = sum(
+            tf.reduce_sum(output * _image(*output.shape[:-1]))
+            for output in (outputs["logits"], outputs["reconstruction"])
+        )
     gradients = tape.gradient(total, values)
-    assert [name for name, gradient in zip(small.variables, gradients, strict=True) if gradient is None] == []
+    assert [
+        name for name, gradient in zip(small.variables, gradients, strict=True) if gradient is None
+    ] == []
 
 
 def test_volumes_of_other_sizes_and_batches(small):
@@ -105,7 +130,12 @@ def test_one_sample_does_not_see_another(small):
 def test_outputs_have_the_documented_shapes(small):
     outputs = small.train_outputs(_image(2, 8, 12, 4), np.zeros((2, 3), np.float32))
     shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-    assert shapes == {"logits": (2, 8, 12, 4, 3), "reconstruction": (2, 8, 12, 4, 1), "mean": (2, 3), "std": (2, 3)}
+    assert shapes == {
+        "logits": (2, 8, 12, 4, 3),
+        "reconstruction": (2, 8, 12, 4, 1),
+        "mean": (2, 3),
+        "std": (2, 3),
+    }
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
@@ -113,7 +143,9 @@ def test_log_prior_is_what_an_untrained_network_answers():
     built = network.build(SMALL, patch_size=(8, 8, 8), vae=None, class_prior=(0.9, 0.08, 0.02))
     built.variables["end/classifier/kernel"].assign(np.zeros((1, 1, 1, 2, 3), np.float32))
     probabilities = tf.nn.softmax(built.segmenter(_image(1, 8, 8, 8)))
-    np.testing.assert_allclose(probabilities, np.broadcast_to([0.9, 0.08, 0.02], probabilities.shape), rtol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, np.broadcast_to([0.9, 0.08, 0.02], probabilities.shape), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", genotype.NAMES)
@@ -121,7 +153,11 @@ def test_committed_weights_give_the_committed_logits(name):
     """Recorded on one stack and read by both, so the stacks agree with each other."""
     built = make_fixture.build(name)
     arrays, _ = named_weights.load(make_fixture.FOLDER / f"{name}.safetensors")
-    expected = {key.removeprefix("expected/"): arrays.pop(key) for key in list(arrays) if key.startswith("expected/")}
+    expected = {
+        key.removeprefix("expected/"): arrays.pop(key)
+        for key in list(arrays)
+        if key.startswith("expected/")
+    }
     named_weights.assign(built, arrays)
     image, noise = make_fixture.patch()
     found = make_fixture.recorded(built.train_outputs(image, noise))
@@ -138,11 +174,15 @@ def test_logits_are_those_of_float64_arithmetic():
     image, _ = make_fixture.patch()
     expected = reference.logits(architecture, arrays, image[0])
     built = make_fixture.build("c2fnas")
-    named_weights.assign(built, {name: array for name, array in arrays.items() if not name.startswith("expected/")})
+    named_weights.assign(
+        built, {name: array for name, array in arrays.items() if not name.startswith("expected/")}
+    )
     found = built.segmenter(image).numpy()[0]
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    unknown_size = tf.function(built.segmenter, input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32)])
+    unknown_size = tf.function(
+        built.segmenter, input_signature=[tf.TensorSpec((None, None, None, None, 1), tf.float32)]
+    )
     np.testing.assert_allclose(unknown_size(image)[0], expected, atol=1e-4)
 
 
@@ -156,7 +196,11 @@ def test_refusals():
 
 
 def test_parameter_count_by_hand():
-    tiny = Genotype("tiny", (CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1, classes=2)
+    tiny = Genotype(
+        "tiny", (CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1, classes=2
+    )
     built = network.build(tiny, patch_size=(2, 2, 2), vae=None)
     norms = 2 * (1 + 2 + 6 * 2 + 2 + 1)  # gamma and beta: stem, two cells of three blocks, end
-    assert network.parameter_count(built) == tiny.conv_weights() + norms + 2  # and the classifier's bias
+    assert (
+        network.parameter_count(built) == tiny.conv_weights() + norms + 2
+    )  # and the classifier's bias

@@ -3,7 +3,14 @@ import pytest
 import tensorflow as tf
 
 from c2fnas.named_weights import NamedLayers
-from c2fnas.operations import Block, ConvNorm, OperationBlock, TrilinearUpsampling, UpBlock, UpsampledConv3D
+from c2fnas.operations import (
+    Block,
+    ConvNorm,
+    OperationBlock,
+    TrilinearUpsampling,
+    UpBlock,
+    UpsampledConv3D,
+)
 from tests.c2fnas import reference
 
 keras = tf.keras
@@ -22,12 +29,18 @@ def evaluate(make, *shapes, seed=0):
         weights[name] = rng.normal(scale=0.5, size=tuple(variable.shape)).astype(np.float32)
         variable.assign(weights[name])
     arrays = [rng.normal(size=(1, *shape)).astype(np.float32) for shape in shapes]
-    return [array[0] for array in arrays], weights, model(arrays if len(arrays) > 1 else arrays[0]).numpy()[0]
+    return (
+        [array[0] for array in arrays],
+        weights,
+        model(arrays if len(arrays) > 1 else arrays[0]).numpy()[0],
+    )
 
 
 @pytest.mark.parametrize("op", ["conv2d", "conv3d", "p3d"])
 def test_operation_block(op):
-    (voxels,), weights, found = evaluate(lambda layers: OperationBlock(layers, "op", op, 3), (5, 4, 6, 2))
+    (voxels,), weights, found = evaluate(
+        lambda layers: OperationBlock(layers, "op", op, 3), (5, 4, 6, 2)
+    )
     kernels = {name: array.shape[:3] for name, array in weights.items() if name.endswith("kernel")}
     expected_kernels = {
         "conv2d": {"op/kernel": (3, 3, 1)},
@@ -53,27 +66,39 @@ def test_in_plane_operation_does_not_mix_slices():
 
 @pytest.mark.parametrize("size", [(6, 4, 8), (3, 5, 7)])
 def test_stride_two_block_samples_around_even_voxels(size):
-    (voxels,), weights, found = evaluate(lambda layers: Block(layers, "down", 3, (3, 3, 3), stride=2), (*size, 2))
+    (voxels,), weights, found = evaluate(
+        lambda layers: Block(layers, "down", 3, (3, 3, 3), stride=2), (*size, 2)
+    )
     assert found.shape[:3] == tuple((n + 1) // 2 for n in size)
     np.testing.assert_allclose(found, reference.block(voxels, weights, "down", stride=2), atol=1e-5)
 
 
 def test_up_block():
     (voxels,), weights, found = evaluate(lambda layers: UpBlock(layers, "up", 2), (3, 2, 4, 4))
-    np.testing.assert_allclose(found, reference.block(reference.double(voxels), weights, "up"), atol=1e-5)
+    np.testing.assert_allclose(
+        found, reference.block(reference.double(voxels), weights, "up"), atol=1e-5
+    )
 
 
 def test_convolution_with_bias_and_without_norm():
-    (voxels,), weights, found = evaluate(lambda layers: ConvNorm(layers, "c", 3, (1, 1, 1), norm=False, bias=True), (2, 3, 2, 2))
+    (voxels,), weights, found = evaluate(
+        lambda layers: ConvNorm(layers, "c", 3, (1, 1, 1), norm=False, bias=True), (2, 3, 2, 2)
+    )
     assert set(weights) == {"c/kernel", "c/bias"}
-    np.testing.assert_allclose(found, reference.convolve(voxels, weights["c/kernel"]) + weights["c/bias"], atol=1e-5)
+    np.testing.assert_allclose(
+        found, reference.convolve(voxels, weights["c/kernel"]) + weights["c/bias"], atol=1e-5
+    )
 
 
 def test_doubling_convolution():
     (voxels,), weights, found = evaluate(
-        lambda layers: ConvNorm(layers, "c", 2, (3, 3, 3), double=True, bias=True, norm=False), (2, 3, 4, 3)
+        lambda layers: ConvNorm(layers, "c", 2, (3, 3, 3), double=True, bias=True, norm=False),
+        (2, 3, 4, 3),
     )
-    assert {name: array.shape for name, array in weights.items()} == {"c/kernel": (3, 3, 3, 3, 2), "c/bias": (2,)}
+    assert {name: array.shape for name, array in weights.items()} == {
+        "c/kernel": (3, 3, 3, 3, 2),
+        "c/bias": (2,),
+    }
     expected = reference.convolve(reference.double(voxels), weights["c/kernel"]) + weights["c/bias"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -9,20 +9,31 @@ from tests.c2fnas import tiny
 
 
 def _trainer(precision, **changes):
-    return training.Trainer(tiny.build(tiny.SHALLOW, precision=precision), tiny.config(**changes), tf.distribute.get_strategy())
+    return training.Trainer(
+        tiny.build(tiny.SHALLOW, precision=precision),
+        tiny.config(**changes),
+        tf.distribute.get_strategy(),
+    )
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)]
+)
 def test_outputs_are_float32_and_near_those_of_float32(precision, tolerance):
     """The tolerance is relative to the range of the output: 8 bits of mantissa after a dozen norms, and 11."""
     image = tiny.batch(0)["image"].astype(np.float32)
     exact = tiny.build(tiny.SHALLOW).train_outputs(image)
     mixed = tiny.build(tiny.SHALLOW, precision=precision)
-    assert all(keras_stack.tf_variable(variable).dtype == tf.float32 for variable in mixed.variables.values())
+    assert all(
+        keras_stack.tf_variable(variable).dtype == tf.float32
+        for variable in mixed.variables.values()
+    )
     found = mixed.train_outputs(image)
     for name, expected in exact.items():
         assert found[name].dtype == tf.float32
-        np.testing.assert_allclose(found[name], expected, atol=tolerance * max(np.ptp(expected), 0.1), err_msg=name)
+        np.testing.assert_allclose(
+            found[name], expected, atol=tolerance * max(np.ptp(expected), 0.1), err_msg=name
+        )
     assert np.any(found["logits"] != exact["logits"])
 
 
@@ -44,26 +55,37 @@ def test_float16_learns_and_its_loss_scale_finds_its_place(monkeypatch):
     assert state["loss_scale/value"] == 2.0**15 and state["loss_scale/good_steps"] == 3
 
     before = trainer.weights()
-    monkeypatch.setattr(trainer, "_loss_scale", 2.0**60)  # beyond float16: the step is left out and the scale halved, as it is found
+    monkeypatch.setattr(
+        trainer, "_loss_scale", 2.0**60
+    )  # beyond float16: the step is left out and the scale halved, as it is found
     trainer.train(tiny.datasets, 4)
     assert (
-        trainer.step == 4 and trainer.state()["loss_scale/value"] == np.float32(2.0**59) and trainer.state()["loss_scale/good_steps"] == 0
+        trainer.step == 4
+        and trainer.state()["loss_scale/value"] == np.float32(2.0**59)
+        and trainer.state()["loss_scale/good_steps"] == 0
     )
     for name, array in trainer.weights().items():
         np.testing.assert_array_equal(array, before[name])
     trainer.restore(state)
     assert trainer.state()["loss_scale/value"] == 2.0**15
     with pytest.raises(ValueError, match="no loss scale"):
-        trainer.restore({name: array for name, array in state.items() if not name.startswith("loss_scale")})
+        trainer.restore(
+            {name: array for name, array in state.items() if not name.startswith("loss_scale")}
+        )
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="precision is 'half'; expected one of float32, mixed_bfloat16, mixed_float16"):
+    with pytest.raises(
+        ValueError,
+        match="precision is 'half'; expected one of float32, mixed_bfloat16, mixed_float16",
+    ):
         network.build(tiny.SHALLOW, patch_size=tiny.PATCH, precision="half")
     with pytest.raises(ValueError, match="instance_norm is 'batch'; expected one of rows, library"):
         network.build(tiny.SHALLOW, patch_size=tiny.PATCH, instance_norm="batch")
     with pytest.raises(ValueError, match="no GPU; on a CPU it loses oneDNN"):
-        training.Trainer(tiny.build(tiny.SHALLOW), tiny.config(), tf.distribute.get_strategy(), xla=True)
+        training.Trainer(
+            tiny.build(tiny.SHALLOW), tiny.config(), tf.distribute.get_strategy(), xla=True
+        )
 
 
 def test_the_library_norm_has_the_same_weights_and_values():

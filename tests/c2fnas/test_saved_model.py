@@ -25,7 +25,9 @@ np.save(sys.argv[3], loaded.signatures["serving_default"](image=tf.constant(imag
 @pytest.fixture(scope="module")
 def model():
     network = tiny.build()
-    return model_folder.Model(name="m", weights=named_weights.read(network), genotype=tiny.GENOTYPE, plan=PLAN)
+    return model_folder.Model(
+        name="m", weights=named_weights.read(network), genotype=tiny.GENOTYPE, plan=PLAN
+    )
 
 
 def test_a_process_with_tensorflow_alone_gives_the_same_logits(model, tmp_path):
@@ -34,10 +36,17 @@ def test_a_process_with_tensorflow_alone_gives_the_same_logits(model, tmp_path):
     image = tiny.batch(0)["image"][:1].astype(np.float32)
     np.save(tmp_path / "image.npy", image)
     files = [str(tmp_path / name) for name in ("exported", "image.npy", "logits.npy")]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     logits = np.load(tmp_path / "logits.npy")
-    np.testing.assert_allclose(logits, np.asarray(model_folder.build_segmenter(model).segmenter(image)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits,
+        np.asarray(model_folder.build_segmenter(model).segmenter(image)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert logits.shape == (1, 16, 16, 8, 3)
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="no SavedModel"):

@@ -81,14 +81,17 @@ def test_normalised_weights_add_up_to_one(blending):
 @pytest.mark.parametrize("blending", ["constant", "gaussian"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("shape", "size", "overlap"), [((13, 9, 11), (6, 4, 5), 0.5), ((8, 8, 8), (8, 3, 4), 0.25), ((20, 5, 6), (4, 5, 6), 0.7)]
+    ("shape", "size", "overlap"),
+    [((13, 9, 11), (6, 4, 5), 0.5), ((8, 8, 8), (8, 3, 4), 0.25), ((20, 5, 6), (4, 5, 6), 0.7)],
 )
 def test_equals_brute_force(shape, size, overlap, blending, batch):
     image = np.random.default_rng(5).uniform(-1, 1, shape).astype(np.float32)
     config = WindowConfig(size, overlap, blending, batch)
     result = sliding_window.predict_logits(image, position_dependent, config)
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, brute_force(image, position_dependent, config), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        result, brute_force(image, position_dependent, config), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("blending", ["constant", "gaussian"])
@@ -113,7 +116,9 @@ def test_a_small_volume_is_padded_with_air_on_both_sides():
         seen.append(patches.copy())
         return patches
 
-    sliding_window.predict_logits(np.full((2, 3, 4), 0.5, np.float32), network, WindowConfig((4, 4, 4)))
+    sliding_window.predict_logits(
+        np.full((2, 3, 4), 0.5, np.float32), network, WindowConfig((4, 4, 4))
+    )
     expected = np.full((4, 4, 4), -1.0, np.float32)
     expected[1:3, 0:3, :] = 0.5
     np.testing.assert_array_equal(seen, expected[None, None, ..., None])
@@ -126,7 +131,9 @@ def test_one_shape_only_reaches_the_network():
         shapes.add((patches.shape, patches.dtype))
         return patches
 
-    sliding_window.predict_logits(np.zeros((9, 9, 9), np.float16), network, WindowConfig((4, 4, 4), batch=4))
+    sliding_window.predict_logits(
+        np.zeros((9, 9, 9), np.float16), network, WindowConfig((4, 4, 4), batch=4)
+    )
     assert shapes == {((4, 4, 4, 4, 1), np.dtype(np.float32))}
 
 
@@ -169,9 +176,13 @@ def test_memory_does_not_grow_with_the_length_of_the_volume():
 
     slab = 8 * 40 * 30 * 3 * 4
     peak(16)
-    short = max(peak(32) for _ in range(8))  # what two threads hold at the same moment is not the same every time
+    short = max(
+        peak(32) for _ in range(8)
+    )  # what two threads hold at the same moment is not the same every time
     assert slab < short < 2.5 * slab
-    assert peak(256) < short + 0.2 * slab  # 8 times as long: only the one-dimensional weights of more windows
+    assert (
+        peak(256) < short + 0.2 * slab
+    )  # 8 times as long: only the one-dimensional weights of more windows
 
 
 def test_a_slab_read_from_another_memory_order_or_type_is_the_same():
@@ -179,16 +190,27 @@ def test_a_slab_read_from_another_memory_order_or_type_is_the_same():
     config = WindowConfig((4, 4, 4), 0.5, "gaussian")
     expected = sliding_window.predict_logits(image.astype(np.float32), position_dependent, config)
     for other in (image, np.asfortranarray(image), image[::-1].copy()[::-1]):
-        np.testing.assert_array_equal(sliding_window.predict_logits(other, position_dependent, config), expected)
+        np.testing.assert_array_equal(
+            sliding_window.predict_logits(other, position_dependent, config), expected
+        )
 
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [((90, 70, 30), (80, 64, 32)), ((80, 16, 33), (80, 16, 48)), ((200, 64, 64), (80, 64, 64)), ((1, 63, 17), (16, 64, 32))],
+    [
+        ((90, 70, 30), (80, 64, 32)),
+        ((80, 16, 33), (80, 16, 48)),
+        ((200, 64, 64), (80, 64, 64)),
+        ((1, 63, 17), (16, 64, 32)),
+    ],
 )
 def test_the_window_shrinks_to_the_next_size_that_covers_a_volume(shape, size):
     config = WindowConfig((80, 64, 64), 0.25, "gaussian", multiple=16)
-    assert config.fitted(shape).size == size and WindowConfig((80, 64, 64)).fitted(shape).size == (80, 64, 64)
+    assert config.fitted(shape).size == size and WindowConfig((80, 64, 64)).fitted(shape).size == (
+        80,
+        64,
+        64,
+    )
     seen = set()
 
     def watched(patches):

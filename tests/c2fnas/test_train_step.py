@@ -22,14 +22,26 @@ def stepped():
         optimizer.build(list(network.variables.values()))
     config = LossConfig(dice=0.7, cross_entropy=1.1, kl=20.0, reconstruction=0.3)
     batch = tiny.batch(0)
-    noise = np.stack([tf.random.stateless_normal((8,), seed).numpy() for seed in batch["sample_seed"]])
+    noise = np.stack(
+        [tf.random.stateless_normal((8,), seed).numpy() for seed in batch["sample_seed"]]
+    )
     image = batch["image"].astype(np.float32)
-    outputs = {name: np.asarray(value, np.float64) for name, value in network.train_outputs(image, noise).items()}
+    outputs = {
+        name: np.asarray(value, np.float64)
+        for name, value in network.train_outputs(image, noise).items()
+    }
     before = {name: np.array(v.numpy()) for name, v in network.variables.items()}
     step = make_train_step(network, optimizer, strategy, config, 4)
     parts = step(share(batch, strategy))
     after = {name: np.array(v.numpy()) for name, v in network.variables.items()}
-    return network, batch, outputs, {name: float(value) for name, value in parts.items()}, before, after
+    return (
+        network,
+        batch,
+        outputs,
+        {name: float(value) for name, value in parts.items()},
+        before,
+        after,
+    )
 
 
 def test_loss_parts_are_those_of_numpy(stepped):
@@ -43,9 +55,16 @@ def test_loss_parts_are_those_of_numpy(stepped):
         "dice": 1 - dice.mean(),
         "cross_entropy": -np.log((probabilities * truth).sum(-1)).mean(),
         "kl": (mean**2 + std**2 - np.log(std**2) - 1).sum(-1).mean() / np.prod(tiny.PATCH),
-        "reconstruction": np.square(outputs["reconstruction"] - batch["image"].astype(np.float64)).mean(),
+        "reconstruction": np.square(
+            outputs["reconstruction"] - batch["image"].astype(np.float64)
+        ).mean(),
     }
-    expected["total"] = 0.7 * expected["dice"] + 1.1 * expected["cross_entropy"] + 20.0 * expected["kl"] + 0.3 * expected["reconstruction"]
+    expected["total"] = (
+        0.7 * expected["dice"]
+        + 1.1 * expected["cross_entropy"]
+        + 20.0 * expected["kl"]
+        + 0.3 * expected["reconstruction"]
+    )
     assert parts == pytest.approx(expected, rel=1e-4)
 
 
@@ -58,12 +77,16 @@ def test_one_sgd_step_is_minus_rate_times_the_gradient_of_the_mean_loss(stepped)
     def loss(bias):
         exponent = np.exp(outputs["logits"] + bias)
         probabilities = exponent / exponent.sum(-1, keepdims=True)
-        dice = (2 * (probabilities * truth).sum((1, 2, 3)) + 1e-5) / ((probabilities + truth).sum((1, 2, 3)) + 1e-5)
+        dice = (2 * (probabilities * truth).sum((1, 2, 3)) + 1e-5) / (
+            (probabilities + truth).sum((1, 2, 3)) + 1e-5
+        )
         return 0.7 * (1 - dice.mean()) - 1.1 * np.log((probabilities * truth).sum(-1)).mean()
 
     gradient = [(loss(1e-4 * axis) - loss(-1e-4 * axis)) / 2e-4 for axis in np.eye(3)]
     name = "end/classifier/bias"
-    np.testing.assert_allclose(after[name] - before[name], -0.1 * np.array(gradient), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        after[name] - before[name], -0.1 * np.array(gradient), rtol=1e-3, atol=1e-6
+    )
     assert all(np.any(after[name] != before[name]) for name in network.variables)
 
 
@@ -72,7 +95,11 @@ def test_latent_noise_belongs_to_the_sample():
     noise = latent_noise(seeds, 1000).numpy()
     np.testing.assert_array_equal(noise[0], noise[2])
     np.testing.assert_array_equal(noise[1], latent_noise(seeds[1:2], 1000).numpy()[0])
-    assert abs(noise[0].mean()) < 0.1 and abs(noise[0].std() - 1) < 0.1 and abs(np.mean(noise[0] * noise[1])) < 0.1
+    assert (
+        abs(noise[0].mean()) < 0.1
+        and abs(noise[0].std() - 1) < 0.1
+        and abs(np.mean(noise[0] * noise[1])) < 0.1
+    )
 
 
 def test_without_a_vae_branch_two_parts_remain():
@@ -80,7 +107,9 @@ def test_without_a_vae_branch_two_parts_remain():
     network = tiny.build(tiny.SHALLOW, vae=None)
     optimizer = tf.keras.optimizers.SGD(0.1)
     optimizer.build(list(network.variables.values()))
-    parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(share(tiny.batch(0), strategy))
+    parts = make_train_step(network, optimizer, strategy, LossConfig(), 4)(
+        share(tiny.batch(0), strategy)
+    )
     assert set(parts) == {"total", "dice", "cross_entropy"}
 
 
@@ -93,7 +122,10 @@ def test_one_two_and_four_replicas_take_the_same_steps():
             assert other == pytest.approx(one, rel=1e-4)
         assert result[replicas]["difference"] < 1e-4
         assert result[replicas]["adam"] == result["1"]["adam"]
-    assert result["1"]["adam"]["iterations"] == [3.0] and result["4"]["adam"]["devices"] == [0.0, 0.0]
+    assert result["1"]["adam"]["iterations"] == [3.0] and result["4"]["adam"]["devices"] == [
+        0.0,
+        0.0,
+    ]
     assert "batch_size is 4 over 3 replicas; give a multiple of 3" in result["refused"]
 
 
@@ -117,7 +149,9 @@ def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
         for one, other in zip(one_by_one[3], together[3], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4 * max(1e-3, np.abs(other).max()))
     for one, other in zip(results[1][3], results[2][3], strict=True):
-        np.testing.assert_array_equal(one, other)  # added up in the samples' order, whichever is ready first
+        np.testing.assert_array_equal(
+            one, other
+        )  # added up in the samples' order, whichever is ready first
 
 
 def test_augmentation_is_part_of_the_step():
@@ -135,9 +169,15 @@ def test_augmentation_is_part_of_the_step():
         return {name: float(value) for name, value in found.items()}
 
     batch = tiny.batch(0)
-    by_hand = {**batch, "image": batch["image"][:, ::-1].copy(), "label": batch["label"][:, ::-1].copy()}
+    by_hand = {
+        **batch,
+        "image": batch["image"][:, ::-1].copy(),
+        "label": batch["label"][:, ::-1].copy(),
+    }
     plain = make_train_step(network, optimizer, strategy, LossConfig(), 4)
-    augmented = parts(make_train_step(network, optimizer, strategy, LossConfig(), 4, augment=mirrored), batch)
+    augmented = parts(
+        make_train_step(network, optimizer, strategy, LossConfig(), 4, augment=mirrored), batch
+    )
     assert augmented == pytest.approx(parts(plain, by_hand), rel=1e-5)
     assert augmented != pytest.approx(parts(plain, batch), rel=1e-5)
 
@@ -147,7 +187,9 @@ def _hidden(batch):
     return {**batch, "label": np.where(batch["label"] == 2, 0, batch["label"]).astype(np.uint8)}
 
 
-@pytest.mark.parametrize(("treatment", "evidence", "at_once"), [("restricted", True, 2), ("distil", False, 1)])
+@pytest.mark.parametrize(
+    ("treatment", "evidence", "at_once"), [("restricted", True, 2), ("distil", False, 1)]
+)
 def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_once):
     missing = MissingLabels(classes=(2,), treatment=treatment, evidence=evidence)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
@@ -161,10 +203,18 @@ def test_a_step_treats_missing_labels_as_the_losses_do(treatment, evidence, at_o
     if evidence:
         expected["false_alarms"] = np.mean(losses.false_alarm_entropy(logits, label, seen, missing))
         assert expected["false_alarms"] > 0
-    step = make_train_step(network, None, strategy, LossConfig(missing=missing), 4, at_once=at_once, received=received)
+    step = make_train_step(
+        network, None, strategy, LossConfig(missing=missing), 4, at_once=at_once, received=received
+    )
     parts, *_ = step.gradients(share(batch, strategy))
     assert {name: float(parts[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
-    weights = {"dice": 1.0, "cross_entropy": 1.0, "kl": 0.2, "reconstruction": 0.3, "false_alarms": 1.0}
+    weights = {
+        "dice": 1.0,
+        "cross_entropy": 1.0,
+        "kl": 0.2,
+        "reconstruction": 0.3,
+        "false_alarms": 1.0,
+    }
     total = sum(weights[name] * float(part) for name, part in parts.items() if name != "total")
     assert float(parts["total"]) == pytest.approx(total, rel=1e-5)
 
@@ -176,7 +226,12 @@ def test_steps_with_a_restricted_loss_leave_the_weights_of_the_missing_class_bit
 
     def unlabelled(start, stop):
         return tiny.datasets(start, stop).map(
-            lambda batch: {**batch, "label": tf.where(batch["label"] == 2, tf.zeros_like(batch["label"]), batch["label"])}
+            lambda batch: {
+                **batch,
+                "label": tf.where(
+                    batch["label"] == 2, tf.zeros_like(batch["label"]), batch["label"]
+                ),
+            }
         )
 
     trainer.train(unlabelled, 3)
@@ -198,7 +253,9 @@ def test_the_received_model_stays_while_the_trained_one_moves_on():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         network, received = tiny.build(), tiny.build(vae=None)
-    trainer = training.Trainer(network, tiny.config(loss=LossConfig(missing=missing)), strategy, received=received)
+    trainer = training.Trainer(
+        network, tiny.config(loss=LossConfig(missing=missing)), strategy, received=received
+    )
     start = trainer.weights()
     trainer.set_received(start)
     trainer.train(tiny.datasets, 2)
@@ -217,7 +274,11 @@ def test_the_branch_moves_at_a_share_of_the_rate_and_the_rest_at_the_whole():
         moved, less = array - before[name], share.weights()[name] - before[name]
         expected = 0.25 * moved if name.startswith("vae/") else moved
         np.testing.assert_allclose(less, expected, rtol=1e-2, atol=1e-6)
-    assert any(np.abs(array - before[name]).max() > 5e-3 for name, array in whole.weights().items() if name.startswith("vae/"))
+    assert any(
+        np.abs(array - before[name]).max() > 5e-3
+        for name, array in whole.weights().items()
+        if name.startswith("vae/")
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, 1.5, float("nan")])

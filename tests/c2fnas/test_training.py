@@ -39,7 +39,9 @@ def test_learning_rate_by_hand():
     config = tiny.config(total_steps=100, learning_rate=1e-4, final_learning_rate=1e-5)
     # A quarter of the way: cos(pi / 4) = sqrt(1/2)
     expected = [1e-4, 1e-5 + 9e-5 * (1 + math.sqrt(0.5)) / 2, 5.5e-5, 1e-5]
-    assert [training.learning_rate_at(step, config) for step in (0, 25, 50, 100)] == pytest.approx(expected)
+    assert [training.learning_rate_at(step, config) for step in (0, 25, 50, 100)] == pytest.approx(
+        expected
+    )
     assert training.learning_rate_at(101, config) == pytest.approx(1e-5)
 
 
@@ -58,12 +60,18 @@ def test_settings_that_make_no_training(changes, message):
 
 def test_training_learns_and_reports(trainer):
     seen = {}
-    first = trainer.train(tiny.datasets, 2, on_step=lambda step, values: seen.update({step: dict(values)}))
-    last = trainer.train(tiny.datasets, 6, on_step=lambda step, values: seen.update({step: dict(values)}))
+    first = trainer.train(
+        tiny.datasets, 2, on_step=lambda step, values: seen.update({step: dict(values)})
+    )
+    last = trainer.train(
+        tiny.datasets, 6, on_step=lambda step, values: seen.update({step: dict(values)})
+    )
     assert trainer.step == 6 and list(seen) == [1, 2, 3, 4, 5, 6]
     assert last["total"] < 0.8 * first["total"]
     assert first["dice"] == pytest.approx((seen[1]["dice"] + seen[2]["dice"]) / 2)
-    assert [seen[step]["learning_rate"] for step in seen] == [training.learning_rate_at(step, trainer.config) for step in range(6)]
+    assert [seen[step]["learning_rate"] for step in seen] == [
+        training.learning_rate_at(step, trainer.config) for step in range(6)
+    ]
     assert set(last) == {"total", "dice", "cross_entropy", "kl", "reconstruction", *EXTRA}
     assert trainer.train(tiny.datasets, 6) == {}
 
@@ -96,15 +104,26 @@ def test_new_weights_keep_the_moments_unless_asked(trainer):
     trainer.set_weights(weights)
     _assert_equal(trainer.weights(), weights)
     assert trainer.step == 2
-    _assert_equal(*({k: v for k, v in s.items() if k.startswith("optimizer/")} for s in (trainer.state(), state)))
+    _assert_equal(
+        *(
+            {k: v for k, v in s.items() if k.startswith("optimizer/")}
+            for s in (trainer.state(), state)
+        )
+    )
     trainer.set_weights(weights, reset_optimizer=True)
     assert trainer.step == 2
-    assert all(not array.any() for name, array in trainer.state().items() if name.startswith("optimizer/"))
+    assert all(
+        not array.any() for name, array in trainer.state().items() if name.startswith("optimizer/")
+    )
 
 
 def test_a_state_that_does_not_fit_changes_nothing(trainer):
     before = trainer.state()
-    for name, message in (("weights/stem/first/kernel", "stem/first/kernel"), ("optimizer/iterations", "iterations"), ("step", "`step`")):
+    for name, message in (
+        ("weights/stem/first/kernel", "stem/first/kernel"),
+        ("optimizer/iterations", "iterations"),
+        ("step", "`step`"),
+    ):
         with pytest.raises(ValueError, match=message):
             trainer.restore({key: array + 1 for key, array in before.items() if key != name})
     _assert_equal(trainer.state(), before)
@@ -117,7 +136,9 @@ def test_logits_fn_follows_the_weights(trainer):
     weights = trainer.weights()
     weights["end/classifier/bias"] += np.array([1.0, 2.0, 3.0], np.float32)
     trainer.set_weights(weights)
-    np.testing.assert_allclose(logits(image) - before, np.broadcast_to([1.0, 2.0, 3.0], before.shape), atol=1e-5)
+    np.testing.assert_allclose(
+        logits(image) - before, np.broadcast_to([1.0, 2.0, 3.0], before.shape), atol=1e-5
+    )
 
 
 def _spoil_one_patch(start, stop):
@@ -126,7 +147,9 @@ def _spoil_one_patch(start, stop):
     for step, batch in enumerate(batches, start):
         if step == 1:
             batch["image"][2, 0, 0, 0] = np.nan
-    return tf.data.Dataset.from_tensor_slices({name: np.stack([batch[name] for batch in batches]) for name in batches[0]})
+    return tf.data.Dataset.from_tensor_slices(
+        {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    )
 
 
 def test_a_loss_that_is_not_finite_names_step_part_and_case_and_changes_no_weight(trainer):
@@ -134,7 +157,9 @@ def test_a_loss_that_is_not_finite_names_step_part_and_case_and_changes_no_weigh
     before = trainer.state()
     message = r"step 1: dice is nan, cross_entropy is nan.* from case 7 \(step 1, slots \[2\]\).*last checkpoint"
     with pytest.raises(training.NonFiniteLoss, match=message):
-        trainer.train(_spoil_one_patch, 3, describe=lambda step, slots: f"case 7 (step {step}, slots {slots})")
+        trainer.train(
+            _spoil_one_patch, 3, describe=lambda step, slots: f"case 7 (step {step}, slots {slots})"
+        )
     _assert_equal(trainer.state(), before)
 
 
@@ -150,7 +175,9 @@ def test_a_step_that_is_no_number_can_be_left_out(trainer, monkeypatch):
 
 
 def test_datasets_that_end_early_and_steps_beyond_the_run(trainer):
-    with pytest.raises(ValueError, match=r"ended before step 1; give a batch for each step up to 3"):
+    with pytest.raises(
+        ValueError, match=r"ended before step 1; give a batch for each step up to 3"
+    ):
         trainer.train(lambda start, stop: tiny.datasets(start, stop).take(1), 3)
     with pytest.raises(ValueError, match="until_step is 7, the run has 6 steps"):
         trainer.train(tiny.datasets, 7)

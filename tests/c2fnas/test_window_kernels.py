@@ -57,7 +57,10 @@ def test_a_value_that_is_not_finite_is_found_anywhere(value, place):
     logits, weights = window()
     logits[place] = value
     found = [
-        not window_kernels.add_weighted(np.zeros((5, 4, 6), np.float32), logits, weights, (0, 0, 0), NOWHERE, x, x + 1) for x in range(5)
+        not window_kernels.add_weighted(
+            np.zeros((5, 4, 6), np.float32), logits, weights, (0, 0, 0), NOWHERE, x, x + 1
+        )
+        for x in range(5)
     ]
     assert found == [x == place[0] for x in range(5)]
 
@@ -65,12 +68,16 @@ def test_a_value_that_is_not_finite_is_found_anywhere(value, place):
 def test_the_largest_finite_values_are_finite():
     logits, weights = window()
     logits[1, 1, 1], logits[2, 2, 2] = np.finfo(np.float32).max, np.finfo(np.float32).min
-    assert window_kernels.add_weighted(np.zeros((5, 4, 6), np.float32), logits, weights, (0, 0, 0), NOWHERE, 0, 5)
+    assert window_kernels.add_weighted(
+        np.zeros((5, 4, 6), np.float32), logits, weights, (0, 0, 0), NOWHERE, 0, 5
+    )
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 7])
 def test_the_likeliest_class_is_argmax(classes):
-    logits = np.random.default_rng(classes).integers(-3, 3, (4, 5, 6, classes)).astype(np.float32)  # integers, so that many are equal
+    logits = (
+        np.random.default_rng(classes).integers(-3, 3, (4, 5, 6, classes)).astype(np.float32)
+    )  # integers, so that many are equal
     mask = np.full((4, 5, 6), 255, np.uint8)
     window_kernels.likeliest(logits, mask)
     np.testing.assert_array_equal(mask, np.argmax(logits, axis=-1))

@@ -20,7 +20,9 @@ GENOTYPE = Genotype(
     cells=(CellGene((0,), 2, "conv3d"), CellGene((1, 0), 1, "p3d"), CellGene((2,), 1, "conv2d")),
     filters=4,
 )
-SHALLOW = Genotype(name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2)  # the least there is
+SHALLOW = Genotype(
+    name="two cells", cells=(CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=2
+)  # the least there is
 
 
 def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:
@@ -29,7 +31,14 @@ def build(genotype: Genotype = GENOTYPE, **changes) -> network.Network:
 
 def config(**changes) -> training.TrainingConfig:
     return training.TrainingConfig(
-        **{"batch_size": 4, "total_steps": 6, "learning_rate": 1e-2, "final_learning_rate": 1e-3, "seed": 0, **changes}
+        **{
+            "batch_size": 4,
+            "total_steps": 6,
+            "learning_rate": 1e-2,
+            "final_learning_rate": 1e-3,
+            "seed": 0,
+            **changes,
+        }
     )
 
 
@@ -62,7 +71,9 @@ def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
 
 def datasets(start: int, stop: int) -> tf.data.Dataset:
     steps = [batch(step) for step in range(start, stop)]
-    return tf.data.Dataset.from_tensor_slices({name: np.stack([one[name] for one in steps]) for name in steps[0]})
+    return tf.data.Dataset.from_tensor_slices(
+        {name: np.stack([one[name] for one in steps]) for name in steps[0]}
+    )
 
 
 def case(step: int) -> types.SimpleNamespace:

@@ -24,7 +24,9 @@ class Line:
       cut_after: bytes of a direction after which a connection is dropped, for the first `cuts` times.
     """
 
-    def __init__(self, target: tuple[str, int], *, rate: float, delay_s: float, cut_after: int, cuts: int):
+    def __init__(
+        self, target: tuple[str, int], *, rate: float, delay_s: float, cut_after: int, cuts: int
+    ):
         self._target, self._rate, self._delay_s, self._cut_after = target, rate, delay_s, cut_after
         self._left = itertools.count(cuts, -1)
         self.dropped = 0
@@ -35,9 +37,16 @@ class Line:
             threading.Thread(target=self._join, args=(connection,), daemon=True).start()
 
     def _join(self, near: socket.socket) -> None:
-        with contextlib.suppress(OSError), near, socket.create_connection(self._target, timeout=10) as far:
+        with (
+            contextlib.suppress(OSError),
+            near,
+            socket.create_connection(self._target, timeout=10) as far,
+        ):
             far.settimeout(None)
-            pumps = [threading.Thread(target=self._pump, args=ends, daemon=True) for ends in ((near, far), (far, near))]
+            pumps = [
+                threading.Thread(target=self._pump, args=ends, daemon=True)
+                for ends in ((near, far), (far, near))
+            ]
             for pump in pumps:
                 pump.start()
             for pump in pumps:
@@ -69,7 +78,13 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=3)
     given = parser.parse_args()
     (host, port), (target, target_port) = given.listen.rsplit(":", 1), given.to.rsplit(":", 1)
-    line = Line((target, int(target_port)), rate=given.rate, delay_s=given.delay_ms / 1000, cut_after=given.cut_after, cuts=given.cuts)
+    line = Line(
+        (target, int(target_port)),
+        rate=given.rate,
+        delay_s=given.delay_ms / 1000,
+        cut_after=given.cut_after,
+        cuts=given.cuts,
+    )
     with socket.create_server((host, int(port))) as listener:
         print("passing on", flush=True)
         line.serve(listener)

@@ -24,7 +24,10 @@ def why_not() -> str:
     if made.returncode:
         return f"no network namespace can be made here: {made.stderr.strip()}"
     bridge = subprocess.run(
-        ["ip", "-n", name, "link", "add", "name", "bridge0", "type", "bridge"], capture_output=True, text=True, check=False
+        ["ip", "-n", name, "link", "add", "name", "bridge0", "type", "bridge"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     subprocess.run(["ip", "netns", "del", name], check=True)
     return f"no bridge can be made here: {bridge.stderr.strip()}" if bridge.returncode else ""
@@ -33,8 +36,19 @@ def why_not() -> str:
 class Host:
     """One host: starts commands in its own network, with its own hosts file."""
 
-    def __init__(self, namespace: str, hosts_file: pathlib.Path, folder: pathlib.Path, environment: Mapping[str, str]):
-        self._namespace, self._hosts_file, self.folder, self._environment = namespace, hosts_file, folder, dict(environment)
+    def __init__(
+        self,
+        namespace: str,
+        hosts_file: pathlib.Path,
+        folder: pathlib.Path,
+        environment: Mapping[str, str],
+    ):
+        self._namespace, self._hosts_file, self.folder, self._environment = (
+            namespace,
+            hosts_file,
+            folder,
+            dict(environment),
+        )
 
     def start(self, commands: str, log: pathlib.Path, **environment: str) -> subprocess.Popen:
         """Starts shell commands in the host's folder, in a process group of their own, their output appended to `log`."""
@@ -42,7 +56,17 @@ class Host:
         inside = 'mount --bind "$0" /etc/hosts && exec sh -euc "$1"'
         with open(log, "ab") as stream:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self._namespace, "sh", "-c", inside, str(self._hosts_file), commands],
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    self._namespace,
+                    "sh",
+                    "-c",
+                    inside,
+                    str(self._hosts_file),
+                    commands,
+                ],
                 cwd=self.folder,
                 env={**os.environ, **self._environment, **environment},
                 stdin=subprocess.DEVNULL,
@@ -54,7 +78,10 @@ class Host:
     def listening(self) -> str:
         """Returns the listening TCP sockets of this host, a line each."""
         return subprocess.run(
-            ["ip", "netns", "exec", self._namespace, "ss", "-ltnH"], capture_output=True, text=True, check=True
+            ["ip", "netns", "exec", self._namespace, "ss", "-ltnH"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
 
@@ -86,14 +113,30 @@ def hosts(
             namespace = f"{stem}h{number}"
             ip("netns", "add", namespace)
             made.append(namespace)
-            ip("-n", net, "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", namespace)
+            ip(
+                "-n",
+                net,
+                "link",
+                "add",
+                f"v{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                namespace,
+            )
             ip("-n", net, "link", "set", f"v{number}", "master", "bridge0", "up")
             ip("-n", namespace, "addr", "add", f"{address[name]}/24", "dev", "eth0")
             ip("-n", namespace, "link", "set", "eth0", "up")
             ip("-n", namespace, "link", "set", "lo", "up")
             (folder / name).mkdir(parents=True)
             file = folder / f"{name}.hosts"
-            lines = ["127.0.0.1 localhost", *(f"{address[meant]} {dns}" for dns, meant in known.items())]
+            lines = [
+                "127.0.0.1 localhost",
+                *(f"{address[meant]} {dns}" for dns, meant in known.items()),
+            ]
             file.write_text("\n".join(lines) + "\n")
             result[name] = Host(namespace, file, folder / name, environment)
         yield result, address

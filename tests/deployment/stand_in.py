@@ -13,7 +13,10 @@ import sys
 import numpy as np
 from absl import flags
 
-WEIGHTS = {"scale": np.array(2.0, np.float32), "kernel": np.linspace(-1, 1, 2**19, dtype=np.float32)}  # 2 MB
+WEIGHTS = {
+    "scale": np.array(2.0, np.float32),
+    "kernel": np.linspace(-1, 1, 2**19, dtype=np.float32),
+}  # 2 MB
 
 
 def _plan() -> dict:
@@ -22,7 +25,10 @@ def _plan() -> dict:
     from experiments import flags as experiment_flags
 
     config = experiment_flags.experiment_config()
-    return configuration.plan(config, genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json())
+    return configuration.plan(
+        config,
+        genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json(),
+    )
 
 
 class ToyTrainer:
@@ -38,14 +44,25 @@ class ToyTrainer:
         return {"dice": float(1.0 / (1.0 + abs(float(weights["scale"]) - 0.75)))}
 
     def train(self, weights, round_number):
-        return {name: (array * np.float32(0.5) + self._step).astype(np.float32) for name, array in weights.items()}, {"loss": 1.0}
+        return {
+            name: (array * np.float32(0.5) + self._step).astype(np.float32)
+            for name, array in weights.items()
+        }, {"loss": 1.0}
 
     def local_models(self):
         return {}
 
     def evaluate(self, model_name, weights):
         dice = float(self.score(weights)["dice"])
-        return [{"model": model_name, "site": self.site, "case": 1, "grid": "training", "dice_pancreas": dice}]
+        return [
+            {
+                "model": model_name,
+                "site": self.site,
+                "case": 1,
+                "grid": "training",
+                "dice_pancreas": dice,
+            }
+        ]
 
 
 def init_model() -> int:
@@ -81,11 +98,20 @@ def join() -> int:
     flags.FLAGS(["join", *sys.argv[3:]])
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
     transport = grpc_transport.connect(flags.FLAGS.kit, learned=folder.parent)
-    summary = site_loop.run(ToyTrainer(transport.site, _plan()), transport, folder, pauses=lambda: iter(lambda: 0.2, None))
+    summary = site_loop.run(
+        ToyTrainer(transport.site, _plan()),
+        transport,
+        folder,
+        pauses=lambda: iter(lambda: 0.2, None),
+    )
     return 0 if summary.finished else 1
 
 
-TOYS = {"experiments.init_model": init_model, "experiments.prepare": prepare, "experiments.join": join}
+TOYS = {
+    "experiments.init_model": init_model,
+    "experiments.prepare": prepare,
+    "experiments.join": join,
+}
 
 
 def main() -> None:

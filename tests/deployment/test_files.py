@@ -25,16 +25,29 @@ def test_a_unit_starts_the_guides_command(unit, step):
     command, shown = parser["Service"]["ExecStart"], guide.steps()[step]
     assert re.search(r"-m (\S+)", command)[1] == re.search(r"-m (\S+)", shown)[1]
     assert flags(command) - {"--port=8443"} == flags(shown) - {"--tensorboard=scalars"}
-    assert parser["Service"]["Restart"] == "on-failure" and parser["Service"]["NoNewPrivileges"] == "true"
+    assert (
+        parser["Service"]["Restart"] == "on-failure"
+        and parser["Service"]["NoNewPrivileges"] == "true"
+    )
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_understands_the_unit(unit, tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    text = re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", (FILES / unit).read_text(), flags=re.MULTILINE)
+    text = re.sub(
+        r"^ExecStart=\S+",
+        f"ExecStart={shutil.which('true')}",
+        (FILES / unit).read_text(),
+        flags=re.MULTILINE,
+    )
     (tmp_path / unit).write_text(text)
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", tmp_path / unit], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     complaints = [line for line in done.stderr.splitlines() if unit in line]
     assert not complaints, done.stderr
 

@@ -50,26 +50,41 @@ SECRET = [
     "c2fnas/slice.dcm",
     "c2fnas/best.safetensors",
 ]
-ONLY_OUT_OF_IMAGES = ["study.flags", "c2fnas/patient 7/IM0001", "runkit/notes.txt"]  # a repository may well have such files
+ONLY_OUT_OF_IMAGES = [
+    "study.flags",
+    "c2fnas/patient 7/IM0001",
+    "runkit/notes.txt",
+]  # a repository may well have such files
 
 
 def files_of_the_product():
     """Returns what setup.py would install, as paths below the root."""
     data = next(k.value for k in _setup_call().keywords if k.arg == "package_data")
-    patterns = {f"{package}/{pattern}" for package, found in ast.literal_eval(data).items() for pattern in found}
+    patterns = {
+        f"{package}/{pattern}"
+        for package, found in ast.literal_eval(data).items()
+        for pattern in found
+    }
     return sorted(
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file()
         and "__pycache__" not in path.parts
-        and (path.suffix == ".py" or any(fnmatch.fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in patterns))
+        and (
+            path.suffix == ".py"
+            or any(fnmatch.fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in patterns)
+        )
     )
 
 
 def _setup_call():
     tree = ast.parse((ROOT / "setup.py").read_text())
-    return next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup")
+    return next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    )
 
 
 def _make(folder, names):
@@ -83,7 +98,12 @@ def _make(folder, names):
 
 def _regex(pattern):
     """Translates a pattern of .dockerignore: `*` stays within a name, `**` does not."""
-    text = re.escape(pattern.strip("/")).replace(r"\*\*/", "(.*/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+    text = (
+        re.escape(pattern.strip("/"))
+        .replace(r"\*\*/", "(.*/)?")
+        .replace(r"\*\*", ".*")
+        .replace(r"\*", "[^/]*")
+    )
     return re.compile(text)
 
 
@@ -99,21 +119,48 @@ def _sent(path, lines):
 def _copied(folder):
     """Returns the files below `folder` that the container file copies, as its COPY lines and .dockerignore say."""
     text = (guide.DOCS / "deployment" / "Containerfile").read_text().replace("\\\n", " ")
-    sources = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
-    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    sources = [
+        word
+        for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE)
+        for word in line.split()[:-1]
+    ]
+    ignored = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert not re.search(r"^ADD ", text, re.MULTILINE) and sources
     names = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
     return [
         name
         for name in names
-        if any(source in (".", "./") or name == source or name.startswith(f"{source.rstrip('/')}/") for source in sources)
+        if any(
+            source in (".", "./") or name == source or name.startswith(f"{source.rstrip('/')}/")
+            for source in sources
+        )
         and _sent(name, ignored)
     ]
 
 
 def test_an_image_gets_the_product_and_nothing_else(tmp_path):
-    wanted = [*files_of_the_product(), "setup.py", "pyproject.toml", "README.md", "requirements-server.txt"]
-    _make(tmp_path, [*wanted, *SECRET, *ONLY_OUT_OF_IMAGES, ".git/config", ".venv/py3.11/bin/python", "tests/x.py"])
+    wanted = [
+        *files_of_the_product(),
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "requirements-server.txt",
+    ]
+    _make(
+        tmp_path,
+        [
+            *wanted,
+            *SECRET,
+            *ONLY_OUT_OF_IMAGES,
+            ".git/config",
+            ".venv/py3.11/bin/python",
+            "tests/x.py",
+        ],
+    )
     assert _copied(tmp_path) == sorted(wanted)
 
 
@@ -128,18 +175,29 @@ def test_the_copy_lines_alone_leave_out_every_other_folder(tmp_path, monkeypatch
 
 
 def _git(folder, *arguments):
-    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["git", "-C", folder, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_git_takes_the_product_and_no_key_store_site_or_scan(tmp_path):
     assert _git(tmp_path, "init", "-q").returncode == 0
-    product = [*files_of_the_product(), "setup.py", "Makefile", "docs/data.md", "tests/federated/toy.py", ".ci/run"]
+    product = [
+        *files_of_the_product(),
+        "setup.py",
+        "Makefile",
+        "docs/data.md",
+        "tests/federated/toy.py",
+        ".ci/run",
+    ]
     product += ["tests/c2fnas/fixtures/c2fnas.safetensors"]
     _make(tmp_path, [*product, *SECRET])
     shutil.copy(ROOT / ".gitignore", tmp_path)
     added = _git(tmp_path, "add", "-n", "-A").stdout
-    assert sorted(re.findall(r"^add '(.*)'$", added, re.MULTILINE)) == sorted([*product, ".gitignore"])
+    assert sorted(re.findall(r"^add '(.*)'$", added, re.MULTILINE)) == sorted(
+        [*product, ".gitignore"]
+    )
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -155,7 +213,9 @@ def test_no_file_of_the_repository_is_ignored_by_mistake():
 
 def locked():
     """Returns (requirement, hashes) of every entry of the lock file."""
-    text = "\n".join(line for line in LOCK.read_text().splitlines() if not line.lstrip().startswith("#"))
+    text = "\n".join(
+        line for line in LOCK.read_text().splitlines() if not line.lstrip().startswith("#")
+    )
     entries = []
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip():
@@ -165,12 +225,22 @@ def locked():
 
 
 def _installed_with(python):
-    environment = {"python_version": python, "python_full_version": f"{python}.5", "implementation_name": "cpython"}
-    environment |= {"platform_python_implementation": "CPython", "sys_platform": "linux", "platform_system": "Linux"}
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.5",
+        "implementation_name": "cpython",
+    }
+    environment |= {
+        "platform_python_implementation": "CPython",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+    }
     found = {}
     for requirement, _ in locked():
         if requirement.marker is None or requirement.marker.evaluate(environment):
-            assert requirement.name not in found, f"{requirement.name} is there twice for Python {python}"
+            assert requirement.name not in found, (
+                f"{requirement.name} is there twice for Python {python}"
+            )
             found[requirement.name] = str(requirement.specifier).removeprefix("==")
     return found
 
@@ -179,24 +249,39 @@ def test_every_package_of_the_server_has_one_version_and_hashes():
     assert len(locked()) >= 8
     for requirement, hashes in locked():
         assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(requirement.specifier)), requirement
-        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), requirement
-    assert "://" not in LOCK.read_text() and "--index" not in LOCK.read_text(), "which index is asked is not for this file to say"
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), (
+            requirement
+        )
+    assert "://" not in LOCK.read_text() and "--index" not in LOCK.read_text(), (
+        "which index is asked is not for this file to say"
+    )
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_the_lock_file_fits_what_setup_asks_for(python):
-    asked = ast.literal_eval(next(k.value for k in _setup_call().keywords if k.arg == "install_requires"))
+    asked = ast.literal_eval(
+        next(k.value for k in _setup_call().keywords if k.arg == "install_requires")
+    )
     found = _installed_with(python)
     for requirement in map(Requirement, asked):
-        if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python}):
+        if requirement.marker is not None and not requirement.marker.evaluate(
+            {"python_version": python}
+        ):
             continue
-        assert requirement.specifier.contains(found[requirement.name]), f"{requirement}: the lock file has {found[requirement.name]}"
+        assert requirement.specifier.contains(found[requirement.name]), (
+            f"{requirement}: the lock file has {found[requirement.name]}"
+        )
     assert {"setuptools", "wheel"} <= set(found)  # which build the product without asking an index
 
 
 def test_the_programs_it_says_it_covers_need_nothing_else():
-    named = re.search(r"Covers (experiments\..*?) on both stacks", LOCK.read_text().replace("\n#", ""))[1]
-    programs = [f"experiments.{name}" for name in re.findall(r"\b(\w+)(?:,| and|$)", named.replace("experiments.", ""))]
+    named = re.search(
+        r"Covers (experiments\..*?) on both stacks", LOCK.read_text().replace("\n#", "")
+    )[1]
+    programs = [
+        f"experiments.{name}"
+        for name in re.findall(r"\b(\w+)(?:,| and|$)", named.replace("experiments.", ""))
+    ]
     assert {"experiments.serve", "experiments.provision", "experiments.audit"} <= set(programs)
     code = (
         "import importlib, importlib.metadata, pkgutil, sys\n"
@@ -212,8 +297,17 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         "for top in sorted(tops - sys.stdlib_module_names):\n"
         "    if top in owners: print(*owners[top])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    found = {*_installed_with(f"{sys.version_info[0]}.{sys.version_info[1]}"), "c2fnas-federated-pancreas"}
-    for line in done.stdout.splitlines():  # several packages may have a part in one name, as `google` is
-        assert found & {name.lower().replace("_", "-") for name in line.split()}, f"{line} is not in the lock file"
+    found = {
+        *_installed_with(f"{sys.version_info[0]}.{sys.version_info[1]}"),
+        "c2fnas-federated-pancreas",
+    }
+    for (
+        line
+    ) in done.stdout.splitlines():  # several packages may have a part in one name, as `google` is
+        assert found & {name.lower().replace("_", "-") for name in line.split()}, (
+            f"{line} is not in the lock file"
+        )

@@ -18,7 +18,9 @@ def test_every_program_and_flag_of_the_guides_exists():
             text = (guide.DOCS.parent / (module.replace(".", "/") + ".py")).read_text()
             shared = (guide.DOCS.parent / "experiments" / "flags.py").read_text()
             for flag in re.findall(r"--(\w+)", arguments):
-                assert flag == "flagfile" or f'"{flag}"' in text + shared, f"{step}: {module} has no flag --{flag}"
+                assert flag == "flagfile" or f'"{flag}"' in text + shared, (
+                    f"{step}: {module} has no flag --{flag}"
+                )
 
 
 def test_a_deployment_from_the_first_key_to_the_audit(tmp_path):

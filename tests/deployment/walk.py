@@ -54,7 +54,12 @@ class Walk:
         """Walks; raises AssertionError with what a program said where something does not go as the guides say."""
         self._folder.mkdir(parents=True)
         program = f"{sys.executable} -m tests.deployment.stand_in" if self._toys else sys.executable
-        environment = {"P": program, "PYTHONPATH": str(ROOT), "GRPC_VERBOSITY": "NONE", "OMP_NUM_THREADS": "1"}
+        environment = {
+            "P": program,
+            "PYTHONPATH": str(ROOT),
+            "GRPC_VERBOSITY": "NONE",
+            "OMP_NUM_THREADS": "1",
+        }
         names = {
             "server": {"fl.example.org": "server"},
             "operator": {"fl.example.org": "server"},
@@ -62,12 +67,17 @@ class Walk:
             "hospital2": {"fl.example.org": "line"},
             "line": {},
         }
-        with network.hosts(self._folder, names, environment) as (self._hosts, self._address), contextlib.ExitStack() as stack:
+        with (
+            network.hosts(self._folder, names, environment) as (self._hosts, self._address),
+            contextlib.ExitStack() as stack,
+        ):
             stack.callback(self._end)
             self._walk()
 
     def _walk(self) -> None:
-        settings = (ROOT / "experiments" / "flagfiles" / "demo.flags").read_text() + (_TOY_FLAGS if self._toys else _REAL_FLAGS)
+        settings = (ROOT / "experiments" / "flagfiles" / "demo.flags").read_text() + (
+            _TOY_FLAGS if self._toys else _REAL_FLAGS
+        )
         for host in ("server", "operator", *HOSPITALS.values()):
             self._path(host, "study.flags").write_text(settings)
         if not self._toys:
@@ -89,11 +99,19 @@ class Walk:
             self._carry(host, "kit/site.csr", "operator", f"{site}.csr")
         output = self._do("operator", "operator fingerprints")
         for site, fingerprint in spoken.items():
-            assert fingerprint in output, f"the operator does not see the fingerprint that {site} reads out:\n{output}"
-        self._authority = _fingerprint(self._do("operator", "operator provision"), "authority's fingerprint")
+            assert fingerprint in output, (
+                f"the operator does not see the fingerprint that {site} reads out:\n{output}"
+            )
+        self._authority = _fingerprint(
+            self._do("operator", "operator provision"), "authority's fingerprint"
+        )
         for site, host in HOSPITALS.items():
             self._carry("operator", f"federation/{site}", host, "answer")
-            secrets = [path.name for path in self._path(host, "answer").iterdir() if path.suffix == ".key" or path.name == "credential"]
+            secrets = [
+                path.name
+                for path in self._path(host, "answer").iterdir()
+                if path.suffix == ".key" or path.name == "credential"
+            ]
             assert not secrets, f"{secrets} travelled"
             if host == "hospital1":
                 self._exchanged_on_the_way(site, host)
@@ -105,7 +123,11 @@ class Walk:
     def _exchanged_on_the_way(self, site: str, host: str) -> None:
         """Somebody on the way answers in the operator's place; with the fingerprint from the telephone it is refused."""
         forged = provisioning.provision(
-            self._folder / "somebody", "attacker.example", (), requests=[self._path(host, "kit/site.csr")], port=8443
+            self._folder / "somebody",
+            "attacker.example",
+            (),
+            requests=[self._path(host, "kit/site.csr")],
+            port=8443,
         )
         genuine = self._path(host, "answer").rename(self._path(host, "genuine"))
         shutil.copytree(forged / site, self._path(host, "answer"))
@@ -130,10 +152,18 @@ class Walk:
             output = self._do(host, "hospital doctor")
             self._noted.append(re.search(r"server's log +line \d+, ([0-9a-f]{32})", output)[1])
         self._sites = {host: self._start(host, "hospital join") for host in HOSPITALS.values()}
-        self._until(lambda: self._events().count('"event": "aggregated"') >= 1, "the first round", *self._sites.values())
-        self._say(f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command")
+        self._until(
+            lambda: self._events().count('"event": "aggregated"') >= 1,
+            "the first round",
+            *self._sites.values(),
+        )
+        self._say(
+            f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command"
+        )
         for host in HOSPITALS.values():
-            assert not self._hosts[host].listening(), f"{host} listens: {self._hosts[host].listening()}"
+            assert not self._hosts[host].listening(), (
+                f"{host} listens: {self._hosts[host].listening()}"
+            )
 
     def _steer(self) -> None:
         output = self._do("operator", "operator status")
@@ -159,7 +189,11 @@ class Walk:
         self._stop(self._sites["hospital2"], signal.SIGKILL)
         self._server = self._serve()
         self._sites["hospital2"] = self._start("hospital2", "hospital join")
-        self._until(lambda: self._events().count('"event": "aggregated"') >= done + 2, "rounds after the kills", *self._sites.values())
+        self._until(
+            lambda: self._events().count('"event": "aggregated"') >= done + 2,
+            "rounds after the kills",
+            *self._sites.values(),
+        )
 
     def _finish(self) -> None:
         self._do("operator", "operator finish")
@@ -167,23 +201,41 @@ class Walk:
             assert self._wait(site) == 0, self._said(host, "hospital join")
         assert self._wait(self._server) == 0, self._said("server", "server serve")
         output = self._do("server", "server audit")
-        assert "unbroken, signed by the server" in output and "to the same bits: rounds" in output, output
+        assert (
+            "unbroken, signed by the server" in output and "to the same bits: rounds" in output
+        ), output
         for head in self._noted:
             verification.verify(self._path("server", "store"), head=head)
-        assert "dropped connection" in self._said("line", "line"), "the bad line has dropped nothing"
-        folders = ["server/store", "server/kit", "operator/federation", *(f"{h}/{f}" for h in HOSPITALS.values() for f in ("kit", "site"))]
-        open_ones = [path for folder in folders for path in private.open_to_others(self._folder / folder)]
+        assert "dropped connection" in self._said("line", "line"), (
+            "the bad line has dropped nothing"
+        )
+        folders = [
+            "server/store",
+            "server/kit",
+            "operator/federation",
+            *(f"{h}/{f}" for h in HOSPITALS.values() for f in ("kit", "site")),
+        ]
+        open_ones = [
+            path for folder in folders for path in private.open_to_others(self._folder / folder)
+        ]
         assert not open_ones, f"other accounts can read {', '.join(map(str, open_ones))}"
-        rows = [json.loads(line) for line in self._path("server", "store/rows.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in self._path("server", "store/rows.jsonl").read_text().splitlines()
+        ]
         assert {row["site"] for row in rows} == set(HOSPITALS), "rows of a site are missing"
-        assert list(self._path("server", "scalars").glob("events.out.tfevents.*")), "nothing for TensorBoard"
+        assert list(self._path("server", "scalars").glob("events.out.tfevents.*")), (
+            "nothing for TensorBoard"
+        )
 
     def _revoke(self) -> None:
         shutil.move(self._path("server", "store"), self._path("server", "store_of_the_first_run"))
         server = self._revoke_server(self._serve())
         self._do("hospital2", "hospital doctor")
         self._do("operator", "operator revoke")
-        self._carry("operator", "federation/server/credentials.json", "server", "kit/credentials.json")
+        self._carry(
+            "operator", "federation/server/credentials.json", "server", "kit/credentials.json"
+        )
         output = self._do("hospital2", "hospital doctor", code=1)
         assert "or the site was revoked" in output, output
         self._do("hospital1", "hospital doctor")
@@ -195,11 +247,17 @@ class Walk:
         self._do("operator", "operator revokeserver")
         self._carry("operator", "federation/server", "server", "kit")
         self._stop(server, signal.SIGTERM)
-        assert "stopped; run the same command again to resume" in self._said("server", "server serve")
+        assert "stopped; run the same command again to resume" in self._said(
+            "server", "server serve"
+        )
         shutil.rmtree(self._path("hospital1", "site/federated"))  # the first run's
         server = self._serve()
         site = self._start("hospital1", "hospital join")
-        self._until(self._path("hospital1", "site/federated/revoked.crl").is_file, "the news of the revocation", site)
+        self._until(
+            self._path("hospital1", "site/federated/revoked.crl").is_file,
+            "the news of the revocation",
+            site,
+        )
         self._stop(site, signal.SIGTERM)
         self._do("hospital1", "hospital doctor")
         self._do("operator", "operator status")
@@ -218,7 +276,14 @@ class Walk:
         for site, host in HOSPITALS.items():
             self._say(f"{host}: synthetic scans")
             subprocess.run(
-                [sys.executable, "-m", "experiments.synthesize", f"--site={site}", "--cases=5", f"--output={self._path(host, 'scans')}"],
+                [
+                    sys.executable,
+                    "-m",
+                    "experiments.synthesize",
+                    f"--site={site}",
+                    "--cases=5",
+                    f"--output={self._path(host, 'scans')}",
+                ],
                 cwd=ROOT,
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -227,7 +292,11 @@ class Walk:
     def _serve(self) -> subprocess.Popen:
         before = self._said("server", "server serve").count("serving on port 8443")
         server = self._start("server", "server serve")
-        self._until(lambda: self._said("server", "server serve").count("serving on port 8443") > before, "the server", server)
+        self._until(
+            lambda: self._said("server", "server serve").count("serving on port 8443") > before,
+            "the server",
+            server,
+        )
         return server
 
     def _do(self, host: str, step: str, *, code: int = 0, **environment: str) -> str:
@@ -235,7 +304,9 @@ class Walk:
         already = len(self._said(host, step))
         process = self._start(host, step, **environment)
         ended, said = self._wait(process), self._said(host, step)[already:]
-        assert ended == code, f"{host}: step {step!r} ended with {ended}, not {code}\n{self._steps[step]}\n{said}"
+        assert ended == code, (
+            f"{host}: step {step!r} ended with {ended}, not {code}\n{self._steps[step]}\n{said}"
+        )
         return said
 
     def _start(self, host: str, step: str, **environment: str) -> subprocess.Popen:
@@ -262,10 +333,14 @@ class Walk:
             if process.poll() is None:
                 self._stop(process, signal.SIGKILL)
 
-    def _until(self, condition: Callable[[], bool], what: str, *processes: subprocess.Popen) -> None:
+    def _until(
+        self, condition: Callable[[], bool], what: str, *processes: subprocess.Popen
+    ) -> None:
         deadline = time.monotonic() + self._timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come within {self._timeout_s:.0f} s; see {self._folder}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not come within {self._timeout_s:.0f} s; see {self._folder}"
+            )
             for process in processes:
                 assert process.poll() is None, f"{what} ended early; see {self._folder}"
             time.sleep(0.05)
@@ -311,8 +386,12 @@ def _fingerprint(output: str, what: str = "fingerprint") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", required=True, type=pathlib.Path, help="made by the walk; must not exist yet")
-    parser.add_argument("--toys", action="store_true", help="play the programs that need TensorFlow")
+    parser.add_argument(
+        "--folder", required=True, type=pathlib.Path, help="made by the walk; must not exist yet"
+    )
+    parser.add_argument(
+        "--toys", action="store_true", help="play the programs that need TensorFlow"
+    )
     given = parser.parse_args()
     reason = network.why_not()
     if reason:
@@ -320,7 +399,9 @@ def main() -> None:
     began = time.monotonic()
     walk = Walk(given.folder.absolute(), toys=given.toys)
     walk.run()
-    print(f"every step of the guides, {time.monotonic() - began:.0f} s; what each program said is in {given.folder}")
+    print(
+        f"every step of the guides, {time.monotonic() - began:.0f} s; what each program said is in {given.folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def missing() -> str | None:
 
 
 def _browser() -> str | None:
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 class Browser:
@@ -38,7 +40,9 @@ class Browser:
             port = free.getsockname()[1]
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         # --remote-debugging-pipe would need no port, but chromedriver has none of it
-        self._driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._driver = subprocess.Popen(
+            ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self._base = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
         while True:
@@ -49,14 +53,23 @@ class Browser:
                 if time.monotonic() > deadline or self._driver.poll() is not None:
                     self.__exit__()
                     raise RuntimeError("chromedriver did not start within a minute") from None
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={self._profile.name}"]
+        arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={self._profile.name}",
+        ]
         wanted = {
             "browserName": "chrome",
             "goog:chromeOptions": {"binary": _browser(), "args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         }
         self._session = ""
-        self._session = "/session/" + self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        self._session = (
+            "/session/"
+            + self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -83,19 +96,34 @@ class Browser:
 
     def messages(self) -> list[str]:
         """Returns what the page wrote to the console since the last call, errors and refusals among it."""
-        return [f"{entry['level']} {entry['message']}" for entry in self._call("POST", "/se/log", {"type": "browser"})]
+        return [
+            f"{entry['level']} {entry['message']}"
+            for entry in self._call("POST", "/se/log", {"type": "browser"})
+        ]
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def size(self, width: int, height: int) -> None:
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def media(self, *, scheme: str = "light", media: str = "") -> None:
-        self.devtools("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.devtools(
+            "Emulation.setEmulatedMedia",
+            media=media,
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def screenshot(self, *, whole: bool = True) -> bytes:
-        return base64.b64decode(self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(
+            self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        )
 
     def pdf(self) -> bytes:
         return base64.b64decode(self.devtools("Page.printToPDF", printBackground=True)["data"])
@@ -103,7 +131,9 @@ class Browser:
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode("utf-8")
         address = self._base + getattr(self, "_session", "") + path
-        request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            address, data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.load(answer)["value"]

@@ -8,13 +8,23 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-_SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "experiments").glob("*.py"))}
-PROGRAMS = {name: text for name, text in _SOURCES.items() if "    experiment_flags.run(main" in text}
+_SOURCES = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "experiments").glob("*.py"))
+}
+PROGRAMS = {
+    name: text for name, text in _SOURCES.items() if "    experiment_flags.run(main" in text
+}
 NEED_TENSORFLOW = [name for name, text in PROGRAMS.items() if "needs_tensorflow=True" in text]
 
 
 def run(program: str, *flags: object, folder=None, path=None) -> subprocess.CompletedProcess:
     """Runs `python -m experiments.<program>` in `folder`; modules in `path` take the place of installed ones."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, ROOT))))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, ROOT)))),
+    }
     command = [sys.executable, "-m", f"experiments.{program}", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder or path or ROOT, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder or path or ROOT, env=environment
+    )

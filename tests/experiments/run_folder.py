@@ -40,26 +40,53 @@ def rows(models=tuple(DICE)):
     found = []
     for model in models:
         c1, c2 = DICE[model]
-        cases = [("C1", i + 1, p, None) for i, p in enumerate(c1)] + [("C2", i + 1, p, t) for i, (p, t) in enumerate(c2)]
+        cases = [("C1", i + 1, p, None) for i, p in enumerate(c1)] + [
+            ("C2", i + 1, p, t) for i, (p, t) in enumerate(c2)
+        ]
         for site, number, pancreas, tumour in cases:
             for grid, factor in (("training", 1.0), ("native", 0.5)):
-                row = {"model": model, "site": site, "case": number, "grid": grid, "dice_pancreas": pancreas * factor}
+                row = {
+                    "model": model,
+                    "site": site,
+                    "case": number,
+                    "grid": grid,
+                    "dice_pancreas": pancreas * factor,
+                }
                 row["dice_tumour"] = None if tumour is None else tumour * factor
-                row |= {"volume_ml_pancreas": 70.0, "volume_ml_tumour": 3.0 * (model == "C2_baseline")}
+                row |= {
+                    "volume_ml_pancreas": 70.0,
+                    "volume_ml_tumour": 3.0 * (model == "C2_baseline"),
+                }
                 marked = float(model == "C2_baseline")
-                row |= {"truth_components_tumour": float(site == "C2"), "found_tumour": marked * (site == "C2")}
-                row |= {"false_components_tumour": marked * (site == "C1"), "score_tumour": marked * number}
-                found.append(row | {"truth_ml_pancreas": 75.0, "truth_ml_tumour": 9.0 * (site == "C2")})
+                row |= {
+                    "truth_components_tumour": float(site == "C2"),
+                    "found_tumour": marked * (site == "C2"),
+                }
+                row |= {
+                    "false_components_tumour": marked * (site == "C1"),
+                    "score_tumour": marked * number,
+                }
+                found.append(
+                    row | {"truth_ml_pancreas": 75.0, "truth_ml_tumour": 9.0 * (site == "C2")}
+                )
     return found
 
 
 def leave_traces(folder):
     """Writes what programs leave in a run's folder before its table is made."""
-    for model, part, steps in (("C1_baseline", "baseline", 3), ("C1_FL_local", "federated", 3), ("C2_baseline", "baseline", 4)):
-        log = events.EventLog(folder / "sites" / model[:2] / part / "history.jsonl", clock=lambda: 5.0)
+    for model, part, steps in (
+        ("C1_baseline", "baseline", 3),
+        ("C1_FL_local", "federated", 3),
+        ("C2_baseline", "baseline", 4),
+    ):
+        log = events.EventLog(
+            folder / "sites" / model[:2] / part / "history.jsonl", clock=lambda: 5.0
+        )
         for number in (1, 2):
             log.append("epoch", model=model, round=number, step=number * steps, loss=1.0 / number)
-            log.append("validation", model=model, round=number, step=number * steps, dice=0.3 * number)
+            log.append(
+                "validation", model=model, round=number, step=number * steps, dice=0.3 * number
+            )
     times = iter(range(100, 1000, 7))
     log = events.EventLog(folder / "server" / "events.jsonl", clock=lambda: float(next(times)))
     log.append("round_opened", round=1, received=[])
@@ -80,18 +107,28 @@ def leave_cases(folder):
     for site, count in (("C1", 4), ("C2", 5)):
         cases = []
         for number in range(count):
-            image, label = (folder / "scans" / site / f"{kind}{number}.nii" for kind in ("image", "label"))
+            image, label = (
+                folder / "scans" / site / f"{kind}{number}.nii" for kind in ("image", "label")
+            )
             for path, volume in zip((image, label), scan(site, number), strict=True):
                 nifti.write_volume(path, volume)
             cases.append(manifest.Case(f"SECRET{number}", image, label))
         home = folder / "sites" / site
         listed = manifest.Manifest(site, tuple(cases))
         store = pipeline.prepare(
-            listed, home / "cases", target_mm=(5, 5, 5), window_hu=(-200, 250), split_seed=1, split_counts=(1, 1, count - 2)
+            listed,
+            home / "cases",
+            target_mm=(5, 5, 5),
+            window_hu=(-200, 250),
+            split_seed=1,
+            split_counts=(1, 1, count - 2),
         )
         for case in (store.open(case_id) for case_id in store.case_ids("test")):
             label = np.asarray(case.label)
-            for model, mask in (("FL_global", label), ("C1_baseline", np.where(label == 2, 0, label).astype(np.uint8))):
+            for model, mask in (
+                ("FL_global", label),
+                ("C1_baseline", np.where(label == 2, 0, label).astype(np.uint8)),
+            ):
                 path = home / "federated" / "examples" / f"case{case.number:03d}.{model}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, mask)
@@ -102,7 +139,15 @@ def leave_study(folder):
     home = folder / "table1" / "seed2"
     leave_traces(home)
     table1_report.write_table(
-        home, rows(), {"profile": "demo", "seed": 2, "stack": "s", "configuration": CONFIGURATION, "wall_seconds": {"cohort": 61.0}}
+        home,
+        rows(),
+        {
+            "profile": "demo",
+            "seed": 2,
+            "stack": "s",
+            "configuration": CONFIGURATION,
+            "wall_seconds": {"cohort": 61.0},
+        },
     )
     content = study_results.of_one_run(home)
     content["runs"][0]["folder"] = "table1/seed2"

@@ -28,7 +28,10 @@ GENOTYPE = {
 }
 SHALLOW = {
     **GENOTYPE,
-    "cells": [{"inputs": [0], "level": 1, "op": "conv2d"}, {"inputs": [1], "level": 1, "op": "conv2d"}],
+    "cells": [
+        {"inputs": [0], "level": 1, "op": "conv2d"},
+        {"inputs": [1], "level": 1, "op": "conv2d"},
+    ],
 }  # the least there is
 FLAGS = {
     "profile": "tiny", "seed": 5, "filters": 4, "latent_size": 4, "spacing_mm": "3,3,3", "patch_size": "16,16,8", "patches_per_case": 1,
@@ -46,23 +49,35 @@ class Study:
         self.folder = folder
         atomic.write_json(folder / "genotype.json", genotype)
         self.flag_file = folder / "experiment.flags"
-        lines = [f"--{name}={value}" for name, value in {**FLAGS, "genotype": folder / "genotype.json"}.items()]
+        lines = [
+            f"--{name}={value}"
+            for name, value in {**FLAGS, "genotype": folder / "genotype.json"}.items()
+        ]
         atomic.write_text(self.flag_file, "\n".join(lines) + "\n")
         self.kits, self.initial = folder / "kits", folder / "initial.safetensors"
 
     def flags(self, **changes) -> list[str]:
-        return [f"--flagfile={self.flag_file}", *(f"--{name}={value}" for name, value in changes.items())]
+        return [
+            f"--flagfile={self.flag_file}",
+            *(f"--{name}={value}" for name, value in changes.items()),
+        ]
 
     def make_scans(self) -> None:
         for site, count in CASES.items():
             cases = []
             for number in range(count):
-                image, label = (self.folder / "scans" / site / f"{kind}{number}.nii.gz" for kind in ("image", "label"))
+                image, label = (
+                    self.folder / "scans" / site / f"{kind}{number}.nii.gz"
+                    for kind in ("image", "label")
+                )
                 ct, mask = scan(site, number)
                 nifti.write_volume(image, ct)
                 nifti.write_volume(label, mask)
                 cases.append(manifest.Case(f"{site}_{number}", image, label))
-            manifest.write(self.folder / "scans" / site / "manifest.json", manifest.Manifest(site, tuple(cases)))
+            manifest.write(
+                self.folder / "scans" / site / "manifest.json",
+                manifest.Manifest(site, tuple(cases)),
+            )
 
     def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:
         """Returns a group for programs of the study; those named by `fresh` are started as a user does, the others forked."""
@@ -76,34 +91,77 @@ class Study:
                 group.start(
                     f"prepare {site}",
                     "experiments.prepare",
-                    self.flags(manifest=self.folder / "scans" / site / "manifest.json", site_folder=self.site_folder(site), split=split),
+                    self.flags(
+                        manifest=self.folder / "scans" / site / "manifest.json",
+                        site_folder=self.site_folder(site),
+                        split=split,
+                    ),
                 )
                 for site, split in SPLIT.items()
             ]
-            programs.append(group.start("kits", "experiments.provision", [f"--output={self.kits}", "--port=0"]))
+            programs.append(
+                group.start("kits", "experiments.provision", [f"--output={self.kits}", "--port=0"])
+            )
             group.wait(programs, "preparation")
-            group.wait([group.start("init", "experiments.init_model", self.flags(output=self.initial, threads=1))], "initial model")
+            group.wait(
+                [
+                    group.start(
+                        "init", "experiments.init_model", self.flags(output=self.initial, threads=1)
+                    )
+                ],
+                "initial model",
+            )
 
     def site_folder(self, site: str, run: str = "") -> pathlib.Path:
         return self.folder / "sites" / site / run if run else self.folder / "sites" / site
 
     def train_baselines(self) -> None:
         with self.group(fresh=("baseline C1",)) as group:
-            arguments = [self.flags(site_folder=self.site_folder(site), initial_model=self.initial, threads=1) for site in CASES]
-            programs = [group.start(f"baseline {site}", "experiments.train_local", a) for site, a in zip(CASES, arguments, strict=True)]
+            arguments = [
+                self.flags(
+                    site_folder=self.site_folder(site), initial_model=self.initial, threads=1
+                )
+                for site in CASES
+            ]
+            programs = [
+                group.start(f"baseline {site}", "experiments.train_local", a)
+                for site, a in zip(CASES, arguments, strict=True)
+            ]
             group.wait(programs, "baselines")
 
     def serve(self, group: ProgramGroup, store: pathlib.Path, **changes) -> tuple[Program, int]:
         """Starts the server and returns it with its port."""
-        flags = self.flags(kit=self.kits / "server", store=store, initial_model=self.initial, **{"port": 0, "host": "127.0.0.1", **changes})
+        flags = self.flags(
+            kit=self.kits / "server",
+            store=store,
+            initial_model=self.initial,
+            **{"port": 0, "host": "127.0.0.1", **changes},
+        )
         server = group.start("server", "experiments.serve", flags)
         group.wait_for((store / "address.json").exists, server, "starting", timeout_s=120)
         return server, json.loads((store / "address.json").read_text())["port"]
 
-    def join(self, group: ProgramGroup, site: str, port: int, *, python: str = sys.executable, lend: bool = True, **changes) -> Program:
-        flags = {"kit": self.kits / site, "server": f"localhost:{port}", "site_folder": self.site_folder(site), "threads": 1, **changes}
+    def join(
+        self,
+        group: ProgramGroup,
+        site: str,
+        port: int,
+        *,
+        python: str = sys.executable,
+        lend: bool = True,
+        **changes,
+    ) -> Program:
+        flags = {
+            "kit": self.kits / site,
+            "server": f"localhost:{port}",
+            "site_folder": self.site_folder(site),
+            "threads": 1,
+            **changes,
+        }
         if lend:
-            flags["lend"] = f"{site}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
+            flags["lend"] = (
+                f"{site}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
+            )
         return group.start(f"join {site}", "experiments.join", self.flags(**flags), python=python)
 
 

@@ -17,24 +17,45 @@ def checked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     kinds = {kind.name: kind for kind in (*corpus.MALFORMED, *corpus.VALID)}
     cases = []
-    for name, kind in (("good", "DICOM as RLE"), ("flipped", "label's voxels mirrored left-right"), ("gap", "missing slice")):
+    for name, kind in (
+        ("good", "DICOM as RLE"),
+        ("flipped", "label's voxels mirrored left-right"),
+        ("gap", "missing slice"),
+    ):
         listed = json.loads(corpus.write_kind(kinds[kind], folder / name).read_text())["cases"][0]
-        cases.append({"case_id": name, "image": f"{name}/{listed['image']}", "label": f"{name}/{listed['label']}"})
+        cases.append(
+            {
+                "case_id": name,
+                "image": f"{name}/{listed['image']}",
+                "label": f"{name}/{listed['label']}",
+            }
+        )
     cases.append({"case_id": "gone", "image": "gone.nii.gz", "label": "gone_label.nii.gz"})
     (folder / "manifest.json").write_text(json.dumps({"site": "C2", "cases": cases}))
     return folder, {strict: run(folder, strict) for strict in (True, False)}
 
 
 def run(folder, strict):
-    command = [sys.executable, "-m", "experiments.prepare", "--check", f"--manifest={folder / 'manifest.json'}", "--workers=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.prepare",
+        "--check",
+        f"--manifest={folder / 'manifest.json'}",
+        "--workers=1",
+    ]
     command += [f"--site_folder={folder / 'out'}", f"--strict={str(strict).lower()}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_strict_makes_a_refused_case_the_exit_code(checked):
     _, runs = checked
     assert (runs[True].returncode, runs[False].returncode) == (1, 0), runs[True].stderr
-    assert "4 cases checked: 3 refused" in runs[True].stdout and "Traceback" not in runs[True].stderr
+    assert (
+        "4 cases checked: 3 refused" in runs[True].stdout and "Traceback" not in runs[True].stderr
+    )
 
 
 def test_the_json_names_rule_file_and_way_out(checked):
@@ -47,7 +68,9 @@ def test_the_json_names_rule_file_and_way_out(checked):
         "gone": ["F01"],
     }
     assert report["findings"][1]["problems"][0]["file"].endswith("flipped/label.nii.gz")
-    assert report["findings"][0]["spacing_mm"] == [3, 3, 5] and report["findings"][0]["axes"] == "RAS"
+    assert (
+        report["findings"][0]["spacing_mm"] == [3, 3, 5] and report["findings"][0]["axes"] == "RAS"
+    )
     assert report["rules"] == {"C06": 1, "D04": 1, "F01": 1}
     assert not (folder / "out/cases").exists()  # nothing was prepared
 

@@ -16,7 +16,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(program, *flags):
-    done = subprocess.run([sys.executable, "-m", program, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", program, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -28,7 +35,11 @@ def reports(tmp_path_factory):
     for site, labels in (("C1", LABEL.array > 0), ("C2", LABEL.array)):
         cases = []
         for number in range(3):
-            case = Case(f"{site}_secret_{number}", folder / site / f"i{number}.nii.gz", folder / site / f"l{number}.nii.gz")
+            case = Case(
+                f"{site}_secret_{number}",
+                folder / site / f"i{number}.nii.gz",
+                folder / site / f"l{number}.nii.gz",
+            )
             label = labels.astype(np.uint8)
             label[28, 26, 14 + number] = 1
             nifti.write_volume(case.image, Volume(CT.array + np.int16(number), AFFINE))
@@ -38,7 +49,9 @@ def reports(tmp_path_factory):
         printed = run("experiments.cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
         assert "pancreas, ml" in printed and site in printed and "█" in printed
     files = ",".join(str(folder / site / "cohort.json") for site in ("C1", "C2"))
-    return folder, run("experiments.compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}")
+    return folder, run(
+        "experiments.compare_cohorts", f"--reports={files}", f"--output={folder / 'both.html'}"
+    )
 
 
 def test_a_report_names_no_case_and_no_path(reports):
@@ -55,4 +68,8 @@ def test_two_sites_are_compared_from_their_reports_alone(reports):
     folder, printed = reports
     assert "tumour is labelled at C2 only" in printed
     page = (folder / "both.html").read_text()
-    assert "tumour is labelled at C2 only" in page and page.count("<svg") == 4 and "<script" not in page
+    assert (
+        "tumour is labelled at C2 only" in page
+        and page.count("<svg") == 4
+        and "<script" not in page
+    )

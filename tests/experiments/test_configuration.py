@@ -21,7 +21,11 @@ VALUES = {
     ("name", "value", "words"),
     [
         ("vae", "big", r"vae is 'big'; expected 'reduced'"),
-        ("patch_size", (48, 48, 4), r"patch_size is \(48, 48, 4\); expected three numbers of voxels, at least 8"),
+        (
+            "patch_size",
+            (48, 48, 4),
+            r"patch_size is \(48, 48, 4\); expected three numbers of voxels, at least 8",
+        ),
         ("final_learning_rate", 1e-2, r"final_learning_rate is 0.01; expected above 0"),
         ("num_rounds", 0, "num_rounds is 0; expected at least 1"),
         ("window_hu", (250.0, -200.0), "low below high"),
@@ -57,7 +61,9 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
         "intensity_shift": 0.1,
     }
     for name, value in shared.items():
-        assert configuration.plan(dataclasses.replace(config, **{name: value}), {"cells": [1]}) != same, name
+        assert (
+            configuration.plan(dataclasses.replace(config, **{name: value}), {"cells": [1]}) != same
+        ), name
     assert configuration.plan(config, {"cells": [2]}) != same
 
 
@@ -67,7 +73,9 @@ def _resolved(*arguments):
         "import json, sys\nfrom absl import flags\nfrom experiments import flags as f\nf.define_experiment()\nflags.FLAGS(sys.argv)\n"
         "print(json.dumps(f.experiment_config().to_json()))\nprint(f.experiment_flags_text(), file=sys.stderr)"
     )
-    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True
+    )
 
 
 def test_paper_profile_is_the_papers_setting_and_also_the_default():
@@ -75,14 +83,23 @@ def test_paper_profile_is_the_papers_setting_and_also_the_default():
 
     from_file = json.loads(_resolved(f"--flagfile={FLAGFILES / 'paper.flags'}").stdout)
     assert from_file == json.loads(_resolved().stdout)
-    assert from_file["patch_size"] == [96, 96, 96] and from_file["batch_size"] == 8 and from_file["spacing_mm"] == [1.0, 1.0, 1.0]
+    assert (
+        from_file["patch_size"] == [96, 96, 96]
+        and from_file["batch_size"] == 8
+        and from_file["spacing_mm"] == [1.0, 1.0, 1.0]
+    )
     assert (from_file["learning_rate"], from_file["final_learning_rate"]) == (1e-4, 1e-5)
-    assert from_file["num_rounds"] * from_file["local_epochs"] == 600 and from_file["local_epochs"] == 10
+    assert (
+        from_file["num_rounds"] * from_file["local_epochs"] == 600
+        and from_file["local_epochs"] == 10
+    )
     assert from_file["window_hu"] == [-200.0, 250.0] and from_file["latent_size"] == 128
 
 
 def test_flag_text_repeats_the_configuration(tmp_path):
-    first = _resolved(f"--flagfile={FLAGFILES / 'demo.flags'}", "--seed=3", "--class_prior=0.9,0.09,0.01")
+    first = _resolved(
+        f"--flagfile={FLAGFILES / 'demo.flags'}", "--seed=3", "--class_prior=0.9,0.09,0.01"
+    )
     again = tmp_path / "again.flags"
     again.write_text(first.stderr)
     assert _resolved(f"--flagfile={again}").stdout == first.stdout

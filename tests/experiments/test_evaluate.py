@@ -31,7 +31,13 @@ def half():
 @pytest.fixture
 def folders(tmp_path):
     """Five labels: a and d with a mask, b without one, c with a broken one, e of a healthy patient without one."""
-    for name, label in {"a": truth(), "b": truth(), "c": truth(), "d": truth(), "e": np.zeros_like(truth())}.items():
+    for name, label in {
+        "a": truth(),
+        "b": truth(),
+        "c": truth(),
+        "d": truth(),
+        "e": np.zeros_like(truth()),
+    }.items():
         nifti.write_volume(tmp_path / "labels" / f"{name}.nii.gz", Volume(label, AFFINE))
     for name, mask in {"a": half(), "d": truth()}.items():
         nifti.write_volume(tmp_path / "masks" / f"{name}.nii.gz", Volume(mask, AFFINE))
@@ -39,9 +45,20 @@ def folders(tmp_path):
 
 
 def run(folder, *flags):
-    command = [sys.executable, "-m", "experiments.evaluate", f"--prediction={folder / 'masks'}", f"--truth={folder / 'labels'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.evaluate",
+        f"--prediction={folder / 'masks'}",
+        f"--truth={folder / 'labels'}",
+    ]
     return subprocess.run(
-        [*command, f"--output={folder / 'scores'}", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*command, f"--output={folder / 'scores'}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -53,7 +70,11 @@ def results(folder):
 
 def mean_dice(folder):
     with open(folder / "scores" / "summary.csv", newline="") as stream:
-        return next(line for line in csv.DictReader(stream) if (line["measure"], line["class"]) == ("dice", "pancreas"))
+        return next(
+            line
+            for line in csv.DictReader(stream)
+            if (line["measure"], line["class"]) == ("dice", "pancreas")
+        )
 
 
 def test_a_label_without_a_mask_is_an_error_and_no_mean_is_given(folders):
@@ -61,19 +82,35 @@ def test_a_label_without_a_mask_is_an_error_and_no_mean_is_given(folders):
     (folders / "scores" / "summary.md").write_text("means of an earlier run")
     done = run(folders)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "without a mask" in done.stderr and "b, c, e" in done.stderr and "--missing=score_zero or --missing=skip" in done.stderr
-    assert [path.name for path in (folders / "scores").iterdir()] == ["cases.csv"]  # what could be scored is there, no mean is
+    assert (
+        "without a mask" in done.stderr
+        and "b, c, e" in done.stderr
+        and "--missing=score_zero or --missing=skip" in done.stderr
+    )
+    assert [path.name for path in (folders / "scores").iterdir()] == [
+        "cases.csv"
+    ]  # what could be scored is there, no mean is
 
 
 @pytest.mark.parametrize(
     ("policy", "mean", "cases", "scored"),
-    [("score_zero", (2 / 3 + 1 + 0 + 0) / 4, 4, 5), ("skip", (2 / 3 + 1) / 2, 2, 2)],  # a class that is in neither does not count
+    [
+        ("score_zero", (2 / 3 + 1 + 0 + 0) / 4, 4, 5),
+        ("skip", (2 / 3 + 1) / 2, 2, 2),
+    ],  # a class that is in neither does not count
 )
-def test_how_missing_masks_count_is_a_choice_that_the_results_name(folders, policy, mean, cases, scored):
+def test_how_missing_masks_count_is_a_choice_that_the_results_name(
+    folders, policy, mean, cases, scored
+):
     done = run(folders, f"--missing={policy}")
     assert done.returncode == 0, done.stderr
     rows, summary = results(folders)
-    assert (summary["missing"], summary["missing_masks"], summary["without_mask"], summary["scored"]) == (
+    assert (
+        summary["missing"],
+        summary["missing_masks"],
+        summary["without_mask"],
+        summary["scored"],
+    ) == (
         policy,
         3,
         ["b", "c", "e"],
@@ -82,11 +119,21 @@ def test_how_missing_masks_count_is_a_choice_that_the_results_name(folders, poli
     line = mean_dice(folders)
     assert (float(line["mean"]), int(line["cases"])) == (pytest.approx(mean), cases)
     assert (line["missing"], line["missing_masks"]) == (policy, "3")
-    assert "Labels without a mask: 3; " in done.stdout and f"--missing={policy}): b, c, e." in done.stdout
+    assert (
+        "Labels without a mask: 3; " in done.stdout
+        and f"--missing={policy}): b, c, e." in done.stdout
+    )
     if policy == "score_zero":
         extent_mm = np.linalg.norm([15 * 2, 13 * 2, 9 * 4])
-        assert rows["b"]["mask"] == "missing" and float(rows["b"]["dice_pancreas"]) == 0 and rows["e"]["dice_pancreas"] == ""
-        assert float(rows["b"]["hd95_mm_pancreas"]) == pytest.approx(extent_mm, rel=0.1) and rows["a"]["mask"] == ""
+        assert (
+            rows["b"]["mask"] == "missing"
+            and float(rows["b"]["dice_pancreas"]) == 0
+            and rows["e"]["dice_pancreas"] == ""
+        )
+        assert (
+            float(rows["b"]["hd95_mm_pancreas"]) == pytest.approx(extent_mm, rel=0.1)
+            and rows["a"]["mask"] == ""
+        )
 
 
 def test_one_broken_mask_stops_no_other_and_is_counted(folders):
@@ -96,8 +143,14 @@ def test_one_broken_mask_stops_no_other_and_is_counted(folders):
     nifti.write_volume(folders / "masks" / "f.nii.gz", Volume(half(), AFFINE))
     nifti.write_volume(folders / "labels" / "f.nii.gz", Volume(truth() * np.uint8(255), AFFINE))
     done = run(folders, "--missing=skip")
-    assert done.returncode == 1 and "stray.nii.gz: has no label of this name" in done.stderr and "c.nii.gz" in done.stderr
-    assert "--label_values=7:1" in done.stderr and "manifest" not in done.stderr  # the remedy of this program
+    assert (
+        done.returncode == 1
+        and "stray.nii.gz: has no label of this name" in done.stderr
+        and "c.nii.gz" in done.stderr
+    )
+    assert (
+        "--label_values=7:1" in done.stderr and "manifest" not in done.stderr
+    )  # the remedy of this program
     assert done.stderr.strip().splitlines()[-1] == "3 of 7 cases could not be scored"
     rows, summary = results(folders)
     assert (
@@ -109,9 +162,15 @@ def test_one_broken_mask_stops_no_other_and_is_counted(folders):
 
 def test_names_and_suffixes_as_they_come(folders):
     (folders / "masks" / "a.nii.gz").rename(folders / "masks" / "a.NII.GZ")
-    for kind in ("labels", "masks"):  # a name that looks like a probability of a mask that is not there
+    for kind in (
+        "labels",
+        "masks",
+    ):  # a name that looks like a probability of a mask that is not there
         nifti.write_volume(folders / kind / "m.pancreas.nii.gz", Volume(truth(), AFFINE))
-    nifti.write_volume(folders / "masks" / "d.tumour.nii.gz", Volume(np.full(truth().shape, 0.5, np.float32), AFFINE))
+    nifti.write_volume(
+        folders / "masks" / "d.tumour.nii.gz",
+        Volume(np.full(truth().shape, 0.5, np.float32), AFFINE),
+    )
     done = run(folders, "--missing=skip")
     assert done.returncode == 0, done.stderr
     assert set(results(folders)[0]) == {"a", "d", "m.pancreas"}
@@ -123,9 +182,15 @@ def test_names_and_suffixes_as_they_come(folders):
 def test_a_mask_without_an_orientation_needs_the_flag(folders):
     without_orientation(folders / "masks" / "a.nii.gz")
     done = run(folders, "--missing=skip")
-    assert done.returncode == 1 and "a.nii.gz: its header gives no orientation" in done.stderr and "--orientation" in done.stderr
+    assert (
+        done.returncode == 1
+        and "a.nii.gz: its header gives no orientation" in done.stderr
+        and "--orientation" in done.stderr
+    )
     done = run(folders, "--missing=skip", "--orientation=RAS")
-    assert done.returncode == 0 and float(results(folders)[0]["a"]["dice_pancreas"]) == pytest.approx(2 / 3)
+    assert done.returncode == 0 and float(
+        results(folders)[0]["a"]["dice_pancreas"]
+    ) == pytest.approx(2 / 3)
     done = run(folders, "--missing=skip", "--orientation=LAS")
     assert float(results(folders)[0]["a"]["dice_pancreas"]) < 0.6  # the other half is marked then
     assert "expected where the three axes" in run(folders, "--orientation=up").stderr
@@ -136,4 +201,6 @@ def test_results_do_not_replace_what_they_are_made_of(folders):
     before = (folders / "labels" / "a.nii.gz").read_bytes()
     done = run(folders, "--missing=skip", f"--output={folders / 'masks'}")
     assert done.returncode == 1 and "would replace it" in done.stderr
-    assert (folders / "labels" / "a.nii.gz").read_bytes() == before and (folders / "masks" / "cases.csv").is_symlink()
+    assert (folders / "labels" / "a.nii.gz").read_bytes() == before and (
+        folders / "masks" / "cases.csv"
+    ).is_symlink()

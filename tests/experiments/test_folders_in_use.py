@@ -24,9 +24,16 @@ def site(tmp_path_factory):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
     pipeline.prepare(
-        manifest.Manifest("C2", tuple(cases)), folder / "site" / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
+        manifest.Manifest("C2", tuple(cases)),
+        folder / "site" / "cases",
+        target_mm=(3.0, 3.0, 3.0),
+        split_seed=1,
+        split_counts=(2, 1, 1),
     )
-    listed = [{"case_id": case.case_id, "image": case.image.name, "label": case.label.name} for case in cases]
+    listed = [
+        {"case_id": case.case_id, "image": case.image.name, "label": case.label.name}
+        for case in cases
+    ]
     (folder / "manifest.json").write_text(json.dumps({"site": "C2", "cases": listed}))
     provisioning.provision(folder / "federation", "localhost", ("C2",), port=8443)
     return folder
@@ -40,11 +47,20 @@ SETTINGS = ["--spacing_mm=3,3,3", "--seed=1"]
     [
         ("federation/C2", ["join", "--kit=federation/C2", "--site_folder=site"]),
         ("site/federated", ["join", "--kit=federation/C2", "--site_folder=site"]),
-        ("site/cases", ["prepare", "--manifest=manifest.json", "--site_folder=site", "--split=2,1,1"]),
-        ("site/cases", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
+        (
+            "site/cases",
+            ["prepare", "--manifest=manifest.json", "--site_folder=site", "--split=2,1,1"],
+        ),
+        (
+            "site/cases",
+            ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"],
+        ),
         ("runs/demo", ["table1", "--profile=demo", "--runs=runs"]),
         ("runs/s", ["study", "--study=s.json", "--runs=runs"]),
-        ("site/baseline", ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"]),
+        (
+            "site/baseline",
+            ["train_local", "--initial_model=initial.safetensors", "--site_folder=site"],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
@@ -63,4 +79,6 @@ def test_the_second_is_refused_and_names_the_first(site, held, program):
         )  # fmt: skip
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last, done.stderr
+    assert last.startswith("error: ") and f"{held} is in use by process {os.getpid()} " in last, (
+        done.stderr
+    )

@@ -37,7 +37,11 @@ def run(module, *flags):
 def clean(text):
     """Raises where a text holds what acts on a terminal, or a line that somebody forged."""
     for line in text.split("\n"):
-        acting = [c for c in line if c != "\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
+        acting = [
+            c
+            for c in line
+            if c != "\t" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        ]
         assert not acting, (acting, line)
         assert not line.startswith(LINE), line
     return text
@@ -52,7 +56,10 @@ def printed(module, *flags, code=0, expect):
     return whole
 
 
-@pytest.mark.parametrize(("how", "code"), [("log", 0), ("error", 1), ("misbehaves", 76), ("thread", 0), ("nobody catches it", 1)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("log", 0), ("error", 1), ("misbehaves", 76), ("thread", 0), ("nobody catches it", 1)],
+)
 def test_the_net_under_all_programs(how, code):
     printed("tests.experiments.foreign_program", f"--how={how}", code=code, expect="desrever")
 
@@ -82,7 +89,9 @@ STATUS = {
 
 def test_what_a_server_tells_the_operator(fake, kits):  # noqa: F811
     fake.answers["Order"] = lambda request, context: operation_pb2.OrderReply(answer=NASTY)
-    fake.answers["Status"] = lambda request, context: operation_pb2.StatusReply(status_json=json.dumps(STATUS))
+    fake.answers["Status"] = lambda request, context: operation_pb2.StatusReply(
+        status_json=json.dumps(STATUS)
+    )
     with fake_server.serving(fake, kits / "server") as port:
         at = (f"--kit={kits / 'operator'}", f"--server=localhost:{port}")
         printed("experiments.operate", *at, "--order=pause", expect="desrever")
@@ -132,16 +141,26 @@ def _foreign_server(folder):
 
 def test_certificates_that_a_doctor_looks_at(fake, kits, tmp_path):  # noqa: F811
     with fake_server.serving(fake, _foreign_server(tmp_path / "foreign")) as port:
-        printed("experiments.doctor", f"--kit={kits / 'C1'}", f"--server=localhost:{port}", code=1, expect="it was issued by")
+        printed(
+            "experiments.doctor",
+            f"--kit={kits / 'C1'}",
+            f"--server=localhost:{port}",
+            code=1,
+            expect="it was issued by",
+        )
     assert "\\x1b" in findings.fault("server's certificate", NASTY, NASTY).mend
 
 
 def test_a_request_that_bears_such_a_name(tmp_path):
     folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1",), port=0)
     request = tmp_path / "C9.csr"
-    request.write_bytes(certificates.new_request("C9\x1b[2J\n\u202ex", certificates.new_key(), "0" * 64))
+    request.write_bytes(
+        certificates.new_request("C9\x1b[2J\n\u202ex", certificates.new_key(), "0" * 64)
+    )
     for flags in (["--list"], []):
-        returned, out, err = run("experiments.provision", f"--output={folder}", f"--requests={request}", *flags)
+        returned, out, err = run(
+            "experiments.provision", f"--output={folder}", f"--requests={request}", *flags
+        )
         assert "C9" in clean(out) + clean(err)
     assert returned == 1 and not (folder / "C9").exists()
     assert certificates.common_name(
@@ -163,11 +182,18 @@ def test_names_of_files(tmp_path):
         (tmp_path / name).mkdir()
     bad = "\x1b[2Jred\u202edesrever\n" + LINE[:40] + ".nii.gz"
     (tmp_path / "labels" / bad).write_bytes(b"")
-    flags = (f"--images={tmp_path / 'images'}", f"--labels={tmp_path / 'labels'}", f"--output={tmp_path / 'm.json'}", "--site=C1")
+    flags = (
+        f"--images={tmp_path / 'images'}",
+        f"--labels={tmp_path / 'labels'}",
+        f"--output={tmp_path / 'm.json'}",
+        "--site=C1",
+    )
     (tmp_path / "images" / "a.nii.gz").write_bytes(b"")
     printed("experiments.list_cases", *flags, expect="desrever")
     (tmp_path / "images" / bad).write_bytes(b"")
-    returned, out, _ = run("experiments.list_cases", *flags)  # a name that is no case id is changed, and told
+    returned, out, _ = run(
+        "experiments.list_cases", *flags
+    )  # a name that is no case id is changed, and told
     assert returned == 0 and "desrever" in clean(out)
 
 
@@ -177,7 +203,9 @@ def test_headers_of_scans():
 
 
 def test_names_in_a_report_page():
-    assert "\u202e" not in html_parts.text(NASTY) and "\x1b" not in html_parts.table(["a", "b"], [[NASTY, NASTY]])
+    assert "\u202e" not in html_parts.text(NASTY) and "\x1b" not in html_parts.table(
+        ["a", "b"], [[NASTY, NASTY]]
+    )
 
 
 def test_names_of_scores_which_become_tags_of_a_tensorboard():

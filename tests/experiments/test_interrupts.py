@@ -24,7 +24,10 @@ def in_the_foreground():
 def test_while_it_imports(tmp_path, program):
     (tmp_path / "absl.py").write_text(_INTERRUPT)
     done = run(program, path=tmp_path)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C before it began; run the same command again\n")
+    assert (done.returncode, done.stderr) == (
+        130,
+        "stopped by Ctrl-C before it began; run the same command again\n",
+    )
 
 
 @pytest.mark.parametrize("program", NEED_TENSORFLOW)
@@ -34,7 +37,10 @@ def test_within_an_import_that_makes_another_error_of_it(tmp_path, program):
     )
     done = run(program, path=tmp_path)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.startswith("stopped by Ctrl-C; run the same command again to ") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("stopped by Ctrl-C; run the same command again to ")
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(("resumes", "words"), [(True, "to resume"), (False, "to start over")])
@@ -43,8 +49,16 @@ def test_while_it_works(tmp_path, resumes, words):
         "import os, signal, threading\nfrom experiments import flags\ndef main(argv):\n    os.kill(os.getpid(), signal.SIGINT)\n"
         f"    threading.Event().wait()\nflags.run(main, resumes={resumes})\n"
     )
-    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
-    assert (done.returncode, done.stderr) == (130, f"stopped by Ctrl-C; run the same command again {words}\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (
+        130,
+        f"stopped by Ctrl-C; run the same command again {words}\n",
+    )
 
 
 def test_a_program_that_was_started_in_the_background_goes_on(tmp_path):

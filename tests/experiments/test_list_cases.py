@@ -15,18 +15,34 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run(*flags):
     command = [sys.executable, "-m", "experiments.list_cases", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_the_nih_collection_becomes_a_manifest_that_passes_the_check(tmp_path):
     symmetric = np.zeros_like(HEALTHY)
     symmetric[20:44, 20:34, 8:20] = 1
-    images, labels = download(tmp_path, {1: np.ascontiguousarray(HEALTHY[:, ::-1]), 3: symmetric, 25: HEALTHY})
-    done = run("--layout=pancreas_ct", "--site=C1", f"--images={images}", f"--labels={labels}", f"--output={tmp_path / 'manifest.json'}")
+    images, labels = download(
+        tmp_path, {1: np.ascontiguousarray(HEALTHY[:, ::-1]), 3: symmetric, 25: HEALTHY}
+    )
+    done = run(
+        "--layout=pancreas_ct",
+        "--site=C1",
+        f"--images={images}",
+        f"--labels={labels}",
+        f"--output={tmp_path / 'manifest.json'}",
+    )
     assert done.returncode == 0, done.stderr
-    assert "PANCREAS_0003: excluded" in done.stdout and "N01" in done.stdout and "2 cases, 0 without label, 1 excluded" in done.stdout
+    assert (
+        "PANCREAS_0003: excluded" in done.stdout
+        and "N01" in done.stdout
+        and "2 cases, 0 without label, 1 excluded" in done.stdout
+    )
     found = manifest.read(tmp_path / "manifest.json")
-    assert [case.case_id for case in found.included] == ["PANCREAS_0001"] and found.included[0].label_turn is not None
+    assert [case.case_id for case in found.included] == ["PANCREAS_0001"] and found.included[
+        0
+    ].label_turn is not None
     assert [finding.usable for finding in survey.survey(found)] == [True]
 
 
@@ -35,12 +51,22 @@ def test_files_of_two_folders_become_a_manifest(tmp_path):
         (tmp_path / folder).mkdir()
         both()(tmp_path)
         (tmp_path / f"{name}.nii.gz").rename(tmp_path / folder / "a.nii.gz")
-    done = run("--site=C2", f"--images={tmp_path / 'ct'}", f"--labels={tmp_path / 'masks'}", f"--output={tmp_path / 'manifest.json'}")
+    done = run(
+        "--site=C2",
+        f"--images={tmp_path / 'ct'}",
+        f"--labels={tmp_path / 'masks'}",
+        f"--output={tmp_path / 'manifest.json'}",
+    )
     assert done.returncode == 0, done.stderr
-    assert [finding.usable for finding in survey.survey(manifest.read(tmp_path / "manifest.json"))] == [True]
+    assert [
+        finding.usable for finding in survey.survey(manifest.read(tmp_path / "manifest.json"))
+    ] == [True]
 
 
-@pytest.mark.parametrize("flags", [["--site=C1"], ["--site=C1", "--images=nowhere", "--labels=nowhere", "--output=m.json"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--site=C1"], ["--site=C1", "--images=nowhere", "--labels=nowhere", "--output=m.json"]],
+)
 def test_what_is_missing_is_one_clear_line(flags):
     done = run(*flags)
     assert done.returncode == 1 and "Traceback" not in done.stderr and ("--images is missing" in done.stderr or "no such folder" in done.stderr)  # fmt: skip

@@ -27,8 +27,12 @@ def test_a_notebook_only_calls_and_keeps_no_output(path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-            assert not [node for node in ast.walk(ast.parse(python_of(cell))) if isinstance(node, defined)], cell.source
-            assert cell.outputs == [] and cell.execution_count is None, f"{path.name}: strip the outputs of cell {cell.id}"
+            assert not [
+                node for node in ast.walk(ast.parse(python_of(cell))) if isinstance(node, defined)
+            ], cell.source
+            assert cell.outputs == [] and cell.execution_count is None, (
+                f"{path.name}: strip the outputs of cell {cell.id}"
+            )
 
 
 @pytest.fixture
@@ -37,12 +41,16 @@ def this_python(tmp_path, monkeypatch):
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+    (kernel / "kernel.json").write_text(
+        json.dumps({"argv": command, "display_name": "Python 3", "language": "python"})
+    )
     root = pathlib.Path(experiments.__file__).parents[1]
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     return "python3"
 
 
@@ -52,7 +60,12 @@ def finished(tmp_path, monkeypatch):
     run_folder.leave_traces(folder)
     genotype = tmp_path / "genotype.json"  # four cells: the notebook builds the network
     genotype.write_text(json.dumps(GENOTYPE))
-    table1_report.write(folder, run_folder.rows(), config={**run_folder.CONFIGURATION, "genotype": str(genotype)}, wall_seconds={})
+    table1_report.write(
+        folder,
+        run_folder.rows(),
+        config={**run_folder.CONFIGURATION, "genotype": str(genotype)},
+        wall_seconds={},
+    )
     monkeypatch.setenv("RUN_FOLDER", str(folder))
     return folder
 
@@ -61,7 +74,9 @@ def executed(name, kernel, folder):
     """Runs a notebook and returns cell id -> outputs."""
     (path,) = [path for path in NOTEBOOKS if path.stem == name]
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=240, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 
 
@@ -88,7 +103,10 @@ def test_the_notebook_of_cases_draws_figures_4_and_5(finished, this_python):
     run_folder.leave_cases(finished)
     outputs = executed("cases", this_python, finished)
     assert len(pictures(outputs["fig4"])) == 2
-    assert [output.data["text/html"].count("data:image/") for output in outputs["browser"]] == [8, 12]
+    assert [output.data["text/html"].count("data:image/") for output in outputs["browser"]] == [
+        8,
+        12,
+    ]
 
 
 def test_the_studys_notebook_shows_table_verdicts_and_page(tmp_path, this_python, monkeypatch):

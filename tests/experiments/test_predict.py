@@ -30,7 +30,17 @@ from tests.preprocessing.nifti_files import without_orientation
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     weights = named_weights.read(tiny.build())
-    model_folder.save(folder, Model(name="tiny", weights=weights, genotype=tiny.GENOTYPE, plan=PLAN, training_data={}, scores={}))
+    model_folder.save(
+        folder,
+        Model(
+            name="tiny",
+            weights=weights,
+            genotype=tiny.GENOTYPE,
+            plan=PLAN,
+            training_data={},
+            scores={},
+        ),
+    )
     return folder
 
 
@@ -42,11 +52,20 @@ def scans(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         nifti.write_volume(folder / "tmp.nii.gz", scan("C1", number)[0])
-        os.rename(folder / "tmp.nii.gz", os.path.join(os.fsencode(folder), name if isinstance(name, bytes) else os.fsencode(name)))
+        os.rename(
+            folder / "tmp.nii.gz",
+            os.path.join(
+                os.fsencode(folder), name if isinstance(name, bytes) else os.fsencode(name)
+            ),
+        )
 
 
 def digests(folder):
-    return {p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    return {
+        p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def table(path):
@@ -64,7 +83,11 @@ REPLACING = [
     ["--image=scans/a.nii.gz", "--output=mask.nii.gz", "--volumes=hard.nii.gz"],
     ["--image=scans/a.nii.gz", "--output=mask.nii.gz", "--volumes=scans/a.nii.gz/volumes.csv"],
     ["--image=series", "--output=series/mask.nii.gz"],
-    ["--image=two", "--output=masks", "--probabilities"],  # p.nii.gz's probabilities would replace the mask of p.tumour.nii.gz
+    [
+        "--image=two",
+        "--output=masks",
+        "--probabilities",
+    ],  # p.nii.gz's probabilities would replace the mask of p.tumour.nii.gz
     ["--image=two/p.nii.gz", "--output=two/p.nii.gz"],
     ["--image=alias.nii.gz", "--output=scans/a.nii.gz"],
 ]
@@ -94,27 +117,59 @@ def test_no_output_replaces_an_input_and_the_model_is_not_even_loaded(tmp_path):
         assert any(words in error for words in said), f"{flags}: {error}"
     assert digests(tmp_path) == before
     done = run("--model=nowhere", *REPLACING[0], cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and done.stderr.count("error: ") == 1
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(tmp_path, model):
     folder, masks = tmp_path / "scans", tmp_path / "masks"
-    scans(folder, "a.nii.gz", "b c.NII.GZ", b"d\xfc.nii.gz", unicodedata.normalize("NFD", "ö.nii.gz"))
+    scans(
+        folder, "a.nii.gz", "b c.NII.GZ", b"d\xfc.nii.gz", unicodedata.normalize("NFD", "ö.nii.gz")
+    )
     (folder / "broken.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:700])
     without_orientation(shutil.copy(folder / "a.nii.gz", folder / "unplaced.nii.gz"))
     (masks / "a.png").mkdir(parents=True)  # a folder where the picture must go
     (masks / "a.png" / "x").write_text("")
-    flags = [f"--model={model}", f"--image={folder}", f"--output={masks}", "--overlay", "--probabilities"]
+    flags = [
+        f"--model={model}",
+        f"--image={folder}",
+        f"--output={masks}",
+        "--overlay",
+        "--probabilities",
+    ]
     before = digests(folder)
     done = run(*flags)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "2 of 6 scans failed" in done.stderr and "1 of 6 scans have their mask, but lack an output" in done.stderr
-    assert "a.png: cannot be written" in done.stderr and "unplaced.nii.gz: its header gives no orientation" in done.stderr
+    assert (
+        "2 of 6 scans failed" in done.stderr
+        and "1 of 6 scans have their mask, but lack an output" in done.stderr
+    )
+    assert (
+        "a.png: cannot be written" in done.stderr
+        and "unplaced.nii.gz: its header gives no orientation" in done.stderr
+    )
     rows = table(masks / "volumes.csv")
-    assert len(rows) == 6 and all(rows[name]["pancreas_ml"] for name in rows if name not in ("broken.nii.gz", "unplaced.nii.gz"))
-    assert "a.png: cannot be written" in rows["a.nii.gz"]["note"] and rows["a.nii.gz"]["mask"] and not rows["broken.nii.gz"]["mask"]
+    assert len(rows) == 6 and all(
+        rows[name]["pancreas_ml"]
+        for name in rows
+        if name not in ("broken.nii.gz", "unplaced.nii.gz")
+    )
+    assert (
+        "a.png: cannot be written" in rows["a.nii.gz"]["note"]
+        and rows["a.nii.gz"]["mask"]
+        and not rows["broken.nii.gz"]["mask"]
+    )
     made = {os.fsencode(path.name) for path in masks.glob("*.nii.gz")}
-    assert {b"a.nii.gz", b"b c.nii.gz", b"d\xfc.nii.gz", "ö.nii.gz".encode(), b"a.tumour.nii.gz"} <= made
+    assert {
+        b"a.nii.gz",
+        b"b c.nii.gz",
+        b"d\xfc.nii.gz",
+        "ö.nii.gz".encode(),
+        b"a.tumour.nii.gz",
+    } <= made
     assert digests(folder) == before
 
     shutil.rmtree(masks / "a.png")
@@ -122,18 +177,34 @@ def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(t
     os.unlink(masks / "b c.pancreas.nii.gz")
     lines = (masks / "volumes.csv").read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if b"\xfc" not in line]  # its row was lost, its files were not
-    (masks / "volumes.csv").write_bytes(b"".join([*kept, b"elsewhere/old.nii.gz,elsewhere/m.nii.gz,1.5,0,1,0,2.0,by hand\n"]))
+    (masks / "volumes.csv").write_bytes(
+        b"".join([*kept, b"elsewhere/old.nii.gz,elsewhere/m.nii.gz,1.5,0,1,0,2.0,by hand\n"])
+    )
     stamps = digests(masks)
     done = run(*flags, "--skip_existing", "--orientation=RAS")
-    assert done.returncode == 0 and "2 of 5 scans have all their outputs already" in done.stderr, done.stderr
+    assert done.returncode == 0 and "2 of 5 scans have all their outputs already" in done.stderr, (
+        done.stderr
+    )
     again = table(masks / "volumes.csv")
-    assert again["old.nii.gz"]["note"] == "by hand" and len(again) == 7 and again["a.nii.gz"]["note"] != rows["a.nii.gz"]["note"]
+    assert (
+        again["old.nii.gz"]["note"] == "by hand"
+        and len(again) == 7
+        and again["a.nii.gz"]["note"] != rows["a.nii.gz"]["note"]
+    )
     lost = next(name for name in rows if "\udcfc" in name)
     unknown = {key: rows[lost][key] for key in ("seconds", "tumour_score", "gate")}
-    assert again[lost] | unknown == rows[lost] and again[lost]["tumour_score"] == ""  # made from the mask
-    assert again["unplaced.nii.gz"]["pancreas_ml"] and (masks / "a.png").is_file() and (masks / "b c.pancreas.nii.gz").exists()
+    assert (
+        again[lost] | unknown == rows[lost] and again[lost]["tumour_score"] == ""
+    )  # made from the mask
+    assert (
+        again["unplaced.nii.gz"]["pancreas_ml"]
+        and (masks / "a.png").is_file()
+        and (masks / "b c.pancreas.nii.gz").exists()
+    )
     now = digests(masks)
-    untouched = [path for path in stamps if os.fsencode(path.name).startswith((b"d\xfc", "ö".encode()))]
+    untouched = [
+        path for path in stamps if os.fsencode(path.name).startswith((b"d\xfc", "ö".encode()))
+    ]
     assert len(untouched) == 8 and all(now[path] == stamps[path] for path in untouched)
 
 
@@ -151,19 +222,27 @@ def test_lists_in_other_encodings_give_their_scans_or_one_clear_error(tmp_path):
     for encoding in ("utf-8-sig", "utf-16", "latin-1"):
         (tmp_path / encoding).write_text("# scans\nMüller.nii.gz\r\n", encoding=encoding)
     (tmp_path / "bytes").write_bytes(b"d\xfc.nii.gz\n")  # what `ls` writes
-    runs = [[f"--list={name}", "--output=masks"] for name in ("utf-8-sig", "utf-16", "bytes", "latin-1")]
+    runs = [
+        [f"--list={name}", "--output=masks"] for name in ("utf-8-sig", "utf-16", "bytes", "latin-1")
+    ]
     errors = errors_of(runs, tmp_path)
-    assert all("nowhere: no such folder" in error for error in errors[:3]), errors  # the model's: every scan was found before
+    assert all("nowhere: no such folder" in error for error in errors[:3]), (
+        errors
+    )  # the model's: every scan was found before
     assert "latin-1: line 2 is not UTF-8, perhaps Latin-1" in errors[3]
 
 
-FOUND = scan_prediction.Prediction({"pancreas": 70.0, "tumour": 3.25}, {"pancreas": 1, "tumour": 2}, ("a note",))
+FOUND = scan_prediction.Prediction(
+    {"pancreas": 70.0, "tumour": 3.25}, {"pancreas": 1, "tumour": 2}, ("a note",)
+)
 
 
 def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
     path = tmp_path / "volumes.csv"
     rows = prediction_table.Table(path)
-    rows.add(prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND, 1.23))
+    rows.add(
+        prediction_table.row(pathlib.Path("a.nii.gz"), pathlib.Path("m/a.nii.gz"), FOUND, 1.23)
+    )
     assert table(path)["a.nii.gz"] == {
         "scan": "a.nii.gz", "mask": "m/a.nii.gz", "pancreas_ml": "70.0", "tumour_ml": "3.25", "pancreas_components": "1",
         "tumour_components": "2", "seconds": "1.2", "note": "a note", "tumour_score": "", "gate": "",
@@ -171,7 +250,9 @@ def test_every_row_is_on_disk_as_its_scan_ends(tmp_path):
     rows.add(prediction_table.failed_row(pathlib.Path("b.nii.gz"), "a reason"))
     assert list(table(path)) == ["a.nii.gz", "b.nii.gz"]
     kept = prediction_table.Table(path, keep=True)
-    assert kept.has_mask(pathlib.Path("m/../m/a.nii.gz")) and not kept.has_mask(pathlib.Path("b.nii.gz"))
+    assert kept.has_mask(pathlib.Path("m/../m/a.nii.gz")) and not kept.has_mask(
+        pathlib.Path("b.nii.gz")
+    )
     kept.add(prediction_table.row(pathlib.Path("b.nii.gz"), pathlib.Path("m/b.nii.gz"), FOUND))
     assert [row["mask"] for row in table(path).values()] == ["m/a.nii.gz", "m/b.nii.gz"]
 
@@ -211,11 +292,16 @@ def test_whatever_an_extra_output_raises_the_mask_counts(tmp_path, monkeypatch, 
         overlay=tmp_path / "m.png" if extra == "overlay" else None,
     )
     assert (tmp_path / "m.nii.gz").exists() and found.volumes_ml["pancreas"] > 0
-    assert len(found.failed) == (2 if extra == "probabilities" else 1) and "TypeError: a programming error" in found.failed[0]
+    assert (
+        len(found.failed) == (2 if extra == "probabilities" else 1)
+        and "TypeError: a programming error" in found.failed[0]
+    )
     assert scan_prediction.describe(tmp_path / "m.nii.gz").volumes_ml == found.volumes_ml
 
 
-def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_cannot_be(tmp_path, model):
+def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_cannot_be(
+    tmp_path, model
+):
     """The tiny network is untrained: a gate above every score stops whatever it marks."""
     gated = model_folder.load(model)
     gate = HealthyGate(threshold=1000.0, patients=6).to_json()
@@ -223,16 +309,29 @@ def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_
     scans(tmp_path / "scans", "a.nii.gz")
     image = f"--image={tmp_path / 'scans'}"
     for name, flags in (("plain", ["--nogate"]), ("gate", [])):
-        done = run(f"--model={tmp_path / 'gated'}", image, f"--output={tmp_path / name}", "--accept_small_view", *flags)
+        done = run(
+            f"--model={tmp_path / 'gated'}",
+            image,
+            f"--output={tmp_path / name}",
+            "--accept_small_view",
+            *flags,
+        )
         assert done.returncode == 0, done.stderr
     plain, gate = (table(tmp_path / name / "volumes.csv")["a.nii.gz"] for name in ("plain", "gate"))
     assert plain["tumour_score"] == gate["tumour_score"]
     marked = float(plain["tumour_score"]) > 0
-    assert plain["gate"] == "" and gate["gate"] == ("stopped" if marked else "") and float(gate["tumour_ml"]) == 0.0
+    assert (
+        plain["gate"] == ""
+        and gate["gate"] == ("stopped" if marked else "")
+        and float(gate["tumour_ml"]) == 0.0
+    )
     refused = run(f"--model={model}", image, f"--output={tmp_path / 'none'}", "--gate")
     assert refused.returncode != 0 and "holds no healthy gate" in refused.stderr
     model_folder.save(
-        tmp_path / "later", dataclasses.replace(gated, gate={**HealthyGate(threshold=1.0, patients=6).to_json(), "version": 9})
+        tmp_path / "later",
+        dataclasses.replace(
+            gated, gate={**HealthyGate(threshold=1.0, patients=6).to_json(), "version": 9}
+        ),
     )
     refused = run(f"--model={tmp_path / 'later'}", image, f"--output={tmp_path / 'none'}")
     assert refused.returncode != 0 and "give --nogate" in refused.stderr

@@ -52,7 +52,14 @@ def _restore_sites(study):
 
 def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
     rows = paper_table.read_rows(finished / "rows.jsonl")
-    models = {"C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global", "FL_best_global"}
+    models = {
+        "C1_baseline",
+        "C2_baseline",
+        "C1_FL_local",
+        "C2_FL_local",
+        "FL_global",
+        "FL_best_global",
+    }
     assert {(row["model"], row["site"], row["grid"]) for row in rows} == {
         (model, site, grid) for model in models for site in CASES for grid in ("training", "native")
     }
@@ -63,7 +70,11 @@ def test_every_model_is_scored_at_every_site_and_makes_the_table(finished):
 
 
 def test_nothing_that_was_sent_or_kept_names_a_case_or_a_path(study, finished):
-    words = [str(study.folder), "nii.gz", *(f"{site}_{number}" for site in CASES for number in range(CASES[site]))]
+    words = [
+        str(study.folder),
+        "nii.gz",
+        *(f"{site}_{number}" for site in CASES for number in range(CASES[site])),
+    ]
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -72,7 +83,9 @@ def test_nothing_that_was_sent_or_kept_names_a_case_or_a_path(study, finished):
 
 def test_site_keeps_its_picture_and_the_best_of_its_own_models(study, finished):
     for site in CASES:
-        assert (study.site_folder(site) / "figures" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+        assert (study.site_folder(site) / "figures" / "comparison.png").read_bytes()[
+            :4
+        ] == b"\x89PNG"
         best, _ = named_weights.load(study.site_folder(site) / "federated" / "best.safetensors")
         lent, _ = named_weights.load(finished / "models" / f"{site}_FL_local.safetensors")
         assert all(np.array_equal(best[name], lent[name]) for name in best)
@@ -90,14 +103,20 @@ def test_a_site_and_the_server_killed_in_mid_run_end_with_the_same_bits(study, f
     with study.group() as group:
         server, port = study.serve(group, store)
         one, other = (study.join(group, site, port) for site in CASES)
-        group.wait_for(checkpoint.exists, other, "first epoch", timeout_s=300)  # C2 is inside round 1
+        group.wait_for(
+            checkpoint.exists, other, "first epoch", timeout_s=300
+        )  # C2 is inside round 1
         for program in (other, server):
             program.process.send_signal(signal.SIGKILL)
             program.process.wait()
         server, again = study.serve(group, store, port=port)
         assert again == port
         group.wait([one, study.join(group, "C2", port), server], "federation")
-    for name in ("global/round_001.safetensors", "global/round_002.safetensors", "models/C2_FL_local.safetensors"):
+    for name in (
+        "global/round_001.safetensors",
+        "global/round_002.safetensors",
+        "models/C2_FL_local.safetensors",
+    ):
         expected, _ = named_weights.load(finished / name)
         found, _ = named_weights.load(store / name)
         assert all(np.array_equal(expected[key], found[key]) for key in expected), name
@@ -111,7 +130,12 @@ def test_a_baseline_killed_in_mid_round_ends_with_the_same_bits(study):
     arguments = study.flags(site_folder=folder, initial_model=study.initial, threads=1)
     with study.group() as group:
         program = group.start("killed", "experiments.train_local", arguments)
-        group.wait_for((folder / "baseline" / "checkpoint" / "checkpoint.safetensors").exists, program, "first epoch", timeout_s=300)
+        group.wait_for(
+            (folder / "baseline" / "checkpoint" / "checkpoint.safetensors").exists,
+            program,
+            "first epoch",
+            timeout_s=300,
+        )
         program.process.send_signal(signal.SIGKILL)
         program.process.wait()
         group.wait([group.start("again", "experiments.train_local", arguments)], "baseline")
@@ -133,9 +157,13 @@ def test_one_site_of_each_stack_federate(study, finished):
     found, _ = named_weights.load(store / "global" / "round_001.safetensors")
     # The same patches and noise reach both stacks; their kernels round differently, and Adam's first steps are the size of the
     # rate whatever the gradient, so single weights may differ by a few of them.
-    differences = np.concatenate([np.abs(expected[name] - found[name]).ravel() for name in expected])
+    differences = np.concatenate(
+        [np.abs(expected[name] - found[name]).ravel() for name in expected]
+    )
     assert np.median(differences) < 1e-3 and differences.max() < 0.2
-    assert (store / "global" / "round_002.safetensors").exists() and len(paper_table.read_rows(store / "rows.jsonl")) == 24
+    assert (store / "global" / "round_002.safetensors").exists() and len(
+        paper_table.read_rows(store / "rows.jsonl")
+    ) == 24
 
 
 def _other_stack() -> str:
@@ -160,7 +188,9 @@ def _other_stack() -> str:
 def test_a_site_with_another_plan_is_refused_with_what_differs(study, changes, words):
     with study.group() as group:
         _, port = study.serve(group, study.folder / f"store {words[:8]}")
-        site = study.join(group, "C1", port, lend=False, **{"site_folder": _copy_of_cases(study, "C1"), **changes})
+        site = study.join(
+            group, "C1", port, lend=False, **{"site_folder": _copy_of_cases(study, "C1"), **changes}
+        )
         with pytest.raises(ProgramFailed, match=words):
             group.wait([site], "joining")
 
@@ -179,7 +209,9 @@ def test_a_wrong_credential_and_a_port_in_use_are_named(study):
     (kit / "credential").write_text("0" * 43 + "\n")
     with study.group() as group:
         _, port = study.serve(group, study.folder / "store forged")
-        site = study.join(group, "C1", port, lend=False, kit=kit, site_folder=_copy_of_cases(study, "C1"))
+        site = study.join(
+            group, "C1", port, lend=False, kit=kit, site_folder=_copy_of_cases(study, "C1")
+        )
         with pytest.raises(ProgramFailed, match=r"error: .*credential"):
             group.wait([site], "joining")
         with pytest.raises(ProgramFailed, match=f"port {port} .*in use"):
@@ -187,7 +219,10 @@ def test_a_wrong_credential_and_a_port_in_use_are_named(study):
 
 
 def test_a_server_whose_flags_are_not_the_models_says_what_differs(study):
-    with study.group() as group, pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"):
+    with (
+        study.group() as group,
+        pytest.raises(ProgramFailed, match=r"schedule\.num_rounds: server 2, site 3"),
+    ):
         study.serve(group, study.folder / "store other rounds", num_rounds=3)
 
 
@@ -200,23 +235,47 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
     shutil.copy(image, scans / "whole.nii.gz")
     (scans / "broken.nii.gz").write_bytes(image.read_bytes()[:500])
     dicom_files.save(scans / "series", dicom_files.slices(nifti.read_ct(image)))
-    flags = [f"--model={model}", f"--image={scans}", f"--output={masks}", "--threads=1", "--overlay", "--overlap=0.5"]
+    flags = [
+        f"--model={model}",
+        f"--image={scans}",
+        f"--output={masks}",
+        "--threads=1",
+        "--overlay",
+        "--overlap=0.5",
+    ]
     done = _run_fresh("experiments.predict", *flags)
-    assert done.returncode == 1 and "broken.nii.gz" in done.stderr and "1 of 3 scans failed" in done.stderr, done.stderr
+    assert (
+        done.returncode == 1
+        and "broken.nii.gz" in done.stderr
+        and "1 of 3 scans failed" in done.stderr
+    ), done.stderr
     mask, ct = nifti.read_labels(masks / "whole.nii.gz"), nifti.read_ct(image)
     assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
-    assert (masks / "whole.png").exists() and (masks / "series.nii.gz").exists() and not (masks / "broken.nii.gz").exists()
+    assert (
+        (masks / "whole.png").exists()
+        and (masks / "series.nii.gz").exists()
+        and not (masks / "broken.nii.gz").exists()
+    )
     with open(masks / "volumes.csv", newline="") as stream:
         rows = {pathlib.Path(row["scan"]).name: row for row in csv.DictReader(stream)}
     voxel_ml = 2.5 * 2.5 * 5 / 1000
-    assert float(rows["whole.nii.gz"]["pancreas_ml"]) == pytest.approx(np.count_nonzero(mask.array == 1) * voxel_ml, abs=1e-3)
+    assert float(rows["whole.nii.gz"]["pancreas_ml"]) == pytest.approx(
+        np.count_nonzero(mask.array == 1) * voxel_ml, abs=1e-3
+    )
     assert rows["broken.nii.gz"]["note"].startswith("failed: ") and rows["series"]["pancreas_ml"]
 
     labels = tmp_path / "labels"
     labels.mkdir()
     shutil.copy(study.folder / "scans" / "C2" / "label0.nii.gz", labels / "whole.nii.gz")
-    done = _run_fresh("experiments.evaluate", f"--prediction={masks}", f"--truth={labels}", f"--output={tmp_path / 'scores'}")
-    assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, done.stderr
+    done = _run_fresh(
+        "experiments.evaluate",
+        f"--prediction={masks}",
+        f"--truth={labels}",
+        f"--output={tmp_path / 'scores'}",
+    )
+    assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, (
+        done.stderr
+    )
     assert "| dice | pancreas |" in (tmp_path / "scores" / "summary.md").read_text()
     assert (tmp_path / "scores" / "cases.csv").read_text().count("\n") == 2
 
@@ -236,23 +295,45 @@ def test_a_series_is_chosen_among_several_of_a_zip(study, tmp_path):
         "--threads=1", "--overlap=0.5",
     ]  # fmt: skip
     done = forked.run("experiments.predict", *flags)
-    assert done.returncode == 1 and re.search(r"1\.2\.4 \(number 2, 'portal venous', \d+ slices\).*--series", done.stderr), done.stderr
+    assert done.returncode == 1 and re.search(
+        r"1\.2\.4 \(number 2, 'portal venous', \d+ slices\).*--series", done.stderr
+    ), done.stderr
     done = forked.run("experiments.predict", *flags, "--series=2")
-    assert done.returncode == 0 and nifti.read_labels(tmp_path / "m" / "patient.nii.gz").shape == image.shape, done.stderr
+    assert (
+        done.returncode == 0
+        and nifti.read_labels(tmp_path / "m" / "patient.nii.gz").shape == image.shape
+    ), done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["experiments.prepare", "--site_folder=x"], "--manifest is missing: the site's list of scans"),
+        (
+            ["experiments.prepare", "--site_folder=x"],
+            "--manifest is missing: the site's list of scans",
+        ),
         (["experiments.prepare", "--manifest=none.json", "--site_folder=x"], r"none\.json: "),
         (
             ["experiments.predict", "--image=none.nii.gz", "--output=m.nii.gz", "--model=none"],
             "none: no such folder; give the folder of a model",
         ),
-        (["experiments.init_model", "--output=x.safetensors", "--genotype=nothing"], "genotype 'nothing' is neither a known name"),
-        (["experiments.init_model", "--output=x.safetensors", "--filters=2", "--patch_size=40,48,48"], "40"),
-        (["experiments.join", "--server=nowhere", "--kit=k", "--site_folder=x"], "--server is 'nowhere'; expected host:port"),
+        (
+            ["experiments.init_model", "--output=x.safetensors", "--genotype=nothing"],
+            "genotype 'nothing' is neither a known name",
+        ),
+        (
+            [
+                "experiments.init_model",
+                "--output=x.safetensors",
+                "--filters=2",
+                "--patch_size=40,48,48",
+            ],
+            "40",
+        ),
+        (
+            ["experiments.join", "--server=nowhere", "--kit=k", "--site_folder=x"],
+            "--server is 'nowhere'; expected host:port",
+        ),
         (["experiments.synthesize", "--output=x", "extra"], "unexpected argument 'extra'"),
     ],
 )
@@ -272,9 +353,16 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
     (folder / "image3.nii.gz").write_bytes(whole[: len(whole) // 2])
     _ct, mask = scan("C1", 1)
     nifti.write_volume(folder / "label1.nii.gz", type(mask)(mask.array[:-1], mask.affine))
-    flags = study.flags(manifest=folder / "manifest.json", site_folder=tmp_path / "site", split="1,1,1")
+    flags = study.flags(
+        manifest=folder / "manifest.json", site_folder=tmp_path / "site", split="1,1,1"
+    )
     done = forked.run("experiments.prepare", *flags)
-    assert done.returncode != 0 and "image3.nii.gz" in done.stderr and "label1.nii.gz" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode != 0
+        and "image3.nii.gz" in done.stderr
+        and "label1.nii.gz" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     done = forked.run("experiments.prepare", *flags, "--nostrict")
     assert done.returncode == 0 and "1 training, 1 validation, 1 test" in done.stdout
 
@@ -282,15 +370,31 @@ def test_a_broken_scan_is_named_and_stops_no_other(study, tmp_path):
 def test_a_real_scan_is_learnt_and_its_prediction_lies_on_its_own_grid(tmp_path):
     folder = os.environ.get("REAL_CT_FOLDER")
     if not folder:
-        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+        pytest.skip(
+            "REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)"
+        )
     image = pathlib.Path(folder) / "ct.nii.gz"
-    flags = [f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'demo.flags'}", f"--image={image}", "--label_values=7:1"]
-    done = forked.run("experiments.overfit", *flags, f"--label={pathlib.Path(folder) / 'organs.nii.gz'}", f"--output={tmp_path}")
+    flags = [
+        f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'demo.flags'}",
+        f"--image={image}",
+        "--label_values=7:1",
+    ]
+    done = forked.run(
+        "experiments.overfit",
+        *flags,
+        f"--label={pathlib.Path(folder) / 'organs.nii.gz'}",
+        f"--output={tmp_path}",
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     mask, ct = nifti.read_labels(tmp_path / "prediction.nii.gz"), nifti.read_ct(image)
     assert mask.shape == ct.shape and mask.affine.tobytes() == ct.affine.tobytes()
     truth = nifti.read_labels(pathlib.Path(folder) / "organs.nii.gz", {7: 1})
-    assert 2 * np.sum((mask.array == 1) & (truth.array == 1)) / (np.sum(mask.array == 1) + np.sum(truth.array == 1)) > 0.8
+    assert (
+        2
+        * np.sum((mask.array == 1) & (truth.array == 1))
+        / (np.sum(mask.array == 1) + np.sum(truth.array == 1))
+        > 0.8
+    )
 
 
 def test_server_starts_without_tensorflow(study):
@@ -303,4 +407,9 @@ def test_server_starts_without_tensorflow(study):
 
 
 def _run_fresh(module, *arguments):
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )

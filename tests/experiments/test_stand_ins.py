@@ -32,17 +32,29 @@ def test_a_committed_list_has_the_designs_counts_and_every_case_once(lists, coun
     everyone = [case_id for split in splits.SPLITS for case_id in lists[split]]
     assert len(set(everyone)) == sum(counts)
     # drawn by the product's own rule with seed 1, so nobody chose them
-    assert {name: tuple(ids) for name, ids in lists.items()} == splits.split_cases(everyone, seed=1, counts=counts)
+    assert {name: tuple(ids) for name, ids in lists.items()} == splits.split_cases(
+        everyone, seed=1, counts=counts
+    )
     assert not {"PANCREAS_0025", "PANCREAS_0070"} & set(everyone)
 
 
 def nih_archive(folder):
     """Pancreas-CT: DICOM trees, labels whose headers lie and whose axes are turned, the repeated cases 25 and 70."""
-    numbers = [int(case_id[-4:]) for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True) for case_id in NIH[split][:count]]
-    for shift, number in enumerate([*numbers, 25, 70]):  # every patient lies a little further to the side
+    numbers = [
+        int(case_id[-4:])
+        for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True)
+        for case_id in NIH[split][:count]
+    ]
+    for shift, number in enumerate(
+        [*numbers, 25, 70]
+    ):  # every patient lies a little further to the side
         healthy = np.roll(HEALTHY, shift, axis=0)
         series = slices(Volume(np.roll(CT.array, shift, axis=0), AFFINE), series=f"1.2.{number}")
-        save(folder / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-59677/Pancreas-18957", series)
+        save(
+            folder
+            / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-59677/Pancreas-18957",
+            series,
+        )
         label = healthy[:, ::-1] if number % 2 else healthy[::-1]
         path = folder / f"TCIA_pancreas_labels-02-05-2017/label{number:04d}.nii.gz"
         nifti.write_volume(path, Volume(np.ascontiguousarray(label), np.eye(4)))
@@ -51,14 +63,22 @@ def nih_archive(folder):
 
 def msd_archive(folder):
     """Task07_Pancreas: ./ in paths, test scans as plain strings, a ._ file of macOS beside each image."""
-    ids = [case_id for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True) for case_id in MSD[split][:count]]
+    ids = [
+        case_id
+        for split, count in zip(splits.SPLITS, (2, 1, 1), strict=True)
+        for case_id in MSD[split][:count]
+    ]
     training = []
     for number, case_id in enumerate(ids):
         for kind, volume in zip(("imagesTr", "labelsTr"), scan("C2", number), strict=True):
             nifti.write_volume(folder / kind / f"{case_id}.nii.gz", volume)
         atomic.write_bytes(folder / "imagesTr" / f"._{case_id}.nii.gz", b"\x00\x05\x16\x07")
-        training.append({"image": f"./imagesTr/{case_id}.nii.gz", "label": f"./labelsTr/{case_id}.nii.gz"})
-        training.append({"image": f"./imagesTr/._{case_id}.nii.gz", "label": f"./labelsTr/._{case_id}.nii.gz"})
+        training.append(
+            {"image": f"./imagesTr/{case_id}.nii.gz", "label": f"./labelsTr/{case_id}.nii.gz"}
+        )
+        training.append(
+            {"image": f"./imagesTr/._{case_id}.nii.gz", "label": f"./labelsTr/._{case_id}.nii.gz"}
+        )
     atomic.write_json(
         folder / "dataset.json",
         {"name": "PANCREAS", "labels": {"0": "background", "1": "pancreas", "2": "cancer"}, "training": training,
@@ -68,7 +88,12 @@ def msd_archive(folder):
 
 
 def run(module, *arguments):
-    done = subprocess.run([sys.executable, "-m", f"experiments.{module}", *arguments], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -86,24 +111,47 @@ def test_archives_become_sites_with_the_committed_splits(downloads, tmp_path):
     folder, ids = downloads
     study = study_file.read(LISTS.parent / "studies" / "stand_ins.json", folder)
     for name, site in study.points[0].sites.items():
-        arguments = [f"--manifest={study.data / site['manifest']}", f"--split_list={study.home / site['split_list']}", f"--site={name}"]
-        run("prepare", *arguments, f"--site_folder={tmp_path / name}", "--spacing_mm=3,3,3", "--workers=1")
+        arguments = [
+            f"--manifest={study.data / site['manifest']}",
+            f"--split_list={study.home / site['split_list']}",
+            f"--site={name}",
+        ]
+        run(
+            "prepare",
+            *arguments,
+            f"--site_folder={tmp_path / name}",
+            "--spacing_mm=3,3,3",
+            "--workers=1",
+        )
         store = CaseStore(tmp_path / name / "cases")
         assert store.site == name and set(store.case_ids()) == set(ids[name])
         lists = NIH if name == "C1" else MSD
-        assert {split: set(store.case_ids(split)) for split in splits.SPLITS} == {s: set(lists[s]) & set(ids[name]) for s in splits.SPLITS}
-        values = {int(v) for case_id in store.case_ids() for v in np.unique(store.open(case_id).label)}
+        assert {split: set(store.case_ids(split)) for split in splits.SPLITS} == {
+            s: set(lists[s]) & set(ids[name]) for s in splits.SPLITS
+        }
+        values = {
+            int(v) for case_id in store.case_ids() for v in np.unique(store.open(case_id).label)
+        }
         assert values == ({0, 1} if name == "C1" else {0, 1, 2})
 
 
 @pytest.mark.skipif(
-    "STAND_INS_TO_TABLE" not in os.environ, reason="two minutes of programs: set STAND_INS_TO_TABLE=1 to walk on to Table 1"
+    "STAND_INS_TO_TABLE" not in os.environ,
+    reason="two minutes of programs: set STAND_INS_TO_TABLE=1 to walk on to Table 1",
 )
 def test_the_walk_ends_at_table_1(downloads, tmp_path):
     folder, _ = downloads
     atomic.write_json(tmp_path / "genotype.json", GENOTYPE)
-    flags = {**TINY_FLAGS, "genotype": tmp_path / "genotype.json", "num_rounds": 1, "local_epochs": 1}
-    atomic.write_text(tmp_path / "tiny.flags", "".join(f"--{name}={value}\n" for name, value in flags.items() if name != "seed"))
+    flags = {
+        **TINY_FLAGS,
+        "genotype": tmp_path / "genotype.json",
+        "num_rounds": 1,
+        "local_epochs": 1,
+    }
+    atomic.write_text(
+        tmp_path / "tiny.flags",
+        "".join(f"--{name}={value}\n" for name, value in flags.items() if name != "seed"),
+    )
     study = json.loads((LISTS.parent / "studies" / "stand_ins.json").read_text())
     for site in study["sites"].values():
         site["split_list"] = str(LISTS / os.path.basename(site["split_list"]))

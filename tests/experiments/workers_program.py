@@ -32,7 +32,9 @@ def main(folder: str, die_at: int) -> None:
         losses.append(trainer.train(tiny.datasets, trainer.step + 1)["total"])
         if devices.is_chief():
             checkpoints.save(folder, trainer, {})
-    named_weights.save(pathlib.Path(folder) / f"final_{devices.read_task()[1]}.safetensors", trainer.weights())
+    named_weights.save(
+        pathlib.Path(folder) / f"final_{devices.read_task()[1]}.safetensors", trainer.weights()
+    )
     print(json.dumps({"first": first, "losses": losses, "replicas": strategy.num_replicas_in_sync}))
 
 

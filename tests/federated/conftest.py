@@ -18,13 +18,17 @@ from tests.federated import toy
 @pytest.fixture(scope="session")
 def kits(tmp_path_factory):
     """A provisioned federation of C1, C2 and C3."""
-    return provisioning.provision(tmp_path_factory.mktemp("kits"), "localhost", ("C1", "C2", "C3"), port=0)
+    return provisioning.provision(
+        tmp_path_factory.mktemp("kits"), "localhost", ("C1", "C2", "C3"), port=0
+    )
 
 
 @pytest.fixture(scope="session")
 def other_kits(tmp_path_factory):
     """Another federation, whose authority nobody here trusts."""
-    return provisioning.provision(tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0)
+    return provisioning.provision(
+        tmp_path_factory.mktemp("other_kits"), "localhost", ("C1", "C2"), port=0
+    )
 
 
 class Clock:
@@ -53,20 +57,28 @@ def opened(tmp_path, initial, clock):
     def open_(*, folder="store", monotonic=clock, **settings):
         while leads:
             leads.pop().close()
-        config = server_config.ServerConfig(**{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings})
+        config = server_config.ServerConfig(
+            **{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings}
+        )
         store = storage.Store(tmp_path / folder)
         store.open_run(initial, policy=config.policy, local_epochs=config.local_epochs)
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
-        book = credentials.CredentialBook({site: credentials.hashed(secret) for site, secret in secrets.items()})
+        book = credentials.CredentialBook(
+            {site: credentials.hashed(secret) for site, secret in secrets.items()}
+        )
         log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
         lead = coordinator.Coordinator(store, config, book, log, clock=clock, monotonic=monotonic)
 
         leads.append(lead)
 
         def transport_of(site, secret=None):
-            return simulation.InProcessTransport(lead, site, secret or secrets[site], wait_s=config.poll_s)
+            return simulation.InProcessTransport(
+                lead, site, secret or secrets[site], wait_s=config.poll_s
+            )
 
-        return types.SimpleNamespace(lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder)
+        return types.SimpleNamespace(
+            lead=lead, store=store, config=config, transport=transport_of, folder=tmp_path / folder
+        )
 
     yield open_
     for lead in leads:
@@ -79,7 +91,16 @@ def serving(tmp_path, kits, initial):
     running = []
 
     def begin(*, folder="store", start=initial, server_kit=None, clock=None, **settings):
-        config = server_config.ServerConfig(**{"num_rounds": 3, "port": 0, "host": "127.0.0.1", "poll_s": 5.0, "linger_s": 5.0, **settings})
+        config = server_config.ServerConfig(
+            **{
+                "num_rounds": 3,
+                "port": 0,
+                "host": "127.0.0.1",
+                "poll_s": 5.0,
+                "linger_s": 5.0,
+                **settings,
+            }
+        )
         ready, stop, outcome = threading.Event(), threading.Event(), {}
 
         def work():
@@ -106,7 +127,9 @@ def serving(tmp_path, kits, initial):
             raise outcome["error"]
 
         def connect(site, folder=kits, **named):
-            return grpc_transport.connect(folder / site, **{"host": "localhost", "port": outcome["port"], **named})
+            return grpc_transport.connect(
+                folder / site, **{"host": "localhost", "port": outcome["port"], **named}
+            )
 
         def join():
             thread.join(60)
@@ -119,7 +142,9 @@ def serving(tmp_path, kits, initial):
             stop.set()
             return join()
 
-        return types.SimpleNamespace(port=outcome["port"], connect=connect, join=join, stop=halt, folder=tmp_path / folder)
+        return types.SimpleNamespace(
+            port=outcome["port"], connect=connect, join=join, stop=halt, folder=tmp_path / folder
+        )
 
     yield begin
     for thread, stop in running:
@@ -137,7 +162,13 @@ def take_part(tmp_path):
         def work(site):
             try:
                 folder = tmp_path / f"journal_{site}"
-                results[site] = site_loop.run(trainers[site], transports[site], folder, pauses=lambda: iter(lambda: 0.05, None), **named)
+                results[site] = site_loop.run(
+                    trainers[site],
+                    transports[site],
+                    folder,
+                    pauses=lambda: iter(lambda: 0.05, None),
+                    **named,
+                )
             except BaseException as error:
                 failures.append(error)
 

@@ -58,10 +58,16 @@ class FakeServer:
     def service(self, details):
         name = details.method.rpartition("/")[2]
         if name in _STREAMS_IN:
-            return grpc.stream_unary_rpc_method_handler(lambda stream, context: self._answer(name, list(stream), context))
+            return grpc.stream_unary_rpc_method_handler(
+                lambda stream, context: self._answer(name, list(stream), context)
+            )
         if name in _STREAMS_OUT:
-            return grpc.unary_stream_rpc_method_handler(lambda request, context: self._pull(request, context))
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: self._answer(name, request, context))
+            return grpc.unary_stream_rpc_method_handler(
+                lambda request, context: self._pull(request, context)
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._answer(name, request, context)
+        )
 
     def _answer(self, name, request, context):
         with self._lock:
@@ -99,7 +105,9 @@ class FakeServer:
     _reportscores = _declaremodels = _submitrows = _heartbeat
 
     def _describe(self, request, context):
-        return conversion.header_to_message(Offer(manifest_of(self.arrays), model=pb.ModelName.FromString(request).model))
+        return conversion.header_to_message(
+            Offer(manifest_of(self.arrays), model=pb.ModelName.FromString(request).model)
+        )
 
     def chunks(self, request, context) -> Iterator[pb.Chunk]:
         with TensorFile(self._path) as file:
@@ -108,13 +116,24 @@ class FakeServer:
 
     def _offer(self, request, context):
         offer = pb.ModelHeader.FromString(request)
-        return pb.OfferReply(receipt=pb.Receipt(site="C1", what=offer.model or f"round_{offer.round:03d}", sha256=offer.sha256))
+        return pb.OfferReply(
+            receipt=pb.Receipt(
+                site="C1", what=offer.model or f"round_{offer.round:03d}", sha256=offer.sha256
+            )
+        )
 
     # Of the operator's service.
 
     def _probe(self, request, context):
         return operation_pb2.ProbeReply(
-            time=1e9, protocol=2, release="1.0", standing="welcome", model_bytes=100, plan_json="{}", log_lines=1, log_head="0" * 64
+            time=1e9,
+            protocol=2,
+            release="1.0",
+            standing="welcome",
+            model_bytes=100,
+            plan_json="{}",
+            log_lines=1,
+            log_head="0" * 64,
         )
 
 
@@ -123,7 +142,11 @@ def serving(fake, kit) -> Iterator[int]:
     """Serves in the block; yields the port."""
     server = grpc.server(
         futures.ThreadPoolExecutor(8),
-        options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+        ],
     )
     server.add_generic_rpc_handlers((fake,))
     port = server.add_secure_port("127.0.0.1:0", tls.Identity.of(kit, "server").for_server())

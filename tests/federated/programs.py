@@ -20,7 +20,12 @@ class Program:
     """A program that is started again whenever it was killed, each time with the next kill of its list."""
 
     def __init__(self, log, *arguments, kills=(), environment=None):
-        self._log, self._arguments, self._kills, self._environment = log, arguments, list(kills), environment or {}
+        self._log, self._arguments, self._kills, self._environment = (
+            log,
+            arguments,
+            list(kills),
+            environment or {},
+        )
         self.deaths = 0
         self._start()
 
@@ -28,7 +33,13 @@ class Program:
         kill = self._kills[: 1 if self._kills else 0]
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.federated.toy_process", *map(str, self._arguments), *kill],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.federated.toy_process",
+                    *map(str, self._arguments),
+                    *kill,
+                ],
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -70,7 +81,9 @@ def until(condition, *programs, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         for program in programs:
-            assert program.process.poll() is None and time.monotonic() < deadline, program.log_text()
+            assert program.process.poll() is None and time.monotonic() < deadline, (
+                program.log_text()
+            )
             try:
                 program.process.wait(0.02)  # returns at once when it ends
             except subprocess.TimeoutExpired:
@@ -99,19 +112,39 @@ def federate(
     store = folder / "store"
     initial = toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(bulk))
     about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk)}
-    programs = {"server": Program(folder / "server.log", "server", store, kits / "server", initial, kills=server_kills, environment=about)}
+    programs = {
+        "server": Program(
+            folder / "server.log",
+            "server",
+            store,
+            kits / "server",
+            initial,
+            kills=server_kills,
+            environment=about,
+        )
+    }
     deadline = time.monotonic() + seconds
     try:
         until((store / "address.json").exists, programs["server"])
         port = json.loads((store / "address.json").read_text())["port"]
         for site in ("C1", "C2"):
             kills = (site_kills or {}).get(site, ())
-            programs[site] = Program(folder / f"{site}.log", "site", folder / site, kits / site, port, kills=kills, environment=about)
+            programs[site] = Program(
+                folder / f"{site}.log",
+                "site",
+                folder / site,
+                kits / site,
+                port,
+                kills=kills,
+                environment=about,
+            )
         running = set(programs)
         while running:
             meanwhile({name: programs[name] for name in sorted(running)})
             running -= {name for name in running if programs[name].watch()}
-            assert time.monotonic() < deadline, "\n".join(programs[name].log_text() for name in running)
+            assert time.monotonic() < deadline, "\n".join(
+                programs[name].log_text() for name in running
+            )
             for name in running:
                 try:
                     programs[name].process.wait(0.02)  # returns at once when it ends
@@ -135,4 +168,7 @@ def results(store, num_rounds=3):
         "selection.json",
         "rows.jsonl",
     ]
-    return {name: (store / name).read_bytes() for name in [*names, "models/C1_baseline.safetensors", "models/C2_baseline.safetensors"]}
+    return {
+        name: (store / name).read_bytes()
+        for name in [*names, "models/C1_baseline.safetensors", "models/C2_baseline.safetensors"]
+    }

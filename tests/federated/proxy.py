@@ -43,8 +43,13 @@ class Link:
                 continue
             with self._lock:
                 self._sockets |= {near, far}
-            for source, sink, count in ((near, far, self._passed_up), (far, near, self._passed_down)):
-                threading.Thread(target=self._carry, args=(source, sink, count), daemon=True).start()
+            for source, sink, count in (
+                (near, far, self._passed_up),
+                (far, near, self._passed_down),
+            ):
+                threading.Thread(
+                    target=self._carry, args=(source, sink, count), daemon=True
+                ).start()
 
     def _reached(self, near: socket.socket) -> socket.socket | None:
         try:
@@ -52,7 +57,9 @@ class Link:
         except OSError:
             return None
 
-    def _carry(self, source: socket.socket, sink: socket.socket, passed: Callable[[int], bool]) -> None:
+    def _carry(
+        self, source: socket.socket, sink: socket.socket, passed: Callable[[int], bool]
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 if self.rate:
@@ -111,7 +118,9 @@ class HttpProxy(Link):
                 head += piece
             self.requests.append(head.decode("latin-1"))
             far = None if self.answer else super()._reached(near)
-            near.sendall(f"HTTP/1.1 {self.answer or ('200 OK' if far else '502 Bad Gateway')}\r\n\r\n".encode())
+            near.sendall(
+                f"HTTP/1.1 {self.answer or ('200 OK' if far else '502 Bad Gateway')}\r\n\r\n".encode()
+            )
             near.settimeout(None)
             return far
         return None

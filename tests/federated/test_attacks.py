@@ -41,8 +41,14 @@ def channel(serving, kits):
         def open_(running, site):
             credentials = Identity.of(kits / site, "site").for_client()
             # A connection of its own: gRPC shares one among channels with the same settings.
-            options = [*conversion.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
-            return stack.enter_context(grpc.secure_channel(f"localhost:{running.port}", credentials, options=options))
+            options = [
+                *conversion.CHANNEL_OPTIONS,
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_send_message_length", -1),
+            ]
+            return stack.enter_context(
+                grpc.secure_channel(f"localhost:{running.port}", credentials, options=options)
+            )
 
         yield open_
 
@@ -89,7 +95,11 @@ def test_half_open_calls_of_one_site_lock_nobody_out(serving, channel, operator,
     hostile = running.connect("C3")
     token = hostile.login(toy.PLAN, 5).token
     secret = (kits / "C3" / "credential").read_text().strip()
-    metadata = conversion.credential_metadata("C3", secret) if method == "Login" else conversion.token_metadata(token)
+    metadata = (
+        conversion.credential_metadata("C3", secret)
+        if method == "Login"
+        else conversion.token_metadata(token)
+    )
     raw = channel(running, "C3")
     held = [hold(raw, method, metadata) for _ in range(16)]
     try:
@@ -136,7 +146,9 @@ def _soon(condition, seconds=10):
     return condition()
 
 
-def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_count(serving, channel, operator, tmp_path):
+def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_count(
+    serving, channel, operator, tmp_path
+):
     running = serving(min_num_clients=1, max_num_clients=2)
     honest, hostile = running.connect("C1"), running.connect("C2")
     honest.login(toy.PLAN, 30)
@@ -151,7 +163,9 @@ def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_coun
         assert _ended(call) and call.code() == grpc.StatusCode.CANCELLED
     finally:
         silent.over.set()
-    assert _soon(lambda: not list((running.folder / "incoming").iterdir()))  # the handler tidies up after the caller has heard
+    assert _soon(
+        lambda: not list((running.folder / "incoming").iterdir())
+    )  # the handler tidies up after the caller has heard
     assert operator(running).status()["updates"] == []
     honest.close()
     hostile.close()
@@ -168,7 +182,12 @@ def test_who_a_caller_is_is_asked_again_when_an_upload_ends(opened):
         run.lead.steering.evict("C2")
 
     with TensorFile(path) as file, pytest.raises(errors.SessionExpired):
-        run.lead.send("C2", offer, chunks_and_then_an_eviction(file), verify=lambda: run.lead.check_token(token))
+        run.lead.send(
+            "C2",
+            offer,
+            chunks_and_then_an_eviction(file),
+            verify=lambda: run.lead.check_token(token),
+        )
     assert run.store.counted(1) == frozenset() and list((run.folder / "spool").iterdir()) == []
 
 
@@ -200,10 +219,14 @@ def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(o
             taken.append(case)
             yield first.row(case=case)
 
-    with pytest.raises(errors.PrivacyRefused, match="more than 1000 cases; no site of this run has so many"):
+    with pytest.raises(
+        errors.PrivacyRefused, match="more than 1000 cases; no site of this run has so many"
+    ):
         run.lead.submit_rows("C1", endless())
     assert len(taken) == 1001
-    with pytest.raises(errors.PrivacyRefused, match="row 2: a second row of the same model, case, grid and class"):
+    with pytest.raises(
+        errors.PrivacyRefused, match="row 2: a second row of the same model, case, grid and class"
+    ):
         run.lead.submit_rows("C1", [first.row(), first.row()])
     run.lead.submit_rows("C1", [first.row()])
     run.lead.submit_rows("C1", [first.row(case=2)])  # rows count once
@@ -216,17 +239,29 @@ def test_large_messages_are_refused_before_they_are_decoded(serving, channel):
     metadata = conversion.token_metadata(transport.login(toy.PLAN, 30).token)
     raw = channel(running, "C1")
     header = pb.ModelHeader(tensors=[pb.TensorSpec()] * 500_000).SerializeToString()
-    for method, message in (("Describe", bytes(2000)), ("Offer", header), ("DeclareModels", bytes(10**6)), ("HeartBeat", bytes(2000))):
+    for method, message in (
+        ("Describe", bytes(2000)),
+        ("Offer", header),
+        ("DeclareModels", bytes(10**6)),
+        ("HeartBeat", bytes(2000)),
+    ):
         with pytest.raises(grpc.RpcError) as caught:
-            list(raw.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=30))
-        assert caught.value.code() == grpc.StatusCode.DATA_LOSS and "bytes came where" in caught.value.details()
+            list(
+                raw.stream_stream(SERVICE + method)(iter([message]), metadata=metadata, timeout=30)
+            )
+        assert (
+            caught.value.code() == grpc.StatusCode.DATA_LOSS
+            and "bytes came where" in caught.value.details()
+        )
     transport.close()
 
 
 @pytest.mark.parametrize("value", [1.7e308, 1e39, 1.5, -0.1])
 def test_a_score_out_of_its_range_is_refused_and_the_run_goes_on(opened, value):
     run, first, second = finished_rounds(opened, cross_site_evaluation=False)
-    with pytest.raises(errors.PrivacyRefused, match=r"scores of site 'C1': dice is .*; expected 0 to 1"):
+    with pytest.raises(
+        errors.PrivacyRefused, match=r"scores of site 'C1': dice is .*; expected 0 to 1"
+    ):
         run.lead.report_scores("C1", 1, {"dice": value})
     for site in (first, second):
         run.lead.report_scores(site.name, 1, {"dice": 0.5})
@@ -243,7 +278,13 @@ def test_a_store_that_holds_an_absurd_score_already_is_led_to_its_end(opened):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("dice_pancreas", 1.7e308), ("dice_tumour", 1.01), ("hd95_mm_tumour", 1e9), ("volume_ml_pancreas", 1.7e308), ("nsd_tumour", -1.0)],
+    [
+        ("dice_pancreas", 1.7e308),
+        ("dice_tumour", 1.01),
+        ("hd95_mm_tumour", 1e9),
+        ("volume_ml_pancreas", 1.7e308),
+        ("nsd_tumour", -1.0),
+    ],
 )
 def test_a_number_of_a_row_out_of_its_range_is_refused(opened, column, value):
     run, first, second = finished_rounds(opened)
@@ -284,9 +325,14 @@ def test_a_hostile_site_that_sends_tiny_changes_shuts_nobody_out(opened):
 def test_the_number_of_cases_is_that_of_the_login_unless_the_operator_allows_another(opened):
     run = opened(min_num_clients=1, max_num_clients=2)
     site = Site(run, "C1")
-    with pytest.raises(errors.UpdateRefused, match="num_examples 3000 for round 1; expected 30, the number it logged in with"):
+    with pytest.raises(
+        errors.UpdateRefused,
+        match="num_examples 3000 for round 1; expected 30, the number it logged in with",
+    ):
         site.push(1, num_examples=3000)
-    with pytest.raises(errors.UpdateRefused, match="logs in with 3000 training cases, and with 30 before"):
+    with pytest.raises(
+        errors.UpdateRefused, match="logs in with 3000 training cases, and with 30 before"
+    ):
         run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
     run.lead.steering.readmit("C1")
     run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
@@ -300,13 +346,22 @@ def test_an_evicted_sites_models_scores_and_rows_go(opened):
     run.lead.report_scores("C2", 0, {"dice": 1.0})
     fixed_models(run, first, second)
     rows = [first.row(model) for model in run.store.fixed_models()]
-    assert {row["model"] for row in rows} == {"C1_FL_local", "C2_FL_local", "FL_global", "FL_best_global"}
+    assert {row["model"] for row in rows} == {
+        "C1_FL_local",
+        "C2_FL_local",
+        "FL_global",
+        "FL_best_global",
+    }
     run.lead.submit_rows("C1", rows)
     run.lead.steering.evict("C2")
     assert run.store.fixed_models() == ("C1_FL_local", "FL_global", "FL_best_global")
     assert list((run.folder / "models").iterdir()) == [run.store.model_path("C1_FL_local")]
     lines = (run.folder / "rows.jsonl").read_text().splitlines()
-    assert {json.loads(line)["model"] for line in lines} == {"C1_FL_local", "FL_global", "FL_best_global"}
+    assert {json.loads(line)["model"] for line in lines} == {
+        "C1_FL_local",
+        "FL_global",
+        "FL_best_global",
+    }
     assert run.lead.drive()
 
 
@@ -316,7 +371,10 @@ def test_a_site_that_evaluates_while_another_is_evicted_may_report_what_it_has(o
     rows = [first.row(model) for model in run.store.fixed_models()]
     run.lead.steering.evict("C2")
     run.lead.submit_rows("C1", rows)
-    assert {row["model"] for row in map(json.loads, (run.folder / "rows.jsonl").read_text().splitlines())} == {
+    assert {
+        row["model"]
+        for row in map(json.loads, (run.folder / "rows.jsonl").read_text().splitlines())
+    } == {
         "C1_FL_local",
         "FL_global",
         "FL_best_global",
@@ -327,7 +385,9 @@ def test_one_site_lends_so_many_models_and_no_more(opened):
     _, first, _ = finished_rounds(opened)
     for number in range(8):
         first.publish(f"C1_{number}", float(number))
-    with pytest.raises(errors.ModelRefused, match="'C1_8' of site 'C1' is one too many; a site lends 8 at most"):
+    with pytest.raises(
+        errors.ModelRefused, match="'C1_8' of site 'C1' is one too many; a site lends 8 at most"
+    ):
         first.publish("C1_8")
     first.publish("C1_7", 9.0)  # another version of one that is there
 
@@ -350,15 +410,27 @@ def test_no_call_puts_much_into_the_log(opened):
 
 def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits, caplog):
     running = serving()
-    metadata = conversion.credential_metadata("C1", (kits / "C1" / "credential").read_text().strip())
+    metadata = conversion.credential_metadata(
+        "C1", (kits / "C1" / "credential").read_text().strip()
+    )
     login = channel(running, "C1").unary_unary(SERVICE + "Login")
-    plans = ["[" * 200_000, '{"a":' * 40_000 + "1" + "}" * 40_000, json.dumps({f"k{i:06d}": i for i in range(20_000)}), " " * 10**6]
+    plans = [
+        "[" * 200_000,
+        '{"a":' * 40_000 + "1" + "}" * 40_000,
+        json.dumps({f"k{i:06d}": i for i in range(20_000)}),
+        " " * 10**6,
+    ]
     with caplog.at_level("INFO"):
         for plan in plans:
-            request = pb.LoginRequest(site="C1", plan_json=plan, num_examples=30, protocol=2).SerializeToString()
+            request = pb.LoginRequest(
+                site="C1", plan_json=plan, num_examples=30, protocol=2
+            ).SerializeToString()
             with pytest.raises(grpc.RpcError) as caught:
                 login(request, metadata=metadata, timeout=30)
-            assert caught.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS)
+            assert caught.value.code() in (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                grpc.StatusCode.DATA_LOSS,
+            )
     assert max(len(record.getMessage()) for record in caplog.records) < 3000
     assert "Traceback" not in caplog.text
 
@@ -380,7 +452,9 @@ def test_an_expired_certificate_does_not_log_in_again_over_an_open_connection(se
     clock.now += 10 * 365 * 86400 + 2_000_000_000  # the connection stays as it is
     with pytest.raises(errors.SessionExpired):
         transport.heart_beat()
-    with pytest.raises(errors.CertificateOutOfDate, match="the certificate of site 'C1' has ended; renew it"):
+    with pytest.raises(
+        errors.CertificateOutOfDate, match="the certificate of site 'C1' has ended; renew it"
+    ):
         transport.login(toy.PLAN, 30)
     assert session.expires_at < clock.now
     transport.close()
@@ -397,7 +471,16 @@ def test_a_token_ends_with_its_certificate(opened, clock):
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, certificate_ends=clock.now)
 
 
-@pytest.mark.parametrize("place", ["events.jsonl", "global/round_001.safetensors", "incoming/C1.0.safetensors", "models/x", "spool"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "events.jsonl",
+        "global/round_001.safetensors",
+        "incoming/C1.0.safetensors",
+        "models/x",
+        "spool",
+    ],
+)
 def test_a_link_in_a_store_is_refused_by_name(tmp_path, place):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -412,8 +495,12 @@ def test_a_link_in_a_store_is_refused_by_name(tmp_path, place):
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ENOMEM, errno.ENOSPC])
-def test_an_error_of_the_system_drops_no_update_and_the_run_goes_on_by_itself(opened, monkeypatch, number):
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ENOMEM, errno.ENOSPC]
+)
+def test_an_error_of_the_system_drops_no_update_and_the_run_goes_on_by_itself(
+    opened, monkeypatch, number
+):
     run = opened(num_rounds=1, cross_site_evaluation=False)
     sites = Site(run, "C1"), Site(run, "C2")
     receipts = [site.push(1, value) for site, value in zip(sites, (1.0, 5.0), strict=True)]
@@ -427,7 +514,11 @@ def test_an_error_of_the_system_drops_no_update_and_the_run_goes_on_by_itself(op
         return real(path, *given, **named)
 
     monkeypatch.setattr(tensor_files, "open", failing, raising=False)
-    monkeypatch.setattr(spooled_updates.TensorFileWriter, "finish", _failing_once(spooled_updates.TensorFileWriter.finish, number))
+    monkeypatch.setattr(
+        spooled_updates.TensorFileWriter,
+        "finish",
+        _failing_once(spooled_updates.TensorFileWriter.finish, number),
+    )
     driving = threading.Thread(target=run.lead.drive)
     driving.start()
     try:
@@ -471,9 +562,13 @@ def test_a_log_that_cannot_be_written_fails_no_request_and_is_completed(opened, 
         for site in sites:
             site.push(1)
     run.lead.advance()
-    events = [json.loads(line)["event"] for line in (run.folder / "events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)["event"] for line in (run.folder / "events.jsonl").read_text().splitlines()
+    ]
     assert events[-4:].count("pushed") == 2 and "aggregated" in events
-    assert events.index("aggregated") > max(i for i, event in enumerate(events) if event == "pushed")
+    assert events.index("aggregated") > max(
+        i for i, event in enumerate(events) if event == "pushed"
+    )
 
 
 def _no_space(*given, **named):
@@ -491,8 +586,12 @@ def test_idle_connections_neither_stop_the_server_nor_hold_it(serving, operator,
             transport = running.connect(site)
             transport.login(toy.PLAN, toy.EXAMPLES[site])
             path = tmp_path / f"{site}.safetensors"
-            sha256 = tensor_files.save(path, {name: np.full_like(array, value) for name, array in toy.INITIAL.items()})
-            transport.push(path, sha256, round_number=1, num_examples=toy.EXAMPLES[site], metrics={})
+            sha256 = tensor_files.save(
+                path, {name: np.full_like(array, value) for name, array in toy.INITIAL.items()}
+            )
+            transport.push(
+                path, sha256, round_number=1, num_examples=toy.EXAMPLES[site], metrics={}
+            )
             transport.close()
         assert operator(running).status()["rounds_done"] >= 0
     finally:
@@ -506,8 +605,12 @@ def test_the_server_raises_its_limit_of_open_files_where_it_may():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-        assert serve._places(300) == (300 if hard == resource.RLIM_INFINITY or hard >= 812 else max(hard - 512, hard // 3))
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == (812 if hard == resource.RLIM_INFINITY else min(812, hard))
+        assert serve._places(300) == (
+            300 if hard == resource.RLIM_INFINITY or hard >= 812 else max(hard - 512, hard // 3)
+        )
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == (
+            812 if hard == resource.RLIM_INFINITY else min(812, hard)
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -521,12 +624,21 @@ def test_a_round_can_be_discarded_and_is_made_again(opened):
         run.lead.advance()
     first.push(3, 1.0)
     run.lead.report_scores("C1", 2, {"dice": 0.9})
-    with pytest.raises(errors.OrderRefused, match="round 3 cannot be discarded: rounds 1 to 2 are done"):
+    with pytest.raises(
+        errors.OrderRefused, match="round 3 cannot be discarded: rounds 1 to 2 are done"
+    ):
         run.lead.steering.discard_round(3)
     run.lead.steering.discard_round(2)
     assert list(run.store.globals()) == [0, 1] and list((run.folder / "spool").iterdir()) == []
-    assert not (run.folder / "global" / "round_002.safetensors").exists() and 2 not in run.store.scores()
-    assert first.task() == second.task() == tasks.Task("train", round=2, model="round_001", discarded=1)
+    assert (
+        not (run.folder / "global" / "round_002.safetensors").exists()
+        and 2 not in run.store.scores()
+    )
+    assert (
+        first.task()
+        == second.task()
+        == tasks.Task("train", round=2, model="round_001", discarded=1)
+    )
     for site in (first, second):
         site.push(2, 3.0)
     run = opened(num_rounds=3, min_num_clients=2)  # after a restart, too
@@ -544,7 +656,9 @@ def test_sites_follow_a_run_that_goes_back_and_the_audit_knows_of_it(serving, op
 
     trainers = {"C1": toy.ToyTrainer("C1", on_train=on_train), "C2": toy.ToyTrainer("C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
-    assert running.join().finished and answers == ["back to global model 1: round 2 is open again, and every site trains it anew"]
+    assert running.join().finished and answers == [
+        "back to global model 1: round 2 is open again, and every site trains it anew"
+    ]
     assert trainers["C1"].calls.count("train 2") == 2
     for number, model in enumerate(toy.expected_globals(("C1", "C2"), 4)):
         arrays, _ = tensor_files.load(running.folder / "global" / f"round_{number:03d}.safetensors")
@@ -564,26 +678,38 @@ def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
     run, first, second = finished_rounds(opened)
     fixed_models(run, first, second)
     run.lead.submit_rows("C1", [first.row()])
-    with pytest.raises(errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"):
+    with pytest.raises(
+        errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"
+    ):
         run.lead.steering.discard_round(1)
 
 
 def test_a_hostile_site_that_hurries_to_finish_does_not_keep_the_run_from_going_back(opened):
-    run, first, second = finished_rounds(opened, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
+    run, first, second = finished_rounds(
+        opened, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0
+    )
     assert Site(run, "C3").task().kind == "finished"  # it never trained
     fixed_models(run, first, second)
     run.lead.submit_rows("C2", [second.row()])
     for name in ("C2", "C3"):
-        with pytest.raises(errors.OrderRefused, match=f"round 1 cannot be discarded: .*{name}.* finished its part"):
+        with pytest.raises(
+            errors.OrderRefused, match=f"round 1 cannot be discarded: .*{name}.* finished its part"
+        ):
             run.lead.steering.discard_round(1)
         run.lead.steering.evict(name)
     run.lead.steering.discard_round(1)
     run.lead.steering.readmit("C2")
-    assert first.task() == Site(run, "C2").task() == tasks.Task("train", round=1, model="round_000", discarded=1)
+    assert (
+        first.task()
+        == Site(run, "C2").task()
+        == tasks.Task("train", round=1, model="round_000", discarded=1)
+    )
 
 
 @pytest.mark.parametrize("moment", ["lending", "evaluation"])
-def test_sites_that_lend_or_evaluate_follow_a_run_that_goes_back(serving, operator, take_part, moment):
+def test_sites_that_lend_or_evaluate_follow_a_run_that_goes_back(
+    serving, operator, take_part, moment
+):
     running = serving(max_num_clients=2)
     answers, only = [], threading.Lock()
 
@@ -599,11 +725,16 @@ def test_sites_that_lend_or_evaluate_follow_a_run_that_goes_back(serving, operat
             return super().local_models()
 
         def evaluate(self, model_name, weights):
-            if moment == "evaluation" and model_name == "FL_best_global":  # the last one: rows are sent next
+            if (
+                moment == "evaluation" and model_name == "FL_best_global"
+            ):  # the last one: rows are sent next
                 go_back()
             return super().evaluate(model_name, weights)
 
-    take_part({site: running.connect(site) for site in ("C1", "C2")}, {site: Trainer(site) for site in ("C1", "C2")})
+    take_part(
+        {site: running.connect(site) for site in ("C1", "C2")},
+        {site: Trainer(site) for site in ("C1", "C2")},
+    )
     assert running.join().finished and len(answers) == 1
     found = verification.verify(running.folder)
     assert (found.rounds, found.discarded, found.rows) == ((1, 2, 3), (3,), ("C1", "C2"))
@@ -623,13 +754,17 @@ def test_an_update_of_a_discarded_model_does_not_count_when_its_round_is_open_ag
     assert slow.task() == tasks.Task("train", round=3, model="round_002")
     run.lead.steering.discard_round(2)
     closed_rounds(run, (first, second), (2,))
-    with pytest.raises(errors.StaleUpdate, match="'C3' trained round 3 before the operator took the run back"):
+    with pytest.raises(
+        errors.StaleUpdate, match="'C3' trained round 3 before the operator took the run back"
+    ):
         slow.push(3, discarded=0)
     assert slow.task() == tasks.Task("train", round=3, model="round_002", discarded=1)
     assert slow.push(3, discarded=1).what == "round_003"
 
 
-def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_against_that_model(opened):
+def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_against_that_model(
+    opened,
+):
     run = opened(num_rounds=4, min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=0.0)
     first, second, hostile = (Site(run, name) for name in ("C1", "C2", "C3"))
     closed_rounds(run, (first, second), (1,))
@@ -642,7 +777,9 @@ def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_aga
         yield from codec.chunks(file)
 
     with TensorFile(path) as file:
-        with pytest.raises(errors.StaleUpdate, match="'C3' for round 3 came while the operator took the run back"):
+        with pytest.raises(
+            errors.StaleUpdate, match="'C3' for round 3 came while the operator took the run back"
+        ):
             run.lead.send("C3", offer, chunks(file))
         with pytest.raises(errors.UpdateRefused, match="it changes the model by 57"):
             run.lead.send("C3", offer, codec.chunks(file))
@@ -664,11 +801,15 @@ def test_a_discarded_model_is_gone_though_its_files_could_not_be_moved(opened, m
     if isinstance(error, Killed):
         run = opened(**settings)
         sites = [Site(run, name) for name in ("C1", "C2")]
-    assert {site.task() for site in sites} == {tasks.Task("train", round=3, model="round_002", discarded=1)}
+    assert {site.task() for site in sites} == {
+        tasks.Task("train", round=3, model="round_002", discarded=1)
+    }
     assert run.lead.steering.status()["best_round"] == 2
     closed_rounds(run, sites, (3,), 1.0)
     assert scale(run, 3) == tensor_files.load(run.folder / "best.safetensors")[0]["scale"] == 1.0
-    if isinstance(error, Killed):  # else the updates that were left lie beside those of the new round: no harm is done
+    if isinstance(
+        error, Killed
+    ):  # else the updates that were left lie beside those of the new round: no harm is done
         assert len(list((run.folder / "kept" / "round_003").iterdir())) == 2
 
 
@@ -682,7 +823,11 @@ def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, mo
     for site in (first, second):
         site.push(1)
     with monkeypatch.context() as full:
-        full.setattr(store.Store, "keep_selection", lambda *given: raising(OSError(errno.ENOSPC, "No space left on device")))
+        full.setattr(
+            store.Store,
+            "keep_selection",
+            lambda *given: raising(OSError(errno.ENOSPC, "No space left on device")),
+        )
         with pytest.raises(OSError, match="No space left"):
             run.lead.advance()
         with pytest.raises(errors.StorageTrouble, match="the site tries again by itself"):
@@ -693,7 +838,9 @@ def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, mo
     assert run.store.counted(1) == {"C1", "C2"} and run.lead.steering.status()["best_round"] == 1
 
 
-def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(serving, operator, take_part):
+def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(
+    serving, operator, take_part
+):
     running = serving(num_rounds=1, max_num_clients=2)
     let_in_again = threading.Event()
 
@@ -743,7 +890,9 @@ def test_an_eviction_cut_short_by_a_kill_counts_and_is_in_the_log(opened, monkey
         assert told_of[-1] == told and told_of.count(told) == 1
 
 
-def test_models_of_an_evicted_site_leave_the_store_and_the_evaluation_in_one_step(opened, monkeypatch):
+def test_models_of_an_evicted_site_leave_the_store_and_the_evaluation_in_one_step(
+    opened, monkeypatch
+):
     run, first, second = finished_rounds(opened)
     fixed_models(run, first, second)
     assert "C2_FL_local" in run.store.fixed_models()

@@ -23,7 +23,12 @@ SERVER_KILLS = [
     "Store.finish:before:1",
 ]
 SITE_KILLS = {
-    "C1": ["ToyTrainer.train:before:1", "Journal.spool:after:1", "GrpcTransport.push:after:2", "Journal.keep_rows:after:1"],
+    "C1": [
+        "ToyTrainer.train:before:1",
+        "Journal.spool:after:1",
+        "GrpcTransport.push:after:2",
+        "Journal.keep_rows:after:1",
+    ],
     "C2": [
         "Journal.keep_scores:after:1",
         "ToyTrainer.train:after:1",
@@ -45,10 +50,14 @@ def test_separate_programs_give_the_weights_worked_out_by_hand(undisturbed):
         assert {name: array.tolist() for name, array in arrays.items()} == {
             name: array.astype("f4").tolist() for name, array in model.items()
         }
-    assert len((undisturbed / "rows.jsonl").read_text().splitlines()) == 2 * 4 * 2  # sites, models, cases
+    assert (
+        len((undisturbed / "rows.jsonl").read_text().splitlines()) == 2 * 4 * 2
+    )  # sites, models, cases
 
 
-def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(tmp_path, kits, undisturbed):
+def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(
+    tmp_path, kits, undisturbed
+):
     store, deaths = federate(tmp_path / "run", kits, server_kills=SERVER_KILLS)
     assert deaths == len(SERVER_KILLS)
     assert results(store) == results(undisturbed)
@@ -65,7 +74,9 @@ def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, ki
     assert results(store) == results(undisturbed)
 
 
-def test_told_to_terminate_both_ends_leave_in_good_order_and_go_on_later(tmp_path, kits, undisturbed):
+def test_told_to_terminate_both_ends_leave_in_good_order_and_go_on_later(
+    tmp_path, kits, undisturbed
+):
     folder = tmp_path / "run"
     folder.mkdir()
     initial = toy.write_initial(folder / "initial.safetensors")
@@ -74,7 +85,9 @@ def test_told_to_terminate_both_ends_leave_in_good_order_and_go_on_later(tmp_pat
     port = json.loads((folder / "store" / "address.json").read_text())["port"]
     site = Program(folder / "C1.log", "site", folder / "C1", kits / "C1", port)
     log = folder / "C1" / "events.jsonl"
-    until(lambda: log.exists() and '"pushed"' in log.read_text(), site, server)  # now it waits for the other site
+    until(
+        lambda: log.exists() and '"pushed"' in log.read_text(), site, server
+    )  # now it waits for the other site
     assert (site.terminate(), server.terminate()) == (3, 3)
     assert '"stopped"' in log.read_text() and "finished=False" in server.log_text()
     assert federate(folder, kits) == (folder / "store", 0)

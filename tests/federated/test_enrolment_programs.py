@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def run(folder, program, *arguments, code=0):
     command = [sys.executable, "-m", f"experiments.{program}", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -24,15 +26,42 @@ def authority_in(output):
 def test_both_ends_show_the_authority_and_a_site_takes_no_answer_without_it(tmp_path):
     said = run(tmp_path, "request", "--kit=kit", "--site=C1")
     assert "write down the authority's fingerprint" in said
-    said = run(tmp_path, "provision", "--output=fed", "--server_host=fl.example.org", "--sites=", "--requests=kit/site.csr")
+    said = run(
+        tmp_path,
+        "provision",
+        "--output=fed",
+        "--server_host=fl.example.org",
+        "--sites=",
+        "--requests=kit/site.csr",
+    )
     (authority,) = authority_in(said)
-    for arguments in (["--add=C2"], ["--renew=server,operator,C2"], ["--requests=kit/site.csr"], ["--revoke=C2"]):
-        assert authority_in(run(tmp_path, "provision", "--output=fed", *arguments)) == [authority], arguments
+    for arguments in (
+        ["--add=C2"],
+        ["--renew=server,operator,C2"],
+        ["--requests=kit/site.csr"],
+        ["--revoke=C2"],
+    ):
+        assert authority_in(run(tmp_path, "provision", "--output=fed", *arguments)) == [
+            authority
+        ], arguments
     error = run(tmp_path, "request", "--kit=kit", "--answer=fed/C1", code=1)
     assert "the authority's fingerprint is missing" in error and authority not in error
-    error = run(tmp_path, "request", "--kit=kit", "--answer=fed/C1", f"--authority={authority[:-4]}{'0' * 4}", code=1)
+    error = run(
+        tmp_path,
+        "request",
+        "--kit=kit",
+        "--answer=fed/C1",
+        f"--authority={authority[:-4]}{'0' * 4}",
+        code=1,
+    )
     assert "is not the authority with the fingerprint" in error and "Traceback" not in error
-    said = run(tmp_path, "request", "--kit=kit", "--answer=fed/C1", f"--authority={authority.upper().replace(' ', ':')}")
+    said = run(
+        tmp_path,
+        "request",
+        "--kit=kit",
+        "--answer=fed/C1",
+        f"--authority={authority.upper().replace(' ', ':')}",
+    )
     assert authority_in(said) == [authority] and "server fl.example.org:8443" in said
 
     said = run(tmp_path, "request", "--kit=kit")
@@ -46,9 +75,17 @@ def test_another_credential_and_a_stolen_key_of_the_server(tmp_path):
     run(tmp_path, "request", "--kit=somebody", "--site=C1")
     error = run(tmp_path, "provision", "--output=fed", "--requests=somebody/site.csr", code=1)
     assert "WITH ANOTHER CREDENTIAL" in error and "add --replace_credential=C1" in error
-    run(tmp_path, "provision", "--output=fed", "--requests=somebody/site.csr", "--replace_credential=C1")
+    run(
+        tmp_path,
+        "provision",
+        "--output=fed",
+        "--requests=somebody/site.csr",
+        "--replace_credential=C1",
+    )
     run(tmp_path, "provision", "--output=fed", "--add=C2")
     said = run(tmp_path, "provision", "--output=fed", "--revoke=server")
-    assert "Carry the whole folder of the server" in said and re.search(r"^server .* revoked ", said, re.MULTILINE)
+    assert "Carry the whole folder of the server" in said and re.search(
+        r"^server .* revoked ", said, re.MULTILINE
+    )
     said = run(tmp_path, "request", "--kit=fed/C2", "--revoked=fed/authority/revoked.crl")
     assert "certificates of the server before generation 1 are no longer trusted" in said

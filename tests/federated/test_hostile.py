@@ -7,7 +7,12 @@ from tests.soak import forged, fuzz_decoder, rounds, slow_link
 def test_of_forged_requests_none_is_accepted_and_honest_rounds_come_out_right():
     result = forged.run(200, threads=2, rounds=5)
     assert "accepted" not in result["outcomes"] and result["honest_rounds_right"]
-    assert set(result["outcomes"]) <= {"unauthenticated", "permission_denied", "unimplemented", "resource_exhausted"}
+    assert set(result["outcomes"]) <= {
+        "unauthenticated",
+        "permission_denied",
+        "unimplemented",
+        "resource_exhausted",
+    }
     before, after = result["memory_mib"]
     assert after < before + 32
 

@@ -19,7 +19,16 @@ MAY_IMPORT = {
     "connections": {"wire"},
     "storage": {"tensors", "rounds", "security"},
     "audit": {"tensors", "rounds", "aggregation", "security", "storage"},
-    "server": {"tensors", "rounds", "wire", "aggregation", "security", "connections", "storage", "audit"},
+    "server": {
+        "tensors",
+        "rounds",
+        "wire",
+        "aggregation",
+        "security",
+        "connections",
+        "storage",
+        "audit",
+    },
     "site": {"tensors", "rounds", "wire", "security"},
     "admin": {"wire", "security"},
     "doctor": {"tensors", "rounds", "wire", "security", "admin"},
@@ -34,7 +43,11 @@ def imported(path):
             below = node.module.split(".")[1:]
             yield from [below[0]] if below else [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("federated."))
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("federated.")
+            )
 
 
 def test_folders_import_only_what_the_contract_allows():
@@ -43,7 +56,9 @@ def test_folders_import_only_what_the_contract_allows():
         assert allowed <= above, f"{folder} may import {allowed - above}, which is not above it"
         above.add(folder)
     package = ROOT / "federated"
-    assert {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"} < above
+    assert {
+        path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"
+    } < above
     for path in package.rglob("*.py"):
         folder = path.relative_to(package).parts[0].removesuffix(".py")
         if folder in MAY_IMPORT:
@@ -52,14 +67,33 @@ def test_folders_import_only_what_the_contract_allows():
 
 def test_no_folder_holds_more_than_sixteen_modules():
     for folder in MAY_IMPORT:
-        assert len([path for path in (ROOT / "federated" / folder).glob("*.py") if path.name != "__init__.py"]) <= 16, folder
+        assert (
+            len(
+                [
+                    path
+                    for path in (ROOT / "federated" / folder).glob("*.py")
+                    if path.name != "__init__.py"
+                ]
+            )
+            <= 16
+        ), folder
 
 
 def test_no_module_needs_tensorflow_or_another_package_of_this_project():
     names = [module.name for module in pkgutil.walk_packages(federated.__path__, "federated.")]
-    blocked = ["tensorflow", "keras", "tensorflow_addons", "tensorboard", "preprocessing", "c2fnas", "experiments"]
+    blocked = [
+        "tensorflow",
+        "keras",
+        "tensorflow_addons",
+        "tensorboard",
+        "preprocessing",
+        "c2fnas",
+        "experiments",
+    ]
     program = f"import sys\nfor name in {blocked}: sys.modules[name] = None\nfor name in {names}: __import__(name)\n"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert len(names) > 20
 
@@ -69,14 +103,19 @@ def test_a_site_loads_no_server_code():
         "import sys\nimport federated.site.grpc_transport, federated.site.loop\n"
         "print([m for m in ('server', 'storage', 'audit', 'security.provisioning') if f'federated.{m}' in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_nothing_in_the_package_can_carry_code():
     for path in (ROOT / "federated").rglob("*.py"):
         text = path.read_text()
-        assert not any(word in text for word in ("import pickle", "cloudpickle", "eval(", "exec(", "marshal", "yaml")), path
+        assert not any(
+            word in text
+            for word in ("import pickle", "cloudpickle", "eval(", "exec(", "marshal", "yaml")
+        ), path
 
 
 def test_the_public_names_are_there_and_listed():

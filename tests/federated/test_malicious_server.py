@@ -61,7 +61,9 @@ def join(fake, kits, tmp_path):
 
         with fake_server.serving(fake, kits / "server") as port:
             transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
-            trainer.summary = site_loop.run(trainer, transport, tmp_path / "site" / "journal", pause=pause)
+            trainer.summary = site_loop.run(
+                trainer, transport, tmp_path / "site" / "journal", pause=pause
+            )
         return trainer
 
     run.journal, run.pauses = tmp_path / "site" / "journal", pauses
@@ -69,7 +71,14 @@ def join(fake, kits, tmp_path):
     assert bait.read_text() == "the site's own"
     assert {path.name for path in tmp_path.joinpath("site").iterdir()} == {"cases", "journal"}
     if run.journal.exists():
-        own = {"journal.json", "events.jsonl", "incoming.safetensors", "update.safetensors", "model.safetensors", "rows"}
+        own = {
+            "journal.json",
+            "events.jsonl",
+            "incoming.safetensors",
+            "update.safetensors",
+            "model.safetensors",
+            "rows",
+        }
         assert {path.name for path in run.journal.iterdir()} <= own
 
 
@@ -77,7 +86,12 @@ def refused(join, match, **named):
     with pytest.raises(errors.ServerMisbehaves, match=match) as caught:
         join(**named)
     text = str(caught.value)
-    assert text.isprintable() and text.startswith("the server ") and "tell its operator" in text and len(text) < 4000
+    assert (
+        text.isprintable()
+        and text.startswith("the server ")
+        and "tell its operator" in text
+        and len(text) < 4000
+    )
     return caught.value
 
 
@@ -87,7 +101,12 @@ def test_the_fake_server_is_one_that_a_site_gets_on_with_until_it_misbehaves(fak
         pb.Task(kind="evaluate", models=["FL_global", "C2_baseline"]),
     ]
     trainer = join()
-    assert trainer.summary.finished and trainer.calls == ["score", "train 1", "evaluate FL_global", "evaluate C2_baseline"]
+    assert trainer.summary.finished and trainer.calls == [
+        "score",
+        "train 1",
+        "evaluate FL_global",
+        "evaluate C2_baseline",
+    ]
     assert len(fake.requests("SubmitRows")[0]) == 4
 
 
@@ -120,7 +139,14 @@ def test_a_model_named_twice_is_refused(fake, join):
 
 @pytest.mark.parametrize(
     ("number", "model"),
-    [(999_999, "round_999998"), (4, "round_003"), (0, "round_000"), (-1, "round_000"), (2, "round_000"), (2, "FL_global")],
+    [
+        (999_999, "round_999998"),
+        (4, "round_003"),
+        (0, "round_000"),
+        (-1, "round_000"),
+        (2, "round_000"),
+        (2, "FL_global"),
+    ],
 )
 def test_a_round_that_is_not_of_the_run_is_not_trained(fake, join, number, model):
     fake.tasks = [pb.Task(kind="train", round=number, model=model)]
@@ -129,7 +155,10 @@ def test_a_round_that_is_not_of_the_run_is_not_trained(fake, join, number, model
 
 
 def test_rounds_go_forward_also_after_a_restart(fake, join):
-    fake.tasks = [pb.Task(kind="train", round=2, model="round_001"), pb.Task(kind="train", round=1, model="round_000")]
+    fake.tasks = [
+        pb.Task(kind="train", round=2, model="round_001"),
+        pb.Task(kind="train", round=1, model="round_000"),
+    ]
     trainer = toy.ToyTrainer("C1")
     refused(join, "training in round 1.*trained round 2 last", trainer=trainer)
     assert "train 2" in trainer.calls and "train 1" not in trainer.calls
@@ -166,7 +195,9 @@ def huge(_request, _context):
     """A description of 1.6 MB that declares 979 MB in another shape."""
     count = 979 * 2**20 // weights.CHUNK_BYTES
     specs = (weights.TensorSpec("w", "F32", (count, 2**18)),)
-    return conversion.header_to_message(Offer(weights.Manifest(specs, bytes(32 * count)), model="round_000"))
+    return conversion.header_to_message(
+        Offer(weights.Manifest(specs, bytes(32 * count)), model="round_000")
+    )
 
 
 def test_a_model_of_another_shape_costs_neither_disk_nor_memory(fake, join):
@@ -206,7 +237,10 @@ def test_a_description_that_is_not_of_the_model_is_refused(fake, join, change):
 @pytest.mark.parametrize("encoding", [codec.DEFLATED, codec.HALF, 7])
 def test_an_encoding_that_was_not_agreed_on_is_refused_after_one_more_login(fake, join, encoding):
     def chunks(request, context):
-        yield from (pb.Chunk(index=chunk.index, data=chunk.data, encoding=encoding) for chunk in fake.chunks(request, context))
+        yield from (
+            pb.Chunk(index=chunk.index, data=chunk.data, encoding=encoding)
+            for chunk in fake.chunks(request, context)
+        )
 
     fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     fake.answers["Pull"] = chunks
@@ -227,7 +261,11 @@ def test_a_stream_of_chunks_that_never_ends_is_not_followed(fake, join):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[(field, value) for field in ("poll_s", "heart_beat_s") for value in (1e308, math.inf, math.nan, 0.0, -1.0, 1e-300)],
+        *[
+            (field, value)
+            for field in ("poll_s", "heart_beat_s")
+            for value in (1e308, math.inf, math.nan, 0.0, -1.0, 1e-300)
+        ],
         *[("expires_at", value) for value in (math.nan, math.inf, -1.0)],
         *[("num_rounds", value) for value in (0, -1, 2**31 - 1)],
         *[("local_epochs", value) for value in (0, -1, 2**31 - 1)],
@@ -244,7 +282,15 @@ def test_a_login_reply_out_of_range_is_refused(fake, join, field, value):
 
 
 @pytest.mark.parametrize(
-    "change", [{"site": "C2"}, {"what": "round_002"}, {"what": UNPRINTABLE}, {"sha256": "0" * 64}, {"sha256": UNPRINTABLE}, {"site": ""}]
+    "change",
+    [
+        {"site": "C2"},
+        {"what": "round_002"},
+        {"what": UNPRINTABLE},
+        {"sha256": "0" * 64},
+        {"sha256": UNPRINTABLE},
+        {"site": ""},
+    ],
 )
 def test_a_receipt_for_something_else_is_refused_and_the_update_kept(fake, join, change):
     def offer(request, context):
@@ -262,16 +308,24 @@ def test_a_receipt_for_something_else_is_refused_and_the_update_kept(fake, join,
     assert "train 1" not in join().calls
 
 
-@pytest.mark.parametrize("missing", [[(1, 1)], [(0, 2**32 - 1)], [(0, 0)] * 100_000, [(0, 1), (0, 1)]])
+@pytest.mark.parametrize(
+    "missing", [[(1, 1)], [(0, 2**32 - 1)], [(0, 0)] * 100_000, [(0, 1), (0, 1)]]
+)
 def test_chunks_that_the_update_has_not_are_not_sent(fake, join, missing):
     fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
-    fake.answers["Offer"] = lambda request, context: pb.OfferReply(missing=[pb.Range(first=first, count=count) for first, count in missing])
+    fake.answers["Offer"] = lambda request, context: pb.OfferReply(
+        missing=[pb.Range(first=first, count=count) for first, count in missing]
+    )
     refused(join, "asks for chunks that round_001 has not")
     assert fake.calls("Send") == []
 
 
-@pytest.mark.parametrize("method", ["Login", "NextTask", "ReportScores", "SubmitRows", "DeclareModels"])
-@pytest.mark.parametrize("reply", [b"\xff" * 10, b"\x0a\xff\xff\xff\x7f", b"\x7a\x80\x80\x20" + b"x" * 2**19])
+@pytest.mark.parametrize(
+    "method", ["Login", "NextTask", "ReportScores", "SubmitRows", "DeclareModels"]
+)
+@pytest.mark.parametrize(
+    "reply", [b"\xff" * 10, b"\x0a\xff\xff\xff\x7f", b"\x7a\x80\x80\x20" + b"x" * 2**19]
+)
 def test_a_reply_that_is_none_or_too_large_is_refused(fake, join, method, reply):
     fake.tasks = [
         pb.Task(kind="train", round=1, model="round_000"),
@@ -282,17 +336,25 @@ def test_a_reply_that_is_none_or_too_large_is_refused(fake, join, method, reply)
     refused(join, "answers with")
 
 
-@pytest.mark.parametrize("kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "DifferentRun"])
+@pytest.mark.parametrize(
+    "kind", ["FederationError", "UpdateRefused", "WrongCredential", "PlanDiffers", "DifferentRun"]
+)
 def test_what_a_server_says_of_an_error_is_printable_and_short(fake, join, kind, caplog):
     def refuse(request, context):
         reasons = json.dumps([[UNPRINTABLE, "differs", UNPRINTABLE]] * 50)
-        context.set_trailing_metadata(((conversion.ERROR_KEY, kind), (conversion.REASONS_KEY, reasons)))
+        context.set_trailing_metadata(
+            ((conversion.ERROR_KEY, kind), (conversion.REASONS_KEY, reasons))
+        )
         context.abort(fake_server.grpc.StatusCode.INTERNAL, UNPRINTABLE + "x" * 20_000)
 
     fake.answers["NextTask"] = refuse
     with pytest.raises(errors.FederationError) as caught:
         join()
-    assert type(caught.value).__name__ == kind and str(caught.value).isprintable() and len(str(caught.value)) < 9_000
+    assert (
+        type(caught.value).__name__ == kind
+        and str(caught.value).isprintable()
+        and len(str(caught.value)) < 9_000
+    )
     assert all(part.isprintable() for reason in caught.value.reasons for part in reason)
 
 
@@ -303,7 +365,9 @@ def test_a_retry_is_logged_in_one_short_printable_line(fake, join, caplog):
 
     fake.answers["NextTask"] = fail
     join(longest=2)
-    lines = [record.getMessage() for record in caplog.records if "event=retry" in record.getMessage()]
+    lines = [
+        record.getMessage() for record in caplog.records if "event=retry" in record.getMessage()
+    ]
     assert lines and all(line.isprintable() and len(line) < 500 for line in lines)
 
 
@@ -331,7 +395,10 @@ def test_scores_and_metrics_from_the_journal_pass_the_privacy_check(fake, join):
     fake.answers["Offer"] = lambda request, context: b"\xff"
     refused(join, "answers with")
     journal = json.loads((join.journal / "journal.json").read_text())
-    for change, named in (({"scores": {"0": {"born_19700101": 1.0}}}, "scores"), ({"update": {"metrics": {"Doe, Jane": 1.0}}}, "metrics")):
+    for change, named in (
+        ({"scores": {"0": {"born_19700101": 1.0}}}, "scores"),
+        ({"update": {"metrics": {"Doe, Jane": 1.0}}}, "metrics"),
+    ):
         changed = json.loads(json.dumps(journal))
         for key, value in change.items():
             changed[key].update(value)
@@ -351,12 +418,16 @@ def test_an_update_that_was_changed_on_disk_after_it_was_trained_is_not_sent(fak
     def offer(request, context):
         # While the loop waits, somebody puts another model in the place of the update.
         path = join.journal / "update.safetensors"
-        tensor_files.save(path, {name: np.asarray(array) + np.float32(1) for name, array in toy.INITIAL.items()})
+        tensor_files.save(
+            path, {name: np.asarray(array) + np.float32(1) for name, array in toy.INITIAL.items()}
+        )
         return fake_server.pb.OfferReply(missing=[pb.Range(first=0, count=1)])
 
     fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     fake.answers["Offer"] = offer
-    fake.answers["Send"] = lambda stream, context: context.abort(fake_server.grpc.StatusCode.UNAVAILABLE, "cut")
+    fake.answers["Send"] = lambda stream, context: context.abort(
+        fake_server.grpc.StatusCode.UNAVAILABLE, "cut"
+    )
     with pytest.raises(ValueError, match="is not what was written there"):
         join()
     sent = b"".join(fake.requests("Send")[0]) if fake.requests("Send") else b""

@@ -35,20 +35,33 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
         transport = running.connect("C1", host=host)
         assert transport.login(toy.PLAN, 30).num_rounds == 3
         transport.close()
-        with admin_client.AdminClient(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
+        with admin_client.AdminClient(
+            admin_client.Kit.read(kits / "operator", host=host, port=running.port)
+        ) as operator:
             assert operator.probe().standing == "operator"
         assert proxy.requests == []
-        assert endpoint.ServerEndpoint(host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}).proxy is None
+        assert (
+            endpoint.ServerEndpoint(
+                host, running.port, {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
+            ).proxy
+            is None
+        )
 
 
-def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(serving, tmp_path, kits, take_part, through, monkeypatch):
+def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(
+    serving, tmp_path, kits, take_part, through, monkeypatch
+):
     """Who dials the server's name directly, not by way of the proxy, meets a machine of somebody else, with a certificate that is not trusted."""
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     settings = {"server_kit": own / "server", "min_num_clients": 1, "max_num_clients": 1}
     looked_up = socket.getaddrinfo
     with listening(tls_treatment(kits / "server")) as elsewhere:
         monkeypatch.setattr(
-            socket, "getaddrinfo", lambda host, port, *how, **named: looked_up(*_instead(host, port, elsewhere), *how, **named)
+            socket,
+            "getaddrinfo",
+            lambda host, port, *how, **named: looked_up(
+                *_instead(host, port, elsewhere), *how, **named
+            ),
         )
         first = serving(**settings)
         with http_proxy(first.port) as proxy:
@@ -64,11 +77,20 @@ def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(serving, tmp_path, 
                     restarted.append(serving(**settings))
 
             summary = take_part(
-                {"C1": first.connect("C1", folder=own, host=None, port=None)}, {"C1": toy.ToyTrainer("C1", on_train=stop)}, pause=pause
+                {"C1": first.connect("C1", folder=own, host=None, port=None)},
+                {"C1": toy.ToyTrainer("C1", on_train=stop)},
+                pause=pause,
             )["C1"]
             assert summary.finished and restarted[0].join().rounds == 3
-            assert all(head.startswith(f"CONNECT {HOST}:8443 ") for head in proxy.requests) and len(proxy.requests) > 1
-    retries = [e["error"] for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+            assert (
+                all(head.startswith(f"CONNECT {HOST}:8443 ") for head in proxy.requests)
+                and len(proxy.requests) > 1
+            )
+    retries = [
+        e["error"]
+        for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
+        if e["event"] == "retry"
+    ]
     assert "ServerUnreachable" in retries
 
 

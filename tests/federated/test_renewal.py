@@ -43,7 +43,9 @@ def test_a_half_copied_renewal_leaves_the_good_one_in_service(serving, federatio
     running = serving(server_kit=tmp_path / "kit")
     before = served_certificate(running.port, federation / "C1")
     provisioning.renew(federation, ["server"])
-    shutil.copy(federation / "server" / "server.pem", tmp_path / "kit" / "server.pem")  # its key is still under way
+    shutil.copy(
+        federation / "server" / "server.pem", tmp_path / "kit" / "server.pem"
+    )  # its key is still under way
     assert served_certificate(running.port, federation / "C1") == before
     shutil.copy(federation / "server" / "server.key", tmp_path / "kit" / "server.key")
     assert served_certificate(running.port, federation / "C1") != before
@@ -60,7 +62,10 @@ def test_a_site_with_a_renewed_certificate_goes_on(serving, federation):
 
 def test_a_revoked_site_is_refused_at_its_next_call_and_cannot_log_in_again(serving, federation):
     running = serving(server_kit=federation / "server")
-    revoked, other = running.connect("C1", folder=federation), running.connect("C2", folder=federation)
+    revoked, other = (
+        running.connect("C1", folder=federation),
+        running.connect("C2", folder=federation),
+    )
     revoked.login(toy.PLAN, 30)
     other.login(toy.PLAN, 10)
     provisioning.revoke(federation, ["C1"])
@@ -103,7 +108,9 @@ def provision_ended(federation, kit, past):
     from cryptography.hazmat.primitives import serialization
 
     authority = x509.load_pem_x509_certificate((federation / "authority" / "ca.pem").read_bytes())
-    authority_key = serialization.load_pem_private_key((federation / "authority" / "ca.key").read_bytes(), None)
+    authority_key = serialization.load_pem_private_key(
+        (federation / "authority" / "ca.key").read_bytes(), None
+    )
     key = certificates.new_key()
     issued = certificates.issue("C1", key.public_key(), authority, authority_key, 1, past)
     (kit / "site.pem").write_bytes(certificates.to_pem(issued))
@@ -118,7 +125,12 @@ def test_a_site_waits_for_the_renewal_of_a_certificate_that_has_ended_and_goes_o
     kit = tmp_path / "kits" / folder
     kit.parent.mkdir()
     ended(federation, folder, kit, name)
-    running = serving(server_kit=kit if name == "server" else federation / "server", num_rounds=1, min_num_clients=1, max_num_clients=1)
+    running = serving(
+        server_kit=kit if name == "server" else federation / "server",
+        num_rounds=1,
+        min_num_clients=1,
+        max_num_clients=1,
+    )
     pauses = []
 
     def pause(seconds):
@@ -129,15 +141,32 @@ def test_a_site_waits_for_the_renewal_of_a_certificate_that_has_ended_and_goes_o
 
     transport = running.connect("C1", folder=federation if name == "server" else kit.parent)
     with caplog.at_level("ERROR"):
-        assert take_part({"C1": transport}, {"C1": toy.ToyTrainer("C1")}, pause=pause)["C1"].finished
-    retries = [e["error"] for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+        assert take_part({"C1": transport}, {"C1": toy.ToyTrainer("C1")}, pause=pause)[
+            "C1"
+        ].finished
+    retries = [
+        e["error"]
+        for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
+        if e["event"] == "retry"
+    ]
     assert retries[:2] == ["CertificateOutOfDate"] * 2
-    wanted = "the server's operator must renew it" if name == "server" else "renew it with experiments.request"
+    wanted = (
+        "the server's operator must renew it"
+        if name == "server"
+        else "renew it with experiments.request"
+    )
     assert "event=certificate_out_of_date" in caplog.text and wanted in caplog.text
 
 
-def test_a_certificate_that_was_renewed_while_the_site_trained_is_used_without_a_restart(serving, federation, take_part):
-    settings = {"server_kit": federation / "server", "num_rounds": 2, "min_num_clients": 1, "max_num_clients": 1}
+def test_a_certificate_that_was_renewed_while_the_site_trained_is_used_without_a_restart(
+    serving, federation, take_part
+):
+    settings = {
+        "server_kit": federation / "server",
+        "num_rounds": 2,
+        "min_num_clients": 1,
+        "max_num_clients": 1,
+    }
     running = [serving(**settings)]
 
     def renewed(round_number):
@@ -150,7 +179,13 @@ def test_a_certificate_that_was_renewed_while_the_site_trained_is_used_without_a
             running.append(serving(**settings))
 
     transport = running[0].connect("C1", folder=federation)
-    assert take_part({"C1": transport}, {"C1": toy.ToyTrainer("C1", on_train=renewed)}, pause=pause)["C1"].finished
+    assert take_part(
+        {"C1": transport}, {"C1": toy.ToyTrainer("C1", on_train=renewed)}, pause=pause
+    )["C1"].finished
     assert running[1].join().rounds == 2
-    logged = [e for e in events.EventLog(running[1].folder / "events.jsonl").read() if e["event"] == "login"]
+    logged = [
+        e
+        for e in events.EventLog(running[1].folder / "events.jsonl").read()
+        if e["event"] == "login"
+    ]
     assert len(logged) == 2  # the second is due because a token belongs to one certificate

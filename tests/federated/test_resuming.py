@@ -13,7 +13,9 @@ from tests.federated.proxy import link
 
 CHUNKS = 12
 ARRAYS = {"w": np.random.default_rng(7).normal(size=CHUNKS * CHUNK_BYTES // 4).astype(np.float32)}
-SLACK = 1.1 * CHUNK_BYTES  # the chunk that was cut, and what TLS, HTTP/2 and the second attempt's handshake add to the model's bytes
+SLACK = (
+    1.1 * CHUNK_BYTES
+)  # the chunk that was cut, and what TLS, HTTP/2 and the second attempt's handshake add to the model's bytes
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ def until_done(call, *, tries=20):
     raise AssertionError(f"not done after {tries} tries")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.505, 0.7, 0.9])  # within a chunk, at the end of one, just after it
+@pytest.mark.parametrize(
+    "share", [0.1, 0.3, 0.5, 0.505, 0.7, 0.9]
+)  # within a chunk, at the end of one, just after it
 def test_after_a_cut_at_x_percent_an_upload_sends_only_the_rest(linked, tmp_path, share):
     _, wire, transport, _ = linked
     path, sha256 = update(tmp_path)
@@ -61,7 +65,9 @@ def test_after_a_cut_at_x_percent_an_upload_sends_only_the_rest(linked, tmp_path
     receipt = until_done(lambda: push(transport, path, sha256))
     assert receipt.sha256 == sha256 and wire.cuts == 1
     assert wire.up - before <= size + SLACK
-    assert push(transport, path, sha256) == receipt and wire.up - before <= size + SLACK  # nothing is sent for a receipt
+    assert (
+        push(transport, path, sha256) == receipt and wire.up - before <= size + SLACK
+    )  # nothing is sent for a receipt
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.505, 0.7, 0.9])
@@ -91,7 +97,9 @@ def test_many_cuts_and_a_restart_of_the_server_in_between(linked, serving, tmp_p
     until_done(lambda: push(transport, path, sha256))
     assert wire.cuts == 4 and wire.up - before <= size + 4 * SLACK
     pushed = [json.loads(line) for line in (again.folder / "events.jsonl").read_text().splitlines()]
-    assert [(line["round"], line["sha256"]) for line in pushed if line["event"] == "pushed"] == [(1, sha256)]  # counted once
+    assert [(line["round"], line["sha256"]) for line in pushed if line["event"] == "pushed"] == [
+        (1, sha256)
+    ]  # counted once
 
 
 def test_a_handshake_over_a_slow_line_is_waited_for(serving):

@@ -38,7 +38,10 @@ def test_old_models_go_but_the_initial_the_best_and_the_newest_stay(opened):
     run_rounds(run, [0.1, 0.2, 0.3, 0.9, 0.2, 0.3, 0.4, 0.5])
     assert there(run) == [0, 3, 7, 8]
     assert run.lead.summary().best_round == 3
-    with pytest.raises(errors.UnknownModel, match=r"'round_002'.*there are round_000, round_003, round_007, round_008"):
+    with pytest.raises(
+        errors.UnknownModel,
+        match=r"'round_002'.*there are round_000, round_003, round_007, round_008",
+    ):
         run.lead.open_model("C1", "round_002")
 
 
@@ -61,7 +64,10 @@ def test_what_is_kept_outlives_a_restart(opened):
     run = opened(num_rounds=5, keep_updates=2)
     run_rounds(run, [0.1] * 3)
     opened(num_rounds=5, keep_updates=2)
-    assert sorted(path.name for path in (run.folder / "kept").iterdir()) == ["round_002", "round_003"]
+    assert sorted(path.name for path in (run.folder / "kept").iterdir()) == [
+        "round_002",
+        "round_003",
+    ]
 
 
 def test_one_model_alone_is_not_enough():
@@ -73,14 +79,18 @@ def test_an_audit_of_a_pruned_store_says_what_is_gone(serving, kits, tmp_path):
     from federated.tensors import tensor_files
     from tests.federated import toy
 
-    running = serving(num_rounds=5, keep_globals=2, keep_updates=1, min_num_clients=1, max_num_clients=1)
+    running = serving(
+        num_rounds=5, keep_globals=2, keep_updates=1, min_num_clients=1, max_num_clients=1
+    )
     transport = running.connect("C1")
     transport.login(toy.PLAN, 30)
     for number in range(1, 6):
         transport.next_task()
         transport.report_scores(number - 1, {"dice": 1.0 / number})
         path = tmp_path / f"{number}.safetensors"
-        sha256 = tensor_files.save(path, {name: np.full_like(array, number) for name, array in toy.INITIAL.items()})
+        sha256 = tensor_files.save(
+            path, {name: np.full_like(array, number) for name, array in toy.INITIAL.items()}
+        )
         transport.push(path, sha256, round_number=number, num_examples=30, metrics={})
     assert transport.next_task().kind == "score"
     transport.close()

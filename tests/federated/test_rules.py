@@ -33,11 +33,15 @@ def test_a_change_out_of_all_proportion_is_refused_and_changes_nothing_for_the_o
     run.lead.advance()
     sites[0].push(2, 2.0)
     with pytest.raises(
-        errors.UpdateRefused, match=r"update of site 'C2' for round 2: it changes the model by .* is usual, 10 times that is taken"
+        errors.UpdateRefused,
+        match=r"update of site 'C2' for round 2: it changes the model by .* is usual, 10 times that is taken",
     ) as caught:
         sites[1].push(2, 1e4)
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]
-    assert logged(run, "refused")[0]["site"] == "C2" and list((run.folder / "incoming").iterdir()) == []
+    assert (
+        logged(run, "refused")[0]["site"] == "C2"
+        and list((run.folder / "incoming").iterdir()) == []
+    )
     assert sites[1].task() == tasks.Task("train", round=2, model="round_001")
     sites[1].push(2, 2.0)
     sites[2].push(2, 2.0)
@@ -48,14 +52,22 @@ def test_a_change_out_of_all_proportion_is_refused_and_changes_nothing_for_the_o
 def test_every_tensor_that_is_not_finite_is_named(opened):
     run = opened()
     site = Site(run, "C1")
-    with pytest.raises(errors.UpdateRefused, match="head/bias holds a value that is not finite") as caught:
+    with pytest.raises(
+        errors.UpdateRefused, match="head/bias holds a value that is not finite"
+    ) as caught:
         site.push(1, float("nan"))
-    assert {(reason.tensor, reason.kind) for reason in caught.value.reasons} == {(name, "not_finite") for name in toy.INITIAL}
+    assert {(reason.tensor, reason.kind) for reason in caught.value.reasons} == {
+        (name, "not_finite") for name in toy.INITIAL
+    }
     site.push(1, 1.0)
 
 
-def test_an_update_that_comes_while_its_round_is_averaged_counts_in_the_next_where_late_ones_are_kept(opened, monkeypatch):
-    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=0.0, late_updates="keep")
+def test_an_update_that_comes_while_its_round_is_averaged_counts_in_the_next_where_late_ones_are_kept(
+    opened, monkeypatch
+):
+    run = opened(
+        min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=0.0, late_updates="keep"
+    )
     first, second = Site(run, "C1"), Site(run, "C2")
     first.push(1, 1.0)
     run.lead.advance()
@@ -70,8 +82,15 @@ def test_an_update_that_comes_while_its_round_is_averaged_counts_in_the_next_whe
         first.push(1, 9.0)
 
 
-def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_there(opened, clock):
-    settings = {"min_num_clients": 2, "max_num_clients": 2, "round_deadline_s": 100.0, "heart_beat_timeout_s": 1e9}
+def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_there(
+    opened, clock
+):
+    settings = {
+        "min_num_clients": 2,
+        "max_num_clients": 2,
+        "round_deadline_s": 100.0,
+        "heart_beat_timeout_s": 1e9,
+    }
     run = opened(**settings)
     first = Site(run, "C1")
     first.push(1, 1.0)
@@ -88,7 +107,13 @@ def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_
 
 
 def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
-    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0, progress_grace_s=60.0, heart_beat_timeout_s=1e9)
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=2,
+        wait_after_min_clients_s=10.0,
+        progress_grace_s=60.0,
+        heart_beat_timeout_s=1e9,
+    )
     Site(run, "C1").push(1, 1.0)
     second = Site(run, "C2")
     path, offer = second.offer(5.0, round=1, num_examples=10)
@@ -103,7 +128,13 @@ def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
 
 
 def test_a_site_that_has_announced_its_update_and_waits_for_its_turn_is_waited_for(opened, clock):
-    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0, progress_grace_s=60.0, heart_beat_timeout_s=1e9)
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=2,
+        wait_after_min_clients_s=10.0,
+        progress_grace_s=60.0,
+        heart_beat_timeout_s=1e9,
+    )
     Site(run, "C1").push(1, 1.0)
     _, offer = Site(run, "C2").offer(5.0, round=1, num_examples=10)
     clock.now += 9.0
@@ -125,23 +156,32 @@ def score_rounds(run, site, scores):
 @pytest.mark.parametrize("planted", [0, 2, 5])
 def test_a_ruined_last_model_is_never_the_one_that_is_handed_out(opened, planted):
     """The weakness the paper names: its last aggregate is taken unselected. `test_selection` has the hundred random runs."""
-    scores = [0.65 + (0.2 if number == planted else 0.001 * number) for number in range(5)] + [0.9 if planted == 5 else 0.05]
+    scores = [0.65 + (0.2 if number == planted else 0.001 * number) for number in range(5)] + [
+        0.9 if planted == 5 else 0.05
+    ]
     run = opened(num_rounds=5, min_num_clients=1, max_num_clients=1, cross_site_evaluation=False)
     site = Site(run, "C1")
     score_rounds(run, site, scores[:5])
     run.lead.report_scores("C1", 5, {"dice": scores[5]})
     run.lead.advance()
-    assert run.store.finished and json.loads((run.folder / "selection.json").read_text())["best_round"] == planted
+    assert (
+        run.store.finished
+        and json.loads((run.folder / "selection.json").read_text())["best_round"] == planted
+    )
     with TensorFile(run.folder / "best.safetensors") as best:
         assert int(best.metadata.get("round", 0)) == planted
 
 
 def test_a_run_ends_early_once_the_mean_score_has_not_risen_for_as_long_as_the_patience(opened):
-    run = opened(num_rounds=30, min_num_clients=1, max_num_clients=1, patience_rounds=3, min_improvement=0.01)
+    run = opened(
+        num_rounds=30, min_num_clients=1, max_num_clients=1, patience_rounds=3, min_improvement=0.01
+    )
     site = Site(run, "C1")
     played = score_rounds(run, site, [0.1, 0.3, 0.5, 0.505, 0.5, 0.505, 0.4, 0.4, 0.4])
     assert played == 6 and logged(run, "ending")[0]["reason"] == "plateau"
-    assert run.lead.next_task("C1") == tasks.Task("score", round=6, model="round_006")  # the last one is scored too
+    assert run.lead.next_task("C1") == tasks.Task(
+        "score", round=6, model="round_006"
+    )  # the last one is scored too
 
 
 def test_both_best_models_are_kept_by_mean_and_by_worst_site(opened):
@@ -168,7 +208,11 @@ def test_rounded_transport_gives_float16_models_and_says_what_it_cost(opened):
     for site, value in (("C1", 0.1), ("C2", 0.3)):
         Site(run, site).push(1, value)
     run.lead.advance()
-    assert scale(run, 1) == np.float32(np.float16(np.float32((30 * np.float64(np.float32(0.1)) + 10 * np.float64(np.float32(0.3))) / 40)))
+    assert scale(run, 1) == np.float32(
+        np.float16(
+            np.float32((30 * np.float64(np.float32(0.1)) + 10 * np.float64(np.float32(0.3))) / 40)
+        )
+    )
     assert 0 < logged(run, "aggregated")[0]["rounding_error"] < 2**-11
 
 
@@ -184,17 +228,29 @@ def test_a_full_disk_while_averaging_leaves_the_round_to_be_averaged_later(opene
         broken.setattr(spooled_updates.TensorFileWriter, "finish", full)
         with pytest.raises(OSError, match="No space left"):
             run.lead.advance()
-    assert list(run.store.globals()) == [0] and list((run.folder / "global").glob(".partial*")) == []
+    assert (
+        list(run.store.globals()) == [0] and list((run.folder / "global").glob(".partial*")) == []
+    )
     run = opened()
     run.lead.advance()
     assert scale(run, 1) == 2.0
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small file system needs root on Linux")
-def test_a_real_file_system_that_fills_up_refuses_cleanly_and_goes_on_when_there_is_room(opened, tmp_path):
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux",
+    reason="mounting a small file system needs root on Linux",
+)
+def test_a_real_file_system_that_fills_up_refuses_cleanly_and_goes_on_when_there_is_room(
+    opened, tmp_path
+):
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     try:

@@ -9,7 +9,11 @@ import numpy as np
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 
-PLAN = {"genotype": {"name": "toy", "filters": 2}, "patch": {"size": [4, 4, 4]}, "schedule": {"num_rounds": 3, "local_epochs": 10}}
+PLAN = {
+    "genotype": {"name": "toy", "filters": 2},
+    "patch": {"size": [4, 4, 4]},
+    "schedule": {"num_rounds": 3, "local_epochs": 10},
+}
 INITIAL = {
     "stem/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
     "head/bias": np.array([1.0, -1.0], dtype=np.float32),
@@ -25,7 +29,11 @@ def initial(bulk=0):
 
 
 def write_initial(path, *, plan=None, arrays=None):
-    tensor_files.save(path, INITIAL if arrays is None else arrays, {"plan": json.dumps(PLAN if plan is None else plan)})
+    tensor_files.save(
+        path,
+        INITIAL if arrays is None else arrays,
+        {"plan": json.dumps(PLAN if plan is None else plan)},
+    )
     return path
 
 
@@ -45,16 +53,27 @@ class ToyTrainer:
 
     def score(self, weights):
         self.calls.append("score")
-        return {"dice": float(1.0 / (1.0 + abs(float(weights["scale"]) - 0.75))), "dice_pancreas": 0.5}
+        return {
+            "dice": float(1.0 / (1.0 + abs(float(weights["scale"]) - 0.75))),
+            "dice_pancreas": 0.5,
+        }
 
     def train(self, weights, round_number):
         self.calls.append(f"train {round_number}")
         self._on_train(round_number)
         step = np.float32(STEP[self.site] * round_number)
-        return {name: (array * np.float32(0.5) + step).astype(np.float32) for name, array in weights.items()}, {"loss": 1.0 / round_number}
+        return {
+            name: (array * np.float32(0.5) + step).astype(np.float32)
+            for name, array in weights.items()
+        }, {"loss": 1.0 / round_number}
 
     def local_models(self):
-        return {f"{self.site}_baseline": {name: array + np.float32(EXAMPLES[self.site]) for name, array in initial(self._bulk).items()}}
+        return {
+            f"{self.site}_baseline": {
+                name: array + np.float32(EXAMPLES[self.site])
+                for name, array in initial(self._bulk).items()
+            }
+        }
 
     def evaluate(self, model_name, weights):
         self.calls.append(f"evaluate {model_name}")
@@ -78,7 +97,8 @@ def expected_globals(sites, num_rounds):
     for number in range(1, num_rounds + 1):
         models.append(
             {
-                name: sum(EXAMPLES[site] * (array * 0.5 + STEP[site] * number) for site in sites) / total
+                name: sum(EXAMPLES[site] * (array * 0.5 + STEP[site] * number) for site in sites)
+                / total
                 for name, array in models[-1].items()
             }
         )

@@ -84,7 +84,11 @@ def main(role, folder, kit, third, *kill):
         arrange_kill(kill[0])
     if role == "server":
         config = server_config.ServerConfig(
-            num_rounds=int(os.environ.get("TOY_ROUNDS", "3")), port=0, host="127.0.0.1", poll_s=5.0, linger_s=30.0
+            num_rounds=int(os.environ.get("TOY_ROUNDS", "3")),
+            port=0,
+            host="127.0.0.1",
+            poll_s=5.0,
+            linger_s=30.0,
         )
         summary = serve(config, folder, kit, third)
     else:

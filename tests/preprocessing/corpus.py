@@ -33,7 +33,14 @@ def write_all(folder: pathlib.Path) -> None:
     index = []
     for number, kind in enumerate((*MALFORMED, *VALID)):
         path = write_kind(kind, folder / f"{number:03d}")
-        index.append({"name": kind.name, "group": kind.group, "rule": kind.rule, "manifest": str(path.relative_to(folder))})
+        index.append(
+            {
+                "name": kind.name,
+                "group": kind.group,
+                "rule": kind.rule,
+                "manifest": str(path.relative_to(folder)),
+            }
+        )
     (folder / "corpus.json").write_text(json.dumps(index, indent=1))
 
 

@@ -39,7 +39,9 @@ class Kind:
 
 def patient() -> tuple[Volume, Volume]:
     """Returns a small abdomen, int16 HU and labels, both RAS+: nothing in it is where its mirror image would be."""
-    x, y, z = np.meshgrid(*(AFFINE[a, 3] + AFFINE[a, a] * np.arange(n) for a, n in enumerate(SHAPE)), indexing="ij")
+    x, y, z = np.meshgrid(
+        *(AFFINE[a, 3] + AFFINE[a, a] * np.arange(n) for a, n in enumerate(SHAPE)), indexing="ij"
+    )
 
     def inside(centre, radii):
         return sum(((v - c) / r) ** 2 for v, c, r in zip((x, y, z), centre, radii, strict=True)) < 1
@@ -67,7 +69,16 @@ def patient() -> tuple[Volume, Volume]:
 CT, LABEL = patient()
 
 
-def nifti(path: pathlib.Path, array: np.ndarray, affine=AFFINE, *, change=None, kind=nibabel.Nifti1Image, dtype=None, header=None) -> None:
+def nifti(
+    path: pathlib.Path,
+    array: np.ndarray,
+    affine=AFFINE,
+    *,
+    change=None,
+    kind=nibabel.Nifti1Image,
+    dtype=None,
+    header=None,
+) -> None:
     """Saves an array by nibabel; `change` edits the header's bytes, which nibabel itself would put right."""
     image = kind(array, affine, header, dtype=dtype or array.dtype)
     image.header.set_xyzt_units("mm")
@@ -199,7 +210,9 @@ def listing(value, files=True):
     def make(folder):
         if files:
             both()(folder)
-        (folder / "manifest.json").write_text(value if isinstance(value, str) else json.dumps(value))
+        (folder / "manifest.json").write_text(
+            value if isinstance(value, str) else json.dumps(value)
+        )
 
     return make
 

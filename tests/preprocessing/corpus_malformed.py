@@ -52,7 +52,10 @@ FAR_TUMOUR[50:53, 30:33, 23:26] = 2
 
 def _other_scan_same_label(folder):
     both()(folder)
-    nifti(folder / "other.nii.gz", CT.array + np.random.default_rng(8).integers(-20, 20, SHAPE, np.int16))
+    nifti(
+        folder / "other.nii.gz",
+        CT.array + np.random.default_rng(8).integers(-20, 20, SHAPE, np.int16),
+    )
     (folder / "copy.nii.gz").write_bytes((folder / "label.nii.gz").read_bytes())
     return {"cases": [entry("first"), entry("second", image="other.nii.gz", label="copy.nii.gz")]}
 
@@ -60,9 +63,16 @@ def _other_scan_same_label(folder):
 def _same_scan_twice(folder):
     both()(folder)
     # saved by other software: another axis order, as float, and ten slices less
-    nifti(folder / "again.nii.gz", CT.array[::-1, :, :-10].astype(np.float32), AFFINE @ flip_x(), dtype=np.float32)
+    nifti(
+        folder / "again.nii.gz",
+        CT.array[::-1, :, :-10].astype(np.float32),
+        AFFINE @ flip_x(),
+        dtype=np.float32,
+    )
     nifti(folder / "again_label.nii.gz", LABEL.array[::-1, :, :-10], AFFINE @ flip_x())
-    return {"cases": [entry("first"), entry("second", image="again.nii.gz", label="again_label.nii.gz")]}
+    return {
+        "cases": [entry("first"), entry("second", image="again.nii.gz", label="again_label.nii.gz")]
+    }
 
 
 def _drop(name):
@@ -119,7 +129,9 @@ def _raw(tag, representation, value, only=None):
 
     def edit(ds, k):
         if only in (None, k):
-            ds[tag] = RawDataElement(BaseTag(tag), representation, len(value), value, 0, False, True)
+            ds[tag] = RawDataElement(
+                BaseTag(tag), representation, len(value), value, 0, False, True
+            )
 
     return each(edit)
 
@@ -163,7 +175,9 @@ def _zip(name):
 def _unknown_syntax(folder):
     found = series()(folder)
     for path in (folder / "series").iterdir():
-        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", 1))
+        path.write_bytes(
+            path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0", 1)
+        )
     return found
 
 
@@ -326,20 +340,40 @@ def malformed() -> Iterator[Kind]:
         ("manifest without cases", "M02", listing({"site": "C2"})),
         ("manifest of no case", "M02", listing(site(cases=[]))),
         ("manifest without site", "M02", listing({"cases": [entry()]})),
-        ("case without image", "M02", listing(site(cases=[{"case_id": "a", "label": "label.nii.gz"}]))),
+        (
+            "case without image",
+            "M02",
+            listing(site(cases=[{"case_id": "a", "label": "label.nii.gz"}])),
+        ),
         ("case with an empty path", "M02", listing(site(cases=[entry(image="")]))),
         ("label is a number", "M02", listing(site(cases=[entry(label=3)]))),
-        ("decathlon entry with a misspelt key", "M02", listing(decathlon(training=[{"image": "image.nii.gz", "labels": "label.nii.gz"}]))),
-        ("case listed twice", "M03", listing(site(cases=[entry("a"), entry("a", image="b.nii.gz", label="c.nii.gz")]))),
+        (
+            "decathlon entry with a misspelt key",
+            "M02",
+            listing(decathlon(training=[{"image": "image.nii.gz", "labels": "label.nii.gz"}])),
+        ),
+        (
+            "case listed twice",
+            "M03",
+            listing(site(cases=[entry("a"), entry("a", image="b.nii.gz", label="c.nii.gz")])),
+        ),
         ("one file under two cases", "M03", listing(site(cases=[entry("a"), entry("b")]))),
         ("case id is a path", "M04", listing(site(cases=[entry("../a")]))),
         ("excluded case that is not there", "M05", listing(site(excluded=["b"]))),
         ("label values of no class", "M05", listing(site(label_values={"7": 4}))),
         ("accepted rule that is no judgement", "M05", listing(site(cases=[entry(accept=["G05"])]))),
         ("impossible orientation", "M05", listing(site(cases=[entry(orientation="RRS")]))),
-        ("nnU-Net dataset of another organ", "M05", listing({"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"})),
+        (
+            "nnU-Net dataset of another organ",
+            "M05",
+            listing({"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}),
+        ),
         ("impossible turn of the label", "M05", listing(site(cases=[entry(label_turn="+x+x+z")]))),
-        ("decathlon task of another organ", "M05", listing(decathlon(labels={"0": "background", "1": "liver", "2": "cancer"}))),
+        (
+            "decathlon task of another organ",
+            "M05",
+            listing(decathlon(labels={"0": "background", "1": "liver", "2": "cancer"})),
+        ),
     ]
     for name, rule, make in lists:
         yield Kind(name, "manifest", rule, make, "manifest.json")

@@ -51,7 +51,9 @@ def _bare(folder):
     found = series()(folder)
     for path in sorted((folder / "series").iterdir()):
         content = path.read_bytes()
-        path.with_suffix("").write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
+        path.with_suffix("").write_bytes(
+            content[144 + int.from_bytes(content[140:144], "little") :]
+        )
         path.unlink()
     return found
 
@@ -104,8 +106,14 @@ def _axis_orders() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
                 matrix[source, axis] = -1 if flip else 1
                 matrix[source, 3] = SHAPE[source] - 1 if flip else 0
             turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)
-            name = "".join("xyz"[source] + "+-"[flip] for source, flip in zip(order, flips, strict=True))
-            yield name, *(np.ascontiguousarray(v.array.transpose(order)[turn]) for v in (CT, LABEL)), AFFINE @ matrix
+            name = "".join(
+                "xyz"[source] + "+-"[flip] for source, flip in zip(order, flips, strict=True)
+            )
+            yield (
+                name,
+                *(np.ascontiguousarray(v.array.transpose(order)[turn]) for v in (CT, LABEL)),
+                AFFINE @ matrix,
+            )
 
 
 def big_endian(array: np.ndarray, dtype: str):
@@ -197,7 +205,10 @@ def valid() -> Iterator[Kind]:
         ("DICOM as JPEG-LS", series(syntax="1.2.840.10008.1.2.4.80")),
         ("enhanced multi-frame DICOM", enhanced_series),
         ("DICOM beside a localizer", series(lambda made: [*made, localizer()])),
-        ("DICOM series by name", then(two_series, lambda f: {"cases": [entry(image="series", series="1.2.826.0.1.1")]})),
+        (
+            "DICOM series by name",
+            then(two_series, lambda f: {"cases": [entry(image="series", series="1.2.826.0.1.1")]}),
+        ),
         ("DICOM without preamble and suffix", _bare),
         ("DICOM padded with 63536", _padded),
         ("DICOM behind a linked folder", _linked),
@@ -214,7 +225,12 @@ def valid() -> Iterator[Kind]:
         ),
         (
             "multi-frame DICOM file",
-            then(enhanced_series, lambda f: {"cases": [entry(image=str(next((f / "series").iterdir()).relative_to(f)))]}),
+            then(
+                enhanced_series,
+                lambda f: {
+                    "cases": [entry(image=str(next((f / "series").iterdir()).relative_to(f)))]
+                },
+            ),
         ),
         ("zip of a DICOM series", _zipped),
         ("DICOM acquisition by number", _two_acquisitions),
@@ -222,7 +238,12 @@ def valid() -> Iterator[Kind]:
     ]
     for name, make in dcm:
         yield Kind(name, "dicom", None, make)
-    yield Kind("decathlon dataset as it is", "manifest", None, listing(decathlon(test=["./imagesTs/._pancreas_1.nii.gz"])))
+    yield Kind(
+        "decathlon dataset as it is",
+        "manifest",
+        None,
+        listing(decathlon(test=["./imagesTs/._pancreas_1.nii.gz"])),
+    )
     yield Kind("manifest with further keys", "manifest", None, listing(site(licence="CC BY 4.0")))
 
 

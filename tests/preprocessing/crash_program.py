@@ -84,7 +84,11 @@ def killing(number: int | None, counted: pathlib.Path) -> None:
 
 
 def contents(root: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def main(folder: pathlib.Path) -> None:
@@ -97,7 +101,9 @@ def main(folder: pathlib.Path) -> None:
     stores = [contents(old), contents(new)]
     root, problems, points, attempts = folder / "killed", [], 0, 0
 
-    def attempt(what: str, start: pathlib.Path | None, number: int | None, kill_after_s: float | None = None) -> None:
+    def attempt(
+        what: str, start: pathlib.Path | None, number: int | None, kill_after_s: float | None = None
+    ) -> None:
         nonlocal attempts
         attempts += 1
         shutil.rmtree(root, ignore_errors=True)
@@ -113,7 +119,9 @@ def main(folder: pathlib.Path) -> None:
         if number is not None and ended != -signal.SIGKILL:
             problems.append(f"{what}: was not killed but ended with {ended}")
         if (root / "index.json").exists() and contents(root) not in stores:
-            problems.append(f"{what}: a store that is neither the old nor the new one can be opened")
+            problems.append(
+                f"{what}: a store that is neither the old nor the new one can be opened"
+            )
         if forked(lambda: prepare(manifest, root, 2.0)) != 0 or contents(root) != stores[1]:
             problems.append(f"{what}: the second run did not end in the same store")
 

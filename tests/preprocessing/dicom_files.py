@@ -10,11 +10,20 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-CT_STORAGE, ENHANCED_CT, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.7"
+CT_STORAGE, ENHANCED_CT, SECONDARY_CAPTURE = (
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.7",
+)
 
 
 def slices(
-    volume, *, series: str = "1.2.826.0.1.1", slope: float = 1.0, intercept: float = -1024.0, stored_as: str = "<u2"
+    volume,
+    *,
+    series: str = "1.2.826.0.1.1",
+    slope: float = 1.0,
+    intercept: float = -1024.0,
+    stored_as: str = "<u2",
 ) -> list[Dataset]:
     """Returns a dataset for each slice of a CT, array axis z through the slices; the affine may be any that is not sheared."""
     to_lps = np.diag([-1.0, -1.0, 1.0])
@@ -56,14 +65,27 @@ def blank(series: str, *, number: int, rows: int, columns: int) -> Dataset:
     return ds
 
 
-def save(folder: pathlib.Path, datasets: Iterable[Dataset], *, syntax: str | None = None, name: Callable[[int], str] | None = None) -> None:
+def save(
+    folder: pathlib.Path,
+    datasets: Iterable[Dataset],
+    *,
+    syntax: str | None = None,
+    name: Callable[[int], str] | None = None,
+) -> None:
     """Writes datasets, compressed where a transfer syntax is given, under names that say nothing about their order."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, ds in enumerate(datasets):
         if syntax is not None:
             ds.compress(syntax, generate_instance_uid=False)
-        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-        pydicom.dcmwrite(folder / (name(i) if name else f"{(i * 7919 + 13) % 10007:05d}.dcm"), ds, enforce_file_format=True)
+        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+            ds.SOPClassUID,
+            ds.SOPInstanceUID,
+        )
+        pydicom.dcmwrite(
+            folder / (name(i) if name else f"{(i * 7919 + 13) % 10007:05d}.dcm"),
+            ds,
+            enforce_file_format=True,
+        )
 
 
 def enhanced(volume, *, series: str = "1.2.826.0.1.2") -> Dataset:
@@ -72,7 +94,11 @@ def enhanced(volume, *, series: str = "1.2.826.0.1.2") -> Dataset:
     ds = blank(series, number=1, rows=volume.shape[1], columns=volume.shape[0])
     ds.SOPClassUID, ds.NumberOfFrames = ENHANCED_CT, len(single)
     shared, frames = Dataset(), []
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence, shared.PixelValueTransformationSequence = [[Dataset()] for _ in range(3)]
+    (
+        shared.PixelMeasuresSequence,
+        shared.PlaneOrientationSequence,
+        shared.PixelValueTransformationSequence,
+    ) = [[Dataset()] for _ in range(3)]
     shared.PixelMeasuresSequence[0].PixelSpacing = single[0].PixelSpacing
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = single[0].ImageOrientationPatient
     shared.PixelValueTransformationSequence[0].RescaleSlope = single[0].RescaleSlope

@@ -23,7 +23,18 @@ from tests.preprocessing.dicom_files import enhanced, slices
 SHAPE = (18, 14, 8)
 AFFINE = np.array([[-0.8, 0, 0, 40.5], [0, -0.9, 0, 20.25], [0, 0, 2.5, -30.0], [0, 0, 0, 1.0]])
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT")
-_FORMS = ("explicit", "explicit", "explicit", "implicit", "bare", "rle", "multi-frame", "signed", "padded", "slopes")
+_FORMS = (
+    "explicit",
+    "explicit",
+    "explicit",
+    "implicit",
+    "bare",
+    "rle",
+    "multi-frame",
+    "signed",
+    "padded",
+    "slopes",
+)
 _LOOKED_AT = (
     "Modality", "ImageType", "SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
@@ -56,7 +67,9 @@ class Element:
         value = self.value
         if self.items is not None:
             bodies = [encoded(item, implicit) for item in self.items]
-            value = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body for body in bodies)
+            value = b"".join(
+                struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body for body in bodies
+            )
         if len(value) % 2:
             value += b" "
         length = len(value) if self.claimed is None else self.claimed
@@ -82,7 +95,13 @@ class File:
         body = encoded(self.elements, self.implicit)
         if not self.bare:
             meta = encoded(self.meta, False)
-            body = bytes(128) + b"DICM" + Element(0x00020000, b"UL", struct.pack("<I", len(meta))).encoded(False) + meta + body
+            body = (
+                bytes(128)
+                + b"DICM"
+                + Element(0x00020000, b"UL", struct.pack("<I", len(meta))).encoded(False)
+                + meta
+                + body
+            )
         return body if self.damage is None else self.damage(body)
 
 
@@ -112,7 +131,10 @@ def write(folder: pathlib.Path, seed: int, voxels: int = 7) -> str:
     files = _series(form, voxels)
     done = [form]
     for _ in range(1 if rng.random() < 0.8 else 2):
-        chosen = rng.choices([[rng.randrange(len(files))], [0], [len(files) - 1], list(range(len(files)))], (5, 1, 2, 3))[0]
+        chosen = rng.choices(
+            [[rng.randrange(len(files))], [0], [len(files) - 1], list(range(len(files)))],
+            (5, 1, 2, 3),
+        )[0]
         done.append(_mutate(files, chosen, rng) + f" of {len(chosen)}")
     folder.mkdir(parents=True)
     named = rng.choice(("IM{:04d}.dcm", "IM{:04d}", "1.2.840.{:d}", "{:03d}.IMA"))
@@ -134,7 +156,11 @@ def _series(form: str, voxels: int) -> list[File]:
     else:
         made = slices(ct)
     for number, ds in enumerate(made):
-        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.AcquisitionNumber = "1.2.826.0.1.7", "1.2.826.0.1.8", 1
+        ds.StudyInstanceUID, ds.FrameOfReferenceUID, ds.AcquisitionNumber = (
+            "1.2.826.0.1.7",
+            "1.2.826.0.1.8",
+            1,
+        )
         ds.SOPInstanceUID = f"1.2.826.0.1.9.{number}"
         if form == "padded":
             pixels = np.frombuffer(ds.PixelData, "<u2").reshape(ds.Rows, ds.Columns).copy()
@@ -143,20 +169,34 @@ def _series(form: str, voxels: int) -> list[File]:
             ds.add_new("PixelPaddingValue", "US", 63536)
         if form == "rle":
             ds.compress(RLELossless, generate_instance_uid=False)
-    syntax = {"rle": b"1.2.840.10008.1.2.5", "implicit": b"1.2.840.10008.1.2"}.get(form, b"1.2.840.10008.1.2.1")
+    syntax = {"rle": b"1.2.840.10008.1.2.5", "implicit": b"1.2.840.10008.1.2"}.get(
+        form, b"1.2.840.10008.1.2.1"
+    )
     return [_file(ds, syntax, form) for ds in made]
 
 
 def _file(ds: pydicom.Dataset, syntax: bytes, form: str) -> File:
     buffer = io.BytesIO()
     ds.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID or ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+    )
     pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
     content = buffer.getvalue()
     (length,) = struct.unpack("<I", content[140:144])
     uid = f"{ds.SOPClassUID}".encode(), f"{ds.SOPInstanceUID}".encode()
-    meta = [Element(0x00020002, b"UI", _even(uid[0])), Element(0x00020003, b"UI", _even(uid[1])), Element(0x00020010, b"UI", _even(syntax))]
-    return File(_parsed(content[144 + length :]), meta, implicit=form in ("implicit", "bare"), bare=form == "bare")
+    meta = [
+        Element(0x00020002, b"UI", _even(uid[0])),
+        Element(0x00020003, b"UI", _even(uid[1])),
+        Element(0x00020010, b"UI", _even(syntax)),
+    ]
+    return File(
+        _parsed(content[144 + length :]),
+        meta,
+        implicit=form in ("implicit", "bare"),
+        bare=form == "bare",
+    )
 
 
 def _even(value: bytes) -> bytes:
@@ -169,7 +209,11 @@ def _parsed(content: bytes) -> list[Element]:
     while at < len(content):
         group, number, representation = struct.unpack("<HH2s", content[at : at + 6])
         wide = representation in _LONG
-        (length,) = struct.unpack("<I", content[at + 8 : at + 12]) if wide else struct.unpack("<H", content[at + 6 : at + 8])
+        (length,) = (
+            struct.unpack("<I", content[at + 8 : at + 12])
+            if wide
+            else struct.unpack("<H", content[at + 6 : at + 8])
+        )
         at += 12 if wide else 8
         claimed = None
         if length == 0xFFFFFFFF:
@@ -192,7 +236,21 @@ def _items(value: bytes) -> list[list[Element]]:
 
 def _mutate(files: list[File], chosen: list[int], rng: random.Random) -> str:
     kind = rng.choices(
-        (_text, _count, _delete, _representation, _number, _nudge, _repeat, _length, _cut, _private, _syntax, _meta, _flip),
+        (
+            _text,
+            _count,
+            _delete,
+            _representation,
+            _number,
+            _nudge,
+            _repeat,
+            _length,
+            _cut,
+            _private,
+            _syntax,
+            _meta,
+            _flip,
+        ),
         (6, 3, 4, 4, 4, 4, 1, 2, 3, 2, 2, 1, 3),
     )[0]
     name = rng.choice(_LOOKED_AT)
@@ -239,21 +297,53 @@ def _delete(file: File, name: str, rng: random.Random) -> None:
 def _representation(file: File, name: str, rng: random.Random) -> None:
     _, element = _found(file, name, rng)
     element.representation = rng.choice(
-        (b"UT", b"LO", b"US", b"SS", b"FD", b"FL", b"UN", b"OB", b"SQ", b"IS", b"DS", b"XX", b"\0\0", b"UL")
+        (
+            b"UT",
+            b"LO",
+            b"US",
+            b"SS",
+            b"FD",
+            b"FL",
+            b"UN",
+            b"OB",
+            b"SQ",
+            b"IS",
+            b"DS",
+            b"XX",
+            b"\0\0",
+            b"UL",
+        )
     )
 
 
 def _number(file: File, name: str, rng: random.Random) -> None:
-    shorts = [name for name in _LOOKED_AT if name in ("Rows", "Columns") or name.startswith(("Bits", "High", "Samples", "PixelRep"))]
+    shorts = [
+        name
+        for name in _LOOKED_AT
+        if name in ("Rows", "Columns") or name.startswith(("Bits", "High", "Samples", "PixelRep"))
+    ]
     _, element = _found(file, rng.choice(shorts), rng)
     old = struct.unpack("<H", element.value[:2])[0] if len(element.value) >= 2 else 0
-    value = rng.choice((0, 1, 2, 7, 8, 12, 15, 16, 32, old + 1, old - 1, old * 2, old // 2, 65535)) % 65536
-    element.value = rng.choice((struct.pack("<H", value),) * 4 + (struct.pack("<I", value), struct.pack("<HH", value, value), b"", b"\1"))
+    value = (
+        rng.choice((0, 1, 2, 7, 8, 12, 15, 16, 32, old + 1, old - 1, old * 2, old // 2, 65535))
+        % 65536
+    )
+    element.value = rng.choice(
+        (struct.pack("<H", value),) * 4
+        + (struct.pack("<I", value), struct.pack("<HH", value, value), b"", b"\1")
+    )
 
 
 def _nudge(file: File, name: str, rng: random.Random) -> None:
     """Changes a number of the geometry or of the rescale to another one that is as good by itself."""
-    chosen = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "SliceThickness")
+    chosen = (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "SliceThickness",
+    )
     _, element = _found(file, rng.choice(chosen), rng)
     parts = element.value.strip(b" \0").split(b"\\")
     which = rng.randrange(len(parts))
@@ -261,7 +351,11 @@ def _nudge(file: File, name: str, rng: random.Random) -> None:
         old = float(parts[which])
     except ValueError:
         return
-    parts[which] = str(round(rng.choice((old + 0.4, old - 1.3, old * 2, -old, old + 1e-4, old * 1000, old + 2.5)), 5)).encode()
+    parts[which] = str(
+        round(
+            rng.choice((old + 0.4, old - 1.3, old * 2, -old, old + 1e-4, old * 1000, old + 2.5)), 5
+        )
+    ).encode()
     element.value = b"\\".join(parts)
 
 
@@ -273,7 +367,16 @@ def _repeat(file: File, name: str, rng: random.Random) -> None:
 def _length(file: File, name: str, rng: random.Random) -> None:
     _, element = _found(file, name, rng)
     element.claimed = rng.choice(
-        (0, 1, len(element.value) - 1, len(element.value) + 2, len(element.value) + 100, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+        (
+            0,
+            1,
+            len(element.value) - 1,
+            len(element.value) + 2,
+            len(element.value) + 100,
+            0xFFFF,
+            0x7FFFFFFF,
+            0xFFFFFFFF,
+        )
     )
 
 
@@ -289,9 +392,18 @@ def _cut(file: File, name: str, rng: random.Random) -> None:
 
 
 def _private(file: File, name: str, rng: random.Random) -> None:
-    content = rng.choice((b"", b"\xfe\xff\x00\xe0\xff\xff\xff\xff", rng.randbytes(40), struct.pack("<HHI", 0xFFFE, 0xE000, 500) + b"12"))
+    content = rng.choice(
+        (
+            b"",
+            b"\xfe\xff\x00\xe0\xff\xff\xff\xff",
+            rng.randbytes(40),
+            struct.pack("<HHI", 0xFFFE, 0xE000, 500) + b"12",
+        )
+    )
     claimed = rng.choice((None, None, 0xFFFFFFFF, 10_000))
-    garbage = Element(0x00091010, rng.choice((b"SQ", b"UN", b"OB", b"LO", b"DS", b"US")), content, None, claimed)
+    garbage = Element(
+        0x00091010, rng.choice((b"SQ", b"UN", b"OB", b"LO", b"DS", b"US")), content, None, claimed
+    )
     at = rng.randrange(len(file.elements))
     file.elements[at:at] = [Element(0x00090010, b"LO", b"SOMEONE"), garbage]
 
@@ -315,7 +427,9 @@ def _flip(file: File, name: str, rng: random.Random) -> None:
     def damage(content: bytes) -> bytes:
         changed = bytearray(content)
         for share, bits in places:
-            changed[int(share * max(1, len(changed) - 560))] ^= bits  # the header, and a little of the pixels
+            changed[int(share * max(1, len(changed) - 560))] ^= (
+                bits  # the header, and a little of the pixels
+            )
         return bytes(changed)
 
     file.damage = damage

@@ -30,7 +30,32 @@ FIELDS = {
     **{f"srow{i}": (280 + 4 * i, "f") for i in range(12)},
     "magic": (344, "4s"),
 }
-_WHOLE = (0, 1, -1, 2, 3, 4, 5, 7, 8, 16, 64, 77, 128, 255, 256, 348, 512, 540, 1280, 1536, 2304, -32768, 32767, 2**31 - 1)
+_WHOLE = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    16,
+    64,
+    77,
+    128,
+    255,
+    256,
+    348,
+    512,
+    540,
+    1280,
+    1536,
+    2304,
+    -32768,
+    32767,
+    2**31 - 1,
+)
 _REAL = (
     0.0,
     -0.0,
@@ -57,10 +82,17 @@ _REAL = (
 _MAGIC = (b"n+1\0", b"ni1\0", b"n+2\0", b"n+9\0", b"nii\0", b"\0\0\0\0", b"n+1\x20")
 
 
-def whole_files(folder: pathlib.Path, hu: np.ndarray = CT.array, label: np.ndarray = LABEL.array) -> tuple[bytes, bytes]:
+def whole_files(
+    folder: pathlib.Path, hu: np.ndarray = CT.array, label: np.ndarray = LABEL.array
+) -> tuple[bytes, bytes]:
     """Returns a scan and its label, not compressed, with both forms set."""
     for name, array in (("image", hu), ("label", label)):
-        nifti(folder / f"{name}.nii", array, AFFINE, change=lambda raw: struct.pack_into("<h", raw, 252, 1))
+        nifti(
+            folder / f"{name}.nii",
+            array,
+            AFFINE,
+            change=lambda raw: struct.pack_into("<h", raw, 252, 1),
+        )
     contents = (folder / "image.nii").read_bytes(), (folder / "label.nii").read_bytes()
     for name in ("image", "label"):
         (folder / f"{name}.nii").unlink()
@@ -94,7 +126,10 @@ def mutations(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
             yield f"codes {codes}, qfac", gzip.compress(bytes(raw), 1, mtime=0)
         elif kind == 17:  # another length
             length = int(rng.integers(0, len(raw) + 4000))
-            yield f"{length} bytes", gzip.compress(bytes(raw[:length]).ljust(length, b"\1"), 1, mtime=0)
+            yield (
+                f"{length} bytes",
+                gzip.compress(bytes(raw[:length]).ljust(length, b"\1"), 1, mtime=0),
+            )
         else:  # the compressed stream
             packed = bytearray(gzip.compress(bytes(raw), 1, mtime=0))
             if kind == 18:
@@ -102,18 +137,28 @@ def mutations(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
                 packed[place] ^= 1 << int(rng.integers(0, 8))
                 yield f"compressed bit at byte {place}", bytes(packed)
             else:
-                tail = [bytes(int(rng.integers(1, 600))), rng.bytes(int(rng.integers(1, 40))), bytes(packed[:300]), bytes(packed)][
-                    rng.integers(0, 4)
-                ]
+                tail = [
+                    bytes(int(rng.integers(1, 600))),
+                    rng.bytes(int(rng.integers(1, 40))),
+                    bytes(packed[:300]),
+                    bytes(packed),
+                ][rng.integers(0, 4)]
                 cut = int(rng.choice([0, 0, 1, 8, 400]))
-                yield f"{cut} bytes cut, {len(tail)} added", bytes(packed[: len(packed) - cut]) + tail
+                yield (
+                    f"{cut} bytes cut, {len(tail)} added",
+                    bytes(packed[: len(packed) - cut]) + tail,
+                )
 
 
 def _value(rng: np.random.Generator, code: str):
     if code == "4s":
         return _MAGIC[rng.integers(0, len(_MAGIC))]
     if code == "f":
-        return float(np.float32(rng.choice(_REAL) if rng.random() < 0.7 else rng.normal(0, 10 ** rng.uniform(-2, 5))))
+        return float(
+            np.float32(
+                rng.choice(_REAL) if rng.random() < 0.7 else rng.normal(0, 10 ** rng.uniform(-2, 5))
+            )
+        )
     bits = {"B": 8, "h": 16, "i": 32}[code]
     value = int(rng.choice(_WHOLE)) if rng.random() < 0.7 else int(rng.integers(-(2**31), 2**31))
     value &= 2**bits - 1

@@ -46,14 +46,21 @@ def test_axes_flip_independently():
     image, label, seeds = batch(64)
     found, _ = run(AugmentationConfig(flip_axes=("x", "y", "z")), image, label, seeds)
     kinds = {
-        next(k for k in range(8) if np.array_equal(found[i], np.flip(image[i], [a for a in range(3) if k >> a & 1]))) for i in range(64)
+        next(
+            k
+            for k in range(8)
+            if np.array_equal(found[i], np.flip(image[i], [a for a in range(3) if k >> a & 1]))
+        )
+        for i in range(64)
     }
     assert kinds == set(range(8))
 
 
 def test_scale_and_shift_are_one_number_a_sample_within_their_ranges():
     image, label, seeds = batch(200)
-    found, found_label = run(AugmentationConfig(intensity_scale=0.2, intensity_shift=0.1), image, label, seeds)
+    found, found_label = run(
+        AugmentationConfig(intensity_scale=0.2, intensity_shift=0.1), image, label, seeds
+    )
     np.testing.assert_array_equal(found_label, label)
     fits = [np.polyfit(image[i].ravel(), found[i].ravel(), 1, full=True) for i in range(200)]
     factors, offsets = np.array([fit[0] for fit in fits]).T
@@ -74,7 +81,15 @@ def test_a_sample_fares_the_same_wherever_it_stands():
             np.testing.assert_array_equal(one, other[order])
 
 
-@pytest.mark.parametrize("change", [{"flip_axes": ("w",)}, {"flip_axes": ("x", "x")}, {"intensity_scale": 1.0}, {"intensity_shift": -0.1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flip_axes": ("w",)},
+        {"flip_axes": ("x", "x")},
+        {"intensity_scale": 1.0},
+        {"intensity_shift": -0.1},
+    ],
+)
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         AugmentationConfig(**change)

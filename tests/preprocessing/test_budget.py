@@ -27,14 +27,27 @@ def write_scan(folder, image_type, label_type, affine):
 
 
 def cohort_budget(needs, limit_gb, workers=1, speed=None):
-    return budget.cohort_budget(needs, done=0, workers=workers, limit_bytes=int(limit_gb * GB), speed=speed or Speed(0.0, 0.0))
+    return budget.cohort_budget(
+        needs,
+        done=0,
+        workers=workers,
+        limit_bytes=int(limit_gb * GB),
+        speed=speed or Speed(0.0, 0.0),
+    )
 
 
 @pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (0.6, 0.6, 1.5)])
 @pytest.mark.parametrize(("image_type", "label_type"), [("int16", "uint8"), ("float32", "float32")])
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
-def test_a_case_needs_no_more_memory_than_its_headers_foretold(tmp_path, target_mm, image_type, label_type, axes):
-    case = write_scan(tmp_path, image_type, label_type, stored_affine(axes, (-1, 1, -1), spacing_mm=(0.9, 0.8, 2.0)))
+def test_a_case_needs_no_more_memory_than_its_headers_foretold(
+    tmp_path, target_mm, image_type, label_type, axes
+):
+    case = write_scan(
+        tmp_path,
+        image_type,
+        label_type,
+        stored_affine(axes, (-1, 1, -1), spacing_mm=(0.9, 0.8, 2.0)),
+    )
     foretold = budget.case_need(case, target_mm)
     settings = {"target_mm": list(target_mm), "window_hu": [-200.0, 250.0], "label_values": None}
     tracemalloc.start()
@@ -76,7 +89,10 @@ def test_a_case_larger_than_the_limit_is_refused_before_the_work():
 def test_time_is_shared_among_the_workers(monkeypatch):
     monkeypatch.setattr(budget.os, "cpu_count", lambda: 2)
     speed = Speed(per_native_voxel=2e-6, per_prepared_voxel=1e-6)
-    one, two = (cohort_budget([need(0.1, disk_gb=0.0)] * 6, 100, workers, speed).seconds for workers in (1, 2))
+    one, two = (
+        cohort_budget([need(0.1, disk_gb=0.0)] * 6, 100, workers, speed).seconds
+        for workers in (1, 2)
+    )
     assert one == pytest.approx(6 * (2 + 2)) and two == pytest.approx(one / 2 + 1.5)
     assert budget.choose_workers(5, 0) == 2 and budget.choose_workers(1, 4) == 1
 
@@ -105,4 +121,9 @@ def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):
     assert (found.cases, found.done) == (1, 3)
     assert pipeline.plan(manifest, root, target_mm=(3.0, 3.0, 3.0)).done == 0
     text = str(found)
-    assert "1 to prepare, 3 done before" in text and "memory: at most" in text and "disk:" in text and "time:" in text
+    assert (
+        "1 to prepare, 3 done before" in text
+        and "memory: at most" in text
+        and "disk:" in text
+        and "time:" in text
+    )

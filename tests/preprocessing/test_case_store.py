@@ -11,7 +11,9 @@ from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
 SETTINGS = {"target_mm": [1.0, 1.5, 2.0], "window_hu": [-200.0, 250.0], "label_values": None}
-NATIVE = Grid((6, 5, 4), np.array([[-0.1, 0, 0, 1 / 3], [0, 0.7, 0, 2], [0, 0, 5, 3], [0, 0, 0, 1]]))
+NATIVE = Grid(
+    (6, 5, 4), np.array([[-0.1, 0, 0, 1 / 3], [0, 0.7, 0, 2], [0, 0, 5, 3], [0, 0, 0, 1]])
+)
 
 
 def case_arrays(seed=0):
@@ -41,29 +43,43 @@ def write(root, case_id, seed=0, settings=SETTINGS, sources=None, empty=0):
 def store_of(root, count=3):
     sources = {f"case_{i}": write(root, f"case_{i}", seed=i) for i in range(count)}
     splits = {"training": ["case_1"], "validation": ["case_2"], "test": ["case_0"]}
-    case_store.write_index(root, site="C2", seed=5, settings=SETTINGS, splits=splits, sources=sources)
+    case_store.write_index(
+        root, site="C2", seed=5, settings=SETTINGS, splits=splits, sources=sources
+    )
     return CaseStore(root)
 
 
 def test_what_is_written_is_read(tmp_path):
     store = store_of(tmp_path)
     assert (store.site, store.seed, store.settings) == ("C2", 5, SETTINGS)
-    assert store.case_ids() == ("case_0", "case_1", "case_2") and store.case_ids("validation") == ("case_2",)
+    assert store.case_ids() == ("case_0", "case_1", "case_2") and store.case_ids("validation") == (
+        "case_2",
+    )
     case = store.open("case_1")
     image, label, native = case_arrays(1)
     assert (case.case_id, case.number, case.target_mm) == ("case_1", 2, (1.0, 1.5, 2.0))
-    assert isinstance(case.image, np.memmap) and case.image.dtype == np.float16 and case.image.flags.c_contiguous
+    assert (
+        isinstance(case.image, np.memmap)
+        and case.image.dtype == np.float16
+        and case.image.flags.c_contiguous
+    )
     np.testing.assert_array_equal(case.image, image)
     np.testing.assert_array_equal(case.label, label)
-    assert [case.runs.voxel(k) for k in range(case.runs.count())] == [i for i, v in enumerate(label.ravel()) if v > 0]
+    assert [case.runs.voxel(k) for k in range(case.runs.count())] == [
+        i for i, v in enumerate(label.ravel()) if v > 0
+    ]
     np.testing.assert_array_equal(case.native_label(), native)
     assert case.native.shape == NATIVE.shape
-    assert case.native.affine.tobytes() == NATIVE.affine.tobytes()  # through JSON with the same bits
+    assert (
+        case.native.affine.tobytes() == NATIVE.affine.tobytes()
+    )  # through JSON with the same bits
 
 
 def test_a_scan_without_foreground_keeps_an_empty_native_label(tmp_path):
     write(tmp_path, "a", sources={}, empty=1)
-    case_store.write_index(tmp_path, site="C1", seed=0, settings=SETTINGS, splits={}, sources={"a": {}})
+    case_store.write_index(
+        tmp_path, site="C1", seed=0, settings=SETTINGS, splits={}, sources={"a": {}}
+    )
     case = CaseStore(tmp_path).open("a")
     assert case.runs.count() == 0 and not case.label.any()
     np.testing.assert_array_equal(case.native_label(), np.zeros(NATIVE.shape))
@@ -82,7 +98,9 @@ def test_more_cases_than_file_handles_can_be_held(tmp_path):
     case, (soft, hard) = store.open("case_0"), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
     try:
-        cases = [dataclasses.replace(case, fingerprint=f"{i}") for i in range(400)]  # as if 400 cases were written, in less time
+        cases = [
+            dataclasses.replace(case, fingerprint=f"{i}") for i in range(400)
+        ]  # as if 400 cases were written, in less time
         assert {c.image.shape + c.label.shape for c in cases} == {(7, 8, 9, 7, 8, 9)}
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -91,7 +109,9 @@ def test_more_cases_than_file_handles_can_be_held(tmp_path):
 def test_a_new_version_of_a_case_is_read_and_not_the_map_of_the_old_one(tmp_path):
     np.testing.assert_array_equal(store_of(tmp_path).open("case_0").image, case_arrays(0)[0])
     sources = write(tmp_path, "case_0", seed=6)
-    case_store.write_index(tmp_path, site="C2", seed=5, settings=SETTINGS, splits={}, sources={"case_0": sources})
+    case_store.write_index(
+        tmp_path, site="C2", seed=5, settings=SETTINGS, splits={}, sources={"case_0": sources}
+    )
     np.testing.assert_array_equal(CaseStore(tmp_path).open("case_0").image, case_arrays(6)[0])
 
 
@@ -162,7 +182,14 @@ def test_label_slabs_without_foreground_are_holes(tmp_path):
     image = np.zeros(label.shape, dtype=np.float16)
     native = LabelBox.of(case_arrays()[2])
     case_store.write_case(
-        tmp_path, "a", image=[image], label=LabelBox.of(label), native_label=native, native=NATIVE, sources={}, settings=SETTINGS
+        tmp_path,
+        "a",
+        image=[image],
+        label=LabelBox.of(label),
+        native_label=native,
+        native=NATIVE,
+        sources={},
+        settings=SETTINGS,
     )
     file = tmp_path / "cases/a/label.npy"
     np.testing.assert_array_equal(np.load(file), label)
@@ -174,7 +201,9 @@ def test_label_slabs_without_foreground_are_holes(tmp_path):
 def test_the_same_case_gives_the_same_bytes(tmp_path):
     for root in (tmp_path / "a", tmp_path / "b"):
         write(root, "case_0")
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    files = sorted(
+        p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
+    )
     assert len(files) == 5
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -182,6 +211,10 @@ def test_the_same_case_gives_the_same_bytes(tmp_path):
 
 def test_the_fingerprint_depends_on_sources_and_settings_only():
     one = case_store.fingerprint({"image": "1", "label": "2"}, SETTINGS)
-    assert one == case_store.fingerprint({"label": "2", "image": "1"}, json.loads(json.dumps(SETTINGS)))
+    assert one == case_store.fingerprint(
+        {"label": "2", "image": "1"}, json.loads(json.dumps(SETTINGS))
+    )
     assert one != case_store.fingerprint({"image": "2", "label": "1"}, SETTINGS)
-    assert one != case_store.fingerprint({"image": "1", "label": "2"}, {**SETTINGS, "window_hu": [-200.0, 251.0]})
+    assert one != case_store.fingerprint(
+        {"image": "1", "label": "2"}, {**SETTINGS, "window_hu": [-200.0, 251.0]}
+    )

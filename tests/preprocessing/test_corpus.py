@@ -16,11 +16,15 @@ def refusals(path):
     except IntegrityError as error:
         return [error], []
     found = survey.survey(listed)
-    return [error for finding in found for error in finding.errors], [warning for finding in found for warning in finding.warnings]
+    return [error for finding in found for error in finding.errors], [
+        warning for finding in found for warning in finding.warnings
+    ]
 
 
 def test_the_corpus_is_large_and_its_names_differ():
-    assert len(corpus.MALFORMED) >= 45 and len({kind.name for kind in corpus.MALFORMED}) == len(corpus.MALFORMED)
+    assert len(corpus.MALFORMED) >= 45 and len({kind.name for kind in corpus.MALFORMED}) == len(
+        corpus.MALFORMED
+    )
     assert {kind.group for kind in corpus.MALFORMED} == {"nifti", "dicom", "manifest", "cohort"}
     assert len(corpus.VALID) >= 48 + 15
 
@@ -33,7 +37,9 @@ def test_every_malformed_input_is_refused_by_its_rule_and_file(tmp_path, kind):
     named = pathlib.Path(errors[0].file)
     assert named.is_relative_to(tmp_path) and errors[0].file.endswith(kind.file)
     text = str(errors[0])
-    assert errors[0].file in text and kind.rule in text and errors[0].fix in text and "\n" not in text
+    assert (
+        errors[0].file in text and kind.rule in text and errors[0].fix in text and "\n" not in text
+    )
     assert rules.BY_ID[kind.rule].severity == "error"
 
 
@@ -49,19 +55,28 @@ def test_bad_cases_stop_no_other_of_a_preparation(tmp_path):
     good = next(kind for kind in corpus.VALID if kind.name == "DICOM as JPEG 2000")
     cases = []
     for number, kind in enumerate([*kinds[:60], good, *kinds[60:]]):
-        listed = json.loads(corpus.write_kind(kind, tmp_path / f"in{number}").read_text())["cases"][0]
+        listed = json.loads(corpus.write_kind(kind, tmp_path / f"in{number}").read_text())["cases"][
+            0
+        ]
         for key in ("image", "label"):
             listed[key] = f"in{number}/{listed[key]}"
         cases.append({**listed, "case_id": "good" if kind is good else f"bad_{number}"})
     (tmp_path / "manifest.json").write_text(json.dumps({"site": "C2", "cases": cases}))
     store = pipeline.prepare(
-        manifest.read(tmp_path / "manifest.json"), tmp_path / "store", target_mm=(3.0, 3.0, 3.0), split_seed=1, strict=False
+        manifest.read(tmp_path / "manifest.json"),
+        tmp_path / "store",
+        target_mm=(3.0, 3.0, 3.0),
+        split_seed=1,
+        strict=False,
     )
     assert store.case_ids() == ("good",)
     np.testing.assert_array_equal(
-        store.open("good").native_label() > 0, geometry.from_ras(corpus_files.LABEL.array, store.open("good").native) > 0
+        store.open("good").native_label() > 0,
+        geometry.from_ras(corpus_files.LABEL.array, store.open("good").native) > 0,
     )
     rejected = json.loads((tmp_path / "store" / "rejected.json").read_text())
     assert [r["rule"] for r in rejected] == [kind.rule for kind in kinds]
-    kept = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.name != "rejected.json"]  # the site's own list of what to mend
+    kept = [
+        p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.name != "rejected.json"
+    ]  # the site's own list of what to mend
     assert not [p for p in kept if str(tmp_path).encode() in p.read_bytes()]

@@ -8,7 +8,9 @@ from tests.preprocessing.test_patches import sampler
 def test_batches_of_the_sampler_in_order_and_with_static_shapes():
     drawn = sampler()
     dataset = training_dataset(drawn, 3, 9)
-    assert {name: (tuple(spec.shape), spec.dtype) for name, spec in dataset.element_spec.items()} == {
+    assert {
+        name: (tuple(spec.shape), spec.dtype) for name, spec in dataset.element_spec.items()
+    } == {
         "image": ((4, 4, 6, 8, 1), tf.float16),
         "label": ((4, 4, 6, 8), tf.uint8),
         "sample_seed": ((4, 2), tf.int32),
@@ -29,5 +31,8 @@ def test_a_resumed_dataset_goes_on_where_the_first_would():
 
 def test_distribution_divides_each_batch_and_repeats_none():
     options = training_dataset(sampler(), 0, 2).options()
-    assert options.experimental_distribute.auto_shard_policy == tf.data.experimental.AutoShardPolicy.OFF
+    assert (
+        options.experimental_distribute.auto_shard_policy
+        == tf.data.experimental.AutoShardPolicy.OFF
+    )
     assert options.deterministic

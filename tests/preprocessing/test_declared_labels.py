@@ -22,8 +22,16 @@ def test_what_is_missing_and_what_is_known_to_be_absent():
     assert declared_labels.missing(BOTH) == () and not declared_labels.known_absent(BOTH)
     assert declared_labels.missing(HEALTHY) == (2,) and declared_labels.known_absent(HEALTHY)
     assert declared_labels.missing(UNDRAWN) == (2,) and not declared_labels.known_absent(UNDRAWN)
-    assert [declared_labels.is_absent(one, "tumour") for one in (None, BOTH, HEALTHY, UNDRAWN)] == [False, False, True, False]
-    assert declared_labels.text(HEALTHY) == "pancreas complete, tumour absent" and declared_labels.text(None) == "not declared"
+    assert [declared_labels.is_absent(one, "tumour") for one in (None, BOTH, HEALTHY, UNDRAWN)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert (
+        declared_labels.text(HEALTHY) == "pancreas complete, tumour absent"
+        and declared_labels.text(None) == "not declared"
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +39,10 @@ def test_what_is_missing_and_what_is_known_to_be_absent():
     [
         ({"pancreas": "complete"}, "for each of pancreas, tumour"),
         ({"pancreas": "complete", "liver": "absent"}, "for each of pancreas, tumour"),
-        ({"pancreas": "complete", "tumour": "none"}, "'none'; expected one of complete, absent, unlabelled"),
+        (
+            {"pancreas": "complete", "tumour": "none"},
+            "'none'; expected one of complete, absent, unlabelled",
+        ),
         ({"pancreas": "absent", "tumour": "unlabelled"}, "nothing to train on"),
         (["tumour"], "for each of pancreas, tumour"),
     ],
@@ -55,7 +66,9 @@ def test_a_manifest_keeps_it(tmp_path):
     assert manifest.read(tmp_path / "manifest.json").declared == HEALTHY
     text = (tmp_path / "manifest.json").read_text().replace("absent", "nowhere")
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(rules.IntegrityError, match=r"manifest.json: declared_labels has 'nowhere'.*\[M05"):
+    with pytest.raises(
+        rules.IntegrityError, match=r"manifest.json: declared_labels has 'nowhere'.*\[M05"
+    ):
         manifest.read(tmp_path / "manifest.json")
 
 
@@ -68,7 +81,12 @@ def test_a_manifest_keeps_it(tmp_path):
     ],
 )
 def test_the_decathlons_list_says_what_is_drawn(tmp_path, labels, declared):
-    value = {"name": "Pancreas", "labels": labels, "training": [{"image": "i.nii.gz", "label": "l.nii.gz"}], "test": []}
+    value = {
+        "name": "Pancreas",
+        "labels": labels,
+        "training": [{"image": "i.nii.gz", "label": "l.nii.gz"}],
+        "test": [],
+    }
     (tmp_path / "dataset.json").write_text(json.dumps(value))
     assert manifest.read(tmp_path / "dataset.json").declared == declared
 
@@ -81,7 +99,9 @@ def test_a_label_that_shows_what_is_declared_absent_is_refused_and_the_others_go
             healthy = np.where(label.array == 2, 1, label.array).astype(np.uint8)
             nifti.write_volume(case.label, dataclasses.replace(label, array=healthy))
     undeclared = prepare(cases, tmp_path / "store")
-    assert undeclared.declared is None and set(undeclared.case_ids()) == {case.case_id for case in cases.cases}
+    assert undeclared.declared is None and set(undeclared.case_ids()) == {
+        case.case_id for case in cases.cases
+    }
     made = stamps(tmp_path / "store")
     healthy = dataclasses.replace(cases, declared=HEALTHY)
     store = prepare(healthy, tmp_path / "store", strict=False)
@@ -89,8 +109,13 @@ def test_a_label_that_shows_what_is_declared_absent_is_refused_and_the_others_go
     assert store.declared == HEALTHY == case_store.record_of(tmp_path / "store").declared
     rejected = json.loads((tmp_path / "store/rejected.json").read_text())
     assert {entry["case_id"]: entry["rule"] for entry in rejected} == dict.fromkeys(tumours, "L07")
-    assert all("shows tumour, which the manifest declares to be in no label" in entry["problem"] for entry in rejected)
-    assert stamps(tmp_path / "store") == made  # the declaration is no reason to prepare a case again
+    assert all(
+        "shows tumour, which the manifest declares to be in no label" in entry["problem"]
+        for entry in rejected
+    )
+    assert (
+        stamps(tmp_path / "store") == made
+    )  # the declaration is no reason to prepare a case again
     found = survey.survey(healthy)
     assert {finding.case.case_id for finding in found if not finding.usable} == tumours
     assert {error.rule for finding in found for error in finding.errors} == {"L07"}

@@ -28,7 +28,9 @@ def write_sources(folder, count=2):
         nifti.write_volume(image, Volume(np.rint(hu).astype(np.int16), AFFINE))
         nifti.write_volume(label, Volume(organs, AFFINE))
         cases.append(manifest.Case(f"patient_{number}", image, label))
-    manifest.write(folder / "manifest.json", manifest.Manifest("sources", tuple(cases), label_values={7: 1}))
+    manifest.write(
+        folder / "manifest.json", manifest.Manifest("sources", tuple(cases), label_values={7: 1})
+    )
     return folder / "manifest.json"
 
 
@@ -53,15 +55,27 @@ def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
     ids = [f"p{n}" for n in range(20)]
     dealt = deformed_cohort.share_out(ids, 1)
     for split in splits.SPLITS:
-        assert dealt["C1"][split] and dealt["C2"][split] and not set(dealt["C1"][split]) & set(dealt["C2"][split])
-    assert sorted(source for own in dealt.values() for members in own.values() for source in members) == sorted(ids)
+        assert (
+            dealt["C1"][split]
+            and dealt["C2"][split]
+            and not set(dealt["C1"][split]) & set(dealt["C2"][split])
+        )
+    assert sorted(
+        source for own in dealt.values() for members in own.values() for source in members
+    ) == sorted(ids)
     assert len(deformed_cohort.notes(ids, CONFIG)) == 1
 
 
 def test_one_and_two_sources_are_said_to_be_too_few():
     one, two = deformed_cohort.notes(["a"], CONFIG), deformed_cohort.notes(["a", "b"], CONFIG)
-    assert "WARNING: there is ONE source patient. Training and test are copies of the same person" in one[1]
-    assert "WARNING: there are two source patients" in two[1] and "Both sites have copies of the same patients" in two[2]
+    assert (
+        "WARNING: there is ONE source patient. Training and test are copies of the same person"
+        in one[1]
+    )
+    assert (
+        "WARNING: there are two source patients" in two[1]
+        and "Both sites have copies of the same patients" in two[2]
+    )
     dealt = deformed_cohort.share_out(["a", "b"], 5)["C1"]
     assert dealt["training"] == dealt["validation"] != dealt["test"]
 
@@ -70,7 +84,12 @@ def test_every_copy_is_made_once_for_its_site_and_split():
     copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
     assert len({copy.case_id for copy in copies}) == len(copies) == 18
     for site, counts in CONFIG.counts.items():
-        assert tuple(sum(c.site == site and c.split == split for c in copies) for split in splits.SPLITS) == counts
+        assert (
+            tuple(
+                sum(c.site == site and c.split == split for c in copies) for split in splits.SPLITS
+            )
+            == counts
+        )
 
 
 def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
@@ -79,9 +98,14 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
     digests = set()
     for site, values in (("C1", {0, 1}), ("C2", {0, 1, 2})):
         read = manifest.read(written[site])
-        assert read.site == site and dict(read.declared) == {"pancreas": "complete", "tumour": "absent" if site == "C1" else "complete"}
+        assert read.site == site and dict(read.declared) == {
+            "pancreas": "complete",
+            "tumour": "absent" if site == "C1" else "complete",
+        }
         lists = atomic.read_json(tmp_path / site / "split.json")
-        assert splits.listed_split([case.case_id for case in read.cases], lists) == {s: tuple(lists[s]) for s in splits.SPLITS}
+        assert splits.listed_split([case.case_id for case in read.cases], lists) == {
+            s: tuple(lists[s]) for s in splits.SPLITS
+        }
         for case in read.cases:
             ct, labels = sources.read_case(case)
             assert set(np.unique(labels.array)) == values
@@ -89,7 +113,10 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
             digests.add(hashlib.sha256(ct.array.tobytes()).hexdigest())
     assert len(digests) == 6
     record = json.loads((tmp_path / "cohort.json").read_text())
-    assert {source for _, source in record["copies"].values()} == {"patient_0", "patient_1"} and "WARNING" in record["notes"][1]
+    assert {source for _, source in record["copies"].values()} == {
+        "patient_0",
+        "patient_1",
+    } and "WARNING" in record["notes"][1]
 
     image = tmp_path / "C2" / "images" / "C2_0003.nii.gz"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
@@ -99,7 +126,10 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
     assert image.read_bytes() == content
     changed = {path.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"C2_0003.nii.gz"}
-    with pytest.raises(ValueError, match=r"cohort\.json: holds a cohort with other copies, seed; choose another folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"cohort\.json: holds a cohort with other copies, seed; choose another folder",
+    ):
         other = deformed_cohort.DeformedConfig(seed=4, counts=config.counts)
         deformed_cohort.generate(manifest.read(listed), other, tmp_path)
 
@@ -141,14 +171,21 @@ def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, 
         ({7: 1}, [cut], ["cut: ", "F03"]),
         ({7: 1}, [case("gone", label, None)], ["gone: ", "gone.nii.gz", "F01"]),
     ):
-        with pytest.raises(ValueError, match=r"list\.json: cannot be used as a list of sources") as caught:
-            deformed_cohort.check_sources(manifest.Manifest("s", tuple(cases), label_values=label_values), "list.json")
+        with pytest.raises(
+            ValueError, match=r"list\.json: cannot be used as a list of sources"
+        ) as caught:
+            deformed_cohort.check_sources(
+                manifest.Manifest("s", tuple(cases), label_values=label_values), "list.json"
+            )
         assert all(words in str(caught.value) for words in expected), str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("counts", "words"),
-    [({"C1": (1, 1, 1)}, "counts are for C1; expected C1 and C2"), ({"C1": (1, 1, 1), "C2": (1, 0, 1)}, r"counts of C2 are \(1, 0, 1\)")],
+    [
+        ({"C1": (1, 1, 1)}, "counts are for C1; expected C1 and C2"),
+        ({"C1": (1, 1, 1), "C2": (1, 0, 1)}, r"counts of C2 are \(1, 0, 1\)"),
+    ],
 )
 def test_bad_counts_are_named(counts, words):
     with pytest.raises(ValueError, match=words):

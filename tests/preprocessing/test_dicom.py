@@ -13,7 +13,9 @@ from preprocessing.checks.rules import IntegrityError
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import SECONDARY_CAPTURE, blank, enhanced, save, slices
 
-AFFINE = np.array([[-0.7, 0, 0, 90.5], [0, -0.7, 0, 120.25], [0, 0, 2.5, -30.0], [0, 0, 0, 1.0]])  # as scanners write: LPS
+AFFINE = np.array(
+    [[-0.7, 0, 0, 90.5], [0, -0.7, 0, 120.25], [0, 0, 2.5, -30.0], [0, 0, 0, 1.0]]
+)  # as scanners write: LPS
 
 
 def ct(shape=(10, 12, 7), affine=AFFINE):
@@ -40,7 +42,9 @@ def refused(folder, **changes):
     return caught.value
 
 
-@pytest.mark.parametrize("affine", [AFFINE, oblique(), sagittal()], ids=["axial", "oblique", "sagittal"])
+@pytest.mark.parametrize(
+    "affine", [AFFINE, oblique(), sagittal()], ids=["axial", "oblique", "sagittal"]
+)
 def test_a_series_is_the_volume_it_was_made_of(tmp_path, affine):
     save(tmp_path, slices(ct(affine=affine)))
     found = dicom.read_series(tmp_path)
@@ -59,7 +63,9 @@ def test_order_comes_from_positions_not_from_numbers_or_names(tmp_path):
     np.testing.assert_array_equal(dicom.read_series(tmp_path).array, ct().array)
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=["RLE", "JPEG2000", "JPEG-LS"])
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=["RLE", "JPEG2000", "JPEG-LS"]
+)
 def test_compressed_pixels(tmp_path, syntax):
     volume = ct((40, 36, 4))  # JPEG 2000 halves a picture five times
     save(tmp_path, slices(volume), syntax=syntax)
@@ -95,7 +101,9 @@ def test_pixels_that_tools_read_in_two_ways_are_refused(tmp_path, inverted):
     for ds in made[inverted]:
         ds.PhotometricInterpretation = "MONOCHROME1"
     save(tmp_path, made)
-    with pytest.raises(IntegrityError, match=r"pixels of MONOCHROME1.*\[D08.*export the slices as MONOCHROME2"):
+    with pytest.raises(
+        IntegrityError, match=r"pixels of MONOCHROME1.*\[D08.*export the slices as MONOCHROME2"
+    ):
         dicom.read_series(tmp_path)
 
 
@@ -122,7 +130,11 @@ def test_of_several_series_one_is_named(tmp_path):
     save(tmp_path / "one", slices(ct(), series="1.2.3"))
     save(tmp_path / "two", slices(other, series="1.2.4"))
     error = refused(tmp_path)
-    assert error.rule == "D02" and "1.2.3 (7 slices)" in str(error) and "1.2.4 (7 slices)" in str(error)
+    assert (
+        error.rule == "D02"
+        and "1.2.3 (7 slices)" in str(error)
+        and "1.2.4 (7 slices)" in str(error)
+    )
     np.testing.assert_array_equal(dicom.read_series(tmp_path, "1.2.4").array, other.array)
     assert "no CT series 9.9" in str(refused(tmp_path, series="9.9"))
 
@@ -131,7 +143,9 @@ def test_a_missing_slice_is_placed(tmp_path):
     made = slices(ct())
     save(tmp_path, made[:3] + made[5:])
     error = refused(tmp_path)
-    assert error.rule == "D04" and "2 missing" in str(error) and "-25.00 mm" in str(error)  # after the third: -30 + 2 * 2.5
+    assert (
+        error.rule == "D04" and "2 missing" in str(error) and "-25.00 mm" in str(error)
+    )  # after the third: -30 + 2 * 2.5
 
 
 def test_tilted_slices_are_refused_with_their_angle(tmp_path):
@@ -167,7 +181,11 @@ def test_slices_of_real_scanners(tmp_path, name):
     for k in range(3):
         ds = pydicom.dcmread(get_testdata_file(name))
         normal = np.cross(*np.reshape(ds.ImageOrientationPatient, (2, 3)).astype(float))
-        ds.ImagePositionPatient = [f"{v:.6f}" for v in np.array(ds.ImagePositionPatient, float) + 5.0 * k * normal / np.linalg.norm(normal)]
+        ds.ImagePositionPatient = [
+            f"{v:.6f}"
+            for v in np.array(ds.ImagePositionPatient, float)
+            + 5.0 * k * normal / np.linalg.norm(normal)
+        ]
         ds.SOPInstanceUID = f"1.2.3.{k}"
         made.append(ds)
     for k, ds in enumerate(made):

@@ -53,7 +53,12 @@ def test_phases_that_overlap_are_named_and_each_can_be_chosen(tmp_path, shift_mm
     with pytest.raises(IntegrityError) as caught:
         dicom.read_series(tmp_path)
     text = str(caught.value)
-    assert caught.value.rule == "D13" and "#1 (8 slices" in text and "#2 (8 slices" in text and "series" in caught.value.fix
+    assert (
+        caught.value.rule == "D13"
+        and "#1 (8 slices" in text
+        and "#2 (8 slices" in text
+        and "series" in caught.value.fix
+    )
     if mark == "time":
         assert "at 101010.5" in text and "at 101020.5" in text
     for chosen, expected in (("#1", FIRST.array), ("1.2.826.0.1.1#2", SECOND)):
@@ -84,7 +89,9 @@ def test_reconstructions_whose_numbers_alternate_are_told_by_what_differs(tmp_pa
     with pytest.raises(IntegrityError, match=r"#1 \(8 slices.*#2 \(8 slices.*D13"):
         dicom.read_series(tmp_path)
     found = [dicom.read_series(tmp_path, chosen).array for chosen in ("#1", "#2")]
-    assert any(np.array_equal(array, FIRST.array) for array in found) and any(np.array_equal(array, SECOND) for array in found)
+    assert any(np.array_equal(array, FIRST.array) for array in found) and any(
+        np.array_equal(array, SECOND) for array in found
+    )
     assert dicom.read_series(tmp_path, "#all").shape[2] == 16
 
 
@@ -150,14 +157,20 @@ def test_frames_of_two_stacks_that_alternate(tmp_path):
     save(tmp_path, [made])
     with pytest.raises(IntegrityError, match=r"#1 \(8 slices.*#2 \(8 slices.*D13"):
         dicom.read_series(tmp_path)
-    np.testing.assert_array_equal(dicom.read_series(tmp_path, "#2").array, FIRST.array)  # frames run from last to first
+    np.testing.assert_array_equal(
+        dicom.read_series(tmp_path, "#2").array, FIRST.array
+    )  # frames run from last to first
 
 
 def test_frames_of_two_acquisitions_in_one_file(tmp_path):
-    made = enhanced(Volume(np.concatenate([FIRST.array, SECOND], axis=2), AFFINE))  # its frames run from last to first
+    made = enhanced(
+        Volume(np.concatenate([FIRST.array, SECOND], axis=2), AFFINE)
+    )  # its frames run from last to first
     for k, frame in enumerate(made.PerFrameFunctionalGroupsSequence):
         phase, place = divmod(15 - k, 8)
-        frame.PlanePositionSequence[0].ImagePositionPatient = slices(FIRST)[place].ImagePositionPatient
+        frame.PlanePositionSequence[0].ImagePositionPatient = slices(FIRST)[
+            place
+        ].ImagePositionPatient
         frame.FrameContentSequence = [type(frame)()]
         frame.FrameContentSequence[0].FrameAcquisitionNumber = phase + 1
     save(tmp_path, [made])

@@ -29,7 +29,9 @@ def temporary(tmp_path, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
-def zipped(path, change=None, *, names="study/séries 1/IM{:d}", extra=(), compression=zipfile.ZIP_DEFLATED):
+def zipped(
+    path, change=None, *, names="study/séries 1/IM{:d}", extra=(), compression=zipfile.ZIP_DEFLATED
+):
     save(path.parent / "plain", slices(CT), name="IM{:d}".format)
     with zipfile.ZipFile(path, "w", compression) as archive:
         for k, file in enumerate(sorted((path.parent / "plain").iterdir())):
@@ -54,7 +56,12 @@ def refused(path, **limits):
 def test_a_zip_of_a_series_is_read_as_its_folder(tmp_path, temporary):
     path = zipped(
         tmp_path / "case.ZIP",
-        extra=[("__MACOSX/._IM0", b"\0\5\x16\7"), ("study/.DS_Store", b"x"), ("study/LICENSE", b"terms"), ("study/empty/", b"")],
+        extra=[
+            ("__MACOSX/._IM0", b"\0\5\x16\7"),
+            ("study/.DS_Store", b"x"),
+            ("study/LICENSE", b"terms"),
+            ("study/empty/", b""),
+        ],
     )
     before = path.read_bytes()
     np.testing.assert_array_equal(sources.read_image(Case("a", path, None)).array, CT.array)
@@ -66,13 +73,32 @@ def test_a_zip_of_a_series_is_read_as_its_folder(tmp_path, temporary):
 def test_an_error_names_the_file_in_the_archive(tmp_path):
     error = refused(zipped(tmp_path / "case.zip", lambda k, content: b"" if k == 5 else content))
     assert error.rule == "D09" and error.file == str(tmp_path / "case.zip") + "/study/séries 1/IM5"
-    twice = refused(zipped(tmp_path / "two.zip", extra=[("study/copy/IM9", (tmp_path / "plain" / "IM2").read_bytes())]))
+    twice = refused(
+        zipped(
+            tmp_path / "two.zip",
+            extra=[("study/copy/IM9", (tmp_path / "plain" / "IM2").read_bytes())],
+        )
+    )
     assert twice.rule == "D05" and "IM" in twice.problem and "unpacked" not in str(twice)
-    assert refused(zipped(tmp_path / "none.zip", lambda k, content: b"text only", names="LICENSE{:d}.txt")).rule == "D01"
+    assert (
+        refused(
+            zipped(tmp_path / "none.zip", lambda k, content: b"text only", names="LICENSE{:d}.txt")
+        ).rule
+        == "D01"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.dcm", "/etc/outside.dcm", "a/../../outside.dcm", "..\\outside.dcm", "C:\\outside.dcm", "c:outside.dcm", "a//b.dcm"]
+    "name",
+    [
+        "../outside.dcm",
+        "/etc/outside.dcm",
+        "a/../../outside.dcm",
+        "..\\outside.dcm",
+        "C:\\outside.dcm",
+        "c:outside.dcm",
+        "a//b.dcm",
+    ],
 )
 def test_a_name_that_leads_out_of_the_archive_is_refused(tmp_path, name):
     (tmp_path / "deep").mkdir()
@@ -100,7 +126,9 @@ def test_an_archive_beyond_its_limits_is_refused_before_it_is_unpacked(tmp_path,
         for k in range(5):
             archive.writestr(f"IM{k}", bytes(2**24))
     assert "packed more densely than any scan" in str(refused(bomb))
-    monkeypatch.setattr(dicom_archive.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(
+        dicom_archive.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})
+    )
     error = refused(path)
     assert error.rule == "D16" and "TMPDIR" in error.fix
 

@@ -25,7 +25,12 @@ NAMES = ("IM{:04d}.dcm", "IM{:04d}", "1.2.840.113.{:d}", "{:03d}.IMA", "slice{:d
 def written(folder, name="IM{:04d}", change=None):
     made = slices(CT)
     save(folder, change(made) if change else made, name=name.format)
-    return sorted(folder.iterdir(), key=lambda path: int("".join(c for c in path.name.removeprefix("1.2.840.113") if c.isdigit())))
+    return sorted(
+        folder.iterdir(),
+        key=lambda path: int(
+            "".join(c for c in path.name.removeprefix("1.2.840.113") if c.isdigit())
+        ),
+    )
 
 
 def chosen(files, where):
@@ -43,7 +48,8 @@ DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     **{
-        f"cut at {size} bytes": lambda path, size=size: path.write_bytes(path.read_bytes()[:size]) for size in (60, 140, 300, 450, 600, 800)
+        f"cut at {size} bytes": lambda path, size=size: path.write_bytes(path.read_bytes()[:size])
+        for size in (60, 140, 300, 450, 600, 800)
     },
     "cut in its pixels": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "a message of the server": lambda path: path.write_text("<html>503 Service Unavailable</html>"),
@@ -51,9 +57,14 @@ DAMAGE = {
     "a picture": lambda path: path.write_bytes(b"BM" + bytes(500)),
     "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
     "not fetched by annex": lambda path: path.write_text(f"/annex/objects/MD5E-s1--{path.name}\n"),
-    "not fetched by LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"),
+    "not fetched by LFS": lambda path: path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n"
+    ),
     "a dangling link": lambda path: (path.unlink(), path.symlink_to("/nowhere/slice")),
-    "a link into an annex": lambda path: (path.unlink(), path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x")),
+    "a link into an annex": lambda path: (
+        path.unlink(),
+        path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x"),
+    ),
 }
 
 
@@ -103,7 +114,9 @@ def test_files_of_another_series_do_not_stop_the_one_that_is_chosen(tmp_path):
     written(tmp_path / "ct" / "one")
     save(tmp_path / "ct" / "two", slices(CT, series="1.2.9"), name="IM{:04d}".format)
     (tmp_path / "ct" / "two" / "IM0008").write_bytes(b"")
-    np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct", "1.2.826.0.1.1").array, CT.array)
+    np.testing.assert_array_equal(
+        dicom.read_series(tmp_path / "ct", "1.2.826.0.1.1").array, CT.array
+    )
     assert refused(tmp_path / "ct", "1.2.9").file.endswith("IM0008")
 
 
@@ -122,7 +135,11 @@ def test_a_slice_marked_as_something_else_is_not_dropped(tmp_path, kind, where):
 
     files = written(tmp_path / "ct", change=change)
     error = refused(tmp_path / "ct")
-    assert error.rule == "D03" and error.file == str(chosen(files, where)) and f"marked as {kind}".lower() in str(error).lower()
+    assert (
+        error.rule == "D03"
+        and error.file == str(chosen(files, where))
+        and f"marked as {kind}".lower() in str(error).lower()
+    )
 
 
 def test_a_localizer_of_the_series_that_lies_across_it_is_left_out(tmp_path):
@@ -146,7 +163,9 @@ def without(*numbers):
     return lambda made: [ds for ds in made if ds.InstanceNumber not in numbers]
 
 
-@pytest.mark.parametrize(("numbers", "said"), [((1, 2), "without 1, 2: 2 slices"), ((1,), "without 1: 1 slices")])
+@pytest.mark.parametrize(
+    ("numbers", "said"), [((1, 2), "without 1, 2: 2 slices"), ((1,), "without 1: 1 slices")]
+)
 def test_slices_that_are_missing_at_the_beginning_are_a_warning(tmp_path, numbers, said):
     written(tmp_path / "ct", change=without(*numbers))
     (warning,) = dicom.read_series(tmp_path / "ct").warnings
@@ -162,7 +181,9 @@ def test_a_gap_in_the_numbers_of_an_even_stack_is_a_warning_that_reaches_the_che
     written(tmp_path / "ct", change=change)
     (warning,) = dicom.read_series(tmp_path / "ct").warnings
     assert warning.rule == "D14" and "without 7, 8" in str(warning)
-    assert "D14" in [problem.rule for problem in survey.look_at(Case("a", tmp_path / "ct", None)).problems]
+    assert "D14" in [
+        problem.rule for problem in survey.look_at(Case("a", tmp_path / "ct", None)).problems
+    ]
 
 
 def test_an_acquisition_that_gave_more_images_is_a_warning(tmp_path):
@@ -192,14 +213,18 @@ def test_numbers_that_begin_elsewhere_or_are_not_there_are_no_warning(tmp_path):
         assert dicom.read_series(tmp_path / name).warnings == ()
 
 
-@pytest.mark.parametrize("bare", [(0, 9), (7, 9), (4, 5)], ids=["all", "the last two", "one between"])
+@pytest.mark.parametrize(
+    "bare", [(0, 9), (7, 9), (4, 5)], ids=["all", "the last two", "one between"]
+)
 @pytest.mark.parametrize("name", ["I{:05d}", "I{:05d}.dcm"])
 def test_slices_without_preamble_are_slices(tmp_path, bare, name):
     files = written(tmp_path / "ct", name)
     for path in files[slice(*bare)]:
         content = path.read_bytes()
         length = int.from_bytes(content[140:144], "little")
-        path.write_bytes(content[144 + length :])  # as an old archive keeps them: no meta group either
+        path.write_bytes(
+            content[144 + length :]
+        )  # as an old archive keeps them: no meta group either
     np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct").array, CT.array)
 
 
@@ -216,7 +241,15 @@ def test_links_to_folders_and_files_are_followed_once(tmp_path):
     (tmp_path / "store" / "latest").symlink_to(store[0])
     for name in ("case", "linked", "files"):
         np.testing.assert_array_equal(dicom.read_series(tmp_path / name).array, CT.array)
-    assert len({str(sources.digests(Case("a", tmp_path / name, None))) for name in ("case", "linked", "files")}) == 1
+    assert (
+        len(
+            {
+                str(sources.digests(Case("a", tmp_path / name, None)))
+                for name in ("case", "linked", "files")
+            }
+        )
+        == 1
+    )
 
 
 def test_a_dataset_of_datalad_is_its_tree_and_not_its_annex(tmp_path):
@@ -229,7 +262,11 @@ def test_a_dataset_of_datalad_is_its_tree_and_not_its_annex(tmp_path):
         np.testing.assert_array_equal(dicom.read_series(folder).array, CT.array)
     shutil.rmtree(tmp_path / "ds" / ".git")
     error = refused(tmp_path / "ds")
-    assert error.rule == "F01" and error.fix.startswith("datalad get ") and error.file.endswith("IM0000")
+    assert (
+        error.rule == "F01"
+        and error.fix.startswith("datalad get ")
+        and error.file.endswith("IM0000")
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
@@ -241,13 +278,18 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
 
 
 def test_a_series_is_chosen_by_uid_or_number_and_listed_with_description(tmp_path):
-    for number, (uid, text) in enumerate((("1.2.3", "arterial"), ("1.2.4", "portal venous")), start=4):
+    for number, (uid, text) in enumerate(
+        (("1.2.3", "arterial"), ("1.2.4", "portal venous")), start=4
+    ):
         made = slices(CT if number == 4 else Volume(CT.array[::-1].copy(), AFFINE), series=uid)
         for ds in made:
             ds.SeriesNumber, ds.SeriesDescription = number, text
         save(tmp_path / "ct", made, name=f"s{number}i{{:d}}".format)
     text = str(refused(tmp_path / "ct"))
-    assert "1.2.3 (number 4, 'arterial', 9 slices)" in text and "1.2.4 (number 5, 'portal venous', 9 slices)" in text
+    assert (
+        "1.2.3 (number 4, 'arterial', 9 slices)" in text
+        and "1.2.4 (number 5, 'portal venous', 9 slices)" in text
+    )
     np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct", "4").array, CT.array)
     np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct", "1.2.4").array, CT.array[::-1])
     assert "no CT series 6" in str(refused(tmp_path / "ct", "6"))
@@ -256,7 +298,9 @@ def test_a_series_is_chosen_by_uid_or_number_and_listed_with_description(tmp_pat
 def test_a_single_multi_frame_file_is_a_scan(tmp_path):
     save(tmp_path, [enhanced(CT)], name=lambda i: "scan")
     assert dicom.is_series(tmp_path / "scan")
-    np.testing.assert_array_equal(sources.read_image(Case("a", tmp_path / "scan", None)).array, CT.array)
+    np.testing.assert_array_equal(
+        sources.read_image(Case("a", tmp_path / "scan", None)).array, CT.array
+    )
 
 
 @pytest.mark.parametrize("groups", [0, 8, 10])
@@ -266,7 +310,11 @@ def test_frames_and_their_groups_agree(tmp_path, groups):
     made.PerFrameFunctionalGroupsSequence = (kept + kept)[:groups]
     save(tmp_path, [made], name=lambda i: "scan.dcm")
     error = refused(tmp_path)
-    assert error.rule == "D07" and f"9 frames and the functional groups of {groups}" in str(error) and error.file.endswith("scan.dcm")
+    assert (
+        error.rule == "D07"
+        and f"9 frames and the functional groups of {groups}" in str(error)
+        and error.file.endswith("scan.dcm")
+    )
 
 
 def test_a_frame_s_attribute_is_named_with_its_frame(tmp_path):
@@ -313,11 +361,21 @@ def parts(counts, *, concatenated):
     size = len(whole.PixelData) // whole.NumberOfFrames
     for number, count in enumerate(counts, start=1):
         part = copy.deepcopy(whole)
-        part.SOPInstanceUID, part.InstanceNumber, part.NumberOfFrames = f"1.2.7.{number}", number, count
-        part.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[begin : begin + count]
+        part.SOPInstanceUID, part.InstanceNumber, part.NumberOfFrames = (
+            f"1.2.7.{number}",
+            number,
+            count,
+        )
+        part.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[
+            begin : begin + count
+        ]
         part.PixelData = whole.PixelData[begin * size : (begin + count) * size]
         if concatenated:
-            part.ConcatenationUID, part.InConcatenationNumber, part.InConcatenationTotalNumber = "1.2.8", number, len(counts)
+            part.ConcatenationUID, part.InConcatenationNumber, part.InConcatenationTotalNumber = (
+                "1.2.8",
+                number,
+                len(counts),
+            )
         found.append(part)
         begin += count
     return found
@@ -331,7 +389,11 @@ def test_an_image_in_several_files_is_whole_or_the_absent_ones_are_counted(tmp_p
     for name, kept in (("first", made[1:]), ("last", made[:2])):
         save(tmp_path / name, kept)
         error = refused(tmp_path / name)
-        assert error.rule == "D04" and f"2 of the 3 files of one image (concatenation), without {1 if name == 'first' else 3}" in str(error)
+        assert (
+            error.rule == "D04"
+            and f"2 of the 3 files of one image (concatenation), without {1 if name == 'first' else 3}"
+            in str(error)
+        )
 
 
 def test_a_multi_frame_file_that_is_absent_from_the_numbers_is_a_warning(tmp_path):
@@ -341,7 +403,9 @@ def test_a_multi_frame_file_that_is_absent_from_the_numbers_is_a_warning(tmp_pat
     made[1].InstanceNumber = 3
     save(tmp_path / "gap", made)
     (warning,) = dicom.read_series(tmp_path / "gap").warnings
-    assert warning.rule == "D14" and "run from 1 to 3 without 2: 1 files may be missing" in str(warning)
+    assert warning.rule == "D14" and "run from 1 to 3 without 2: 1 files may be missing" in str(
+        warning
+    )
 
 
 def test_a_specialised_class_that_names_ct_as_its_general_one_is_ct(tmp_path):
@@ -352,7 +416,11 @@ def test_a_specialised_class_that_names_ct_as_its_general_one_is_ct(tmp_path):
                 ds.RelatedGeneralSOPClassUID = related
         return made
 
-    written(tmp_path / "ct", change=lambda made: change(made, ["1.2.3", "1.2.840.10008.5.1.4.1.1.2"]))
+    written(
+        tmp_path / "ct", change=lambda made: change(made, ["1.2.3", "1.2.840.10008.5.1.4.1.1.2"])
+    )
     np.testing.assert_array_equal(dicom.read_series(tmp_path / "ct").array, CT.array)
     written(tmp_path / "private", change=lambda made: change(made, None))
-    assert refused(tmp_path / "private").rule == "D10" and "another class (1.3.46.670589.5.0.1)" in str(refused(tmp_path / "private"))
+    assert refused(
+        tmp_path / "private"
+    ).rule == "D10" and "another class (1.3.46.670589.5.0.1)" in str(refused(tmp_path / "private"))

@@ -20,7 +20,13 @@ FRAMES, GROUPS = 0x00280008, 0x52009230
 def header(tmp_path, *elements, **changes):
     """Reads a file of these attributes, written byte by byte."""
     image_class = Element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0")
-    meta = [Element(0x00020010, b"UI", b"1.2.840.10008.1.2\0" if changes.get("implicit") else b"1.2.840.10008.1.2.1\0")]
+    meta = [
+        Element(
+            0x00020010,
+            b"UI",
+            b"1.2.840.10008.1.2\0" if changes.get("implicit") else b"1.2.840.10008.1.2.1\0",
+        )
+    ]
     path = tmp_path / "slice.dcm"
     path.write_bytes(File([image_class, *elements], meta, **changes).encoded())
     return dicom_header.read(path)
@@ -46,10 +52,13 @@ def test_values_are_those_that_were_written(tmp_path, implicit, bare):
     assert found.count("NumberOfFrames") == 12 and found.required("Rows") == 512
     # 63536 and -2000 are the same bits
     assert (
-        found.short("PixelPaddingValue", any_sign=True) == 63536 and found.short("PixelPaddingValue", signed=True, any_sign=True) == -2000
+        found.short("PixelPaddingValue", any_sign=True) == 63536
+        and found.short("PixelPaddingValue", signed=True, any_sign=True) == -2000
     )
     assert (
-        found.numbers("PixelSpacing", 2) is None and found.text("Modality") == "" and found.items("PerFrameFunctionalGroupsSequence") == []
+        found.numbers("PixelSpacing", 2) is None
+        and found.text("Modality") == ""
+        and found.items("PerFrameFunctionalGroupsSequence") == []
     )
 
 
@@ -57,7 +66,10 @@ def test_values_are_those_that_were_written(tmp_path, implicit, bare):
     "value", [b"1,0", b"1,5\\1,5", b"1", b"1\\2\\3", b"nan\\1", b"inf\\1", b"1e400\\1", b"1e30\\1", b"1_0\\1", b"\\1", b"1.0\\", b"\xff\\1", b"0x1\\1", b"1\0 2\\1"]
 )  # fmt: skip
 def test_a_number_that_is_not_one_or_one_too_many_is_refused(tmp_path, value):
-    refused(lambda: header(tmp_path, Element(SPACING, b"DS", value)).numbers("PixelSpacing", 2), "PixelSpacing is ")
+    refused(
+        lambda: header(tmp_path, Element(SPACING, b"DS", value)).numbers("PixelSpacing", 2),
+        "PixelSpacing is ",
+    )
 
 
 @pytest.mark.parametrize("value", [b"", b"  ", b"\0\0"])
@@ -68,21 +80,48 @@ def test_an_empty_value_is_absent(tmp_path, value):
 
 
 def test_another_representation_is_read_where_it_is_text_and_refused_where_it_is_not(tmp_path):
-    assert header(tmp_path, Element(SPACING, b"UT", b"0.5\\0.75")).numbers("PixelSpacing", 2) == (0.5, 0.75)
+    assert header(tmp_path, Element(SPACING, b"UT", b"0.5\\0.75")).numbers("PixelSpacing", 2) == (
+        0.5,
+        0.75,
+    )
     doubles = struct.pack("<2d", 0.5, 0.75)
-    refused(lambda: header(tmp_path, Element(SPACING, b"FD", doubles)).numbers("PixelSpacing", 2), "PixelSpacing is written as FD")
-    refused(lambda: header(tmp_path, Element(ROWS, b"IS", b"12")).short("Rows"), "Rows is written as IS")
-    refused(lambda: header(tmp_path, Element(ROWS, b"US", b"\1\0\2\0")).short("Rows"), "Rows is 0x01000200; expected one 16-bit number")
-    refused(lambda: header(tmp_path, Element(FRAMES, b"IS", b"1.5 ")).count("NumberOfFrames"), "expected a whole number")
+    refused(
+        lambda: header(tmp_path, Element(SPACING, b"FD", doubles)).numbers("PixelSpacing", 2),
+        "PixelSpacing is written as FD",
+    )
+    refused(
+        lambda: header(tmp_path, Element(ROWS, b"IS", b"12")).short("Rows"), "Rows is written as IS"
+    )
+    refused(
+        lambda: header(tmp_path, Element(ROWS, b"US", b"\1\0\2\0")).short("Rows"),
+        "Rows is 0x01000200; expected one 16-bit number",
+    )
+    refused(
+        lambda: header(tmp_path, Element(FRAMES, b"IS", b"1.5 ")).count("NumberOfFrames"),
+        "expected a whole number",
+    )
 
 
 def test_what_is_no_sequence_is_refused(tmp_path):
-    refused(lambda: header(tmp_path, Element(GROUPS, b"LO", b"text")).items("PerFrameFunctionalGroupsSequence"), "PerFrameFunctionalGroups")
+    refused(
+        lambda: header(tmp_path, Element(GROUPS, b"LO", b"text")).items(
+            "PerFrameFunctionalGroupsSequence"
+        ),
+        "PerFrameFunctionalGroups",
+    )
 
 
 def test_a_value_that_the_end_of_the_file_cuts_is_refused(tmp_path):
-    found = header(tmp_path, Element(POSITION, b"DS", b"-93.25\\-80.5\\12.125 "), damage=lambda content: content[:-6])
-    refused(lambda: found.numbers("ImagePositionPatient", 3), "cut short inside its header, in ImagePositionPatient", rule="D09")
+    found = header(
+        tmp_path,
+        Element(POSITION, b"DS", b"-93.25\\-80.5\\12.125 "),
+        damage=lambda content: content[:-6],
+    )
+    refused(
+        lambda: found.numbers("ImagePositionPatient", 3),
+        "cut short inside its header, in ImagePositionPatient",
+        rule="D09",
+    )
 
 
 def test_a_name_in_an_error_says_which_frame(tmp_path):
@@ -94,8 +133,14 @@ def test_a_name_in_an_error_says_which_frame(tmp_path):
     ("element", "said"),
     [
         (Element(0x00091010, b"XX", b"text"), "written as 'XX'"),
-        (Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\x90\x01\x00\x0012"), "items do not end where it ends"),
-        (Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff"), "items do not end where it ends"),
+        (
+            Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\x90\x01\x00\x0012"),
+            "items do not end where it ends",
+        ),
+        (
+            Element(0x00091010, b"SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff"),
+            "items do not end where it ends",
+        ),
         (Element(0x00080016, b"UI", b"1.2.3\0"), "is there twice"),
         (Element(0x7FE00010, b"LO", b"text"), "pixel data are written as 'LO'"),
     ],
@@ -108,7 +153,10 @@ def test_a_transfer_syntax_that_is_absent_or_does_not_fit_is_refused(tmp_path):
     rows = Element(ROWS, b"US", b"\2\0")
     assert header(tmp_path, rows, bare=True).transfer_syntax == "1.2.840.10008.1.2.1"
     assert header(tmp_path, rows, bare=True, implicit=True).transfer_syntax == "1.2.840.10008.1.2"
-    for named, said in ((b"", "has no TransferSyntaxUID"), (b"1.2.840.10008.1.2\0", "attributes are written as explicit")):
+    for named, said in (
+        (b"", "has no TransferSyntaxUID"),
+        (b"1.2.840.10008.1.2\0", "attributes are written as explicit"),
+    ):
         path = tmp_path / "slice.dcm"
         image_class = Element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0")
         path.write_bytes(File([image_class, rows], [Element(0x00020010, b"UI", named)]).encoded())
@@ -117,7 +165,11 @@ def test_a_transfer_syntax_that_is_absent_or_does_not_fit_is_refused(tmp_path):
 
 def test_what_begins_as_dicom():
     begin = Element(0x00080005, b"CS", b"ISO_IR 100").encoded
-    assert dicom_header.is_dicom(bytes(128) + b"DICM") and dicom_header.is_dicom(begin(False)) and dicom_header.is_dicom(begin(True))
+    assert (
+        dicom_header.is_dicom(bytes(128) + b"DICM")
+        and dicom_header.is_dicom(begin(False))
+        and dicom_header.is_dicom(begin(True))
+    )
     for other in (
         b"",
         b"DICM",
@@ -143,12 +195,21 @@ def test_a_decoder_that_panics_is_one_file_s_failure(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dicom_header.pydicom, "dcmread", lambda path, force: Dataset())
     refused(
-        lambda: dicom_header.decode(tmp_path / "slice.dcm", "1.2.840.10008.1.2.5"), "index out of bounds", "1.2.840.10008.1.2.5", rule="D09"
+        lambda: dicom_header.decode(tmp_path / "slice.dcm", "1.2.840.10008.1.2.5"),
+        "index out of bounds",
+        "1.2.840.10008.1.2.5",
+        rule="D09",
     )
 
 
 def test_no_stack_trace_of_a_decoder_is_logged(tmp_path, caplog):
-    save(tmp_path, slices(Volume(np.arange(12288, dtype=np.int16).reshape(64, 64, 3), np.diag([1.0, 1, 2, 1]))), syntax=JPEG2000Lossless)
+    save(
+        tmp_path,
+        slices(
+            Volume(np.arange(12288, dtype=np.int16).reshape(64, 64, 3), np.diag([1.0, 1, 2, 1]))
+        ),
+        syntax=JPEG2000Lossless,
+    )
     last = sorted(tmp_path.iterdir())[-1]
     content = last.read_bytes()
     last.write_bytes(content.replace(b"\xff\x4f\xff\x51", bytes(4)))  # the codestream's first marks
@@ -186,5 +247,8 @@ def test_behind_the_pixels_there_are_attributes_zeros_or_nothing(tmp_path, tail,
     if whole:
         assert dicom.read_series(tmp_path).shape == (5, 4, 3)
     else:
-        with pytest.raises(IntegrityError, match=f"{last.name}: its pixel data end at byte {size}.*D09.*head -c {size}"):
+        with pytest.raises(
+            IntegrityError,
+            match=f"{last.name}: its pixel data end at byte {size}.*D09.*head -c {size}",
+        ):
             dicom.read_series(tmp_path)

@@ -29,5 +29,8 @@ def test_a_mutated_series_is_read_or_refused_by_a_rule(tmp_path, part):
 def test_a_seed_is_a_series(tmp_path):
     for name in ("a", "b"):
         dicom_mutations.write(tmp_path / name, 5)
-    one, other = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.is_file()} for name in ("a", "b"))
+    one, other = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.is_file()}
+        for name in ("a", "b")
+    )
     assert one == other

@@ -14,7 +14,18 @@ CORNERS = np.zeros((12, 16), bool)  # rows, columns
 CORNERS[:3, :4], CORNERS[-2:, -5:] = True, True
 
 
-def padded(folder, value, representation, *, signed, intercept, limit=None, pixels=None, slope=1.0, inside=None):
+def padded(
+    folder,
+    value,
+    representation,
+    *,
+    signed,
+    intercept,
+    limit=None,
+    pixels=None,
+    slope=1.0,
+    inside=None,
+):
     """Writes the CT with `pixels` in its corners; `inside` pixels in its middle."""
     kind = "<i2" if signed else "<u2"
     made = slices(CT, intercept=intercept, slope=slope, stored_as=kind)
@@ -54,7 +65,9 @@ def expected(inside=None):
 )
 def test_padding_is_air(tmp_path, value, representation, signed, intercept):
     pixels = value % 65536 if not signed else value - 65536 if value > 32767 else value
-    found = padded(tmp_path, value, representation, signed=signed, intercept=intercept, pixels=pixels)
+    found = padded(
+        tmp_path, value, representation, signed=signed, intercept=intercept, pixels=pixels
+    )
     assert found.array.dtype == np.int16 and found.warnings == ()
     np.testing.assert_array_equal(found.array, expected())
 
@@ -68,7 +81,9 @@ def test_padding_is_compared_before_the_rescale(tmp_path):
 @pytest.mark.parametrize("limits", [(63000, 64000), (64000, 63000)])
 def test_a_range_of_padding_is_air_up_to_its_limit(tmp_path, limits):
     value, limit = limits
-    found = padded(tmp_path, value, "US", signed=False, intercept=-1024.0, limit=limit, pixels=63500)
+    found = padded(
+        tmp_path, value, "US", signed=False, intercept=-1024.0, limit=limit, pixels=63500
+    )
     np.testing.assert_array_equal(found.array, expected())
 
 

@@ -36,18 +36,30 @@ def test_each_segment_lies_where_the_mask_lies(tmp_path):
     mask[1:5, 2:4, 1:4], mask[5, 3, 3] = 1, 2
     dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct", model_name="FL_global")
     written = pydicom.dcmread(tmp_path / "mask.dcm")
-    assert (written.Modality, written.StudyInstanceUID, written.PatientID) == ("SEG", "1.2.826.0.1.9", "17")
-    assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["Pancreas", "Pancreatic tumour"]
+    assert (written.Modality, written.StudyInstanceUID, written.PatientID) == (
+        "SEG",
+        "1.2.826.0.1.9",
+        "17",
+    )
+    assert [segment.SegmentLabel for segment in written.SegmentSequence] == [
+        "Pancreas",
+        "Pancreatic tumour",
+    ]
     # read back by position, independently of the writer's order of slices and frames
     restored = np.zeros_like(mask)
     to_voxel = np.linalg.inv(ct.affine)
-    for frame, pixels in zip(written.PerFrameFunctionalGroupsSequence, written.pixel_array, strict=True):
+    for frame, pixels in zip(
+        written.PerFrameFunctionalGroupsSequence, written.pixel_array, strict=True
+    ):
         x, y, z = (float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient)
         _, _, k, _ = to_voxel @ [-x, -y, z, 1]  # DICOM's LPS
         number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         restored[:, :, round(k)][pixels.T > 0] = number
     np.testing.assert_array_equal(restored, mask)
-    files = {item.ReferencedSOPInstanceUID for item in written.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    files = {
+        item.ReferencedSOPInstanceUID
+        for item in written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
     assert len(files) == ct.shape[2]
 
 
@@ -56,17 +68,25 @@ def test_a_tumour_alone_is_one_segment(tmp_path):
     mask = np.zeros(ct.shape, np.uint8)
     mask[3, 3, 3] = 2
     dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct", model_name="m")
-    assert [segment.SegmentLabel for segment in pydicom.dcmread(tmp_path / "mask.dcm").SegmentSequence] == ["Pancreatic tumour"]
+    assert [
+        segment.SegmentLabel for segment in pydicom.dcmread(tmp_path / "mask.dcm").SegmentSequence
+    ] == ["Pancreatic tumour"]
 
 
 def test_what_cannot_become_an_object_is_said_and_leaves_nothing(tmp_path):
     ct = series(tmp_path / "ct")
     mask = np.ones(ct.shape, np.uint8)
-    for wrong, message in ((mask * 0, "mask is empty"), (mask[:-1], r"\(5, 6, 6\) slices, rows and columns, its series \(5, 6, 7\)")):
+    for wrong, message in (
+        (mask * 0, "mask is empty"),
+        (mask[:-1], r"\(5, 6, 6\) slices, rows and columns, its series \(5, 6, 7\)"),
+    ):
         with pytest.raises(ValueError, match=message):
             dicom_segmentation.write(tmp_path / "mask.dcm", wrong, tmp_path / "ct", model_name="m")
     series(tmp_path / "poor", StudyInstanceUID=None)
-    with pytest.raises(ValueError, match=r"poor.*\.dcm: has no StudyInstanceUID, which every object of its study must repeat \[D12"):
+    with pytest.raises(
+        ValueError,
+        match=r"poor.*\.dcm: has no StudyInstanceUID, which every object of its study must repeat \[D12",
+    ):
         dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "poor", model_name="m")
     assert not list(tmp_path.glob("*mask*"))
 
@@ -74,7 +94,11 @@ def test_what_cannot_become_an_object_is_said_and_leaves_nothing(tmp_path):
 OPTIONAL = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer")  # fmt: skip
 
 
-@pytest.mark.parametrize("absent", [*((name,) for name in OPTIONAL), OPTIONAL], ids=lambda names: "all" if len(names) > 1 else names[0])
+@pytest.mark.parametrize(
+    "absent",
+    [*((name,) for name in OPTIONAL), OPTIONAL],
+    ids=lambda names: "all" if len(names) > 1 else names[0],
+)
 def test_what_may_be_empty_and_is_absent_is_empty_in_the_object(tmp_path, absent):
     ct = series(tmp_path / "ct", **dict.fromkeys(absent))
     for path in (tmp_path / "ct").iterdir():
@@ -112,7 +136,9 @@ def test_a_file_without_what_the_object_must_repeat_or_with_what_it_may_not_is_n
     with pytest.raises(ValueError, match=rf"{path.name}: has no FrameOfReferenceUID.*D12"):
         dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "ct", model_name="m")
     series(tmp_path / "odd", PatientSex="unclear")
-    with pytest.raises(ValueError, match=r"mask\.dcm: .*odd.*\.dcm holds a value that the object may not repeat"):
+    with pytest.raises(
+        ValueError, match=r"mask\.dcm: .*odd.*\.dcm holds a value that the object may not repeat"
+    ):
         dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "odd", model_name="m")
     assert not list(tmp_path.glob("*mask*"))
 

@@ -21,12 +21,17 @@ def blob(shape=(9, 8, 10)):
     return label
 
 
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, lambda a: np.asfortranarray(a)[::-1, :, ::-1]])
+@pytest.mark.parametrize(
+    "layout",
+    [np.ascontiguousarray, np.asfortranarray, lambda a: np.asfortranarray(a)[::-1, :, ::-1]],
+)
 def test_the_box_is_the_smallest_around_the_foreground(layout):
     label = layout(blob())
     box = LabelBox.of(label)
     voxels = np.argwhere(label)
-    assert box.start == tuple(voxels.min(axis=0)) and box.voxels.shape == tuple(voxels.max(axis=0) - voxels.min(axis=0) + 1)
+    assert box.start == tuple(voxels.min(axis=0)) and box.voxels.shape == tuple(
+        voxels.max(axis=0) - voxels.min(axis=0) + 1
+    )
     np.testing.assert_array_equal(box.array(), label)
 
 
@@ -35,16 +40,29 @@ def test_the_box_turns_as_the_volume_does():
     for axes, signs in ORIENTATIONS:
         native = Grid(label.shape, stored_affine(axes, signs))
         upright = LabelBox.of(label).to_ras(native)
-        np.testing.assert_array_equal(upright.array(), geometry.to_ras(Volume(label, native.affine)).array)
+        np.testing.assert_array_equal(
+            upright.array(), geometry.to_ras(Volume(label, native.affine)).array
+        )
         np.testing.assert_array_equal(upright.from_ras(native).array(), label)
 
 
 @pytest.mark.parametrize(
-    "label", [label_map(), label_map(share=0.9), blob(), label_map(shape=(1, 1, 20), share=0.5), np.ones((2, 2, 2), np.uint8)]
+    "label",
+    [
+        label_map(),
+        label_map(share=0.9),
+        blob(),
+        label_map(shape=(1, 1, 20), share=0.5),
+        np.ones((2, 2, 2), np.uint8),
+    ],
 )
 def test_runs_name_every_foreground_voxel_in_order(label):
     runs = LabelBox.of(label).runs()
-    for class_, voxels in ((None, np.flatnonzero(label)), (1, np.flatnonzero(label == 1)), (2, np.flatnonzero(label == 2))):
+    for class_, voxels in (
+        (None, np.flatnonzero(label)),
+        (1, np.flatnonzero(label == 1)),
+        (2, np.flatnonzero(label == 2)),
+    ):
         assert runs.count(class_) == len(voxels)
         assert [runs.voxel(k, class_) for k in range(len(voxels))] == voxels.tolist()
     assert [flat for flat in range(label.size) if flat in runs] == np.flatnonzero(label).tolist()
@@ -56,7 +74,12 @@ def test_runs_name_every_foreground_voxel_in_order(label):
 def test_runs_are_as_long_as_can_be():
     label = np.zeros((2, 3, 8), dtype=np.uint8)
     label[0, 1, 2:5], label[0, 1, 5:7], label[1, 2, 0], label[1, 2, 7] = 1, 2, 1, 1
-    assert LabelBox.of(label).runs().runs.tolist() == [[10, 3, 1], [13, 2, 2], [40, 1, 1], [47, 1, 1]]
+    assert LabelBox.of(label).runs().runs.tolist() == [
+        [10, 3, 1],
+        [13, 2, 2],
+        [40, 1, 1],
+        [47, 1, 1],
+    ]
 
 
 def test_without_foreground_there_is_no_run():
@@ -72,7 +95,9 @@ def test_runs_of_an_organ_take_a_hundredth_of_its_voxels_in_memory():
     grid = np.ogrid[-40:40, -40:40, -40:40]
     organ = (sum(g**2 for g in grid) < 30**2).astype(np.uint8)
     runs = LabelBox.of(organ).runs().runs
-    assert runs.nbytes < 0.01 * 8 * organ.size  # 64-bit indices of every voxel, foreground and background, as samplers keep them
+    assert (
+        runs.nbytes < 0.01 * 8 * organ.size
+    )  # 64-bit indices of every voxel, foreground and background, as samplers keep them
 
 
 def test_every_memory_order_gives_the_same_runs():

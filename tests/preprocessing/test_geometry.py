@@ -8,7 +8,9 @@ from preprocessing import geometry
 from preprocessing.volume import Grid, Volume
 
 ORIENTATIONS = [
-    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+    (axes, signs)
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
 ]  # the 48 ways to store a volume
 
 
@@ -41,7 +43,9 @@ def test_all_48_orientations_agree_with_nibabel_and_come_back(degrees):
         grid = geometry.ras_grid(Grid(array.shape, affine))
         assert grid.shape == upright.shape
         np.testing.assert_array_equal(grid.affine, upright.affine)
-        np.testing.assert_array_equal(geometry.from_ras(upright.array, Grid(array.shape, affine)), array)
+        np.testing.assert_array_equal(
+            geometry.from_ras(upright.array, Grid(array.shape, affine)), array
+        )
 
 
 def test_every_voxel_stays_at_its_place_in_the_patient():
@@ -56,7 +60,9 @@ def test_every_voxel_stays_at_its_place_in_the_patient():
 
 def test_to_ras_copies_nothing():
     array = np.zeros((4, 5, 6), dtype=np.float32)
-    assert np.shares_memory(geometry.to_ras(Volume(array, np.diag([-1.0, -1.0, 3.0, 1.0]))).array, array)
+    assert np.shares_memory(
+        geometry.to_ras(Volume(array, np.diag([-1.0, -1.0, 3.0, 1.0]))).array, array
+    )
 
 
 def test_an_axis_at_45_degrees_is_left_in_place():
@@ -76,7 +82,9 @@ def test_corner_displacement_by_hand():
     shifted[:3, 3] = (3.0, 4.0, 0.0)
     assert geometry.corner_displacement_mm(one, Grid(one.shape, shifted)) == pytest.approx(5.0)
     wider = np.diag([1.0, 1.1, 2.0, 1.0])
-    assert geometry.corner_displacement_mm(one, Grid(one.shape, wider)) == pytest.approx(2.0)  # 20 voxels of 0.1 mm more
+    assert geometry.corner_displacement_mm(one, Grid(one.shape, wider)) == pytest.approx(
+        2.0
+    )  # 20 voxels of 0.1 mm more
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "ipl"])
@@ -95,7 +103,10 @@ def test_axes_that_do_not_name_each_direction_once_are_refused(axes):
 
 
 def test_a_volume_without_a_place_takes_that_of_the_other_and_keeps_its_axes():
-    scan = Volume(np.arange(60).reshape(3, 4, 5), np.array([[-2.0, 0, 0, 9], [0, 3, 0, 7], [0, 0, 1, -5], [0, 0, 0, 1]]))
+    scan = Volume(
+        np.arange(60).reshape(3, 4, 5),
+        np.array([[-2.0, 0, 0, 9], [0, 3, 0, 7], [0, 0, 1, -5], [0, 0, 0, 1]]),
+    )
     stored = scan.array[::-1].transpose(2, 1, 0)  # the same patient, axes S, A, R
     label = Volume(stored, geometry.affine_of_axes("SAR", stored.shape, (1, 3, 2)), placed=False)
     moved = geometry.at_place_of(label, scan)

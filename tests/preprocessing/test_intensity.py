@@ -8,11 +8,15 @@ def test_window_by_hand():
     hu = np.array([-3000.0, -200.0, -87.5, 25.0, 137.5, 250.0, 3000.0], dtype=np.float32)
     scaled = window(hu, -200, 250)
     assert scaled.dtype == np.float32
-    np.testing.assert_array_equal(scaled, [-1.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.0])  # the ends exactly, so that no voxel leaves [-1, 1]
+    np.testing.assert_array_equal(
+        scaled, [-1.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.0]
+    )  # the ends exactly, so that no voxel leaves [-1, 1]
 
 
 def test_window_takes_stored_integers_without_overflow():
-    np.testing.assert_array_equal(window(np.array([-32768, 32767], dtype=np.int16), -160, 240), [-1.0, 1.0])
+    np.testing.assert_array_equal(
+        window(np.array([-32768, 32767], dtype=np.int16), -160, 240), [-1.0, 1.0]
+    )
 
 
 def test_an_empty_window_is_refused():
@@ -24,10 +28,20 @@ def test_an_empty_window_is_refused():
 def test_float16_has_the_bits_that_numpy_gives(ends):
     low, high = ends
     middle, half = (low + high) / 2, (high - low) / 2
-    steps = np.arange(0x0400, 0x3C02, dtype=np.uint16).view(np.float16).astype(np.float32)  # 2**-14 to just above 1
-    near = np.concatenate([steps, (steps[1:] + steps[:-1]) / 2, np.nextafter((steps[1:] + steps[:-1]) / 2, np.float32(0))])  # ties as well
+    steps = (
+        np.arange(0x0400, 0x3C02, dtype=np.uint16).view(np.float16).astype(np.float32)
+    )  # 2**-14 to just above 1
+    near = np.concatenate(
+        [
+            steps,
+            (steps[1:] + steps[:-1]) / 2,
+            np.nextafter((steps[1:] + steps[:-1]) / 2, np.float32(0)),
+        ]
+    )  # ties as well
     noise = np.random.default_rng(0).normal(middle, 2 * half, 20_000)
-    hu = np.concatenate([middle + half * near, middle - half * near, noise, [-3e5, 3e7, middle]]).astype(np.float32)
+    hu = np.concatenate(
+        [middle + half * near, middle - half * near, noise, [-3e5, 3e7, middle]]
+    ).astype(np.float32)
     expected = window(hu, low, high)
     expected[np.abs(expected) < 2**-14] = 0
     found = window_float16(hu, low, high)

@@ -30,7 +30,10 @@ def test_folders_are_paired_by_name(tmp_path):
     touch(tmp_path / "scans" / ".cache", "x")
     touch(tmp_path / "masks", "p1.nii.gz")
     cases, orphans = layouts.dicom_folders(tmp_path / "scans", tmp_path / "masks")
-    assert [(case.case_id, case.label) for case in cases] == [("p1", tmp_path / "masks/p1.nii.gz"), ("p2", None)] and orphans == []
+    assert [(case.case_id, case.label) for case in cases] == [
+        ("p1", tmp_path / "masks/p1.nii.gz"),
+        ("p2", None),
+    ] and orphans == []
 
 
 def test_zips_and_links_whose_target_is_not_there_are_cases(tmp_path):
@@ -39,7 +42,11 @@ def test_zips_and_links_whose_target_is_not_there_are_cases(tmp_path):
     (tmp_path / "scans" / "p3").symlink_to("nowhere")
     touch(tmp_path / "masks", "p2.nii.gz", "p3.nii.gz")
     cases, orphans = layouts.dicom_folders(tmp_path / "scans", tmp_path / "masks")
-    assert [(case.case_id, case.image.name) for case in cases] == [("p1", "p1"), ("p2", "p2.zip"), ("p3", "p3")] and orphans == []
+    assert [(case.case_id, case.image.name) for case in cases] == [
+        ("p1", "p1"),
+        ("p2", "p2.zip"),
+        ("p3", "p3"),
+    ] and orphans == []
     touch(tmp_path / "scans", "p1.zip")
     with pytest.raises(ValueError, match=r"scans/p1 and .*scans/p1\.zip"):
         layouts.dicom_folders(tmp_path / "scans", tmp_path / "masks")
@@ -50,10 +57,17 @@ def found(folder, **changes):
 
 
 def test_a_folder_of_scans_is_its_files_zips_and_folders_whatever_else_lies_there(tmp_path):
-    touch(tmp_path, "a.nii.gz", "B.NII", "c.zip", "Thumbs.db", "README.txt", "list 1.csv", ".DS_Store")
+    touch(
+        tmp_path, "a.nii.gz", "B.NII", "c.zip", "Thumbs.db", "README.txt", "list 1.csv", ".DS_Store"
+    )
     touch(tmp_path / "p1", "1.dcm")
     touch(tmp_path / "masks", "a.nii.gz")
-    assert found(tmp_path, leave_out=tmp_path / "p1/../masks") == ["B.NII", "a.nii.gz", "c.zip", "p1"]
+    assert found(tmp_path, leave_out=tmp_path / "p1/../masks") == [
+        "B.NII",
+        "a.nii.gz",
+        "c.zip",
+        "p1",
+    ]
     for name in ("a.nii.gz", "B.NII"):
         (tmp_path / name).unlink()
     assert found(tmp_path, leave_out=tmp_path / "masks") == ["c.zip", "p1"]
@@ -97,7 +111,10 @@ def test_names_as_they_come_are_paired_and_become_case_ids(tmp_path):
     touch(images, decomposed, "B.NII.GZ")
     touch(labels, unicodedata.normalize("NFC", decomposed), "B.nii.gz")
     cases, orphans = layouts.nifti_pairs(images, labels)
-    assert [(case.case_id, case.image.name) for case in cases] == [("B", "B.NII.GZ"), ("Muller_1", decomposed)]
+    assert [(case.case_id, case.image.name) for case in cases] == [
+        ("B", "B.NII.GZ"),
+        ("Muller_1", decomposed),
+    ]
     assert all(case.label is not None for case in cases) and orphans == []
 
 

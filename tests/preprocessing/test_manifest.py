@@ -14,12 +14,23 @@ def saved(folder, value, name="manifest.json"):
 
 
 def entry(case_id="a", **changes):
-    return {"case_id": case_id, "image": f"images/{case_id}.nii.gz", "label": f"labels/{case_id}.nii.gz", **changes}
+    return {
+        "case_id": case_id,
+        "image": f"images/{case_id}.nii.gz",
+        "label": f"labels/{case_id}.nii.gz",
+        **changes,
+    }
 
 
 def test_own_manifest(tmp_path):
     path = saved(
-        tmp_path, {"site": "C2", "description": "tumours", "cases": [entry("a"), entry("b", label=None)], "label_values": {"7": 1}}
+        tmp_path,
+        {
+            "site": "C2",
+            "description": "tumours",
+            "cases": [entry("a"), entry("b", label=None)],
+            "label_values": {"7": 1},
+        },
     )
     found = manifest.read(path)
     assert (found.site, found.description, found.label_values) == ("C2", "tumours", {7: 1})
@@ -44,7 +55,10 @@ def test_written_and_read_again_after_a_move(tmp_path):
     folder = tmp_path / "cohort"
     original = Manifest(
         "C1",
-        (Case("a", folder / "images/a.nii.gz", folder / "labels/a.nii.gz"), Case("b", tmp_path / "elsewhere/b.nii.gz", None)),
+        (
+            Case("a", folder / "images/a.nii.gz", folder / "labels/a.nii.gz"),
+            Case("b", tmp_path / "elsewhere/b.nii.gz", None),
+        ),
         "healthy",
         {7: 1, 8: 2},
         ("b",),
@@ -52,12 +66,18 @@ def test_written_and_read_again_after_a_move(tmp_path):
     manifest.write(folder / "manifest.json", original)
     assert manifest.read(folder / "manifest.json").included == original.included[:1]
     document = json.loads((folder / "manifest.json").read_text())
-    assert document["cases"][0]["image"] == "images/a.nii.gz"  # relative: folder and manifest move together
+    assert (
+        document["cases"][0]["image"] == "images/a.nii.gz"
+    )  # relative: folder and manifest move together
     folder.rename(tmp_path / "moved")
     moved = manifest.read(tmp_path / "moved/manifest.json")
     assert moved.cases[0].image == tmp_path / "moved/images/a.nii.gz"
     assert moved.cases[1].image.resolve() == tmp_path / "elsewhere/b.nii.gz"
-    assert (moved.label_values, moved.description, moved.excluded) == ({7: 1, 8: 2}, "healthy", ("b",))
+    assert (moved.label_values, moved.description, moved.excluded) == (
+        {7: 1, 8: 2},
+        "healthy",
+        ("b",),
+    )
 
 
 def test_a_decathlon_dataset_as_it_is(tmp_path):
@@ -67,9 +87,18 @@ def test_a_decathlon_dataset_as_it_is(tmp_path):
             "name": "PANCREAS",
             "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
             "training": [
-                {"image": "./imagesTr/pancreas_290.nii.gz", "label": "./labelsTr/pancreas_290.nii.gz"},
-                {"image": "./imagesTr/._pancreas_290.nii.gz", "label": "./labelsTr/._pancreas_290.nii.gz"},
-                {"image": "./imagesTr/pancreas_421.nii.gz", "label": "./labelsTr/pancreas_421.nii.gz"},
+                {
+                    "image": "./imagesTr/pancreas_290.nii.gz",
+                    "label": "./labelsTr/pancreas_290.nii.gz",
+                },
+                {
+                    "image": "./imagesTr/._pancreas_290.nii.gz",
+                    "label": "./labelsTr/._pancreas_290.nii.gz",
+                },
+                {
+                    "image": "./imagesTr/pancreas_421.nii.gz",
+                    "label": "./labelsTr/pancreas_421.nii.gz",
+                },
             ],
             "test": ["./imagesTs/pancreas_095.nii.gz", "./imagesTs/._pancreas_095.nii.gz"],
         },
@@ -77,13 +106,19 @@ def test_a_decathlon_dataset_as_it_is(tmp_path):
     )
     found = manifest.read(path, site="C2")
     assert found.site == "C2" and manifest.read(path).site == "PANCREAS"
-    assert [case.case_id for case in found.cases] == ["pancreas_290", "pancreas_421", "pancreas_095"]
+    assert [case.case_id for case in found.cases] == [
+        "pancreas_290",
+        "pancreas_421",
+        "pancreas_095",
+    ]
     assert found.cases[1].label == tmp_path / "labelsTr/pancreas_421.nii.gz"
     assert found.cases[2].label is None
 
 
 def test_excluded_cases_are_listed_but_not_used(tmp_path):
-    found = manifest.read(saved(tmp_path, {"site": "C1", "cases": [entry("a"), entry("b")], "excluded": ["a"]}))
+    found = manifest.read(
+        saved(tmp_path, {"site": "C1", "cases": [entry("a"), entry("b")], "excluded": ["a"]})
+    )
     assert [case.case_id for case in found.cases] == ["a", "b"]
     assert [case.case_id for case in found.included] == ["b"]
 
@@ -132,24 +167,40 @@ def test_an_orientation_is_given_for_a_case_or_for_all_that_have_none(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_manifest_with_a_byte_order_mark(tmp_path, encoding):
-    (tmp_path / "m.json").write_text(json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding=encoding)
+    (tmp_path / "m.json").write_text(
+        json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding=encoding
+    )
     assert manifest.read(tmp_path / "m.json").site == "Köln"
 
 
 def test_a_manifest_in_latin1_is_named_as_such(tmp_path):
-    (tmp_path / "m.json").write_text(json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding="latin-1")
+    (tmp_path / "m.json").write_text(
+        json.dumps({"site": "Köln", "cases": [entry()]}, ensure_ascii=False), encoding="latin-1"
+    )
     with pytest.raises(ValueError, match=r"m\.json: is not UTF-8 .*Latin-1.* \[M01 "):
         manifest.read(tmp_path / "m.json")
 
 
 def nnunet(folder, **changes):
-    for part, names in (("imagesTr", ["p 1_0000", "p2_0000", "p2_0001"]), ("labelsTr", ["p 1", "p2"]), ("imagesTs", ["p3_0000"])):
+    for part, names in (
+        ("imagesTr", ["p 1_0000", "p2_0000", "p2_0001"]),
+        ("labelsTr", ["p 1", "p2"]),
+        ("imagesTs", ["p3_0000"]),
+    ):
         (folder / part).mkdir()
         for name in names:
             (folder / part / f"{name}.nii.gz").write_bytes(b"")
     labels = {"background": 0, "pancreas": 1, "tumour": 2}
-    value = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 2, "file_ending": ".nii.gz", **changes}
-    return saved(folder, {key: one for key, one in value.items() if one is not None}, "dataset.json")
+    value = {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+        **changes,
+    }
+    return saved(
+        folder, {key: one for key, one in value.items() if one is not None}, "dataset.json"
+    )
 
 
 def test_an_nnunet_dataset_as_it_is(tmp_path):
@@ -172,7 +223,10 @@ def test_an_nnunet_dataset_as_it_is(tmp_path):
         ({"background": 0, "Pancreas": 1, "Pancreatic_Tumor": 2}, None),
         ({"background": 0, "pancreas": 1}, None),
         ({"background": 0, "liver": 1, "pancreas": 2, "cancer": 3}, {2: 1, 3: 2}),
-        ({"background": 0, "pancreas": [1, 2], "tumour": [2]}, None),  # regions: the tumour is part of the pancreas
+        (
+            {"background": 0, "pancreas": [1, 2], "tumour": [2]},
+            None,
+        ),  # regions: the tumour is part of the pancreas
         ({"background": 0, "tumour": 1, "pancreas": 2}, {2: 1, 1: 2}),
     ],
 )
@@ -184,7 +238,10 @@ def test_nnunets_label_names_say_which_value_is_which_class(tmp_path, labels, va
     ("changes", "words"),
     [
         ({"labels": {"background": 0, "liver": 1}}, "name 0 as class 1.*M05"),
-        ({"labels": {"background": 0, "pancreas": 1, "liver tumour": 2}}, "unclear which class the label liver tumour is"),
+        (
+            {"labels": {"background": 0, "pancreas": 1, "liver tumour": 2}},
+            "unclear which class the label liver tumour is",
+        ),
         ({"labels": {"background": 0, "pancreas": "1"}}, "has the value '1'"),
         ({"labels": None}, "`labels` is None"),
         ({"file_ending": ".nrrd"}, r"file_ending is '\.nrrd'"),

@@ -9,7 +9,9 @@ from preprocessing import nifti
 from preprocessing.checks.rules import IntegrityError
 from preprocessing.volume import Volume
 
-AFFINE = np.array([[-0.7, 0.0, 0.0, 90.5], [0.0, 0.0, 2.5, -30.25], [0.0, 0.8, 0.0, 12.0], [0.0, 0.0, 0.0, 1.0]])
+AFFINE = np.array(
+    [[-0.7, 0.0, 0.0, 90.5], [0.0, 0.0, 2.5, -30.25], [0.0, 0.8, 0.0, 12.0], [0.0, 0.0, 0.0, 1.0]]
+)
 
 
 def save(path, array, affine=AFFINE, *, kind=nibabel.Nifti1Image, dtype=None, change=None):
@@ -32,14 +34,18 @@ def test_ct_as_nibabel_reads_it(tmp_path, name, kind, dtype):
     header.set_data_dtype(dtype)
     nibabel.save(kind(hu(dtype=dtype), AFFINE, header), tmp_path / name)
     volume = nifti.read_ct(tmp_path / name)
-    assert volume.array.dtype == (np.int16 if dtype == "<i2" else np.float32)  # HU as they are stored, or converted once
+    assert volume.array.dtype == (
+        np.int16 if dtype == "<i2" else np.float32
+    )  # HU as they are stored, or converted once
     assert volume.array.flags.f_contiguous  # as in the file: nothing was turned
     np.testing.assert_array_equal(volume.array, hu().astype(np.float32))
     np.testing.assert_array_equal(volume.affine, nibabel.load(tmp_path / name).affine)
 
 
 def test_slope_and_intercept_are_applied(tmp_path):
-    path = save(tmp_path / "ct.nii.gz", hu(), change=lambda header: header.set_slope_inter(0.5, -1024))
+    path = save(
+        tmp_path / "ct.nii.gz", hu(), change=lambda header: header.set_slope_inter(0.5, -1024)
+    )
     # nibabel scales stored values when it saves, so what it reads back is what was meant
     np.testing.assert_allclose(nifti.read_ct(path).array, nibabel.load(path).get_fdata(), atol=0.01)
     raw = bytearray(gzip.decompress(path.read_bytes()))
@@ -102,7 +108,9 @@ def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
 def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
     path = tmp_path / "ct.nii.gz"
     path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x.nii.gz")
-    with pytest.raises(IntegrityError, match=r"not fetched \[F01 missing\]; datalad get .*ct\.nii\.gz"):
+    with pytest.raises(
+        IntegrityError, match=r"not fetched \[F01 missing\]; datalad get .*ct\.nii\.gz"
+    ):
         nifti.read_ct(path)
     path.unlink()
     path.symlink_to("nowhere.nii.gz")
@@ -136,9 +144,15 @@ def test_labels_of_any_type_become_uint8(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([0, 3, 7, 255], np.uint8), "label values 3, 7, 255 are none of 0 background, 1 pancreas, 2 tumour.*label_values"),
+        (
+            np.array([0, 3, 7, 255], np.uint8),
+            "label values 3, 7, 255 are none of 0 background, 1 pancreas, 2 tumour.*label_values",
+        ),
         (np.array([0, -1, 1, 2], np.int16), "label values -1 "),
-        (np.array([0, 0.999, 1, 2], np.float32), r"30 label voxels are no whole number \(e\.g\. 0\.999\)"),
+        (
+            np.array([0, 0.999, 1, 2], np.float32),
+            r"30 label voxels are no whole number \(e\.g\. 0\.999\)",
+        ),
         (np.array([0, np.nan, 1, 2], np.float32), "NaN"),
     ],
 )
@@ -151,7 +165,9 @@ def test_other_label_values_are_refused(tmp_path, labels, message):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_organ_maps_are_mapped(tmp_path, dtype):
     organs = (np.arange(210).reshape(5, 6, 7) % 11).astype(dtype)
-    mapped = nifti.read_labels(save(tmp_path / "organs.nii.gz", organs), values={7: 1, 9: 2, 300: 2}).array
+    mapped = nifti.read_labels(
+        save(tmp_path / "organs.nii.gz", organs), values={7: 1, 9: 2, 300: 2}
+    ).array
     assert mapped.dtype == np.uint8
     np.testing.assert_array_equal(mapped, np.where(organs == 7, 1, np.where(organs == 9, 2, 0)))
 
@@ -188,7 +204,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def oblique():
     angle = np.deg2rad(17.3)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag([-0.683594, 0.683594, 2.5])
     affine[:3, 3] = (101.23457, -88.1, 1.0 / 3.0)
@@ -211,19 +229,33 @@ def test_labels_keep_the_scans_place_bit_for_bit(tmp_path, kind, codes, endianne
     nibabel.save(scan, tmp_path / "scan.nii.gz")
     mask = (np.arange(210).reshape(5, 6, 7) % 3).astype(np.uint8)
     nifti.write_labels_like(tmp_path / "mask.nii.gz", mask, tmp_path / "scan.nii.gz")
-    written, reference = nibabel.load(tmp_path / "mask.nii.gz"), nibabel.load(tmp_path / "scan.nii.gz")
+    written, reference = (
+        nibabel.load(tmp_path / "mask.nii.gz"),
+        nibabel.load(tmp_path / "scan.nii.gz"),
+    )
     assert type(written) is type(reference) and written.header.endianness == endianness
     np.testing.assert_array_equal(np.asarray(written.dataobj), mask)
     assert written.get_data_dtype() == np.uint8
     assert written.affine.tobytes() == reference.affine.tobytes()
-    place = ["sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "pixdim", "dim", "xyzt_units"]
+    place = [
+        "sform_code",
+        "qform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "pixdim",
+        "dim",
+        "xyzt_units",
+    ]
     place += ["quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"]
     for name in place:
         assert written.header[name].tobytes() == reference.header[name].tobytes(), name
     assert b"DOE" not in gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())
 
 
-@pytest.mark.parametrize("mask", [np.zeros((6, 5, 7), np.uint8), np.zeros((5, 6, 7), np.int64)], ids=["turned", "int64"])
+@pytest.mark.parametrize(
+    "mask", [np.zeros((6, 5, 7), np.uint8), np.zeros((5, 6, 7), np.int64)], ids=["turned", "int64"]
+)
 def test_a_mask_that_does_not_fit_the_scan_is_refused(tmp_path, mask):
     save(tmp_path / "scan.nii.gz", hu())
     with pytest.raises(ValueError, match=r"mask\.nii\.gz.*scan\.nii\.gz.*\(5, 6, 7\)"):
@@ -245,14 +277,18 @@ def patched(path, array, affine, *edits):
     return path
 
 
-LPS = np.array([[-0.7, 0, 0, 90.5], [0, -0.8, 0, 40.0], [0, 0, 2.5, -12.0], [0, 0, 0, 1.0]])  # half a turn about z
+LPS = np.array(
+    [[-0.7, 0, 0, 90.5], [0, -0.8, 0, 40.0], [0, 0, 2.5, -12.0], [0, 0, 0, 1.0]]
+)  # half a turn about z
 NO_CODES = (252, "hh", 0, 0)
 
 
 def test_a_file_without_an_orientation_is_refused_unless_it_is_said(tmp_path):
     path = patched(tmp_path / "ct.nii.gz", hu(), AFFINE, NO_CODES)
     for read in (nifti.read_ct, nifti.read_labels, nifti.stored_form):
-        with pytest.raises(ValueError, match=r"ct\.nii\.gz: its header gives no orientation.*G01.*--orientation"):
+        with pytest.raises(
+            ValueError, match=r"ct\.nii\.gz: its header gives no orientation.*G01.*--orientation"
+        ):
             read(path)
     volume = nifti.read_ct(path, "LPS")
     assert not volume.placed and nibabel.aff2axcodes(volume.affine) == ("L", "P", "S")
@@ -279,7 +315,9 @@ def test_a_label_without_an_orientation_is_told_what_may_be_done(tmp_path):
     np.testing.assert_array_equal(nifti.read_labels(path, orientation="RAS").array, labels)
 
 
-@pytest.mark.parametrize("forms", [(252, "hh", 1, 0), (252, "hh", 1, 1)], ids=["qform only", "both forms"])
+@pytest.mark.parametrize(
+    "forms", [(252, "hh", 1, 0), (252, "hh", 1, 1)], ids=["qform only", "both forms"]
+)
 @pytest.mark.parametrize(
     ("edit", "reads"),
     [
@@ -292,7 +330,9 @@ def test_a_label_without_an_orientation_is_told_what_may_be_done(tmp_path):
         ((80, "f", -0.7), False),
     ],
 )
-def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(tmp_path, forms, edit, reads):
+def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(
+    tmp_path, forms, edit, reads
+):
     path = patched(tmp_path / "ct.nii.gz", hu(), LPS, forms, edit)
     if reads:
         np.testing.assert_allclose(nifti.read_ct(path).affine, LPS, atol=1e-5)
@@ -308,11 +348,22 @@ def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(tm
         (bytes(70_000), None),
         (gzip.compress(b""), None),
         (bytes(9) + gzip.compress(b"more"), None),
-        (b"\x12\x34 notes", r"compressed data end at byte {end}; what follows is neither padding nor compressed .F04"),
+        (
+            b"\x12\x34 notes",
+            r"compressed data end at byte {end}; what follows is neither padding nor compressed .F04",
+        ),
         (bytes(300) + b"x", "end at byte {end};.*F04"),
         (gzip.compress(b"more than a little more")[:-6], "end too early.*F03"),
     ],
-    ids=["padding", "long padding", "empty member", "padding and a member", "notes", "padding and a byte", "a member cut short"],
+    ids=[
+        "padding",
+        "long padding",
+        "empty member",
+        "padding and a member",
+        "notes",
+        "padding and a byte",
+        "a member cut short",
+    ],
 )
 def test_bytes_behind_a_gzip_are_padding_a_further_member_or_refused(tmp_path, tail, words):
     path = save(tmp_path / "ct.nii.gz", hu())
@@ -331,7 +382,10 @@ def test_voxels_that_begin_nowhere_are_refused(tmp_path, offset):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (108, "f", offset)))
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(0.0, -1024.0), (float("nan"), 5.0), (1.0, float("inf")), (2.0, float("nan"))])
+@pytest.mark.parametrize(
+    ("slope", "intercept"),
+    [(0.0, -1024.0), (float("nan"), 5.0), (1.0, float("inf")), (2.0, float("nan"))],
+)
 def test_a_scaling_that_is_read_in_two_ways_is_refused(tmp_path, slope, intercept):
     with pytest.raises(ValueError, match=r"ct\.nii\.gz: slope is .*F08"):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (112, "ff", slope, intercept)))

@@ -14,7 +14,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_mutated_files_end_in_a_value_or_in_a_rule_with_their_file(tmp_path):
     ends, wrong = fuzz_nifti.fuzz(tmp_path, 90, seed=7)
     assert wrong == []
-    assert {f"{program}: a value" for program in ("prepare", "check", "predict", "evaluate")} <= set(ends)
+    assert {
+        f"{program}: a value" for program in ("prepare", "check", "predict", "evaluate")
+    } <= set(ends)
     assert len({end.split(": ")[1] for end in ends}) >= 7  # rules of many kinds are met
 
 
@@ -32,9 +34,18 @@ def test_a_cohort_of_mutated_files_goes_through_the_program(tmp_path):
     (tmp_path / "label.nii").write_bytes(label)
     for number in range(20):
         (tmp_path / f"{number}.nii.gz").write_bytes(next(stream)[1] if number else content)
-        cases.append({"case_id": f"c{number}", "image": f"{number}.nii.gz", "label": None if number else "label.nii"})
+        cases.append(
+            {
+                "case_id": f"c{number}",
+                "image": f"{number}.nii.gz",
+                "label": None if number else "label.nii",
+            }
+        )
     (tmp_path / "m.json").write_text(json.dumps({"site": "C1", "cases": cases}))
-    for program, report in (("prepare", "check/check.json"), ("cohort_report", "cohort_cases.json")):
+    for program, report in (
+        ("prepare", "check/check.json"),
+        ("cohort_report", "cohort_cases.json"),
+    ):
         command = [
             sys.executable,
             "-m",
@@ -43,11 +54,23 @@ def test_a_cohort_of_mutated_files_goes_through_the_program(tmp_path):
             f"--site_folder={tmp_path / 'site'}",
         ]
         command += ["--workers=2", *(["--check"] if program == "prepare" else [])]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         found = json.loads((tmp_path / "site" / report).read_text())
-        assert found["finished"] and found["cases"] == 20 and found["findings"][0]["usable"] and 0 < found["refused"] < 20
-        assert f"{found['refused']} " in done.stdout.strip().splitlines()[-2] + done.stdout.strip().splitlines()[-1]
+        assert (
+            found["finished"]
+            and found["cases"] == 20
+            and found["findings"][0]["usable"]
+            and 0 < found["refused"] < 20
+        )
+        assert (
+            f"{found['refused']} "
+            in done.stdout.strip().splitlines()[-2] + done.stdout.strip().splitlines()[-1]
+        )
         for finding in found["findings"]:
-            assert finding["usable"] or finding["problems"][0]["file"].endswith(f"{finding['case_id'][1:]}.nii.gz")
+            assert finding["usable"] or finding["problems"][0]["file"].endswith(
+                f"{finding['case_id'][1:]}.nii.gz"
+            )
             assert all("unforeseen" not in problem["problem"] for problem in finding["problems"])

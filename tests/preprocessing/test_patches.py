@@ -12,13 +12,17 @@ def case(shape=(10, 12, 14), seed=0, foreground=0.1, case_id="a"):
     rng = np.random.default_rng(seed)
     label = ((rng.random(shape) < foreground) * rng.integers(1, 3, shape)).astype(np.uint8)
     image = rng.uniform(-1, 1, shape).astype(np.float16)
-    return types.SimpleNamespace(case_id=case_id, image=image, label=label, runs=LabelBox.of(label).runs())
+    return types.SimpleNamespace(
+        case_id=case_id, image=image, label=label, runs=LabelBox.of(label).runs()
+    )
 
 
 def sampler(cases=None, **changes):
     return PatchSampler(
         cases or [case(seed=i) for i in range(3)],
-        PatchConfig(**{"size": (4, 6, 8), "patches_per_case": 4, "batch_size": 4, "seed": 11, **changes}),
+        PatchConfig(
+            **{"size": (4, 6, 8), "patches_per_case": 4, "batch_size": 4, "seed": 11, **changes}
+        ),
     )
 
 
@@ -30,7 +34,12 @@ def test_patches_against_a_padded_volume():
     """Every patch is the window around its centre in a volume padded by hand."""
     corner = case((20, 24, 28), seed=3)
     corner.label[1:4, 18:21, 2:5] = 1
-    corner.label[4:, :, :], corner.label[:, :18], corner.label[:, 21:], corner.label[:, :, 5:] = 0, 0, 0, 0  # most patches lie beside it
+    corner.label[4:, :, :], corner.label[:, :18], corner.label[:, 21:], corner.label[:, :, 5:] = (
+        0,
+        0,
+        0,
+        0,
+    )  # most patches lie beside it
     corner.runs = LabelBox.of(corner.label).runs()
     # the second is smaller than the patch along two axes, the third has no foreground
     cases = [case(seed=1), case((5, 30, 3), seed=2), case(seed=4, foreground=0), corner]
@@ -42,11 +51,18 @@ def test_patches_against_a_padded_volume():
         assert batch["sample_seed"].dtype == np.int32 and batch["sample_seed"].shape == (6, 2)
         for slot in range(6):
             choice = drawn.choose(step, slot)
-            window = tuple(slice(c + 8 - s // 2, c + 8 - s // 2 + s) for c, s in zip(choice.centre, (4, 7, 8), strict=True))
+            window = tuple(
+                slice(c + 8 - s // 2, c + 8 - s // 2 + s)
+                for c, s in zip(choice.centre, (4, 7, 8), strict=True)
+            )
             source = cases[choice.case]
-            np.testing.assert_array_equal(batch["image"][slot, ..., 0], np.pad(source.image, 8, constant_values=-1)[window])
+            np.testing.assert_array_equal(
+                batch["image"][slot, ..., 0], np.pad(source.image, 8, constant_values=-1)[window]
+            )
             np.testing.assert_array_equal(batch["label"][slot], np.pad(source.label, 8)[window])
-            assert (batch["label"][slot][2, 3, 4] > 0) == choice.foreground  # the centre is voxel size // 2
+            assert (
+                batch["label"][slot][2, 3, 4] > 0
+            ) == choice.foreground  # the centre is voxel size // 2
 
 
 def test_any_step_is_known_without_the_ones_before():
@@ -63,7 +79,9 @@ def test_seed_step_and_slot_all_matter():
     assert choices(sampler(), 8) != choices(sampler(seed=12), 8)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 200), (0.25, 100), (0.3, 120), (0.0, 0), (1.0, 400)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 200), (0.25, 100), (0.3, 120), (0.0, 0), (1.0, 400)]
+)
 def test_the_foreground_share_is_exact(share, expected):
     drawn = sampler(foreground_fraction=share)
     assert sum(choice.foreground for choice in choices(drawn, 100)) == expected
@@ -86,9 +104,14 @@ def test_an_epoch_shows_every_case_equally_often(batch_size):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-@pytest.mark.parametrize(("cases", "patches_per_case", "batch_size", "steps"), [(252, 4, 8, 126), (3, 1, 2, 2), (1, 1, 8, 1)])
+@pytest.mark.parametrize(
+    ("cases", "patches_per_case", "batch_size", "steps"),
+    [(252, 4, 8, 126), (3, 1, 2, 2), (1, 1, 8, 1)],
+)
 def test_steps_per_epoch(cases, patches_per_case, batch_size, steps):
-    drawn = sampler([case((3, 3, 3))] * cases, patches_per_case=patches_per_case, batch_size=batch_size)
+    drawn = sampler(
+        [case((3, 3, 3))] * cases, patches_per_case=patches_per_case, batch_size=batch_size
+    )
     assert drawn.steps_per_epoch == steps
 
 
@@ -96,10 +119,15 @@ def test_centres_are_uniform_over_each_kind():
     source = case((4, 5, 6), seed=4, foreground=0.2)
     drawn = sampler([source], batch_size=8, size=(2, 2, 2))
     found = choices(drawn, 1500)
-    for kind, voxels in ((True, np.flatnonzero(source.label)), (False, np.flatnonzero(source.label == 0))):
+    for kind, voxels in (
+        (True, np.flatnonzero(source.label)),
+        (False, np.flatnonzero(source.label == 0)),
+    ):
         centres = [np.ravel_multi_index(c.centre, (4, 5, 6)) for c in found if c.foreground == kind]
         counts = np.bincount(centres, minlength=120)
-        assert counts.sum() == 6000 and set(np.flatnonzero(counts)) == set(voxels)  # borders and corners included
+        assert counts.sum() == 6000 and set(np.flatnonzero(counts)) == set(
+            voxels
+        )  # borders and corners included
         assert scipy.stats.chisquare(counts[voxels]).pvalue > 1e-3
 
 
@@ -135,14 +163,26 @@ def test_without_a_tumour_the_centre_is_anywhere_on_the_foreground():
     healthy.label[healthy.label == 2] = 1
     healthy.runs = LabelBox.of(healthy.label).runs()
     found = choices(sampler([healthy], tumour_fraction=1.0), 10)
-    assert sum(choice.foreground for choice in found) == 20 and not any(choice.tumour for choice in found)
+    assert sum(choice.foreground for choice in found) == 20 and not any(
+        choice.tumour for choice in found
+    )
 
 
 def test_the_choices_of_a_seed_stay_the_same():
     """Frozen: a checkpoint of an earlier version goes on with the patches it would have seen."""
     found = [(c.case, c.centre, c.foreground) for c in choices(sampler(), 2)]
-    assert found[::2] == [(1, (9, 5, 4), False), (0, (8, 0, 4), False), (1, (8, 6, 5), False), (2, (1, 5, 6), False)]
-    assert found[1::2] == [(0, (4, 11, 7), True), (2, (2, 10, 12), True), (2, (8, 9, 5), True), (1, (2, 10, 10), True)]
+    assert found[::2] == [
+        (1, (9, 5, 4), False),
+        (0, (8, 0, 4), False),
+        (1, (8, 6, 5), False),
+        (2, (1, 5, 6), False),
+    ]
+    assert found[1::2] == [
+        (0, (4, 11, 7), True),
+        (2, (2, 10, 12), True),
+        (2, (8, 9, 5), True),
+        (1, (2, 10, 10), True),
+    ]
 
 
 def test_a_case_without_foreground_gives_background():

@@ -12,13 +12,23 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import case_preparation, case_store, geometry, nifti, pipeline, resampling, sources
+from preprocessing import (
+    case_preparation,
+    case_store,
+    geometry,
+    nifti,
+    pipeline,
+    resampling,
+    sources,
+)
 from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation
 
 TARGET_MM = (2.0, 2.0, 2.0)
-AFFINE = np.array([[-1.5, 0, 0, 30.0], [0, 0, 3.0, -20.0], [0, 1.5, 0, 7.0], [0, 0, 0, 1]])  # x reversed, y and z exchanged
+AFFINE = np.array(
+    [[-1.5, 0, 0, 30.0], [0, 0, 3.0, -20.0], [0, 1.5, 0, 7.0], [0, 0, 0, 1]]
+)  # x reversed, y and z exchanged
 
 
 def scan(seed, shape=(20, 16, 10)):
@@ -48,11 +58,19 @@ def prepare(manifest, root, **changes):
 
 
 def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(pathlib.Path(root).rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root): p.read_bytes()
+        for p in sorted(pathlib.Path(root).rglob("*"))
+        if p.is_file()
+    }
 
 
 def stamps(root):
-    return {p.relative_to(root): p.stat().st_mtime_ns for p in sorted((root / "cases").rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root): p.stat().st_mtime_ns
+        for p in sorted((root / "cases").rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_prepared_voxels_against_slow_references(tmp_path):
@@ -62,12 +80,26 @@ def test_prepared_voxels_against_slow_references(tmp_path):
     assert [len(store.case_ids(s)) for s in ("training", "validation", "test")] == [3, 1, 1]
     case = store.open("case_3")
     hu, label = scan(3)
-    upright, upright_label = hu[::-1].transpose(0, 2, 1), label[::-1].transpose(0, 2, 1)  # by hand, for this affine
+    upright, upright_label = (
+        hu[::-1].transpose(0, 2, 1),
+        label[::-1].transpose(0, 2, 1),
+    )  # by hand, for this affine
     spacing_mm = (1.5, 3.0, 1.5)
-    grid = np.meshgrid(*(np.arange(m) * 2.0 / s for m, s in zip(case.image.shape, spacing_mm, strict=True)), indexing="ij")
-    linear = scipy.ndimage.map_coordinates(upright.astype(np.float64), grid, order=1, mode="nearest")
-    np.testing.assert_allclose(case.image, np.clip((linear - 40) / 200, -1, 1), atol=1e-3)  # float16
-    nearest = upright_label[tuple(np.rint(g).astype(int).clip(0, n - 1) for g, n in zip(grid, upright.shape, strict=True))]
+    grid = np.meshgrid(
+        *(np.arange(m) * 2.0 / s for m, s in zip(case.image.shape, spacing_mm, strict=True)),
+        indexing="ij",
+    )
+    linear = scipy.ndimage.map_coordinates(
+        upright.astype(np.float64), grid, order=1, mode="nearest"
+    )
+    np.testing.assert_allclose(
+        case.image, np.clip((linear - 40) / 200, -1, 1), atol=1e-3
+    )  # float16
+    nearest = upright_label[
+        tuple(
+            np.rint(g).astype(int).clip(0, n - 1) for g, n in zip(grid, upright.shape, strict=True)
+        )
+    ]
     np.testing.assert_array_equal(case.label, nearest)
     assert {0, 1, 2} == set(np.unique(case.label))
     np.testing.assert_array_equal(case.runs.array(), nearest)
@@ -78,7 +110,9 @@ def test_prepared_voxels_against_slow_references(tmp_path):
 
 def test_numbers_run_over_the_cohort(tmp_path):
     store = prepare(cohort(tmp_path, 5), tmp_path / "store")
-    assert sorted(store.open(case_id).number for split in store.splits for case_id in store.case_ids(split)) == [1, 2, 3, 4, 5]
+    assert sorted(
+        store.open(case_id).number for split in store.splits for case_id in store.case_ids(split)
+    ) == [1, 2, 3, 4, 5]
 
 
 def test_two_processes_give_the_same_store(tmp_path):
@@ -96,7 +130,9 @@ def test_a_finished_case_is_not_made_again(tmp_path):
     prepare(manifest, root)
     assert stamps(root) == before
     hu, _ = scan(7)
-    nifti.write_volume(manifest.cases[1].image, Volume(hu, AFFINE))  # another scan under the same name
+    nifti.write_volume(
+        manifest.cases[1].image, Volume(hu, AFFINE)
+    )  # another scan under the same name
     prepare(manifest, root)
     changed = {path.parent.name for path, stamp in stamps(root).items() if stamp != before[path]}
     assert changed == {"case_1"}
@@ -160,7 +196,9 @@ def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
     rejected = json.loads((root / "rejected.json").read_text())
     assert [r["case_id"] for r in rejected] == ["case_0", "case_1", "case_2", "case_3", "case_4"]
     assert [r["rule"] for r in rejected] == ["G05", "F07", "F03", "L02", "F01"]
-    for case, found, bad in zip(manifest.cases[:5], rejected, ("label", "image", "image", "label", "label"), strict=True):
+    for case, found, bad in zip(
+        manifest.cases[:5], rejected, ("label", "image", "image", "label", "label"), strict=True
+    ):
         assert found["file"] == str(getattr(case, bad))
         assert found["file"] in found["problem"] and found["problem"] in str(caught.value)
     assert sorted(p.name for p in (root / "cases").iterdir()) == ["case_5"]
@@ -172,14 +210,26 @@ def test_the_same_scan_under_two_names_is_refused_also_in_a_later_run(tmp_path):
     again = manifest.cases[3]
     # saved by other software: another axis order and type
     nifti.write_volume(
-        again.image, Volume(hu[::-1].astype(np.float32), AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1]))
+        again.image,
+        Volume(
+            hu[::-1].astype(np.float32),
+            AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1]),
+        ),
     )
-    nifti.write_volume(again.label, Volume(label[::-1], AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1])))
+    nifti.write_volume(
+        again.label,
+        Volume(
+            label[::-1],
+            AFFINE @ np.diag([-1.0, 1, 1, 1]) + 19 * np.outer(AFFINE[:, 0], [0, 0, 0, 1]),
+        ),
+    )
     for _ in range(2):  # the second run finds all cases done
         with pytest.raises(ValueError, match="1 of 4 cases refused"):
             prepare(manifest, root)
         rejected = json.loads((root / "rejected.json").read_text())
-        assert [(r["case_id"], r["rule"]) for r in rejected] == [("case_3", "X01")] and "case_1" in rejected[0]["problem"]
+        assert [(r["case_id"], r["rule"]) for r in rejected] == [
+            ("case_3", "X01")
+        ] and "case_1" in rejected[0]["problem"]
     assert prepare(manifest, root, strict=False).case_ids() == ("case_0", "case_1", "case_2")
 
 
@@ -189,7 +239,9 @@ def test_not_strict_the_good_cases_make_the_store(tmp_path):
     store = prepare(manifest, root, strict=False)
     assert store.case_ids() == ("case_5",) and store.open("case_5").number == 1
     assert len(json.loads((root / "rejected.json").read_text())) == 5
-    prepare(dataclasses.replace(manifest, excluded=tuple(f"case_{i}" for i in range(5))), root)  # the way out that the messages name
+    prepare(
+        dataclasses.replace(manifest, excluded=tuple(f"case_{i}" for i in range(5))), root
+    )  # the way out that the messages name
     assert not (root / "rejected.json").exists()
 
 
@@ -206,7 +258,9 @@ def test_an_impossible_split_is_refused_before_the_work(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("target_mm", (1, 1)), ("target_mm", (1, 0, 1)), ("window_hu", (250, -200))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("target_mm", (1, 1)), ("target_mm", (1, 0, 1)), ("window_hu", (250, -200))]
+)
 def test_impossible_settings_are_refused_before_the_work(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
         prepare(cohort(tmp_path, 1), tmp_path / "store", **{name: value})
@@ -215,7 +269,9 @@ def test_impossible_settings_are_refused_before_the_work(tmp_path, name, value):
 
 def test_scans_without_a_label_are_left_out(tmp_path):
     manifest = cohort(tmp_path, 3)
-    unlabelled = dataclasses.replace(manifest, cases=(dataclasses.replace(manifest.cases[0], label=None), *manifest.cases[1:]))
+    unlabelled = dataclasses.replace(
+        manifest, cases=(dataclasses.replace(manifest.cases[0], label=None), *manifest.cases[1:])
+    )
     assert prepare(unlabelled, tmp_path / "store").case_ids() == ("case_1", "case_2")
 
 
@@ -233,7 +289,9 @@ def test_a_label_in_another_axis_order_comes_to_the_scans(tmp_path):
     plain = prepare(manifest, tmp_path / "plain").open("case_0")
     _, label = scan(0)
     upright = geometry.to_ras(Volume(label, AFFINE))
-    nifti.write_volume(manifest.cases[0].label, Volume(np.ascontiguousarray(upright.array), upright.affine))
+    nifti.write_volume(
+        manifest.cases[0].label, Volume(np.ascontiguousarray(upright.array), upright.affine)
+    )
     turned = prepare(manifest, tmp_path / "turned").open("case_0")
     np.testing.assert_array_equal(turned.native_label(), label)
     np.testing.assert_array_equal(turned.label, plain.label)
@@ -242,19 +300,30 @@ def test_a_label_in_another_axis_order_comes_to_the_scans(tmp_path):
 def test_a_real_abdominal_ct(tmp_path):
     folder = os.environ.get("REAL_CT_FOLDER")
     if not folder or not pathlib.Path(folder).is_dir():
-        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+        pytest.skip(
+            "REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)"
+        )
     ct, organs = pathlib.Path(folder) / "ct.nii.gz", pathlib.Path(folder) / "organs.nii.gz"
-    store = prepare(Manifest("C1", (Case("real", ct, organs),), label_values={7: 1}), tmp_path / "store", target_mm=(1.5, 1.5, 1.5))
+    store = prepare(
+        Manifest("C1", (Case("real", ct, organs),), label_values={7: 1}),
+        tmp_path / "store",
+        target_mm=(1.5, 1.5, 1.5),
+    )
     case = store.open("real")
     inside = 25 + 225 * np.asarray(case.image, np.float32)[np.asarray(case.label) == 1]
     hu, values = (np.asarray(nibabel.load(path).dataobj) for path in (ct, organs))
-    assert abs(np.median(inside) - np.median(hu[values == 7])) < 15  # interpolation at the edges apart, the organ kept its HU
+    assert (
+        abs(np.median(inside) - np.median(hu[values == 7])) < 15
+    )  # interpolation at the edges apart, the organ kept its HU
     native = case.native_label()
     restored = resampling.restore_labels(np.asarray(case.label), case.native, case.target_mm)
     assert 2 * np.sum(native & restored) / (native.sum() + restored.sum()) > 0.97
     nifti.write_labels_like(tmp_path / "mask.nii.gz", restored, ct)
     written, scan_itself = nifti.read_labels(tmp_path / "mask.nii.gz"), nifti.read_ct(ct)
-    assert written.shape == scan_itself.shape and written.affine.tobytes() == scan_itself.affine.tobytes()
+    assert (
+        written.shape == scan_itself.shape
+        and written.affine.tobytes() == scan_itself.affine.tobytes()
+    )
 
 
 def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
@@ -262,16 +331,25 @@ def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp
 
     def failing(path, *arguments):
         if (tmp_path / "store/rejected.json").exists():
-            seen.append([r["case_id"] for r in json.loads((tmp_path / "store/rejected.json").read_text())])
+            seen.append(
+                [r["case_id"] for r in json.loads((tmp_path / "store/rejected.json").read_text())]
+            )
         if path.name == "1.nii.gz":
             raise TypeError("unsupported operand")
         return read(path, *arguments)
 
     monkeypatch.setattr(nifti, "read_ct", failing)
     store = prepare(manifest, tmp_path / "store", strict=False)
-    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and seen == [["case_1"]] * 3
+    assert (
+        set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"}
+        and seen == [["case_1"]] * 3
+    )
     (rejected,) = json.loads((tmp_path / "store/rejected.json").read_text())
-    assert rejected["rule"] == "F09" and rejected["file"].endswith("1.nii.gz") and "TypeError: unsupported operand" in rejected["problem"]
+    assert (
+        rejected["rule"] == "F09"
+        and rejected["file"].endswith("1.nii.gz")
+        and "TypeError: unsupported operand" in rejected["problem"]
+    )
 
 
 def prepare_or_die(case, root, settings, **more):
@@ -285,9 +363,13 @@ def prepare_or_die(case, root, settings, **more):
 def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_in_worker", prepare_or_die)
     store = prepare(cohort(tmp_path, 5), tmp_path / "store", workers=2, strict=False)
-    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(store.root.rglob(".partial-*"))
+    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(
+        store.root.rglob(".partial-*")
+    )
     (rejected,) = json.loads((store.root / "rejected.json").read_text())
-    assert (rejected["case_id"], rejected["rule"]) == ("case_1", "F09") and rejected["file"].endswith("1.nii.gz")
+    assert (rejected["case_id"], rejected["rule"]) == ("case_1", "F09") and rejected[
+        "file"
+    ].endswith("1.nii.gz")
     assert "the process that prepared it was killed" in rejected["problem"]
 
 
@@ -295,19 +377,34 @@ def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
 def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, workers):
     manifest, root = cohort(tmp_path, 5), tmp_path / "store"
     (root / "cases").mkdir(parents=True)
-    (root / "cases" / "case_3").write_text("a file where a folder must be made: no case can be renamed to it")
+    (root / "cases" / "case_3").write_text(
+        "a file where a folder must be made: no case can be renamed to it"
+    )
     with pytest.raises(ValueError, match="cannot be written") as caught:
         prepare(manifest, root, workers=workers)
     text = str(caught.value)
-    assert str(root / "cases/case_3") in text and "GB are free there" in text and "need about" in text and "run again" in text
+    assert (
+        str(root / "cases/case_3") in text
+        and "GB are free there" in text
+        and "need about" in text
+        and "run again" in text
+    )
     finished = [path.name for path in sorted((root / "cases").iterdir()) if path.is_dir()]
     assert not (root / "index.json").exists()
-    if workers == 1:  # of two, one may still be at work on another case when the other finds the disk full
+    if (
+        workers == 1
+    ):  # of two, one may still be at work on another case when the other finds the disk full
         assert {"case_0", "case_1"} <= set(finished) and not list(root.rglob(".partial-*"))
-    before = {path: time for path, time in stamps(root).items() if path.parent.name in finished and path.parent.name.startswith("case_")}
+    before = {
+        path: time
+        for path, time in stamps(root).items()
+        if path.parent.name in finished and path.parent.name.startswith("case_")
+    }
     (root / "cases" / "case_3").unlink()
     assert len(prepare(manifest, root, workers=workers).case_ids()) == 5
-    assert before and {path: time for path, time in stamps(root).items() if path in before} == before
+    assert (
+        before and {path: time for path, time in stamps(root).items() if path in before} == before
+    )
 
 
 def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monkeypatch):
@@ -316,7 +413,10 @@ def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monk
 
     manifest = cohort(tmp_path, 3)
     monkeypatch.setattr(case_store, "_save_image", full)
-    with pytest.raises(ValueError, match=r"case_0.image\.npy: cannot be written \(No space left on device\).*0 finished cases stay"):
+    with pytest.raises(
+        ValueError,
+        match=r"case_0.image\.npy: cannot be written \(No space left on device\).*0 finished cases stay",
+    ):
         prepare(manifest, tmp_path / "store", strict=False)
     assert not list((tmp_path / "store/cases").iterdir())
 
@@ -327,7 +427,10 @@ def test_a_label_without_orientation_lies_where_the_manifest_says(tmp_path):
     with pytest.raises(ValueError, match=r"0\.nii\.gz: its header gives no orientation"):
         prepare(manifest, tmp_path / "store")
     axes = "".join(nibabel.aff2axcodes(AFFINE))
-    told = dataclasses.replace(manifest, cases=(dataclasses.replace(manifest.cases[0], orientation=axes), *manifest.cases[1:]))
+    told = dataclasses.replace(
+        manifest,
+        cases=(dataclasses.replace(manifest.cases[0], orientation=axes), *manifest.cases[1:]),
+    )
     expected = prepare(cohort(tmp_path / "as it was", 3), tmp_path / "expected")
     for case_id in expected.case_ids():
         one, other = prepare(told, tmp_path / "store").open(case_id), expected.open(case_id)
@@ -341,13 +444,19 @@ def test_a_case_that_an_earlier_release_prepared_by_a_guess_is_refused(tmp_path)
     without_orientation(manifest.cases[1].image)
     case_file = tmp_path / "store/cases/case_1/case.json"
     value = json.loads(case_file.read_text())
-    value["sources"]["image"] = sources.file_sha256(manifest.cases[1].image)  # as if it had been prepared from this file
+    value["sources"]["image"] = sources.file_sha256(
+        manifest.cases[1].image
+    )  # as if it had been prepared from this file
     case_file.write_text(json.dumps(value))
     with pytest.raises(ValueError, match="G01"):
         prepare(manifest, tmp_path / "store")
 
 
-@pytest.mark.parametrize("edit", [(42, "3h", 32767, 32767, 1000), (280, "f", 3e9), (108, "f", float("inf"))], ids=["dim", "srow", "offset"])
+@pytest.mark.parametrize(
+    "edit",
+    [(42, "3h", 32767, 32767, 1000), (280, "f", 3e9), (108, "f", float("inf"))],
+    ids=["dim", "srow", "offset"],
+)
 def test_one_odd_header_does_not_stop_a_cohort_for_want_of_memory(tmp_path, edit):
     manifest, (offset, kind, *values) = cohort(tmp_path, 4), edit
     for path in (manifest.cases[2].image, manifest.cases[2].label):

@@ -13,9 +13,24 @@ from tests.preprocessing.test_geometry import ORIENTATIONS, stored_affine
 @pytest.mark.parametrize(
     ("shape", "spacing_mm", "target_mm", "expected"),
     [
-        ((512, 512, 200), (0.7, 0.7, 1.0), (1, 1, 1), (359, 359, 200)),  # 511 * 0.7 = 357.7 -> 358 steps
-        ((512, 512, 50), (0.68, 0.68, 5.0), (1, 1, 1), (348, 348, 246)),  # 347.48 -> 347 steps; 49 * 5 = 245 steps
-        ((512, 2, 4), (0.5, 0.5, 0.5), (1, 1, 1), (256, 2, 2)),  # 256.5, 1.5 and 2.5: halves to the even number, after adding the 1
+        (
+            (512, 512, 200),
+            (0.7, 0.7, 1.0),
+            (1, 1, 1),
+            (359, 359, 200),
+        ),  # 511 * 0.7 = 357.7 -> 358 steps
+        (
+            (512, 512, 50),
+            (0.68, 0.68, 5.0),
+            (1, 1, 1),
+            (348, 348, 246),
+        ),  # 347.48 -> 347 steps; 49 * 5 = 245 steps
+        (
+            (512, 2, 4),
+            (0.5, 0.5, 0.5),
+            (1, 1, 1),
+            (256, 2, 2),
+        ),  # 256.5, 1.5 and 2.5: halves to the even number, after adding the 1
         ((1, 3, 3), (1, 1, 1), (3, 3, 3), (1, 2, 2)),
     ],
 )
@@ -35,7 +50,9 @@ def test_a_ramp_stays_that_ramp(spacing_mm):
         return 3.0 * x[:, None, None] - 2.0 * y[:, None] + 0.5 * z - 40.0
 
     shape, target_mm = (25, 31, 19), (1.0, 1.0, 1.0)
-    result = resampling.resample_linear(ramp(shape, spacing_mm).astype(np.float32), spacing_mm, target_mm)
+    result = resampling.resample_linear(
+        ramp(shape, spacing_mm).astype(np.float32), spacing_mm, target_mm
+    )
     expected = ramp(result.shape, target_mm)
     inside = tuple(
         slice(0, int((n - 1) * s) + 1) for n, s in zip(shape, spacing_mm, strict=True)
@@ -44,8 +61,12 @@ def test_a_ramp_stays_that_ramp(spacing_mm):
 
 
 def test_beyond_the_last_centre_its_value_is_held():
-    result = resampling.resample_linear(np.array([0.0, 10.0, 20.0]).reshape(3, 1, 1), (0.9, 1, 1), (1, 1, 1))
-    np.testing.assert_allclose(result.ravel(), [0.0, 100 / 9, 20.0], rtol=1e-6)  # 2 mm lies 0.2 mm beyond the last centre
+    result = resampling.resample_linear(
+        np.array([0.0, 10.0, 20.0]).reshape(3, 1, 1), (0.9, 1, 1), (1, 1, 1)
+    )
+    np.testing.assert_allclose(
+        result.ravel(), [0.0, 100 / 9, 20.0], rtol=1e-6
+    )  # 2 mm lies 0.2 mm beyond the last centre
 
 
 def test_agrees_with_the_slow_general_interpolation():
@@ -53,8 +74,16 @@ def test_agrees_with_the_slow_general_interpolation():
     array = np.asfortranarray(rng.integers(-1000, 1500, (30, 28, 12)).astype(np.int16))
     spacing_mm, target_mm = (0.68, 0.77, 2.5), (1.0, 1.2, 0.9)
     result = resampling.resample_linear(array, spacing_mm, target_mm)
-    grid = np.meshgrid(*(np.arange(m) * t / s for m, t, s in zip(result.shape, target_mm, spacing_mm, strict=True)), indexing="ij")
-    expected = scipy.ndimage.map_coordinates(array.astype(np.float64), grid, order=1, mode="nearest")
+    grid = np.meshgrid(
+        *(
+            np.arange(m) * t / s
+            for m, t, s in zip(result.shape, target_mm, spacing_mm, strict=True)
+        ),
+        indexing="ij",
+    )
+    expected = scipy.ndimage.map_coordinates(
+        array.astype(np.float64), grid, order=1, mode="nearest"
+    )
     np.testing.assert_allclose(result, expected, atol=0.01)  # HU
 
 
@@ -66,7 +95,10 @@ def test_nearest_against_a_loop():
         result = resampling.resample_nearest(array, spacing_mm, target_mm)
         assert result.dtype == np.uint8
         for index in np.ndindex(*result.shape):
-            source = tuple(min(round(i * t / s), n - 1) for i, t, s, n in zip(index, target_mm, spacing_mm, labels.shape, strict=True))
+            source = tuple(
+                min(round(i * t / s), n - 1)
+                for i, t, s, n in zip(index, target_mm, spacing_mm, labels.shape, strict=True)
+            )
             assert result[index] == labels[source]
 
 
@@ -85,8 +117,12 @@ def test_a_box_is_resampled_as_the_whole_map_is(target_mm):
 def test_the_training_grid_by_hand():
     affine = np.array([[0.0, 2.0, 0, 10], [1.5, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
     grid = resampling.resampled_grid(Grid((11, 5, 4), affine), (1.0, 4.0, 2.0))
-    assert grid.shape == (16, 3, 6)  # 10 steps of 1.5 mm; 4 of 2 mm; 3 of 3 mm are 4.5 of 2: halves to the even number, after adding 1
-    np.testing.assert_allclose(grid.affine, [[0, 4, 0, 10], [1, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1]])
+    assert (
+        grid.shape == (16, 3, 6)
+    )  # 10 steps of 1.5 mm; 4 of 2 mm; 3 of 3 mm are 4.5 of 2: halves to the even number, after adding 1
+    np.testing.assert_allclose(
+        grid.affine, [[0, 4, 0, 10], [1, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1]]
+    )
 
 
 def test_half_way_takes_the_even_neighbour_even_with_rounding_noise():
@@ -97,7 +133,13 @@ def test_half_way_takes_the_even_neighbour_even_with_rounding_noise():
 
 
 def ball(shape, centre, radius):
-    return sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(0, n) for n in shape)], centre, strict=True)) <= radius**2
+    return (
+        sum(
+            (g - c) ** 2
+            for g, c in zip(np.ogrid[tuple(slice(0, n) for n in shape)], centre, strict=True)
+        )
+        <= radius**2
+    )
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 2.0), (0.5, 0.5, 5.0), (2.0, 1.0, 0.5)])
@@ -115,10 +157,17 @@ def test_there_and_back_for_all_48_orientations(spacing_mm, degrees):
         grid = resampling.resampled_grid(upright.grid, (0.5, 0.5, 0.5))
         assert grid.shape == mask.shape
         tumour = np.argwhere(mask == 2).mean(axis=0), np.argwhere(native == 2).mean(axis=0)
-        centres = grid.affine[:3, :3] @ tumour[0] + grid.affine[:3, 3], affine[:3, :3] @ tumour[1] + affine[:3, 3]
-        assert np.linalg.norm(centres[0] - centres[1]) < max(spacing_mm)  # a nearest voxel is half a voxel off at most
+        centres = (
+            grid.affine[:3, :3] @ tumour[0] + grid.affine[:3, 3],
+            affine[:3, :3] @ tumour[1] + affine[:3, 3],
+        )
+        assert np.linalg.norm(centres[0] - centres[1]) < max(
+            spacing_mm
+        )  # a nearest voxel is half a voxel off at most
         scan = Grid(native.shape, affine)
-        np.testing.assert_array_equal(resampling.restore_labels(mask, scan, (0.5, 0.5, 0.5)), native)
+        np.testing.assert_array_equal(
+            resampling.restore_labels(mask, scan, (0.5, 0.5, 0.5)), native
+        )
         shares = np.stack([mask == c for c in range(3)], axis=-1).astype(np.float16)
         restored = Volume(resampling.restore_likeliest(shares, scan, (0.5, 0.5, 0.5)), scan.affine)
         np.testing.assert_array_equal(restored.array, native)
@@ -126,7 +175,12 @@ def test_there_and_back_for_all_48_orientations(spacing_mm, degrees):
 
 
 def random_probabilities(shape, classes, seed=0):
-    scores = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(*shape, classes)), (2, 2, 2, 0)) * 40
+    scores = (
+        scipy.ndimage.gaussian_filter(
+            np.random.default_rng(seed).normal(size=(*shape, classes)), (2, 2, 2, 0)
+        )
+        * 40
+    )
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
 
@@ -137,11 +191,21 @@ def test_probabilities_come_back_as_the_general_interpolation_gives_them(classes
     affine = stored_affine((2, 0, 1), (1, -1, -1), spacing_mm=(0.8, 2.0, 0.9), degrees=(4, 3, 0))
     native = Grid((24, 11, 20), affine)
     upright = geometry.ras_grid(native)
-    probabilities = random_probabilities(resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm), classes)
-    places = [np.arange(n) * s / t for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)]
+    probabilities = random_probabilities(
+        resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm), classes
+    )
+    places = [
+        np.arange(n) * s / t
+        for n, s, t in zip(upright.shape, upright.spacing_mm, target_mm, strict=True)
+    ]
     grid = np.meshgrid(*places, indexing="ij")
     expected = np.stack(
-        [scipy.ndimage.map_coordinates(probabilities[..., c].astype(np.float64), grid, order=1, mode="nearest") for c in range(classes)],
+        [
+            scipy.ndimage.map_coordinates(
+                probabilities[..., c].astype(np.float64), grid, order=1, mode="nearest"
+            )
+            for c in range(classes)
+        ],
         axis=-1,
     )
     found = np.zeros((*upright.shape, classes), dtype=np.float32)
@@ -149,7 +213,9 @@ def test_probabilities_come_back_as_the_general_interpolation_gives_them(classes
         assert not found[rows].any()
         found[rows] = slab
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    likeliest = geometry.to_ras_order(resampling.restore_likeliest(probabilities, native, target_mm), native)
+    likeliest = geometry.to_ras_order(
+        resampling.restore_likeliest(probabilities, native, target_mm), native
+    )
     ordered = np.sort(expected, axis=-1)
     clear = ordered[..., -1] - ordered[..., -2] > 1e-4
     np.testing.assert_array_equal(likeliest[clear], expected.argmax(axis=-1)[clear])
@@ -166,7 +232,10 @@ def test_the_way_back_needs_at_most_two_native_volumes_however_many_classes(clas
     probabilities[5:-5, 6:-6, 7:-7, 2] = 1
     mask = (probabilities[..., 2] * 2).astype(np.uint8)
     native_float32 = 4 * 96 * 80 * 40
-    for restore, prediction in ((resampling.restore_likeliest, probabilities), (resampling.restore_labels, mask)):
+    for restore, prediction in (
+        (resampling.restore_likeliest, probabilities),
+        (resampling.restore_labels, mask),
+    ):
         tracemalloc.start()
         restored = restore(prediction, native, (1, 1, 1))
         peak = tracemalloc.get_traced_memory()[1]
@@ -177,7 +246,9 @@ def test_the_way_back_needs_at_most_two_native_volumes_however_many_classes(clas
 
 def test_probabilities_of_another_scan_are_refused():
     with pytest.raises(ValueError, match=r"probabilities has \(5, 6, 8\).*\(5, 6, 7\)"):
-        resampling.restore_likeliest(np.zeros((5, 6, 8, 3), np.float32), Grid((5, 6, 7), np.eye(4)), (1, 1, 1))
+        resampling.restore_likeliest(
+            np.zeros((5, 6, 8, 3), np.float32), Grid((5, 6, 7), np.eye(4)), (1, 1, 1)
+        )
 
 
 @pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (3.0, 3.0, 3.0), (0.6, 1.1, 2.2)])
@@ -188,8 +259,21 @@ def test_restored_against_the_general_interpolation_of_each_class(target_mm):
     mask = ball(shape, middle, min(shape) / 2.5).astype(np.uint8)
     mask[ball(shape, [middle[0] + 1, *middle[1:]], min(shape) / 5)] = 2
     restored = resampling.restore_labels(mask, native, target_mm)
-    grid = np.meshgrid(*(np.arange(n) * s / t for n, s, t in zip(native.shape, native.spacing_mm, target_mm, strict=True)), indexing="ij")
-    shares = np.stack([scipy.ndimage.map_coordinates((mask == c).astype(np.float64), grid, order=1, mode="nearest") for c in range(3)])
+    grid = np.meshgrid(
+        *(
+            np.arange(n) * s / t
+            for n, s, t in zip(native.shape, native.spacing_mm, target_mm, strict=True)
+        ),
+        indexing="ij",
+    )
+    shares = np.stack(
+        [
+            scipy.ndimage.map_coordinates(
+                (mask == c).astype(np.float64), grid, order=1, mode="nearest"
+            )
+            for c in range(3)
+        ]
+    )
     ordered = np.sort(shares, axis=0)
     clear = ordered[-1] - ordered[-2] > 1e-4  # equal shares are a matter of convention
     np.testing.assert_array_equal(restored[clear], shares.argmax(axis=0)[clear])
@@ -198,24 +282,40 @@ def test_restored_against_the_general_interpolation_of_each_class(target_mm):
 
 def test_equal_shares_stay_with_the_lower_class():
     mask = np.array([0, 1, 1, 0], dtype=np.uint8).reshape(4, 1, 1)
-    restored = resampling.restore_labels(mask, Grid((7, 1, 1), np.diag([1.0, 1.0, 1.0, 1.0])), (2.0, 1.0, 1.0))
-    assert restored.ravel().tolist() == [0, 0, 1, 1, 1, 0, 0]  # voxels 1 and 5 lie half-way between the classes
+    restored = resampling.restore_labels(
+        mask, Grid((7, 1, 1), np.diag([1.0, 1.0, 1.0, 1.0])), (2.0, 1.0, 1.0)
+    )
+    assert restored.ravel().tolist() == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        0,
+        0,
+    ]  # voxels 1 and 5 lie half-way between the classes
 
 
 def test_a_mask_that_touches_every_border_is_restored_to_the_borders():
     native = Grid((11, 9, 6), np.diag([0.9, 1.1, 3.0, 1.0]))
-    mask = np.ones(resampling.resampled_shape(native.shape, native.spacing_mm, (1, 1, 1)), dtype=np.uint8)
+    mask = np.ones(
+        resampling.resampled_shape(native.shape, native.spacing_mm, (1, 1, 1)), dtype=np.uint8
+    )
     assert (resampling.restore_labels(mask, native, (1, 1, 1)) == 1).all()
 
 
 def test_an_empty_mask_comes_back_empty():
     native = Grid((5, 6, 7), np.eye(4))
-    assert not resampling.restore_labels(np.zeros((5, 6, 7), dtype=np.uint8), native, (1, 1, 1)).any()
+    assert not resampling.restore_labels(
+        np.zeros((5, 6, 7), dtype=np.uint8), native, (1, 1, 1)
+    ).any()
 
 
 def test_a_mask_of_another_scan_is_refused():
     with pytest.raises(ValueError, match=r"\(5, 6, 8\).*\(5, 6, 7\)"):
-        resampling.restore_labels(np.zeros((5, 6, 8), dtype=np.uint8), Grid((5, 6, 7), np.eye(4)), (1, 1, 1))
+        resampling.restore_labels(
+            np.zeros((5, 6, 8), dtype=np.uint8), Grid((5, 6, 7), np.eye(4)), (1, 1, 1)
+        )
 
 
 def test_resampling_needs_little_more_memory_than_its_result():

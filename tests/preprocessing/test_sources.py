@@ -22,7 +22,10 @@ def made(tmp_path, *names):
 def test_a_case_is_known_by_the_content_of_its_files(tmp_path):
     case = made(tmp_path, "1.dcm", "2.dcm", "3.dcm")
     before = sources.digests(case)
-    assert before["label"] == hashlib.sha256(b"label").hexdigest() and set(before) == {"image", "label"}
+    assert before["label"] == hashlib.sha256(b"label").hexdigest() and set(before) == {
+        "image",
+        "label",
+    }
     (tmp_path / "series" / "1.dcm").rename(tmp_path / "series" / "first.dcm")
     (tmp_path / "series" / "._2.dcm").write_bytes(b"what macOS leaves")
     assert sources.digests(case) == before  # another copy of the same scan
@@ -49,7 +52,9 @@ def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monk
     monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
         sources.require_readers(Manifest("C1", (case,)))
-    sources.require_readers(Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),)))  # NIfTI needs none
+    sources.require_readers(
+        Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),))
+    )  # NIfTI needs none
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.nii.gz", "pipe.dcm", "loop", "loop.nii.gz"])
@@ -60,9 +65,13 @@ def test_what_is_no_file_to_read_to_its_end_is_refused_and_not_waited_for(tmp_pa
         (tmp_path / name).symlink_to(name)
     found = []
     # a thread, so that a reader that waits ends with the tests
-    thread = threading.Thread(target=lambda: found.append(survey.look_at(Case("a", tmp_path / name, None))), daemon=True)
+    thread = threading.Thread(
+        target=lambda: found.append(survey.look_at(Case("a", tmp_path / name, None))), daemon=True
+    )
     thread.start()
     thread.join(60)
-    assert [(error.rule, error.file) for error in found[0].errors] == [("F01", str(tmp_path / name))]
+    assert [(error.rule, error.file) for error in found[0].errors] == [
+        ("F01", str(tmp_path / name))
+    ]
     with pytest.raises(IntegrityError, match=f"{name}: cannot be read"):
         nifti.read_labels(tmp_path / name)

@@ -13,7 +13,11 @@ def ids(n):
         (420, PAPER_COUNTS["C1"], (252, 84, 84)),
         (486, PAPER_COUNTS["C2"], (286, 100, 100)),
         (80, PAPER_COUNTS["C1"], (48, 16, 16)),  # NIH Pancreas-CT
-        (281, PAPER_COUNTS["C2"], (165, 58, 58)),  # 165.4, 57.8, 57.8: the two largest remainders go up
+        (
+            281,
+            PAPER_COUNTS["C2"],
+            (165, 58, 58),
+        ),  # 165.4, 57.8, 57.8: the two largest remainders go up
         (10, (0.6, 0.2, 0.2), (6, 2, 2)),
         (5, (0.6, 0.2, 0.2), (3, 1, 1)),
         (3, (0.6, 0.2, 0.2), (1, 1, 1)),  # no share stays empty
@@ -26,7 +30,11 @@ def test_shares_by_hand(cases, ratio, expected):
 
 def test_every_case_is_in_one_split():
     split = split_cases(ids(50), seed=3)
-    assert {name: len(cases) for name, cases in split.items()} == {"training": 30, "validation": 10, "test": 10}
+    assert {name: len(cases) for name, cases in split.items()} == {
+        "training": 30,
+        "validation": 10,
+        "test": 10,
+    }
     assert sorted(sum(split.values(), ())) == ids(50)
 
 
@@ -62,7 +70,11 @@ LISTS = {"training": ["a", "b", "c"], "validation": ["d"], "test": ["e", "f"]}
 
 
 def test_a_listed_split_is_taken_as_it_is_and_a_refused_case_drops_out():
-    assert listed_split(["f", "c", "a", "d"], LISTS) == {"training": ("a", "c"), "validation": ("d",), "test": ("f",)}
+    assert listed_split(["f", "c", "a", "d"], LISTS) == {
+        "training": ("a", "c"),
+        "validation": ("d",),
+        "test": ("f",),
+    }
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ MODEL = Tumours(volume_ml=(5.0, 15.0), below_organ_hu=(40.0, 40.0), iso_dense=0.
 def scan(level=100.0, noise=10.0):
     """A cylinder of 40 mm along x in fat at -100 HU; bone behind it and gas before it."""
     shape = (60, 50, 30)
-    x, y, z = np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, SPACING, strict=True)), indexing="ij")
+    x, y, z = np.meshgrid(
+        *(np.arange(n) * s for n, s in zip(shape, SPACING, strict=True)), indexing="ij"
+    )
     organ = (np.hypot(y - 50, z - 45) < 20) & (x > 20) & (x < 100)
     hu = np.where(organ, level, -100.0) + generator(7, "noise").normal(0, noise, shape)
     hu[(y < 28)], hu[(y > 72)] = 600.0, -1000.0
@@ -31,9 +33,13 @@ def test_a_tumour_has_the_drawn_volume_and_contrast_keeps_the_noise_and_leaves_t
         tumour = labels == 2
         assert 4.5 < np.count_nonzero(tumour) * VOXEL_ML < 16.5
         inner = ndimage.binary_erosion(tumour, iterations=2)
-        assert np.median(painted[inner]) == pytest.approx(60.0, abs=10.0)  # 40 below the organ's 100, the core perhaps 12 darker
+        assert np.median(painted[inner]) == pytest.approx(
+            60.0, abs=10.0
+        )  # 40 below the organ's 100, the core perhaps 12 darker
         fine = (painted - ndimage.gaussian_filter(painted.astype(float), 1.0))[inner].std()
-        assert fine == pytest.approx(10.0, abs=2.0)  # the scan's, and not the step of 200 HU at the organ's surface
+        assert fine == pytest.approx(
+            10.0, abs=2.0
+        )  # the scan's, and not the step of 200 HU at the organ's surface
         far = ndimage.distance_transform_edt(~tumour, sampling=SPACING) > 6.0
         np.testing.assert_array_equal(painted[far], ct[far])
         assert ((labels == 1) | tumour)[organ].all() and not labels[~organ & ~tumour].any()
@@ -47,7 +53,11 @@ def test_it_is_no_darker_than_water_and_no_larger_than_half_of_the_organ():
     ct, organ = scan(level=20.0)
     volume = np.count_nonzero(organ) * VOXEL_ML
     painted, labels = insert(
-        ct, organ, SPACING, Tumours(volume_ml=(45.0, 200.0), below_organ_hu=(60.0, 60.0), iso_dense=0.0), generator(1, "t")
+        ct,
+        organ,
+        SPACING,
+        Tumours(volume_ml=(45.0, 200.0), below_organ_hu=(60.0, 60.0), iso_dense=0.0),
+        generator(1, "t"),
     )
     inner = ndimage.binary_erosion(labels == 2, iterations=2)
     assert -13.0 < np.median(painted[inner]) < 6.0
@@ -65,7 +75,9 @@ def test_the_organ_s_level_leaves_fat_out():
 def test_an_organ_too_small_for_a_tumour_is_refused():
     ct, organ = scan()
     organ[25:] = False
-    with pytest.raises(ValueError, match=r"its pancreas has [\d.]+ ml; a tumour of 30 ml needs one of 60 ml"):
+    with pytest.raises(
+        ValueError, match=r"its pancreas has [\d.]+ ml; a tumour of 30 ml needs one of 60 ml"
+    ):
         insert(ct, organ, SPACING, Tumours(volume_ml=(30.0, 45.0)), generator(1, "t"))
 
 
@@ -75,5 +87,7 @@ def test_six_of_ten_tumours_sit_in_the_head_on_the_patient_s_right():
     rng = generator(3, "places")
     x, y, z = np.array([tumour_insertion._place(depth, SPACING, rng) for _ in range(400)]).T
     head, tail = x > 100 - 80 / 3, x < 20 + 80 / 3
-    assert head.mean() == pytest.approx(0.6, abs=0.08) and tail.mean() == pytest.approx(0.18, abs=0.06)  # three standard errors
+    assert head.mean() == pytest.approx(0.6, abs=0.08) and tail.mean() == pytest.approx(
+        0.18, abs=0.06
+    )  # three standard errors
     assert np.hypot(y - 50, z - 45).max() < 20

@@ -44,11 +44,17 @@ print(faults() - before)
 """
 
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library than glibc"
+)
 
 
 def _printed(program, wanted):
-    return float(subprocess.run([sys.executable, "-c", program, wanted], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", program, wanted], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def test_threads_share_two_pools_where_each_would_have_its_own():

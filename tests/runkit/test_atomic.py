@@ -56,30 +56,50 @@ def test_event_log_skips_a_line_cut_short(tmp_path):
 
 
 def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
-    with pytest.raises(OSError, match=r"No space left on device: .*result\.json"), atomic.replacing(tmp_path / "result.json"):
-        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, which knows no name
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*result\.json"),
+        atomic.replacing(tmp_path / "result.json"),
+    ):
+        raise OSError(
+            errno.ENOSPC, "No space left on device"
+        )  # as a write does, which knows no name
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_with_the_name_that_the_file_would_have_had_and_what_it_takes(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_with_the_name_that_the_file_would_have_had_and_what_it_takes(
+    tmp_path, monkeypatch
+):
     def full(*given, **named):
         raise OSError(
-            errno.ENOSPC, "No space left on device", *([os.fspath(tmp_path / ".partial-x")] if given and "made" in str(given) else [])
+            errno.ENOSPC,
+            "No space left on device",
+            *([os.fspath(tmp_path / ".partial-x")] if given and "made" in str(given) else []),
         )
 
     with monkeypatch.context() as disk:
         disk.setattr(pathlib.Path, "write_bytes", full)
-        with pytest.raises(OSError, match=r"No space left on device; it takes 5 bytes: .*/result\.json'$"):
+        with pytest.raises(
+            OSError, match=r"No space left on device; it takes 5 bytes: .*/result\.json'$"
+        ):
             atomic.write_bytes(tmp_path / "result.json", b"12345")
-        with pytest.raises(OSError, match=r"No space left on device: .*/kit'$"), atomic.replacing_folder(tmp_path / "kit") as kit:
+        with (
+            pytest.raises(OSError, match=r"No space left on device: .*/kit'$"),
+            atomic.replacing_folder(tmp_path / "kit") as kit,
+        ):
             (kit / "site.pem").write_bytes(b"12345")
-    with pytest.raises(OSError, match=r"No space left on device: .*/kit/site\.pem'$"), atomic.replacing_folder(tmp_path / "kit") as kit:
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*/kit/site\.pem'$"),
+        atomic.replacing_folder(tmp_path / "kit") as kit,
+    ):
         raise OSError(errno.ENOSPC, "No space left on device", os.fspath(kit / "site.pem"))
     with monkeypatch.context() as disk:
         disk.setattr(atomic.tempfile, "mkstemp", lambda **named: full("made"))
         with pytest.raises(OSError, match=r": '.*/result\.json'$"):
             atomic.write_bytes(tmp_path / "result.json", b"12345")
-    with pytest.raises(FileNotFoundError, match="other"), atomic.replacing(tmp_path / "result.json"):
+    with (
+        pytest.raises(FileNotFoundError, match="other"),
+        atomic.replacing(tmp_path / "result.json"),
+    ):
         (tmp_path / "other").read_bytes()
     assert not list(tmp_path.iterdir())
 

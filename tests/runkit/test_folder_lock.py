@@ -16,7 +16,9 @@ def elsewhere():
     started = []
 
     def hold(folder, *how):
-        process = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder), *how], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(folder), *how], stdout=subprocess.PIPE, text=True
+        )
         started.append(process)
         assert process.stdout.readline() == "held\n"
         return process
@@ -31,7 +33,8 @@ def elsewhere():
 def test_the_second_process_is_refused_and_told_which_the_first_is(elsewhere, tmp_path):
     first = elsewhere(tmp_path)
     with pytest.raises(
-        folder_lock.FolderInUse, match=rf"{tmp_path} is in use by process {first.pid} \(.*\); wait until it ends, or stop it"
+        folder_lock.FolderInUse,
+        match=rf"{tmp_path} is in use by process {first.pid} \(.*\); wait until it ends, or stop it",
     ):
         folder_lock.hold(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -52,7 +55,10 @@ def test_a_folder_may_be_shared_by_readers_and_by_nobody_else(elsewhere, tmp_pat
 
 
 def test_in_one_process_too_and_free_again_after_the_block(tmp_path):
-    with folder_lock.hold(tmp_path), pytest.raises(folder_lock.FolderInUse, match=f"process {os.getpid()} "):
+    with (
+        folder_lock.hold(tmp_path),
+        pytest.raises(folder_lock.FolderInUse, match=f"process {os.getpid()} "),
+    ):
         folder_lock.hold(tmp_path)
     folder_lock.hold(tmp_path).close()
 
@@ -77,7 +83,10 @@ def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch)
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", of_files)
     private.folder(tmp_path)
-    with folder_lock.hold(tmp_path), pytest.raises(folder_lock.FolderInUse, match=f"process {os.getpid()} "):
+    with (
+        folder_lock.hold(tmp_path),
+        pytest.raises(folder_lock.FolderInUse, match=f"process {os.getpid()} "),
+    ):
         folder_lock.hold(tmp_path)
 
 

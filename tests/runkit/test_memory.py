@@ -8,7 +8,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_peak_is_that_of_the_process_itself():
     block = bytearray(b"x") * (400 * 2**20)
     program = "from runkit import memory\nfirst = memory.peak_bytes()\nblock = bytearray(b'x') * (100 << 20)\ndel block\nprint(first, memory.peak_bytes())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     first, last = map(int, done.stdout.split())
     assert len(block) == 400 * 2**20 and first < 100 * 2**20
     assert 95 * 2**20 < last - first < 150 * 2**20

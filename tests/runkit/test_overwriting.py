@@ -16,12 +16,16 @@ def scan(tmp_path):
 
 def refused(inputs, outputs=(), folders=()):
     with pytest.raises(ValueError) as caught:
-        overwriting.require_apart({"--image": inputs}, {"--output": outputs}, folders={"--site_folder": folders})
+        overwriting.require_apart(
+            {"--image": inputs}, {"--output": outputs}, folders={"--site_folder": folders}
+        )
     return str(caught.value)
 
 
 def allowed(inputs, outputs=(), folders=()):
-    overwriting.require_apart({"--image": inputs}, {"--output": outputs}, folders={"--site_folder": folders})
+    overwriting.require_apart(
+        {"--image": inputs}, {"--output": outputs}, folders={"--site_folder": folders}
+    )
 
 
 def test_an_output_may_not_be_an_input_however_it_is_spelled(scan, tmp_path, monkeypatch):
@@ -41,7 +45,12 @@ def test_an_output_may_not_be_an_input_however_it_is_spelled(scan, tmp_path, mon
     ]
     for output in spellings:
         text = refused([scan], [output])
-        assert "--output" in text and "--image" in text and str(scan) in text and "would replace it" in text
+        assert (
+            "--output" in text
+            and "--image" in text
+            and str(scan) in text
+            and "would replace it" in text
+        )
     # and the other way round: the input is named through a link, the output is what it leads to
     assert "would replace it" in refused([tmp_path / "alias.nii.gz"], [scan])
     assert "would replace it" in refused([tmp_path / "alias.nii.gz"], [tmp_path / "alias.nii.gz"])

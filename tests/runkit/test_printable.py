@@ -22,16 +22,24 @@ FOREIGN = [
 
 def harmless(text):
     """No character of a text is a control, a format, a separator of lines, half of a pair, or unassigned."""
-    return all(unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"} for character in text)
+    return all(
+        unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"}
+        for character in text
+    )
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
 def test_foreign_text_becomes_one_line_that_says_what_was_there(foreign):
     shown = printable.text(foreign)
-    assert harmless(shown) and shown.encode("ascii", "backslashreplace").decode("unicode_escape") == foreign
+    assert (
+        harmless(shown)
+        and shown.encode("ascii", "backslashreplace").decode("unicode_escape") == foreign
+    )
 
 
-@pytest.mark.parametrize("plain", ["", "C1_FL_local", "Tumor 3 mm, Größe „5“ … 膵臓", "C:\\kit\\new", "10\u00a0000"])
+@pytest.mark.parametrize(
+    "plain", ["", "C1_FL_local", "Tumor 3 mm, Größe „5“ … 膵臓", "C:\\kit\\new", "10\u00a0000"]
+)
 def test_text_that_is_harmless_stays_as_it_is(plain):
     assert printable.text(plain) == plain and printable.block(plain) == plain
 
@@ -63,8 +71,12 @@ def test_the_formatter_of_a_log_lets_no_foreign_text_act(foreign):
         logger.exception("failed")
     lines = stream.getvalue().rstrip("\n").split("\n")
     assert all(harmless(line) for line in lines)
-    assert [line for line in lines if not line.startswith(("INFO event=", "ERROR failed", "    "))] == []
-    assert any("Traceback (most recent call last)" in line for line in lines)  # a trace stays readable, line by line
+    assert [
+        line for line in lines if not line.startswith(("INFO event=", "ERROR failed", "    "))
+    ] == []
+    assert any(
+        "Traceback (most recent call last)" in line for line in lines
+    )  # a trace stays readable, line by line
 
 
 def test_the_label_of_a_progress_bar_is_one_harmless_line(capsys):

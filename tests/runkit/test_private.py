@@ -36,7 +36,10 @@ def modes(folder):
     """Returns every path below a folder, and itself, with its permissions."""
     found = {pathlib.Path(folder): mode(folder)}
     for where, folders, files in os.walk(folder):
-        found |= {pathlib.Path(where, name): mode(pathlib.Path(where, name)) for name in (*folders, *files)}
+        found |= {
+            pathlib.Path(where, name): mode(pathlib.Path(where, name))
+            for name in (*folders, *files)
+        }
     return found
 
 
@@ -112,7 +115,9 @@ def test_what_this_account_may_not_close_is_named_and_stops_nothing(tmp_path, mo
     with caplog.at_level("WARNING", logger="absl"):
         private.tree(folder)
         private.tree(folder)
-    (line,) = (record.getMessage() for record in caplog.records if "not_private" in record.getMessage())
+    (line,) = (
+        record.getMessage() for record in caplog.records if "not_private" in record.getMessage()
+    )
     assert str(folder) in line and "Operation not permitted" in line
 
 
@@ -132,7 +137,9 @@ def test_the_store_and_its_database_are_private_also_one_of_an_earlier_release(t
     try:
         with store._transaction() as database:
             database.execute("INSERT INTO run VALUES ('a', '1')")
-        assert {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm", "lock"} <= {path.name for path in (tmp_path / "store").iterdir()}
+        assert {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm", "lock"} <= {
+            path.name for path in (tmp_path / "store").iterdir()
+        }
         log = audit_log.AuditLog(tmp_path / "store" / "events.jsonl")
         log.append("started")
         arrays = {"a": np.zeros(3, np.float32)}
@@ -185,7 +192,11 @@ def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
     assert_private(federation)
     shutil.copytree(federation / "C2", tmp_path / "answer")
     opened_up(tmp_path / "answer")
-    certificate_request.install(tmp_path / "kit", tmp_path / "answer", authority=provisioning.authority_fingerprint(federation))
+    certificate_request.install(
+        tmp_path / "kit",
+        tmp_path / "answer",
+        authority=provisioning.authority_fingerprint(federation),
+    )
     assert_private(tmp_path / "kit")
     opened_up(federation / "server")
     opened_up(federation / "authority")
@@ -195,5 +206,7 @@ def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
     for folder in (federation / "server", federation / "authority", tmp_path / "kit"):
         assert_private(folder)
     opened_up(federation / "operator")
-    admin_client.Kit.read(federation / "operator", port=8443)  # as the doctor does, which changes nothing
+    admin_client.Kit.read(
+        federation / "operator", port=8443
+    )  # as the doctor does, which changes nothing
     assert mode(federation / "operator") == 0o755

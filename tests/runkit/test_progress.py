@@ -19,7 +19,9 @@ def lines(stream):
 
 def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
     clock, stream = Clock(), io.StringIO()
-    with progress.Lines(total=100, what="C1 round 1", unit="step", clock=clock, stream=stream) as bar:
+    with progress.Lines(
+        total=100, what="C1 round 1", unit="step", clock=clock, stream=stream
+    ) as bar:
         for _ in range(100):
             clock.now += 2
             bar.update()
@@ -34,9 +36,13 @@ def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
 
 def test_what_was_done_before_counts_in_the_number_and_not_in_the_rate():
     clock, stream = Clock(), io.StringIO()
-    with progress.Lines(total=100, initial=50, what="a", unit="case", clock=clock, stream=stream) as bar:
+    with progress.Lines(
+        total=100, initial=50, what="a", unit="case", clock=clock, stream=stream
+    ) as bar:
         clock.now += 7200
-        bar.set_postfix_str("2 refused", refresh=False)  # no case ended: there is no rate to tell the time left from
+        bar.set_postfix_str(
+            "2 refused", refresh=False
+        )  # no case ended: there is no rate to tell the time left from
         clock.now += 60
         bar.update(10)
     assert lines(stream) == [
@@ -61,4 +67,7 @@ def test_it_iterates_and_ends_its_line_also_when_the_work_fails(capsys):
             raise ValueError
     except ValueError:
         pass
-    assert capsys.readouterr().err.splitlines() == ["progress: cases: 2 of 2 case, in 0:00", "progress: endless: 0 case, in 0:00"]
+    assert capsys.readouterr().err.splitlines() == [
+        "progress: cases: 2 of 2 case, in 0:00",
+        "progress: endless: 0 case, in 0:00",
+    ]

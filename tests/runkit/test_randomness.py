@@ -10,7 +10,14 @@ def test_same_key_same_numbers_whatever_was_drawn_before():
 
 
 def test_every_part_of_the_key_counts_and_text_differs_from_number():
-    keys = [(3, "patch", 5, 1), (4, "patch", 5, 1), (3, "noise", 5, 1), (3, "patch", 51), (3, "patch", "5", 1), (3, "patch", 5, "1")]
+    keys = [
+        (3, "patch", 5, 1),
+        (4, "patch", 5, 1),
+        (3, "noise", 5, 1),
+        (3, "patch", 51),
+        (3, "patch", "5", 1),
+        (3, "patch", 5, "1"),
+    ]
     draws = {tuple(randomness.generator(*key).integers(0, 2**62, 2).tolist()) for key in keys}
     assert len(draws) == len(keys)
 

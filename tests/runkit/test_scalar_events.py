@@ -4,7 +4,10 @@ from runkit.scalar_events import ScalarEvents, _masked
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is not installed",
+    )
     clock = iter(range(1_700_000_000, 1_700_000_100)).__next__
     events = ScalarEvents(tmp_path / "board", clock=clock)
     events.write(0, {"score/C1/dice": 0.25})
@@ -12,7 +15,10 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     reader = accumulator.EventAccumulator(str(tmp_path / "board"))
     reader.Reload()
     assert reader.Tags()["scalars"] == ["score/C1/dice", "round/sites"]
-    assert [(event.step, event.value) for event in reader.Scalars("score/C1/dice")] == [(0, 0.25), (300, 0.75)]
+    assert [(event.step, event.value) for event in reader.Scalars("score/C1/dice")] == [
+        (0, 0.25),
+        (300, 0.75),
+    ]
     assert reader.Scalars("round/sites")[0].wall_time > 1_700_000_000
 
 

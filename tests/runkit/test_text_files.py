@@ -16,7 +16,10 @@ def test_a_byte_order_mark_says_what_a_file_is_in(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (TEXT.encode("latin-1"), r"is not UTF-8 \(byte 0xfc at position 1, perhaps Latin-1 or Windows-1252\); save it as UTF-8"),
+        (
+            TEXT.encode("latin-1"),
+            r"is not UTF-8 \(byte 0xfc at position 1, perhaps Latin-1 or Windows-1252\); save it as UTF-8",
+        ),
         (TEXT.encode("utf-16")[:-1], "is not UTF-16-LE"),
         (TEXT.encode("utf-16-le"), "UTF-16 without a byte-order mark"),
     ],

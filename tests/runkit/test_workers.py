@@ -24,7 +24,9 @@ def _fail(value):
 
 def test_results_and_errors_come_back():
     with workers.pool(2) as pool:
-        assert [future.result() for future in [pool.submit(_square, value) for value in range(4)]] == [0, 1, 4, 9]
+        assert [
+            future.result() for future in [pool.submit(_square, value) for value in range(4)]
+        ] == [0, 1, 4, 9]
     with pytest.raises(ValueError, match="value 3"), workers.pool(1) as pool:
         pool.submit(_fail, 3).result()
 
@@ -37,13 +39,22 @@ def _square_or_die(value):
 
 def test_a_job_that_kills_its_process_stops_no_other():
     found = list(workers.results(_square_or_die, [(value,) for value in range(7)], 2))
-    assert sorted(found) == [(value, None if value % 4 == 1 else value * value) for value in range(7)]
+    assert sorted(found) == [
+        (value, None if value % 4 == 1 else value * value) for value in range(7)
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_however_it_ends(tmp_path, number):
     command = [sys.executable, "-m", "tests.runkit.workers_program", str(tmp_path)]
-    parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=usual)
+    parent = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=usual,
+    )
     deadline = time.monotonic() + 300
     while len(found := list(tmp_path.glob("*.worker"))) < 2:
         assert parent.poll() is None and time.monotonic() < deadline

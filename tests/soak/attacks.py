@@ -72,7 +72,13 @@ def run_server(folder: str, rounds: int, ports) -> None:
         keep_globals=2,
         cross_site_evaluation=False,
     )
-    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 class Target:
@@ -84,7 +90,11 @@ class Target:
 
     def channel(self) -> grpc.Channel:
         credentials = Identity.of(self.kit, "site").for_client()
-        options = [*conversion.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        options = [
+            *conversion.CHANNEL_OPTIONS,
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_send_message_length", -1),
+        ]
         return grpc.secure_channel(f"localhost:{self.port}", credentials, options=options)
 
     def transport(self) -> grpc_transport.GrpcTransport:
@@ -190,7 +200,9 @@ def headers(target: Target) -> None:
 def turns(target: Target) -> None:
     """A site asks for models and reads none, and begins uploads and sends nothing: each call waits for a turn, holds it, and comes again."""
     metadata = target.token()
-    request = pb.PullRequest(model="round_000", chunks=[pb.Range(first=0, count=12)]).SerializeToString()
+    request = pb.PullRequest(
+        model="round_000", chunks=[pb.Range(first=0, count=12)]
+    ).SerializeToString()
 
     def hold(method: str) -> None:
         with target.channel() as channel:
@@ -201,7 +213,9 @@ def turns(target: Target) -> None:
                         yield request
                     target.over.wait(6)
 
-                call = channel.stream_stream(_SERVICE + method)(messages(), metadata=metadata, timeout=30)
+                call = channel.stream_stream(_SERVICE + method)(
+                    messages(), metadata=metadata, timeout=30
+                )
                 target.over.wait(6)
                 call.cancel()
 
@@ -229,11 +243,17 @@ def operation_calls(target: Target) -> None:
                 call.cancel()
 
 
-def _again(target: Target, method: str, metadata: conversion.Metadata, messages: list[bytes]) -> None:
+def _again(
+    target: Target, method: str, metadata: conversion.Metadata, messages: list[bytes]
+) -> None:
     with target.channel() as channel:
         while not target.over.is_set():
             with contextlib.suppress(grpc.RpcError):
-                list(channel.stream_stream(_SERVICE + method)(iter(messages), metadata=metadata, timeout=20))
+                list(
+                    channel.stream_stream(_SERVICE + method)(
+                        iter(messages), metadata=metadata, timeout=20
+                    )
+                )
 
 
 def logins(target: Target) -> None:
@@ -264,10 +284,14 @@ def pulls(target: Target) -> None:
 
     def fetch() -> None:
         with target.channel() as channel:
-            request = pb.PullRequest(model="round_000", chunks=[pb.Range(first=0, count=12)]).SerializeToString()
+            request = pb.PullRequest(
+                model="round_000", chunks=[pb.Range(first=0, count=12)]
+            ).SerializeToString()
             while not target.over.is_set():
                 with contextlib.suppress(grpc.RpcError):
-                    for _ in channel.unary_stream(_SERVICE + "Pull")(request, metadata=metadata, timeout=30):
+                    for _ in channel.unary_stream(_SERVICE + "Pull")(
+                        request, metadata=metadata, timeout=30
+                    ):
                         target.over.wait(0.2)
 
     _together([fetch] * 8)
@@ -285,7 +309,9 @@ def poison(target: Target) -> None:
             with contextlib.suppress(errors.FederationError):
                 transport.push(path, sha256, round_number=number, num_examples=5, metrics={})
             with contextlib.suppress(errors.FederationError):
-                transport.push(path, sha256, round_number=number, num_examples=5_000_000, metrics={})
+                transport.push(
+                    path, sha256, round_number=number, num_examples=5_000_000, metrics={}
+                )
             transport.close()
             target.over.wait(0.2)
 
@@ -301,9 +327,15 @@ def names(target: Target) -> None:
         while not target.over.is_set():
             number += 1
             for name in ("C1_FL_local", "FL_global", f"C4_{number}"):
-                header = conversion.header_to_message(Offer(manifest, model=name)).SerializeToString()
+                header = conversion.header_to_message(
+                    Offer(manifest, model=name)
+                ).SerializeToString()
                 with contextlib.suppress(grpc.RpcError):
-                    list(channel.stream_stream(_SERVICE + "Offer")(iter([header]), metadata=metadata, timeout=20))
+                    list(
+                        channel.stream_stream(_SERVICE + "Offer")(
+                            iter([header]), metadata=metadata, timeout=20
+                        )
+                    )
     assert sha256
 
 
@@ -352,7 +384,11 @@ def expected(rounds: int) -> np.ndarray:
     value, total = 2.0, sum(toy.EXAMPLES[site] for site in HONEST)
     for number in range(1, rounds + 1):
         mean = sum(
-            toy.EXAMPLES[s] * float(np.float32(np.float32(value) * np.float32(0.5) + np.float32(toy.STEP[s] * number))) for s in HONEST
+            toy.EXAMPLES[s]
+            * float(
+                np.float32(np.float32(value) * np.float32(0.5) + np.float32(toy.STEP[s] * number))
+            )
+            for s in HONEST
         )
         value = float(np.float32(mean / total))
     return np.float32(value)
@@ -393,16 +429,25 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
             operator.status()
         before = memory_mib(leading.pid)
         if attack:
-            attacker = context.Process(target=_attack, args=(attack, str(folder), port, over), daemon=True)
+            attacker = context.Process(
+                target=_attack, args=(attack, str(folder), port, over), daemon=True
+            )
             attacker.start()
             processes.append(attacker)
         began = time.monotonic()
-        sites = [context.Process(target=_site, args=(str(folder), site, port, starts), daemon=True) for site in HONEST]
+        sites = [
+            context.Process(target=_site, args=(str(folder), site, port, starts), daemon=True)
+            for site in HONEST
+        ]
         for process in sites:
             process.start()
         processes += sites
         peak, disk, waits, unanswered = before, 0.0, [], []
-        while any(process.is_alive() for process in sites) and leading.is_alive() and time.monotonic() < began + 600:
+        while (
+            any(process.is_alive() for process in sites)
+            and leading.is_alive()
+            and time.monotonic() < began + 600
+        ):
             peak, disk = max(peak, memory_mib(leading.pid)), max(disk, disk_mib(folder / "store"))
             asked = time.monotonic()
             try:
@@ -416,7 +461,11 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         while not starts.empty():
             _, number, at = starts.get()
             times[number] = max(times.get(number, 0.0), at - began)
-        spans = [times[n + 1] - times[n] for n in sorted(times) if n + 1 in times and times[n] >= warm_up_s]
+        spans = [
+            times[n + 1] - times[n]
+            for n in sorted(times)
+            if n + 1 in times and times[n] >= warm_up_s
+        ]
         over.set()
         leading.join(60)
         for process in sites:
@@ -424,14 +473,19 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
         last = folder / "store" / "global" / f"round_{rounds:03d}.safetensors"
         return {
             "attack": attack,
-            "right": last.is_file() and bool(tensor_files.load(last)[0]["scale"] == expected(rounds)),
+            "right": last.is_file()
+            and bool(tensor_files.load(last)[0]["scale"] == expected(rounds)),
             "round_s": round(statistics.median(spans), 3) if spans else None,
             "rounds_timed": len(spans),
             "memory_growth_mib": round(peak - before, 1),
             "store_mib": round(disk, 1),
-            "status_s": round(max((wait for at, wait in waits if at >= warm_up_s), default=float("nan")), 2),
+            "status_s": round(
+                max((wait for at, wait in waits if at >= warm_up_s), default=float("nan")), 2
+            ),
             # Not those while the server was on its way out.
-            "status_unanswered": sum(warm_up_s <= at <= max(times.values(), default=0.0) for at in unanswered),
+            "status_unanswered": sum(
+                warm_up_s <= at <= max(times.values(), default=0.0) for at in unanswered
+            ),
             "status_answered": sum(warm_up_s <= at for at, _ in waits),
             "exit_codes": [leading.exitcode, *(process.exitcode for process in sites)],
         }
@@ -444,7 +498,9 @@ def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--attacks", default=",".join(ATTACKS), help="names, separated by commas")
     parser.add_argument("--rounds", type=int, default=60)
     flags = parser.parse_args()
@@ -454,7 +510,9 @@ def main() -> None:
         found = run(attack, rounds=flags.rounds)
         if found["round_s"] and base["round_s"]:
             found["times_as_slow"] = round(found["round_s"] / base["round_s"], 2)
-        found["memory_beyond_mib"] = round(found["memory_growth_mib"] - base["memory_growth_mib"], 1)
+        found["memory_beyond_mib"] = round(
+            found["memory_growth_mib"] - base["memory_growth_mib"], 1
+        )
         print(json.dumps(found), flush=True)
 
 

@@ -29,26 +29,44 @@ _MM, _HU = 0.01, 0.01
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--series", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
-    parser.add_argument("--peers_python", help="interpreter of the environment that holds the peers; without it only our own side runs")
-    parser.add_argument("--peer", help="what a process of this program does itself: simpleitk or pydicom")
+    parser.add_argument(
+        "--peers_python",
+        help="interpreter of the environment that holds the peers; without it only our own side runs",
+    )
+    parser.add_argument(
+        "--peer", help="what a process of this program does itself: simpleitk or pydicom"
+    )
     parser.add_argument("--folder", help="of the series, for --peer; else where they are left")
     flags = parser.parse_args()
     warnings.simplefilter("ignore")
     if flags.peer:
-        read_all(pathlib.Path(flags.folder), {"simpleitk": _simpleitk, "pydicom": _pydicom}[flags.peer])
+        read_all(
+            pathlib.Path(flags.folder), {"simpleitk": _simpleitk, "pydicom": _pydicom}[flags.peer]
+        )
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         made = write_all(folder, range(flags.first, flags.first + flags.series))
         rules = collections.Counter(read_or_refused(folder / name) for name in made)
-        print(f"{flags.series} series: {rules.pop('read')} read, {rules.total()} refused: {dict(sorted(rules.items()))}", flush=True)
+        print(
+            f"{flags.series} series: {rules.pop('read')} read, {rules.total()} refused: {dict(sorted(rules.items()))}",
+            flush=True,
+        )
         found = 0
         for peer in ("simpleitk", "pydicom") if flags.peers_python else ():
             subprocess.run(
-                [flags.peers_python, "-m", "tests.soak.dicom_headers", f"--peer={peer}", f"--folder={folder}"],
+                [
+                    flags.peers_python,
+                    "-m",
+                    "tests.soak.dicom_headers",
+                    f"--peer={peer}",
+                    f"--folder={folder}",
+                ],
                 check=True,
                 stderr=subprocess.DEVNULL,
             )
@@ -60,7 +78,10 @@ def write_all(folder: pathlib.Path, seeds: range) -> dict[str, str]:
     """Writes the series and returns what is wrong with each, by its name in the folder."""
     from tests.preprocessing import dicom_mutations
 
-    return {f"{seed:06d}": dicom_mutations.write(folder / f"{seed:06d}" / "series", seed) for seed in seeds}
+    return {
+        f"{seed:06d}": dicom_mutations.write(folder / f"{seed:06d}" / "series", seed)
+        for seed in seeds
+    }
 
 
 def read_or_refused(folder: pathlib.Path) -> str:
@@ -110,7 +131,10 @@ def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
             counts["read alike" if difference is None else "read otherwise"] += 1
             if difference is not None:
                 differing.append(f"  {name} ({what}): {difference}; {outcomes[name]}")
-    print(f"{peer}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())), flush=True)
+    print(
+        f"{peer}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())),
+        flush=True,
+    )
     print("\n".join(differing), end="\n" if differing else "", flush=True)
     return len(differing)
 
@@ -122,8 +146,17 @@ def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> s
         return f"{ours['array'].shape} voxels here, {array.shape} there"
     if np.dot(affine[:3, 2], ours["affine"][:3, 2]) < 0:
         array = array[:, :, ::-1]
-        affine = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, array.shape[2] - 1], [0, 0, 0, 1.0]])
-    corners = np.array([[x, y, z, 1] for x in (0, array.shape[0] - 1) for y in (0, array.shape[1] - 1) for z in (0, array.shape[2] - 1)])
+        affine = affine @ np.array(
+            [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, array.shape[2] - 1], [0, 0, 0, 1.0]]
+        )
+    corners = np.array(
+        [
+            [x, y, z, 1]
+            for x in (0, array.shape[0] - 1)
+            for y in (0, array.shape[1] - 1)
+            for z in (0, array.shape[2] - 1)
+        ]
+    )
     apart = float(np.abs(corners @ (affine - ours["affine"]).T).max())
     if apart > _MM + 0.002 * np.abs(affine[:3, :3]).max() * max(array.shape):
         return f"a corner lies {apart:.3g} mm apart"
@@ -183,11 +216,18 @@ def _pydicom(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
             slices.append((ds, apply_rescale(ds.pixel_array, ds)))
     orientation = np.reshape([float(v) for v in slices[0][0].ImageOrientationPatient], (2, 3))
     normal = np.cross(*orientation)
-    slices.sort(key=lambda one: float(np.dot([float(v) for v in one[0].ImagePositionPatient], normal)))
-    first, last = (np.array([float(v) for v in slices[end][0].ImagePositionPatient]) for end in (0, -1))
+    slices.sort(
+        key=lambda one: float(np.dot([float(v) for v in one[0].ImagePositionPatient], normal))
+    )
+    first, last = (
+        np.array([float(v) for v in slices[end][0].ImagePositionPatient]) for end in (0, -1)
+    )
     rows, columns = (float(v) for v in slices[0][0].PixelSpacing)
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([orientation[0] * columns, orientation[1] * rows, (last - first) / (len(slices) - 1)], axis=1)
+    affine[:3, :3] = np.stack(
+        [orientation[0] * columns, orientation[1] * rows, (last - first) / (len(slices) - 1)],
+        axis=1,
+    )
     affine[:3, 3] = first
     return np.stack([pixels.T for _, pixels in slices], axis=-1), np.diag([-1.0, -1, 1, 1]) @ affine
 

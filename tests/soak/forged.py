@@ -39,14 +39,29 @@ UPLOADS = ("Send", "SubmitRows")
 def run_server(folder: str, rounds: int, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
-        num_rounds=rounds, host="127.0.0.1", port=0, poll_s=2.0, cross_site_evaluation=False, keep_globals=2, max_change_ratio=0
+        num_rounds=rounds,
+        host="127.0.0.1",
+        port=0,
+        poll_s=2.0,
+        cross_site_evaluation=False,
+        keep_globals=2,
+        max_change_ratio=0,
     )
-    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 def tokens(rng: random.Random, stolen: str) -> list[str]:
     """Returns authorisations of which none may open anything."""
-    made_up = "".join(rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for _ in range(43))
+    made_up = "".join(
+        rng.choice("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+        for _ in range(43)
+    )
     flipped = stolen[:-1] + ("A" if stolen[-1] != "A" else "B")
     return [
         "",
@@ -69,27 +84,43 @@ def bodies(rng: random.Random) -> bytes:
     if kind == 0:
         return rng.randbytes(rng.randrange(200))
     if kind == 1:
-        return pb.LoginRequest(site="C1", plan_json=json.dumps(toy.PLAN), num_examples=30, protocol=2).SerializeToString()
+        return pb.LoginRequest(
+            site="C1", plan_json=json.dumps(toy.PLAN), num_examples=30, protocol=2
+        ).SerializeToString()
     if kind == 2:
-        return pb.ModelHeader(round=1, num_examples=30, sha256="0" * 64, addresses=rng.randbytes(32)).SerializeToString()
+        return pb.ModelHeader(
+            round=1, num_examples=30, sha256="0" * 64, addresses=rng.randbytes(32)
+        ).SerializeToString()
     if kind == 3:
-        return pb.ModelPart(header=pb.ModelHeader(tensors=[pb.TensorSpec(name="a", dtype="F32", shape=[2**40])])).SerializeToString()[:-3]
+        return pb.ModelPart(
+            header=pb.ModelHeader(tensors=[pb.TensorSpec(name="a", dtype="F32", shape=[2**40])])
+        ).SerializeToString()[:-3]
     if kind == 4:
-        return pb.Chunk(index=rng.randrange(2**32), data=rng.randbytes(64), encoding=rng.randrange(9)).SerializeToString()
+        return pb.Chunk(
+            index=rng.randrange(2**32), data=rng.randbytes(64), encoding=rng.randrange(9)
+        ).SerializeToString()
     return bytes(rng.choice([2**16, 2**20, 5 * 2**20]) if rng.random() < 0.02 else 10)
 
 
-def attack(port: int, identity: Identity, stolen: str, count: int, seed: int, outcomes: Counter) -> None:
+def attack(
+    port: int, identity: Identity, stolen: str, count: int, seed: int, outcomes: Counter
+) -> None:
     rng = random.Random(seed)
-    with grpc.secure_channel(f"localhost:{port}", identity.for_client(), options=[("grpc.max_send_message_length", -1)]) as channel:
+    with grpc.secure_channel(
+        f"localhost:{port}", identity.for_client(), options=[("grpc.max_send_message_length", -1)]
+    ) as channel:
         for _ in range(count):
             metadata = ((conversion.TOKEN_KEY, rng.choice(tokens(rng, stolen))),)
             name, body = rng.choice((*UNARY, *UPLOADS, "Pull", "Nothing")), bodies(rng)
             try:
                 if name in UPLOADS:
-                    channel.stream_unary(_SERVICE + name)(iter([body] * rng.randint(0, 3)), metadata=metadata, timeout=20)
+                    channel.stream_unary(_SERVICE + name)(
+                        iter([body] * rng.randint(0, 3)), metadata=metadata, timeout=20
+                    )
                 elif name == "Pull":
-                    for _reply in channel.unary_stream(_SERVICE + name)(body, metadata=metadata, timeout=20):
+                    for _reply in channel.unary_stream(_SERVICE + name)(
+                        body, metadata=metadata, timeout=20
+                    ):
                         break
                 else:
                     channel.unary_unary(_SERVICE + name)(body, metadata=metadata, timeout=20)
@@ -115,7 +146,10 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
         process.start()
         port = ports.get(timeout=120)
         try:
-            honest = {site: grpc_transport.connect(kits / site, host="localhost", port=port) for site in ("C1", "C2")}
+            honest = {
+                site: grpc_transport.connect(kits / site, host="localhost", port=port)
+                for site in ("C1", "C2")
+            }
             stolen = honest["C1"].login(toy.PLAN, toy.EXAMPLES["C1"]).token
             identity, outcomes, memories = Identity.of(kits / "C3", "site"), Counter(), []
             attack(port, identity, stolen, 200, seed, outcomes)  # what grows once grows here
@@ -136,7 +170,11 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
                 for site, transport in honest.items()
             ]
             attackers = [
-                threading.Thread(target=attack, args=(port, identity, stolen, requests // threads, seed + n + 1, outcomes), daemon=True)
+                threading.Thread(
+                    target=attack,
+                    args=(port, identity, stolen, requests // threads, seed + n + 1, outcomes),
+                    daemon=True,
+                )
                 for n in range(threads)
             ]
             for thread in [*attackers, *sites]:
@@ -148,7 +186,9 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
             for thread in sites:
                 thread.join()
             expected = toy.expected_globals(("C1", "C2"), rounds)
-            arrays, _ = tensor_files.load(folder / "store" / "global" / f"round_{rounds:03d}.safetensors")
+            arrays, _ = tensor_files.load(
+                folder / "store" / "global" / f"round_{rounds:03d}.safetensors"
+            )
             right = all((arrays[n] == a.astype("f4")).all() for n, a in expected[rounds].items())
         finally:
             process.kill()
@@ -157,7 +197,9 @@ def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=400, help="of the honest sites, meanwhile")
     flags = parser.parse_args()

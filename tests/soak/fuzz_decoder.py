@@ -42,12 +42,23 @@ def read_message(data: bytes) -> None:
     for kind, read in (
         (pb.ModelHeader, conversion.header_from_message),
         (pb.OfferReply, lambda message: conversion.answer_from_message(message, num_chunks=100)),
-        (pb.PullRequest, lambda message: conversion.indices_from_messages(message.chunks, num_chunks=100)),
+        (
+            pb.PullRequest,
+            lambda message: conversion.indices_from_messages(message.chunks, num_chunks=100),
+        ),
         (pb.Row, conversion.row_from_message),
         (pb.LoginReply, replies.session),
         (pb.Task, replies.task),
-        (pb.ModelHeader, lambda message: replies.manifest(message, model="m", specs=OFFER.manifest.specs)),
-        (pb.OfferReply, lambda message: replies.answer(message, num_chunks=100, site="C1", what="m", sha256="0" * 64)),
+        (
+            pb.ModelHeader,
+            lambda message: replies.manifest(message, model="m", specs=OFFER.manifest.specs),
+        ),
+        (
+            pb.OfferReply,
+            lambda message: replies.answer(
+                message, num_chunks=100, site="C1", what="m", sha256="0" * 64
+            ),
+        ),
         (operation_pb2.ProbeReply, replies.probe),
         (operation_pb2.StatusReply, replies.status),
     ):
@@ -66,7 +77,9 @@ def fuzz(inputs: int, *, seed: int = 1) -> float:
         conversion.answer_to_message(Answer(missing=(1, 2, 9))).SerializeToString(),
     ]
     for number in range(inputs):
-        data = rng.randbytes(rng.randrange(60)) if number % 4 == 0 else mutated(rng, rng.choice(seeds))
+        data = (
+            rng.randbytes(rng.randrange(60)) if number % 4 == 0 else mutated(rng, rng.choice(seeds))
+        )
         sampled = number % 100 == 0
         if sampled:
             tracemalloc.start()
@@ -81,7 +94,9 @@ def fuzz(inputs: int, *, seed: int = 1) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     flags = parser.parse_args()
     print(f"{flags.inputs} inputs read or refused; at most {fuzz(flags.inputs)} bytes for one")

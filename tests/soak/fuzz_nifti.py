@@ -28,7 +28,9 @@ def is_label(number: int) -> bool:
     return number % _LABEL_EVERY == _LABEL_EVERY - 1
 
 
-def fuzz(folder: pathlib.Path, files: int, seed: int = 1) -> tuple[collections.Counter[str], list[str]]:
+def fuzz(
+    folder: pathlib.Path, files: int, seed: int = 1
+) -> tuple[collections.Counter[str], list[str]]:
     """Returns how often each end was met, and what ended in something else. The mutated files stay in the folder."""
     from preprocessing.manifest import Case
     from tests.preprocessing.nifti_fuzz import mutations, whole_files
@@ -53,7 +55,9 @@ def fuzz(folder: pathlib.Path, files: int, seed: int = 1) -> tuple[collections.C
     return ends, wrong
 
 
-def compare(folder: pathlib.Path, files: int, peers_python: str) -> tuple[collections.Counter[str], list[str]]:
+def compare(
+    folder: pathlib.Path, files: int, peers_python: str
+) -> tuple[collections.Counter[str], list[str]]:
     """Returns how often both readers read, refused or differed, and what differed."""
     from preprocessing import nifti
     from preprocessing.checks import rules
@@ -61,7 +65,11 @@ def compare(folder: pathlib.Path, files: int, peers_python: str) -> tuple[collec
 
     paths = [folder / f"{number:05d}.nii.gz" for number in range(files) if not is_label(number)]
     (folder / "list.json").write_text(json.dumps([str(path) for path in paths]))
-    subprocess.run([peers_python, "-m", "tests.soak.fuzz_nifti", f"--read={folder / 'list.json'}"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [peers_python, "-m", "tests.soak.fuzz_nifti", f"--read={folder / 'list.json'}"],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     theirs = json.loads((folder / "list.json.read").read_text())
     counts: collections.Counter[str] = collections.Counter()
     differing: list[str] = []
@@ -78,7 +86,9 @@ def compare(folder: pathlib.Path, files: int, peers_python: str) -> tuple[collec
             voxels = file["voxels"]
         while voxels.ndim > 3 and voxels.shape[-1] == 1:
             voxels = voxels[..., 0]
-        corners = np.array(np.meshgrid(*((0, n - 1) for n in ours.shape), indexing="ij")).reshape(3, -1)
+        corners = np.array(np.meshgrid(*((0, n - 1) for n in ours.shape), indexing="ij")).reshape(
+            3, -1
+        )
         place = ours.affine[:3, :3] @ corners + ours.affine[:3, 3:]
         there = np.array(their["affine"])
         problem = ""
@@ -112,7 +122,11 @@ def _read_with_simpleitk(listed: pathlib.Path) -> None:
             found.append(None)
             continue
         affine = np.eye(4)
-        affine[:3, :3] = np.diag([-1, -1, 1]) @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+        affine[:3, :3] = (
+            np.diag([-1, -1, 1])
+            @ np.reshape(image.GetDirection(), (3, 3))
+            @ np.diag(image.GetSpacing())
+        )
         affine[:3, 3] = np.diag([-1, -1, 1]) @ image.GetOrigin()
         voxels = path.with_suffix(".npz")
         np.savez(voxels, voxels=SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0))
@@ -121,11 +135,18 @@ def _read_with_simpleitk(listed: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peers_python", help="interpreter of an environment with SimpleITK; without it the readers are not compared")
-    parser.add_argument("--read", help="what the peer's process does itself: read the files of this list")
+    parser.add_argument(
+        "--peers_python",
+        help="interpreter of an environment with SimpleITK; without it the readers are not compared",
+    )
+    parser.add_argument(
+        "--read", help="what the peer's process does itself: read the files of this list"
+    )
     flags = parser.parse_args()
     if flags.read:
         _read_with_simpleitk(pathlib.Path(flags.read))
@@ -135,7 +156,11 @@ def main() -> None:
         ends, wrong = fuzz(folder, flags.files, flags.seed)
         for end, count in sorted(ends.items()):
             print(f"{count:6d}  {end}")
-        print(f"{flags.files} files, {len(wrong)} ends that are neither a value nor a rule", *wrong[:50], sep="\n")
+        print(
+            f"{flags.files} files, {len(wrong)} ends that are neither a value nor a rule",
+            *wrong[:50],
+            sep="\n",
+        )
         differing: list[str] = []
         if flags.peers_python:
             counts, differing = compare(folder, flags.files, flags.peers_python)

@@ -86,7 +86,10 @@ SITE_ENDING = [
     "Journal.keep_rows:after:1",
     "Journal.finish:before:1",
 ]
-REPORTING = ["GrpcTransport.submit_rows:after:1"], ["Journal.keep_reported:after:1"]  # either: the second submits no more
+REPORTING = (
+    ["GrpcTransport.submit_rows:after:1"],
+    ["Journal.keep_reported:after:1"],
+)  # either: the second submits no more
 
 
 class Random:
@@ -104,10 +107,14 @@ class Random:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200, help="at least so many, all in all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=float, default=0.7, help="seconds between random kills, on average")
+    parser.add_argument(
+        "--every", type=float, default=0.7, help="seconds between random kills, on average"
+    )
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -124,14 +131,24 @@ def main() -> None:
             assert results(store, ROUNDS) == expected, f"{what}: other bits than the run left alone"
             assert not list((store / "spool").iterdir())
             total += deaths
-            print(f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; {total} kills so far", flush=True)
+            print(
+                f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; {total} kills so far",
+                flush=True,
+            )
 
         run("server_named", server_kills=SERVER_POINTS + SERVER_ENDING)
         run(
             "sites_named",
-            site_kills={"C1": SITE_POINTS + SITE_ENDING[:-1] + REPORTING[0], "C2": SITE_ENDING[:-1] + REPORTING[1] + SITE_ENDING[-1:]},
+            site_kills={
+                "C1": SITE_POINTS + SITE_ENDING[:-1] + REPORTING[0],
+                "C2": SITE_ENDING[:-1] + REPORTING[1] + SITE_ENDING[-1:],
+            },
         )
-        run("all_named", server_kills=SERVER_POINTS[::3] + SERVER_ENDING[::2], site_kills={"C1": SITE_POINTS[::4], "C2": SITE_POINTS[2::4]})
+        run(
+            "all_named",
+            server_kills=SERVER_POINTS[::3] + SERVER_ENDING[::2],
+            site_kills={"C1": SITE_POINTS[::4], "C2": SITE_POINTS[2::4]},
+        )
         while total < flags.kills:
             run("random", meanwhile=Random(flags.seed + runs, 25, every_s=flags.every))
     print(f"{total} kills, every run the same bits")

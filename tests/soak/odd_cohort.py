@@ -52,17 +52,24 @@ def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list
     for number in range(series):
         name = f"d{number:05d}"
         dicom_mutations.write(folder / "scans" / name, first + number, voxels=number)
-        nifti.write_volume(case(name, name), Volume(another(dicom_mutations.label(), number), dicom_mutations.AFFINE))
+        nifti.write_volume(
+            case(name, name),
+            Volume(another(dicom_mutations.label(), number), dicom_mutations.AFFINE),
+        )
     rng = np.random.default_rng(first)
     for number in range(files + len(_GOOD)):
         good = number >= files
         name = _GOOD[number - files] if good else f"n{number:05d}"
         hu = corpus_files.CT.array + rng.integers(-3, 4, corpus_files.SHAPE)
-        contents = nifti_fuzz.whole_files(folder, hu.astype(np.int16), another(corpus_files.LABEL.array, number))
+        contents = nifti_fuzz.whole_files(
+            folder, hu.astype(np.int16), another(corpus_files.LABEL.array, number)
+        )
         odd = None if good else int(number % _LABEL_EVERY == _LABEL_EVERY - 1)
         paths = folder / "scans" / f"{name}.nii.gz", case(name, f"{name}.nii.gz")
         for which, (path, content) in enumerate(zip(paths, contents, strict=True)):
-            mutated = next(nifti_fuzz.mutations(content, first + number))[1] if which == odd else None
+            mutated = (
+                next(nifti_fuzz.mutations(content, first + number))[1] if which == odd else None
+            )
             path.write_bytes(content if mutated is None else mutated)
     cases.sort(key=lambda one: one["case_id"])
     (folder / "manifest.json").write_text(json.dumps({"site": "C1", "cases": cases}))
@@ -76,10 +83,34 @@ def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
     before, wrong = _digests(folder), []
     manifest, workers = f"--manifest={folder / 'manifest.json'}", "--workers=2"
     programs = {
-        "prepare": (["prepare", manifest, f"--site_folder={site}", workers, "--spacing_mm=4,4,5", "--nostrict"], _prepared),
-        "check": (["prepare", "--check", manifest, f"--site_folder={site}", workers], _findings("check/check.json")),
-        "cohort": (["cohort_report", manifest, f"--site_folder={site}", workers], _findings("cohort_cases.json")),
-        "predict": (["predict", f"--model={model}", f"--image={folder / 'scans'}", f"--output={folder / 'masks'}"], _predicted),
+        "prepare": (
+            [
+                "prepare",
+                manifest,
+                f"--site_folder={site}",
+                workers,
+                "--spacing_mm=4,4,5",
+                "--nostrict",
+            ],
+            _prepared,
+        ),
+        "check": (
+            ["prepare", "--check", manifest, f"--site_folder={site}", workers],
+            _findings("check/check.json"),
+        ),
+        "cohort": (
+            ["cohort_report", manifest, f"--site_folder={site}", workers],
+            _findings("cohort_cases.json"),
+        ),
+        "predict": (
+            [
+                "predict",
+                f"--model={model}",
+                f"--image={folder / 'scans'}",
+                f"--output={folder / 'masks'}",
+            ],
+            _predicted,
+        ),
         "evaluate": (
             [
                 "evaluate",
@@ -111,8 +142,16 @@ def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
         if done.returncode not in (0, 1) or "Traceback" in said or "an unforeseen" in said:
             wrong.append(f"{program}: exit code {done.returncode}: {said[-3000:]}")
         wrong += [f"{program}: {name}: no end" for name in sorted(set(case_ids) - set(ends))]
-        wrong += [f"{program}: {name}: {end}" for name, end in ends.items() if end == "?" or (name in _GOOD and end != "a value")]
-        changed = [str(path) for path, digest in _digests(folder).items() if before.get(path, digest) != digest]
+        wrong += [
+            f"{program}: {name}: {end}"
+            for name, end in ends.items()
+            if end == "?" or (name in _GOOD and end != "a value")
+        ]
+        changed = [
+            str(path)
+            for path, digest in _digests(folder).items()
+            if before.get(path, digest) != digest
+        ]
         wrong += [f"{program}: changed {path}" for path in changed]
     return wrong
 
@@ -121,7 +160,9 @@ def _prepared(folder: pathlib.Path) -> dict[str, str]:
     refused = json.loads((folder / "site/cases/rejected.json").read_text())
     splits = json.loads((folder / "site/cases/index.json").read_text())["splits"]
     ends = {case_id: "a value" for ids in splits.values() for case_id in ids}
-    return ends | {one["case_id"]: _rule(one["rule"], one["file"], one["problem"], folder) for one in refused}
+    return ends | {
+        one["case_id"]: _rule(one["rule"], one["file"], one["problem"], folder) for one in refused
+    }
 
 
 def _findings(name: str):
@@ -131,7 +172,11 @@ def _findings(name: str):
         found = {}
         for one in document["findings"]:
             errors = [problem for problem in one["problems"] if problem["severity"] == "error"]
-            found[one["case_id"]] = _rule(errors[0]["rule"], errors[0]["file"], errors[0]["problem"], folder) if errors else "a value"
+            found[one["case_id"]] = (
+                _rule(errors[0]["rule"], errors[0]["file"], errors[0]["problem"], folder)
+                if errors
+                else "a value"
+            )
         return found
 
     return ends
@@ -146,8 +191,14 @@ def _predicted(folder: pathlib.Path) -> dict[str, str]:
     found = {}
     for row in rows:
         failed = row["note"].startswith("failed: ")
-        rule = next((rule.id for rule in rules.RULES if f"[{rule.id} {rule.name}]" in row["note"]), "?")
-        found[names.stem(row["scan"])] = _rule(rule, row["note"].removeprefix("failed: "), row["note"], folder) if failed else "a value"
+        rule = next(
+            (rule.id for rule in rules.RULES if f"[{rule.id} {rule.name}]" in row["note"]), "?"
+        )
+        found[names.stem(row["scan"])] = (
+            _rule(rule, row["note"].removeprefix("failed: "), row["note"], folder)
+            if failed
+            else "a value"
+        )
         assert failed != (folder / "masks" / f"{names.stem(row['scan'])}.nii.gz").exists()
     return found
 
@@ -158,13 +209,23 @@ def _evaluated(folder: pathlib.Path) -> dict[str, str]:
         found = {row["case"]: "a value" for row in csv.DictReader(stream)}
     found |= dict.fromkeys(summary["without_mask"], "no mask")
     for name, problem in summary["failed"].items():
-        rule = problem.rpartition("[")[2].partition(" ")[0] if "[" in problem else "two grids" if "are two grids" in problem else "?"
+        rule = (
+            problem.rpartition("[")[2].partition(" ")[0]
+            if "[" in problem
+            else "two grids"
+            if "are two grids" in problem
+            else "?"
+        )
         found[name] = _rule(rule, problem, problem, folder)
     return found
 
 
 def _rule(rule: str, file: str, problem: str, folder: pathlib.Path) -> str:
-    return rule if file.startswith(str(folder)) and "an unforeseen" not in problem and "\n" not in problem else "?"
+    return (
+        rule
+        if file.startswith(str(folder)) and "an unforeseen" not in problem and "\n" not in problem
+        else "?"
+    )
 
 
 def _model(folder: pathlib.Path) -> None:
@@ -175,16 +236,37 @@ def _model(folder: pathlib.Path) -> None:
 
     plan = {**PLAN, "spacing_mm": [4.0, 4.0, 5.0]}
     weights = named_weights.read(tiny.build())
-    model_folder.save(folder, Model(name="tiny", weights=weights, genotype=tiny.GENOTYPE, plan=plan, training_data={}, scores={}))
+    model_folder.save(
+        folder,
+        Model(
+            name="tiny",
+            weights=weights,
+            genotype=tiny.GENOTYPE,
+            plan=plan,
+            training_data={},
+            scores={},
+        ),
+    )
 
 
 def _digests(folder: pathlib.Path) -> dict[pathlib.Path, str]:
-    inputs = [folder / "manifest.json", *(path for sub in ("scans", "labels", "model") for path in sorted((folder / sub).rglob("*")))]
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs if path.is_file()}
+    inputs = [
+        folder / "manifest.json",
+        *(
+            path
+            for sub in ("scans", "labels", "model")
+            for path in sorted((folder / sub).rglob("*"))
+        ),
+    ]
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs if path.is_file()
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--series", type=int, default=1000, help="mutated DICOM series")
     parser.add_argument("--files", type=int, default=1000, help="mutated NIfTI files")
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
@@ -194,7 +276,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(flags.folder or temporary)
         wrong = run(folder, write(folder, flags.series, flags.files, flags.first))
-    print(f"{flags.series} series, {flags.files} files, {len(wrong)} ends that are neither a value nor a rule", *wrong[:50], sep="\n")
+    print(
+        f"{flags.series} series, {flags.files} files, {len(wrong)} ends that are neither a value nor a rule",
+        *wrong[:50],
+        sep="\n",
+    )
     return 1 if wrong else 0
 
 

@@ -31,16 +31,40 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _manifest(folder: pathlib.Path) -> Manifest:
-    return Manifest("C2", tuple(Case(f"case_{i}", folder / f"image_{i}.nii.gz", folder / f"label_{i}.nii.gz") for i in range(_CASES)))
+    return Manifest(
+        "C2",
+        tuple(
+            Case(f"case_{i}", folder / f"image_{i}.nii.gz", folder / f"label_{i}.nii.gz")
+            for i in range(_CASES)
+        ),
+    )
 
 
 def _prepare(folder: str, root: str) -> None:
-    pipeline.prepare(_manifest(pathlib.Path(folder)), pathlib.Path(root), target_mm=(1.0, 1.0, 1.0), split_seed=1, workers=2)
+    pipeline.prepare(
+        _manifest(pathlib.Path(folder)),
+        pathlib.Path(root),
+        target_mm=(1.0, 1.0, 1.0),
+        split_seed=1,
+        workers=2,
+    )
 
 
 def _started(folder: pathlib.Path, root: pathlib.Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.soak.prepare_kills", f"--folder={folder}", f"--root={root}"]
-    return subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.soak.prepare_kills",
+        f"--folder={folder}",
+        f"--root={root}",
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _kill(process: subprocess.Popen, rng: random.Random) -> bool:
@@ -54,7 +78,9 @@ def _kill(process: subprocess.Popen, rng: random.Random) -> bool:
         os.kill(rng.choice(family).pid, signal.SIGKILL)
     process.wait(60)  # without a worker it goes on, without its parent a worker ends
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # workers that outlive their parent would go on beside the next start
+        os.killpg(
+            process.pid, signal.SIGKILL
+        )  # workers that outlive their parent would go on beside the next start
     return True
 
 
@@ -80,14 +106,22 @@ def run(kills: int, *, seed: int = 1) -> tuple[int, int]:
                 except subprocess.TimeoutExpired:
                     killed += _kill(process, rng)
                 after = stamps(root)
-                whole = [path for path in before if path.name == "case.json" and not path.parent.name.startswith(".")]
-                assert all(after.get(path) == before[path] for path in whole), "a case that was there was made again or is lost"
+                whole = [
+                    path
+                    for path in before
+                    if path.name == "case.json" and not path.parent.name.startswith(".")
+                ]
+                assert all(after.get(path) == before[path] for path in whole), (
+                    "a case that was there was made again or is lost"
+                )
             assert contents(root) == expected, "another store than that of the run left alone"
     return killed, runs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

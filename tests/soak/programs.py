@@ -17,7 +17,9 @@ _SETTINGS = {"target_mm": [4.0, 4.0, 5.0], "window_hu": [-200.0, 250.0], "label_
 _UNFORESEEN = "an unforeseen"
 
 
-def ends(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> tuple[dict[str, str], list[str]]:
+def ends(
+    case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
+) -> tuple[dict[str, str], list[str]]:
     """Returns how each program ended, `VALUE` or the id of a rule, and what ended in something else.
 
     Args:
@@ -39,13 +41,17 @@ def ends(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> 
             continue
         found[program] = VALUE if refused is None else refused.rule
         if refused is not None and (
-            _UNFORESEEN in str(refused) or "\n" in str(refused) or not pathlib.Path(refused.file).is_relative_to(folder)
+            _UNFORESEEN in str(refused)
+            or "\n" in str(refused)
+            or not pathlib.Path(refused.file).is_relative_to(folder)
         ):
             wrong.append(f"{program}: {refused}")
     return found, wrong
 
 
-def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) -> dict[str, Callable]:
+def _runs(
+    case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
+) -> dict[str, Callable]:
     """Returns program -> what it does with one case; each returns the rule that is broken, or None, or raises it."""
     from c2fnas.sliding_window import WindowConfig
     from experiments.models import scan_prediction
@@ -61,7 +67,11 @@ def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) ->
     def prepare():
         budget.case_need(case, _SETTINGS["target_mm"])
         outcome = prepare_case(case, folder / "store", _SETTINGS)
-        return IntegrityError(outcome["rule"], outcome["file"], outcome["problem"], "") if "rule" in outcome else None
+        return (
+            IntegrityError(outcome["rule"], outcome["file"], outcome["problem"], "")
+            if "rule" in outcome
+            else None
+        )
 
     def check():
         errors = survey.look_at(case).errors
@@ -74,7 +84,11 @@ def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) ->
 
     def predict():
         mask.unlink(missing_ok=True)
-        settings = scan_prediction.Settings(spacing_mm=(6.0, 6.0, 10.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.25))
+        settings = scan_prediction.Settings(
+            spacing_mm=(6.0, 6.0, 10.0),
+            window_hu=(-200.0, 250.0),
+            window=WindowConfig((16, 16, 8), 0.25),
+        )
         scan_prediction.predict_scan(case.image, mask, _threshold, settings)
         nifti.read_labels(mask)
 
@@ -89,7 +103,13 @@ def _runs(case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path) ->
                 raise
         return
 
-    runs = {"prepare": prepare, "check": check, "cohort": cohort_report, "predict": predict, "evaluate": evaluate}
+    runs = {
+        "prepare": prepare,
+        "check": check,
+        "cohort": cohort_report,
+        "predict": predict,
+        "evaluate": evaluate,
+    }
     if odd == case.label:
         del runs["predict"]
     return runs

@@ -50,7 +50,8 @@ class Trainer(toy.ToyTrainer):
     def train(self, weights, round_number):
         self._perhaps()
         return {
-            name: (array * np.float32(0.5) + np.float32(SITES.index(self.site))).astype(np.float32) for name, array in weights.items()
+            name: (array * np.float32(0.5) + np.float32(SITES.index(self.site))).astype(np.float32)
+            for name, array in weights.items()
         }, {}
 
 
@@ -66,18 +67,29 @@ def run_server(folder: str, rounds: int, ports) -> None:
         cross_site_evaluation=False,
         keep_globals=2,
     )
-    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 def figures(pid: int, store: pathlib.Path) -> dict[str, float]:
-    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(
+        line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     models = list(store.rglob("*.safetensors"))
     return {
         "memory MiB": int(status["VmRSS"].split()[0]) / 1024,
         "threads": int(status["Threads"]),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "model files": len(models),
-        "log and database MiB": sum(path.stat().st_size for path in store.iterdir() if path.is_file()) / 2**20,
+        "log and database MiB": sum(
+            path.stat().st_size for path in store.iterdir() if path.is_file()
+        )
+        / 2**20,
     }
 
 
@@ -97,7 +109,9 @@ def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, floa
             for number, (site, link) in enumerate(links.items()):
                 trainer = Trainer(site, link.cut, random.Random(seed + number))
                 transport = grpc_transport.connect(kits / site, host="localhost", port=link.port)
-                threading.Thread(target=site_loop.run, args=(trainer, transport, folder / site), daemon=True).start()
+                threading.Thread(
+                    target=site_loop.run, args=(trainer, transport, folder / site), daemon=True
+                ).start()
             done, store, due = 0, folder / "store", 0
             while process.is_alive():
                 if done >= due and (store / "state.sqlite").exists():
@@ -108,12 +122,17 @@ def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, floa
                     due += max(1, rounds // samples)
                 time.sleep(0.05)
                 done = (
-                    sum(1 for line in (store / "events.jsonl").open() if '"aggregated"' in line) if due - done < 2 or done < due else done
+                    sum(1 for line in (store / "events.jsonl").open() if '"aggregated"' in line)
+                    if due - done < 2 or done < due
+                    else done
                 )
             arrays, _ = tensor_files.load(store / "global" / f"round_{rounds:03d}.safetensors")
             scale = np.float32(2.0)
             for _ in range(rounds):
-                each = [np.float64(np.float32(scale * np.float32(0.5) + np.float32(n))) * 10 for n in range(4)]
+                each = [
+                    np.float64(np.float32(scale * np.float32(0.5) + np.float32(n))) * 10
+                    for n in range(4)
+                ]
                 scale = np.float32(sum(each) / 40)
             assert arrays["scale"] == scale, (arrays["scale"], scale)
         finally:
@@ -126,7 +145,9 @@ def run(rounds: int, *, seed: int = 1, samples: int = 20) -> list[dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=1000)
     flags = parser.parse_args()
     *taken, last = run(flags.rounds)
@@ -135,7 +156,11 @@ def main() -> None:
     half = taken[len(taken) // 2 :]
     rounds = [sample["round"] for sample in half]
     for key in [key for key in half[0] if key != "round"]:
-        slope = statistics.linear_regression(rounds, [sample[key] for sample in half]).slope if len(set(rounds)) > 1 else 0.0
+        slope = (
+            statistics.linear_regression(rounds, [sample[key] for sample in half]).slope
+            if len(set(rounds)) > 1
+            else 0.0
+        )
         print(f"{key}: {half[-1][key]:.6g} at the end, {slope * 1000:+.3g} in a thousand rounds")
     print(f"{last['cuts']} cuts; the weights are those worked out by hand")
 

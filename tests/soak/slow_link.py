@@ -39,7 +39,9 @@ _CUTS = {"down": (0.5,), "up": (0.3, 0.7)}  # at which share of the model
 def _model(megabytes: float, value: float) -> dict[str, np.ndarray]:
     values = round(megabytes * 1e6 / 4)
     sizes = [min(_TENSOR, values - begin) for begin in range(0, values, _TENSOR)]
-    return {f"layer_{number:02d}": np.full(size, value, np.float32) for number, size in enumerate(sizes)}
+    return {
+        f"layer_{number:02d}": np.full(size, value, np.float32) for number, size in enumerate(sizes)
+    }
 
 
 class Adds:
@@ -68,21 +70,39 @@ class Adds:
 def _serve(folder: str, deadline_s: float | None, ports) -> None:
     root = pathlib.Path(folder)
     config = server_config.ServerConfig(
-        num_rounds=1, round_deadline_s=deadline_s, cross_site_evaluation=False, host="127.0.0.1", port=0, poll_s=2.0, linger_s=5.0
+        num_rounds=1,
+        round_deadline_s=deadline_s,
+        cross_site_evaluation=False,
+        host="127.0.0.1",
+        port=0,
+        poll_s=2.0,
+        linger_s=5.0,
     )
-    serve(config, root / "store", root / "kits" / "server", root / "initial.safetensors", on_ready=ports.put)
+    serve(
+        config,
+        root / "store",
+        root / "kits" / "server",
+        root / "initial.safetensors",
+        on_ready=ports.put,
+    )
 
 
 def _take_part(folder: str, port: int) -> None:
     root = pathlib.Path(folder)
     with tensor_files.TensorFile(root / "initial.safetensors") as initial:
         specs = initial.specs
-    site_loop.run(Adds(1.0, 30, specs), grpc_transport.connect(root / "kits" / SLOW, host="localhost", port=port), root / SLOW)
+    site_loop.run(
+        Adds(1.0, 30, specs),
+        grpc_transport.connect(root / "kits" / SLOW, host="localhost", port=port),
+        root / SLOW,
+    )
 
 
 @contextlib.contextmanager
 def _program(target, *arguments) -> Iterator[multiprocessing.Process]:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=target, args=arguments, daemon=True
+    )
     process.start()
     try:
         yield process
@@ -101,7 +121,10 @@ class _QuickSite:
     """Delivers its update, and measures what its calls take."""
 
     def __init__(self, folder: pathlib.Path, port: int):
-        self._transport, self._folder = grpc_transport.connect(folder / "kits" / QUICK, host="localhost", port=port), folder / QUICK
+        self._transport, self._folder = (
+            grpc_transport.connect(folder / "kits" / QUICK, host="localhost", port=port),
+            folder / QUICK,
+        )
         self._transport.login(PLAN, 10)
         self._folder.mkdir()
         self._incoming = self._folder / "incoming.safetensors"
@@ -126,8 +149,14 @@ class _QuickSite:
 
     def figures(self) -> dict[str, float]:
         """Returns the figures since the last call, in seconds."""
-        taken = {"pulls": len(self._incoming_s), "pull": statistics.median(self._incoming_s), "longest_pull": max(self._incoming_s)}
-        taken.update(heart_beat=statistics.median(self._beats_s), longest_heart_beat=max(self._beats_s))
+        taken = {
+            "pulls": len(self._incoming_s),
+            "pull": statistics.median(self._incoming_s),
+            "longest_pull": max(self._incoming_s),
+        }
+        taken.update(
+            heart_beat=statistics.median(self._beats_s), longest_heart_beat=max(self._beats_s)
+        )
         self._incoming_s, self._beats_s = [], []
         return {key: round(value, 4) for key, value in taken.items()}
 
@@ -135,7 +164,9 @@ class _QuickSite:
         self._transport.close()
 
 
-def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch_every_s: float = 20.0) -> dict:
+def run(
+    megabytes: float, rate: float, *, deadline_s: float | None = None, fetch_every_s: float = 20.0
+) -> dict:
     """Returns the figures up to the mean of the round; raises where that is not the one worked out by hand.
 
     Args:
@@ -146,7 +177,9 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)
         provisioning.provision(folder / "kits", "localhost", (SLOW, QUICK), port=0)
-        tensor_files.save(folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)})
+        tensor_files.save(
+            folder / "initial.safetensors", _model(megabytes, 2.0), {"plan": json.dumps(PLAN)}
+        )
         size = sum(array.nbytes for array in _model(megabytes, 0.0).values())
         stack.enter_context(_program(_serve, name, deadline_s, ports))
         port = ports.get(timeout=120)
@@ -159,8 +192,14 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
         quick.beat()
         wire = stack.enter_context(link(port))
         wire.rate = rate * 1e6
-        wire.cut_down, wire.cut_up = ([int(share * size) for share in _CUTS[endpoint]] for endpoint in ("down", "up"))
-        site, began, due = stack.enter_context(_program(_take_part, name, wire.port)), time.monotonic(), 0.0
+        wire.cut_down, wire.cut_up = (
+            [int(share * size) for share in _CUTS[endpoint]] for endpoint in ("down", "up")
+        )
+        site, began, due = (
+            stack.enter_context(_program(_take_part, name, wire.port)),
+            time.monotonic(),
+            0.0,
+        )
         events = folder / "store" / "events.jsonl"
         while '"aggregated"' not in events.read_text():
             if not site.is_alive() and site.exitcode:
@@ -173,7 +212,9 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
         seconds, meanwhile = time.monotonic() - began, quick.figures()
         quick.close()
         arrays, _ = tensor_files.load(folder / "store" / "global" / "round_001.safetensors")
-        assert all((array == 2.5).all() for array in arrays.values()), "the mean is not (30 * 3 + 10 * 1) / 40"
+        assert all((array == 2.5).all() for array in arrays.values()), (
+            "the mean is not (30 * 3 + 10 * 1) / 40"
+        )
         kinds = [json.loads(line)["event"] for line in events.read_text().splitlines()]
     return {
         "model_bytes": size,
@@ -189,9 +230,13 @@ def run(megabytes: float, rate: float, *, deadline_s: float | None = None, fetch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=float, default=758.0, help="of the model, 10^6 bytes")
-    parser.add_argument("--rate", type=float, default=1.0, help="megabytes a second over the slow link, each way")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="megabytes a second over the slow link, each way"
+    )
     flags = parser.parse_args()
     result = run(flags.megabytes, flags.rate, deadline_s=1.2 * flags.megabytes / flags.rate)
     print(json.dumps(result, indent=2))

@@ -24,10 +24,18 @@ def test_scores_by_hand():
     assert organ.dice == pytest.approx(2 * 48 / 128)
     assert organ.hd95_mm == pytest.approx(1.0)
     assert organ.nsd == 1.0  # shifted by 1 mm, no further than the tolerance
-    assert organ.volume_ml == organ.truth_volume_ml == pytest.approx(64 * 6 / 1000) and organ.volume_error_ml == 0
+    assert (
+        organ.volume_ml == organ.truth_volume_ml == pytest.approx(64 * 6 / 1000)
+        and organ.volume_error_ml == 0
+    )
     assert (organ.components, scores[2].components) == (1, 2)
-    assert (organ.found, organ.false_components) == (1, 0) and (scores[2].found, scores[2].false_components) == (0, 2)
-    assert organ.surface_volume_ratio == pytest.approx(surface.area_mm2(truth == 1, SPACING) / (64 * 6))
+    assert (organ.found, organ.false_components) == (1, 0) and (
+        scores[2].found,
+        scores[2].false_components,
+    ) == (0, 2)
+    assert organ.surface_volume_ratio == pytest.approx(
+        surface.area_mm2(truth == 1, SPACING) / (64 * 6)
+    )
     assert case_scores.compare(prediction, truth, SPACING, tolerance_mm=0.5)[1].nsd < 1
 
 
@@ -35,14 +43,22 @@ def test_a_rough_tumour_has_more_surface_for_its_volume():
     x, y, z = np.indices((24, 24, 24)) - 12
     smooth = (x**2 + y**2 + z**2 <= 64).astype(np.uint8) * 2
     rough = smooth * (np.random.default_rng(0).random(smooth.shape) > 0.2).astype(np.uint8)
-    ratios = [case_scores.compare(mask, smooth, (1, 1, 1))[2].surface_volume_ratio for mask in (smooth, rough)]
+    ratios = [
+        case_scores.compare(mask, smooth, (1, 1, 1))[2].surface_volume_ratio
+        for mask in (smooth, rough)
+    ]
     assert ratios[1] > 1.5 * ratios[0]
 
 
 def test_absent_from_both_has_no_score():
     empty = np.zeros((4, 4, 4), np.uint8)
     scores = case_scores.compare(empty, empty, SPACING)[2]
-    assert (scores.dice, scores.hd95_mm, scores.nsd, scores.volume_error_ml) == (None, None, None, None)
+    assert (scores.dice, scores.hd95_mm, scores.nsd, scores.volume_error_ml) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert (scores.volume_ml, scores.components, scores.surface_volume_ratio) == (0, 0, None)
 
 
@@ -60,18 +76,27 @@ def test_absent_from_one_is_the_worst_there_is(which):
 def test_dice_is_that_of_metrics_and_no_box_or_memory_order_matters(order):
     random = np.random.default_rng(2)
     prediction, truth = np.zeros((2, 12, 11, 10), np.uint8)
-    prediction[3:9, 2:8, 3:7], truth[4:10, 2:8, 2:7] = random.integers(0, 3, (6, 6, 4)), random.integers(0, 3, (6, 6, 5))
-    scores = case_scores.compare(np.asarray(prediction, order=order), np.asarray(truth, order=order), SPACING)
+    prediction[3:9, 2:8, 3:7], truth[4:10, 2:8, 2:7] = (
+        random.integers(0, 3, (6, 6, 4)),
+        random.integers(0, 3, (6, 6, 5)),
+    )
+    scores = case_scores.compare(
+        np.asarray(prediction, order=order), np.asarray(truth, order=order), SPACING
+    )
     cropped = case_scores.compare(prediction[3:10, 2:8, 2:7], truth[3:10, 2:8, 2:7], SPACING)
     for value, dice in metrics.dice(prediction, truth).items():
         assert scores[value].dice == pytest.approx(dice)
         assert scores[value].hd95_mm == pytest.approx(cropped[value].hd95_mm)
         assert scores[value].nsd == pytest.approx(cropped[value].nsd)
-        assert scores[value].volume_ml == pytest.approx(metrics.volume_ml(prediction, SPACING)[value])
+        assert scores[value].volume_ml == pytest.approx(
+            metrics.volume_ml(prediction, SPACING)[value]
+        )
 
 
 def test_masks_that_cannot_be_compared():
     with pytest.raises(ValueError, match="one grid"):
         case_scores.compare(np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8), SPACING)
     with pytest.raises(ValueError, match="truth holds the values 0 to 3"):
-        case_scores.compare(np.zeros((2, 2, 2), np.uint8), np.eye(2, dtype=np.uint8)[None].repeat(2, 0) * 3, SPACING)
+        case_scores.compare(
+            np.zeros((2, 2, 2), np.uint8), np.eye(2, dtype=np.uint8)[None].repeat(2, 0) * 3, SPACING
+        )

@@ -7,14 +7,27 @@ from c2fnas.scores.healthy_gate import HealthyGate
 
 @pytest.mark.parametrize(
     ("patients", "rank"),
-    [(3, None), (4, 4), (5, 5), (6, 6), (8, 8), (9, 8), (14, 12), (19, 16), (84, 68)],  # the least k with 1 - k/(n + 1) <= 1/5
+    [
+        (3, None),
+        (4, 4),
+        (5, 5),
+        (6, 6),
+        (8, 8),
+        (9, 8),
+        (14, 12),
+        (19, 16),
+        (84, 68),
+    ],  # the least k with 1 - k/(n + 1) <= 1/5
 )
 def test_the_threshold_is_an_order_statistic(patients, rank):
     scores = np.random.default_rng(1).permutation(patients) + 1.0
     gate = healthy_gate.fit(scores)
     assert (gate and gate.threshold) == rank
     if gate:
-        assert gate.expected_share == pytest.approx(1 - rank / (patients + 1)) and gate.expected_share <= 0.2
+        assert (
+            gate.expected_share == pytest.approx(1 - rank / (patients + 1))
+            and gate.expected_share <= 0.2
+        )
 
 
 def test_a_score_at_the_threshold_is_stopped_and_one_above_is_not():
@@ -44,7 +57,9 @@ def test_how_often_a_handful_of_patients_shows_more_than_the_share():
     assert healthy_gate.fit(np.arange(6.0)).chance_of_more(6) == pytest.approx(6 / 12 * 5 / 11)
     rng = np.random.default_rng(3)
     fitted, tested = np.sort(rng.random((20000, 20)), axis=1), rng.random((20000, 10))
-    drawn = np.mean((tested > fitted[:, [16]]).sum(axis=1) > 2)  # rank 17 of 20, more than a fifth of ten
+    drawn = np.mean(
+        (tested > fitted[:, [16]]).sum(axis=1) > 2
+    )  # rank 17 of 20, more than a fifth of ten
     assert healthy_gate.fit(np.arange(20.0)).chance_of_more(10) == pytest.approx(drawn, abs=0.012)
 
 
@@ -62,10 +77,16 @@ def test_a_gate_reads_back_and_one_of_another_release_is_refused_by_name():
         with pytest.raises(ValueError, match=message):
             HealthyGate.from_json({**gate.to_json(), **changes})
     with pytest.raises(ValueError, match="lacks threshold"):
-        HealthyGate.from_json({key: value for key, value in gate.to_json().items() if key != "threshold"})
+        HealthyGate.from_json(
+            {key: value for key, value in gate.to_json().items() if key != "threshold"}
+        )
 
 
 def test_a_tumour_that_is_taken_out_leaves_the_rest_of_the_mask():
     mask = np.array([0, 1, 2, 1, 2], np.uint8)
     without = healthy_gate.without_tumour(mask)
-    assert without.tolist() == [0, 1, 0, 1, 0] and without.dtype == np.uint8 and mask.tolist() == [0, 1, 2, 1, 2]
+    assert (
+        without.tolist() == [0, 1, 0, 1, 0]
+        and without.dtype == np.uint8
+        and mask.tolist() == [0, 1, 2, 1, 2]
+    )

@@ -28,7 +28,9 @@ def test_dice_agrees_with_a_loop_over_classes_beyond_one_block(monkeypatch):
     prediction, truth = random.integers(0, 3, (2, 5, 6, 4), dtype=np.uint8)
     for value, score in metrics.dice(prediction, truth).items():
         overlap = np.logical_and(prediction == value, truth == value).sum()
-        assert score == pytest.approx(2 * overlap / ((prediction == value).sum() + (truth == value).sum()))
+        assert score == pytest.approx(
+            2 * overlap / ((prediction == value).sum() + (truth == value).sum())
+        )
 
 
 def test_dice_of_a_transposed_view_is_that_of_its_voxels():
@@ -39,7 +41,10 @@ def test_dice_of_a_transposed_view_is_that_of_its_voxels():
 
 def test_volume_in_millilitres():
     # 3 voxels of 2 x 2 x 5 mm are 60 mm3
-    assert metrics.volume_ml(_mask(1, 1, 1, 0, 2, 0), (2.0, 2.0, 5.0)) == {1: pytest.approx(0.06), 2: pytest.approx(0.02)}
+    assert metrics.volume_ml(_mask(1, 1, 1, 0, 2, 0), (2.0, 2.0, 5.0)) == {
+        1: pytest.approx(0.06),
+        2: pytest.approx(0.02),
+    }
 
 
 def test_summary_counts_a_class_only_where_the_site_has_it():
@@ -59,15 +64,28 @@ def test_summary_counts_a_class_only_where_the_site_has_it():
 
 def test_summary_of_a_site_without_tumours_is_its_pancreas():
     result = metrics.summary([(_mask(0, 1, 2, 2), _mask(0, 1, 1, 0))])
-    assert result == {"dice_pancreas": pytest.approx(2 / 3), "cases_pancreas": 1, "dice": pytest.approx(2 / 3), "cases": 1}
+    assert result == {
+        "dice_pancreas": pytest.approx(2 / 3),
+        "cases_pancreas": 1,
+        "dice": pytest.approx(2 / 3),
+        "cases": 1,
+    }
 
 
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
     [
         (np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint8), r"\(2, 2, 2\).*\(2, 2, 3\)"),
-        (np.full((2, 2, 2), 3, np.uint8), np.zeros((2, 2, 2), np.uint8), "prediction holds the values 3 to 3"),
-        (np.zeros((2, 2, 2), np.uint8), np.full((2, 2, 2), -1, np.int16), "truth holds the values -1 to -1"),
+        (
+            np.full((2, 2, 2), 3, np.uint8),
+            np.zeros((2, 2, 2), np.uint8),
+            "prediction holds the values 3 to 3",
+        ),
+        (
+            np.zeros((2, 2, 2), np.uint8),
+            np.full((2, 2, 2), -1, np.int16),
+            "truth holds the values -1 to -1",
+        ),
         (np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.uint8), "prediction is float32"),
     ],
 )

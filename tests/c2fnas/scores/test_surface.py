@@ -32,7 +32,9 @@ def elements_by_loop(mask):
     """Every 2x2x2 neighbourhood, beyond the volume included, whose voxels differ: place of its first voxel, area."""
     area, padded, points, weights = surface_elements.areas(SPACING), np.pad(mask, 1), [], []
     for place in np.ndindex(*(n - 1 for n in padded.shape)):
-        corners = [padded[tuple(np.add(place, offset))] for offset in itertools.product((0, 1), repeat=3)]
+        corners = [
+            padded[tuple(np.add(place, offset))] for offset in itertools.product((0, 1), repeat=3)
+        ]
         if 0 < sum(corners) < 8:
             points.append((np.array(place) - 1) * SPACING)
             weights.append(area[sum(1 << k for k, corner in enumerate(corners) if corner)])
@@ -46,27 +48,39 @@ def nearest_by_loop(points, others):
 @pytest.mark.parametrize("seed", range(3))
 def test_border_definition_equals_brute_force(seed):
     prediction, truth = blobs(seed)
-    ours = surface.distances(*(surface.of_mask(mask, SPACING, "border") for mask in (prediction, truth)))
+    ours = surface.distances(
+        *(surface.of_mask(mask, SPACING, "border") for mask in (prediction, truth))
+    )
     points = [border_by_loop(mask) for mask in (prediction, truth)]
     there, back = nearest_by_loop(*points), nearest_by_loop(*points[::-1])
     np.testing.assert_allclose(ours.to_truth_mm, there, atol=1e-9)
     for percentile in (50, 95, 100):
         expected = max(np.percentile(there, percentile), np.percentile(back, percentile))
         assert surface.hausdorff_mm(ours, percentile) == pytest.approx(expected, abs=1e-9)
-    assert surface.surface_dice(ours, 1.0) == pytest.approx(((there <= 1).sum() + (back <= 1).sum()) / (len(there) + len(back)), abs=1e-9)
+    assert surface.surface_dice(ours, 1.0) == pytest.approx(
+        ((there <= 1).sum() + (back <= 1).sum()) / (len(there) + len(back)), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_area_definition_equals_brute_force(seed):
     prediction, truth = blobs(seed)
-    ours = surface.distances(*(surface.of_mask(mask, SPACING, "area") for mask in (prediction, truth)))
+    ours = surface.distances(
+        *(surface.of_mask(mask, SPACING, "area") for mask in (prediction, truth))
+    )
     (p, p_area), (t, t_area) = (elements_by_loop(mask) for mask in (prediction, truth))
     there, back = nearest_by_loop(p, t), nearest_by_loop(t, p)
     within = p_area[there <= 1].sum() + t_area[back <= 1].sum()
-    assert surface.surface_dice(ours, 1.0) == pytest.approx(within / (p_area.sum() + t_area.sum()), abs=1e-9)
+    assert surface.surface_dice(ours, 1.0) == pytest.approx(
+        within / (p_area.sum() + t_area.sum()), abs=1e-9
+    )
 
-    def covered(distances, areas, share):  # the smallest distance within which that share of the area lies
-        return min(d for d in distances if areas[distances <= d].sum() >= share * areas.sum() * (1 - 1e-12))
+    def covered(
+        distances, areas, share
+    ):  # the smallest distance within which that share of the area lies
+        return min(
+            d for d in distances if areas[distances <= d].sum() >= share * areas.sum() * (1 - 1e-12)
+        )
 
     expected = max(covered(there, p_area, 0.95), covered(back, t_area, 0.95))
     assert surface.hausdorff_mm(ours, 95) == pytest.approx(expected, abs=1e-9)
@@ -75,13 +89,23 @@ def test_area_definition_equals_brute_force(seed):
 def test_areas_by_hand():
     area = surface_elements.areas((1, 1, 1))
     assert area[0] == area[255] == 0
-    assert area[1] == pytest.approx(np.sqrt(3) / 8)  # one corner: a triangle with sides of sqrt(1/2)
-    assert area[0b10000001] == pytest.approx(np.sqrt(3) / 4)  # two opposite corners: two such triangles
-    assert area[0b11] == pytest.approx(np.sqrt(0.5))  # two neighbours along z: a rectangle 1 x sqrt(1/2)
+    assert area[1] == pytest.approx(
+        np.sqrt(3) / 8
+    )  # one corner: a triangle with sides of sqrt(1/2)
+    assert area[0b10000001] == pytest.approx(
+        np.sqrt(3) / 4
+    )  # two opposite corners: two such triangles
+    assert area[0b11] == pytest.approx(
+        np.sqrt(0.5)
+    )  # two neighbours along z: a rectangle 1 x sqrt(1/2)
     assert area[0b1111] == pytest.approx(1)  # four in a plane: a square
     np.testing.assert_allclose(area, area[::-1])  # a mask and its complement have one surface
     stretched = surface_elements.areas((2, 3, 5))
-    assert stretched[0b1111] == pytest.approx(15) and stretched[0b110011] == pytest.approx(10) and stretched[0b1010101] == pytest.approx(6)
+    assert (
+        stretched[0b1111] == pytest.approx(15)
+        and stretched[0b110011] == pytest.approx(10)
+        and stretched[0b1010101] == pytest.approx(6)
+    )
 
 
 def test_area_of_a_box_is_its_faces_with_bevelled_edges():
@@ -95,7 +119,9 @@ def test_area_of_a_box_is_its_faces_with_bevelled_edges():
 def test_area_of_a_ball_comes_close_to_that_of_a_sphere():
     x, y, z = np.indices((41, 41, 41)) - 20
     ball = x**2 + y**2 + z**2 <= 16**2
-    assert surface.area_mm2(ball, (1, 1, 1)) == pytest.approx(4 * np.pi * 16**2, rel=0.12)  # marching cubes on a mask overestimate
+    assert surface.area_mm2(ball, (1, 1, 1)) == pytest.approx(
+        4 * np.pi * 16**2, rel=0.12
+    )  # marching cubes on a mask overestimate
 
 
 def test_a_shift_is_measured_in_millimetres_along_its_axis():
@@ -103,7 +129,12 @@ def test_a_shift_is_measured_in_millimetres_along_its_axis():
     mask[2:7, 2:7, 2:7] = True
     for axis, shift in ((0, 2), (2, 1)):
         for definition in ("border", "area"):
-            measured = surface.distances(*(surface.of_mask(m, SPACING, definition) for m in (np.roll(mask, shift, axis), mask)))
+            measured = surface.distances(
+                *(
+                    surface.of_mask(m, SPACING, definition)
+                    for m in (np.roll(mask, shift, axis), mask)
+                )
+            )
             assert surface.hausdorff_mm(measured, 100) == pytest.approx(shift * SPACING[axis])
             assert surface.surface_dice(measured, shift * SPACING[axis] + 1e-9) == 1
 
@@ -127,13 +158,22 @@ def within_by_distance_transform(prediction, truth, spacing, tolerance):
     for mask in (prediction, truth):
         padded = np.pad(mask, 1)
         parts = [
-            padded[tuple(slice(o, n - 1 + o) for o, n in zip(np.unravel_index(k, (2, 2, 2)), padded.shape, strict=True))] for k in range(8)
+            padded[
+                tuple(
+                    slice(o, n - 1 + o)
+                    for o, n in zip(np.unravel_index(k, (2, 2, 2)), padded.shape, strict=True)
+                )
+            ]
+            for k in range(8)
         ]
         codes.append(sum(part.astype(int) << k for k, part in enumerate(parts)))
     area = surface_elements.areas(spacing)
     surfaces = [(code != 0) & (code != 255) for code in codes]
     near = 0.0
-    for own, other, code in ((surfaces[0], surfaces[1], codes[0]), (surfaces[1], surfaces[0], codes[1])):
+    for own, other, code in (
+        (surfaces[0], surfaces[1], codes[0]),
+        (surfaces[1], surfaces[0], codes[1]),
+    ):
         distance = ndimage.distance_transform_edt(~other, sampling=spacing)
         near += area[code[own & (distance <= tolerance)]].sum()
     return near / sum(area[code[own]].sum() for own, code in zip(surfaces, codes, strict=True))
@@ -146,15 +186,26 @@ def test_surface_dice_is_the_same_at_every_offset_in_the_array(spacing):
     truth[0:3, 1:4, 0:3] = True
     prediction[5:8, 1:4, 0:3] = True  # five voxels along x, the distance of two of their faces
     prediction[0:3, 4:7, 8:10] = True  # and three and four voxels away along y and z
-    tolerances = (5 * spacing[0], round(5 * spacing[0], 4), float(np.hypot(3 * spacing[1], 4 * spacing[2])), 2.0, 0.5)
-    expected = [within_by_distance_transform(prediction, truth, spacing, tolerance) for tolerance in tolerances]
+    tolerances = (
+        5 * spacing[0],
+        round(5 * spacing[0], 4),
+        float(np.hypot(3 * spacing[1], 4 * spacing[2])),
+        2.0,
+        0.5,
+    )
+    expected = [
+        within_by_distance_transform(prediction, truth, spacing, tolerance)
+        for tolerance in tolerances
+    ]
     assert len(set(expected)) > 1
     for offset in itertools.product(range(grid), repeat=3):
         where = tuple(slice(start, start + size) for start in offset)
         masks = np.zeros((2, *(size + grid,) * 3), bool)
         masks[(slice(None), *where)] = prediction, truth
         measured = surface.distances(*(surface.of_mask(mask, spacing, "area") for mask in masks))
-        assert [surface.surface_dice(measured, tolerance) for tolerance in tolerances] == pytest.approx(expected, abs=1e-12), offset
+        assert [
+            surface.surface_dice(measured, tolerance) for tolerance in tolerances
+        ] == pytest.approx(expected, abs=1e-12), offset
 
 
 @pytest.mark.parametrize("start", range(20))
@@ -162,7 +213,12 @@ def test_a_box_shifted_by_five_voxels_of_04_mm_lies_within_2_mm(start):
     truth = np.zeros((40, 8, 8), bool)
     truth[start : start + 10, 2:6, 2:6] = True
     for definition in ("border", "area"):
-        measured = surface.distances(*(surface.of_mask(mask, (0.4, 0.4, 0.4), definition) for mask in (np.roll(truth, 5, 0), truth)))
+        measured = surface.distances(
+            *(
+                surface.of_mask(mask, (0.4, 0.4, 0.4), definition)
+                for mask in (np.roll(truth, 5, 0), truth)
+            )
+        )
         assert surface.surface_dice(measured, 2.0) == 1.0
         assert surface.hausdorff_mm(measured, 100) == 2.0
 
@@ -173,12 +229,17 @@ def test_of_two_points_equally_far_the_one_that_rounds_below_the_tolerance_count
     one = surface.Surface(np.zeros((1, 3), dtype=np.int64), np.ones(1), "border", spacing)
     for places in ([(3, 0, 0), (0, 0, 1)], [(0, 0, 1), (3, 0, 0)]):
         two = surface.Surface(np.array(places), np.ones(2), "border", spacing)
-        assert surface.surface_dice(surface.distances(one, two), 0.3) == pytest.approx(2 / 3)  # of two points one is too far
+        assert surface.surface_dice(surface.distances(one, two), 0.3) == pytest.approx(
+            2 / 3
+        )  # of two points one is too far
 
 
 def test_what_cannot_be_measured():
     mask = np.ones((2, 2, 2), bool)
-    border, area, empty = (surface.of_mask(m, SPACING, d) for m, d in ((mask, "border"), (mask, "area"), (~mask, "border")))
+    border, area, empty = (
+        surface.of_mask(m, SPACING, d)
+        for m, d in ((mask, "border"), (mask, "area"), (~mask, "border"))
+    )
     assert len(empty.weights) == 0
     with pytest.raises(ValueError, match="border and area"):
         surface.distances(border, area)

@@ -41,7 +41,9 @@ def test_it_does_not_depend_on_where_the_scan_is_cut(cuts):
 
 def test_probabilities_have_the_same_margins():
     values, score = logits(3), TumourScore(SPACING)
-    score.add_probabilities(values.argmax(-1).astype(np.uint8), scipy.special.softmax(values, axis=-1))
+    score.add_probabilities(
+        values.argmax(-1).astype(np.uint8), scipy.special.softmax(values, axis=-1)
+    )
     assert score.value == pytest.approx(of_whole(values), rel=1e-4)
 
 

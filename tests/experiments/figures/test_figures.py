@@ -26,7 +26,10 @@ def panel(picture, figure, index):
     """The part of the picture that the figure's axes of that index cover."""
     left, bottom, right, top = figure.axes[index].get_position().extents
     height, width = picture.shape[:2]
-    return picture[round((1 - top) * height) : round((1 - bottom) * height), round(left * width) : round(right * width)]
+    return picture[
+        round((1 - top) * height) : round((1 - bottom) * height),
+        round(left * width) : round(right * width),
+    ]
 
 
 def centre_of(part, colour, tolerance=0.25):
@@ -59,19 +62,38 @@ def test_radiological_keeps_every_voxel_once():
 
 
 def test_a_panel_has_the_patients_proportions_whatever_the_spacing():
-    figure = figures.comparison([a_case(shape=(40, 30), spacing=(1.0, 3.0)), a_case(shape=(40, 30), spacing=(3.0, 1.0))])
+    figure = figures.comparison(
+        [a_case(shape=(40, 30), spacing=(1.0, 3.0)), a_case(shape=(40, 30), spacing=(3.0, 1.0))]
+    )
     first, second = (figure.axes[i].get_window_extent() for i in (0, 4))
     assert first.height / first.width == pytest.approx(90 / 40, rel=1e-6)
     assert second.height / second.width == pytest.approx(30 / 120, rel=1e-6)
 
 
 def test_columns_are_the_papers_and_a_missing_model_is_said_so():
-    whole, partial = a_case(predictions=paper_table.MODELS[::-1]), a_case(predictions=("C2_baseline",))
-    figure = figures.comparison([whole, dataclasses.replace(partial, title="C1, case 1", captions={"C2_baseline": "P 0.42   T –"})])
+    whole, partial = (
+        a_case(predictions=paper_table.MODELS[::-1]),
+        a_case(predictions=("C2_baseline",)),
+    )
+    figure = figures.comparison(
+        [
+            whole,
+            dataclasses.replace(
+                partial, title="C1, case 1", captions={"C2_baseline": "P 0.42   T –"}
+            ),
+        ]
+    )
     words = [text.get_text() for text in figure.texts]
-    assert [word for word in words if word in ("CT", "truth", *paper_table.MODELS)] == ["CT", "truth", *paper_table.MODELS]
+    assert [word for word in words if word in ("CT", "truth", *paper_table.MODELS)] == [
+        "CT",
+        "truth",
+        *paper_table.MODELS,
+    ]
     assert {"C2, case 7", "C1, case 1", "P 0.42   T –"} <= set(words)
-    assert sum(text.get_text() == "not evaluated" for axes in figure.axes for text in axes.texts) == len(paper_table.MODELS) - 1
+    assert (
+        sum(text.get_text() == "not evaluated" for axes in figure.axes for text in axes.texts)
+        == len(paper_table.MODELS) - 1
+    )
 
 
 def test_the_ct_panel_has_no_mask_and_a_scale_bar_of_true_length():
@@ -92,7 +114,10 @@ def test_pancreas_and_tumour_can_be_told_apart_with_any_colour_vision(colour_vis
         "green-blind": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
         "none": [[0.2126, 0.7152, 0.0722]] * 3,
     }[colour_vision]
-    seen = [np.asarray(matrix) @ np.power(to_rgb(colour), 2.2) for colour in (figures.PANCREAS, figures.TUMOUR)]
+    seen = [
+        np.asarray(matrix) @ np.power(to_rgb(colour), 2.2)
+        for colour in (figures.PANCREAS, figures.TUMOUR)
+    ]
     assert np.abs(seen[0] - seen[1]).max() > 0.3
 
 
@@ -111,7 +136,9 @@ def test_a_cropped_slice_is_a_window_about_the_truth_inside_the_volume():
     image = generator.normal(size=(50, 40, 6)).astype(np.float16)
     truth = np.zeros(image.shape, np.uint8)
     truth[44:49, 10:13, 4] = 1
-    case = figures.slice_case("C1, case 1", image, truth, {"FL_global": truth}, (2.0, 4.0, 5.0), width_mm=40)
+    case = figures.slice_case(
+        "C1, case 1", image, truth, {"FL_global": truth}, (2.0, 4.0, 5.0), width_mm=40
+    )
     # 40 mm are 20 voxels along x, ending at the border, and 10 along y about 11
     np.testing.assert_array_equal(case.image, image[30:50, 6:16, 4])
     np.testing.assert_array_equal(case.predictions["FL_global"], truth[30:50, 6:16, 4])
@@ -120,7 +147,9 @@ def test_a_cropped_slice_is_a_window_about_the_truth_inside_the_volume():
 
 
 def test_masks_of_another_grid_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"C2, case 7: FL_global has shape \(3, 3\), the slice \(40, 30\)"):
+    with pytest.raises(
+        ValueError, match=r"C2, case 7: FL_global has shape \(3, 3\), the slice \(40, 30\)"
+    ):
         dataclasses.replace(a_case(), predictions={"FL_global": np.zeros((3, 3), np.uint8)})
     with pytest.raises(ValueError, match="no slice to draw"):
         figures.comparison([])
@@ -131,7 +160,9 @@ def test_masks_of_another_grid_are_refused_by_name():
 def test_overlay_shows_the_mask_in_axial_and_coronal_planes():
     mask = np.zeros((40, 30, 20), np.uint8)
     mask[28:36, 20:27, 14:19] = 1  # right, front, top
-    figure = figures.overlay(np.full(mask.shape, -1.0, np.float32), mask, (2.0, 2.0, 3.0), "scan.nii.gz")
+    figure = figures.overlay(
+        np.full(mask.shape, -1.0, np.float32), mask, (2.0, 2.0, 3.0), "scan.nii.gz"
+    )
     picture = pixels(figure)
     assert centre_of(panel(picture, figure, 0), figures.PANCREAS) is None
     for index in (1, 2):
@@ -142,15 +173,34 @@ def test_overlay_shows_the_mask_in_axial_and_coronal_planes():
 
 
 def per_case(model, site, number, pancreas, tumour=None):
-    volumes = {"volume_ml_pancreas": 70.0, "volume_ml_tumour": 0.0, "truth_ml_pancreas": 75.0, "truth_ml_tumour": 9.0}
-    return {"model": model, "site": site, "case": number, "grid": "training", "dice_pancreas": pancreas, "dice_tumour": tumour, **volumes}
+    volumes = {
+        "volume_ml_pancreas": 70.0,
+        "volume_ml_tumour": 0.0,
+        "truth_ml_pancreas": 75.0,
+        "truth_ml_tumour": 9.0,
+    }
+    return {
+        "model": model,
+        "site": site,
+        "case": number,
+        "grid": "training",
+        "dice_pancreas": pancreas,
+        "dice_tumour": tumour,
+        **volumes,
+    }
 
 
 def test_the_table_figure_draws_means_cases_and_the_papers_marks():
-    rows = [per_case("C1_baseline", "C1", 1, 0.75), per_case("C1_baseline", "C1", 2, 0.25), per_case("C2_baseline", "C2", 1, 0.5, 0.25)]
+    rows = [
+        per_case("C1_baseline", "C1", 1, 0.75),
+        per_case("C1_baseline", "C1", 2, 0.25),
+        per_case("C2_baseline", "C2", 1, 0.5, 0.25),
+    ]
     figure = figures.table_figure(rows, title="Table 1")
     c1 = figure.axes[0]
-    assert [bar.get_width() for bar in c1.patches] == [50.0]  # C2_baseline has no C1 case, and so no bar
+    assert [bar.get_width() for bar in c1.patches] == [
+        50.0
+    ]  # C2_baseline has no C1 case, and so no bar
     assert "no case" in [text.get_text() for text in c1.texts]
     marks = {tuple(line.get_xdata()) for line in c1.lines if len(line.get_xdata())}
     assert marks == {(75.0, 25.0), (81.5,)}
@@ -162,13 +212,31 @@ def history(model, steps_per_epoch, rounds=3, epochs=2):
     step, events = 0, []
     for number in range(1, rounds + 1):
         if "FL" in model:
-            events.append({"event": "global_score", "model": model, "step": step, "dice": 0.1 * number})
+            events.append(
+                {"event": "global_score", "model": model, "step": step, "dice": 0.1 * number}
+            )
         for _ in range(epochs):
             step += steps_per_epoch
             events.append(
-                {"event": "epoch", "model": model, "round": number, "step": step, "loss": 1.0 / step, "kl": 0.5, "patches_per_second": 3.0}
+                {
+                    "event": "epoch",
+                    "model": model,
+                    "round": number,
+                    "step": step,
+                    "loss": 1.0 / step,
+                    "kl": 0.5,
+                    "patches_per_second": 3.0,
+                }
             )
-        events.append({"event": "validation", "model": model, "round": number, "step": step, "dice": 0.2 * number})
+        events.append(
+            {
+                "event": "validation",
+                "model": model,
+                "round": number,
+                "step": step,
+                "dice": 0.2 * number,
+            }
+        )
     return events
 
 
@@ -178,21 +246,35 @@ def test_curves_of_sites_with_unequal_epochs_meet_at_the_rounds():
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     np.testing.assert_allclose(lines["C1_FL_local"].get_xydata(), [[1, 0.2], [2, 0.4], [3, 0.6]])
     np.testing.assert_allclose(lines["C2_baseline"].get_xydata(), [[1, 0.2], [2, 0.4], [3, 0.6]])
-    np.testing.assert_allclose(lines["global model at C1"].get_xydata(), [[0, 0.1], [1, 0.2], [2, 0.3]])
+    np.testing.assert_allclose(
+        lines["global model at C1"].get_xydata(), [[0, 0.1], [1, 0.2], [2, 0.3]]
+    )
     assert [axes.get_title(loc="left") for axes in figure.axes[1:]] == ["Loss", "KL (VAE)"]
     for line, steps in zip(figure.axes[1].lines, (5, 8), strict=True):
-        np.testing.assert_allclose(line.get_xydata(), [[e / 2, 1 / (e * steps)] for e in range(1, 7)])
+        np.testing.assert_allclose(
+            line.get_xydata(), [[e / 2, 1 / (e * steps)] for e in range(1, 7)]
+        )
 
 
 def test_an_epoch_reported_again_after_a_restart_counts_once_and_foreign_events_do_not():
     events = history("C1_baseline", 5)
-    again = [{"event": "started"}, *events[:2], {**events[1], "loss": 7.0}, *events[2:], {"event": "note", "step": "x"}]
+    again = [
+        {"event": "started"},
+        *events[:2],
+        {**events[1], "loss": 7.0},
+        *events[2:],
+        {"event": "note", "step": "x"},
+    ]
     line = figures.training_curves({"C1_baseline": again}).axes[1].lines[0]
     np.testing.assert_allclose(line.get_ydata()[:3], [1 / 5, 7.0, 1 / 15])
 
 
 def test_curves_and_timeline_of_nothing_are_empty_pictures():
-    for figure in (figures.training_curves({}), figures.training_curves({"C1_baseline": []}), figures.federation_timeline([])):
+    for figure in (
+        figures.training_curves({}),
+        figures.training_curves({"C1_baseline": []}),
+        figures.federation_timeline([]),
+    ):
         assert pixels(figure).shape[1] > 100
 
 
@@ -202,8 +284,14 @@ def test_the_timeline_follows_from_the_servers_events():
         (100, "pushed", {"round": 1, "seconds": 3}), (130, "pulled", {"model": "round_001", "seconds": 1}),
         (200, "login", {}), (240, "pulled", {"model": "FL_global", "seconds": 0.0}), (300, "rows", {"rows": 4}),
     ]  # fmt: skip
-    events = [{"time": 1000.0 + t, "event": name, "site": "C1", **fields} for t, name, fields in steps]
-    events += [{"time": 1000.0, "event": "round_opened", "round": 1}, {"time": 1104.0, "event": "aggregated", "round": 1}, {"event": "odd"}]
+    events = [
+        {"time": 1000.0 + t, "event": name, "site": "C1", **fields} for t, name, fields in steps
+    ]
+    events += [
+        {"time": 1000.0, "event": "round_opened", "round": 1},
+        {"time": 1104.0, "event": "aggregated", "round": 1},
+        {"event": "odd"},
+    ]
     figure = figures.federation_timeline(events)
     colours = {to_rgb(colour): name for name, colour in figures.ACTIVITY_COLOURS.items()}
     bars = [
@@ -224,8 +312,14 @@ def test_the_overview_keeps_its_words_apart():
     figure = figures.overview()
     figure.canvas.draw()
     boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts]
-    assert {"Hospital C1", "Hospital C2", "Server", "FL_global", "Table 1"} <= {text for text, _ in boxes}
-    overlaps = [(a, b) for (a, box), (b, other) in itertools.combinations(boxes, 2) if box.overlaps(other) and not {a, b} & set("12345")]
+    assert {"Hospital C1", "Hospital C2", "Server", "FL_global", "Table 1"} <= {
+        text for text, _ in boxes
+    }
+    overlaps = [
+        (a, b)
+        for (a, box), (b, other) in itertools.combinations(boxes, 2)
+        if box.overlaps(other) and not {a, b} & set("12345")
+    ]
     assert overlaps == []
 
 
@@ -233,7 +327,10 @@ def test_the_genotype_is_drawn_as_it_is():
     architecture = genotype.load("c2fnas")
     figure = figures.genotype_figure(architecture)
     words = [text.get_text() for text in figure.axes[0].texts]
-    assert [word for word in words if word.isdigit()] == [*(str(n) for n in range(1, 13)), "3"]  # twelve cells, three classes
+    assert [word for word in words if word.isdigit()] == [
+        *(str(n) for n in range(1, 13)),
+        "3",
+    ]  # twelve cells, three classes
     # an arrow for every input, from stem to stem, two into the end and one out of it
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
@@ -243,13 +340,19 @@ def test_the_genotype_is_drawn_as_it_is():
 def test_an_operation_that_the_paper_does_not_have_gets_a_colour_and_its_name(monkeypatch):
     architecture = copy.deepcopy(genotype.load("c2fnas"))
     cells = list(architecture.cells)
-    object.__setattr__(cells[3], "op", "depthwise")  # the figure needs a colour for it, the genotype would need kernels
+    object.__setattr__(
+        cells[3], "op", "depthwise"
+    )  # the figure needs a colour for it, the genotype would need kernels
     object.__setattr__(architecture, "cells", tuple(cells))
     monkeypatch.setattr(type(architecture), "conv_weights", lambda self: 0)
     monkeypatch.setattr(type(architecture), "macs", lambda self, size: 0)
     figure = figures.genotype_figure(architecture)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "depthwise" in legend and len({patch.get_facecolor() for patch in figure.legends[0].get_patches()}) == len(legend) - 1
+    assert (
+        "depthwise" in legend
+        and len({patch.get_facecolor() for patch in figure.legends[0].get_patches()})
+        == len(legend) - 1
+    )
 
 
 def test_a_recorded_round_is_drawn_message_by_message():
@@ -263,14 +366,28 @@ def test_a_recorded_round_is_drawn_message_by_message():
         {"time": 40.0, "event": "pulled", "site": "C1", "model": "round_001", "bytes": 2**20},
     ]
     words = [text.get_text() for text in figures.round_figure(events).axes[0].texts]
-    assert {"C1", "C2", "server", "global model, 1.0 MiB", "score of it, Dice 0.25", "weights after training, 3.0 MiB", "20.0 s"} <= set(
-        words
+    assert {
+        "C1",
+        "C2",
+        "server",
+        "global model, 1.0 MiB",
+        "score of it, Dice 0.25",
+        "weights after training, 3.0 MiB",
+        "20.0 s",
+    } <= set(words)
+    assert (
+        "mean of the weights, C1 counts 18 and C2 counts 20" in words
+        and words.count("global model, 1.0 MiB") == 2
     )
-    assert "mean of the weights, C1 counts 18 and C2 counts 20" in words and words.count("global model, 1.0 MiB") == 2
     with pytest.raises(ValueError, match="round 7 is not in the log; it has 1"):
         figures.round_figure(events, 7)
 
 
 def test_no_picture_needs_a_display_or_touches_pyplots_state():
     code = "import sys; from experiments import figures; figures.overview().savefig(__import__('io').BytesIO()); sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, env={"PATH": "", "MPLBACKEND": "TkAgg"}).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=False, env={"PATH": "", "MPLBACKEND": "TkAgg"}
+        ).returncode
+        == 0
+    )

@@ -30,7 +30,14 @@ def _start_workers(folder, die_at=(-1, -1)):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
         said = {"out": folder / f"worker{index}.json", "errors": folder / f"worker{index}.log"}
-        processes.append(forked.start("tests.experiments.workers_program", [folder, die_at[index]], environment=environment, **said))
+        processes.append(
+            forked.start(
+                "tests.experiments.workers_program",
+                [folder, die_at[index]],
+                environment=environment,
+                **said,
+            )
+        )
     return processes
 
 
@@ -51,7 +58,9 @@ def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
         assert process.wait(timeout=240) == 0, (tmp_path / f"worker{index}.log").read_text()[-3000:]
         results.append(json.loads((tmp_path / f"worker{index}.json").read_text().splitlines()[-1]))
     # Killed at the start of its third step, machine 1 may have caught the chief while it wrote the second checkpoint.
-    assert results[0] == results[1] and results[0]["replicas"] == 2 and results[0]["first"] in (1, 2)
+    assert (
+        results[0] == results[1] and results[0]["replicas"] == 2 and results[0]["first"] in (1, 2)
+    )
     final = [named_weights.load(tmp_path / f"final_{index}.safetensors")[0] for index in range(2)]
 
     alone = training.Trainer(tiny.build(tiny.SHALLOW), tiny.config(), tf.distribute.get_strategy())
@@ -62,7 +71,10 @@ def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
         np.testing.assert_allclose(final[0][name], array, atol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"task": {"type": "worker", "index": 2}, "cluster": {"worker": ["a:1", "b:1"]}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"task": {"type": "worker", "index": 2}, "cluster": {"worker": ["a:1", "b:1"]}}'],
+)
 def test_a_tf_config_that_is_none_is_refused_with_an_example(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"TF_CONFIG is .*expected e.g. \{"):
@@ -73,7 +85,12 @@ def test_only_the_first_machine_writes(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert devices.is_chief()
     for index, chief in ((0, True), (1, False)):
-        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": index}}))
+        monkeypatch.setenv(
+            "TF_CONFIG",
+            json.dumps(
+                {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": index}}
+            ),
+        )
         assert devices.is_chief() is chief
     with pytest.raises(ValueError, match="join runs on one machine"):
         devices.single_machine("join")

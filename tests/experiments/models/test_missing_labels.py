@@ -30,7 +30,9 @@ def store(tmp_path_factory):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
     listed = manifest.Manifest("C1", tuple(cases), declared=HEALTHY)
-    return pipeline.prepare(listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1))
+    return pipeline.prepare(
+        listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
+    )
 
 
 @pytest.fixture
@@ -42,21 +44,29 @@ def config(tmp_path):
 def after_a_round(config, store, folder):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     missing = site_trainer.missing_labels(config, store)
-    site = site_trainer.SiteTrainer(config, store, folder, label="C1_FL_local", strategy=strategy, missing=missing)
+    site = site_trainer.SiteTrainer(
+        config, store, folder, label="C1_FL_local", strategy=strategy, missing=missing
+    )
     assert site.labels == HEALTHY
     before = named_weights.read(site_trainer.build_network(config))
     return before, site.train(before, 1)[0]
 
 
-def test_a_round_with_a_restricted_loss_leaves_the_weights_of_the_class_bit_for_bit(config, store, tmp_path):
-    before, after = after_a_round(dataclasses.replace(config, missing_labels="restricted"), store, tmp_path / "restricted")
+def test_a_round_with_a_restricted_loss_leaves_the_weights_of_the_class_bit_for_bit(
+    config, store, tmp_path
+):
+    before, after = after_a_round(
+        dataclasses.replace(config, missing_labels="restricted"), store, tmp_path / "restricted"
+    )
     for name in _TUMOUR:
         assert after[name][..., 2].tobytes() == before[name][..., 2].tobytes()
         assert (after[name][..., :2] != before[name][..., :2]).any()
 
 
 def test_with_what_the_received_model_sees_as_targets_they_move(config, store, tmp_path):
-    before, after = after_a_round(dataclasses.replace(config, missing_labels="distil"), store, tmp_path / "distil")
+    before, after = after_a_round(
+        dataclasses.replace(config, missing_labels="distil"), store, tmp_path / "distil"
+    )
     assert all((after[name][..., 2] != before[name][..., 2]).any() for name in _TUMOUR)
 
 
@@ -65,13 +75,19 @@ def test_the_treatment_follows_what_is_declared(config):
         declared = None
 
     config = dataclasses.replace(config, missing_labels="restricted", absence_evidence=True)
-    for declared, classes, evidence in ((None, (), False), (HEALTHY, (2,), True), (UNDRAWN, (2,), False)):
+    for declared, classes, evidence in (
+        (None, (), False),
+        (HEALTHY, (2,), True),
+        (UNDRAWN, (2,), False),
+    ):
         Store.declared = declared
         found = site_trainer.missing_labels(config, Store)
         assert (found.classes, found.treatment, found.evidence) == (classes, "restricted", evidence)
 
 
-def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_earlier_release(config):
+def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_earlier_release(
+    config,
+):
     assert "missing_labels" not in configuration.plan(config, {})["training"]
     other = dataclasses.replace(config, missing_labels="distil")
     assert configuration.plan(other, {})["training"]["missing_labels"] == "distil"
@@ -80,13 +96,21 @@ def test_the_treatment_is_part_of_the_plan_and_a_plan_without_one_is_that_of_an_
     assert not np.array_equal(configuration.plan(config, {}), configuration.plan(other, {}))
 
 
-def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validation_and_test_cases(config, store, tmp_path):
-    config = dataclasses.replace(config, num_rounds=3, local_epochs=1, validation_every=1, shared_candidates=2)
+def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validation_and_test_cases(
+    config, store, tmp_path
+):
+    config = dataclasses.replace(
+        config, num_rounds=3, local_epochs=1, validation_every=1, shared_candidates=2
+    )
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy)
+    site = site_trainer.SiteTrainer(
+        config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy
+    )
     weights, after = named_weights.read(site_trainer.build_network(config)), {}
     for number in (1, 2, 3):
-        weights = after[number] = {name: array.copy() for name, array in site.train(weights, number)[0].items()}
+        weights = after[number] = {
+            name: array.copy() for name, array in site.train(weights, number)[0].items()
+        }
     lent = site.local_models()
     assert set(lent) == {"C1_FL_local", "C1_FL_local_r001", "C1_FL_local_r003"}
     for number in (1, 3):
@@ -97,10 +121,16 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
         grid: [store.open(case_id).number for case_id in store.case_ids(split)]
         for split, grid in (("validation", "validation"), ("test", "training"))
     }
-    assert [(row["grid"], row["case"]) for row in rows] == [(grid, case) for grid, cases in numbers.items() for case in cases]
+    assert [(row["grid"], row["case"]) for row in rows] == [
+        (grid, case) for grid, cases in numbers.items() for case in cases
+    ]
     assert report_filter.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
-    assert not list((tmp_path / "site").glob("examples/*r003*"))  # the site's figures show the table's models
-    keeps = site_trainer.SiteTrainer(config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False)
+    assert not list(
+        (tmp_path / "site").glob("examples/*r003*")
+    )  # the site's figures show the table's models
+    keeps = site_trainer.SiteTrainer(
+        config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False
+    )
     assert keeps.local_models() == {}
 
 
@@ -109,22 +139,43 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
     complete.declared = {"pancreas": "complete", "tumour": "complete"}
     config = dataclasses.replace(config, shared_candidates=2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy)
+    site = site_trainer.SiteTrainer(
+        config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy
+    )
     site.train(named_weights.read(site_trainer.build_network(config)), 1)
     assert set(site.local_models()) == {"C2_FL_local"}
 
 
-def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their_scores(config, store, tmp_path):
+def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their_scores(
+    config, store, tmp_path
+):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     weights = named_weights.read(site_trainer.build_network(config))
-    for declared, names in ((HEALTHY, {"training", "native", "validation"}), (UNDRAWN, {"training", "native"})):
+    for declared, names in (
+        (HEALTHY, {"training", "native", "validation"}),
+        (UNDRAWN, {"training", "native"}),
+    ):
         labelled = CaseStore(store.root)
         labelled.declared = declared
-        site = site_trainer.SiteTrainer(config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy)
+        site = site_trainer.SiteTrainer(
+            config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy
+        )
         rows = site.evaluate("FL_global", weights)
         assert {row["grid"] for row in rows} == names
-        assert all(0 <= row["score_tumour"] <= 1000 and row["false_components_tumour"] == row["components_tumour"] for row in rows)
-        assert all((row["score_tumour"] > 0) == (row["volume_ml_tumour"] > 0) for row in rows if row["grid"] == "training")
+        assert all(
+            0 <= row["score_tumour"] <= 1000
+            and row["false_components_tumour"] == row["components_tumour"]
+            for row in rows
+        )
+        assert all(
+            (row["score_tumour"] > 0) == (row["volume_ml_tumour"] > 0)
+            for row in rows
+            if row["grid"] == "training"
+        )
         assert report_filter.check_rows(rows, site="C1", models=["FL_global"]) == rows
-        candidate = site.evaluate("C1_FL_local_r001", weights)  # every site sends validation rows of these, not every one their scores
-        assert {"score_tumour" in row for row in candidate if row["grid"] == "validation"} == {declared == HEALTHY}
+        candidate = site.evaluate(
+            "C1_FL_local_r001", weights
+        )  # every site sends validation rows of these, not every one their scores
+        assert {"score_tumour" in row for row in candidate if row["grid"] == "validation"} == {
+            declared == HEALTHY
+        }

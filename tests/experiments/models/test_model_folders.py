@@ -22,7 +22,9 @@ class Store:
     def __init__(self, root):
         self.site = root.parent.name
         self.declared = {"pancreas": "complete", "tumour": "absent"} if self.site == "C1" else None
-        self._grids = [Grid((500, 400, 60), np.diag([-x, y, z, 1.0])) for x, y, z in SPACINGS[self.site]]
+        self._grids = [
+            Grid((500, 400, 60), np.diag([-x, y, z, 1.0])) for x, y, z in SPACINGS[self.site]
+        ]
 
     def case_ids(self, split):
         return tuple(range(len(self._grids))) if split == "training" else (0,)
@@ -64,17 +66,28 @@ def run(tmp_path, monkeypatch):
 def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it(run):
     folder, config = run
     written = model_folders.write_run(folder, config, run_folder.rows())
-    assert [path.name for path in written] == ["C1_baseline", "C2_baseline", "C1_FL_local", "FL_global"]  # no other weights are there
+    assert [path.name for path in written] == [
+        "C1_baseline",
+        "C2_baseline",
+        "C1_FL_local",
+        "FL_global",
+    ]  # no other weights are there
     models = {path.name: model_folder.load(path) for path in written}
     assert {name: float(model.weights["end/classifier/kernel"].max()) for name, model in models.items()} == {
         "C1_baseline": 0, "C2_baseline": 1, "C1_FL_local": 2, "FL_global": 4  # the last round, not the first in a list
     }  # fmt: skip
     alone, together = models["C2_baseline"].training_data, models["FL_global"].training_data
-    assert alone["cases"] == {"C2": {"training": 1, "validation": 1, "test": 1}} and alone["view_mm"][2] == [300.0, 300.0]
-    assert together["view_mm"] == [[300.0, 350.0], [272.0, 360.0], [48.0, 300.0]] and together["epochs"] == 6
+    assert alone["cases"] == {"C2": {"training": 1, "validation": 1, "test": 1}} and alone[
+        "view_mm"
+    ][2] == [300.0, 300.0]
+    assert (
+        together["view_mm"] == [[300.0, 350.0], [272.0, 360.0], [48.0, 300.0]]
+        and together["epochs"] == 6
+    )
     scores = models["C2_baseline"].scores
     assert (
-        scores["test cases of C2"]["dice_tumour"]["mean"] == pytest.approx(0.5) and scores["test cases of C2"]["dice_tumour"]["cases"] == 3
+        scores["test cases of C2"]["dice_tumour"]["mean"] == pytest.approx(0.5)
+        and scores["test cases of C2"]["dice_tumour"]["cases"] == 3
     )
     assert scores["test cases of C1"]["dice_tumour"]["cases"] == 0
     assert models["FL_global"].plan["inference"]["window"] == [16, 16, 8]
@@ -82,17 +95,31 @@ def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it
 
 def test_the_gate_goes_into_the_folder_of_its_model_with_the_scores_that_it_leaves(run):
     folder, config = run
-    rows = [{**row, "score_tumour": 3.0 if row["site"] == "C2" else 1.0} for row in run_folder.rows()]
-    healthy = next(row for row in rows if row["model"] == "FL_global" and row["site"] == "C1" and row["grid"] == "training")
-    rows += [{**healthy, "case": 10 + i, "grid": "validation", "score_tumour": 0.5 * i} for i in range(4)]
+    rows = [
+        {**row, "score_tumour": 3.0 if row["site"] == "C2" else 1.0} for row in run_folder.rows()
+    ]
+    healthy = next(
+        row
+        for row in rows
+        if row["model"] == "FL_global" and row["site"] == "C1" and row["grid"] == "training"
+    )
+    rows += [
+        {**healthy, "case": 10 + i, "grid": "validation", "score_tumour": 0.5 * i} for i in range(4)
+    ]
     model_folders.write_run(folder, config, gated_rows.resolve(rows))
     gate = model_folder.load(folder / "models" / "FL_global").gate
     assert HealthyGate.from_json(gate) == HealthyGate(threshold=1.5, patients=4)
     assert model_folder.load(folder / "models" / "C2_baseline").gate == {}
     scores = model_folder.load(folder / "models" / "FL_global").scores
-    assert scores["test cases of C2 with the healthy gate"]["dice_tumour"]["mean"] == pytest.approx(0.4)
+    assert scores["test cases of C2 with the healthy gate"]["dice_tumour"]["mean"] == pytest.approx(
+        0.4
+    )
     card = (folder / "models" / "FL_global" / "model_card.md").read_text()
-    assert "no surer of it than 1.50" in card and "fitted on 4 validation cases" in card and "at most 20 % are expected" in card
+    assert (
+        "no surer of it than 1.50" in card
+        and "fitted on 4 validation cases" in card
+        and "at most 20 % are expected" in card
+    )
     assert "gate" not in (folder / "models" / "C2_baseline" / "model_card.md").read_text()
 
 
@@ -101,4 +128,7 @@ def test_tables_of_cases_and_means(tmp_path):
     assert len((tmp_path / "cases.csv").read_text().splitlines()) == 1 + 5 * 5 * 2
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "model,site,grid,measure,class,unit,mean,low,high,cases"
-    assert any(line.startswith("C2_baseline,C2,training,dice,tumour,,0.5") and line.endswith(",3") for line in lines)
+    assert any(
+        line.startswith("C2_baseline,C2,training,dice,tumour,,0.5") and line.endswith(",3")
+        for line in lines
+    )

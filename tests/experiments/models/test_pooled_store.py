@@ -34,7 +34,10 @@ def test_every_case_keeps_its_sites_split_and_is_found_by_its_site(stores):
     one, two = stores("C1", 4), stores("C2", 5)
     pooled = PooledStore([one, two])
     for split in ("training", "validation", "test"):
-        assert pooled.case_ids(split) == (*(f"C1/{i}" for i in one.case_ids(split)), *(f"C2/{i}" for i in two.case_ids(split)))
+        assert pooled.case_ids(split) == (
+            *(f"C1/{i}" for i in one.case_ids(split)),
+            *(f"C2/{i}" for i in two.case_ids(split)),
+        )
     assert len(pooled.case_ids("training")) == 2 + 3
     (test,) = two.case_ids("test")  # both sites call their cases case0, case1, ...
     np.testing.assert_array_equal(pooled.open(f"C2/{test}").image, two.open(test).image)

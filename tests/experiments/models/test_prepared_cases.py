@@ -33,7 +33,9 @@ def make_store(root, settings, site="C1", cases=5):
         )  # fmt: skip
     splits = {"training": names[:-2], "validation": names[-2:-1], "test": names[-1:]}
     sources = {name: {"image": name} for name in names}
-    case_store.write_index(root, site=site, seed=5, settings=settings, splits=splits, sources=sources)
+    case_store.write_index(
+        root, site=site, seed=5, settings=settings, splits=splits, sources=sources
+    )
     return root
 
 
@@ -81,7 +83,9 @@ def test_each_difference_is_named_with_both_values_and_the_remedy(tmp_path):
 
 def test_classes_and_format_are_compared_too(tmp_path):
     root = make_store(tmp_path, SAME)
-    change_index(root, lambda index: index.update(classes={"0": "background", "1": "liver"}, format=1))
+    change_index(
+        root, lambda index: index.update(classes={"0": "background", "1": "liver"}, format=1)
+    )
     assert found(root) == [
         "format: the prepared cases have 1, this release 2",
         "classes: the prepared cases have 0 background, 1 liver, the plan 0 background, 1 pancreas, 2 tumour",
@@ -93,19 +97,30 @@ def test_classes_and_format_are_compared_too(tmp_path):
 def test_a_store_of_an_earlier_release_opens_and_what_it_records_is_compared(tmp_path):
     root = make_store(tmp_path, OTHER)
     change_index(root, lambda index: [index.pop(name) for name in ("classes", "format", "release")])
-    assert prepared_cases.open_store(root, config(spacing_mm=(2.5, 2.5, 5.0), window_hu=(-1000.0, 1000.0))).site == "C1"
+    assert (
+        prepared_cases.open_store(
+            root, config(spacing_mm=(2.5, 2.5, 5.0), window_hu=(-1000.0, 1000.0))
+        ).site
+        == "C1"
+    )
     assert len(found(root, config())) == 2
-    assert "by a release that did not record itself" in prepared_cases.describe(case_store.record_of(root))
+    assert "by a release that did not record itself" in prepared_cases.describe(
+        case_store.record_of(root)
+    )
 
 
 def test_cases_of_different_settings_in_one_store_are_refused(tmp_path):
     root = make_store(tmp_path / "one", SAME)
     make_store(tmp_path / "other", OTHER)
     for name in ("case2", "case4"):
-        (root / "cases" / name / "case.json").write_bytes((tmp_path / "other" / "cases" / name / "case.json").read_bytes())
+        (root / "cases" / name / "case.json").write_bytes(
+            (tmp_path / "other" / "cases" / name / "case.json").read_bytes()
+        )
     (root / "cases" / "case5" / "case.json").unlink()
     problems = found(root, config())
-    assert "case 2 was made with target_mm [2.5, 2.5, 5.0], the index says [3.0, 3.0, 3.0]" in problems
+    assert (
+        "case 2 was made with target_mm [2.5, 2.5, 5.0], the index says [3.0, 3.0, 3.0]" in problems
+    )
     assert "case 5 is missing or not whole" in [*problems, *case_store.record_of(root).problems]
     assert {int(text.split()[1]) for text in case_store.record_of(root).problems} == {2, 4, 5}
     with pytest.raises(ValueError, match="case 4 was made with"):
@@ -123,10 +138,18 @@ def site(tmp_path):
 
 PROGRAMS = {
     "train_local": ["--site_folder=C1", "--initial_model=weights.safetensors"],
-    "train_pooled": ["--site_folders=C1,C2", "--initial_model=weights.safetensors", "--output=pooled"],
+    "train_pooled": [
+        "--site_folders=C1,C2",
+        "--initial_model=weights.safetensors",
+        "--output=pooled",
+    ],
     "join": ["--site_folder=C1", "--kit=kits/C1"],
     "score": ["--site_folder=C1", "--models=a:weights.safetensors", "--output=rows.jsonl"],
-    "reconstructions": ["--site_folder=C1", "--weights=weights.safetensors", "--output=picture.png"],
+    "reconstructions": [
+        "--site_folder=C1",
+        "--weights=weights.safetensors",
+        "--output=picture.png",
+    ],
     "package": ["--site_folder=C1", "--weights=weights.safetensors", "--name=a", "--output=model"],
 }
 
@@ -134,7 +157,9 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_program_trains_on_or_scores_cases_of_another_plan(site, program):
     if program == "package":
-        (site / "weights.safetensors").write_bytes((ROOT / "tests" / "c2fnas" / "fixtures" / "c2fnas_sum.safetensors").read_bytes())
+        (site / "weights.safetensors").write_bytes(
+            (ROOT / "tests" / "c2fnas" / "fixtures" / "c2fnas_sum.safetensors").read_bytes()
+        )
     done = run(site, program, "--spacing_mm=3,3,3", *PROGRAMS[program])
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("error: ") and "C1/cases" in last, done.stderr
@@ -144,15 +169,31 @@ def test_no_program_trains_on_or_scores_cases_of_another_plan(site, program):
 
 def test_the_doctor_compares_prepared_cases_with_the_plan(site):
     def finding(*flags):
-        done = run(site, "doctor", "--kit=kits/C1", "--site_folder=C1", "--server=localhost:1", "--timeout=0.2", "--json", *flags)
-        (one,) = [finding for finding in json.loads(done.stdout) if finding["check"] == "prepared cases"]
+        done = run(
+            site,
+            "doctor",
+            "--kit=kits/C1",
+            "--site_folder=C1",
+            "--server=localhost:1",
+            "--timeout=0.2",
+            "--json",
+            *flags,
+        )
+        (one,) = [
+            finding for finding in json.loads(done.stdout) if finding["check"] == "prepared cases"
+        ]
         return one
 
     wrong = finding("--profile=other", "--spacing_mm=3,3,3")
     assert wrong["state"] == "fault" and "prepare them again" in wrong["mend"]
-    assert "spacing_mm: the prepared cases have 2.5 x 2.5 x 5, the plan 3 x 3 x 3; window_hu" in wrong["found"]
+    assert (
+        "spacing_mm: the prepared cases have 2.5 x 2.5 x 5, the plan 3 x 3 x 3; window_hu"
+        in wrong["found"]
+    )
     right = finding("--profile=other", "--spacing_mm=2.5,2.5,5", "--window_hu=-1000,1000")
-    assert right["state"] == "good" and "5 of C1, 2.5 x 2.5 x 5 mm, -1000 to 1000 HU" in right["found"]
+    assert (
+        right["state"] == "good" and "5 of C1, 2.5 x 2.5 x 5 mm, -1000 to 1000 HU" in right["found"]
+    )
     assert finding()["state"] == "skipped"
     (site / "C1" / "cases" / "index.json").unlink()
     assert finding()["state"] == "fault"

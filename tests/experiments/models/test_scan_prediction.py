@@ -14,7 +14,11 @@ from experiments.models.scan_prediction import Settings
 from preprocessing import dicom, nifti
 from preprocessing.volume import Volume
 
-SETTINGS = Settings(spacing_mm=(2.0, 2.0, 2.0), window_hu=(-200.0, 250.0), window=WindowConfig((16, 16, 8), 0.5, "gaussian"))
+SETTINGS = Settings(
+    spacing_mm=(2.0, 2.0, 2.0),
+    window_hu=(-200.0, 250.0),
+    window=WindowConfig((16, 16, 8), 0.5, "gaussian"),
+)
 
 
 def threshold(patches):
@@ -22,7 +26,14 @@ def threshold(patches):
     return np.concatenate([np.zeros_like(patches), 4 * patches, 8 * patches - 2.4], axis=-1)
 
 
-def scan(path, *, box=(slice(8, 16), slice(8, 16), slice(4, 9)), shape=(30, 28, 14), spacing=(1.5, 1.5, 3.0), hu=80.0):
+def scan(
+    path,
+    *,
+    box=(slice(8, 16), slice(8, 16), slice(4, 9)),
+    shape=(30, 28, 14),
+    spacing=(1.5, 1.5, 3.0),
+    hu=80.0,
+):
     """Writes fat with a bright box; the affine is oblique and reverses two axes, and the header says more than a mask may repeat."""
     voxels = np.random.default_rng(1).normal(-90, 5, shape).round()
     voxels[0] = -1000
@@ -30,9 +41,9 @@ def scan(path, *, box=(slice(8, 16), slice(8, 16), slice(4, 9)), shape=(30, 28, 
         voxels[box] = hu
     turn = np.deg2rad(4)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ np.diag(
-        [-spacing[0], -spacing[1], spacing[2]]
-    )
+    affine[:3, :3] = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    ) @ np.diag([-spacing[0], -spacing[1], spacing[2]])
     affine[:3, 3] = (80, 60, -300)
     image = nibabel.Nifti1Image(voxels.astype(np.int16), affine)
     image.header["descrip"] = b"Doe Jane"
@@ -43,38 +54,67 @@ def scan(path, *, box=(slice(8, 16), slice(8, 16), slice(4, 9)), shape=(30, 28, 
 def test_the_mask_is_the_thresholded_scan_on_its_own_grid_with_its_header(tmp_path):
     image = scan(tmp_path / "ct.nii.gz")
     found = scan_prediction.predict_scan(
-        tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS, overlay=tmp_path / "look.png"
+        tmp_path / "ct.nii.gz",
+        tmp_path / "mask.nii.gz",
+        threshold,
+        SETTINGS,
+        overlay=tmp_path / "look.png",
     )
     mask = nibabel.load(tmp_path / "mask.nii.gz")
-    for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "pixdim", "quatern_b", "xyzt_units"):
+    for field in (
+        "sform_code",
+        "qform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "pixdim",
+        "quatern_b",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(mask.header[field], image.header[field])
     assert mask.header["descrip"].tobytes().strip(b"\0") == b""
     voxels = np.asarray(mask.dataobj)
     assert voxels[9:15, 9:15, 5:8].min() == 1  # the box without its border, which resampling blurs
     voxels[7:17, 7:17, 3:10] = 0
     assert not voxels.any()
-    assert found.volumes_ml["pancreas"] == pytest.approx(8 * 8 * 5 * 6.75 / 1000, rel=0.35) and found.volumes_ml["tumour"] == 0
+    assert (
+        found.volumes_ml["pancreas"] == pytest.approx(8 * 8 * 5 * 6.75 / 1000, rel=0.35)
+        and found.volumes_ml["tumour"] == 0
+    )
     assert found.components == {"pancreas": 1, "tumour": 0} and found.notes == ()
     assert (tmp_path / "look.png").stat().st_size > 1000
 
 
 def test_a_scan_smaller_than_the_window_is_surrounded_with_air(tmp_path):
     scan(tmp_path / "small.nii.gz", shape=(12, 11, 6), box=(slice(4, 9), slice(4, 9), slice(2, 5)))
-    large = Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=WindowConfig((32, 32, 32)))
-    scan_prediction.predict_scan(tmp_path / "small.nii.gz", tmp_path / "mask.nii.gz", threshold, large)
+    large = Settings(
+        spacing_mm=SETTINGS.spacing_mm,
+        window_hu=SETTINGS.window_hu,
+        window=WindowConfig((32, 32, 32)),
+    )
+    scan_prediction.predict_scan(
+        tmp_path / "small.nii.gz", tmp_path / "mask.nii.gz", threshold, large
+    )
     voxels = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
     assert voxels.shape == (12, 11, 6) and voxels[5:8, 5:8, 3].min() == 1 and voxels[0].max() == 0
 
 
 def test_probabilities_are_those_of_the_classes_on_the_scans_grid(tmp_path):
     scan(tmp_path / "ct.nii.gz")
-    scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS, probabilities=True)
-    values = {name: nifti.read_ct(tmp_path / f"mask.{name}.nii.gz") for name in ("pancreas", "tumour")}
+    scan_prediction.predict_scan(
+        tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, SETTINGS, probabilities=True
+    )
+    values = {
+        name: nifti.read_ct(tmp_path / f"mask.{name}.nii.gz") for name in ("pancreas", "tumour")
+    }
     logits = np.array([0, 4 * 55 / 225, 8 * 55 / 225 - 2.4])  # at 80 HU
     expected = np.exp(logits) / np.exp(logits).sum()
     assert values["pancreas"].array[11, 11, 6] == pytest.approx(expected[1], abs=0.01)
     assert values["tumour"].array[11, 11, 6] == pytest.approx(expected[2], abs=0.01)
-    assert values["pancreas"].affine.tobytes() == nifti.read_labels(tmp_path / "mask.nii.gz").affine.tobytes()
+    assert (
+        values["pancreas"].affine.tobytes()
+        == nifti.read_labels(tmp_path / "mask.nii.gz").affine.tobytes()
+    )
     assert nifti.read_labels(tmp_path / "mask.nii.gz").array[11, 11, 6] == 1
 
 
@@ -85,24 +125,42 @@ def test_the_largest_component_alone_stays_where_that_is_asked_for(tmp_path):
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "two.nii.gz")
     counts = []
     for largest in (False, True):
-        settings = Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=SETTINGS.window, largest_component=largest)
+        settings = Settings(
+            spacing_mm=SETTINGS.spacing_mm,
+            window_hu=SETTINGS.window_hu,
+            window=SETTINGS.window,
+            largest_component=largest,
+        )
         counts.append(
-            scan_prediction.predict_scan(tmp_path / "two.nii.gz", tmp_path / "m.nii.gz", threshold, settings).components["pancreas"]
+            scan_prediction.predict_scan(
+                tmp_path / "two.nii.gz", tmp_path / "m.nii.gz", threshold, settings
+            ).components["pancreas"]
         )
     assert counts == [2, 1]
 
 
 def test_what_a_reader_should_know_before_believing_a_mask(tmp_path):
     scan(tmp_path / "nothing.nii.gz", box=None)
-    found = scan_prediction.predict_scan(tmp_path / "nothing.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS)
+    found = scan_prediction.predict_scan(
+        tmp_path / "nothing.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS
+    )
     assert found.notes == ("nothing found: is the upper abdomen in the scan?",)
     scan(tmp_path / "cut.nii.gz", box=(slice(8, 16), slice(8, 16), slice(9, 14)))
-    (note,) = scan_prediction.predict_scan(tmp_path / "cut.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS).notes
+    (note,) = scan_prediction.predict_scan(
+        tmp_path / "cut.nii.gz", tmp_path / "m.nii.gz", threshold, SETTINGS
+    ).notes
     assert "reaches the border of the scan" in note
 
 
 def refuses(tmp_path, image, message, **changes):
-    settings = Settings(**{"spacing_mm": SETTINGS.spacing_mm, "window_hu": SETTINGS.window_hu, "window": SETTINGS.window, **changes})
+    settings = Settings(
+        **{
+            "spacing_mm": SETTINGS.spacing_mm,
+            "window_hu": SETTINGS.window_hu,
+            "window": SETTINGS.window,
+            **changes,
+        }
+    )
     with pytest.raises(ValueError, match=message) as caught:
         scan_prediction.predict_scan(image, tmp_path / "out" / "mask.nii.gz", threshold, settings)
     assert not list(tmp_path.rglob("*mask*"))
@@ -111,18 +169,34 @@ def refuses(tmp_path, image, message, **changes):
 
 def test_a_scan_without_the_expected_field_of_view_is_refused(tmp_path):
     scan(tmp_path / "head.nii.gz")  # 45 x 42 x 42 mm
-    text = refuses(tmp_path, tmp_path / "head.nii.gz", "covers 42 mm along z", expected_view_mm=(80.0, 80.0, 90.0))
-    assert str(tmp_path / "head.nii.gz") in text and "--accept_small_view" in text and "along x" not in text
+    text = refuses(
+        tmp_path,
+        tmp_path / "head.nii.gz",
+        "covers 42 mm along z",
+        expected_view_mm=(80.0, 80.0, 90.0),
+    )
+    assert (
+        str(tmp_path / "head.nii.gz") in text
+        and "--accept_small_view" in text
+        and "along x" not in text
+    )
     scan_prediction.predict_scan(
         tmp_path / "head.nii.gz",
         tmp_path / "m.nii.gz",
         threshold,
-        Settings(spacing_mm=SETTINGS.spacing_mm, window_hu=SETTINGS.window_hu, window=SETTINGS.window, expected_view_mm=(80.0, 80.0, 80.0)),
+        Settings(
+            spacing_mm=SETTINGS.spacing_mm,
+            window_hu=SETTINGS.window_hu,
+            window=SETTINGS.window,
+            expected_view_mm=(80.0, 80.0, 80.0),
+        ),
     )
 
 
 def test_what_is_no_ct_is_refused(tmp_path):
-    nifti.write_volume(tmp_path / "labels.nii.gz", Volume(np.ones((20, 20, 20), np.uint8), np.eye(4)))
+    nifti.write_volume(
+        tmp_path / "labels.nii.gz", Volume(np.ones((20, 20, 20), np.uint8), np.eye(4))
+    )
     refuses(tmp_path, tmp_path / "labels.nii.gz", r"labels\.nii\.gz.*HU")
     refuses(tmp_path, tmp_path / "none.nii.gz", r"none\.nii\.gz")
     (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b\0")
@@ -140,8 +214,13 @@ def test_a_full_disk_leaves_no_half_mask_and_keeps_the_one_that_was_there(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    with pytest.raises(ValueError, match=r"out.mask\.nii\.gz: cannot be written \(No space left on device; it takes \d+ bytes\)"):
-        scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "out" / "mask.nii.gz", threshold, SETTINGS)
+    with pytest.raises(
+        ValueError,
+        match=r"out.mask\.nii\.gz: cannot be written \(No space left on device; it takes \d+ bytes\)",
+    ):
+        scan_prediction.predict_scan(
+            tmp_path / "ct.nii.gz", tmp_path / "out" / "mask.nii.gz", threshold, SETTINGS
+        )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
     assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"an earlier mask"
 
@@ -174,10 +253,14 @@ def dicom_scan(folder, *, series="1.2.826.0.1.1", number=1, change=None):
 def test_one_of_several_series_is_chosen_by_the_programs_option(tmp_path):
     dicom_scan(tmp_path / "ct", series="1.2.3", number=1)
     dicom_scan(tmp_path / "ct", series="1.2.4", number=2)
-    text = refuses(tmp_path, tmp_path / "ct", r"1\.2\.3 \(number 1, 'phase 1', 14 slices\), 1\.2\.4 \(number 2")
+    text = refuses(
+        tmp_path, tmp_path / "ct", r"1\.2\.3 \(number 1, 'phase 1', 14 slices\), 1\.2\.4 \(number 2"
+    )
     assert "--series" in text and "manifest" not in text
     for chosen in ("1.2.4", "2"):
-        found = scan_prediction.predict_scan(tmp_path / "ct", tmp_path / f"m{chosen}.nii.gz", threshold, SETTINGS, series=chosen)
+        found = scan_prediction.predict_scan(
+            tmp_path / "ct", tmp_path / f"m{chosen}.nii.gz", threshold, SETTINGS, series=chosen
+        )
         assert found.components["pancreas"] == 1
 
 
@@ -198,7 +281,10 @@ def test_one_of_several_acquisitions_is_chosen_by_the_programs_option(tmp_path):
     text = refuses(tmp_path, tmp_path / "ct", r"#1 \(14 slices.*#2 \(14 slices")
     assert "--series" in text and "manifest" not in text
     assert (
-        scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "m.nii.gz", threshold, SETTINGS, series="#2").components["pancreas"] == 1
+        scan_prediction.predict_scan(
+            tmp_path / "ct", tmp_path / "m.nii.gz", threshold, SETTINGS, series="#2"
+        ).components["pancreas"]
+        == 1
     )
 
 
@@ -212,11 +298,17 @@ def test_a_zip_and_a_multi_frame_file_are_scans(tmp_path):
     ct = dicom.read_series(tmp_path / "ct")
     dicom_files.save(tmp_path / "frames", [dicom_files.enhanced(ct)], name=lambda i: "patient.dcm")
     scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "expected.nii.gz", threshold, SETTINGS)
-    for number, image in enumerate((tmp_path / "patient 1.ZIP", tmp_path / "frames" / "patient.dcm")):
+    for number, image in enumerate(
+        (tmp_path / "patient 1.ZIP", tmp_path / "frames" / "patient.dcm")
+    ):
         before = image.read_bytes()
         scan_prediction.predict_scan(image, tmp_path / f"{number}.nii.gz", threshold, SETTINGS)
-        assert (tmp_path / f"{number}.nii.gz").read_bytes() == (tmp_path / "expected.nii.gz").read_bytes() and image.read_bytes() == before
-    assert [scan_prediction.stem(name) for name in ("a/patient 1.ZIP", "a/patient.dcm", "1.2.840.113")] == [
+        assert (tmp_path / f"{number}.nii.gz").read_bytes() == (
+            tmp_path / "expected.nii.gz"
+        ).read_bytes() and image.read_bytes() == before
+    assert [
+        scan_prediction.stem(name) for name in ("a/patient 1.ZIP", "a/patient.dcm", "1.2.840.113")
+    ] == [
         "patient 1",
         "patient",
         "1.2.840.113",
@@ -225,7 +317,9 @@ def test_a_zip_and_a_multi_frame_file_are_scans(tmp_path):
 
 def test_what_is_unusual_in_a_series_is_a_note(tmp_path):
     dicom_scan(tmp_path / "ct", change=lambda made: made[2:])
-    found = scan_prediction.predict_scan(tmp_path / "ct", tmp_path / "mask.nii.gz", threshold, SETTINGS)
+    found = scan_prediction.predict_scan(
+        tmp_path / "ct", tmp_path / "mask.nii.gz", threshold, SETTINGS
+    )
     assert any("without 1, 2" in note and "D14" in note for note in found.notes)
 
 
@@ -238,29 +332,52 @@ def test_a_dicom_series_gets_a_mask_and_a_segmentation_object(tmp_path):
     voxels[0], voxels[8:16, 8:16, 4:9] = -1000, 80
     ct = series(tmp_path / "ct", voxels)
     found = scan_prediction.predict_scan(
-        tmp_path / "ct", tmp_path / "mask.nii.gz", threshold, SETTINGS, dicom_seg=tmp_path / "mask.dcm", model_name="FL_global"
+        tmp_path / "ct",
+        tmp_path / "mask.nii.gz",
+        threshold,
+        SETTINGS,
+        dicom_seg=tmp_path / "mask.dcm",
+        model_name="FL_global",
     )
     mask = nifti.read_labels(tmp_path / "mask.nii.gz")
     np.testing.assert_allclose(mask.affine, ct.affine, atol=1e-4)
     assert mask.array[10:14, 10:14, 5:8].min() == 1 and found.components["pancreas"] == 1
     written = pydicom.dcmread(tmp_path / "mask.dcm")
-    assert written.SegmentSequence[0].SegmentLabel == "Pancreas" and int(written.pixel_array.sum()) == int((mask.array == 1).sum())
+    assert written.SegmentSequence[0].SegmentLabel == "Pancreas" and int(
+        written.pixel_array.sum()
+    ) == int((mask.array == 1).sum())
     voxels[8:16, 8:16, 4:9] = -90
     series(tmp_path / "empty", voxels)
-    found = scan_prediction.predict_scan(tmp_path / "empty", tmp_path / "none.nii.gz", threshold, SETTINGS, dicom_seg=tmp_path / "none.dcm")
-    assert found.notes and not (tmp_path / "none.dcm").exists()  # an object without a segment cannot be
+    found = scan_prediction.predict_scan(
+        tmp_path / "empty",
+        tmp_path / "none.nii.gz",
+        threshold,
+        SETTINGS,
+        dicom_seg=tmp_path / "none.dcm",
+    )
+    assert (
+        found.notes and not (tmp_path / "none.dcm").exists()
+    )  # an object without a segment cannot be
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_the_gate_takes_out_a_tumour_below_its_threshold_alone_and_says_so(tmp_path, probabilities):
-    scan(tmp_path / "ct.nii.gz", hu=240.0)  # marked as tumour, about 120 voxels of 8 mm3 and a rim of pancreas
-    ungated = scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "plain.nii.gz", threshold, SETTINGS)
+    scan(
+        tmp_path / "ct.nii.gz", hu=240.0
+    )  # marked as tumour, about 120 voxels of 8 mm3 and a rim of pancreas
+    ungated = scan_prediction.predict_scan(
+        tmp_path / "ct.nii.gz", tmp_path / "plain.nii.gz", threshold, SETTINGS
+    )
     assert ungated.gate == "" and 0 < ungated.score < 1.5 and ungated.volumes_ml["tumour"] > 0.5
     plain = np.asarray(nibabel.load(tmp_path / "plain.nii.gz").dataobj)
     for limit, word in ((ungated.score - 0.01, "passed"), (ungated.score + 0.01, "stopped")):
         settings = dataclasses.replace(SETTINGS, gate=HealthyGate(threshold=limit, patients=6))
         found = scan_prediction.predict_scan(
-            tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, settings, probabilities=probabilities
+            tmp_path / "ct.nii.gz",
+            tmp_path / "mask.nii.gz",
+            threshold,
+            settings,
+            probabilities=probabilities,
         )
         mask = np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj)
         assert found.gate == word and found.score == pytest.approx(ungated.score, rel=1e-4)
@@ -269,12 +386,19 @@ def test_the_gate_takes_out_a_tumour_below_its_threshold_alone_and_says_so(tmp_p
             assert found.notes == ungated.notes
         else:
             assert found.volumes_ml["tumour"] == 0 and set(np.unique(mask)) <= {0, 1}
-            assert abs(int((mask == 1).sum()) - int((plain == 1).sum())) < 0.2 * (plain == 2).sum()  # voxels at the border go either way
-            assert "the healthy gate has taken out a marked tumour" in found.notes[0] and "--nogate shows it" in found.notes[0]
+            assert (
+                abs(int((mask == 1).sum()) - int((plain == 1).sum())) < 0.2 * (plain == 2).sum()
+            )  # voxels at the border go either way
+            assert (
+                "the healthy gate has taken out a marked tumour" in found.notes[0]
+                and "--nogate shows it" in found.notes[0]
+            )
 
 
 def test_a_scan_without_a_marked_tumour_neither_passes_nor_is_stopped(tmp_path):
     scan(tmp_path / "ct.nii.gz")
     settings = dataclasses.replace(SETTINGS, gate=HealthyGate(threshold=5.0, patients=6))
-    found = scan_prediction.predict_scan(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, settings)
+    found = scan_prediction.predict_scan(
+        tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", threshold, settings
+    )
     assert (found.score, found.gate, found.notes) == (0.0, "", ())

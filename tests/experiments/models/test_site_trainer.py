@@ -26,7 +26,9 @@ def store(tmp_path_factory):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
     listed = manifest.Manifest("C2", tuple(cases))
-    return pipeline.prepare(listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1))
+    return pipeline.prepare(
+        listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def tiny(genotype):
 
 def trainer(config, store, folder, **named):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    return site_trainer.SiteTrainer(config, store, folder, label="C2_FL_local", strategy=strategy, **named)
+    return site_trainer.SiteTrainer(
+        config, store, folder, label="C2_FL_local", strategy=strategy, **named
+    )
 
 
 def validated(folder):
@@ -60,11 +64,17 @@ def validated(folder):
     return [(line["round"], line["dice"]) for line in lines if line["event"] == "validation"]
 
 
-def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(config, store, initial, tmp_path):
+def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(
+    config, store, initial, tmp_path
+):
     site = trainer(config, store, tmp_path)
     rounds = dict(site.train_alone(initial))
     assert [number for number, _ in validated(tmp_path)] == [2, 4, 5]
-    assert [number for number, metrics in rounds.items() if "validation_dice" in metrics] == [2, 4, 5]
+    assert [number for number, metrics in rounds.items() if "validation_dice" in metrics] == [
+        2,
+        4,
+        5,
+    ]
     best = max(score for _, score in validated(tmp_path))
     first = next(number for number, score in validated(tmp_path) if score == best)
     assert site.best_score == {"dice": best, "round": first}
@@ -84,14 +94,18 @@ def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, ini
         os.umask(before)
     names = {path.name for path in folder.rglob("*")}
     assert {"checkpoint.safetensors", "best.safetensors", "examples", "history.jsonl"} <= names
-    assert any("tfevents" in name for name in names) and any(name.startswith("earlier_") for name in names)
+    assert any("tfevents" in name for name in names) and any(
+        name.startswith("earlier_") for name in names
+    )
     assert list(private.open_to_others(folder)) == [] == list(private.open_to_others(store.root))
 
 
 def test_how_often_changes_no_weight(config, store, initial, tmp_path):
     ends = []
     for every in (1, 2):
-        site = trainer(dataclasses.replace(config, validation_every=every), store, tmp_path / str(every))
+        site = trainer(
+            dataclasses.replace(config, validation_every=every), store, tmp_path / str(every)
+        )
         weights = initial
         for number in (1, 2, 3):
             weights, _ = site.train(weights, number)
@@ -100,12 +114,18 @@ def test_how_often_changes_no_weight(config, store, initial, tmp_path):
         np.testing.assert_array_equal(array, ends[1][name])
 
 
-def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(config, store, initial, tmp_path):
+def test_a_run_that_ends_before_the_first_validation_lends_the_model_it_has(
+    config, store, initial, tmp_path
+):
     site = trainer(config, store, tmp_path)
     weights, metrics = site.train(initial, 1)
     assert "validation_dice" not in metrics and validated(tmp_path) == []
-    lent = trainer(config, store, tmp_path).local_models()["C2_FL_local"]  # a restart in between makes no difference
-    assert set(lent) == set(weights) and all(np.array_equal(lent[name], array) for name, array in weights.items())
+    lent = trainer(config, store, tmp_path).local_models()[
+        "C2_FL_local"
+    ]  # a restart in between makes no difference
+    assert set(lent) == set(weights) and all(
+        np.array_equal(lent[name], array) for name, array in weights.items()
+    )
     assert [number for number, _ in validated(tmp_path)] == [1]
 
 
@@ -115,9 +135,17 @@ def test_the_specs_are_those_of_the_weights_that_it_trains(config, store, initia
     assert canonical(site.specs) == specs_of(weights)
 
 
-def test_a_site_that_lends_no_model_of_its_own_keeps_it_and_lends_what_it_was_told_to(config, store, initial, tmp_path):
+def test_a_site_that_lends_no_model_of_its_own_keeps_it_and_lends_what_it_was_told_to(
+    config, store, initial, tmp_path
+):
     named_weights.save(tmp_path / "earlier.safetensors", initial)
-    site = trainer(config, store, tmp_path, extra_models={"C2_baseline": tmp_path / "earlier.safetensors"}, lend_local=False)
+    site = trainer(
+        config,
+        store,
+        tmp_path,
+        extra_models={"C2_baseline": tmp_path / "earlier.safetensors"},
+        lend_local=False,
+    )
     site.train(initial, 1)
     assert set(site.local_models()) == {"C2_baseline"}
     assert set(site.best_model()) == set(initial)  # there, for the site's own use
@@ -128,7 +156,9 @@ def test_a_name_that_is_a_path_names_no_picture(config, store, initial, tmp_path
     for name in ("x/../../../escaped", "../escaped", "", "a\x00b", "x" * 65):
         with pytest.raises(errors.ServerMisbehaves, match="names a model"):
             site.evaluate(name, initial)
-        assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name], name
+        assert not [
+            path for path in tmp_path.rglob("*") if path.suffix == ".npy" or "escaped" in path.name
+        ], name
 
 
 # A round is `local_epochs` epochs with the learning rates of that round, whatever happened before it.
@@ -137,7 +167,10 @@ def test_a_name_that_is_a_path_names_no_picture(config, store, initial, tmp_path
 def steps_of(site):
     """Returns a list that grows with (step, learning rate) of every step that the site takes."""
     taken, write = [], site._board.training_step
-    site._board.training_step = lambda step, values: (taken.append((step, values["learning_rate"])), write(step, values))
+    site._board.training_step = lambda step, values: (
+        taken.append((step, values["learning_rate"])),
+        write(step, values),
+    )
     return taken
 
 
@@ -146,12 +179,21 @@ def of_round(number, config, steps_per_epoch):
     length = config.local_epochs * steps_per_epoch
     drop, total = config.learning_rate - config.final_learning_rate, length * config.num_rounds
     return [
-        (step, pytest.approx(config.final_learning_rate + drop * (1 + math.cos(math.pi * (step - 1) / total)) / 2, rel=1e-5))
+        (
+            step,
+            pytest.approx(
+                config.final_learning_rate
+                + drop * (1 + math.cos(math.pi * (step - 1) / total)) / 2,
+                rel=1e-5,
+            ),
+        )
         for step in range((number - 1) * length + 1, number * length + 1)
     ]
 
 
-def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken_back(config, store, initial, tmp_path):
+def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken_back(
+    config, store, initial, tmp_path
+):
     config = dataclasses.replace(config, num_rounds=6, local_epochs=2, validation_every=6)
     site, weights = trainer(config, store, tmp_path), initial
     taken, epoch = steps_of(site), site._sampler.steps_per_epoch
@@ -165,11 +207,15 @@ def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken
     taken.clear()
     site.score(before)
     site.evaluate("FL_global", before)
-    again, _ = site.train(before, 6)  # the server lost the update, or the run goes back when the evaluation has begun
+    again, _ = site.train(
+        before, 6
+    )  # the server lost the update, or the run goes back when the evaluation has begun
     assert taken == [] and all(np.array_equal(again[name], array) for name, array in first.items())
 
 
-def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(config, store, initial, tmp_path, monkeypatch):
+def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(
+    config, store, initial, tmp_path, monkeypatch
+):
     """An earlier release trained a late site's missed rounds too: its checkpoint is from the first of six epochs."""
     config = dataclasses.replace(config, num_rounds=4, local_epochs=2, validation_every=4)
     earlier, weights = trainer(config, store, tmp_path), initial
@@ -180,7 +226,9 @@ def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_
     earlier._save()
     killed = trainer(config, store, tmp_path)
     save, taken = killed._save, steps_of(killed)
-    monkeypatch.setattr(killed, "_save", lambda: (save(), 1 / 0))  # after the first epoch of its own
+    monkeypatch.setattr(
+        killed, "_save", lambda: (save(), 1 / 0)
+    )  # after the first epoch of its own
     with pytest.raises(ZeroDivisionError):
         killed.train(weights, 3)
     resumed = trainer(config, store, tmp_path)

@@ -38,8 +38,22 @@ STATUS = {
         },
     },
     "rounds": [
-        {"round": 1, "sites": {"C1": 252, "Hospital_2": 286}, "seconds": 9.04, "bytes": 160_000_000, "mean": 0.61, "worst": 0.5},
-        {"round": 2, "sites": {"C1": 252}, "seconds": None, "bytes": 80_000_000, "mean": None, "worst": None},
+        {
+            "round": 1,
+            "sites": {"C1": 252, "Hospital_2": 286},
+            "seconds": 9.04,
+            "bytes": 160_000_000,
+            "mean": 0.61,
+            "worst": 0.5,
+        },
+        {
+            "round": 2,
+            "sites": {"C1": 252},
+            "seconds": None,
+            "bytes": 80_000_000,
+            "mean": None,
+            "worst": None,
+        },
     ],
     "model_bytes": 78_240_000,
     "disk_free_bytes": 12_300_000_000,
@@ -68,12 +82,30 @@ def test_the_table_of_a_run_under_way():
 
 
 def test_a_server_that_nobody_has_come_to_yet():
-    empty = {**STATUS, "phase": "paused", "sites": {}, "rounds": [], "best_round": None, "warnings": []}
+    empty = {
+        **STATUS,
+        "phase": "paused",
+        "sites": {},
+        "rounds": [],
+        "best_round": None,
+        "warnings": [],
+    }
     text = status_table.render(empty)
-    assert "paused; 2 of 60 rounds done" in text and "no site has logged in yet" in text and "best" not in text
+    assert (
+        "paused; 2 of 60 rounds done" in text
+        and "no site has logged in yet" in text
+        and "best" not in text
+    )
 
 
 def test_only_the_newest_rounds_are_shown():
-    many = {**STATUS, "rounds": [{**STATUS["rounds"][0], "round": number} for number in range(1, 41)]}
-    shown = [line.split()[0] for line in status_table.render(many, rounds=3).splitlines() if line.strip()[:2].isdigit()]
+    many = {
+        **STATUS,
+        "rounds": [{**STATUS["rounds"][0], "round": number} for number in range(1, 41)],
+    }
+    shown = [
+        line.split()[0]
+        for line in status_table.render(many, rounds=3).splitlines()
+        if line.strip()[:2].isdigit()
+    ]
     assert shown == ["38", "39", "40"]

@@ -64,19 +64,35 @@ def test_the_json_holds_what_decided_the_numbers_and_the_numbers(finished):
     }  # fmt: skip
     assert content["contributing_cases"]["C1_baseline"]["pancreas_average"] == 5
     assert len(content["cases"]) == 5 * 5 * 2
-    assert [finding["holds"] for finding in content["findings"].values()] == [True, True, True, True]
+    assert [finding["holds"] for finding in content["findings"].values()] == [
+        True,
+        True,
+        True,
+        True,
+    ]
     assert content["stack"].startswith("tensorflow ") and "numpy" in content["stack"]
-    assert content["configuration"] == run_folder.CONFIGURATION and content["peak_memory_bytes"] == 3 * 2**30
+    assert (
+        content["configuration"] == run_folder.CONFIGURATION
+        and content["peak_memory_bytes"] == 3 * 2**30
+    )
 
 
 def test_the_markdown_puts_ours_beside_the_papers(finished):
     text = (finished / "table1.md").read_text()
-    assert table_cells(text, "C1_baseline") == ["85.0 (81.5)", "50.0 (42.4)", "0.0 (0.0)", "64.0 (60.3)", "32.0 (30.1)"]
+    assert table_cells(text, "C1_baseline") == [
+        "85.0 (81.5)",
+        "50.0 (42.4)",
+        "0.0 (0.0)",
+        "64.0 (60.3)",
+        "32.0 (30.1)",
+    ]
     assert table_cells(text, "test cases") == ["2 (84)", "3 (100)", "3 (100)", "5 (184)", ""]
     # the mean of the five: C1 85, 55, 80, 75, 80; C2 50, 70, 70, 70, 70; tumour 0, 50, 40, 50, 40
     assert table_cells(text, "**Average**")[:3] == ["75.0 (78.3)", "66.0 (60.7)", "36.0 (38.3)"]
     assert "78.3, 60.9, 40.7, 68.9, 54.8" in text and "send gradients" in text and "Fig. 4" in text
-    assert "C2_baseline 2 of 2" in text and "C1_baseline 0 of 2" in text  # false tumours in C1's healthy cases
+    assert (
+        "C2_baseline 2 of 2" in text and "C1_baseline 0 of 2" in text
+    )  # false tumours in C1's healthy cases
     assert "42.5 | 25.0 | 0.0 |" in text  # the native grid's table
     assert "Seed 2" in text and "3.0 GiB" in text and "Data: a synthetic cohort." in text
     for picture in (
@@ -96,24 +112,50 @@ def test_departures_are_what_differs_from_the_papers_flag_file_by_value(finished
     text = (finished / "table1.md").read_text()
     assert table_cells(text, "`filters`") == ["8", "32"]
     assert table_cells(text, "`num_rounds`") == ["2", "60 †"]  # the paper gives no number of rounds
-    paper = {"profile": "paper", "seed": 3, "filters": 32, "learning_rate": 1e-4, "patch_size": (96, 96, 96)}
+    paper = {
+        "profile": "paper",
+        "seed": 3,
+        "filters": 32,
+        "learning_rate": 1e-4,
+        "patch_size": (96, 96, 96),
+    }
     assert table1_report.departures(paper) == []
 
 
 def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
     fields = {field.name for field in dataclasses.fields(ExperimentConfig)}
-    unlike = {"vae_rate": 0.5, "missing_labels": "restricted", "absence_evidence": True, "precision": "mixed_float16", "clip_norm": 1.0}
+    unlike = {
+        "vae_rate": 0.5,
+        "missing_labels": "restricted",
+        "absence_evidence": True,
+        "precision": "mixed_float16",
+        "clip_norm": 1.0,
+    }
     assert {name for name, *_ in table1_report.departures(unlike)} == set(unlike)
     # what decides which run it is, how it is computed, what is done about accidents, and rows that Table 1 has besides
-    no_departure = {"seed", "class_prior", "instance_norm", "keep_checkpoints", "non_finite", "shared_candidates"}
+    no_departure = {
+        "seed",
+        "class_prior",
+        "instance_norm",
+        "keep_checkpoints",
+        "non_finite",
+        "shared_candidates",
+    }
     assert fields - table1_report._paper_settings().keys() == no_departure
 
 
 def test_the_csv_reads_back_with_counts_and_the_papers_numbers(finished):
-    lines = {row["model"]: row for row in csv.DictReader(io.StringIO((finished / "table1.csv").read_text()))}
+    lines = {
+        row["model"]: row
+        for row in csv.DictReader(io.StringIO((finished / "table1.csv").read_text()))
+    }
     assert list(lines) == [*paper_table.MODELS, "Average"]
     row = lines["C2_baseline"]
-    assert (float(row["C2_tumour"]), row["C2_tumour_cases"], row["C2_tumour_paper"]) == (50.0, "3", "54.5")
+    assert (float(row["C2_tumour"]), row["C2_tumour_cases"], row["C2_tumour_paper"]) == (
+        50.0,
+        "3",
+        "54.5",
+    )
 
 
 def test_order_and_repetition_of_the_rows_change_nothing(finished, tmp_path):
@@ -125,18 +167,35 @@ def test_order_and_repetition_of_the_rows_change_nothing(finished, tmp_path):
 
 def test_rows_may_come_from_an_iterator(finished, tmp_path):
     config = json.loads((finished / "table1.json").read_text())["configuration"]
-    content = table1_report.write(tmp_path, iter(run_folder.rows()), config={"profile": "demo", "seed": 1, **config}, wall_seconds={})
+    content = table1_report.write(
+        tmp_path,
+        iter(run_folder.rows()),
+        config={"profile": "demo", "seed": 1, **config},
+        wall_seconds={},
+    )
     assert content["rows"] == json.loads((finished / "table1.json").read_text())["rows"] != {}
 
 
 def test_a_partial_table_is_written_and_says_what_is_missing(tmp_path):
-    rows = [row for row in run_folder.rows(("C1_baseline", "FL_global")) if (row["model"], row["site"]) != ("FL_global", "C1")]
-    rows = [row for row in rows if (row["model"], row["site"], row["case"]) != ("FL_global", "C2", 3)]
+    rows = [
+        row
+        for row in run_folder.rows(("C1_baseline", "FL_global"))
+        if (row["model"], row["site"]) != ("FL_global", "C1")
+    ]
+    rows = [
+        row for row in rows if (row["model"], row["site"], row["case"]) != ("FL_global", "C2", 3)
+    ]
     content = table1_report.write_table(tmp_path, rows, METADATA)
     text = (tmp_path / "table1.md").read_text()
     assert set(content["rows"]) == {"C1_baseline", "FL_global"}
     assert "Not evaluated: C2_baseline, C1_FL_local, C2_FL_local." in text
-    assert table_cells(text, "FL_global") == ["– (82.3)", "70.0, n = 2 (65.4)", "35.0, n = 2 (46.4)", "– (73.1)", "– (59.8)"]
+    assert table_cells(text, "FL_global") == [
+        "– (82.3)",
+        "70.0, n = 2 (65.4)",
+        "35.0, n = 2 (46.4)",
+        "– (73.1)",
+        "– (59.8)",
+    ]
     assert "numbers are missing" in text
     table1_report.write_table(tmp_path, [], METADATA)
     assert json.loads((tmp_path / "table1.json").read_text())["rows"] == {}
@@ -147,13 +206,17 @@ def test_a_run_is_read_back(finished, tmp_path):
     assert run.document == json.loads((finished / "table1.json").read_text())
     assert list(run.histories) == ["C1_baseline", "C2_baseline", "C1_FL_local"]
     assert [event["event"] for event in run.histories["C1_FL_local"]] == ["epoch", "validation"] * 2
-    assert run.events[-1]["event"] == "aggregated" and [path.name for path in run.pictures] == ["comparison.png"]
+    assert run.events[-1]["event"] == "aggregated" and [path.name for path in run.pictures] == [
+        "comparison.png"
+    ]
     with pytest.raises(FileNotFoundError, match=r"table1\.json is not there; make it with"):
         table1_report.read(tmp_path)
 
 
 def test_several_runs_are_shown_as_mean_and_range():
-    contents = [table1_report.document(run_folder.rows(), {**METADATA, "seed": seed}) for seed in (1, 2)]
+    contents = [
+        table1_report.document(run_folder.rows(), {**METADATA, "seed": seed}) for seed in (1, 2)
+    ]
     contents[1]["rows"]["FL_global"]["C1_pancreas"] = 70.0
     contents[1]["findings"]["fl_global_beats_the_baselines"]["holds"] = False
     text = table1_report.several_markdown(contents)
@@ -162,7 +225,12 @@ def test_several_runs_are_shown_as_mean_and_range():
 
 
 def a_case(number, label):
-    return types.SimpleNamespace(number=number, image=np.zeros(label.shape, np.float16), label=label, target_mm=(3.0, 3.0, 3.0))
+    return types.SimpleNamespace(
+        number=number,
+        image=np.zeros(label.shape, np.float16),
+        label=label,
+        target_mm=(3.0, 3.0, 3.0),
+    )
 
 
 def test_a_site_draws_the_cases_it_has_masks_of_with_their_dice(tmp_path):
@@ -170,12 +238,25 @@ def test_a_site_draws_the_cases_it_has_masks_of_with_their_dice(tmp_path):
     label[5:9, 5:9, 2:4] = 1
     half = label.copy()
     half[5:7] = 0
-    for number, model, mask in ((4, "FL_global", half), (4, "C1_baseline", label), (9, "FL_global", label)):
+    for number, model, mask in (
+        (4, "FL_global", half),
+        (4, "C1_baseline", label),
+        (9, "FL_global", label),
+    ):
         np.save(tmp_path / f"case{number:03d}.{model}.npy", mask)
-    figure = table1_report.comparison([a_case(n, label) for n in (2, 4, 9)], tmp_path, "C1", count=2)
+    figure = table1_report.comparison(
+        [a_case(n, label) for n in (2, 4, 9)], tmp_path, "C1", count=2
+    )
     words = [text.get_text() for text in figure.texts]
     # half of 32 voxels found: 2*16/(16+32); no tumour anywhere: nothing to score
-    assert [word for word in words if word.startswith("P ")] == ["P 1.00   T –", "P 0.67   T –", "P 1.00   T –"]
-    assert [word for word in words if "case" in word and "," in word and "P" not in word] == ["C1, case 4", "C1, case 9"]
+    assert [word for word in words if word.startswith("P ")] == [
+        "P 1.00   T –",
+        "P 0.67   T –",
+        "P 1.00   T –",
+    ]
+    assert [word for word in words if "case" in word and "," in word and "P" not in word] == [
+        "C1, case 4",
+        "C1, case 9",
+    ]
     with pytest.raises(ValueError, match="no predicted mask of site C1's test cases"):
         table1_report.comparison([a_case(2, label)], tmp_path, "C1")

@@ -13,9 +13,14 @@ from tests.experiments import run_folder
 @pytest.fixture
 def finished(tmp_path):
     atomic.write_bytes(tmp_path / "initial.safetensors", b"weights")
-    atomic.write_json(tmp_path / "sites" / "C1" / "cases" / "index.json", {"site": "C1", "sources": {"a": "1f"}, "splits": {}})
+    atomic.write_json(
+        tmp_path / "sites" / "C1" / "cases" / "index.json",
+        {"site": "C1", "sources": {"a": "1f"}, "splits": {}},
+    )
     rows = run_folder.rows()
-    atomic.write_text(tmp_path / "server" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic.write_text(
+        tmp_path / "server" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+    )
     metadata = {
         "profile": "demo", "seed": 2, "stack": "s", "configuration": {}, "wall_seconds": {}, "fingerprints": fingerprints.of_run(tmp_path)
     }  # fmt: skip
@@ -30,7 +35,9 @@ def failing(folder):
 def test_an_untouched_run_holds(finished):
     checks = verification.verify(finished)
     assert [check.what for check in checks if check.holds is not True] == []
-    assert {"table from its rows", "models initial", "data C1", "rows as the sites sent them"} <= {check.what for check in checks}
+    assert {"table from its rows", "models initial", "data C1", "rows as the sites sent them"} <= {
+        check.what for check in checks
+    }
 
 
 def changed(folder, edit):
@@ -56,7 +63,10 @@ def test_a_touched_row_is_found_even_where_the_table_was_made_to_match(finished)
 
 def test_another_model_or_other_data_are_found_and_what_is_away_is_no_failure(finished):
     atomic.write_bytes(finished / "initial.safetensors", b"others")
-    atomic.write_json(finished / "sites" / "C1" / "cases" / "index.json", {"site": "C1", "sources": {"a": "2f"}, "splits": {}})
+    atomic.write_json(
+        finished / "sites" / "C1" / "cases" / "index.json",
+        {"site": "C1", "sources": {"a": "2f"}, "splits": {}},
+    )
     assert failing(finished) == ["models initial", "data C1"]
     (finished / "initial.safetensors").unlink()
     assert failing(finished) == ["data C1"]
@@ -66,7 +76,9 @@ def test_another_model_or_other_data_are_found_and_what_is_away_is_no_failure(fi
 
 def test_a_digest_of_rows_depends_on_their_content_alone():
     rows = run_folder.rows()
-    assert fingerprints.of_rows(rows) == fingerprints.of_rows([dict(reversed(row.items())) for row in rows[::-1]])
+    assert fingerprints.of_rows(rows) == fingerprints.of_rows(
+        [dict(reversed(row.items())) for row in rows[::-1]]
+    )
     assert fingerprints.of_rows(rows) != fingerprints.of_rows(rows[1:])
 
 
@@ -84,11 +96,18 @@ def test_the_program_says_so_by_its_exit_code(finished):
         verification.runs_in(finished / "sites")
 
 
-def test_a_measure_of_patients_that_was_touched_up_is_found_and_an_earlier_tables_absence_is_none(finished):
+def test_a_measure_of_patients_that_was_touched_up_is_found_and_an_earlier_tables_absence_is_none(
+    finished,
+):
     content = table1_report.read(finished).document
     assert verification._patients(content).holds is True
     touched = json.loads(json.dumps(content))
     touched["patients"]["FL_global"]["specificity"]["estimate"] = 0.5
     found = verification._patients(touched)
     assert found.holds is False and found.detail == "FL_global"
-    assert verification._patients({key: value for key, value in content.items() if key != "patients"}).holds is None
+    assert (
+        verification._patients(
+            {key: value for key, value in content.items() if key != "patients"}
+        ).holds
+        is None
+    )

@@ -13,29 +13,63 @@ SCORES = {"C1": [0.0, 1.0, 2.0, 4.0], "C2": [3.0, 4.0, 4.5, 9.0]}
 
 def row(model, site, case, grid, *, score=None, tumour=0.0, marked=True):
     keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
-    found = {**keys, "model": model, "site": site, "case": case, "grid": grid, "dice_pancreas": 0.8, "truth_ml_tumour": tumour}
-    found |= {"dice_tumour": 0.6 if tumour else 0.0, "volume_ml_tumour": 3.0 if marked else 0.0, "hd95_mm_tumour": 4.0}
-    found |= {"found_tumour": float(tumour > 0), "components_tumour": 1.0, "truth_components_tumour": float(tumour > 0)}
+    found = {
+        **keys,
+        "model": model,
+        "site": site,
+        "case": case,
+        "grid": grid,
+        "dice_pancreas": 0.8,
+        "truth_ml_tumour": tumour,
+    }
+    found |= {
+        "dice_tumour": 0.6 if tumour else 0.0,
+        "volume_ml_tumour": 3.0 if marked else 0.0,
+        "hd95_mm_tumour": 4.0,
+    }
+    found |= {
+        "found_tumour": float(tumour > 0),
+        "components_tumour": 1.0,
+        "truth_components_tumour": float(tumour > 0),
+    }
     return found if score is None else {**found, "score_tumour": score}
 
 
 def rows(model="FL_global"):
-    found = [row(model, "C1", 10 + i, "validation", score=score) for i, score in enumerate(SCORES["C1"])]
-    found += [row(model, "C2", 20 + i, "validation", tumour=5.0) for i in range(3)]  # a site with tumours sends no scores of these
-    found += [row(model, "C1", i, "training", score=score) for i, score in enumerate((3.9, 4.1), start=1)]
-    return found + [row(model, "C2", i, "training", score=score, tumour=5.0) for i, score in enumerate(SCORES["C2"], start=1)]
+    found = [
+        row(model, "C1", 10 + i, "validation", score=score) for i, score in enumerate(SCORES["C1"])
+    ]
+    found += [
+        row(model, "C2", 20 + i, "validation", tumour=5.0) for i in range(3)
+    ]  # a site with tumours sends no scores of these
+    found += [
+        row(model, "C1", i, "training", score=score) for i, score in enumerate((3.9, 4.1), start=1)
+    ]
+    return found + [
+        row(model, "C2", i, "training", score=score, tumour=5.0)
+        for i, score in enumerate(SCORES["C2"], start=1)
+    ]
 
 
 def test_the_gate_is_the_healthy_validation_cases_order_statistic_and_counts_on_test_rows():
-    assert {model: gate.threshold for model, gate in gated_rows.fit(rows()).items()} == {"FL_global": 4.0}
+    assert {model: gate.threshold for model, gate in gated_rows.fit(rows()).items()} == {
+        "FL_global": 4.0
+    }
     found = gated_rows.resolve(rows())
     assert not [line for line in found if line["grid"] == "validation"]
-    gated = {(line["site"], line["case"]): line for line in found if line["model"] == "FL_global_gated"}
+    gated = {
+        (line["site"], line["case"]): line for line in found if line["model"] == "FL_global_gated"
+    }
     assert [gated["C1", case]["volume_ml_tumour"] for case in (1, 2)] == [0.0, 3.0]
-    assert [gated["C1", case]["dice_tumour"] for case in (1, 2)] == [None, 0.0]  # nothing there and nothing marked does not count
+    assert [gated["C1", case]["dice_tumour"] for case in (1, 2)] == [
+        None,
+        0.0,
+    ]  # nothing there and nothing marked does not count
     assert [gated["C2", case]["dice_tumour"] for case in (1, 2, 3, 4)] == [0.0, 0.0, 0.6, 0.6]
     assert [gated["C2", case]["score_tumour"] for case in (1, 2, 3, 4)] == [0.0, 0.0, 4.5, 9.0]
-    assert all(line["dice_pancreas"] == 0.8 and line["gate_threshold"] == 4.0 for line in gated.values())
+    assert all(
+        line["dice_pancreas"] == 0.8 and line["gate_threshold"] == 4.0 for line in gated.values()
+    )
     table = paper_table.table(found)
     assert table["FL_global"].percent["C2_tumour"] == pytest.approx(60.0)
     assert table["FL_global_gated"].percent["C2_tumour"] == pytest.approx(30.0)
@@ -50,12 +84,18 @@ def test_a_stopped_row_is_what_the_mask_without_its_tumour_scores():
         truth[2:8, 2:8, 2:8] = 1
         if truth_has_one:
             truth[4:7, 4:7, 8:10] = 2
-        mask = np.where(rng.random(truth.shape) < 0.05, 2, np.roll(truth, 1, axis=0)).astype(np.uint8)
+        mask = np.where(rng.random(truth.shape) < 0.05, 2, np.roll(truth, 1, axis=0)).astype(
+            np.uint8
+        )
 
         def measured(prediction, truth=truth):
             scores = case_scores.compare(prediction, truth, (3.0, 3.0, 3.0))
             names = {1: "pancreas", 2: "tumour"}
-            return {k: v for class_, one in scores.items() for k, v in case_rows.columns(one, names[class_]).items()}
+            return {
+                k: v
+                for class_, one in scores.items()
+                for k, v in case_rows.columns(one, names[class_]).items()
+            }
 
         about = {"model": "m", "site": "C1", "case": 1, "grid": "training"}
         gate = healthy_gate.HealthyGate(threshold=1.0, patients=6)
@@ -69,8 +109,12 @@ def test_a_stopped_row_is_what_the_mask_without_its_tumour_scores():
 
 def test_too_few_healthy_patients_give_no_gate_and_rows_of_an_earlier_release_none_either():
     few = [line for line in rows() if not (line["grid"] == "validation" and line["case"] == 13)]
-    assert gated_rows.fit(few) == {} and {line["model"] for line in gated_rows.resolve(few)} == {"FL_global"}
-    earlier = [{key: value for key, value in line.items() if key != "score_tumour"} for line in rows()]
+    assert gated_rows.fit(few) == {} and {line["model"] for line in gated_rows.resolve(few)} == {
+        "FL_global"
+    }
+    earlier = [
+        {key: value for key, value in line.items() if key != "score_tumour"} for line in rows()
+    ]
     assert {line["model"] for line in gated_rows.resolve(earlier)} == {"FL_global"}
 
 

@@ -8,8 +8,22 @@ from experiments.results import paper_table
 
 
 def case(model, site, number, pancreas, tumour=None, grid="training", **volumes):
-    ml = {"volume_ml_pancreas": 70.0, "volume_ml_tumour": 0.0, "truth_ml_pancreas": 75.0, "truth_ml_tumour": 0.0 if site == "C1" else 9.0}
-    return {"model": model, "site": site, "case": number, "grid": grid, "dice_pancreas": pancreas, "dice_tumour": tumour, **ml, **volumes}
+    ml = {
+        "volume_ml_pancreas": 70.0,
+        "volume_ml_tumour": 0.0,
+        "truth_ml_pancreas": 75.0,
+        "truth_ml_tumour": 0.0 if site == "C1" else 9.0,
+    }
+    return {
+        "model": model,
+        "site": site,
+        "case": number,
+        "grid": grid,
+        "dice_pancreas": pancreas,
+        "dice_tumour": tumour,
+        **ml,
+        **volumes,
+    }
 
 
 def cohort(model, c1_pancreas, c2_pancreas, c2_tumour, counts, seed=0):
@@ -29,7 +43,12 @@ def cohort(model, c1_pancreas, c2_pancreas, c2_tumour, counts, seed=0):
 def paper_rows(counts=(84, 100)):
     rows = []
     for seed, model in enumerate(paper_table.MODELS):
-        rows += cohort(model, *(paper_table.PAPER_TABLE[model][c] for c in paper_table.COLUMNS[:3]), counts, seed)
+        rows += cohort(
+            model,
+            *(paper_table.PAPER_TABLE[model][c] for c in paper_table.COLUMNS[:3]),
+            counts,
+            seed,
+        )
     return rows
 
 
@@ -37,8 +56,16 @@ def test_fed_the_papers_dice_columns_its_derived_columns_come_out():
     lines = paper_table.table(paper_rows())
     for model in paper_table.MODELS:
         for column in paper_table.COLUMNS:
-            assert lines[model].percent[column] == pytest.approx(paper_table.PAPER_TABLE[model][column], abs=0.1), (model, column)
-        assert lines[model].cases == {"C1_pancreas": 84, "C2_pancreas": 100, "C2_tumour": 100, "pancreas_average": 184, "average": 0}
+            assert lines[model].percent[column] == pytest.approx(
+                paper_table.PAPER_TABLE[model][column], abs=0.1
+            ), (model, column)
+        assert lines[model].cases == {
+            "C1_pancreas": 84,
+            "C2_pancreas": 100,
+            "C2_tumour": 100,
+            "pancreas_average": 184,
+            "average": 0,
+        }
 
 
 def test_the_bottom_row_is_the_mean_of_the_five_models_and_not_what_the_paper_prints():
@@ -52,21 +79,31 @@ def test_the_bottom_row_is_the_mean_of_the_five_models_and_not_what_the_paper_pr
 def test_sites_weigh_by_their_cases_and_absent_classes_do_not_count():
     rows = [
         case("FL_global", "C1", 1, 0.9, None),
-        case("FL_global", "C1", 2, 0.7, 0.0),  # a false tumour in a healthy case: no part of C2's tumour column
+        case(
+            "FL_global", "C1", 2, 0.7, 0.0
+        ),  # a false tumour in a healthy case: no part of C2's tumour column
         case("FL_global", "C1", 5, 0.5, None),
         case("FL_global", "C2", 1, 0.3, 0.4),
         case("FL_global", "C2", 2, None, 0.8),
     ]
     row = paper_table.table(rows)["FL_global"]
     # C1 (0.9+0.7+0.5)/3, C2 0.3 of one case, tumour (0.4+0.8)/2; pancreas (2.1+0.3)/4 = 0.6; (0.6+0.6)/2
-    np.testing.assert_allclose([row.percent[c] for c in paper_table.COLUMNS], [70.0, 30.0, 60.0, 60.0, 60.0])
+    np.testing.assert_allclose(
+        [row.percent[c] for c in paper_table.COLUMNS], [70.0, 30.0, 60.0, 60.0, 60.0]
+    )
     assert [row.cases[c] for c in paper_table.COLUMNS] == [3, 1, 2, 4, 0]
 
 
 def test_grids_are_kept_apart_and_a_repeated_report_replaces_the_first():
-    rows = [case("C1_baseline", "C1", 1, 0.2), case("C1_baseline", "C1", 1, 0.6, grid="native"), case("C1_baseline", "C1", 1, 0.4)]
+    rows = [
+        case("C1_baseline", "C1", 1, 0.2),
+        case("C1_baseline", "C1", 1, 0.6, grid="native"),
+        case("C1_baseline", "C1", 1, 0.4),
+    ]
     assert paper_table.table(rows)["C1_baseline"].percent["C1_pancreas"] == pytest.approx(40.0)
-    assert paper_table.table(rows, grid="native")["C1_baseline"].percent["C1_pancreas"] == pytest.approx(60.0)
+    assert paper_table.table(rows, grid="native")["C1_baseline"].percent[
+        "C1_pancreas"
+    ] == pytest.approx(60.0)
 
 
 def test_a_partial_table_has_absent_rows_and_empty_cells_and_no_verdict():
@@ -89,13 +126,18 @@ def test_a_partial_table_has_absent_rows_and_empty_cells_and_no_verdict():
 def test_the_best_global_model_stands_beneath_the_mean_and_outside_it():
     rows = paper_rows((4, 6))
     without = paper_table.table(rows)
-    lines = paper_table.table(cohort("FL_best_global", 99, 99, 99, (4, 6)) + rows + cohort("extra", 1, 1, 1, (4, 6)))
+    lines = paper_table.table(
+        cohort("FL_best_global", 99, 99, 99, (4, 6)) + rows + cohort("extra", 1, 1, 1, (4, 6))
+    )
     assert list(lines) == [*paper_table.MODELS, "Average", "FL_best_global", "extra"]
     assert lines["Average"] == without["Average"]
 
 
 def test_the_papers_findings_hold_on_the_papers_numbers():
-    assert all(finding.holds is True for finding in paper_table.findings(paper_table.table(paper_rows())).values())
+    assert all(
+        finding.holds is True
+        for finding in paper_table.findings(paper_table.table(paper_rows())).values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,14 +146,25 @@ def test_the_papers_findings_hold_on_the_papers_numbers():
         ("C1_baseline", "C2_tumour", 0.06, "c1_baseline_finds_no_tumour"),
         ("C1_baseline", "C2_pancreas", 81.6, "baselines_drop_on_the_other_site"),
         ("C2_baseline", "C1_pancreas", 65.4, "baselines_drop_on_the_other_site"),
-        ("C2_FL_local", "average", 44.9, "fl_local_models_beat_the_baselines"),  # mean of the baselines: (30.1 + 59.8) / 2 = 44.95
+        (
+            "C2_FL_local",
+            "average",
+            44.9,
+            "fl_local_models_beat_the_baselines",
+        ),  # mean of the baselines: (30.1 + 59.8) / 2 = 44.95
         ("FL_global", "average", 44.9, "fl_global_beats_the_baselines"),
     ],
 )
 def test_each_finding_fails_by_itself(model, column, value, broken):
-    lines = {name: paper_table.TableRow(percent, {}) for name, percent in paper_table.PAPER_TABLE.items()}
-    lines[model] = dataclasses.replace(lines[model], percent={**lines[model].percent, column: value})
-    assert [name for name, finding in paper_table.findings(lines).items() if not finding.holds] == [broken]
+    lines = {
+        name: paper_table.TableRow(percent, {}) for name, percent in paper_table.PAPER_TABLE.items()
+    }
+    lines[model] = dataclasses.replace(
+        lines[model], percent={**lines[model].percent, column: value}
+    )
+    assert [name for name, finding in paper_table.findings(lines).items() if not finding.holds] == [
+        broken
+    ]
 
 
 def test_false_tumours_are_counted_in_healthy_cases_only():
@@ -125,8 +178,13 @@ def test_false_tumours_are_counted_in_healthy_cases_only():
 
 
 def test_several_runs_give_mean_and_range():
-    runs = [{"rows": {"FL_global": {"C1_pancreas": value, "average": None}}} for value in (70.0, 80.0, 84.0)] + [{"rows": {}}]
-    assert paper_table.several(runs) == {"FL_global": {"C1_pancreas": {"mean": 78.0, "lowest": 70.0, "highest": 84.0, "runs": 3}}}
+    runs = [
+        {"rows": {"FL_global": {"C1_pancreas": value, "average": None}}}
+        for value in (70.0, 80.0, 84.0)
+    ] + [{"rows": {}}]
+    assert paper_table.several(runs) == {
+        "FL_global": {"C1_pancreas": {"mean": 78.0, "lowest": 70.0, "highest": 84.0, "runs": 3}}
+    }
 
 
 def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
@@ -135,7 +193,9 @@ def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert paper_table.read_rows(file) == rows
     file.write_text(json.dumps(rows[0]) + '\n{"model": "C1_baseline", "case": 7}\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: the row of case 7 lacks site, grid"):
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl, line 2: the row of case 7 lacks site, grid"
+    ):
         paper_table.read_rows(file)
     file.write_text('{"model"\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: not valid JSON"):

@@ -11,7 +11,9 @@ from experiments.results import patients
 KEYS = ("truth_components_tumour", "found_tumour", "false_components_tumour", "score_tumour")
 
 
-def row(case, *, site="C1", model="FL_global", tumours=0, found=0, false=0, score=0.0, grid="training"):
+def row(
+    case, *, site="C1", model="FL_global", tumours=0, found=0, false=0, score=0.0, grid="training"
+):
     marked = found + false
     about = {"model": model, "site": site, "case": case, "grid": grid}
     return about | {
@@ -30,15 +32,22 @@ ROWS = [
 
 def test_measures_by_hand():
     found = patients.of_rows(ROWS)["FL_global"]
-    estimates = {name: (found[name]["estimate"], found[name]["count"]) for name in patients.MEASURES}
-    assert estimates["sensitivity"] == (3 / 4, 4)  # case 3 is called for the wrong reason, and called
+    estimates = {
+        name: (found[name]["estimate"], found[name]["count"]) for name in patients.MEASURES
+    }
+    assert estimates["sensitivity"] == (
+        3 / 4,
+        4,
+    )  # case 3 is called for the wrong reason, and called
     assert estimates["specificity"] == (2 / 4, 4)
     assert estimates["tumours_found"] == (2 / 5, 5)
     assert estimates["false_alarms"] == (4 / 4, 4)
     # scores 9, 5, 1, 0 against 0, 2, 5, 0: wins 4 + 3.5 + 2 + 1 of 16
     assert estimates["auc"] == (10.5 / 16, 8)
     exact = stats.binomtest(3, 4).proportion_ci(0.95, "exact")
-    assert (found["sensitivity"]["low"], found["sensitivity"]["high"]) == pytest.approx((exact.low, exact.high))
+    assert (found["sensitivity"]["low"], found["sensitivity"]["high"]) == pytest.approx(
+        (exact.low, exact.high)
+    )
 
 
 def test_the_auc_is_mann_and_whitneys():
@@ -53,7 +62,9 @@ def test_the_auc_is_mann_and_whitneys():
 def test_the_interval_of_the_auc_covers(ill, healthy, true):
     rng, runs = np.random.default_rng(2), 1000
     shift = np.sqrt(2) * stats.norm.ppf(true)  # binormal
-    areas = [patients.auc(rng.normal(shift, 1, ill), rng.normal(0, 1, healthy)) for _ in range(runs)]
+    areas = [
+        patients.auc(rng.normal(shift, 1, ill), rng.normal(0, 1, healthy)) for _ in range(runs)
+    ]
     intervals = {area: patients.auc_interval(area, ill, healthy) for area in set(areas)}
     covered = np.mean([intervals[area].low <= true <= intervals[area].high for area in areas])
     assert covered >= 0.93
@@ -69,7 +80,13 @@ def test_the_free_response_curve_ends_at_the_mask_as_it_is():
     curve = patients.of_rows(ROWS)["FL_global"]["froc"]
     steps = [(point["threshold"], point["false_alarms"], point["found"]) for point in curve]
     # patients above 9: none; above 5: the one of 9; above 2: those of 9, 5 and 5; above 1: also 2; above 0: also 1
-    assert steps == [(9.0, 0.0, 0.0), (5.0, 0.0, 1 / 5), (2.0, 2 / 8, 2 / 5), (1.0, 5 / 8, 2 / 5), (0.0, 7 / 8, 2 / 5)]
+    assert steps == [
+        (9.0, 0.0, 0.0),
+        (5.0, 0.0, 1 / 5),
+        (2.0, 2 / 8, 2 / 5),
+        (1.0, 5 / 8, 2 / 5),
+        (0.0, 7 / 8, 2 / 5),
+    ]
     exact = stats.binomtest(2, 5).proportion_ci(0.95, "exact")
     assert (curve[-1]["low"], curve[-1]["high"]) == pytest.approx((exact.low, exact.high))
 
@@ -78,36 +95,60 @@ def test_rows_of_an_earlier_release_say_what_they_can():
     earlier = [{key: value for key, value in line.items() if key not in KEYS} for line in ROWS]
     found = patients.of_rows(earlier)["FL_global"]
     assert found["sensitivity"]["estimate"] == 3 / 4 and found["specificity"]["estimate"] == 2 / 4
-    assert found["auc"] is found["tumours_found"] is found["false_alarms"] is None and found["froc"] == []
-    assert "| FL_global | 3 of 4, 75 % [19, 99] | 2 of 4, 50 % [7, 93] | – | – | – |" in patients_table.markdown({"FL_global": found})
+    assert (
+        found["auc"] is found["tumours_found"] is found["false_alarms"] is None
+        and found["froc"] == []
+    )
+    assert (
+        "| FL_global | 3 of 4, 75 % [19, 99] | 2 of 4, 50 % [7, 93] | – | – | – |"
+        in patients_table.markdown({"FL_global": found})
+    )
 
 
 def test_patients_of_two_cohorts_are_added_and_those_of_one_count_once():
     better = [dict(line, volume_ml_tumour=0.0) if line["site"] == "C1" else line for line in ROWS]
-    apart = patients.of_runs([patients.Run("seed 1", ROWS), patients.Run("seed 2", better)])["FL_global"]
+    apart = patients.of_runs([patients.Run("seed 1", ROWS), patients.Run("seed 2", better)])[
+        "FL_global"
+    ]
     same = patients.of_runs([patients.Run("real", ROWS), patients.Run("real", better)])["FL_global"]
     assert (apart["specificity"]["estimate"], apart["specificity"]["count"]) == (6 / 8, 8)
     assert (same["specificity"]["estimate"], same["specificity"]["count"]) == (3 / 4, 4)
-    assert same["specificity"]["high"] - same["specificity"]["low"] > apart["specificity"]["high"] - apart["specificity"]["low"]
+    assert (
+        same["specificity"]["high"] - same["specificity"]["low"]
+        > apart["specificity"]["high"] - apart["specificity"]["low"]
+    )
 
 
 def test_the_auc_compares_patients_of_one_training_only():
     shifted = [dict(line, score_tumour=line["score_tumour"] + 100.0) for line in ROWS]
-    found = patients.of_runs([patients.Run("a", ROWS), patients.Run("b", shifted)])["FL_global"]["auc"]
+    found = patients.of_runs([patients.Run("a", ROWS), patients.Run("b", shifted)])["FL_global"][
+        "auc"
+    ]
     assert found["estimate"] == pytest.approx(10.5 / 16) and found["count"] == 16
 
 
 def test_a_model_without_healthy_patients_or_without_tumours_has_what_remains():
     ill = patients.of_rows([line for line in ROWS if line["site"] == "C2"])["FL_global"]
-    assert ill["specificity"] is ill["auc"] is ill["false_alarms"] is None and ill["tumours_found"]["count"] == 5
+    assert (
+        ill["specificity"] is ill["auc"] is ill["false_alarms"] is None
+        and ill["tumours_found"]["count"] == 5
+    )
     healthy = patients.of_rows([line for line in ROWS if line["site"] == "C1"])["FL_global"]
-    assert healthy["sensitivity"] is healthy["auc"] is healthy["tumours_found"] is None and healthy["froc"] == []
+    assert (
+        healthy["sensitivity"] is healthy["auc"] is healthy["tumours_found"] is None
+        and healthy["froc"] == []
+    )
 
 
 def test_the_picture_has_a_line_a_model_and_a_mark_for_its_gate():
     gated = [dict(line, model="FL_global_gated") for line in ROWS]
-    figure = figures.froc_figure(patients.of_rows([*ROWS, *gated, *[dict(line, model="C1_baseline") for line in ROWS]]))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["C1_baseline", "FL_global"]
+    figure = figures.froc_figure(
+        patients.of_rows([*ROWS, *gated, *[dict(line, model="C1_baseline") for line in ROWS]])
+    )
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "C1_baseline",
+        "FL_global",
+    ]
     (axes,) = figure.axes
     marks = [line.get_marker() for line in axes.lines if line.get_marker() in "os"]
     assert sorted(marks) == ["o", "o", "s"]

@@ -8,17 +8,32 @@ from preprocessing.volume import Volume
 
 
 def row(number, pancreas, tumour, site="C1"):
-    return {"model": "m", "site": site, "case": number, "grid": "training", "dice_pancreas": pancreas, "dice_tumour": tumour}
+    return {
+        "model": "m",
+        "site": site,
+        "case": number,
+        "grid": "training",
+        "dice_pancreas": pancreas,
+        "dice_tumour": tumour,
+    }
 
 
 def test_means_stand_with_their_interval_and_the_cases_behind_them():
     rows = [row(1, 0.5, None), row(2, 0.7, 0.0), row(3, 0.9, None)]
     summary = score_summary.of_rows(rows)
-    assert (summary["dice_pancreas"].estimate, summary["dice_pancreas"].count) == (pytest.approx(0.7), 3)
+    assert (summary["dice_pancreas"].estimate, summary["dice_pancreas"].count) == (
+        pytest.approx(0.7),
+        3,
+    )
     half = 4.30265 * (0.04 / 3) ** 0.5  # t(0.975, 2) times the standard error
-    assert (summary["dice_pancreas"].low, summary["dice_pancreas"].high) == (pytest.approx(0.7 - half, abs=1e-4), 1.0)  # no Dice above 1
+    assert (summary["dice_pancreas"].low, summary["dice_pancreas"].high) == (
+        pytest.approx(0.7 - half, abs=1e-4),
+        1.0,
+    )  # no Dice above 1
     assert (summary["dice_tumour"].estimate, summary["dice_tumour"].count) == (0.0, 1)
-    assert "| dice | tumour | 0 | 0 to 0.975 | 1 |" in score_summary.markdown(summary)  # one case: the others' Dice may be anything
+    assert "| dice | tumour | 0 | 0 to 0.975 | 1 |" in score_summary.markdown(
+        summary
+    )  # one case: the others' Dice may be anything
     one = score_summary.of_rows([{**row(1, 0.5, None), "volume_error_ml_pancreas": 3.0}])
     assert "| volume error ml | pancreas | 3 | ? to ? | 1 |" in score_summary.markdown(one)
     assert "hd95_mm_pancreas" not in summary  # a column that no row has
@@ -31,12 +46,17 @@ def test_means_stand_with_their_interval_and_the_cases_behind_them():
 
 
 def test_lines_of_a_federation_keep_models_and_sites_apart():
-    lines = score_summary.by_model([row(1, 0.5, None), row(1, 0.9, 0.3, site="C2"), row(2, 0.7, 0.5, site="C2")])
+    lines = score_summary.by_model(
+        [row(1, 0.5, None), row(1, 0.9, 0.3, site="C2"), row(2, 0.7, 0.5, site="C2")]
+    )
     found = {(line["site"], line["class"]): (line["mean"], line["cases"]) for line in lines}
     assert found == {
         ("C1", "pancreas"): (0.5, 1), ("C1", "tumour"): (None, 0), ("C2", "pancreas"): (pytest.approx(0.8), 2), ("C2", "tumour"): (0.4, 2)
     }  # fmt: skip
-    assert score_summary.csv_text(lines).splitlines()[0] == "model,site,grid,measure,class,unit,mean,low,high,cases"
+    assert (
+        score_summary.csv_text(lines).splitlines()[0]
+        == "model,site,grid,measure,class,unit,mean,low,high,cases"
+    )
 
 
 def test_files_on_one_grid_in_other_axis_orders_are_compared_where_their_voxels_lie(tmp_path):
@@ -48,7 +68,9 @@ def test_files_on_one_grid_in_other_axis_orders_are_compared_where_their_voxels_
     nifti.write_volume(tmp_path / "truth.nii.gz", Volume(truth, affine))
     nifti.write_volume(tmp_path / "mask.nii.gz", Volume(truth[::-1], flipped))
     columns = case_rows.of_files(tmp_path / "mask.nii.gz", tmp_path / "truth.nii.gz", None, 1.0)
-    assert columns["dice_pancreas"] == columns["nsd_tumour"] == 1 and columns["hd95_mm_pancreas"] == 0
+    assert (
+        columns["dice_pancreas"] == columns["nsd_tumour"] == 1 and columns["hd95_mm_pancreas"] == 0
+    )
     assert columns["volume_ml_tumour"] == pytest.approx(0.8 * 0.9 * 2.5 / 1000)
     assert "components_pancreas" not in columns and columns["components_tumour"] == 1
     flipped[0, 3] += 1
@@ -65,5 +87,9 @@ def test_every_column_may_leave_a_site(tmp_path):
     mask[1:3, 1:3, 1:3] = 2
     nifti.write_volume(tmp_path / "mask.nii.gz", Volume(mask, np.eye(4)))
     columns = case_rows.of_files(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz", None, 2.0)
-    (sent,) = report_filter.check_rows([{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}], site="C1", models=["m"])
+    (sent,) = report_filter.check_rows(
+        [{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}],
+        site="C1",
+        models=["m"],
+    )
     assert sent["surface_volume_ratio_tumour"] > 0 and sent["hd95_mm_pancreas"] is None

@@ -5,12 +5,26 @@ import json
 import pytest
 
 from experiments.results import paper_table, shared_choice
-from experiments.results.shared_choice import candidate_name, candidate_of, candidate_rounds, choose, resolve
+from experiments.results.shared_choice import (
+    candidate_name,
+    candidate_of,
+    candidate_rounds,
+    choose,
+    resolve,
+)
 
 
 def row(model, site, case, grid, pancreas, tumour):
     keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
-    return {**keys, "model": model, "site": site, "case": case, "grid": grid, "dice_pancreas": pancreas, "dice_tumour": tumour}
+    return {
+        **keys,
+        "model": model,
+        "site": site,
+        "case": case,
+        "grid": grid,
+        "dice_pancreas": pancreas,
+        "dice_tumour": tumour,
+    }
 
 
 # Round 12 is the better one at C1, which has no tumours; round 24 at C2.
@@ -28,7 +42,14 @@ ROWS = [
 def test_names_go_there_and_back():
     assert candidate_name("C1_FL_local", 24) == "C1_FL_local_r024"
     assert candidate_of("C1_FL_local_r024") == ("C1_FL_local", 24)
-    for other in ("C1_FL_local", "C1_baseline", "FL_global", "round_024", "C1_r024", "C1_FL_local_shared"):
+    for other in (
+        "C1_FL_local",
+        "C1_baseline",
+        "FL_global",
+        "round_024",
+        "C1_r024",
+        "C1_FL_local_shared",
+    ):
         assert candidate_of(other) is None
 
 
@@ -55,14 +76,23 @@ def test_the_mean_of_the_classes_over_all_sites_decides():
 
 
 def test_a_tumour_marked_in_a_healthy_patient_counts_against_a_candidate():
-    rows = [*ROWS, row("C1_FL_local_r024", "C1", 3, "validation", 0.8, 0.0), row("C1_FL_local_r012", "C1", 3, "validation", 0.9, None)]
+    rows = [
+        *ROWS,
+        row("C1_FL_local_r024", "C1", 3, "validation", 0.8, 0.0),
+        row("C1_FL_local_r012", "C1", 3, "validation", 0.9, None),
+    ]
     # r024's tumour is now (0.6 + 0) / 2 = 0.3 and its mean (0.7667 + 0.3) / 2 = 0.53
     assert choose(rows) == {"C1_FL_local": 24}
-    assert choose([*rows, row("C1_FL_local_r012", "C2", 4, "validation", 0.9, 0.9)]) == {"C1_FL_local": 12}  # ((0.85) + 0.45) / 2 = 0.65
+    assert choose([*rows, row("C1_FL_local_r012", "C2", 4, "validation", 0.9, 0.9)]) == {
+        "C1_FL_local": 12
+    }  # ((0.85) + 0.45) / 2 = 0.65
 
 
 def test_of_equals_the_later_round_is_taken_and_rows_sent_twice_count_once():
-    same = [row("C1_FL_local_r012", "C1", 1, "validation", 0.5, None), row("C1_FL_local_r024", "C1", 1, "validation", 0.5, None)]
+    same = [
+        row("C1_FL_local_r012", "C1", 1, "validation", 0.5, None),
+        row("C1_FL_local_r024", "C1", 1, "validation", 0.5, None),
+    ]
     assert choose(same) == {"C1_FL_local": 24}
     again = [*ROWS, *[row("C1_FL_local_r012", "C2", 2, "validation", 0.7, 0.0)] * 9]
     assert choose(again) == {"C1_FL_local": 24}
@@ -70,7 +100,9 @@ def test_of_equals_the_later_round_is_taken_and_rows_sent_twice_count_once():
 
 def test_test_rows_of_the_chosen_one_stand_under_its_row_and_the_others_are_gone():
     found = resolve(ROWS)
-    assert {line["model"] for line in found if line["grid"] == "validation"} == {"C1_FL_local_shared"}  # the healthy gate needs them
+    assert {line["model"] for line in found if line["grid"] == "validation"} == {
+        "C1_FL_local_shared"
+    }  # the healthy gate needs them
     test = [line for line in found if line["grid"] == "training"]
     assert [(line["model"], line["case"], line["dice_tumour"]) for line in test] == [
         ("C1_FL_local_shared", 7, 0.62),
@@ -85,4 +117,7 @@ def test_rows_read_from_a_run_are_resolved_and_the_table_has_the_row_below_the_p
     file.write_text("".join(json.dumps(line) + "\n" for line in ROWS))
     lines = paper_table.table(paper_table.read_rows(file))
     assert list(lines) == ["FL_global", "C1_FL_local_shared"]
-    assert lines[shared_choice.candidate_of("C1_FL_local_r024")[0] + "_shared"].percent["C2_tumour"] == 62.0
+    assert (
+        lines[shared_choice.candidate_of("C1_FL_local_r024")[0] + "_shared"].percent["C2_tumour"]
+        == 62.0
+    )

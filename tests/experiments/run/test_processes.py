@@ -25,7 +25,9 @@ def modules(tmp_path, monkeypatch):
     (tmp_path / "works.py").write_text(
         "import sys\nprint('step 1', end='\\r')\nprint('step 2')\nblock = bytearray(200 << 20)\nsys.stdin.read()\n"
     )
-    (tmp_path / "fails.py").write_text("import sys\nprint('reading')\nprint('error: scan.nii.gz: truncated; copy it again')\nsys.exit(1)\n")
+    (tmp_path / "fails.py").write_text(
+        "import sys\nprint('reading')\nprint('error: scan.nii.gz: truncated; copy it again')\nsys.exit(1)\n"
+    )
     (tmp_path / "waits.py").write_text("import signal\nprint('up', flush=True)\nsignal.pause()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
@@ -41,7 +43,10 @@ def test_programs_end_well_and_their_last_words_and_memory_are_seen(modules):
 
 def test_a_failing_program_is_explained_and_the_others_are_stopped(modules):
     with (
-        pytest.raises(processes.ProgramFailed, match=r"C2 ended with exit code 1.*C2\.log\n  error: scan\.nii\.gz: truncated"),
+        pytest.raises(
+            processes.ProgramFailed,
+            match=r"C2 ended with exit code 1.*C2\.log\n  error: scan\.nii\.gz: truncated",
+        ),
         processes.ProgramGroup(modules / "logs") as group,
     ):
         server = group.start("server", "waits", [])
@@ -88,14 +93,22 @@ def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(tmp_path, number):
+def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(
+    tmp_path, number
+):
     """A server that outlived it would keep port and store, and the next start would be refused."""
     kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
     config = test_study.CONFIG
-    plan = configuration.plan(config, genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json())
+    plan = configuration.plan(
+        config,
+        genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json(),
+    )
     initial = toy.write_initial(tmp_path / "initial.safetensors", plan=plan)
     store = tmp_path / "store"
-    settings = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+    settings = {
+        name: ",".join(map(str, v)) if isinstance(v, tuple) else v
+        for name, v in dataclasses.asdict(config).items()
+    }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     serve = [
         "experiments.serve",
@@ -106,8 +119,21 @@ def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_
         f"--store={store}",
         f"--initial_model={initial}",
     ]
-    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *serve]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.experiments.programs_program",
+        str(tmp_path / "logs"),
+        *serve,
+    ]
+    parent = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=usual,
+    )
     server = psutil.Process(int(parent.stdout.readline()))
     log = tmp_path / "logs" / "one.log"
     while "serving on port" not in log.read_text():
@@ -116,18 +142,43 @@ def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_
     parent.send_signal(number)
     _, errors = parent.communicate(timeout=60)
     assert parent.returncode == -number
-    assert errors.splitlines()[-1:] == (["stopped by SIGTERM; run the same command again to resume"] if number == signal.SIGTERM else [])
+    assert errors.splitlines()[-1:] == (
+        ["stopped by SIGTERM; run the same command again to resume"]
+        if number == signal.SIGTERM
+        else []
+    )
     assert number != signal.SIGTERM or not server.is_running()
     assert _ended(server)
     assert json.loads((store / "events.jsonl").read_text().splitlines()[-1])["event"] == "stopped"
-    assert "stopped; run the same command again to resume" in log.read_text() and "Traceback" not in log.read_text()
+    assert (
+        "stopped; run the same command again to resume" in log.read_text()
+        and "Traceback" not in log.read_text()
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_program_ends_with_the_one_that_started_it_while_it_works_or_imports(tmp_path, number):
-    cohort = ["experiments.synthesize", "--site=C1", "--cases=100000", f"--output={tmp_path / 'cohort'}"]
-    command = [sys.executable, "-m", "tests.experiments.programs_program", str(tmp_path / "logs"), *cohort]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
+    cohort = [
+        "experiments.synthesize",
+        "--site=C1",
+        "--cases=100000",
+        f"--output={tmp_path / 'cohort'}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.experiments.programs_program",
+        str(tmp_path / "logs"),
+        *cohort,
+    ]
+    parent = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=usual,
+    )
     started = psutil.Process(int(parent.stdout.readline()))
     parent.send_signal(number)
     parent.communicate(timeout=60)

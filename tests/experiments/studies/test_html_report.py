@@ -43,7 +43,9 @@ def test_a_page_needs_nothing_but_itself(run):
 def test_pictures_of_a_private_cohort_stay_at_the_sites(run):
     private = joint(run, "private")
     assert "data:image/" not in private and "Each has a page of its own" in private
-    assert joint(run).count("data:image/") == 4 * (2 + 3)  # CT, truth, two models; two test cases of C1, three of C2
+    assert joint(run).count("data:image/") == 4 * (
+        2 + 3
+    )  # CT, truth, two models; two test cases of C1, three of C2
     page = html_report.site_page(run, "C1", run_folder.rows())
     assert page.count("data:image/") == 4 * 2
     for text in (private, joint(run), page):
@@ -53,22 +55,52 @@ def test_pictures_of_a_private_cohort_stay_at_the_sites(run):
 def test_a_page_of_a_whole_study_of_184_cases_is_small(tmp_path):
     rng = np.random.default_rng(1)
     rows = []
-    for model in (*run_folder.DICE, "FL_best_global", "pooled", "finetuned_C1_to_C2", "finetuned_C2_to_C1", "FL_global_no_vae"):
+    for model in (
+        *run_folder.DICE,
+        "FL_best_global",
+        "pooled",
+        "finetuned_C1_to_C2",
+        "finetuned_C2_to_C1",
+        "FL_global_no_vae",
+    ):
         for site, count in (("C1", 84), ("C2", 100)):
             for case in range(1, count + 1):
                 for grid in ("training", "native"):
-                    row = {"model": model, "site": site, "case": case, "grid": grid, "truth_ml_pancreas": 70.0}
-                    row |= {"truth_ml_tumour": 9.0 * (site == "C2"), "dice_pancreas": rng.uniform(), "volume_ml_pancreas": rng.uniform()}
-                    row |= {"dice_tumour": rng.uniform() if site == "C2" else None, "volume_ml_tumour": rng.uniform()}
+                    row = {
+                        "model": model,
+                        "site": site,
+                        "case": case,
+                        "grid": grid,
+                        "truth_ml_pancreas": 70.0,
+                    }
+                    row |= {
+                        "truth_ml_tumour": 9.0 * (site == "C2"),
+                        "dice_pancreas": rng.uniform(),
+                        "volume_ml_pancreas": rng.uniform(),
+                    }
+                    row |= {
+                        "dice_tumour": rng.uniform() if site == "C2" else None,
+                        "volume_ml_tumour": rng.uniform(),
+                    }
                     rows.append(row)
-    table1_report.write_table(tmp_path, rows, {"profile": "demo", "seed": 1, "stack": "s", "configuration": {}, "wall_seconds": {}})
+    table1_report.write_table(
+        tmp_path,
+        rows,
+        {"profile": "demo", "seed": 1, "stack": "s", "configuration": {}, "wall_seconds": {}},
+    )
     content = study_results.of_one_run(tmp_path)
-    page = html_report.study_page({**content, "cases": [{**row, "seed": seed} for row in content["cases"] for seed in (1, 2, 3)]}, tmp_path)
+    page = html_report.study_page(
+        {
+            **content,
+            "cases": [{**row, "seed": seed} for row in content["cases"] for seed in (1, 2, 3)],
+        },
+        tmp_path,
+    )
     assert len(page) < 4e6  # three seeds, numbers alone; 20 MB with pictures
     found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
-    assert len(found["cases"]["rows"]) == 10 * 184 * 2 * 3 and found["cases"]["rows"][0][5] == round(
-        content["cases"][0]["dice_pancreas"], 4
-    )
+    assert len(found["cases"]["rows"]) == 10 * 184 * 2 * 3 and found["cases"]["rows"][0][
+        5
+    ] == round(content["cases"][0]["dice_pancreas"], 4)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +114,9 @@ def opened(window, page, folder):
     atomic.write_text(path, page)
     window.size(1280, 900)
     window.open(path.as_uri())
-    window.wait_for("return !document.getElementById('browser') || document.getElementById('browser').dataset.ready !== undefined")
+    window.wait_for(
+        "return !document.getElementById('browser') || document.getElementById('browser').dataset.ready !== undefined"
+    )
     assert window.messages() == []
 
 
@@ -104,9 +138,20 @@ def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run
         drawn = {}
         for option in window.run(OPTIONS, control):
             assert window.run(CHOOSE, control, option) == option
-            drawn[option] = window.run("return document.getElementById(arguments[0]).innerHTML", place)
-            assert drawn[option] and "NaN" not in drawn[option] and "undefined" not in drawn[option], (control, option)
-        if control in ("table-grid", "verdict-filter", "case-measure", "case-grid", "pair-y", "curve-part"):
+            drawn[option] = window.run(
+                "return document.getElementById(arguments[0]).innerHTML", place
+            )
+            assert (
+                drawn[option] and "NaN" not in drawn[option] and "undefined" not in drawn[option]
+            ), (control, option)
+        if control in (
+            "table-grid",
+            "verdict-filter",
+            "case-measure",
+            "case-grid",
+            "pair-y",
+            "curve-part",
+        ):
             assert len(set(drawn.values())) > 1, control
         window.run(CHOOSE, control, next(iter(drawn)))
     # FL_global: 80 on C1 by hand, 40 on the native grid
@@ -120,10 +165,18 @@ def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run
     cells = "return [...document.querySelectorAll('#s-patients tr')].map(r => [...r.children].map(c => c.textContent)).find(r => r[0] === 'C2_baseline')"
     assert [cell.split(",")[0] for cell in window.run(cells)[1:3]] == ["3 of 3", "0 of 2"]
     states = [
-        window.run("document.getElementById('theme').click(); return document.documentElement.dataset.theme || 'auto'") for _ in range(3)
+        window.run(
+            "document.getElementById('theme').click(); return document.documentElement.dataset.theme || 'auto'"
+        )
+        for _ in range(3)
     ]
     assert states == ["light", "dark", "auto"]
-    assert window.run("let printed = 0; window.print = () => printed++; document.getElementById('print').click(); return printed") == 1
+    assert (
+        window.run(
+            "let printed = 0; window.print = () => printed++; document.getElementById('print').click(); return printed"
+        )
+        == 1
+    )
     tip = "document.querySelector('#cases .dot').dispatchEvent(new MouseEvent('mousemove', {clientX: 9, clientY: 9})); return document.getElementById('tip').textContent"
     assert "case 1, seed 2" in window.run(tip)
     assert window.messages() == []
@@ -137,7 +190,9 @@ for (let i = 0; i < d.length; i += 4) { if (d[i + 2] > d[i] + 40) blue++; if (d[
 @needs_browser
 def test_the_slice_browser_shows_masks_moves_and_hides_them(run, window, tmp_path):
     opened(window, html_report.site_page(run, "C2", run_folder.rows()), tmp_path)
-    names = window.run("return [...document.querySelectorAll('#browser-panels figcaption span:first-child')].map(s => s.textContent)")
+    names = window.run(
+        "return [...document.querySelectorAll('#browser-panels figcaption span:first-child')].map(s => s.textContent)"
+    )
     assert names == ["CT", "truth", "C1_baseline", "FL_global"]
     ct, truth, without, same = window.run(PIXELS)
     assert ct == [0, 0] and min(truth) > 0 and same == truth and without == [truth[0], 0]
@@ -156,7 +211,9 @@ def test_the_slice_browser_shows_masks_moves_and_hides_them(run, window, tmp_pat
     before = window.run(position)
     window.run(slide, "browser-slice", 0)
     assert window.run(position).startswith("1 of ") and window.run(position) != before
-    window.run("document.querySelector('#browser-panels canvas').dispatchEvent(new WheelEvent('wheel', {deltaY: 5, cancelable: true}))")
+    window.run(
+        "document.querySelector('#browser-panels canvas').dispatchEvent(new WheelEvent('wheel', {deltaY: 5, cancelable: true}))"
+    )
     assert window.run(position).startswith("2 of ")
     for index, _ in enumerate(window.run(OPTIONS, "browser-case")):
         window.run(CHOOSE, "browser-case", str(index))
@@ -171,9 +228,9 @@ def test_the_page_is_readable_in_the_dark_on_a_phone_and_on_paper(run, window, t
     light = window.run(colours)
     window.media(scheme="dark")
     dark = window.run(colours)
-    assert light[0] == "rgb(255, 255, 255)" and sum(map(int, re.findall(r"\d+", dark[0]))) < 150 < sum(
-        map(int, re.findall(r"\d+", dark[1]))
-    )
+    assert light[0] == "rgb(255, 255, 255)" and sum(
+        map(int, re.findall(r"\d+", dark[0]))
+    ) < 150 < sum(map(int, re.findall(r"\d+", dark[1])))
     window.media(scheme="dark", media="print")
     assert window.run(colours)[0] == "rgb(255, 255, 255)"  # paper is white whatever the screen is
     assert window.run("return getComputedStyle(document.querySelector('.bar')).display") == "none"
@@ -191,7 +248,13 @@ def test_a_partial_study_and_a_sweep_are_drawn_too(window, tmp_path):
         "verdicts": [], "cases": [], "runs": [],
     }  # fmt: skip
     opened(window, html_report.study_page(empty, tmp_path), tmp_path)
-    point = {"label": "5", "table": study_results.table([]), "wall_seconds": None, "bytes": None, "runs": 0}
+    point = {
+        "label": "5",
+        "table": study_results.table([]),
+        "wall_seconds": None,
+        "bytes": None,
+        "runs": 0,
+    }
     sweep = {
         **{k: v for k, v in empty.items() if k not in ("table", "native", "verdicts", "cases")},
         "axis": "local epochs",

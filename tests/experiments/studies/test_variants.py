@@ -17,7 +17,11 @@ def run(label, seed, *, tumour, state="finished"):
             continue
         for site in paper_table.SITES:
             keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
-            of_tumour = None if site == "C1" else (tumour if model == "C1_FL_local" else line["C2_tumour"]) / 100
+            of_tumour = (
+                None
+                if site == "C1"
+                else (tumour if model == "C1_FL_local" else line["C2_tumour"]) / 100
+            )
             marked = 3.0 if (model, site) == ("FL_global", "C1") else 0.0
             rows.append(
                 {**keys, "model": model, "site": site, "case": 1, "grid": "training", "dice_pancreas": line[f"{site}_pancreas"] / 100,
@@ -48,7 +52,10 @@ def test_the_spread_is_that_between_variants_of_one_seed():
 
 def test_the_page_names_finding_spread_and_every_run():
     text = "\n".join(study_variants.markdown(study_variants.collect(RUNS)))
-    assert "| 4 of 5 | avx2 (seed 1) |" in text and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
+    assert (
+        "| 4 of 5 | avx2 (seed 1) |" in text
+        and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
+    )
     assert "| avx2 | 1 | 0.0 | 36.7 | 52.6 |" in text and "1 of 1 |" in text
     assert "No run is finished yet." in study_variants.markdown(study_variants.collect([]))
 
@@ -68,7 +75,11 @@ def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, mon
         programs = FakePrograms()
         assert runner.run(study, {key: spec}, after_each=lambda: None, programs=programs) == []
         how.append(programs.how)
-    assert how == [{}, {"environment": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, {"python": "/of/the/other/stack"}]
+    assert how == [
+        {},
+        {"environment": {"ONEDNN_MAX_CPU_ISA": "AVX2"}},
+        {"python": "/of/the/other/stack"},
+    ]
     configs = {key: spec.config for key, spec in specs.items()}
     content = study_results.collect(study, runs, configs)
     assert {run["label"] for run in content["variants"]["runs"]} == {"as_it_is", "avx2", "other"}
@@ -78,11 +89,17 @@ def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, mon
 def test_the_other_stacks_python_is_that_of_the_environment_beside_ours(tmp_path):
     for version, addons in (("py3.11", True), ("py3.12", False), ("py3.13", False)):
         packages = tmp_path / version / "lib" / f"python{version[2:]}" / "site-packages"
-        (packages / "tensorflow_addons").mkdir(parents=True) if addons else packages.mkdir(parents=True)
+        (packages / "tensorflow_addons").mkdir(parents=True) if addons else packages.mkdir(
+            parents=True
+        )
         (tmp_path / version / "bin").mkdir()
         (tmp_path / version / "bin" / "python").touch()
-    assert runner.other_python(tmp_path / "py3.11/bin/python") == str(tmp_path / "py3.12/bin/python")
-    assert runner.other_python(tmp_path / "py3.13/bin/python") == str(tmp_path / "py3.11/bin/python")
+    assert runner.other_python(tmp_path / "py3.11/bin/python") == str(
+        tmp_path / "py3.12/bin/python"
+    )
+    assert runner.other_python(tmp_path / "py3.13/bin/python") == str(
+        tmp_path / "py3.11/bin/python"
+    )
     (tmp_path / "py3.11/bin/python").unlink()
     with pytest.raises(ProgramFailed, match="no environment of the other stack lies beside"):
         runner.other_python(tmp_path / "py3.12/bin/python")

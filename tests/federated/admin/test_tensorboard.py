@@ -12,7 +12,14 @@ def test_each_event_becomes_the_scalars_of_its_round():
     for record in (
         {"event": "round_opened", "time": 10.0, "round": 3, "received": []},
         {"event": "scored", "time": 11.0, "site": "C1", "model": 2, "scores": {"dice": 0.5}},
-        {"event": "pushed", "time": 12.0, "site": "C1", "round": 3, "metrics": {"loss": 0.25}, "seconds": 1.5},
+        {
+            "event": "pushed",
+            "time": 12.0,
+            "site": "C1",
+            "round": 3,
+            "metrics": {"loss": 0.25},
+            "seconds": 1.5,
+        },
         {"event": "aggregated", "time": 14.5, "round": 3, "sites": {"C1": 30, "C2": 10}},
         {"event": "selected", "time": 14.6, "best_round": 2, "mean": 0.5, "worst": 0.25},
         {"event": "login", "time": 15.0, "site": "C1"},

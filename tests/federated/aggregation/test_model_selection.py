@@ -6,7 +6,9 @@ EXAMPLES = {"C1": 30, "C2": 10}
 
 
 def test_weighted_mean_and_worst_site_by_hand():
-    chosen = select({0: {"C1": 0.0, "C2": 0.0}, 1: {"C1": 0.8, "C2": 0.2}, 2: {"C1": 0.6, "C2": 0.6}}, EXAMPLES)
+    chosen = select(
+        {0: {"C1": 0.0, "C2": 0.0}, 1: {"C1": 0.8, "C2": 0.2}, 2: {"C1": 0.6, "C2": 0.6}}, EXAMPLES
+    )
     assert chosen.best == 1
     assert chosen.mean == {0: 0.0, 1: (30 * 0.8 + 10 * 0.2) / 40, 2: (30 * 0.6 + 10 * 0.6) / 40}
     assert chosen.worst == {0: 0.0, 1: 0.2, 2: 0.6}
@@ -22,7 +24,9 @@ def test_a_tie_goes_to_the_later_model():
 
 def test_models_are_compared_on_the_same_sites_only():
     # Model 1 was scored by C1 alone, whose cases are easy: it is no candidate.
-    chosen = select({0: {"C1": 0.5, "C2": 0.3}, 1: {"C1": 0.9}, 2: {"C1": 0.6, "C2": 0.3}}, EXAMPLES)
+    chosen = select(
+        {0: {"C1": 0.5, "C2": 0.3}, 1: {"C1": 0.9}, 2: {"C1": 0.6, "C2": 0.3}}, EXAMPLES
+    )
     assert chosen.best == 2 and set(chosen.mean) == {0, 2} and chosen.sites == ("C1", "C2")
 
 
@@ -34,7 +38,10 @@ def test_a_planted_best_round_is_found_every_time():
     rng = random.Random(3)
     for _ in range(100):
         planted = rng.randrange(20)
-        scores = {n: {s: rng.uniform(0.1, 0.5) + (0.45 if n == planted else 0.0) for s in EXAMPLES} for n in range(20)}
+        scores = {
+            n: {s: rng.uniform(0.1, 0.5) + (0.45 if n == planted else 0.0) for s in EXAMPLES}
+            for n in range(20)
+        }
         assert select(scores, EXAMPLES).best == planted
 
 
@@ -43,7 +50,10 @@ def test_a_planted_bad_round_is_never_chosen_a_hundred_times_of_a_hundred():
     for _ in range(100):
         planted, last = rng.randrange(20), rng.random() < 0.5
         bad = 19 if last else planted  # half of them where an unselected last model would be it
-        scores = {n: {s: rng.uniform(0.6, 0.8) - (0.5 if n == bad else 0.0) for s in EXAMPLES} for n in range(20)}
+        scores = {
+            n: {s: rng.uniform(0.6, 0.8) - (0.5 if n == bad else 0.0) for s in EXAMPLES}
+            for n in range(20)
+        }
         mean = {n: (30 * by_site["C1"] + 10 * by_site["C2"]) / 40 for n, by_site in scores.items()}
         chosen = select(scores, EXAMPLES)
         right += chosen.best == max(mean, key=mean.get) != bad and chosen.best_worst_site == max(
@@ -54,5 +64,7 @@ def test_a_planted_bad_round_is_never_chosen_a_hundred_times_of_a_hundred():
 
 def test_a_plateau_by_hand():
     mean = {0: 0.1, 1: 0.5, 2: 0.505, 3: 0.4, 4: 0.5}
-    assert has_plateaued(mean, patience=3, min_improvement=0.01) and not has_plateaued(mean, patience=3)
+    assert has_plateaued(mean, patience=3, min_improvement=0.01) and not has_plateaued(
+        mean, patience=3
+    )
     assert not has_plateaued(mean, patience=5) and not has_plateaued(mean, patience=0)

@@ -6,7 +6,10 @@ from federated.rounds.rounds import Update
 from federated.tensors import tensor_files, weights
 from federated.tensors.tensor_files import TensorFile
 
-ARRAYS = {"w": np.random.default_rng(5).normal(size=300_000).astype(np.float32), "b": np.float64([0.5, 2.0])}  # two chunks
+ARRAYS = {
+    "w": np.random.default_rng(5).normal(size=300_000).astype(np.float32),
+    "b": np.float64([0.5, 2.0]),
+}  # two chunks
 
 
 @pytest.fixture
@@ -15,7 +18,9 @@ def spooled(tmp_path):
     updates = {}
     for site, factor, examples in (("C1", 1, 30), ("C2", 3, 10)):
         path = tmp_path / f"{site}.safetensors"
-        sha256 = tensor_files.save(path, {name: array * array.dtype.type(factor) for name, array in ARRAYS.items()})
+        sha256 = tensor_files.save(
+            path, {name: array * array.dtype.type(factor) for name, array in ARRAYS.items()}
+        )
         updates[path] = Update(site, 1, examples, sha256)
     return updates
 
@@ -27,7 +32,9 @@ def spoil(path):
 
 
 def average(spooled, target, **named):
-    return spooled_updates.average(spooled, target, weights.specs_of(ARRAYS), {"round": "1"}, **named)
+    return spooled_updates.average(
+        spooled, target, weights.specs_of(ARRAYS), {"round": "1"}, **named
+    )
 
 
 @pytest.mark.parametrize("verified", [0, 1, 2])

@@ -22,7 +22,10 @@ def look(tmp_path):
     def through(arrays, order=(0, 1)):
         tensor_files.save(tmp_path / "global.safetensors", GLOBAL)
         tensor_files.save(tmp_path / "update.safetensors", arrays)
-        with TensorFile(tmp_path / "global.safetensors") as before, TensorFile(tmp_path / "update.safetensors") as after:
+        with (
+            TensorFile(tmp_path / "global.safetensors") as before,
+            TensorFile(tmp_path / "update.safetensors") as after,
+        ):
             gate = UpdateCheck(weights.specs_of(arrays), before)
             for chunk in codec.chunks(after, order):
                 gate.look(chunk.index, chunk.data)
@@ -32,8 +35,15 @@ def look(tmp_path):
 
 
 def test_the_norm_of_the_change_is_that_of_all_tensors_together(look):
-    update = {name: (array + RNG.normal(size=array.shape)).astype(array.dtype) for name, array in GLOBAL.items()}
-    expected = np.sqrt(sum(np.sum((update[name].astype(np.float64) - array) ** 2) for name, array in GLOBAL.items()))
+    update = {
+        name: (array + RNG.normal(size=array.shape)).astype(array.dtype)
+        for name, array in GLOBAL.items()
+    }
+    expected = np.sqrt(
+        sum(
+            np.sum((update[name].astype(np.float64) - array) ** 2) for name, array in GLOBAL.items()
+        )
+    )
     gate = look(update)
     gate.check("update")
     np.testing.assert_allclose(gate.change, expected, rtol=1e-5)
@@ -45,10 +55,14 @@ def test_every_bad_tensor_is_named_with_the_number_of_its_bad_values(look):
     update["kernel"][[0, 200_000, 399_999]] = np.nan, np.inf, -np.inf
     update["half"][1] = np.nan
     with pytest.raises(
-        errors.UpdateRefused, match=r"update of C1: kernel holds a value that is not finite \(3 of 400000 values\); half"
+        errors.UpdateRefused,
+        match=r"update of C1: kernel holds a value that is not finite \(3 of 400000 values\); half",
     ) as caught:
         look(update, order=(1, 0)).check("update of C1")
-    assert [(reason.tensor, reason.kind) for reason in caught.value.reasons] == [("kernel", "not_finite"), ("half", "not_finite")]
+    assert [(reason.tensor, reason.kind) for reason in caught.value.reasons] == [
+        ("kernel", "not_finite"),
+        ("half", "not_finite"),
+    ]
 
 
 def test_a_change_beyond_float32_is_infinite_and_refused(look):
@@ -63,7 +77,10 @@ def test_a_change_beyond_float32_is_infinite_and_refused(look):
 
 def test_a_change_is_compared_with_what_is_usual():
     check_change(99.0, 10.0, max_ratio=10.0, what="u")
-    with pytest.raises(errors.UpdateRefused, match=r"changes the model by 101 .*, 10 is usual, 10 times that is taken") as caught:
+    with pytest.raises(
+        errors.UpdateRefused,
+        match=r"changes the model by 101 .*, 10 is usual, 10 times that is taken",
+    ) as caught:
         check_change(101.0, 10.0, max_ratio=10.0, what="u")
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]
     check_change(1e9, 1.0, max_ratio=0, what="u")  # no limit
@@ -80,7 +97,9 @@ def test_a_change_is_compared_with_what_is_usual():
         ([], 0.0, 10_000, 0.02),  # a model of zeros counts as one of values of 0.001
     ],
 )
-def test_what_is_usual_follows_the_others_and_never_falls_below_a_share_of_the_initial_model(others, norm, values, expected):
+def test_what_is_usual_follows_the_others_and_never_falls_below_a_share_of_the_initial_model(
+    others, norm, values, expected
+):
     assert usual_change(others, initial_norm=norm, num_values=values) == pytest.approx(expected)
 
 

@@ -20,7 +20,10 @@ from tests.federated import toy
 def keep_round(store, log, number, *, keep_updates=True):
     """Writes what a server leaves of a round: two updates, their mean, and the log of it."""
     arrays = {
-        site: {name: array * np.float32(number) + np.float32(toy.STEP[site]) for name, array in toy.INITIAL.items()}
+        site: {
+            name: array * np.float32(number) + np.float32(toy.STEP[site])
+            for name, array in toy.INITIAL.items()
+        }
         for site in ("C1", "C2")
     }
     digests, folder = {}, store / "kept" / f"round_{number:03d}"
@@ -28,12 +31,27 @@ def keep_round(store, log, number, *, keep_updates=True):
         path = folder / "update.safetensors"
         digests[site] = tensor_files.save(path, values)
         path.rename(folder / f"round_{number:03d}.{site}.{digests[site][:16]}.safetensors")
-        log.append("pushed", site=site, round=number, counts_in=number, num_examples=toy.EXAMPLES[site], sha256=digests[site])
-    mean = weighted_mean([Contribution(site, values, toy.EXAMPLES[site]) for site, values in arrays.items()])
+        log.append(
+            "pushed",
+            site=site,
+            round=number,
+            counts_in=number,
+            num_examples=toy.EXAMPLES[site],
+            sha256=digests[site],
+        )
+    mean = weighted_mean(
+        [Contribution(site, values, toy.EXAMPLES[site]) for site, values in arrays.items()]
+    )
     sha256 = tensor_files.save(store / "global" / f"round_{number:03d}.safetensors", mean)
     if not keep_updates:
         shutil.rmtree(folder)
-    log.append("aggregated", round=number, sites={site: toy.EXAMPLES[site] for site in arrays}, updates=digests, sha256=sha256)
+    log.append(
+        "aggregated",
+        round=number,
+        sites={site: toy.EXAMPLES[site] for site in arrays},
+        updates=digests,
+        sha256=sha256,
+    )
 
 
 @pytest.fixture
@@ -47,7 +65,9 @@ def store(tmp_path, kits, clock):
     folder = tmp_path / "store"
     for name in ("kept", "global"):
         (folder / name).mkdir(parents=True)
-    log = audit_log.AuditLog(folder / "events.jsonl", clock=clock, key=kits / "server" / "server.key")
+    log = audit_log.AuditLog(
+        folder / "events.jsonl", clock=clock, key=kits / "server" / "server.key"
+    )
     log.append("started", certificate=(kits / "server" / "server.pem").read_text())
     for number in (1, 2, 3):
         keep_round(folder, log, number, keep_updates=number > 1)
@@ -56,7 +76,12 @@ def store(tmp_path, kits, clock):
 
 def test_an_honest_store_verifies_and_is_recomputed(store, authority):
     found = verification.verify(store, authority)
-    assert (found.lines, found.rounds, found.recomputed, found.pruned) == (10, (1, 2, 3), (2, 3), ())
+    assert (found.lines, found.rounds, found.recomputed, found.pruned) == (
+        10,
+        (1, 2, 3),
+        (2, 3),
+        (),
+    )
     assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
 
 
@@ -105,14 +130,20 @@ def test_lines_removed_moved_or_repeated_are_found(store, change, line):
     assert caught.value.line == line
 
 
-def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(store, authority, tmp_path):
+def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(
+    store, authority, tmp_path
+):
     noted = verification.verify(store).head
     path = store / "events.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     path.unlink()
     forged = audit_log.AuditLog(path)
     for record in records:
-        fields = {key: value for key, value in record.items() if key not in ("time", "line", "previous", "hash", "signature", "event")}
+        fields = {
+            key: value
+            for key, value in record.items()
+            if key not in ("time", "line", "previous", "hash", "signature", "event")
+        }
         forged.append(record["event"], **fields)
     verification.verify(store)  # consistent in itself
     with pytest.raises(audit_log.BrokenChain, match="not signed by the server's key"):
@@ -127,7 +158,9 @@ def test_a_site_cannot_sign_for_the_server(store, authority, kits):
     log = audit_log.AuditLog(store / "events.jsonl", key=kits / "C1" / "site.key")
     log.append("started", certificate=(kits / "C1" / "site.pem").read_text())
     keep_round(store, log, 1)
-    with pytest.raises(audit_log.BrokenChain, match=r"line 1: .* not one that the authority gave to a server"):
+    with pytest.raises(
+        audit_log.BrokenChain, match=r"line 1: .* not one that the authority gave to a server"
+    ):
         verification.verify(store, authority)
 
 
@@ -149,11 +182,15 @@ def spoil(path):
 
 def test_a_model_or_an_update_that_is_another_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
-    with pytest.raises(audit_log.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"):
+    with pytest.raises(
+        audit_log.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"
+    ):
         verification.verify(store)
     spoil(store / "global" / "round_002.safetensors")
     spoil(next((store / "kept" / "round_003").glob("round_003.C2.*")))
-    with pytest.raises(audit_log.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"):
+    with pytest.raises(
+        audit_log.BrokenChain, match=r"line 10: round_003\.C2\..* is not the update of site 'C2'"
+    ):
         verification.verify(store)
 
 
@@ -165,17 +202,27 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
     lines[-1]["sha256"] = tensor_files.save(store / "global" / "round_004.safetensors", toy.INITIAL)
     for record in lines:
         other.append(
-            record["event"], **{k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
+            record["event"],
+            **{
+                k: v
+                for k, v in record.items()
+                if k not in ("time", "event", "line", "previous", "hash", "signature")
+            },
         )
     (tmp_path / "other.jsonl").rename(store / "events.jsonl")
-    with pytest.raises(audit_log.BrokenChain, match="line 13: the updates of round 4 do not average"):
+    with pytest.raises(
+        audit_log.BrokenChain, match="line 13: the updates of round 4 do not average"
+    ):
         verification.verify(store)
 
 
 def test_an_aggregation_of_an_update_that_never_came_is_found(store):
     log = audit_log.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
-    with pytest.raises(audit_log.BrokenChain, match="line 11: round 4 counts an update of site 'C1' that the log did not take in"):
+    with pytest.raises(
+        audit_log.BrokenChain,
+        match="line 11: round 4 counts an update of site 'C1' that the log did not take in",
+    ):
         verification.verify(store)
 
 
@@ -220,7 +267,10 @@ def test_a_log_of_another_kind_is_not_continued(tmp_path):
 def test_threads_share_one_chain_and_listeners_hear_every_record(tmp_path):
     heard = []
     log = audit_log.AuditLog(tmp_path / "events.jsonl", listeners=[heard.append])
-    threads = [threading.Thread(target=lambda i=i: [log.append("scored", site=f"C{i}") for _ in range(50)]) for i in range(4)]
+    threads = [
+        threading.Thread(target=lambda i=i: [log.append("scored", site=f"C{i}") for _ in range(50)])
+        for i in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -262,20 +312,30 @@ def test_rows_lent_models_and_the_choice_of_the_best_are_covered(whole, authorit
 def test_a_changed_row_is_found(whole):
     path = whole / "rows.jsonl"
     path.write_text(path.read_text().replace('"case": 2', '"case": 3', 1))
-    with pytest.raises(audit_log.BrokenChain, match=r"the rows of site 'C1' in rows\.jsonl are not those that were logged"):
+    with pytest.raises(
+        audit_log.BrokenChain,
+        match=r"the rows of site 'C1' in rows\.jsonl are not those that were logged",
+    ):
         verification.verify(whole)
 
 
 def test_rows_of_a_site_that_sent_none_are_found(whole):
     path = whole / "rows.jsonl"
-    path.write_text(path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n")
-    with pytest.raises(audit_log.BrokenChain, match="has rows of 'C9', which the log did not take in"):
+    path.write_text(
+        path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n"
+    )
+    with pytest.raises(
+        audit_log.BrokenChain, match="has rows of 'C9', which the log did not take in"
+    ):
         verification.verify(whole)
 
 
 def test_a_lent_model_that_was_changed_is_found(whole):
     tensor_files.save(whole / "models" / "C2_baseline.safetensors", toy.INITIAL)
-    with pytest.raises(audit_log.BrokenChain, match=r"C2_baseline\.safetensors is not the model that site 'C2' lent"):
+    with pytest.raises(
+        audit_log.BrokenChain,
+        match=r"C2_baseline\.safetensors is not the model that site 'C2' lent",
+    ):
         verification.verify(whole)
 
 
@@ -284,15 +344,27 @@ def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
     other = next(number for number in (1, 2, 3) if number != best)
     (whole / "best.safetensors").unlink()  # another name of the global model
     shutil.copy(whole / "global" / f"round_{other:03d}.safetensors", whole / "best.safetensors")
-    with pytest.raises(audit_log.BrokenChain, match=rf"best\.safetensors is not the model of round {best}"):
+    with pytest.raises(
+        audit_log.BrokenChain, match=rf"best\.safetensors is not the model of round {best}"
+    ):
         verification.verify(whole)
     lines = [json.loads(line) for line in (whole / "events.jsonl").read_text().splitlines()]
     forged = audit_log.AuditLog(tmp_path / "forged.jsonl")
     for record in lines:
-        kept = {k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
-        forged.append(record["event"], **{**kept, **({"best_round": other} if record["event"] == "models_fixed" else {})})
+        kept = {
+            k: v
+            for k, v in record.items()
+            if k not in ("time", "event", "line", "previous", "hash", "signature")
+        }
+        forged.append(
+            record["event"],
+            **{**kept, **({"best_round": other} if record["event"] == "models_fixed" else {})},
+        )
     (tmp_path / "forged.jsonl").rename(whole / "events.jsonl")
-    with pytest.raises(audit_log.BrokenChain, match=f"round {other} was called the best; by the logged scores it is round {best}"):
+    with pytest.raises(
+        audit_log.BrokenChain,
+        match=f"round {other} was called the best; by the logged scores it is round {best}",
+    ):
         verification.verify(whole)
 
 
@@ -304,7 +376,11 @@ def test_what_the_log_has_lost_is_backfilled_from_the_store(whole, kits, clock):
     log = audit_log.AuditLog(path)
     for record in records:
         if record["event"] not in lost:
-            kept = {k: v for k, v in record.items() if k not in ("time", "event", "line", "previous", "hash", "signature")}
+            kept = {
+                k: v
+                for k, v in record.items()
+                if k not in ("time", "event", "line", "previous", "hash", "signature")
+            }
             log.append(record["event"], **kept)
     store = storage.Store(whole)
     try:
@@ -312,7 +388,11 @@ def test_what_the_log_has_lost_is_backfilled_from_the_store(whole, kits, clock):
     finally:
         store.close()
     found = verification.verify(whole)
-    assert (found.rounds, found.rows, found.models) == ((1, 2, 3), ("C1", "C2"), ("C1_baseline", "C2_baseline"))
+    assert (found.rounds, found.rows, found.models) == (
+        (1, 2, 3),
+        ("C1", "C2"),
+        ("C1_baseline", "C2_baseline"),
+    )
     before = path.read_bytes()
     store = storage.Store(whole)
     try:

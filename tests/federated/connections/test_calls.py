@@ -28,7 +28,10 @@ def test_a_caller_has_so_many_places_and_takes_none_of_another(calls):
     with contextlib.ExitStack() as stack:
         for _ in range(PER_CALLER):
             stack.enter_context(calls.of("C1", Context()))
-        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"), calls.of("C1", Context()):
+        with (
+            pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"),
+            calls.of("C1", Context()),
+        ):
             pass
         with calls.of("C2", Context()):
             pass

@@ -95,7 +95,9 @@ def test_looking_leaves_no_descriptor_behind(listening, door, clock):
     assert len(os.listdir("/dev/fd")) == before
 
 
-@pytest.mark.parametrize(("peer", "family", "host"), [("ipv6:%5B::1%5D:{}", socket.AF_INET6, "::1")])
+@pytest.mark.parametrize(
+    ("peer", "family", "host"), [("ipv6:%5B::1%5D:{}", socket.AF_INET6, "::1")]
+)
 def test_a_caller_over_ipv6_is_known(door, clock, peer, family, host):
     try:
         server = socket.create_server((host, 0), family=family)

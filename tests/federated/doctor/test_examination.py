@@ -36,7 +36,9 @@ def kit(kits, tmp_path):
 
 
 def site(kit, port, **named):
-    return examination.of_site(kit, **{"host": "localhost", "port": port, "environ": {}, "timeout_s": 20.0, **named})
+    return examination.of_site(
+        kit, **{"host": "localhost", "port": port, "environ": {}, "timeout_s": 20.0, **named}
+    )
 
 
 def only_fault(findings, check, found, mend):
@@ -94,7 +96,9 @@ def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=No
     return treat
 
 
-def certificate_folder(kits, folder, *, days=30, now=None, hosts=("localhost",), name="authority of somebody else"):
+def certificate_folder(
+    kits, folder, *, days=30, now=None, hosts=("localhost",), name="authority of somebody else"
+):
     """Makes a server's certificate by hand: of the kits' authority, at another time or for other hosts, or of somebody else's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -117,8 +121,12 @@ def certificate_folder(kits, folder, *, days=30, now=None, hosts=("localhost",),
         )
     else:
         authority = x509.load_pem_x509_certificate((kits / "authority" / "ca.pem").read_bytes())
-        authority_key = serialization.load_pem_private_key((kits / "authority" / "ca.key").read_bytes(), None)
-    issued = certificates.issue("server", key.public_key(), authority, authority_key, days, now, hosts=hosts)
+        authority_key = serialization.load_pem_private_key(
+            (kits / "authority" / "ca.key").read_bytes(), None
+        )
+    issued = certificates.issue(
+        "server", key.public_key(), authority, authority_key, days, now, hosts=hosts
+    )
     (folder / "server.pem").write_bytes(certificates.to_pem(issued))
     (folder / "server.key").write_bytes(certificates.key_to_pem(key))
     return folder
@@ -131,8 +139,12 @@ def test_a_healthy_site_is_well_from_kit_to_plan(serving, kits, tmp_path):
     running = serving()
     findings = site(kits / "C1", running.port, folder=tmp_path / "site", plan=toy.PLAN, site="C1")
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
-    assert [finding.check for finding in findings if finding.check in doctor_network._STEPS] == list(doctor_network._STEPS)
-    assert len(running.folder.joinpath("events.jsonl").read_text().splitlines()) == 2  # looked at, not logged in
+    assert [
+        finding.check for finding in findings if finding.check in doctor_network._STEPS
+    ] == list(doctor_network._STEPS)
+    assert (
+        len(running.folder.joinpath("events.jsonl").read_text().splitlines()) == 2
+    )  # looked at, not logged in
 
 
 def test_the_operators_machine_is_examined_in_the_same_way(serving, kits):
@@ -173,10 +185,14 @@ def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
     (tmp_path / "site").chmod(0o700)
     (tmp_path / "store" / "state.sqlite").touch(0o644)
     findings = site(kit, 1, folder=tmp_path / "site")
-    assert one(findings, "private files").state == one(findings, "private folder").state == "warning"
+    assert (
+        one(findings, "private files").state == one(findings, "private folder").state == "warning"
+    )
     assert f"cases in {tmp_path / 'site'}" in one(findings, "private folder").found
     assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").mend
-    finding = one(examination.of_server(kits / "server", store=tmp_path / "store", port=0), "private folder")
+    finding = one(
+        examination.of_server(kits / "server", store=tmp_path / "store", port=0), "private folder"
+    )
     assert finding.state == "warning" and "the folder, state.sqlite in" in finding.found
     (tmp_path / "site" / "cases").chmod(0o700)
     assert one(site(kit, 1, folder=tmp_path / "site"), "private folder").state == "good"
@@ -196,7 +212,9 @@ def test_the_key_is_of_another_kit(kit, kits):
 
 def test_the_authority_is_of_another_federation(kit, other_kits):
     shutil.copy(other_kits / "C1" / "ca.pem", kit / "ca.pem")
-    only_fault(site(kit, 1), "certificate", "not of the authority in ca.pem", "take the whole folder")
+    only_fault(
+        site(kit, 1), "certificate", "not of the authority in ca.pem", "take the whole folder"
+    )
 
 
 def test_a_file_of_the_kit_is_damaged(kit):
@@ -205,17 +223,29 @@ def test_a_file_of_the_kit_is_damaged(kit):
 
 
 def test_it_is_the_kit_of_another_site(kit):
-    only_fault(site(kit, 1, site="C2"), "site", "kit of C1, the prepared cases are of C2", "use the kit of C2")
+    only_fault(
+        site(kit, 1, site="C2"),
+        "site",
+        "kit of C1, the prepared cases are of C2",
+        "use the kit of C2",
+    )
 
 
 def test_somebody_has_renamed_the_site_in_the_kit(kit):
     atomic.write_json(kit / "site.json", {"site": "C2", "host": "localhost", "port": 1})
-    only_fault(site(kit, 1), "site", "certificate is that of C1, site.json says C2", "take the whole folder")
+    only_fault(
+        site(kit, 1),
+        "site",
+        "certificate is that of C1, site.json says C2",
+        "take the whole folder",
+    )
 
 
 def test_the_host_and_port_of_a_kit_may_be_edited(serving, kit):
     """Elsewhere an edited start-up kit no longer starts: here the address is no part of what is signed."""
-    atomic.write_json(kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port})
+    atomic.write_json(
+        kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port}
+    )
     assert doctor.is_well(examination.of_site(kit, environ={}))
 
 
@@ -226,11 +256,18 @@ def test_the_address_in_the_kit_is_not_readable(kit):
 
 @pytest.mark.parametrize(
     ("days_from_now", "state", "found"),
-    [(-1, "fault", "not valid before"), (366, "fault", "ended on"), (345, "warning", "ends in"), (10, "good", "valid until")],
+    [
+        (-1, "fault", "not valid before"),
+        (366, "fault", "ended on"),
+        (345, "warning", "ends in"),
+        (10, "good", "valid until"),
+    ],
 )
 def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, found):
     findings = doctor_kit.check_kit(
-        kits / "C1", now=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_from_now), site="C1"
+        kits / "C1",
+        now=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_from_now),
+        site="C1",
     )
     finding = next(finding for finding in findings if finding.check == "validity")
     assert finding.state == state and found in finding.found
@@ -244,7 +281,12 @@ def test_the_messages_do_not_fit_the_installed_protobuf():
     def importing(name):
         raise TypeError("Descriptors cannot be created directly")
 
-    only_fault(doctor_kit.check_packages(importing), "packages", "do not load with protobuf", "force-reinstall")
+    only_fault(
+        doctor_kit.check_packages(importing),
+        "packages",
+        "do not load with protobuf",
+        "force-reinstall",
+    )
 
 
 def test_the_folder_cannot_be_written(kits, tmp_path):
@@ -255,18 +297,32 @@ def test_the_folder_cannot_be_written(kits, tmp_path):
 
 
 def test_the_disk_is_full(kits, tmp_path):
-    findings = site(kits / "C1", 1, folder=tmp_path, disk_usage=lambda _: shutil._ntuple_diskusage(10**12, 10**12, 10**6))
+    findings = site(
+        kits / "C1",
+        1,
+        folder=tmp_path,
+        disk_usage=lambda _: shutil._ntuple_diskusage(10**12, 10**12, 10**6),
+    )
     finding = one(findings, "site's folder, room")
-    assert finding.state == "fault" and "1.0 MB free, 600.0 MB needed" in finding.found and "free space" in finding.mend
+    assert (
+        finding.state == "fault"
+        and "1.0 MB free, 600.0 MB needed" in finding.found
+        and "free space" in finding.mend
+    )
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a file system of 64 KiB can be mounted by root only")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="a file system of 64 KiB can be mounted by root only",
+)
 def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
     import subprocess
 
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         with contextlib.suppress(OSError):
@@ -283,13 +339,23 @@ def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
 def test_the_name_is_unknown(kits):
     findings = site(kits / "C1", 1, host="no-such-host.invalid")
     only_fault(findings, "name", "no-such-host.invalid is not known here", "DNS entry")
-    assert {finding.check for finding in findings if finding.state == "skipped"} >= {"port", "TLS", "server", "clock"}
+    assert {finding.check for finding in findings if finding.state == "skipped"} >= {
+        "port",
+        "TLS",
+        "server",
+        "clock",
+    }
 
 
 def test_nobody_listens(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    only_fault(site(kits / "C1", port), "port", f"nobody listens on localhost:{port}", "see that the server runs")
+    only_fault(
+        site(kits / "C1", port),
+        "port",
+        f"nobody listens on localhost:{port}",
+        "see that the server runs",
+    )
 
 
 def test_a_firewall_drops_the_connection(kits, monkeypatch):
@@ -297,17 +363,31 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(endpoint.socket, "create_connection", dropped)
-    only_fault(site(kits / "C1", 1), "port", "a firewall drops it", "outgoing TCP to localhost:1; nothing needs to be opened inwards")
+    only_fault(
+        site(kits / "C1", 1),
+        "port",
+        "a firewall drops it",
+        "outgoing TCP to localhost:1; nothing needs to be opened inwards",
+    )
 
 
 def test_something_answers_that_speaks_no_tls(kits):
-    with listening(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
-        only_fault(site(kits / "C1", port), "TLS", "does not speak TLS", "load balancer in front must pass TCP on")
+    with listening(
+        lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    ) as port:
+        only_fault(
+            site(kits / "C1", port),
+            "TLS",
+            "does not speak TLS",
+            "load balancer in front must pass TCP on",
+        )
 
 
 def test_a_middle_box_swallows_the_handshake(kits):
     with listening(lambda connection: connection.recv(2**16) and time.sleep(1.0)) as port:
-        only_fault(site(kits / "C1", port, timeout_s=0.3), "TLS", "says nothing", "without inspection")
+        only_fault(
+            site(kits / "C1", port, timeout_s=0.3), "TLS", "says nothing", "without inspection"
+        )
 
 
 def test_a_firewall_cuts_the_handshake(kits):
@@ -318,12 +398,19 @@ def test_a_firewall_cuts_the_handshake(kits):
 def test_tls_is_inspected_on_the_way(kits, tmp_path):
     folder = certificate_folder(None, tmp_path / "box", name="Corporate Inspection CA")
     with listening(tls_treatment(folder)) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "Corporate Inspection CA", "exempt")
+        only_fault(
+            site(kits / "C1", port), "server's certificate", "Corporate Inspection CA", "exempt"
+        )
 
 
 def test_the_server_is_of_another_federation(kits, other_kits):
     with listening(tls_treatment(other_kits / "server")) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "another federation's authority", "the new kit")
+        only_fault(
+            site(kits / "C1", port),
+            "server's certificate",
+            "another federation's authority",
+            "the new kit",
+        )
 
 
 def test_the_servers_certificate_has_ended(kits, tmp_path):
@@ -337,19 +424,33 @@ def test_the_servers_certificate_has_not_begun_because_the_clock_is_behind(kits,
     tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     folder = certificate_folder(kits, tmp_path / "new", now=tomorrow)
     with listening(tls_treatment(folder)) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "not valid before", "set the clock")
+        only_fault(
+            site(kits / "C1", port), "server's certificate", "not valid before", "set the clock"
+        )
 
 
 def test_the_servers_certificate_bears_another_name(kits, tmp_path):
     folder = certificate_folder(kits, tmp_path / "elsewhere", hosts=("fl.example.org", "10.0.0.7"))
     with listening(tls_treatment(folder)) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "localhost, but fl.example.org, 10.0.0.7", "use one of these")
+        only_fault(
+            site(kits / "C1", port),
+            "server's certificate",
+            "localhost, but fl.example.org, 10.0.0.7",
+            "use one of these",
+        )
 
 
 def test_the_server_refuses_our_certificate(kits, other_kits):
-    treat = tls_treatment(kits / "server", ask_for_certificate=True, ca=other_kits / "server" / "ca.pem")
+    treat = tls_treatment(
+        kits / "server", ask_for_certificate=True, ca=other_kits / "server" / "ca.pem"
+    )
     with listening(treat) as port:
-        only_fault(site(kits / "C1", port), "own certificate", "refuses it in the handshake", "ask the operator for a new kit")
+        only_fault(
+            site(kits / "C1", port),
+            "own certificate",
+            "refuses it in the handshake",
+            "ask the operator for a new kit",
+        )
 
 
 # Proxies.
@@ -362,20 +463,31 @@ HOST = "fl.study.invalid"  # known to a proxy alone
 def test_a_proxy_refuses(kits, status):
     with http_proxy(8443) as proxy:
         proxy.answer = status
-        findings = site(kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://user:hidden@127.0.0.1:{proxy.port}"})
+        findings = site(
+            kits / "C1",
+            8443,
+            host=HOST,
+            environ={"https_proxy": f"http://user:hidden@127.0.0.1:{proxy.port}"},
+        )
     only_fault(findings, "proxy", status, f"no_proxy={HOST}")
-    assert ("https_proxy=http://user:password@host:port" in one(findings, "proxy").mend) == status.startswith("407")
+    assert (
+        "https_proxy=http://user:password@host:port" in one(findings, "proxy").mend
+    ) == status.startswith("407")
     assert "hidden" not in doctor.table(findings)
 
 
 def test_a_proxy_is_away(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    findings = site(kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://127.0.0.1:{port}"})
+    findings = site(
+        kits / "C1", 8443, host=HOST, environ={"https_proxy": f"http://127.0.0.1:{port}"}
+    )
     only_fault(findings, "proxy", "cannot be reached", "correct https_proxy")
 
 
-def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(serving, tmp_path, monkeypatch):
+def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(
+    serving, tmp_path, monkeypatch
+):
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     with http_proxy(serving(server_kit=own / "server", min_num_clients=1).port) as proxy:
         environ = {"http_proxy": f"http://user:p%40ss@127.0.0.1:{proxy.port}/"}
@@ -384,9 +496,20 @@ def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(
         monkeypatch.setenv("http_proxy", environ["http_proxy"])  # gRPC reads the process's own
         findings = site(own / "C1", None, host=None, environ=environ)
     assert doctor.is_well(findings), doctor.table(findings)
-    assert f"http_proxy names 127.0.0.1:{proxy.port}, which lets this connection through" == one(findings, "proxy").found
+    assert (
+        f"http_proxy names 127.0.0.1:{proxy.port}, which lets this connection through"
+        == one(findings, "proxy").found
+    )
     assert "by the proxy that http_proxy names" in one(findings, "name").found
-    assert len({re.search("Proxy-Authorization: Basic (.*)", head)[1].strip() for head in proxy.requests}) == 1  # gRPC's and the doctor's
+    assert (
+        len(
+            {
+                re.search("Proxy-Authorization: Basic (.*)", head)[1].strip()
+                for head in proxy.requests
+            }
+        )
+        == 1
+    )  # gRPC's and the doctor's
     assert "p@ss" not in doctor.table(findings) and "p%40ss" not in doctor.table(findings)
 
 
@@ -432,7 +555,10 @@ def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         target = addresses.joined(host, 8443)
-        with grpc.insecure_channel(target, options=endpoint.channel_options(host)) as channel, pytest.raises(grpc.RpcError):
+        with (
+            grpc.insecure_channel(target, options=endpoint.channel_options(host)) as channel,
+            pytest.raises(grpc.RpcError),
+        ):
             channel.unary_unary("/a/b")(b"", timeout=2.0)
         asked = list(proxy.requests)
         path = endpoint.ServerEndpoint(host, 8443, environ, timeout_s=2.0)
@@ -441,17 +567,35 @@ def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
         if used:
             with pytest.raises(endpoint.ProxyRefused), path.connected():
                 pass
-            lines = [{line for line in head.splitlines() if not line.startswith("User-Agent")} for head in (asked[0], proxy.requests[-1])]
-            assert {line.replace("Proxy-Authorization:Basic", "Proxy-Authorization: Basic") for line in lines[0]} == lines[1]
+            lines = [
+                {line for line in head.splitlines() if not line.startswith("User-Agent")}
+                for head in (asked[0], proxy.requests[-1])
+            ]
+            assert {
+                line.replace("Proxy-Authorization:Basic", "Proxy-Authorization: Basic")
+                for line in lines[0]
+            } == lines[1]
 
 
 def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
     findings = site(
-        kits / "C1", 1, host=HOST, environ={"https_proxy": "https://user:hidden@proxy:3128", "HTTP_PROXY": "http://x:hidden@y:1"}
+        kits / "C1",
+        1,
+        host=HOST,
+        environ={
+            "https_proxy": "https://user:hidden@proxy:3128",
+            "HTTP_PROXY": "http://x:hidden@y:1",
+        },
     )
     proxy = one(findings, "proxy")
-    assert proxy.state == "warning" and "https_proxy is not used: gRPC takes a proxy as http://host:port only" in proxy.found
-    assert "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found and "write https_proxy=http://host:port" in proxy.mend
+    assert (
+        proxy.state == "warning"
+        and "https_proxy is not used: gRPC takes a proxy as http://host:port only" in proxy.found
+    )
+    assert (
+        "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found
+        and "write https_proxy=http://host:port" in proxy.mend
+    )
     assert "hidden" not in doctor.table(findings)
 
 
@@ -460,14 +604,24 @@ def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
 
 def test_the_credential_is_wrong(serving, kit):
     (kit / "credential").write_text("not-the-one\n")
-    only_fault(site(kit, serving().port), "server", "do not go together", "has another credential for this name")
+    only_fault(
+        site(kit, serving().port),
+        "server",
+        "do not go together",
+        "has another credential for this name",
+    )
 
 
 def test_the_site_was_revoked(serving, tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1", "C2"), port=0)
     running = serving(server_kit=federation / "server")
     provisioning.revoke(federation, ["C2"])
-    only_fault(site(federation / "C2", running.port), "server", "do not go together", "or the site was revoked")
+    only_fault(
+        site(federation / "C2", running.port),
+        "server",
+        "do not go together",
+        "or the site was revoked",
+    )
 
 
 def answering(**reply):
@@ -483,10 +637,14 @@ def answering(**reply):
 
 def last_steps(serving, kits, probe, plan=None, folder="store"):
     path = endpoint.ServerEndpoint("localhost", serving(folder=folder).port)
-    return doctor_network.examine(path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan)
+    return doctor_network.examine(
+        path, doctor_network.Identity.of(kits / "C1", "site"), probe, plan=plan
+    )
 
 
-@pytest.mark.parametrize(("skew", "state"), [(3600, "fault"), (-3600, "fault"), (60, "warning"), (1, "good")])
+@pytest.mark.parametrize(
+    ("skew", "state"), [(3600, "fault"), (-3600, "fault"), (60, "warning"), (1, "good")]
+)
 def test_the_clock_is_off(serving, kits, skew, state):
     finding = one(last_steps(serving, kits, answering(time=time.time() - skew)), "clock")
     assert finding.state == state and ("ahead of" in finding.found) == (skew > 0)
@@ -496,7 +654,10 @@ def test_the_clock_is_off(serving, kits, skew, state):
 def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monkeypatch):
     monkeypatch.setattr(release, "version", lambda: release.UNKNOWN)
     finding = one(last_steps(serving, kits, answering(release=release.UNKNOWN)), "release")
-    assert finding.state == "warning" and "the server's and this site's release is unknown" in finding.found
+    assert (
+        finding.state == "warning"
+        and "the server's and this site's release is unknown" in finding.found
+    )
 
 
 def test_a_kit_without_a_port_is_a_finding(kit):
@@ -506,18 +667,27 @@ def test_a_kit_without_a_port_is_a_finding(kit):
 
 
 def test_the_release_is_another(serving, kits):
-    finding = one(last_steps(serving, kits, answering(protocol=PROTOCOL + 1, release="9.9")), "release")
+    finding = one(
+        last_steps(serving, kits, answering(protocol=PROTOCOL + 1, release="9.9")), "release"
+    )
     assert finding.state == "fault" and "install release 9.9 here" in finding.mend
     finding = one(last_steps(serving, kits, answering(release="9.9"), folder="second"), "release")
     assert finding.state == "warning" and "understand each other" in finding.found
 
 
 def test_the_plan_is_another(serving, kits):
-    finding = one(last_steps(serving, kits, answering(), plan={**toy.PLAN, "patch": {"size": [8, 8, 8]}}), "plan")
-    assert finding.state == "fault" and "patch.size: server [4, 4, 4], site [8, 8, 8]" in finding.found
+    finding = one(
+        last_steps(serving, kits, answering(), plan={**toy.PLAN, "patch": {"size": [8, 8, 8]}}),
+        "plan",
+    )
+    assert (
+        finding.state == "fault" and "patch.size: server [4, 4, 4], site [8, 8, 8]" in finding.found
+    )
 
 
-@pytest.mark.parametrize(("standing", "mend"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")])
+@pytest.mark.parametrize(
+    ("standing", "mend"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")]
+)
 def test_the_server_has_no_place_for_the_site(serving, kits, standing, mend):
     finding = one(last_steps(serving, kits, answering(standing=standing)), "server")
     assert finding.state == "fault" and mend in finding.mend
@@ -531,10 +701,14 @@ def test_the_server_is_another_grpc_program(kits):
     from federated.security.tls import Identity
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    port = server.add_secure_port("localhost:0", Identity.of(kits / "server", "server").for_server())
+    port = server.add_secure_port(
+        "localhost:0", Identity.of(kits / "server", "server").for_server()
+    )
     server.start()
     try:
-        only_fault(site(kits / "C1", port), "server", "knows no such call", "install the same release")
+        only_fault(
+            site(kits / "C1", port), "server", "knows no such call", "install the same release"
+        )
     finally:
         server.stop(0)
 
@@ -543,7 +717,9 @@ def test_the_server_is_another_grpc_program(kits):
 
 
 def machine(kits, **named):
-    return examination.of_server(kits / "server", **{"port": free_port(), "listen": "127.0.0.1", "open_files": 4096, **named})
+    return examination.of_server(
+        kits / "server", **{"port": free_port(), "listen": "127.0.0.1", "open_files": 4096, **named}
+    )
 
 
 def free_port():
@@ -562,21 +738,35 @@ def test_a_healthy_server_is_well_whether_it_runs_or_not(serving, kits, initial,
 
 def test_another_program_has_the_port(kits, other_kits):
     with listening(tls_treatment(other_kits / "server")) as port:
-        only_fault(machine(kits, port=port), "port", f"another program listens on {port}", "ss -ltnp")
+        only_fault(
+            machine(kits, port=port), "port", f"another program listens on {port}", "ss -ltnp"
+        )
 
 
 def test_the_initial_model_has_no_plan(kits, tmp_path):
     from federated.tensors import tensor_files
 
     tensor_files.save(tmp_path / "initial.safetensors", toy.INITIAL)
-    only_fault(machine(kits, initial_model=tmp_path / "initial.safetensors"), "initial model", "no plan", "experiments.init_model")
+    only_fault(
+        machine(kits, initial_model=tmp_path / "initial.safetensors"),
+        "initial model",
+        "no plan",
+        "experiments.init_model",
+    )
     (tmp_path / "initial.safetensors").write_bytes(b"nothing")
-    only_fault(machine(kits, initial_model=tmp_path / "initial.safetensors"), "initial model", "not a whole", "experiments.init_model")
+    only_fault(
+        machine(kits, initial_model=tmp_path / "initial.safetensors"),
+        "initial model",
+        "not a whole",
+        "experiments.init_model",
+    )
 
 
 def test_a_name_in_the_certificate_cannot_be_looked_up(tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "no-such-host.invalid", ("C1",))
-    finding = one(examination.of_server(federation / "server", port=free_port(), listen="127.0.0.1"), "names")
+    finding = one(
+        examination.of_server(federation / "server", port=free_port(), listen="127.0.0.1"), "names"
+    )
     assert finding.state == "warning" and "no-such-host.invalid" in finding.found
 
 
@@ -592,7 +782,12 @@ def test_too_few_files_may_be_open(kits):
 
 
 def test_the_store_has_no_room_for_a_run(kits, initial, tmp_path):
-    findings = machine(kits, store=tmp_path, initial_model=initial, disk_usage=lambda _: shutil._ntuple_diskusage(1, 1, 10))
+    findings = machine(
+        kits,
+        store=tmp_path,
+        initial_model=initial,
+        disk_usage=lambda _: shutil._ntuple_diskusage(1, 1, 10),
+    )
     only_fault(findings, "store, room", "10 B free", "free space")
 
 

@@ -16,7 +16,10 @@ HEALTHY = {"tumour": "absent", "pancreas": "complete"}
 
 
 def test_words_of_the_list_are_taken_and_sorted():
-    assert list(check_labels("C1", HEALTHY).items()) == [("pancreas", "complete"), ("tumour", "absent")]
+    assert list(check_labels("C1", HEALTHY).items()) == [
+        ("pancreas", "complete"),
+        ("tumour", "absent"),
+    ]
     assert check_labels("C1", {}) == {}
 
 
@@ -34,7 +37,9 @@ def test_words_of_the_list_are_taken_and_sorted():
 )
 def test_anything_else_is_refused_and_is_not_repeated_in_the_answer(opened, labels):
     run = opened()
-    with pytest.raises(errors.UpdateRefused, match="site 'C1' declares labels that this server does not take") as caught:
+    with pytest.raises(
+        errors.UpdateRefused, match="site 'C1' declares labels that this server does not take"
+    ) as caught:
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels=labels)
     assert "0815" not in str(caught.value) and "C1" not in run.store.sites()
 
@@ -44,7 +49,10 @@ def test_the_store_keeps_it_and_the_last_login_counts(opened):
     run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels=HEALTHY)
     run.lead.login("C2", "secret of C2", toy.PLAN, 10)
     run = opened()
-    assert {site: dict(record.labels) for site, record in run.store.sites().items()} == {"C1": HEALTHY, "C2": {}}
+    assert {site: dict(record.labels) for site, record in run.store.sites().items()} == {
+        "C1": HEALTHY,
+        "C2": {},
+    }
     status = run.lead.steering.status()
     assert status["sites"]["C1"]["labels"] == HEALTHY
     run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels={**HEALTHY, "tumour": "unlabelled"})

@@ -4,8 +4,18 @@ from federated.rounds import plan
 
 
 def test_every_difference_has_a_line():
-    server = {"genotype": {"name": "c2fnas", "filters": 8}, "patch": {"size": 48}, "classes": 3, "spacing_mm": (3.0, 3.0, 3.0)}
-    site = {"genotype": {"name": "c2fnas_sum", "filters": 8}, "patch": {"size": 64}, "spacing_mm": [3.0, 3.0, 1.0], "vae": None}
+    server = {
+        "genotype": {"name": "c2fnas", "filters": 8},
+        "patch": {"size": 48},
+        "classes": 3,
+        "spacing_mm": (3.0, 3.0, 3.0),
+    }
+    site = {
+        "genotype": {"name": "c2fnas_sum", "filters": 8},
+        "patch": {"size": 64},
+        "spacing_mm": [3.0, 3.0, 1.0],
+        "vae": None,
+    }
     assert plan.differences(server, site) == [
         "classes: server 3, site nothing",
         'genotype.name: server "c2fnas", site "c2fnas_sum"',
@@ -25,7 +35,10 @@ def test_another_value_is_another_fingerprint():
 
 
 def test_an_empty_part_against_a_full_one():
-    assert plan.differences({"a": {}}, {"a": {"b": 1}}) == ["a: server {}, site nothing", "a.b: server nothing, site 1"]
+    assert plan.differences({"a": {}}, {"a": {"b": 1}}) == [
+        "a: server {}, site nothing",
+        "a.b: server nothing, site 1",
+    ]
     assert plan.differences({}, {}) == []
 
 

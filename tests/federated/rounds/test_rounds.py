@@ -4,7 +4,17 @@ import random
 import pytest
 
 from federated.errors import StaleUpdate, UnknownSite
-from federated.rounds.rounds import Policy, Round, Update, accept, closes_at, expires_at, is_expired, is_over, progressed
+from federated.rounds.rounds import (
+    Policy,
+    Round,
+    Update,
+    accept,
+    closes_at,
+    expires_at,
+    is_expired,
+    is_over,
+    progressed,
+)
 
 POLICY = Policy(min_num_clients=2, max_num_clients=3, num_rounds=5, wait_after_min_clients_s=10.0)
 
@@ -15,7 +25,9 @@ def update(site, number=3, examples=10, sha256="aa"):
 
 def test_a_round_by_hand():
     state = accept(Round(3), update("C1"), policy=POLICY, now=100.0)
-    assert closes_at(state, POLICY) is None and not is_over(state, POLICY, now=1e9)  # one is below the minimum, however late
+    assert closes_at(state, POLICY) is None and not is_over(
+        state, POLICY, now=1e9
+    )  # one is below the minimum, however late
     state = accept(state, update("C2"), policy=POLICY, now=150.0)
     assert closes_at(state, POLICY) == 160.0
     assert not is_over(state, POLICY, now=159.9) and is_over(state, POLICY, now=160.0)
@@ -26,12 +38,16 @@ def test_a_round_by_hand():
 
 def test_with_minimum_equal_to_maximum_no_clock_decides():
     policy = dataclasses.replace(POLICY, max_num_clients=2)
-    state = accept(accept(Round(3), update("C1"), policy=policy, now=1.0), update("C2"), policy=policy, now=2.0)
+    state = accept(
+        accept(Round(3), update("C1"), policy=policy, now=1.0), update("C2"), policy=policy, now=2.0
+    )
     assert is_over(state, policy, now=2.0)
 
 
 def test_a_retry_replaces_itself_and_does_not_restart_the_wait():
-    state = accept(accept(Round(3), update("C1"), policy=POLICY, now=1.0), update("C2"), policy=POLICY, now=2.0)
+    state = accept(
+        accept(Round(3), update("C1"), policy=POLICY, now=1.0), update("C2"), policy=POLICY, now=2.0
+    )
     again = accept(state, update("C2", sha256="bb"), policy=POLICY, now=9.0)
     assert len(again.received) == 2 and again.received["C2"].sha256 == "bb"
     assert closes_at(again, POLICY) == 12.0
@@ -56,14 +72,22 @@ def test_random_schedules_keep_the_bounds():
     rng = random.Random(4)
     for _ in range(500):
         policy = Policy(
-            min_num_clients=rng.randint(1, 3), max_num_clients=rng.randint(3, 5), num_rounds=1, wait_after_min_clients_s=rng.choice([0, 7])
+            min_num_clients=rng.randint(1, 3),
+            max_num_clients=rng.randint(3, 5),
+            num_rounds=1,
+            wait_after_min_clients_s=rng.choice([0, 7]),
         )
         state, now, reached = Round(1), 0.0, None
         while not is_over(state, policy, now=now) and now < 200:
             now += rng.random() * 5
             if is_over(state, policy, now=now):
                 break
-            state = accept(state, update(f"C{rng.randint(1, policy.max_num_clients)}", 1), policy=policy, now=now)
+            state = accept(
+                state,
+                update(f"C{rng.randint(1, policy.max_num_clients)}", 1),
+                policy=policy,
+                now=now,
+            )
             if reached is None and len(state.received) >= policy.min_num_clients:
                 reached = now
         if is_over(state, policy, now=now):
@@ -85,7 +109,9 @@ def test_a_policy_that_cannot_work_is_refused(settings, message):
         dataclasses.replace(POLICY, **settings)
 
 
-SLOW = dataclasses.replace(POLICY, round_deadline_s=100.0, progress_grace_s=20.0, max_extension_s=1000.0)
+SLOW = dataclasses.replace(
+    POLICY, round_deadline_s=100.0, progress_grace_s=20.0, max_extension_s=1000.0
+)
 
 
 def arriving(state, moments, policy=SLOW):
@@ -98,8 +124,12 @@ def arriving(state, moments, policy=SLOW):
 def test_a_transfer_many_times_as_long_as_the_deadline_keeps_the_round_open_while_it_goes_on():
     state = arriving(Round(3), range(95, 500, 10))
     assert expires_at(state, SLOW) == 495 + 20
-    once_there = accept(accept(state, update("C2"), policy=SLOW, now=496.0), update("C3"), policy=SLOW, now=497.0)
-    assert closes_at(once_there, SLOW) == 495 + 20  # below the maximum: two are there, the third still sends
+    once_there = accept(
+        accept(state, update("C2"), policy=SLOW, now=496.0), update("C3"), policy=SLOW, now=497.0
+    )
+    assert (
+        closes_at(once_there, SLOW) == 495 + 20
+    )  # below the maximum: two are there, the third still sends
     short = dataclasses.replace(SLOW, max_extension_s=50.0)
     assert expires_at(arriving(Round(3), range(95, 150, 10), short), short) == 150.0
 

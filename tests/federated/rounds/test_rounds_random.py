@@ -66,11 +66,15 @@ class Schedule:
     def look(self):
         """The driver's turn; returns whether the round is over."""
         if is_expired(self.state, self.policy, now=self.now):
-            assert len(self.state.received) < self.policy.min_num_clients and not is_over(self.state, self.policy, now=self.now)
+            assert len(self.state.received) < self.policy.min_num_clients and not is_over(
+                self.state, self.policy, now=self.now
+            )
             kept = self.state.received
             self.state = reopened(self.state, now=self.now)
             self.attempt_at = self.now
-            assert self.state.received == kept and not is_expired(self.state, self.policy, now=self.now)
+            assert self.state.received == kept and not is_expired(
+                self.state, self.policy, now=self.now
+            )
         if not is_over(self.state, self.policy, now=self.now):
             self.check_open()
             return False
@@ -108,31 +112,53 @@ class Schedule:
             assert number != 2 and not (late and site not in self.before and not current)
             return
         except UnknownSite:
-            assert site not in before.received and len(before.received) == self.policy.max_num_clients
+            assert (
+                site not in before.received and len(before.received) == self.policy.max_num_clients
+            )
             return
-        assert self.state.received[site] == update and len(self.state.received) == len({**before.received, site: update})
+        assert self.state.received[site] == update and len(self.state.received) == len(
+            {**before.received, site: update}
+        )
         if self.min_at is None and len(self.state.received) >= self.policy.min_num_clients:
             self.min_at = self.now
 
     def check_open(self):
         assert len(self.state.received) <= self.policy.max_num_clients
-        assert (self.state.min_reached_at is None) == (len(self.state.received) < self.policy.min_num_clients)
+        assert (self.state.min_reached_at is None) == (
+            len(self.state.received) < self.policy.min_num_clients
+        )
 
     def check_over(self):
         policy, received = self.policy, self.state.received
         assert policy.min_num_clients <= len(received) <= policy.max_num_clients
         assert all(site == update.site for site, update in received.items())
-        for update in received.values():  # of this round, or late where that is allowed, and then counted nowhere else
-            assert update.round == 2 or (policy.late_updates == "keep" and update.round == 1 and update.site not in self.before)
+        for update in (
+            received.values()
+        ):  # of this round, or late where that is allowed, and then counted nowhere else
+            assert update.round == 2 or (
+                policy.late_updates == "keep"
+                and update.round == 1
+                and update.site not in self.before
+            )
         latest = self.min_at + policy.wait_after_min_clients_s
         if policy.round_deadline_s is not None:
             latest = min(latest, max(self.attempt_at + policy.round_deadline_s, self.min_at))
         assert closes_at(self.state, policy) <= latest + policy.max_extension_s
         # Nobody was kept waiting beyond that, and nobody who was still sending was cut off before.
-        waited_for = [self.moments_without_gap(site) for site in self.state.arriving if site not in self.state.absent]
-        everybody = len(received) >= policy.max_num_clients - len(self.state.absent - received.keys())
+        waited_for = [
+            self.moments_without_gap(site)
+            for site in self.state.arriving
+            if site not in self.state.absent
+        ]
+        everybody = len(received) >= policy.max_num_clients - len(
+            self.state.absent - received.keys()
+        )
         if not everybody and policy.max_extension_s == 60.0:
-            assert all(self.now >= min(at[-1] + policy.progress_grace_s, latest + 60.0) for at in waited_for if at[0] <= latest)
+            assert all(
+                self.now >= min(at[-1] + policy.progress_grace_s, latest + 60.0)
+                for at in waited_for
+                if at[0] <= latest
+            )
 
     def moments_without_gap(self, site):
         """The last of a site's moments of progress that lie no more than the grace apart."""
@@ -145,7 +171,9 @@ class Schedule:
 
 def accept_twice_is_once(state, policy, now):
     for update in state.received.values():
-        again = accept(dataclasses.replace(state, counted_before=frozenset()), update, policy=policy, now=now)
+        again = accept(
+            dataclasses.replace(state, counted_before=frozenset()), update, policy=policy, now=now
+        )
         if again.received != state.received or again.min_reached_at != state.min_reached_at:
             return False
     return True

@@ -14,7 +14,14 @@ from cryptography.hazmat.primitives import serialization
 from federated.admin import client as admin_client
 from federated.doctor import kit as doctor_kit
 from federated.errors import CertificateRefused
-from federated.security import certificate_request, certificates, credentials, expiry, provisioning, tls
+from federated.security import (
+    certificate_request,
+    certificates,
+    credentials,
+    expiry,
+    provisioning,
+    tls,
+)
 from federated.site import grpc_transport
 
 
@@ -30,7 +37,9 @@ def enrolled(federation, tmp_path):
     kit = tmp_path / "C2_kit"
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
-    certificate_request.install(kit, federation / "C2", authority=provisioning.authority_fingerprint(federation))
+    certificate_request.install(
+        kit, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+    )
     return kit
 
 
@@ -58,8 +67,14 @@ def test_no_secret_travels(federation, tmp_path):
     assert sorted(path.name for path in answer.iterdir()) == ["ca.pem", "site.json", "site.pem"]
     sent = (kit / "site.csr").read_text() + "".join(path.read_text() for path in answer.iterdir())
     assert "PRIVATE" not in sent and secret(kit) not in sent
-    text = subprocess.run(["openssl", "req", "-in", kit / "site.csr", "-noout", "-text", "-verify"], capture_output=True, text=True)
-    assert made.credential_sha256 in text.stdout and secret(kit) not in text.stdout  # what a security office sees in it
+    text = subprocess.run(
+        ["openssl", "req", "-in", kit / "site.csr", "-noout", "-text", "-verify"],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        made.credential_sha256 in text.stdout and secret(kit) not in text.stdout
+    )  # what a security office sees in it
     for private in ("site.key.next", "credential"):
         assert stat.S_IMODE((kit / private).stat().st_mode) == 0o600
 
@@ -67,18 +82,29 @@ def test_no_secret_travels(federation, tmp_path):
 def test_the_installed_kit_is_like_any_other(federation, enrolled):
     tls.Identity.of(enrolled, "site")
     book(federation).check("C2", secret(enrolled))
-    assert sorted(path.name for path in enrolled.iterdir()) == ["ca.pem", "credential", "site.json", "site.key", "site.pem"]
+    assert sorted(path.name for path in enrolled.iterdir()) == [
+        "ca.pem",
+        "credential",
+        "site.json",
+        "site.key",
+        "site.pem",
+    ]
 
 
 def test_the_fingerprint_is_what_openssl_says(enrolled):
     digest = tls.fingerprint_of_pem((enrolled / "site.pem").read_bytes())
     shown = subprocess.run(
-        ["openssl", "x509", "-in", enrolled / "site.pem", "-noout", "-fingerprint", "-sha256"], capture_output=True, text=True, check=True
+        ["openssl", "x509", "-in", enrolled / "site.pem", "-noout", "-fingerprint", "-sha256"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert shown.strip().split("=")[1].replace(":", "").lower() == digest
 
 
-def test_renewal_by_request_keeps_the_credential_and_the_old_key_until_the_answer_is_in(federation, enrolled):
+def test_renewal_by_request_keeps_the_credential_and_the_old_key_until_the_answer_is_in(
+    federation, enrolled
+):
     before, credential = (enrolled / "site.key").read_bytes(), secret(enrolled)
     certificate_request.request(enrolled, "C2")
     assert (enrolled / "site.key").read_bytes() == before
@@ -91,10 +117,18 @@ def test_renewal_by_request_keeps_the_credential_and_the_old_key_until_the_answe
 
 def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enrolled, tmp_path):
     certificate_request.request(enrolled, "C2")
-    assert provisioning.meaning(federation, provisioning.read_request_file(enrolled / "site.csr")) == "a renewal by the site that is there"
+    assert (
+        provisioning.meaning(federation, provisioning.read_request_file(enrolled / "site.csr"))
+        == "a renewal by the site that is there"
+    )
     certificate_request.request(tmp_path / "somebody", "C2")
-    assert "ANOTHER CREDENTIAL" in provisioning.meaning(federation, provisioning.read_request_file(tmp_path / "somebody" / "site.csr"))
-    assert provisioning.meaning(federation, certificate_request.request(tmp_path / "third", "C3")) == "a new site"
+    assert "ANOTHER CREDENTIAL" in provisioning.meaning(
+        federation, provisioning.read_request_file(tmp_path / "somebody" / "site.csr")
+    )
+    assert (
+        provisioning.meaning(federation, certificate_request.request(tmp_path / "third", "C3"))
+        == "a new site"
+    )
 
 
 def test_an_install_that_was_killed_half_way_is_repeated(federation, enrolled, monkeypatch):
@@ -116,7 +150,10 @@ def test_an_answer_to_an_older_request_is_refused(federation, tmp_path):
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
     certificate_request.request(kit, "C2")
-    with pytest.raises(ValueError, match=r"site\.pem: certifies another key than the newest request.*send site\.csr again"):
+    with pytest.raises(
+        ValueError,
+        match=r"site\.pem: certifies another key than the newest request.*send site\.csr again",
+    ):
         certificate_request.install(kit, federation / "C2")
 
 
@@ -133,9 +170,19 @@ def colons(digest):
     return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2)).upper()
 
 
-@pytest.mark.parametrize("said", [lambda digest: digest, colons, certificates.spoken, lambda d: certificates.spoken(d).replace(" ", "-")])
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda digest: digest,
+        colons,
+        certificates.spoken,
+        lambda d: certificates.spoken(d).replace(" ", "-"),
+    ],
+)
 def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation, asked, said):
-    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert((federation / "authority" / "ca.pem").read_text())).hexdigest()
+    digest = hashlib.sha256(
+        ssl.PEM_cert_to_DER_cert((federation / "authority" / "ca.pem").read_text())
+    ).hexdigest()
     certificate_request.install(asked, federation / "C2", authority=said(digest))
     tls.Identity.of(asked, "site")
 
@@ -147,7 +194,10 @@ def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation
         (lambda digest: digest[:31], "at least its first 32 digits"),
         (lambda digest: digest[:31] + "g", "is not a fingerprint"),
         (lambda digest: digest + "0", "is not a fingerprint"),
-        (lambda digest: digest[:31] + ("0" if digest[31] != "0" else "1"), "is not the authority with the fingerprint.*changed on its way"),
+        (
+            lambda digest: digest[:31] + ("0" if digest[31] != "0" else "1"),
+            "is not the authority with the fingerprint.*changed on its way",
+        ),
         (lambda digest: digest[1:33], "is not the authority"),
     ],
     ids=["none", "short", "letters", "long", "another", "shifted"],
@@ -170,16 +220,23 @@ def attackers_answer(kit, folder, **about):
 def test_an_answer_that_was_made_by_somebody_on_the_way_is_refused(federation, asked, tmp_path):
     _, answer = attackers_answer(asked, tmp_path / "forged")
     with pytest.raises(ValueError, match="is not the authority with the fingerprint"):
-        certificate_request.install(asked, answer, authority=provisioning.authority_fingerprint(federation))
+        certificate_request.install(
+            asked, answer, authority=provisioning.authority_fingerprint(federation)
+        )
     assert not (asked / "ca.pem").exists()
 
 
-def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation(enrolled, tmp_path):
+def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation(
+    enrolled, tmp_path
+):
     before = (enrolled / "ca.pem").read_bytes()
     certificate_request.request(enrolled, "C2")
     forged, answer = attackers_answer(enrolled, tmp_path / "forged")
     said = provisioning.authority_fingerprint(forged)
-    with pytest.raises(ValueError, match=r"its authority is another than the kit's; host is 'attacker\.example', in the kit 'localhost'"):
+    with pytest.raises(
+        ValueError,
+        match=r"its authority is another than the kit's; host is 'attacker\.example', in the kit 'localhost'",
+    ):
         certificate_request.install(enrolled, answer)
     with pytest.raises(ValueError, match="--confirm_change"):
         certificate_request.install(enrolled, answer, authority=said)
@@ -192,13 +249,17 @@ def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation
 
 
 @pytest.mark.parametrize(("key", "value"), [("host", "attacker.example"), ("port", 4443)])
-def test_a_renewal_with_another_address_is_refused_unless_confirmed(federation, enrolled, key, value):
+def test_a_renewal_with_another_address_is_refused_unless_confirmed(
+    federation, enrolled, key, value
+):
     certificate_request.request(enrolled, "C2")
     provisioning.add(federation, requests=[enrolled / "site.csr"])
     about = json.loads((federation / "C2" / "site.json").read_text())
     (federation / "C2" / "site.json").write_text(json.dumps({**about, key: value}))
     with pytest.raises(ValueError, match=rf"{key} is {value!r}, in the kit .*--confirm_change"):
-        certificate_request.install(enrolled, federation / "C2", authority=provisioning.authority_fingerprint(federation))
+        certificate_request.install(
+            enrolled, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+        )
     assert json.loads((enrolled / "site.json").read_text()) == about
     certificate_request.install(enrolled, federation / "C2", confirm_change=True)
     assert json.loads((enrolled / "site.json").read_text()) == {**about, key: value}
@@ -215,27 +276,40 @@ def test_an_answer_under_another_name_is_refused(federation, tmp_path):
     said = provisioning.authority_fingerprint(federation)
     with pytest.raises(ValueError, match="site is 'C9', the request was made for 'C2'"):
         certificate_request.install(kit, federation / "C9", authority=said)
-    (federation / "C9" / "site.json").write_text(json.dumps({"site": "C2", "host": "localhost", "port": 1}))
+    (federation / "C9" / "site.json").write_text(
+        json.dumps({"site": "C2", "host": "localhost", "port": 1})
+    )
     with pytest.raises(ValueError, match="is of site 'C2', the certificate beside it of 'C9'"):
         certificate_request.install(kit, federation / "C9", authority=said)
 
 
 @pytest.mark.parametrize(
     "about",
-    ["[]", "{}", '{"site": "C2", "host": "a b", "port": 1}', '{"site": "C2", "host": "a\\u001b[2J", "port": 1}'],
+    [
+        "[]",
+        "{}",
+        '{"site": "C2", "host": "a b", "port": 1}',
+        '{"site": "C2", "host": "a\\u001b[2J", "port": 1}',
+    ],
     ids=["list", "empty", "space", "escape"],
 )
 def test_an_answer_without_a_usable_address_is_refused_by_name(federation, asked, about):
     (federation / "C2" / "site.json").write_text(about)
     with pytest.raises(ValueError, match=r"site\.json: expected"):
-        certificate_request.install(asked, federation / "C2", authority=provisioning.authority_fingerprint(federation))
+        certificate_request.install(
+            asked, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+        )
 
 
-def test_another_credential_under_a_known_name_needs_the_operators_word(federation, enrolled, tmp_path):
+def test_another_credential_under_a_known_name_needs_the_operators_word(
+    federation, enrolled, tmp_path
+):
     certificate_request.request(tmp_path / "somebody", "C2")
     csr = tmp_path / "somebody" / "site.csr"
     before = json.loads((federation / "server" / "credentials.json").read_text())
-    with pytest.raises(ValueError, match=r"another credential than site C2 has.*--replace_credential=C2"):
+    with pytest.raises(
+        ValueError, match=r"another credential than site C2 has.*--replace_credential=C2"
+    ):
         provisioning.add(federation, requests=[csr])
     with pytest.raises(ValueError, match="another credential"):
         provisioning.add(federation, requests=[csr], replace_credential=["C1"])
@@ -260,7 +334,9 @@ def test_a_link_in_a_kit_is_not_followed(federation, asked, tmp_path, name):
     before = (tmp_path / "elsewhere").read_bytes()
     for work in (
         lambda: certificate_request.request(asked, "C2"),
-        lambda: certificate_request.install(asked, federation / "C2", authority=provisioning.authority_fingerprint(federation)),
+        lambda: certificate_request.install(
+            asked, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+        ),
     ):
         with pytest.raises(ValueError, match=rf"{name}: is a symbolic link.*put the file itself"):
             work()
@@ -272,7 +348,9 @@ def test_a_link_in_an_answer_is_not_followed(federation, asked, tmp_path, name):
     (federation / "C2" / name).rename(tmp_path / "elsewhere")
     (federation / "C2" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=rf"{name}: is a symbolic link"):
-        certificate_request.install(asked, federation / "C2", authority=provisioning.authority_fingerprint(federation))
+        certificate_request.install(
+            asked, federation / "C2", authority=provisioning.authority_fingerprint(federation)
+        )
 
 
 @pytest.mark.parametrize("name", ["ca.pem", "site.pem", "site.key", "credential", "site.json"])
@@ -288,7 +366,17 @@ def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tm
     assert name in finding.found and "links are not followed" in finding.mend
 
 
-@pytest.mark.parametrize("name", ["authority", "authority/ca.key", "server/credentials.json", "C1", "C1/site.key", "operator/credential"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "authority",
+        "authority/ca.key",
+        "server/credentials.json",
+        "C1",
+        "C1/site.key",
+        "operator/credential",
+    ],
+)
 def test_provisioning_writes_through_no_link(federation, tmp_path, name):
     path = federation / name
     path.rename(tmp_path / "elsewhere")
@@ -306,7 +394,9 @@ def test_a_link_in_place_of_a_request_is_not_followed(federation, asked, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda pem: b"", lambda pem: pem[:200], lambda pem: pem.replace(b"M", b"N", 1)], ids=["empty", "cut", "changed"]
+    "spoil",
+    [lambda pem: b"", lambda pem: pem[:200], lambda pem: pem.replace(b"M", b"N", 1)],
+    ids=["empty", "cut", "changed"],
 )
 def test_a_spoilt_request_is_refused_by_name(federation, tmp_path, spoil):
     certificate_request.request(tmp_path / "kit", "C2")
@@ -361,12 +451,19 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
     credential, old = secret(federation / "C1"), (federation / "C1" / "site.pem").read_bytes()
     before = json.loads((federation / "server" / "credentials.json").read_text())
     provisioning.renew(federation, ["C1", "server", "operator"], valid_days=10)
-    assert secret(federation / "C1") == credential and (federation / "C1" / "site.pem").read_bytes() != old
+    assert (
+        secret(federation / "C1") == credential
+        and (federation / "C1" / "site.pem").read_bytes() != old
+    )
     assert json.loads((federation / "server" / "credentials.json").read_text()) == before
     tls.Identity.of(federation / "server", "server")
-    assert expiry.warnings(federation / "C1") == ["site.pem: the certificate ends in 10 days; have it renewed"]
+    assert expiry.warnings(federation / "C1") == [
+        "site.pem: the certificate ends in 10 days; have it renewed"
+    ]
     assert expiry.warnings(enrolled) == []
-    with pytest.raises(ValueError, match="key of 'C2' was not made here; renew the certificate by a new request"):
+    with pytest.raises(
+        ValueError, match="key of 'C2' was not made here; renew the certificate by a new request"
+    ):
         provisioning.renew(federation, ["C2"])
 
 
@@ -383,15 +480,25 @@ def test_the_operators_credential_opens_nothing_of_a_site_and_back(federation):
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])
-def test_no_request_is_for_a_credential_that_a_full_disk_left_empty(federation, tmp_path, monkeypatch, earlier_release):
+def test_no_request_is_for_a_credential_that_a_full_disk_left_empty(
+    federation, tmp_path, monkeypatch, earlier_release
+):
     kit = tmp_path / "kit"
     if earlier_release:
         kit.mkdir()
         (kit / "credential").touch()
     else:
         with monkeypatch.context() as disk:
-            disk.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-            with pytest.raises(OSError, match=r"No space left on device; it takes \d+ bytes: .*kit/credential"):
+            disk.setattr(
+                os,
+                "fsync",
+                lambda descriptor: (_ for _ in ()).throw(
+                    OSError(errno.ENOSPC, "No space left on device")
+                ),
+            )
+            with pytest.raises(
+                OSError, match=r"No space left on device; it takes \d+ bytes: .*kit/credential"
+            ):
                 certificate_request.request(kit, "C9")
         assert not (kit / "credential").exists()
     asked = certificate_request.request(kit, "C9")

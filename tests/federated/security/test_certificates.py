@@ -20,22 +20,32 @@ def authority():
 
 
 def issued(authority, days, now=NOW, **named):
-    return certificates.issue("C1", certificates.new_key().public_key(), *authority, days, now, **named)
+    return certificates.issue(
+        "C1", certificates.new_key().public_key(), *authority, days, now, **named
+    )
 
 
 def test_a_certificate_ends_with_its_authority_at_the_latest(authority):
     assert issued(authority, 10).not_valid_after_utc == NOW + datetime.timedelta(days=10)
     assert issued(authority, 1000).not_valid_after_utc == authority[0].not_valid_after_utc
-    with pytest.raises(ValueError, match=r"the authority ended on 2026-04-11; provision the federation again"):
+    with pytest.raises(
+        ValueError, match=r"the authority ended on 2026-04-11; provision the federation again"
+    ):
         issued(authority, 10, NOW + datetime.timedelta(days=101))
 
 
 def test_who_issued_what(authority):
     other = certificates.new_authority(certificates.new_key(), 100, NOW)
     certificate = issued(authority, 10)
-    assert certificates.is_issued_by(certificate, authority[0]) and not certificates.is_issued_by(certificate, other)
-    assert certificates.common_name(certificate) == "C1" and certificates.hosts_of(certificate) == []
-    assert certificates.hosts_of(issued(authority, 10, hosts=["fl.example.org", "10.0.0.1", "fl.example.org"])) == [
+    assert certificates.is_issued_by(certificate, authority[0]) and not certificates.is_issued_by(
+        certificate, other
+    )
+    assert (
+        certificates.common_name(certificate) == "C1" and certificates.hosts_of(certificate) == []
+    )
+    assert certificates.hosts_of(
+        issued(authority, 10, hosts=["fl.example.org", "10.0.0.1", "fl.example.org"])
+    ) == [
         "fl.example.org",
         "10.0.0.1",
     ]
@@ -51,7 +61,9 @@ def test_a_request_says_what_it_asks_for_and_its_signature_covers_all_of_it():
     for what in (b"C1", digest.encode()):
         at = der.index(what)
         changed = der[:at] + bytes([der[at] ^ 1]) + der[at + 1 :]
-        forged = ssl.DER_cert_to_PEM_cert(changed).replace("CERTIFICATE", "CERTIFICATE REQUEST").encode()
+        forged = (
+            ssl.DER_cert_to_PEM_cert(changed).replace("CERTIFICATE", "CERTIFICATE REQUEST").encode()
+        )
         with pytest.raises(ValueError, match="certificate request"):
             certificates.read_request(forged)
 
@@ -59,7 +71,12 @@ def test_a_request_says_what_it_asks_for_and_its_signature_covers_all_of_it():
 def test_a_request_of_another_program_is_refused():
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "C1")])
-    plain = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    plain = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(name)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
     with pytest.raises(ValueError, match="not a certificate request of this release"):
         certificates.read_request(plain)
 
@@ -81,7 +98,9 @@ def test_a_sites_certificate_does_not_pass_as_the_servers(kits):
         client.check_hostname = False  # even where the name would fit
         with (
             socket.create_connection(listener.getsockname(), timeout=10) as plain,
-            pytest.raises(ssl.SSLCertVerificationError, match=r"(unsuitable|unsupported) certificate purpose"),
+            pytest.raises(
+                ssl.SSLCertVerificationError, match=r"(unsuitable|unsupported) certificate purpose"
+            ),
         ):
             client.wrap_socket(plain)
         thread.join(10)

@@ -36,7 +36,9 @@ def test_a_token_is_stored_hashed_only(clock):
 def test_a_token_of_another_run_is_unknown_even_where_the_table_was_copied(clock):
     memory = Memory()
     token, _ = Sessions(memory, lifetime_s=10.0, clock=clock, run="first").open("C1", "cert")
-    assert Sessions(memory, lifetime_s=10.0, clock=clock, run="first").site_of(token, "cert") == "C1"
+    assert (
+        Sessions(memory, lifetime_s=10.0, clock=clock, run="first").site_of(token, "cert") == "C1"
+    )
     with pytest.raises(errors.SessionExpired, match="not known here"):
         Sessions(memory, lifetime_s=10.0, clock=clock, run="second").site_of(token, "cert")
 
@@ -69,7 +71,9 @@ def test_a_wrong_credential_and_an_unknown_site_read_alike():
     book = CredentialBook({"C1": credentials.hashed("right")})
     book.check("C1", "right")
     for site, credential in (("C1", "wrong"), ("C9", "right"), ("C9", ""), ("C1", "")):
-        with pytest.raises(errors.WrongCredential, match=f"site '{site}' and its credential do not go together") as caught:
+        with pytest.raises(
+            errors.WrongCredential, match=f"site '{site}' and its credential do not go together"
+        ) as caught:
             book.check(site, credential)
         assert "right" not in str(caught.value) and "wrong" not in str(caught.value)
 

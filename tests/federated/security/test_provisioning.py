@@ -15,10 +15,34 @@ def certificate(path):
 
 
 def test_every_kit_is_whole_and_private(kits):
-    assert sorted(path.name for path in kits.iterdir()) == ["C1", "C2", "C3", "authority", "operator", "server"]
-    assert sorted(path.name for path in (kits / "server").iterdir()) == ["ca.pem", "credentials.json", "server.key", "server.pem"]
-    assert sorted(path.name for path in (kits / "C1").iterdir()) == ["ca.pem", "credential", "site.json", "site.key", "site.pem"]
-    for private in ("authority/ca.key", "server/server.key", "C1/site.key", "C1/credential", "C2/site.key"):
+    assert sorted(path.name for path in kits.iterdir()) == [
+        "C1",
+        "C2",
+        "C3",
+        "authority",
+        "operator",
+        "server",
+    ]
+    assert sorted(path.name for path in (kits / "server").iterdir()) == [
+        "ca.pem",
+        "credentials.json",
+        "server.key",
+        "server.pem",
+    ]
+    assert sorted(path.name for path in (kits / "C1").iterdir()) == [
+        "ca.pem",
+        "credential",
+        "site.json",
+        "site.key",
+        "site.pem",
+    ]
+    for private in (
+        "authority/ca.key",
+        "server/server.key",
+        "C1/site.key",
+        "C1/credential",
+        "C2/site.key",
+    ):
         assert stat.S_IMODE((kits / private).stat().st_mode) == 0o600, private
 
 
@@ -27,23 +51,45 @@ def test_the_server_knows_credentials_by_their_hashes_only(kits):
     for site in ("C1", "C2", "C3"):
         credential = (kits / site / "credential").read_text().strip()
         assert credential not in book
-        credentials.CredentialBook.read(kits / "server" / "credentials.json").check(site, credential)
+        credentials.CredentialBook.read(kits / "server" / "credentials.json").check(
+            site, credential
+        )
 
 
 def test_the_servers_certificate_names_its_hosts(tmp_path):
-    folder = provisioning.provision(tmp_path / "kits", ["hospital.example", "10.1.2.3"], ("C1",), port=8500)
-    names = certificate(folder / "server" / "server.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    folder = provisioning.provision(
+        tmp_path / "kits", ["hospital.example", "10.1.2.3"], ("C1",), port=8500
+    )
+    names = (
+        certificate(folder / "server" / "server.pem")
+        .extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        .value
+    )
     assert names.get_values_for_type(x509.DNSName) == ["hospital.example", "localhost"]
-    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3", "127.0.0.1", "::1"]
-    assert json.loads((folder / "C1" / "site.json").read_text()) == {"site": "C1", "host": "hospital.example", "port": 8500}
+    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == [
+        "10.1.2.3",
+        "127.0.0.1",
+        "::1",
+    ]
+    assert json.loads((folder / "C1" / "site.json").read_text()) == {
+        "site": "C1",
+        "host": "hospital.example",
+        "port": 8500,
+    }
 
 
 def test_certificates_are_issued_by_the_authority_for_one_purpose(kits):
     authority = certificate(kits / "server" / "ca.pem")
-    for path, purpose in ((kits / "server" / "server.pem", "serverAuth"), (kits / "C2" / "site.pem", "clientAuth")):
+    for path, purpose in (
+        (kits / "server" / "server.pem", "serverAuth"),
+        (kits / "C2" / "site.pem", "clientAuth"),
+    ):
         one = certificate(path)
         one.verify_directly_issued_by(authority)
-        assert [usage._name for usage in one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [purpose]
+        assert [
+            usage._name
+            for usage in one.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        ] == [purpose]
         assert not one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert certificate(kits / "C2" / "site.pem").subject.rfc4514_string() == "CN=C2"
 
@@ -51,7 +97,9 @@ def test_certificates_are_issued_by_the_authority_for_one_purpose(kits):
 def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
     folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1",))
     before = (folder / "C1" / "credential").read_text()
-    with pytest.raises(ValueError, match=r"kits holds authority, operator, server, C1 already; .*overwrite"):
+    with pytest.raises(
+        ValueError, match=r"kits holds authority, operator, server, C1 already; .*overwrite"
+    ):
         provisioning.provision(folder, "localhost", ("C1",))
     assert (folder / "C1" / "credential").read_text() == before
     provisioning.provision(folder, "localhost", ("C1",), overwrite=True)
@@ -66,23 +114,33 @@ def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
         ("localhost", ("../C1",), "'../C1' cannot be used"),
         ("localhost", ("server",), "'server' cannot be used"),
         ("localhost", ("C1", "c1"), "given twice"),
-        ("localhost", ("C1_north", "C1"), "'C1' and 'C1_north' cannot be in one federation.* e.g. C1-north"),
+        (
+            "localhost",
+            ("C1_north", "C1"),
+            "'C1' and 'C1_north' cannot be in one federation.* e.g. C1-north",
+        ),
     ],
 )
-def test_names_that_cannot_work_are_refused_before_anything_is_written(tmp_path, hosts, sites, message):
+def test_names_that_cannot_work_are_refused_before_anything_is_written(
+    tmp_path, hosts, sites, message
+):
     with pytest.raises(ValueError, match=message):
         provisioning.provision(tmp_path / "kits", hosts, sites)
     assert not (tmp_path / "kits").exists()
 
 
-@pytest.mark.parametrize(("first", "late"), [("C1", "C1_north"), ("C1", "c1_north"), ("C1_north", "C1")])
+@pytest.mark.parametrize(
+    ("first", "late"), [("C1", "C1_north"), ("C1", "c1_north"), ("C1_north", "C1")]
+)
 def test_no_late_site_has_a_name_that_models_of_another_begin_with(tmp_path, first, late):
     """C1 may have lent "C1_north_baseline" before C1_north came, which could then not lend its own."""
     folder = provisioning.provision(tmp_path / "kits", "localhost", (first,))
     before = (folder / "server" / "credentials.json").read_bytes()
     with pytest.raises(ValueError, match="cannot be in one federation"):
         provisioning.add(folder, sites=[late])
-    assert (folder / "server" / "credentials.json").read_bytes() == before and not (folder / late).exists()
+    assert (folder / "server" / "credentials.json").read_bytes() == before and not (
+        folder / late
+    ).exists()
     assert provisioning.add(folder, sites=["C1-north", "C12"]) == ["C1-north", "C12"]
 
 
@@ -92,10 +150,16 @@ def test_two_such_sites_of_an_earlier_release_stay(tmp_path, monkeypatch):
         folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C1_north"))
     provisioning.add(folder, sites=["C3"])
     provisioning.renew(folder, ["C1_north"])
-    assert credentials.CredentialBook.read(folder / "server" / "credentials.json").sites == ("C1", "C1_north", "C3")
+    assert credentials.CredentialBook.read(folder / "server" / "credentials.json").sites == (
+        "C1",
+        "C1_north",
+        "C3",
+    )
 
 
-def test_a_disk_that_fills_half_way_leaves_nothing_in_the_way_of_the_next_attempt(tmp_path, monkeypatch):
+def test_a_disk_that_fills_half_way_leaves_nothing_in_the_way_of_the_next_attempt(
+    tmp_path, monkeypatch
+):
     folder = tmp_path / "kits"
     with monkeypatch.context() as disk:
         write, left = atomic.write_bytes, iter(range(9))

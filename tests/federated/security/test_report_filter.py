@@ -4,7 +4,15 @@ import pytest
 from federated.errors import PrivacyRefused
 from federated.security import report_filter
 
-ROW = {"model": "FL_global", "site": "C1", "case": 7, "grid": "native", "dice_pancreas": 0.5, "dice_tumour": None, "volume_ml_tumour": 3}
+ROW = {
+    "model": "FL_global",
+    "site": "C1",
+    "case": 7,
+    "grid": "native",
+    "dice_pancreas": 0.5,
+    "dice_tumour": None,
+    "volume_ml_tumour": 3,
+}
 
 
 def check(**changes):
@@ -49,7 +57,13 @@ def test_everything_else_stays_and_is_not_repeated_in_the_error(changes, message
 
 
 def test_scores_and_counts_of_a_patient_pass_and_are_bounded():
-    counts = {"truth_components_tumour": 2, "components_tumour": 5, "found_tumour": 2, "false_components_tumour": 3, "score_tumour": 7.25}
+    counts = {
+        "truth_components_tumour": 2,
+        "components_tumour": 5,
+        "found_tumour": 2,
+        "false_components_tumour": 3,
+        "score_tumour": 7.25,
+    }
     (row,) = check(**counts)
     assert {key: row[key] for key in counts} == counts and type(row["found_tumour"]) is float
     assert check(found_tumour=None, false_components_tumour=None, score_tumour=None)
@@ -70,11 +84,15 @@ def test_scores_and_counts_of_a_patient_pass_and_are_bounded():
 
 def test_a_row_needs_its_keys():
     with pytest.raises(PrivacyRefused, match="row 2: column 'case' is missing"):
-        report_filter.check_rows([ROW, {k: v for k, v in ROW.items() if k != "case"}], site="C1", models=["FL_global"])
+        report_filter.check_rows(
+            [ROW, {k: v for k, v in ROW.items() if k != "case"}], site="C1", models=["FL_global"]
+        )
 
 
 def test_metrics_are_short_names_and_finite_numbers():
-    assert report_filter.check_metrics({"loss/dice": np.float32(0.5), "dice_1": 1, "dice_tumour": None}, what="scores") == {
+    assert report_filter.check_metrics(
+        {"loss/dice": np.float32(0.5), "dice_1": 1, "dice_tumour": None}, what="scores"
+    ) == {
         "loss/dice": 0.5,
         "dice_1": 1.0,
     }

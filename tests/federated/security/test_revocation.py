@@ -12,7 +12,14 @@ from federated import errors
 from federated.admin import client as admin_client
 from federated.doctor import examination
 from federated.doctor import findings as doctor
-from federated.security import certificate_request, certificates, credentials, provisioning, revocation, tls
+from federated.security import (
+    certificate_request,
+    certificates,
+    credentials,
+    provisioning,
+    revocation,
+    tls,
+)
 from federated.tensors import tensor_files
 from federated.wire import weight_exchange_pb2 as pb
 from tests.federated import toy
@@ -44,23 +51,48 @@ def certificate(path):
 
 
 def test_without_a_revocation_certificates_and_kits_are_those_of_the_release_before(federation):
-    assert sorted(path.name for path in (federation / "C1").iterdir()) == ["ca.pem", "credential", "site.json", "site.key", "site.pem"]
-    assert certificates.hosts_of(certificate(federation / "server" / "server.pem")) == ["localhost", "127.0.0.1", "::1"]
-    assert certificates._alternatives(certificate(federation / "server" / "server.pem")) == ["localhost", "127.0.0.1", "::1"]
+    assert sorted(path.name for path in (federation / "C1").iterdir()) == [
+        "ca.pem",
+        "credential",
+        "site.json",
+        "site.key",
+        "site.pem",
+    ]
+    assert certificates.hosts_of(certificate(federation / "server" / "server.pem")) == [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    ]
+    assert certificates._alternatives(certificate(federation / "server" / "server.pem")) == [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    ]
     identity = tls.Identity.of(federation / "C1", "site")
     assert identity.channel_options == () and identity.expected_name("localhost") == "localhost"
 
 
-def test_a_site_hears_of_it_at_login_and_refuses_the_stolen_key_from_then_on(serving, federation, stolen):
+def test_a_site_hears_of_it_at_login_and_refuses_the_stolen_key_from_then_on(
+    serving, federation, stolen
+):
     provisioning.revoke(federation, ["server"])
     genuine = serving(server_kit=federation / "server")
     log_in(genuine, federation)
     genuine.stop()
     pretender = serving(server_kit=stolen, folder="pretender")
-    with pytest.raises(errors.CertificateRefused, match="its certificate was revoked, and whoever has its key may pose as the server"):
+    with pytest.raises(
+        errors.CertificateRefused,
+        match="its certificate was revoked, and whoever has its key may pose as the server",
+    ):
         log_in(pretender, federation)
-    assert log_in(pretender, federation, "C2").revocation == b""  # C2 has not heard of it: that is what it would be worth
-    assert not [line for line in (pretender.folder / "events.jsonl").read_text().splitlines() if '"login"' in line and '"C1"' in line]
+    assert (
+        log_in(pretender, federation, "C2").revocation == b""
+    )  # C2 has not heard of it: that is what it would be worth
+    assert not [
+        line
+        for line in (pretender.folder / "events.jsonl").read_text().splitlines()
+        if '"login"' in line and '"C1"' in line
+    ]
 
 
 def test_it_reaches_a_site_in_the_middle_of_a_run_at_its_next_call(serving, federation, stolen):
@@ -72,7 +104,12 @@ def test_it_reaches_a_site_in_the_middle_of_a_run_at_its_next_call(serving, fede
     with pytest.raises(errors.SessionExpired):
         transport.next_task()  # the site loop then logs in again
     session = transport.login(toy.PLAN, 30)
-    assert certificates.read_revocation(session.revocation, certificate(federation / "authority" / "ca.pem")) == 1
+    assert (
+        certificates.read_revocation(
+            session.revocation, certificate(federation / "authority" / "ca.pem")
+        )
+        == 1
+    )
     assert transport.next_task().kind == "train"
     transport.heart_beat()
     transport.close()
@@ -94,7 +131,9 @@ def test_a_run_goes_on_over_a_revocation_to_the_exact_weights(serving, federatio
         assert arrays[name].astype("float64") == pytest.approx(expected, abs=0)
 
 
-def test_a_server_says_nothing_before_it_has_its_new_certificate(serving, federation, stolen, tmp_path):
+def test_a_server_says_nothing_before_it_has_its_new_certificate(
+    serving, federation, stolen, tmp_path
+):
     """Where credentials.json is carried before the rest, sites would otherwise refuse the genuine server."""
     shutil.copytree(federation / "server", tmp_path / "kit")
     running = serving(server_kit=tmp_path / "kit")
@@ -125,17 +164,29 @@ def test_a_second_revocation_is_heard_by_sites_of_every_generation(serving, fede
 
 def test_the_operator_may_send_it_ahead_and_an_answer_carries_it(federation, stolen, tmp_path):
     provisioning.revoke(federation, ["server"])
-    assert certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl") == 1
+    assert (
+        certificate_request.take_revocation(
+            federation / "C1", federation / "authority" / "revoked.crl"
+        )
+        == 1
+    )
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C3")
     provisioning.add(federation, requests=[kit / "site.csr"])
-    certificate_request.install(kit, federation / "C3", authority=provisioning.authority_fingerprint(federation))
+    certificate_request.install(
+        kit, federation / "C3", authority=provisioning.authority_fingerprint(federation)
+    )
     for folder in (federation / "C1", kit):
-        assert tls.Identity.of(folder, "site").expected_name("localhost") == "server-1.federation.invalid"
+        assert (
+            tls.Identity.of(folder, "site").expected_name("localhost")
+            == "server-1.federation.invalid"
+        )
     assert admin_client.Kit.read(federation / "operator", port=1).identity.generation == 1
 
 
-def test_only_the_authority_can_revoke_and_nobody_can_take_it_back(federation, other_kits, tmp_path):
+def test_only_the_authority_can_revoke_and_nobody_can_take_it_back(
+    federation, other_kits, tmp_path
+):
     provisioning.revoke(federation, ["server"])
     first = (federation / "authority" / "revoked.crl").read_bytes()
     certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl")
@@ -143,7 +194,9 @@ def test_only_the_authority_can_revoke_and_nobody_can_take_it_back(federation, o
     for _ in range(3):
         provisioning.revoke(tmp_path / "other", ["server"])
     with pytest.raises(ValueError, match=r"revoked\.crl: .*authority has not signed"):
-        certificate_request.take_revocation(federation / "C1", tmp_path / "other" / "authority" / "revoked.crl")
+        certificate_request.take_revocation(
+            federation / "C1", tmp_path / "other" / "authority" / "revoked.crl"
+        )
     provisioning.revoke(federation, ["server"])
     certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl")
     (tmp_path / "first.crl").write_bytes(first)
@@ -156,12 +209,16 @@ def test_only_the_authority_can_revoke_and_nobody_can_take_it_back(federation, o
         certificate_request.take_revocation(federation / "C1", tmp_path / "large.crl")
 
 
-def test_a_forged_statement_from_a_server_changes_nothing(serving, federation, other_kits, tmp_path, monkeypatch):
+def test_a_forged_statement_from_a_server_changes_nothing(
+    serving, federation, other_kits, tmp_path, monkeypatch
+):
     shutil.copytree(other_kits, tmp_path / "other")
     provisioning.revoke(tmp_path / "other", ["server"])
     running = serving(server_kit=federation / "server")
     for forged in (b"hello", (tmp_path / "other" / "authority" / "revoked.crl").read_bytes()):
-        monkeypatch.setattr(credentials.CredentialBook, "server_revocation", lambda self, forged=forged: (0, forged))
+        monkeypatch.setattr(
+            credentials.CredentialBook, "server_revocation", lambda self, forged=forged: (0, forged)
+        )
         assert log_in(running, federation).revocation == forged
         assert tls.Identity.of(federation / "C1", "site").generation == 0
     assert not (federation / "C1" / "revoked.crl").exists()
@@ -187,15 +244,23 @@ def test_a_kit_that_may_not_be_written_is_no_obstacle(serving, federation, tmp_p
     transport.close()
 
 
-def test_a_site_of_the_release_before_goes_on_with_a_server_whose_key_was_revoked(serving, federation):
+def test_a_site_of_the_release_before_goes_on_with_a_server_whose_key_was_revoked(
+    serving, federation
+):
     """It asks for the host's name, which new certificates bear too, and passes over a field that it does not know."""
     provisioning.revoke(federation, ["server"])
     running = serving(server_kit=federation / "server")
     kit = federation / "C1"
-    trusted = grpc.ssl_channel_credentials(*((kit / name).read_bytes() for name in ("ca.pem", "site.key", "site.pem")))
+    trusted = grpc.ssl_channel_credentials(
+        *((kit / name).read_bytes() for name in ("ca.pem", "site.key", "site.pem"))
+    )
     with grpc.secure_channel(f"localhost:{running.port}", trusted) as channel:
-        call = channel.unary_unary("/weight_exchange.WeightExchange/Login", pb.LoginRequest.SerializeToString, bytes)
-        request = pb.LoginRequest(site="C1", plan_json=json.dumps(toy.PLAN), num_examples=30, protocol=2)
+        call = channel.unary_unary(
+            "/weight_exchange.WeightExchange/Login", pb.LoginRequest.SerializeToString, bytes
+        )
+        request = pb.LoginRequest(
+            site="C1", plan_json=json.dumps(toy.PLAN), num_examples=30, protocol=2
+        )
         secret = (kit / "credential").read_text().strip()
         reply = call(request, metadata=(("authorization", f"Credential C1:{secret}"),), timeout=30)
     old = pb.LoginReply.FromString(reply)
@@ -203,13 +268,18 @@ def test_a_site_of_the_release_before_goes_on_with_a_server_whose_key_was_revoke
     assert old.token and old.num_rounds == 3
 
 
-def test_a_federation_of_the_release_before_is_revoked_like_any_other(serving, federation, tmp_path):
+def test_a_federation_of_the_release_before_is_revoked_like_any_other(
+    serving, federation, tmp_path
+):
     book = json.loads((federation / "authority" / "federation.json").read_text())
     for entry in book["issued"]:
         del entry["serial"]
     (federation / "authority" / "federation.json").write_text(json.dumps(book))
     provisioning.revoke(federation, ["server"])
-    assert {entry.state for entry in provisioning.issued(federation) if entry.name == "server"} == {"revoked", "valid"}
+    assert {entry.state for entry in provisioning.issued(federation) if entry.name == "server"} == {
+        "revoked",
+        "valid",
+    }
     running = serving(server_kit=federation / "server")
     log_in(running, federation)
     assert tls.Identity.of(federation / "C1", "site").generation == 1
@@ -249,14 +319,23 @@ def test_the_doctor_finds_the_new_server_well(serving, federation, tmp_path):
     provisioning.revoke(federation, ["server"])
     certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl")
     running = serving(server_kit=federation / "server")
-    findings = examination.of_site(federation / "C1", host="localhost", port=running.port, environ={}, timeout_s=20.0)
+    findings = examination.of_site(
+        federation / "C1", host="localhost", port=running.port, environ={}, timeout_s=20.0
+    )
     assert doctor.is_well(findings), doctor.table(findings)
-    findings = examination.of_site(federation / "operator", host="localhost", port=running.port, environ={}, timeout_s=20.0)
+    findings = examination.of_site(
+        federation / "operator", host="localhost", port=running.port, environ={}, timeout_s=20.0
+    )
     assert doctor.is_well(findings), doctor.table(findings)
 
 
 def test_the_doctor_of_the_server_says_that_its_certificate_is_the_old_one(federation, stolen):
     provisioning.revoke(federation, ["server"])
     shutil.copy(federation / "server" / "credentials.json", stolen)
-    only_fault(examination.of_server(stolen, port=0), "revocation", "server.pem was revoked", "carry the whole folder")
+    only_fault(
+        examination.of_server(stolen, port=0),
+        "revocation",
+        "server.pem was revoked",
+        "carry the whole folder",
+    )
     assert doctor.is_well(examination.of_server(federation / "server", port=0))

@@ -53,9 +53,13 @@ def treated(*steps):
 
 
 def test_whoever_speaks_no_tls_is_reported_as_such(kits):
-    with treated(lambda c: c.recv(100), lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
+    with treated(
+        lambda c: c.recv(100), lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    ) as port:
         error = met(kits / "C1", port)
-    assert type(error) is errors.CertificateRefused and "does not speak TLS; check host and port" in str(error)
+    assert type(
+        error
+    ) is errors.CertificateRefused and "does not speak TLS; check host and port" in str(error)
 
 
 def test_a_server_that_dies_in_the_handshake_is_worth_another_try(kits):
@@ -67,17 +71,22 @@ def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     error = met(kits / "C1", port)
-    assert type(error) is errors.ServerUnreachable and f"localhost:{port}: nobody listens there" in str(error)
-    error = met(kits / "C1", 8443, "no-such-host.invalid")
-    assert type(error) is errors.ServerUnreachable and "no-such-host.invalid:8443: its name, or its proxy's, is not known here" in str(
+    assert type(
         error
+    ) is errors.ServerUnreachable and f"localhost:{port}: nobody listens there" in str(error)
+    error = met(kits / "C1", 8443, "no-such-host.invalid")
+    assert (
+        type(error) is errors.ServerUnreachable
+        and "no-such-host.invalid:8443: its name, or its proxy's, is not known here" in str(error)
     )
 
 
 @pytest.mark.parametrize(("days", "text"), [(-10, "has ended"), (10, "is not valid yet")])
 def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp_path, days, text):
     now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
-    with listening(tls_treatment(certificate_folder(kits, tmp_path / "old", days=1, now=now))) as port:
+    with listening(
+        tls_treatment(certificate_folder(kits, tmp_path / "old", days=1, now=now))
+    ) as port:
         error = met(kits / "C1", port)
     assert type(error) is errors.CertificateOutOfDate and isinstance(error, errors.RETRYABLE)
     assert f"the server's certificate {text}" in str(error) and "--renew=server" in str(error)
@@ -86,7 +95,13 @@ def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp
 def test_what_grpc_did_not_meet_ends_no_site(kits, other_kits):
     """gRPC met an end that was not there; that somebody else answers when one looks proves nothing."""
     with listening(tls_treatment(other_kits / "server")) as port:
-        for details in ("Connection refused", "HTTP proxy returned response code 502", "ipv4:1.2.3.4:1: Socket closed", "", "what is this"):
+        for details in (
+            "Connection refused",
+            "HTTP proxy returned response code 502",
+            "ipv4:1.2.3.4:1: Socket closed",
+            "",
+            "what is this",
+        ):
             error = explained(details, kits / "C1", port=port)
             assert type(error) is errors.ServerUnreachable, details
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -95,4 +110,7 @@ def test_what_grpc_did_not_meet_ends_no_site(kits, other_kits):
 
 
 def test_a_good_server_that_closed_a_connection_is_worth_another_try(serving, kits):
-    assert type(explained("Socket closed", kits / "C1", port=serving().port)) is errors.ServerUnreachable
+    assert (
+        type(explained("Socket closed", kits / "C1", port=serving().port))
+        is errors.ServerUnreachable
+    )

@@ -33,7 +33,9 @@ class Site:
     def push(self, number, value=1.0, **changes):
         path, offer = self.offer(value, round=number, num_examples=toy.EXAMPLES[self.name])
         with TensorFile(path) as file:
-            return self.run.lead.send(self.name, dataclasses.replace(offer, **changes), codec.chunks(file))
+            return self.run.lead.send(
+                self.name, dataclasses.replace(offer, **changes), codec.chunks(file)
+            )
 
     def publish(self, model, value=1.0):
         path, offer = self.offer(value, model=model)
@@ -41,15 +43,28 @@ class Site:
             return self.run.lead.send(self.name, offer, codec.chunks(file))
 
     def row(self, model="FL_global", case=1):
-        return {"model": model, "site": self.name, "case": case, "grid": "native", "dice_pancreas": 0.5}
+        return {
+            "model": model,
+            "site": self.name,
+            "case": case,
+            "grid": "native",
+            "dice_pancreas": 0.5,
+        }
 
 
 def scale(run, number):
-    return float(tensor_files.load(run.folder / "global" / f"round_{number:03d}.safetensors")[0]["scale"])
+    return float(
+        tensor_files.load(run.folder / "global" / f"round_{number:03d}.safetensors")[0]["scale"]
+    )
 
 
 def test_a_round_closes_after_the_wait_when_the_minimum_is_there(opened, clock):
-    run = opened(min_num_clients=2, max_num_clients=3, wait_after_min_clients_s=10.0, heart_beat_timeout_s=1e9)
+    run = opened(
+        min_num_clients=2,
+        max_num_clients=3,
+        wait_after_min_clients_s=10.0,
+        heart_beat_timeout_s=1e9,
+    )
     first, second, third = (Site(run, name) for name in ("C1", "C2", "C3"))
     first.push(1, 1.0)
     assert run.lead.advance() is None  # below the minimum nothing happens, however long
@@ -86,7 +101,12 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
 def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(opened, clock):
     """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at work."""
     steady = Clock(50.0)  # as after a start of the machine
-    settings = {"min_num_clients": 1, "max_num_clients": 2, "wait_after_min_clients_s": 10.0, "round_deadline_s": 7200.0}
+    settings = {
+        "min_num_clients": 1,
+        "max_num_clients": 2,
+        "wait_after_min_clients_s": 10.0,
+        "round_deadline_s": 7200.0,
+    }
     run = opened(monotonic=steady, **settings)
     first, second = Site(run, "C1"), Site(run, "C2")
     first.push(1)
@@ -109,7 +129,12 @@ def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(open
 
 
 def test_a_clock_that_was_set_back_while_the_server_was_away_prolongs_no_wait(opened, clock):
-    settings = {"min_num_clients": 1, "max_num_clients": 2, "wait_after_min_clients_s": 10.0, "round_deadline_s": 20.0}
+    settings = {
+        "min_num_clients": 1,
+        "max_num_clients": 2,
+        "wait_after_min_clients_s": 10.0,
+        "round_deadline_s": 20.0,
+    }
     Site(opened(**settings), "C1").push(1)
     clock.now -= 86400.0
     assert opened(**settings).lead.advance() == 10.0
@@ -127,7 +152,13 @@ def test_a_retry_counts_once_and_another_update_of_the_site_replaces_the_first(o
     run = opened()
     first, second = Site(run, "C1"), Site(run, "C2")
     receipt = first.push(1, 1.0)
-    assert first.push(1, 1.0) == receipt == Receipt("C1", "round_001", weights.digest({n: np.ones_like(a) for n, a in toy.INITIAL.items()}))
+    assert (
+        first.push(1, 1.0)
+        == receipt
+        == Receipt(
+            "C1", "round_001", weights.digest({n: np.ones_like(a) for n, a in toy.INITIAL.items()})
+        )
+    )
     assert first.push(1, 3.0) != receipt
     second.push(1, 5.0)
     run.lead.advance()
@@ -154,7 +185,9 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
 
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
-def test_an_update_that_the_disk_spoilt_is_asked_for_again_and_poisons_nothing(opened, harm, restarted):
+def test_an_update_that_the_disk_spoilt_is_asked_for_again_and_poisons_nothing(
+    opened, harm, restarted
+):
     run = opened()
     first, second = Site(run, "C1"), Site(run, "C2")
     first.push(1, 1.0)
@@ -170,7 +203,10 @@ def test_an_update_that_the_disk_spoilt_is_asked_for_again_and_poisons_nothing(o
     run.lead.advance()
     first.run = second.run = run
     assert list(run.store.globals()) == [0] and not run.store.global_path(1).exists()
-    assert first.task() == tasks.Task("train", round=1, model="round_000") and second.task().kind == "wait"
+    assert (
+        first.task() == tasks.Task("train", round=1, model="round_000")
+        and second.task().kind == "wait"
+    )
     first.push(1, 1.0)
     run.lead.advance()
     assert scale(run, 1) == 2.0
@@ -214,11 +250,18 @@ def test_closing_phases_wait_for_every_site_when_minimum_is_maximum(opened, cloc
         run.lead.submit_rows(site.name, [site.row()])
         assert site.task().kind == "finished"
     run.lead.advance()
-    assert run.store.finished and run.lead.summary() == server_config.ServerSummary(True, 3, ("C1", "C2"), 2, 2)
+    assert run.store.finished and run.lead.summary() == server_config.ServerSummary(
+        True, 3, ("C1", "C2"), 2, 2
+    )
 
 
 def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clock):
-    run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0, wait_after_min_clients_s=60.0)
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=2,
+        heart_beat_timeout_s=600.0,
+        wait_after_min_clients_s=60.0,
+    )
     first, second = Site(run, "C1"), Site(run, "C2")
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
     play_rounds(run, (first, second))
@@ -229,13 +272,19 @@ def test_a_silent_site_is_left_behind_only_while_the_minimum_remains(opened, clo
     assert run.lead.advance() == 1.0
     clock.now += 1.0
     run.lead.advance()
-    assert first.task() == second.task() == tasks.Task("evaluate", models=("FL_global", "FL_best_global"))
+    assert (
+        first.task()
+        == second.task()
+        == tasks.Task("evaluate", models=("FL_global", "FL_best_global"))
+    )
 
 
 def test_published_models_belong_to_their_site(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
-    with pytest.raises(errors.StaleUpdate, match="'C1_baseline' of site 'C1' came before the last round was over"):
+    with pytest.raises(
+        errors.StaleUpdate, match="'C1_baseline' of site 'C1' came before the last round was over"
+    ):
         first.publish("C1_baseline", 1.0)
     for site in (first, second):
         site.push(1)
@@ -243,14 +292,21 @@ def test_published_models_belong_to_their_site(opened):
     receipt = first.publish("C1_baseline", 1.0)
     assert first.publish("C1_baseline", 1.0) == receipt and receipt.what == "C1_baseline"
     for taken in ("C1_baseline", "C1_FL_local", "baseline"):  # whether or not C1 has come with it
-        with pytest.raises(errors.ModelRefused, match=f"'{taken}' of site 'C2' does not begin with its own name; call it C2_"):
+        with pytest.raises(
+            errors.ModelRefused,
+            match=f"'{taken}' of site 'C2' does not begin with its own name; call it C2_",
+        ):
             second.publish(taken, 2.0)
-    with pytest.raises(errors.UnknownModel, match="'C2' declares C1_baseline, which it has not published"):
+    with pytest.raises(
+        errors.UnknownModel, match="'C2' declares C1_baseline, which it has not published"
+    ):
         run.lead.declare_models("C2", ["C1_baseline"])
     assert tensor_files.load(run.store.model_path("C1_baseline"))[0]["scale"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["FL_global", "FL_best_global", "round_003", "../C1", "a" * 65, "C1 baseline"])
+@pytest.mark.parametrize(
+    "name", ["FL_global", "FL_best_global", "round_003", "../C1", "a" * 65, "C1 baseline"]
+)
 def test_reserved_and_malformed_names_are_refused(opened, name):
     run = opened()
     with pytest.raises(errors.ModelRefused, match="reserved or malformed"):
@@ -262,7 +318,9 @@ def test_models_and_rows_have_their_time(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
-        with pytest.raises(errors.UnknownModel, match=f"no model '{name}' here; there are round_000"):
+        with pytest.raises(
+            errors.UnknownModel, match=f"no model '{name}' here; there are round_000"
+        ):
             run.lead.open_model("C1", name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
         run.lead.submit_rows("C1", [first.row()])
@@ -272,7 +330,9 @@ def test_models_and_rows_have_their_time(opened):
     run.lead.advance()
     with pytest.raises(errors.StaleUpdate, match="after the models to evaluate were fixed"):
         first.publish("C1_late")
-    with pytest.raises(errors.PrivacyRefused, match="column 'model' is none of FL_best_global, FL_global"):
+    with pytest.raises(
+        errors.PrivacyRefused, match="column 'model' is none of FL_best_global, FL_global"
+    ):
         run.lead.submit_rows("C1", [first.row("C1_late")])
     with pytest.raises(errors.PrivacyRefused, match="column 'site' is none of C1"):
         run.lead.submit_rows("C1", [second.row()])
@@ -289,7 +349,12 @@ def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
 def test_at_the_end_a_site_that_no_round_counted_is_told_too(opened, clock):
     """It would wait for days for a server that has left."""
     run = opened(
-        num_rounds=1, min_num_clients=1, cross_site_evaluation=False, wait_after_min_clients_s=0.0, heart_beat_timeout_s=60.0, linger_s=0.0
+        num_rounds=1,
+        min_num_clients=1,
+        cross_site_evaluation=False,
+        wait_after_min_clients_s=0.0,
+        heart_beat_timeout_s=60.0,
+        linger_s=0.0,
     )
     last, first = Site(run, "C2"), Site(run, "C1")
     clock.now += 61.0
@@ -318,7 +383,10 @@ def test_without_scores_the_last_model_stands_in_for_the_best(opened):
 
 def test_a_plan_that_differs_is_refused_and_nobody_is_enrolled(opened):
     run = opened()
-    with pytest.raises(errors.PlanDiffers, match=r"patch\.size: server \[4, 4, 4\], site \[8, 8, 8\]; start it with"):
+    with pytest.raises(
+        errors.PlanDiffers,
+        match=r"patch\.size: server \[4, 4, 4\], site \[8, 8, 8\]; start it with",
+    ):
         run.lead.login("C1", "secret of C1", {**toy.PLAN, "patch": {"size": (8, 8, 8)}}, 30)
     with pytest.raises(errors.VersionDiffers, match="version 99"):
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, protocol=99)
@@ -381,5 +449,12 @@ def test_the_order_of_arrival_and_restarts_leave_the_bits_as_they_are(opened):
         run.lead.advance()
         digests.add(run.store.globals()[1])
     assert len(digests) == 1
-    expected = np.float32((30 * np.float64(np.float32(0.1)) + 10 * np.float64(np.float32(0.7)) + 5 * np.float64(np.float32(-0.3))) / 45)
+    expected = np.float32(
+        (
+            30 * np.float64(np.float32(0.1))
+            + 10 * np.float64(np.float32(0.7))
+            + 5 * np.float64(np.float32(-0.3))
+        )
+        / 45
+    )
     assert scale(run, 1) == expected

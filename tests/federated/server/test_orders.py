@@ -97,9 +97,19 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
     run.lead.report_scores("C1", 0, {"dice": 0.25})
     clock.now += 5.0
     status = json.loads(json.dumps(run.lead.steering.status()))
-    assert (status["phase"], status["open_round"], status["updates"], status["num_rounds"]) == ("rounds", 1, ["C1"], 3)
-    assert status["sites"]["C1"]["state"] == "pushed" and status["sites"]["C2"]["state"] == "training"
-    assert status["sites"]["C1"]["scores"] == {"0": {"dice": 0.25}} and status["sites"]["C2"]["seconds_since_heard"] == 5.0
+    assert (status["phase"], status["open_round"], status["updates"], status["num_rounds"]) == (
+        "rounds",
+        1,
+        ["C1"],
+        3,
+    )
+    assert (
+        status["sites"]["C1"]["state"] == "pushed" and status["sites"]["C2"]["state"] == "training"
+    )
+    assert (
+        status["sites"]["C1"]["scores"] == {"0": {"dice": 0.25}}
+        and status["sites"]["C2"]["seconds_since_heard"] == 5.0
+    )
     clock.now += 1e6
     assert run.lead.steering.status()["sites"]["C2"]["state"] == "silent"
 
@@ -115,7 +125,11 @@ def left(opened, tmp_path, clock):
     clock.now += 7200.0
     run.lead.site_of(run.lead.login("C1", "secret of C1", toy.PLAN, 30).token)
     log = audit_log.AuditLog(tmp_path / "desk.jsonl", clock=clock)
-    return run, first, overview.Overview(run.lead.steering, log, run_statistics.RunStatistics(), run.folder)
+    return (
+        run,
+        first,
+        overview.Overview(run.lead.steering, log, run_statistics.RunStatistics(), run.folder),
+    )
 
 
 EVICT, END = "--order=evict --site=C2", "--order=finish_now"
@@ -140,13 +154,20 @@ def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_s
     run, first, desk = left
     answer = desk.order("finish", "")
     assert answer.startswith("round 2 is the last one; once its updates are in")
-    assert "But round 2 needs 2 updates; 0 are in, and 1 more can come" in answer and "C2, silent for 2.0 h" in answer
+    assert (
+        "But round 2 needs 2 updates; 0 are in, and 1 more can come" in answer
+        and "C2, silent for 2.0 h" in answer
+    )
     assert answer.index(EVICT) < answer.index(END) and "global model 1" in answer
     assert any("C2, silent for 2.0 h" in line for line in desk.status()["warnings"])
     first.push(2)
     assert not evaluated(run, first)  # it is as the answer says
     answer = desk.order("evict", "C2")
-    assert "But round 2 needs 2 updates; 1 are in, and 0 more can come" in answer and EVICT not in answer and END in answer
+    assert (
+        "But round 2 needs 2 updates; 1 are in, and 0 more can come" in answer
+        and EVICT not in answer
+        and END in answer
+    )
     assert "But" not in desk.order("finish_now", "")
     assert evaluated(run, first) and desk.status()["warnings"] == []
 
@@ -165,15 +186,25 @@ def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(le
 def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
     run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0)
     first, _ = Site(run, "C1"), Site(run, "C2")
-    desk = overview.Overview(run.lead.steering, audit_log.AuditLog(tmp_path / "desk.jsonl"), run_statistics.RunStatistics(), run.folder)
+    desk = overview.Overview(
+        run.lead.steering,
+        audit_log.AuditLog(tmp_path / "desk.jsonl"),
+        run_statistics.RunStatistics(),
+        run.folder,
+    )
     clock.now += 7200.0
     first = Site(run, "C1")
     first.push(1)  # enough without C2
     assert "But" not in desk.order("finish", "") and desk.status()["warnings"] == []
     desk.order("pause", "")
-    assert desk.order("finish", "").endswith("But the run is paused, and goes on after --order=resume")
+    assert desk.order("finish", "").endswith(
+        "But the run is paused, and goes on after --order=resume"
+    )
     desk.order("resume", "")
     run.lead.advance()
     answer = desk.order("finish_now", "")
-    assert answer == "the rounds are over already; the run ends with global model 1 once the sites have evaluated it"
+    assert (
+        answer
+        == "the rounds are over already; the run ends with global model 1 once the sites have evaluated it"
+    )
     assert evaluated(run, first)

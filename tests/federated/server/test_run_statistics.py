@@ -3,10 +3,33 @@ from federated.server.run_statistics import RunStatistics
 RECORDS = [
     {"time": 10.0, "event": "round_opened", "round": 1, "received": []},
     {"time": 11.0, "event": "login", "site": "C1", "num_examples": 30},
-    {"time": 12.0, "event": "pulled", "site": "C1", "model": "round_000", "bytes": 100, "seconds": 0.1},
+    {
+        "time": 12.0,
+        "event": "pulled",
+        "site": "C1",
+        "model": "round_000",
+        "bytes": 100,
+        "seconds": 0.1,
+    },
     {"time": 13.0, "event": "scored", "site": "C1", "model": 0, "scores": {"dice": 0.5}},
-    {"time": 14.0, "event": "pushed", "site": "C1", "round": 1, "num_examples": 30, "bytes": 60, "sha256": "a"},
-    {"time": 15.0, "event": "pushed", "site": "C2", "round": 1, "num_examples": 10, "bytes": 60, "sha256": "b"},
+    {
+        "time": 14.0,
+        "event": "pushed",
+        "site": "C1",
+        "round": 1,
+        "num_examples": 30,
+        "bytes": 60,
+        "sha256": "a",
+    },
+    {
+        "time": 15.0,
+        "event": "pushed",
+        "site": "C2",
+        "round": 1,
+        "num_examples": 10,
+        "bytes": 60,
+        "sha256": "b",
+    },
     {"time": 16.5, "event": "aggregated", "round": 1, "sites": {"C1": 30, "C2": 10}, "sha256": "c"},
     {"time": 17.0, "event": "login_refused", "site": "C2", "error": "PlanDiffers", "times": 1},
     {"time": 18.0, "event": "something of a later release", "site": "C1", "round": "?"},
@@ -16,17 +39,30 @@ RECORDS = [
 def test_bytes_updates_and_rounds_add_up():
     tally = RunStatistics(RECORDS)
     first, second = tally.sites["C1"], tally.sites["C2"]
-    assert (first.received_bytes, first.sent_bytes, first.updates, first.last_round, first.scores) == (100, 60, 1, 1, {"dice": 0.5})
+    assert (
+        first.received_bytes,
+        first.sent_bytes,
+        first.updates,
+        first.last_round,
+        first.scores,
+    ) == (100, 60, 1, 1, {"dice": 0.5})
     assert (first.doing, first.at) == ("sent round 1", 18.0)
     assert (second.sent_bytes, second.refused) == (60, 1)
-    assert (tally.rounds[1].sites, tally.rounds[1].wall_s, tally.rounds[1].bytes) == ({"C1": 30, "C2": 10}, 6.5, 120)
+    assert (tally.rounds[1].sites, tally.rounds[1].wall_s, tally.rounds[1].bytes) == (
+        {"C1": 30, "C2": 10},
+        6.5,
+        120,
+    )
 
 
 def test_record_by_record_is_the_same_as_all_at_once():
     tally = RunStatistics()
     for record in RECORDS:
         tally.note(record)
-    assert tally.sites == RunStatistics(RECORDS).sites and tally.rounds == RunStatistics(RECORDS).rounds
+    assert (
+        tally.sites == RunStatistics(RECORDS).sites
+        and tally.rounds == RunStatistics(RECORDS).rounds
+    )
 
 
 def test_memory_does_not_grow_with_the_rounds():

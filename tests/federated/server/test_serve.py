@@ -43,7 +43,9 @@ def logged_in(serving):
 def push(transport, path, round_number=1, num_examples=30):
     with tensor_files.TensorFile(path) as file:
         sha256 = tensor_files.file_digest(file)
-    return transport.push(path, sha256, round_number=round_number, num_examples=num_examples, metrics={"loss": 0.5})
+    return transport.push(
+        path, sha256, round_number=round_number, num_examples=num_examples, metrics={"loss": 0.5}
+    )
 
 
 def test_whole_federation_over_mutual_tls(serving, take_part):
@@ -52,7 +54,13 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     summaries = take_part({site: running.connect(site) for site in trainers}, trainers)
     assert all(summary.finished for summary in summaries.values())
     summary = running.join()
-    assert (summary.finished, summary.rounds, summary.sites, summary.best_round, summary.rows) == (True, 3, ("C1", "C2"), 2, 16)
+    assert (summary.finished, summary.rounds, summary.sites, summary.best_round, summary.rows) == (
+        True,
+        3,
+        ("C1", "C2"),
+        2,
+        16,
+    )
     for number, model in enumerate(toy.expected_globals(("C1", "C2"), 3)):
         arrays, _ = tensor_files.load(running.folder / "global" / f"round_{number:03d}.safetensors")
         for name, array in model.items():
@@ -72,7 +80,9 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     }
     # No row may change its columns or values on the wire.
     rows = [json.loads(line) for line in (running.folder / "rows.jsonl").read_text().splitlines()]
-    assert {"model", "site", "case", "grid", "volume_error_ml_pancreas", "dice_tumour"} == set(rows[0]) and rows[0]["dice_tumour"] is None
+    assert {"model", "site", "case", "grid", "volume_error_ml_pancreas", "dice_tumour"} == set(
+        rows[0]
+    ) and rows[0]["dice_tumour"] is None
 
 
 def test_a_federation_whose_transfers_go_one_by_one_comes_to_the_same_models(serving, take_part):
@@ -95,7 +105,10 @@ def test_no_secret_and_no_path_is_logged_or_stored(serving, take_part, kits, tmp
     with caplog.at_level("DEBUG"):
         take_part({"C1": transport}, {"C1": toy.ToyTrainer("C1")})
         running.join()
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()) + caplog.text.encode()
+    written = (
+        b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        + caplog.text.encode()
+    )
     assert b"dice_pancreas" in written and len(tokens) == 1
     for secret in (tokens[0].token, (kits / "C1" / "credential").read_text().strip()):
         assert secret.encode() not in written
@@ -108,16 +121,22 @@ def test_a_wrong_credential_is_one_clear_refusal(serving, kits, tmp_path):
     (tmp_path / "kit" / "credential").write_text("x" * 43)
     running = serving()
     transport = running.connect("kit", folder=tmp_path)
-    with pytest.raises(errors.WrongCredential, match="site 'C1' and its credential do not go together"):
+    with pytest.raises(
+        errors.WrongCredential, match="site 'C1' and its credential do not go together"
+    ):
         site_loop.run(toy.ToyTrainer("C1"), transport, tmp_path / "journal")
 
 
-def test_the_credential_of_one_site_with_the_certificate_of_another_is_refused(serving, kits, tmp_path):
+def test_the_credential_of_one_site_with_the_certificate_of_another_is_refused(
+    serving, kits, tmp_path
+):
     shutil.copytree(kits / "C1", tmp_path / "kit")
     for name in ("site.pem", "site.key"):
         shutil.copy(kits / "C2" / name, tmp_path / "kit" / name)
     transport = serving().connect("kit", folder=tmp_path)
-    with pytest.raises(errors.CertificateRefused, match="certificate is that of 'C2', not of site 'C1'"):
+    with pytest.raises(
+        errors.CertificateRefused, match="certificate is that of 'C2', not of site 'C1'"
+    ):
         transport.login(toy.PLAN, 30)
     transport.close()
 
@@ -128,7 +147,9 @@ def test_every_difference_of_the_plan_is_listed(serving):
     with pytest.raises(errors.PlanDiffers) as caught:
         transport.login({**toy.PLAN, "patch": {"size": [8, 8, 8]}, **many}, 30)
     assert "patch.size: server [4, 4, 4], site [8, 8, 8]" in str(caught.value)
-    assert all(f"setting_{i:03d}: server nothing, site {i}" in str(caught.value) for i in range(150))
+    assert all(
+        f"setting_{i:03d}: server nothing, site {i}" in str(caught.value) for i in range(150)
+    )
     transport.close()
 
 
@@ -136,7 +157,9 @@ def test_a_site_too_many_is_told_who_takes_part(serving):
     running = serving(min_num_clients=1, max_num_clients=1)
     first, second = running.connect("C1"), running.connect("C2")
     first.login(toy.PLAN, 30)
-    with pytest.raises(errors.FederationFull, match="'C2' is one too many: C1 take part and max_num_clients is 1"):
+    with pytest.raises(
+        errors.FederationFull, match="'C2' is one too many: C1 take part and max_num_clients is 1"
+    ):
         second.login(toy.PLAN, 10)
     first.login(toy.PLAN, 30)  # the one who takes part may come again
     first.close()
@@ -164,9 +187,15 @@ def test_without_a_token_no_message_is_read(serving, kits):
             for call in (
                 lambda m: stub.Send(endless(), metadata=m, timeout=30),
                 lambda m: stub.NextTask(pb.TaskRequest(), metadata=m, timeout=30),
-                lambda m: list(stub.Pull(pb.PullRequest(model="round_000"), metadata=m, timeout=30)),
-                lambda m: stub.Offer(pb.ModelHeader(addresses=bytes(2**20)), metadata=m, timeout=30),
-                lambda m: stub.Login(pb.LoginRequest(site="C1", plan_json=" " * 2**20), metadata=m, timeout=30),
+                lambda m: list(
+                    stub.Pull(pb.PullRequest(model="round_000"), metadata=m, timeout=30)
+                ),
+                lambda m: stub.Offer(
+                    pb.ModelHeader(addresses=bytes(2**20)), metadata=m, timeout=30
+                ),
+                lambda m: stub.Login(
+                    pb.LoginRequest(site="C1", plan_json=" " * 2**20), metadata=m, timeout=30
+                ),
             ):
                 with pytest.raises(grpc.RpcError) as caught:
                     call(metadata)
@@ -179,22 +208,36 @@ def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
     running = serving()
     transport = running.connect("C1")
     token = transport.login(toy.PLAN, 30).token
-    elsewhere = grpc.secure_channel(f"localhost:{running.port}", Identity.of(kits / "C2", "site").for_client())
+    elsewhere = grpc.secure_channel(
+        f"localhost:{running.port}", Identity.of(kits / "C2", "site").for_client()
+    )
     with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
-        pb_grpc.WeightExchangeStub(channel).NextTask(pb.TaskRequest(), metadata=((conversion.TOKEN_KEY, f"Bearer {token}"),), timeout=30)
+        pb_grpc.WeightExchangeStub(channel).NextTask(
+            pb.TaskRequest(), metadata=((conversion.TOKEN_KEY, f"Bearer {token}"),), timeout=30
+        )
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     transport.close()
 
 
-def test_an_expired_token_is_refused_and_the_site_loop_logs_in_again(serving, clock, take_part, tmp_path):
-    running = serving(clock=clock, token_lifetime_s=100.0, num_rounds=2, min_num_clients=1, max_num_clients=1)
+def test_an_expired_token_is_refused_and_the_site_loop_logs_in_again(
+    serving, clock, take_part, tmp_path
+):
+    running = serving(
+        clock=clock, token_lifetime_s=100.0, num_rounds=2, min_num_clients=1, max_num_clients=1
+    )
 
     def later(round_number):
         clock.now += 101.0
 
-    summary = take_part({"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1", on_train=later)})["C1"]
+    summary = take_part(
+        {"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1", on_train=later)}
+    )["C1"]
     assert summary.finished
-    retries = [e for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+    retries = [
+        e
+        for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
+        if e["event"] == "retry"
+    ]
     assert retries and {e["error"] for e in retries} == {"SessionExpired"}
 
 
@@ -221,11 +264,15 @@ def test_a_server_of_another_authority_is_not_talked_to(serving, other_kits):
     transport.close()
 
 
-def test_a_certificate_the_server_does_not_trust_is_reported_as_such(serving, kits, other_kits, tmp_path):
+def test_a_certificate_the_server_does_not_trust_is_reported_as_such(
+    serving, kits, other_kits, tmp_path
+):
     shutil.copytree(other_kits / "C1", tmp_path / "kit")
     shutil.copy(kits / "C1" / "ca.pem", tmp_path / "kit" / "ca.pem")
     transport = serving().connect("kit", folder=tmp_path)
-    with pytest.raises(errors.CertificateRefused, match="the server refused this site's certificate"):
+    with pytest.raises(
+        errors.CertificateRefused, match="the server refused this site's certificate"
+    ):
         transport.login(toy.PLAN, 30)
     transport.close()
 
@@ -250,7 +297,9 @@ def test_a_server_that_is_away_is_unreachable_not_refused(kits):
 def test_a_port_in_use_is_one_error_with_its_number(serving, kits, initial, tmp_path):
     running = serving()
     config = server_config.ServerConfig(num_rounds=3, port=running.port, host="127.0.0.1")
-    with pytest.raises(errors.PortInUse, match=f"port {running.port} on 127.0.0.1 is in use.*choose another port"):
+    with pytest.raises(
+        errors.PortInUse, match=f"port {running.port} on 127.0.0.1 is in use.*choose another port"
+    ):
         serve(config, tmp_path / "second", kits / "server", initial)
     assert not (tmp_path / "second" / "address.json").exists()
 
@@ -258,13 +307,21 @@ def test_a_port_in_use_is_one_error_with_its_number(serving, kits, initial, tmp_
 def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
     running = serving()
     with pytest.raises(errors.StoreInUse):
-        serve(server_config.ServerConfig(num_rounds=3, port=0), running.folder, kits / "server", initial)
+        serve(
+            server_config.ServerConfig(num_rounds=3, port=0),
+            running.folder,
+            kits / "server",
+            initial,
+        )
 
 
 @pytest.mark.parametrize("method", ["enrol", "session", "record_scores", "confirm", "finish"])
 @pytest.mark.parametrize(
     "trouble",
-    [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
     ids=["SQLite", "file"],
 )
 def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries_again(
@@ -283,17 +340,29 @@ def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries
         assert take_part({"C1": running.connect("C1")}, {"C1": toy.ToyTrainer("C1")})["C1"].finished
         assert running.join().finished and not failures
     assert not [record for record in caplog.records if record.exc_info]
-    retries = [e["error"] for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read() if e["event"] == "retry"]
+    retries = [
+        e["error"]
+        for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
+        if e["event"] == "retry"
+    ]
     if method != "finish":  # where the server is at work for itself, it alone waits
         assert "StorageTrouble" in retries and set(retries) <= {"StorageTrouble"}
-        assert "the server cannot use its store (its disk is full); its operator must free space" in caplog.text
+        assert (
+            "the server cannot use its store (its disk is full); its operator must free space"
+            in caplog.text
+        )
 
 
 def test_a_store_belongs_to_one_federation_and_takes_no_kit_of_another(serving, kits, other_kits):
     running = serving()
     running.stop()
-    own, other = (certificates.spoken(Identity.of(kit / "server", "server").authority_fingerprint) for kit in (kits, other_kits))
-    with pytest.raises(errors.DifferentRun, match=f"authority is {own}; the authority of this kit is {other}"):
+    own, other = (
+        certificates.spoken(Identity.of(kit / "server", "server").authority_fingerprint)
+        for kit in (kits, other_kits)
+    )
+    with pytest.raises(
+        errors.DifferentRun, match=f"authority is {own}; the authority of this kit is {other}"
+    ):
         serving(server_kit=other_kits / "server")
     serving().stop()
     read = list(
@@ -313,11 +382,22 @@ def test_a_store_of_an_earlier_release_takes_the_authority_of_its_next_start(ser
 
 
 def test_the_log_says_with_which_settings_the_server_started(serving):
-    running = serving(min_num_clients=1, max_num_clients=3, wait_after_min_clients_s=float("inf"), transport="deflate")
+    running = serving(
+        min_num_clients=1,
+        max_num_clients=3,
+        wait_after_min_clients_s=float("inf"),
+        transport="deflate",
+    )
     running.stop()
     started = next(events.EventLog(running.folder / "events.jsonl").read())
     assert started["event"] == "started"
-    wanted = {"num_rounds": 3, "min_num_clients": 1, "max_num_clients": 3, "wait_after_min_clients_s": "inf", "transport": "deflate"}
+    wanted = {
+        "num_rounds": 3,
+        "min_num_clients": 1,
+        "max_num_clients": 3,
+        "wait_after_min_clients_s": "inf",
+        "transport": "deflate",
+    }
     assert {name: started["settings"][name] for name in wanted} == wanted
     assert started["settings"].keys() == server_config.ServerConfig.__dataclass_fields__.keys()
 
@@ -329,13 +409,19 @@ def authority_of(kits):
 def test_a_minimum_that_the_kit_cannot_reach_is_refused(kits, initial, tmp_path):
     with pytest.raises(errors.FederationFull, match=r"min_num_clients is 4, but .* knows 3 sites"):
         serve(
-            server_config.ServerConfig(num_rounds=1, min_num_clients=4, max_num_clients=4, port=0), tmp_path / "s", kits / "server", initial
+            server_config.ServerConfig(num_rounds=1, min_num_clients=4, max_num_clients=4, port=0),
+            tmp_path / "s",
+            kits / "server",
+            initial,
         )
 
 
 def test_a_model_of_another_genotype_is_refused_with_what_differs(logged_in, tmp_path):
     running, transport = logged_in
-    other = {**toy.INITIAL, "stem/kernel": np.zeros((64, 2**15), np.float32)}  # 8 MiB that nobody reads
+    other = {
+        **toy.INITIAL,
+        "stem/kernel": np.zeros((64, 2**15), np.float32),
+    }  # 8 MiB that nobody reads
     del other["head/bias"]
     tensor_files.save(tmp_path / "other.safetensors", other)
     with pytest.raises(errors.IncompatibleWeights) as caught:
@@ -347,17 +433,35 @@ def test_a_model_of_another_genotype_is_refused_with_what_differs(logged_in, tmp
         "stem/kernel: expected F32[2, 3], received F32[64, 32768]",
     ):
         assert line in str(caught.value)
-    assert list((running.folder / "spool").iterdir()) == list((running.folder / "incoming").iterdir()) == []
-    assert transport.next_task() == tasks.Task("train", round=1, model="round_000")  # nothing else has changed
+    assert (
+        list((running.folder / "spool").iterdir())
+        == list((running.folder / "incoming").iterdir())
+        == []
+    )
+    assert transport.next_task() == tasks.Task(
+        "train", round=1, model="round_000"
+    )  # nothing else has changed
 
 
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        (lambda path: push_with(np.nan), errors.UpdateRefused, "head/bias holds a value that is not finite"),
-        (lambda path: {"num_examples": 0}, errors.UpdateRefused, "num_examples 0 for round 1; expected 30, the number it logged in with"),
+        (
+            lambda path: push_with(np.nan),
+            errors.UpdateRefused,
+            "head/bias holds a value that is not finite",
+        ),
+        (
+            lambda path: {"num_examples": 0},
+            errors.UpdateRefused,
+            "num_examples 0 for round 1; expected 30, the number it logged in with",
+        ),
         (lambda path: {"num_examples": -5}, errors.UpdateRefused, "num_examples -5"),
-        (lambda path: {"round_number": 2}, errors.StaleUpdate, "'C1' sent round 2, round 1 is open"),
+        (
+            lambda path: {"round_number": 2},
+            errors.StaleUpdate,
+            "'C1' sent round 2, round 1 is open",
+        ),
     ],
     ids=["nan", "no examples", "negative", "round"],
 )
@@ -367,14 +471,20 @@ def test_a_bad_update_is_refused_with_its_reason(logged_in, tmp_path, spoil, kin
     tensor_files.save(tmp_path / "update.safetensors", given.pop("arrays", toy.INITIAL))
     with pytest.raises(kind, match=message):
         push(transport, tmp_path / "update.safetensors", **given)
-    assert list((running.folder / "spool").iterdir()) == list((running.folder / "incoming").iterdir()) == []
+    assert (
+        list((running.folder / "spool").iterdir())
+        == list((running.folder / "incoming").iterdir())
+        == []
+    )
 
 
 def push_with(value):
     return {"arrays": {**toy.INITIAL, "head/bias": np.array([value, 0], np.float32)}}
 
 
-def test_the_same_bytes_again_give_the_same_receipt_even_when_the_round_is_over(logged_in, tmp_path):
+def test_the_same_bytes_again_give_the_same_receipt_even_when_the_round_is_over(
+    logged_in, tmp_path
+):
     running, transport = logged_in
     second = running.connect("C2")
     second.login(toy.PLAN, 10)
@@ -406,12 +516,19 @@ def test_a_waiting_site_is_answered_as_soon_as_there_is_something_to_do(logged_i
 
 
 def test_many_megabytes_both_ways(serving, tmp_path):
-    arrays = {f"layer_{i}": np.random.default_rng(i).normal(size=(300_000 + i,)).astype(np.float32) for i in range(6)}
+    arrays = {
+        f"layer_{i}": np.random.default_rng(i).normal(size=(300_000 + i,)).astype(np.float32)
+        for i in range(6)
+    }
     start = toy.write_initial(tmp_path / "large.safetensors", arrays=arrays)
     transport = serving(start=start, min_num_clients=1, max_num_clients=1).connect("C1")
     transport.login(toy.PLAN, 30)
     incoming = tmp_path / "incoming.safetensors"
-    assert transport.pull("round_000", incoming).nbytes == sum(array.nbytes for array in arrays.values()) > 6 * 2**20
+    assert (
+        transport.pull("round_000", incoming).nbytes
+        == sum(array.nbytes for array in arrays.values())
+        > 6 * 2**20
+    )
     for name, array in arrays.items():
         np.testing.assert_array_equal(tensor_files.load(incoming)[0][name], array)
     push(transport, start)
@@ -430,7 +547,10 @@ def test_plain_and_old_tls_get_nowhere(serving):
         assert plain.recv(100)[:1] != b"\0"  # no HTTP/2 frame comes back
     with pytest.warns(DeprecationWarning):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as plain, pytest.raises((ssl.SSLError, OSError)):
+    with (
+        socket.create_connection(("127.0.0.1", running.port), timeout=10) as plain,
+        pytest.raises((ssl.SSLError, OSError)),
+    ):
         context.wrap_socket(plain)
 
 

@@ -17,8 +17,13 @@ def kit(kits, tmp_path):
 
 
 def test_host_and_port_come_from_the_kit_unless_given(kit):
-    (kit / "site.json").write_text(json.dumps({"site": "C1", "host": "server.example", "port": 8500}))
-    for given, expected in (({}, ("server.example", 8500)), ({"host": "10.0.0.1", "port": 9000}, ("10.0.0.1", 9000))):
+    (kit / "site.json").write_text(
+        json.dumps({"site": "C1", "host": "server.example", "port": 8500})
+    )
+    for given, expected in (
+        ({}, ("server.example", 8500)),
+        ({"host": "10.0.0.1", "port": 9000}, ("10.0.0.1", 9000)),
+    ):
         transport = grpc_transport.connect(kit, **given)
         assert (transport.site, transport._host, transport._port) == ("C1", *expected)
         transport.close()
@@ -43,7 +48,9 @@ def test_a_malformed_site_file_is_named(kit, content):
         grpc_transport.connect(kit)
 
 
-def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(serving, tmp_path, monkeypatch):
+def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(
+    serving, tmp_path, monkeypatch
+):
     transport = serving().connect("C1")
     transport.login(toy.PLAN, 30)
     sha256 = tensor_files.save(tmp_path / "update.safetensors", toy.INITIAL)
@@ -56,12 +63,16 @@ def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(serving,
     watched = threading.Event()
     monkeypatch.setattr(grpc_transport.codec, "chunks", stuck)
     with pytest.raises(errors.ServerUnreachable, match="the call was cut"):
-        transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+        transport.push(
+            tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
+        )
     watched.set()
     transport.close()
 
 
-def test_a_damaged_message_is_refused_by_the_server_and_worth_another_try(serving, tmp_path, monkeypatch):
+def test_a_damaged_message_is_refused_by_the_server_and_worth_another_try(
+    serving, tmp_path, monkeypatch
+):
     running = serving()
     transport = running.connect("C1")
     transport.login(toy.PLAN, 30)
@@ -75,7 +86,14 @@ def test_a_damaged_message_is_refused_by_the_server_and_worth_another_try(servin
     with monkeypatch.context() as patched:
         patched.setattr(grpc_transport.codec, "chunks", flipping)
         with pytest.raises(errors.DamagedTransfer, match="checksum of chunk 0 does not match"):
-            transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+            transport.push(
+                tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
+            )
     assert list((running.folder / "spool").iterdir()) == []
-    assert transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}).sha256 == sha256
+    assert (
+        transport.push(
+            tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
+        ).sha256
+        == sha256
+    )
     transport.close()

@@ -52,7 +52,9 @@ def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp
 
 def test_an_update_is_on_disk_once_it_is_settled(tmp_path, monkeypatch):
     synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino)))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino))
+    )
     journal = Journal(tmp_path)
     journal.spool(1, ARRAYS, 30, {})
     journal.wait_until_durable()
@@ -81,19 +83,35 @@ def test_a_confirmed_update_is_removed_and_the_model_it_came_of_stays_to_be_writ
 
 def test_a_folder_belongs_to_one_run(tmp_path):
     Journal(tmp_path).enter("run 1")
-    with pytest.raises(errors.DifferentRun, match="belongs to run run 1; the server leads run run 2"):
+    with pytest.raises(
+        errors.DifferentRun, match="belongs to run run 1; the server leads run run 2"
+    ):
         Journal(tmp_path).enter("run 2")
 
 
 def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_it(tmp_path):
-    earlier = {"run": "run 1", "trained": 1, "scores": {}, "update": None, "published": {}, "rows": {}, "declared": False}
-    (tmp_path / "journal.json").write_text(json.dumps({**earlier, "reported": False, "finished": False}))
-    Journal(tmp_path).enter("run 1", "ab" * 32)  # it takes the authority of the run that it continues
+    earlier = {
+        "run": "run 1",
+        "trained": 1,
+        "scores": {},
+        "update": None,
+        "published": {},
+        "rows": {},
+        "declared": False,
+    }
+    (tmp_path / "journal.json").write_text(
+        json.dumps({**earlier, "reported": False, "finished": False})
+    )
+    Journal(tmp_path).enter(
+        "run 1", "ab" * 32
+    )  # it takes the authority of the run that it continues
     again = Journal(tmp_path)
     assert (again.run, again.trained) == ("run 1", 1)
     again.check_authority("ab" * 32)
     again.check_authority("")
-    with pytest.raises(errors.DifferentRun, match=r"authority is abab .* authority of this kit is cdcd"):
+    with pytest.raises(
+        errors.DifferentRun, match=r"authority is abab .* authority of this kit is cdcd"
+    ):
         again.check_authority("cd" * 32)
     with pytest.raises(errors.DifferentRun, match="authority of this kit is cdcd"):
         again.enter("run 1", "cd" * 32)
@@ -111,7 +129,11 @@ def test_rows_count_while_their_file_is_what_was_written(tmp_path):
     (tmp_path / "rows" / "FL_global.json").write_text('[{"case": 2}]')
     (tmp_path / "rows" / "other.json").write_text('[{"case": 1}]')
     for again in (journal, Journal(tmp_path)):
-        assert again.rows("FL_global") is None and again.rows("other") is None and again.evaluated == ("FL_global",)
+        assert (
+            again.rows("FL_global") is None
+            and again.rows("other") is None
+            and again.evaluated == ("FL_global",)
+        )
 
 
 def test_a_name_that_is_a_path_is_no_file_of_a_journal(tmp_path):
@@ -149,7 +171,17 @@ def test_a_journal_of_an_earlier_release_opens(tmp_path):
     assert again.rows("FL_global") is None  # evaluated again: nobody noted what was in it
 
 
-@pytest.mark.parametrize("content", ["[]", '{"run": 5}', '{"update": {"round": 1}}', '{"update": []}', '{"scores": []}', '{"rows": null}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"run": 5}',
+        '{"update": {"round": 1}}',
+        '{"update": []}',
+        '{"scores": []}',
+        '{"rows": null}',
+    ],
+)
 def test_what_is_no_journal_is_named(tmp_path, content):
     (tmp_path / "journal.json").write_text(content)
     with pytest.raises(ValueError, match=r"journal\.json: not what this program writes"):

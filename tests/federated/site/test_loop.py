@@ -24,16 +24,29 @@ def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened
     summaries = take_part({site: run.transport(site) for site in trainers}, trainers)
     driver.join(30)
     assert run.store.finished
-    assert {site: (s.finished, s.rounds, s.models_evaluated) for site, s in summaries.items()} == {"C1": (True, 3, 4), "C2": (True, 3, 4)}
+    assert {site: (s.finished, s.rounds, s.models_evaluated) for site, s in summaries.items()} == {
+        "C1": (True, 3, 4),
+        "C2": (True, 3, 4),
+    }
     expected = toy.expected_globals(("C1", "C2"), 3)
     # By hand for the scalar: 2 -> (30*1.25 + 10*0.5)/40 = 1.0625.
     assert expected[1]["scale"] == 1.0625
     for number, model in enumerate(expected):
-        arrays, metadata = tensor_files.load(run.folder / "global" / f"round_{number:03d}.safetensors")
+        arrays, metadata = tensor_files.load(
+            run.folder / "global" / f"round_{number:03d}.safetensors"
+        )
         assert json.loads(metadata["plan"]) == toy.PLAN
         for name, array in model.items():
             np.testing.assert_array_equal(arrays[name], array.astype(np.float32))
-    assert trainers["C1"].calls[:7] == ["score", "train 1", "score", "train 2", "score", "train 3", "score"]  # the last one is scored too
+    assert trainers["C1"].calls[:7] == [
+        "score",
+        "train 1",
+        "score",
+        "train 2",
+        "score",
+        "train 3",
+        "score",
+    ]  # the last one is scored too
     rows = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
     assert {(row["site"], row["model"], row["case"]) for row in rows} == {
         (site, model, case)
@@ -41,12 +54,20 @@ def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened
         for model in ("C1_baseline", "C2_baseline", "FL_global", "FL_best_global")
         for case in (1, 2)
     }
-    by_model = {row["model"]: row["volume_error_ml_pancreas"] for row in rows if row["case"] == 1 and row["site"] == "C2"}
-    assert by_model["C1_baseline"] == 32.0 and by_model["C2_baseline"] == 12.0  # 2 + the site's examples
+    by_model = {
+        row["model"]: row["volume_error_ml_pancreas"]
+        for row in rows
+        if row["case"] == 1 and row["site"] == "C2"
+    }
+    assert (
+        by_model["C1_baseline"] == 32.0 and by_model["C2_baseline"] == 12.0
+    )  # 2 + the site's examples
     assert by_model["FL_global"] == np.float32(expected[3]["scale"])
 
 
-def test_received_models_are_scored_as_often_as_the_trainer_says_and_the_last_one_always(opened, take_part):
+def test_received_models_are_scored_as_often_as_the_trainer_says_and_the_last_one_always(
+    opened, take_part
+):
     run = opened()
     driver = start_driving(run.lead)
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
@@ -54,9 +75,20 @@ def test_received_models_are_scored_as_often_as_the_trainer_says_and_the_last_on
         trainer.score_every = 2
     take_part({site: run.transport(site) for site in trainers}, trainers)
     driver.join(30)
-    assert trainers["C1"].calls[:6] == ["score", "train 1", "train 2", "score", "train 3", "score"]  # models 0, 2 and the last, 3
+    assert trainers["C1"].calls[:6] == [
+        "score",
+        "train 1",
+        "train 2",
+        "score",
+        "train 3",
+        "score",
+    ]  # models 0, 2 and the last, 3
     record = json.loads((run.folder / "selection.json").read_text())
-    assert [model["round"] for model in record["models"]] == [0, 2, 3] and record["best_round"] in (0, 2, 3)
+    assert [model["round"] for model in record["models"]] == [0, 2, 3] and record["best_round"] in (
+        0,
+        2,
+        3,
+    )
 
 
 def test_the_best_global_model_is_the_one_the_sites_scored_best(opened, take_part):
@@ -66,7 +98,9 @@ def test_the_best_global_model_is_the_one_the_sites_scored_best(opened, take_par
     take_part({site: run.transport(site) for site in trainers}, trainers)
     driver.join(30)
     scales = [float(model["scale"]) for model in toy.expected_globals(("C1", "C2"), 3)]
-    best = min(range(4), key=lambda number: abs(scales[number] - 0.75))  # the toy's score falls with the distance from 0.75
+    best = min(
+        range(4), key=lambda number: abs(scales[number] - 0.75)
+    )  # the toy's score falls with the distance from 0.75
     record = json.loads((run.folder / "selection.json").read_text())
     assert record["best_round"] == best != 3
     assert [model["round"] for model in record["models"]] == [0, 1, 2, 3]
@@ -97,12 +131,19 @@ def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, t
     again = toy.ToyTrainer("C1")
     summary = site_loop.run(again, Away(), tmp_path / "journal_C1")
     assert summary.finished and again.calls == []
-    assert summary.remark == f"this site's part in run {run.store.run_id} is done; the server does not answer"
+    assert (
+        summary.remark
+        == f"this site's part in run {run.store.run_id} is done; the server does not answer"
+    )
 
 
 @pytest.mark.parametrize("evaluation", [True, False])
-def test_a_loop_killed_before_it_noted_the_end_needs_no_server_either(opened, take_part, tmp_path, monkeypatch, evaluation):
-    run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1, cross_site_evaluation=evaluation)
+def test_a_loop_killed_before_it_noted_the_end_needs_no_server_either(
+    opened, take_part, tmp_path, monkeypatch, evaluation
+):
+    run = opened(
+        min_num_clients=1, max_num_clients=1, num_rounds=1, cross_site_evaluation=evaluation
+    )
     driver = start_driving(run.lead)
     with monkeypatch.context() as killed:
         killed.setattr(site_loop.Journal, "finish", _interrupt)
@@ -128,33 +169,47 @@ class Away:
 ONE_SITE = {"min_num_clients": 1, "max_num_clients": 1, "num_rounds": 1}
 
 
-def test_a_site_whose_run_is_finished_asks_the_server_and_refuses_another_run(opened, take_part, tmp_path):
+def test_a_site_whose_run_is_finished_asks_the_server_and_refuses_another_run(
+    opened, take_part, tmp_path
+):
     first = opened(**ONE_SITE)
     driver = start_driving(first.lead)
     take_part({"C1": first.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
     driver.join(30)
     finished = first.store.run_id
     second = opened(folder="other_store", **ONE_SITE)
-    with pytest.raises(errors.DifferentRun, match=rf"belongs to run {finished}, which is finished; .* move {tmp_path} away .* start again"):
+    with pytest.raises(
+        errors.DifferentRun,
+        match=rf"belongs to run {finished}, which is finished; .* move {tmp_path} away .* start again",
+    ):
         take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
     assert second.store.globals().keys() == {0}
 
 
-def test_a_site_that_is_started_again_while_its_server_is_there_is_told_that_it_is_done(opened, take_part):
+def test_a_site_that_is_started_again_while_its_server_is_there_is_told_that_it_is_done(
+    opened, take_part
+):
     run = opened(**ONE_SITE)
     driver = start_driving(run.lead)
     take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
     driver.join(30)
     again = toy.ToyTrainer("C1")
-    assert take_part({"C1": run.transport("C1")}, {"C1": again})["C1"].finished and again.calls == []
+    assert (
+        take_part({"C1": run.transport("C1")}, {"C1": again})["C1"].finished and again.calls == []
+    )
 
 
-def test_a_journal_of_another_federation_is_refused_before_the_server_is_asked(opened, take_part, tmp_path):
+def test_a_journal_of_another_federation_is_refused_before_the_server_is_asked(
+    opened, take_part, tmp_path
+):
     run = opened(**ONE_SITE)
     driver = start_driving(run.lead)
     take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")}, authority="ab" * 32)
     driver.join(30)
-    with pytest.raises(errors.DifferentRun, match=r"authority is abab abab .* authority of this kit is cdcd cdcd .* start again"):
+    with pytest.raises(
+        errors.DifferentRun,
+        match=r"authority is abab abab .* authority of this kit is cdcd cdcd .* start again",
+    ):
         site_loop.run(toy.ToyTrainer("C1"), Away(), tmp_path / "journal_C1", authority="cd" * 32)
 
 
@@ -169,7 +224,9 @@ def test_a_site_that_missed_the_evaluation_leaves_with_a_true_sentence(opened, t
     late = toy.ToyTrainer("C2")
     summary = take_part({"C2": run.transport("C2")}, {"C2": late})["C2"]
     assert summary.finished and late.calls == []
-    assert summary.remark.endswith("needs nothing more of this site, and ends without its evaluation, so its test cases are in no table")
+    assert summary.remark.endswith(
+        "needs nothing more of this site, and ends without its evaluation, so its test cases are in no table"
+    )
 
 
 def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
@@ -184,7 +241,9 @@ def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
             *_timing(),
         ).run()
     second = opened(folder="other_store", min_num_clients=1, max_num_clients=1)
-    with pytest.raises(errors.DifferentRun, match=r"belongs to run .* leads run .* move .* away .* start again"):
+    with pytest.raises(
+        errors.DifferentRun, match=r"belongs to run .* leads run .* move .* away .* start again"
+    ):
         take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
 
 
@@ -204,11 +263,16 @@ def _timing():
 def test_what_may_not_leave_a_site_stops_it_before_anything_is_sent(opened, take_part):
     class Leaky(toy.ToyTrainer):
         def evaluate(self, model_name, weights):
-            return [{**row, "volume_pancreas_ml": "Doe, Jane"} for row in super().evaluate(model_name, weights)]
+            return [
+                {**row, "volume_pancreas_ml": "Doe, Jane"}
+                for row in super().evaluate(model_name, weights)
+            ]
 
     run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
     driver = start_driving(run.lead)
-    with pytest.raises(errors.PrivacyRefused, match=r"row 1: column 'volume_pancreas_ml' is not a number") as caught:
+    with pytest.raises(
+        errors.PrivacyRefused, match=r"row 1: column 'volume_pancreas_ml' is not a number"
+    ) as caught:
         take_part({"C1": run.transport("C1")}, {"C1": Leaky("C1")})
     assert "Doe" not in str(caught.value)
     assert run.store.rows() == {}
@@ -244,7 +308,9 @@ def test_a_site_that_lends_no_model_takes_part_all_the_same(opened, take_part):
     assert set(run.store.models()) == {"C1_baseline"}
     rows = [json.loads(line) for line in (run.folder / "rows.jsonl").read_text().splitlines()]
     models = ("C1_baseline", "FL_global", "FL_best_global")
-    assert {(row["site"], row["model"]) for row in rows} == {(site, model) for site in ("C1", "C2") for model in models}
+    assert {(row["site"], row["model"]) for row in rows} == {
+        (site, model) for site in ("C1", "C2") for model in models
+    }
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a b", "x" * 65])
@@ -283,18 +349,30 @@ def test_a_server_that_is_started_again_with_another_transport_is_understood(ser
     transport = before.connect("C1")
     session = transport.login(toy.PLAN, 30)
     before.stop()
-    serving(start=start, min_num_clients=1, max_num_clients=1, num_rounds=2, transport="deflate", port=before.port)
+    serving(
+        start=start,
+        min_num_clients=1,
+        max_num_clients=1,
+        num_rounds=2,
+        transport="deflate",
+        port=before.port,
+    )
     server = retries.Persistent(transport, toy.PLAN, 30, pause=lambda seconds: None)
     logins, login = [], transport.login
     transport.login = lambda *given: (logins.append(given), login(*given))[1]
     server.pull("round_000", tmp_path / "incoming.safetensors", specs=trainer.specs)
-    np.testing.assert_array_equal(tensor_files.load(tmp_path / "incoming.safetensors")[0]["bulk"], arrays["bulk"])
+    np.testing.assert_array_equal(
+        tensor_files.load(tmp_path / "incoming.safetensors")[0]["bulk"], arrays["bulk"]
+    )
     assert session.transport == "raw" and len(logins) == 1
     transport.close()
 
 
 def test_a_server_takes_chunks_in_the_encodings_of_its_transport_only(serving, tmp_path):
-    arrays = {**toy.INITIAL, "bulk": np.zeros(100_000, np.float32)}  # every encoding has something to save
+    arrays = {
+        **toy.INITIAL,
+        "bulk": np.zeros(100_000, np.float32),
+    }  # every encoding has something to save
     start = toy.write_initial(tmp_path / "bulky.safetensors", arrays=arrays)
     transport = serving(start=start).connect("C1")
     sha256 = tensor_files.save(tmp_path / "update.safetensors", arrays)
@@ -302,8 +380,12 @@ def test_a_server_takes_chunks_in_the_encodings_of_its_transport_only(serving, t
     for encoding in ("deflate", "half"):
         transport._encoding = encoding
         with pytest.raises(errors.SessionExpired, match="models travel 'raw' here"):
-            transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+            transport.push(
+                tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
+            )
     transport.login(toy.PLAN, 30)  # and so learns how
-    receipt = transport.push(tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={})
+    receipt = transport.push(
+        tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
+    )
     assert receipt.sha256 == sha256
     transport.close()

@@ -35,7 +35,11 @@ def test_pauses_grow_to_a_limit():
 
 def test_a_server_that_is_away_is_waited_for():
     waits, seen = [], []
-    transport = Flaky(errors.ServerUnreachable("away"), errors.DamagedTransfer("cut"), errors.StorageTrouble("full"))
+    transport = Flaky(
+        errors.ServerUnreachable("away"),
+        errors.DamagedTransfer("cut"),
+        errors.StorageTrouble("full"),
+    )
     assert persistent(transport, waits, on_retry=seen.append).pull("m") == "M"
     assert waits == [0.25, 0.5, 1.0] and [type(error).__name__ for error in seen] == [
         "ServerUnreachable",

@@ -64,13 +64,33 @@ def test_differing_values_are_printed_as_they_are(reopen, tmp_path):
 @pytest.mark.parametrize(
     ("plan", "arrays", "policy", "epochs", "message"),
     [
-        ({**toy.PLAN, "classes": 3}, None, POLICY, 10, "classes: the store has nothing, asked for is 3"),
-        (None, {name: array + 1 for name, array in toy.INITIAL.items()}, POLICY, 10, "initial model: the store has"),
-        (None, None, Policy(min_num_clients=2, max_num_clients=3, num_rounds=9), 10, "num_rounds: the store has 2, asked for is 9"),
+        (
+            {**toy.PLAN, "classes": 3},
+            None,
+            POLICY,
+            10,
+            "classes: the store has nothing, asked for is 3",
+        ),
+        (
+            None,
+            {name: array + 1 for name, array in toy.INITIAL.items()},
+            POLICY,
+            10,
+            "initial model: the store has",
+        ),
+        (
+            None,
+            None,
+            Policy(min_num_clients=2, max_num_clients=3, num_rounds=9),
+            10,
+            "num_rounds: the store has 2, asked for is 9",
+        ),
         (None, None, POLICY, 5, "local_epochs: the store has 10, asked for is 5"),
     ],
 )
-def test_another_run_in_the_same_store_is_refused_with_what_differs(reopen, tmp_path, plan, arrays, policy, epochs, message):
+def test_another_run_in_the_same_store_is_refused_with_what_differs(
+    reopen, tmp_path, plan, arrays, policy, epochs, message
+):
     other = toy.write_initial(tmp_path / "other.safetensors", plan=plan, arrays=arrays)
     with pytest.raises(errors.DifferentRun, match=f"{message}.*new folder"):
         reopen().open_run(other, policy=policy, local_epochs=epochs)
@@ -87,7 +107,9 @@ def test_an_initial_model_without_plan_is_refused_and_opens_nothing(tmp_path):
 
 def test_two_servers_cannot_share_a_store(reopen, tmp_path):
     reopen()
-    with pytest.raises(errors.StoreInUse, match=rf"another server \(process {os.getpid()} .*\) works on this store"):
+    with pytest.raises(
+        errors.StoreInUse, match=rf"another server \(process {os.getpid()} .*\) works on this store"
+    ):
         storage.Store(tmp_path / "store")
 
 
@@ -96,14 +118,19 @@ def test_a_store_that_cannot_be_locked_is_not_said_to_be_in_use(tmp_path, monkey
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(errors.StoreInUse, match=r"cannot be locked \(No locks available\); a store needs a disk of this machine itself"):
+    with pytest.raises(
+        errors.StoreInUse,
+        match=r"cannot be locked \(No locks available\); a store needs a disk of this machine itself",
+    ):
         storage.Store(tmp_path / "store")
 
 
 def test_an_open_round_is_as_it_was_after_a_restart(reopen):
     store = reopen()
     first, second = arrive(store, "C2", now=100.0), arrive(store, "C1", now=160.0)
-    assert reopen().open_round(POLICY, now=190.0) == Round(1, {"C2": first, "C1": second}, min_reached_at=160.0, opened_at=190.0)
+    assert reopen().open_round(POLICY, now=190.0) == Round(
+        1, {"C2": first, "C1": second}, min_reached_at=160.0, opened_at=190.0
+    )
 
 
 def test_a_replaced_update_leaves_one_file_and_one_record(reopen):
@@ -111,7 +138,9 @@ def test_a_replaced_update_leaves_one_file_and_one_record(reopen):
     arrive(store, "C1", value=1.0)
     second = arrive(store, "C1", value=2.0)
     assert store.update("C1", 1) == second
-    assert [path.name for path in (store.folder / "spool").iterdir()] == [store.update_path(second).name]
+    assert [path.name for path in (store.folder / "spool").iterdir()] == [
+        store.update_path(second).name
+    ]
 
 
 def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
@@ -122,8 +151,12 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     store.close_round(closed, manifest)
     assert store.manifest_addresses(manifest.sha256) == manifest.addresses
     store = reopen()
-    assert store.open_round(POLICY, now=90.0) == Round(2, opened_at=90.0, counted_before=frozenset({"C1", "C2"}))
-    assert [store.update(site, 1) for site in ("C1", "C2")] == updates  # a push again gets its receipt still
+    assert store.open_round(POLICY, now=90.0) == Round(
+        2, opened_at=90.0, counted_before=frozenset({"C1", "C2"})
+    )
+    assert [
+        store.update(site, 1) for site in ("C1", "C2")
+    ] == updates  # a push again gets its receipt still
     assert list((store.folder / "spool").iterdir()) == []
     assert store.participants() == {"C1", "C2"}
     store.close_round(Round(2), manifest)
@@ -143,7 +176,11 @@ def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
         (store.folder / stray).write_bytes(b"half")
     store = reopen()
     assert store.update_path(kept).exists()
-    left = {str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file() and path.read_bytes() == b"half"}
+    left = {
+        str(path.relative_to(store.folder))
+        for path in store.folder.rglob("*")
+        if path.is_file() and path.read_bytes() == b"half"
+    }
     assert left == set()
 
 
@@ -166,16 +203,32 @@ def test_scores_models_and_rows_survive_a_restart(reopen):
     store.keep_model(path, "C1_baseline", "C1", manifest)
     store.declare("C1", ["C1_baseline"])
     store.fix_models(["C1_baseline", "FL_global"], 1)
-    rows = [{"model": "FL_global", "site": "C1", "case": 1, "grid": "native", "dice_pancreas": 0.1 + 0.2}]
+    rows = [
+        {
+            "model": "FL_global",
+            "site": "C1",
+            "case": 1,
+            "grid": "native",
+            "dice_pancreas": 0.1 + 0.2,
+        }
+    ]
     store.keep_rows("C1", list(map(json.dumps, rows)))
     store = reopen()
     assert {name: record.num_examples for name, record in store.sites().items()} == {"C1": 31}
     assert store.scores() == {0: {"C1": {"dice": 0.5}}}
-    assert store.models() == {"C1_baseline": ("C1", manifest.sha256)} and store.model_path("C1_baseline").exists()
-    assert store.declared() == {"C1"} == store.reported() == store.scored(0) and store.scored(1) == set()
+    assert (
+        store.models() == {"C1_baseline": ("C1", manifest.sha256)}
+        and store.model_path("C1_baseline").exists()
+    )
+    assert (
+        store.declared() == {"C1"} == store.reported() == store.scored(0)
+        and store.scored(1) == set()
+    )
     assert store.fixed_models() == ("C1_baseline", "FL_global") and store.fixed_best() == 1
     assert store.rows() == {"C1": rows}
-    assert [json.loads(line) for line in (store.folder / "rows.jsonl").read_text().splitlines()] == rows
+    assert [
+        json.loads(line) for line in (store.folder / "rows.jsonl").read_text().splitlines()
+    ] == rows
 
 
 def test_rows_sent_twice_are_there_once(reopen):
@@ -190,10 +243,14 @@ def test_rows_sent_twice_are_there_once(reopen):
 
 def test_the_best_model_is_a_file_of_its_own(reopen):
     store = reopen()
-    tensor_files.save(store.global_path(1), {name: array + 1 for name, array in toy.INITIAL.items()})
+    tensor_files.save(
+        store.global_path(1), {name: array + 1 for name, array in toy.INITIAL.items()}
+    )
     for best in (1, 0):
         store.keep_selection(best, 0, {"score": "dice"})
-        assert (store.folder / "best.safetensors").read_bytes() == store.global_path(best).read_bytes()
+        assert (store.folder / "best.safetensors").read_bytes() == store.global_path(
+            best
+        ).read_bytes()
         assert json.loads((store.folder / "selection.json").read_text()) == {
             "best_round": best,
             "best_worst_site_round": 0,

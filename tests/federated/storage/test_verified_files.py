@@ -24,7 +24,9 @@ def test_a_file_that_nobody_touched(file):
     assert untouched.holds(file) and file.read_bytes() and untouched.holds(file)
 
 
-@pytest.mark.parametrize("harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"])
+@pytest.mark.parametrize(
+    "harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"]
+)
 def test_a_file_that_somebody_touched(file, harm):
     untouched, before = VerifiedFiles(), os.stat(file)
     untouched.note(file)
@@ -65,7 +67,9 @@ def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
     within_the_tick = VerifiedFiles(now_ns=lambda: written + 500_000)
     within_the_tick.note(file)
     assert not within_the_tick.holds(file)
-    os.utime(file, ns=(written, written // 1_000_000_000 * 1_000_000_000))  # a disk that stamps whole seconds
+    os.utime(
+        file, ns=(written, written // 1_000_000_000 * 1_000_000_000)
+    )  # a disk that stamps whole seconds
     coarse = VerifiedFiles()
     coarse.note(file)
     assert not coarse.holds(file)

@@ -37,7 +37,9 @@ def opened(tmp_path):
 def test_every_transport_gives_the_very_bytes_back(opened, transport):
     file, manifest = opened(ARRAYS), weights.manifest_of(ARRAYS)
     received = list(codec.chunks(file, transport=transport))
-    assert [chunk.index for chunk in received] == list(range(manifest.num_chunks)) and manifest.num_chunks == 2
+    assert [chunk.index for chunk in received] == list(
+        range(manifest.num_chunks)
+    ) and manifest.num_chunks == 2
     for chunk in received:
         assert manifest.is_chunk(chunk.index, codec.decoded(chunk, manifest.size_of(chunk.index)))
     assert [chunk.index for chunk in codec.chunks(file, [1], transport=transport)] == [1]
@@ -45,7 +47,10 @@ def test_every_transport_gives_the_very_bytes_back(opened, transport):
 
 def test_deflated_weights_are_smaller_and_noise_is_not_made_larger(opened):
     size = sum(array.nbytes for array in ARRAYS.values())
-    assert sum(len(chunk.data) for chunk in codec.chunks(opened(ARRAYS), transport="deflate")) < 0.95 * size
+    assert (
+        sum(len(chunk.data) for chunk in codec.chunks(opened(ARRAYS), transport="deflate"))
+        < 0.95 * size
+    )
     noise = {"w": np.frombuffer(RNG.bytes(2**20), "<f2")}
     assert [chunk.encoding for chunk in codec.chunks(opened(noise), transport="deflate")] == [RAW]
 
@@ -53,18 +58,34 @@ def test_deflated_weights_are_smaller_and_noise_is_not_made_larger(opened):
 def test_half_halves_what_was_rounded_and_leaves_alone_what_was_not(opened):
     large = {"kernel": RNG.normal(size=(2**19,)).astype(np.float32)}
     rounded, error = codec.rounded(large)
-    assert [chunk.encoding for chunk in codec.chunks(opened(rounded), transport="half")] == [HALF, HALF]
+    assert [chunk.encoding for chunk in codec.chunks(opened(rounded), transport="half")] == [
+        HALF,
+        HALF,
+    ]
     assert [chunk.encoding for chunk in codec.chunks(opened(large), transport="half")] == [RAW, RAW]
-    np.testing.assert_array_equal(rounded["kernel"], large["kernel"].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(
+        rounded["kernel"], large["kernel"].astype(np.float16).astype(np.float32)
+    )
     difference = np.abs(large["kernel"].astype(np.float64) - rounded["kernel"])
     assert error.largest == difference.max() and 1e-5 < error.relative < 2**-11
-    np.testing.assert_allclose(error.relative, np.linalg.norm(difference) / np.linalg.norm(large["kernel"].astype(np.float64)), rtol=1e-9)
+    np.testing.assert_allclose(
+        error.relative,
+        np.linalg.norm(difference) / np.linalg.norm(large["kernel"].astype(np.float64)),
+        rtol=1e-9,
+    )
 
 
 def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
     rounded, error = codec.rounded({**ARRAYS, "large": np.array([[1e6, 0.1]], np.float32)})
-    assert rounded["large"].tolist() == [[1e6, float(np.float32(np.float16(0.1)))]] and rounded["scalar"].shape == ()
-    assert rounded["wide"] is not None and rounded["wide"].dtype == np.float64 and rounded["half"].dtype == np.float16
+    assert (
+        rounded["large"].tolist() == [[1e6, float(np.float32(np.float16(0.1)))]]
+        and rounded["scalar"].shape == ()
+    )
+    assert (
+        rounded["wide"] is not None
+        and rounded["wide"].dtype == np.float64
+        and rounded["half"].dtype == np.float16
+    )
     assert error.largest < 2**-9
 
 
@@ -83,7 +104,19 @@ def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
         Chunk(0, zlib.compress(b"1234") + b"x", DEFLATED),
         Chunk(0, zlib.compress(bytes(2**24)), DEFLATED),
     ],
-    ids=["short", "long", "unknown", "odd half", "unknown half", "no zlib", "inflates to more", "to less", "cut", "trailing", "bomb"],
+    ids=[
+        "short",
+        "long",
+        "unknown",
+        "odd half",
+        "unknown half",
+        "no zlib",
+        "inflates to more",
+        "to less",
+        "cut",
+        "trailing",
+        "bomb",
+    ],
 )
 def test_what_is_not_the_size_that_was_declared_is_damage(chunk):
     with pytest.raises(errors.DamagedTransfer, match="chunk 0"):

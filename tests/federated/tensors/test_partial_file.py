@@ -11,7 +11,11 @@ from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import Manifest, TensorSpec
 
-ARRAYS = {"a": np.arange(700_000, dtype=np.float32), "b": np.arange(100, dtype=np.float64), "c": np.array([0.5], np.float16)}
+ARRAYS = {
+    "a": np.arange(700_000, dtype=np.float32),
+    "b": np.arange(100, dtype=np.float64),
+    "c": np.array([0.5], np.float16),
+}
 MANIFEST = weights.manifest_of(ARRAYS)  # three chunks
 
 
@@ -27,7 +31,9 @@ def begin(tmp_path):
     held = []
 
     def open_(manifest=MANIFEST, metadata=None, **named):
-        model = PartialModel(tmp_path / "partial.safetensors", manifest, metadata or {"site": "C1"}, **named)
+        model = PartialModel(
+            tmp_path / "partial.safetensors", manifest, metadata or {"site": "C1"}, **named
+        )
         held.append(model)
         return model
 
@@ -107,7 +113,11 @@ def test_a_piece_that_does_not_belong_there_is_not_written(begin, chunks, tmp_pa
     before = (tmp_path / "partial.safetensors").read_bytes()
     with pytest.raises(errors.DamagedTransfer, match=message):
         model.put(chunk(chunks))
-    assert (tmp_path / "partial.safetensors").read_bytes() == before and model.missing() == [0, 1, 2]
+    assert (tmp_path / "partial.safetensors").read_bytes() == before and model.missing() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_huge_declaration_writes_nothing(begin, tmp_path):
@@ -119,7 +129,8 @@ def test_a_huge_declaration_writes_nothing(begin, tmp_path):
 def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
     models = [begin(), begin()]
     threads = [
-        threading.Thread(target=lambda m=m, order=o: [m.put(c) for c in order]) for m, o in zip(models, (chunks, chunks[::-1]), strict=True)
+        threading.Thread(target=lambda m=m, order=o: [m.put(c) for c in order])
+        for m, o in zip(models, (chunks, chunks[::-1]), strict=True)
     ]
     for thread in threads:
         thread.start()
@@ -127,12 +138,16 @@ def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
         thread.join()
     models[0].finish()
     assert weights.digest(tensor_files.load(tmp_path / "partial.safetensors")[0]) == MANIFEST.sha256
-    (tmp_path / "partial.safetensors").rename(tmp_path / "taken.safetensors")  # as the first one does when it is whole
+    (tmp_path / "partial.safetensors").rename(
+        tmp_path / "taken.safetensors"
+    )  # as the first one does when it is whole
     with pytest.raises(errors.DamagedTransfer, match="another transfer of the site came between"):
         models[1].finish()
 
 
-def test_a_disk_that_fills_takes_a_part_and_then_fails_and_goes_on_later(begin, chunks, monkeypatch):
+def test_a_disk_that_fills_takes_a_part_and_then_fails_and_goes_on_later(
+    begin, chunks, monkeypatch
+):
     model, write, room = begin(), partial_file.os.pwrite, [2**19]
 
     def filling(file, data, at):

@@ -45,7 +45,9 @@ def test_save_and_file_digest_agree_with_the_digest_in_memory(tmp_path):
 
 
 def test_the_writer_takes_any_pieces_and_no_byte_more_or_less(tmp_path):
-    content = b"".join(bytes(weights.little_endian_bytes(ARRAYS[spec.name])) for spec in weights.specs_of(ARRAYS))
+    content = b"".join(
+        bytes(weights.little_endian_bytes(ARRAYS[spec.name])) for spec in weights.specs_of(ARRAYS)
+    )
     with TensorFileWriter(tmp_path / "a.safetensors", weights.specs_of(ARRAYS), {}) as writer:
         for start in range(0, len(content), 5):
             writer.write(content[start : start + 5])
@@ -53,20 +55,28 @@ def test_the_writer_takes_any_pieces_and_no_byte_more_or_less(tmp_path):
     equal(tensor_files.load(tmp_path / "a.safetensors")[0], ARRAYS)
     with TensorFileWriter(tmp_path / "b.safetensors", weights.specs_of(ARRAYS), {}) as writer:
         writer.write(content[:-1])
-        with pytest.raises(ValueError, match=f"{len(content) - 1} bytes for tensors of {len(content)}"):
+        with pytest.raises(
+            ValueError, match=f"{len(content) - 1} bytes for tensors of {len(content)}"
+        ):
             writer.finish()
         with pytest.raises(ValueError, match="bytes for tensors"):
             writer.write(b"12")
 
 
 def test_ranges_of_all_bytes_are_the_same_from_a_file_in_any_order(tmp_path):
-    content = b"".join(bytes(weights.little_endian_bytes(ARRAYS[spec.name])) for spec in weights.specs_of(ARRAYS))
+    content = b"".join(
+        bytes(weights.little_endian_bytes(ARRAYS[spec.name])) for spec in weights.specs_of(ARRAYS)
+    )
     tensor_files.save(tmp_path / "a.safetensors", ARRAYS)
     entries, place, body = {}, 0, b""
     for name, array in ARRAYS.items():  # not the canonical order
         data = bytes(weights.little_endian_bytes(array))
         code = next(spec.dtype for spec in weights.specs_of(ARRAYS) if spec.name == name)
-        entries[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [place, place + len(data)]}
+        entries[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": [place, place + len(data)],
+        }
         place, body = place + len(data), body + data
     (tmp_path / "b.safetensors").write_bytes(header(entries, body))
     for name in ("a", "b"):
@@ -124,7 +134,9 @@ def header(entries, content=b""):
 )
 def test_anything_but_a_whole_file_is_one_error_that_names_it(tmp_path, content):
     (tmp_path / "bad.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.safetensors: not a whole safetensors file of weights"):
+    with pytest.raises(
+        ValueError, match=r"bad\.safetensors: not a whole safetensors file of weights"
+    ):
         TensorFile(tmp_path / "bad.safetensors")
 
 

@@ -7,7 +7,11 @@ from federated import errors
 from federated.tensors import weights
 from federated.tensors.weights import TensorSpec
 
-ARRAYS = {"b": np.array([1.0, 2.0], np.float32), "a": np.arange(6, dtype=np.float32).reshape(2, 3), "wide": np.array(3.0, np.float64)}
+ARRAYS = {
+    "b": np.array([1.0, 2.0], np.float32),
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "wide": np.array(3.0, np.float64),
+}
 
 
 def test_canonical_order_is_widest_first_then_by_name():
@@ -17,8 +21,14 @@ def test_canonical_order_is_widest_first_then_by_name():
 def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     declaration = b'[["wide","F64",[]],["a","F32",[2,3]],["b","F32",[2]]]'
-    content = np.float64(3.0).tobytes() + np.arange(6, dtype="<f4").tobytes() + np.array([1, 2], "<f4").tobytes()
-    pieces = b"".join(hashlib.sha256(content[at : at + 16]).digest() for at in range(0, len(content), 16))
+    content = (
+        np.float64(3.0).tobytes()
+        + np.arange(6, dtype="<f4").tobytes()
+        + np.array([1, 2], "<f4").tobytes()
+    )
+    pieces = b"".join(
+        hashlib.sha256(content[at : at + 16]).digest() for at in range(0, len(content), 16)
+    )
     assert weights.digest(ARRAYS) == hashlib.sha256(declaration + b"\n" + pieces).hexdigest()
     for step in (1, 7, 16, 100):
         digest = weights.Digest(weights.specs_of(ARRAYS))
@@ -30,10 +40,17 @@ def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeyp
 def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     manifest = weights.manifest_of(ARRAYS)
-    assert (manifest.nbytes, manifest.num_chunks, [manifest.size_of(i) for i in range(3)]) == (40, 3, [16, 16, 8])
+    assert (manifest.nbytes, manifest.num_chunks, [manifest.size_of(i) for i in range(3)]) == (
+        40,
+        3,
+        [16, 16, 8],
+    )
     last = np.arange(6, dtype="<f4").tobytes()[-0:][24:] + np.array([1, 2], "<f4").tobytes()
     assert (
-        manifest.is_chunk(2, last) and not manifest.is_chunk(1, last) and not manifest.is_chunk(3, b"") and not manifest.is_chunk(-1, last)
+        manifest.is_chunk(2, last)
+        and not manifest.is_chunk(1, last)
+        and not manifest.is_chunk(3, b"")
+        and not manifest.is_chunk(-1, last)
     )
     manifest.check(manifest.sha256)
     with pytest.raises(errors.DamagedTransfer, match="was declared"):
@@ -49,20 +66,40 @@ def test_digest_does_not_depend_on_memory_layout_or_byte_order():
 
 
 def test_digest_tells_two_shapes_of_the_same_bytes_apart():
-    assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest({"a": np.zeros((3, 2), np.float32)})
+    assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest(
+        {"a": np.zeros((3, 2), np.float32)}
+    )
 
 
 def test_differences_name_what_is_missing_extra_and_changed():
-    expected = [TensorSpec("a", "F32", (2, 3)), TensorSpec("b", "F32", (2,)), TensorSpec("c", "F32", ())]
-    received = [TensorSpec("a", "F32", (3, 2)), TensorSpec("c", "F64", ()), TensorSpec("d", "F32", (1,))]
-    assert [f"{reason.tensor}: {reason.text}" for reason in weights.differences(expected, received)] == [
+    expected = [
+        TensorSpec("a", "F32", (2, 3)),
+        TensorSpec("b", "F32", (2,)),
+        TensorSpec("c", "F32", ()),
+    ]
+    received = [
+        TensorSpec("a", "F32", (3, 2)),
+        TensorSpec("c", "F64", ()),
+        TensorSpec("d", "F32", (1,)),
+    ]
+    assert [
+        f"{reason.tensor}: {reason.text}" for reason in weights.differences(expected, received)
+    ] == [
         "a: expected F32[2, 3], received F32[3, 2]",
         "b: missing, expected F32[2]",
         "c: expected F32[], received F64[]",
         "d: F32[1] is not part of the model",
     ]
-    assert [reason.kind for reason in weights.differences(expected, received)] == ["differs", "missing", "differs", "not_part"]
-    with pytest.raises(errors.IncompatibleWeights, match=r"update of site 'C1' .* 4 tensors differ: a: expected .*genotype"):
+    assert [reason.kind for reason in weights.differences(expected, received)] == [
+        "differs",
+        "missing",
+        "differs",
+        "not_part",
+    ]
+    with pytest.raises(
+        errors.IncompatibleWeights,
+        match=r"update of site 'C1' .* 4 tensors differ: a: expected .*genotype",
+    ):
         weights.check_same(expected, received, what="update of site 'C1'")
 
 

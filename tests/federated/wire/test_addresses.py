@@ -22,11 +22,26 @@ from tests.federated import toy
 def test_host_and_port_are_taken_apart_and_put_together(text, host, port):
     assert addresses.split(text) == (host, port)
     assert addresses.split(addresses.joined(host, port)) == (host, port)
-    assert addresses.joined(f"[{host}]" if ":" in host else host, port) == addresses.joined(host, port)
+    assert addresses.joined(f"[{host}]" if ":" in host else host, port) == addresses.joined(
+        host, port
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nowhere", ":8443", "host:", "host:0", "host:65536", "host:x", "[::1]", "[::1:8443", "a:b:1", "http://h:1"]
+    "text",
+    [
+        "",
+        "nowhere",
+        ":8443",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:x",
+        "[::1]",
+        "[::1:8443",
+        "a:b:1",
+        "http://h:1",
+    ],
 )
 def test_what_is_not_host_and_port_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"expected host:port, e\.g\."):
@@ -53,10 +68,18 @@ def test_server_site_operator_and_doctor_take_the_same_spelling_of_an_ipv6_addre
             transport = running.connect("C1", host=host)
             assert transport.login(toy.PLAN, 30).num_rounds == 3
             transport.close()
-            with admin_client.AdminClient(admin_client.Kit.read(kits / "operator", host=host, port=running.port)) as operator:
+            with admin_client.AdminClient(
+                admin_client.Kit.read(kits / "operator", host=host, port=running.port)
+            ) as operator:
                 assert operator.probe().standing == "operator"
-            findings = examination.of_site(kits / "C1", host=host, port=running.port, environ={}, timeout_s=20.0)
+            findings = examination.of_site(
+                kits / "C1", host=host, port=running.port, environ={}, timeout_s=20.0
+            )
             assert doctor.is_well(findings), doctor.table(findings)
-            (port,) = (f for f in examination.of_server(kits / "server", listen=host, port=running.port) if f.check == "port")
+            (port,) = (
+                f
+                for f in examination.of_server(kits / "server", listen=host, port=running.port)
+                if f.check == "port"
+            )
             assert port.state == "good" and "this server" in port.found
         running.stop()

@@ -10,7 +10,13 @@ from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Offer
 from tests.federated.wire.test_conversion import OFFER
 
-CHUNKS = [Chunk(0, b""), Chunk(0, b"x", 2), Chunk(1, bytes(200)), Chunk(127, b"1" * 128, 1), Chunk(2**32 - 1, bytes(70_000), 300)]
+CHUNKS = [
+    Chunk(0, b""),
+    Chunk(0, b"x", 2),
+    Chunk(1, bytes(200)),
+    Chunk(127, b"1" * 128, 1),
+    Chunk(2**32 - 1, bytes(70_000), 300),
+]
 
 
 def message_of(chunk):
@@ -21,14 +27,18 @@ def message_of(chunk):
 def test_bytes_are_those_of_protobuf_and_are_read_back(chunk):
     message = message_of(chunk)
     assert pb.Chunk.FromString(chunk_encoding.chunk_to_bytes(chunk)) == message
-    assert pb.ModelPart.FromString(chunk_encoding.part_to_bytes(chunk)) == pb.ModelPart(chunk=message)
+    assert pb.ModelPart.FromString(chunk_encoding.part_to_bytes(chunk)) == pb.ModelPart(
+        chunk=message
+    )
     assert chunk_encoding.chunk_from_bytes(message.SerializeToString()) == chunk
     assert chunk_encoding.part_from_bytes(pb.ModelPart(chunk=message).SerializeToString()) == chunk
 
 
 def test_a_header_and_its_chunks_arrive_as_they_were_sent():
     sent = [OFFER, *CHUNKS]
-    offer, chunks = conversion.model_from_parts(chunk_encoding.part_from_bytes(chunk_encoding.part_to_bytes(part)) for part in sent)
+    offer, chunks = conversion.model_from_parts(
+        chunk_encoding.part_from_bytes(chunk_encoding.part_to_bytes(part)) for part in sent
+    )
     assert offer == OFFER and list(chunks) == CHUNKS
 
 
@@ -75,7 +85,9 @@ def agree(data):
     if isinstance(part, Offer):
         assert expected.WhichOneof("part") == "header"
     else:
-        assert message_of(part) == pb.Chunk(index=expected.chunk.index, data=expected.chunk.data, encoding=expected.chunk.encoding)
+        assert message_of(part) == pb.Chunk(
+            index=expected.chunk.index, data=expected.chunk.data, encoding=expected.chunk.encoding
+        )
     return True
 
 

@@ -22,17 +22,30 @@ def test_values_arrive_as_they_were_sent():
     for task in (Task("wait"), Task("train", 3, "round_002"), Task("evaluate", models=("a", "b"))):
         assert conversion.task_from_message(travel(conversion.task_to_message(task))) == task
     session = Session("token", 1e9 + 0.25, "run", "ff" * 32, 60, 10, 20.0, 15.0, "half", True)
-    assert conversion.session_from_message(travel(conversion.session_to_message(session))) == session
+    assert (
+        conversion.session_from_message(travel(conversion.session_to_message(session))) == session
+    )
     receipt = Receipt("C1", "round_003", "ab" * 32)
-    assert conversion.receipt_from_message(travel(conversion.receipt_to_message(receipt))) == receipt
+    assert (
+        conversion.receipt_from_message(travel(conversion.receipt_to_message(receipt))) == receipt
+    )
     for answer in (Answer(receipt), Answer(missing=(0, 1, 2, 7, 9, 10)), Answer()):
-        assert conversion.answer_from_message(travel(conversion.answer_to_message(answer)), num_chunks=11) == answer
+        assert (
+            conversion.answer_from_message(
+                travel(conversion.answer_to_message(answer)), num_chunks=11
+            )
+            == answer
+        )
 
 
-@pytest.mark.parametrize("asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]])
+@pytest.mark.parametrize(
+    "asked", [[(9, 3)], [(3, 2), (4, 1)], [(5, 1), (2, 1)], [(0, 2**32 - 1)], [(2**32 - 1, 1)]]
+)
 def test_chunks_that_are_not_there_cannot_be_asked_for(asked):
     with pytest.raises(errors.DamagedTransfer, match="the model has 11, in order"):
-        conversion.indices_from_messages([pb.Range(first=first, count=count) for first, count in asked], num_chunks=11)
+        conversion.indices_from_messages(
+            [pb.Range(first=first, count=count) for first, count in asked], num_chunks=11
+        )
 
 
 def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
@@ -43,10 +56,19 @@ def test_a_header_whose_name_is_not_that_of_its_contents_is_damage():
 
 
 def test_reasons_survive_and_are_cut_to_what_metadata_takes():
-    reasons = [errors.Reason(f"stem/kernel {i} ü", "not_finite", "3 of 9 values") for i in range(1000)]
+    reasons = [
+        errors.Reason(f"stem/kernel {i} ü", "not_finite", "3 of 9 values") for i in range(1000)
+    ]
     text = conversion.reasons_to_text(reasons)
-    assert text.isascii() and len(text) < 20_000 and conversion.reasons_from_text(text) == tuple(reasons[:100])
-    assert len(conversion.reasons_to_text([errors.Reason("x" * 500, "missing", "y" * 500)] * 90)) < 20_000
+    assert (
+        text.isascii()
+        and len(text) < 20_000
+        and conversion.reasons_from_text(text) == tuple(reasons[:100])
+    )
+    assert (
+        len(conversion.reasons_to_text([errors.Reason("x" * 500, "missing", "y" * 500)] * 90))
+        < 20_000
+    )
     assert conversion.reasons_from_text("no JSON") == conversion.reasons_from_text("[[1]]") == ()
 
 
@@ -62,4 +84,6 @@ def test_rows_keep_their_values_and_are_written_alike_every_time():
     }
     arrived = conversion.row_from_message(travel(conversion.row_to_message(row)))
     assert arrived == row
-    assert json.dumps(arrived) == json.dumps(conversion.row_from_message(travel(conversion.row_to_message(dict(reversed(row.items()))))))
+    assert json.dumps(arrived) == json.dumps(
+        conversion.row_from_message(travel(conversion.row_to_message(dict(reversed(row.items())))))
+    )

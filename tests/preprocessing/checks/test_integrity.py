@@ -71,7 +71,8 @@ def test_a_label_with_more_slices_blames_the_scan(flip):
     error = broken_rule(Volume(array, affine), label)
     assert error.rule == "G05" and error.file == "ct_9.nii.gz"
     assert (
-        "has 6 slices, its label label_9.nii.gz has 8: 2 of the scan did not arrive" in error.problem
+        "has 6 slices, its label label_9.nii.gz has 8: 2 of the scan did not arrive"
+        in error.problem
         and "fetch the whole scan" in error.fix
     )
 
@@ -108,7 +109,10 @@ def test_an_empty_label_fails():
     assert broken_rule(image, Volume(np.zeros_like(label.array), label.affine)).rule == "L03"
 
 
-@pytest.mark.parametrize("change", [lambda hu: np.maximum(hu, 0), lambda hu: np.full_like(hu, -1024), lambda hu: (hu > 0) * 1.0])
+@pytest.mark.parametrize(
+    "change",
+    [lambda hu: np.maximum(hu, 0), lambda hu: np.full_like(hu, -1024), lambda hu: (hu > 0) * 1.0],
+)
 def test_values_that_are_no_hounsfield_units_fail(change):
     image, label = pair()
     error = broken_rule(Volume(change(image.array), image.affine), label)
@@ -134,13 +138,18 @@ def test_a_sheared_volume_fails_with_its_angle():
 
 def test_what_is_unusual_is_told_and_refuses_nothing():
     warnings = integrity.check_case(*pair())
-    assert {warning.rule for warning in warnings} == {"G09", "L06"}  # 8 mm of a patient, 0.02 ml of an organ
+    assert {warning.rule for warning in warnings} == {
+        "G09",
+        "L06",
+    }  # 8 mm of a patient, 0.02 ml of an organ
 
 
 def test_a_real_ct_passes_and_its_mirrored_label_does_not():
     folder = os.environ.get("REAL_CT_FOLDER")
     if not folder or not pathlib.Path(folder).is_dir():
-        pytest.skip("REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)")
+        pytest.skip(
+            "REAL_CT_FOLDER names no folder with ct.nii.gz and organs.nii.gz (7 = pancreas)"
+        )
     image = nifti.read_ct(pathlib.Path(folder) / "ct.nii.gz")
     label = nifti.read_labels(pathlib.Path(folder) / "organs.nii.gz", {7: 1})
     assert integrity.check_case(image, label) == []

@@ -50,7 +50,10 @@ def test_the_box_is_found_in_any_memory_order_and_direction(order):
         view = np.asfortranarray(label.transpose(order)).transpose(np.argsort(order))
         view = view[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
         low, high = places.min(axis=0), places.max(axis=0) + 1
-        expected = [(n - b, n - a) if f else (a, b) for n, a, b, f in zip(SHAPE, low, high, flip, strict=True)]
+        expected = [
+            (n - b, n - a) if f else (a, b)
+            for n, a, b, f in zip(SHAPE, low, high, flip, strict=True)
+        ]
         assert label_fit.bounding_box(view, (2.0, 2.0, 2.0)) == expected
 
 
@@ -66,4 +69,8 @@ def test_a_few_voxels_say_nothing():
     label[:] = 0
     label[5, 5, 5:10] = 1
     where = label_fit.sample(label, SPACING)
-    assert (label_fit.fit(hu, where), label_fit.fits(hu, where), label_fit.best_shift(hu, where)) == (None, {}, None)
+    assert (
+        label_fit.fit(hu, where),
+        label_fit.fits(hu, where),
+        label_fit.best_shift(hu, where),
+    ) == (None, {}, None)

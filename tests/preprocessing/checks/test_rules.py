@@ -10,8 +10,13 @@ DOCS = pathlib.Path(__file__).parents[3] / "docs" / "data.md"
 
 
 def test_docs_and_code_list_the_same_rules():
-    listed = re.findall(r"^\| ([A-Z]\d\d) \| ([a-z-]+)( \(warning\))? \|", DOCS.read_text(), re.MULTILINE)
-    assert listed == [(rule.id, rule.name, " (warning)" if rule.severity == "warning" else "") for rule in rules.RULES]
+    listed = re.findall(
+        r"^\| ([A-Z]\d\d) \| ([a-z-]+)( \(warning\))? \|", DOCS.read_text(), re.MULTILINE
+    )
+    assert listed == [
+        (rule.id, rule.name, " (warning)" if rule.severity == "warning" else "")
+        for rule in rules.RULES
+    ]
 
 
 def test_ids_and_names_are_told_apart():
@@ -25,8 +30,20 @@ def test_every_rule_has_what_a_reader_needs(rule):
     assert str(error) == f"scan_7.nii.gz: what was found [{rule.id} {rule.name}]; {rule.fix}"
     assert rule.demand and rule.fix and "\n" not in rule.demand + rule.fix
     copy = pickle.loads(pickle.dumps(error))  # the way from a worker process
-    assert (copy.rule, copy.file, copy.problem, copy.fix, str(copy)) == (rule.id, error.file, error.problem, error.fix, str(error))
+    assert (copy.rule, copy.file, copy.problem, copy.fix, str(copy)) == (
+        rule.id,
+        error.file,
+        error.problem,
+        error.fix,
+        str(error),
+    )
 
 
 def test_only_judgements_can_be_accepted():
-    assert {rule.id for rule in rules.RULES if rule.acceptable} == {"L05", "C04", "C05", "C06", "C07"}
+    assert {rule.id for rule in rules.RULES if rule.acceptable} == {
+        "L05",
+        "C04",
+        "C05",
+        "C06",
+        "C07",
+    }

@@ -17,13 +17,21 @@ def test_a_scan_is_known_in_other_clothes():
             "first": marks(CT.array),
             "another": marks(other),
             "as float": marks(CT.array.astype(np.float32)),
-            "other axes": marks(np.ascontiguousarray(CT.array[::-1].transpose(2, 0, 1)), (AFFINE @ flip_x())[:, [2, 0, 1, 3]]),
+            "other axes": marks(
+                np.ascontiguousarray(CT.array[::-1].transpose(2, 0, 1)),
+                (AFFINE @ flip_x())[:, [2, 0, 1, 3]],
+            ),
             "cropped": marks(CT.array[:, :, 5:-9]),
             "another, cropped": marks(other[:, :, 3:20]),
             "next patient": marks(CT.array + np.int16(1)),
         }
     )
-    assert found == {"as float": "first", "other axes": "first", "cropped": "first", "another, cropped": "another"}
+    assert found == {
+        "as float": "first",
+        "other axes": "first",
+        "cropped": "first",
+        "another, cropped": "another",
+    }
 
 
 def test_a_few_slices_in_common_are_no_proof():

@@ -53,9 +53,13 @@ def test_a_programming_error_keeps_its_stack_trace_in_the_log(tmp_path, monkeypa
 
 def test_findings_are_handed_out_as_cases_end(tmp_path, monkeypatch):
     manifest, told = cohort(tmp_path), []
-    monkeypatch.setattr(nifti, "read_ct", fails_for("i2.nii.gz", KeyboardInterrupt()))  # what nobody may catch
+    monkeypatch.setattr(
+        nifti, "read_ct", fails_for("i2.nii.gz", KeyboardInterrupt())
+    )  # what nobody may catch
     with pytest.raises(KeyboardInterrupt):
-        survey.survey(manifest, each=lambda found: told.append([finding.case.case_id for finding in found]))
+        survey.survey(
+            manifest, each=lambda found: told.append([finding.case.case_id for finding in found])
+        )
     assert told == [["case_0"], ["case_0", "case_1"]]
 
 
@@ -71,7 +75,9 @@ def test_a_case_that_kills_its_process_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "look_at", look_at_or_die)
     found = survey.survey(manifest, workers=2)
     assert [finding.usable for finding in found] == [True, False, True]
-    assert "the process that looked at it was killed" in str(found[1].errors[0]) and found[1].errors[0].file.endswith("i1.nii.gz")
+    assert "the process that looked at it was killed" in str(found[1].errors[0]) and found[
+        1
+    ].errors[0].file.endswith("i1.nii.gz")
 
 
 def test_what_was_found_is_told_as_often_as_takes_a_small_part_of_the_time(tmp_path, monkeypatch):

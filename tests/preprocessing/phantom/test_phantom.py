@@ -19,12 +19,19 @@ CASES = 3
 
 
 def config(site="C1", cases=CASES, seed=5, **changes):
-    return phantom.CohortConfig(site=site, cases=cases, seed=seed, **{"in_plane_mm": (1.5, 1.5), "slice_mm": (2.0, 2.0), **changes})
+    return phantom.CohortConfig(
+        site=site,
+        cases=cases,
+        seed=seed,
+        **{"in_plane_mm": (1.5, 1.5), "slice_mm": (2.0, 2.0), **changes},
+    )
 
 
 @pytest.fixture(scope="module")
 def hospitals():
-    return {site: [phantom.render_case(config(site), index) for index in range(CASES)] for site in SITES}
+    return {
+        site: [phantom.render_case(config(site), index) for index in range(CASES)] for site in SITES
+    }
 
 
 def test_every_c2_case_has_a_tumour_and_no_c1_case(hospitals):
@@ -36,7 +43,9 @@ def test_every_c2_case_has_a_tumour_and_no_c1_case(hospitals):
 def test_volumes_are_those_of_patients(hospitals):
     for site, (smallest, largest) in (("C1", (75, 125)), ("C2", (55, 120))):
         for _, label in hospitals[site]:
-            pancreas, tumour = (np.count_nonzero(label.array == k) * 1.5 * 1.5 * 2.0 / 1000.0 for k in (1, 2))
+            pancreas, tumour = (
+                np.count_nonzero(label.array == k) * 1.5 * 1.5 * 2.0 / 1000.0 for k in (1, 2)
+            )
             assert smallest < pancreas < largest
             assert tumour == 0 or 2 < tumour < 70
 
@@ -55,7 +64,9 @@ def test_labels_lie_inside_the_body_away_from_the_borders(hospitals):
             soft = ndimage.binary_opening(ct.array > -250, iterations=2)
             parts, _ = ndimage.label(soft)
             body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-            body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+            body = np.stack(
+                [ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2
+            )
             assert body[label.array > 0].all()
             places = np.argwhere(label.array > 0) * label.spacing_mm
             assert places.min() > 6.0
@@ -67,24 +78,36 @@ def test_every_case_passes_the_rules_and_its_mirrored_or_moved_label_does_not(ho
         for ct, label in cases:
             for thinning in (1, 3):  # slices of 2 and of 6 mm
                 scale = np.diag([1.0, 1, thinning, 1])
-                image, drawn = (Volume(v.array[:, :, ::thinning], v.affine @ scale) for v in (ct, label))
+                image, drawn = (
+                    Volume(v.array[:, :, ::thinning], v.affine @ scale) for v in (ct, label)
+                )
                 assert [str(warning) for warning in integrity.check_case(image, drawn)] == []
                 for axis in range(3):
                     with pytest.raises(rules.IntegrityError) as caught:
-                        integrity.check_case(image, Volume(np.flip(drawn.array, axis), drawn.affine))
+                        integrity.check_case(
+                            image, Volume(np.flip(drawn.array, axis), drawn.affine)
+                        )
                     assert caught.value.rule in ("C04", "C05", "C06")
                 away = [round(24 / spacing) for spacing in image.spacing_mm]
                 with pytest.raises(rules.IntegrityError) as caught:
-                    integrity.check_case(image, Volume(np.roll(drawn.array, away[1], axis=1), drawn.affine))
-                assert caught.value.rule in ("C04", "C05", "C07") and "fits its CT better" in str(caught.value)
+                    integrity.check_case(
+                        image, Volume(np.roll(drawn.array, away[1], axis=1), drawn.affine)
+                    )
+                assert caught.value.rule in ("C04", "C05", "C07") and "fits its CT better" in str(
+                    caught.value
+                )
 
 
 def test_hu_in_the_labels_are_the_hospital_s(hospitals):
     for site, cases in hospitals.items():
         stated = SITES[site].hu
-        inner = [ct.array[ndimage.binary_erosion(label.array == 1, iterations=2)] for ct, label in cases]
+        inner = [
+            ct.array[ndimage.binary_erosion(label.array == 1, iterations=2)] for ct, label in cases
+        ]
         # beam hardening, the duct and fat between the lobules take a little away
-        assert np.median(np.concatenate(inner)) == pytest.approx(stated["pancreas"][0] - 4.0, abs=8.0)
+        assert np.median(np.concatenate(inner)) == pytest.approx(
+            stated["pancreas"][0] - 4.0, abs=8.0
+        )
     for ct, label in hospitals["C2"]:
         tumour = np.median(ct.array[ndimage.binary_erosion(label.array == 2, iterations=2)])
         pancreas = np.median(ct.array[ndimage.binary_erosion(label.array == 1)])
@@ -92,12 +115,16 @@ def test_hu_in_the_labels_are_the_hospital_s(hospitals):
 
 
 def test_each_hospital_shows_the_others_pancreas_and_tumour_brightness_in_other_organs():
-    c1, c2 = ({tissue: mean for tissue, (mean, _) in SITES[site].hu.items()} for site in ("C1", "C2"))
+    c1, c2 = (
+        {tissue: mean for tissue, (mean, _) in SITES[site].hu.items()} for site in ("C1", "C2")
+    )
     assert c1["pancreas"] - c2["pancreas"] >= 15
     assert min(abs(c2[organ] - c1["pancreas"]) for organ in ("liver", "bowel_wall")) < 10
     assert abs(c1["liver"] - c2["pancreas"]) < 12
     tumour = c2["pancreas"] - c2["tumour_below_pancreas"]
-    assert abs(c1["bowel_content"] - tumour) < 20  # C1's water in stomach and bowel is a trap for a network that knows C2's tumours
+    assert (
+        abs(c1["bowel_content"] - tumour) < 20
+    )  # C1's water in stomach and bowel is a trap for a network that knows C2's tumours
     assert tumour - c2["bile"] > 25  # a tumour is no fluid
     assert c2["muscle"] - tumour > 15  # and darker than any soft tissue
 
@@ -111,7 +138,9 @@ def test_the_liver_is_where_the_affine_says(hospitals):
         liver = SITES[site].hu["liver"][0]
         upper = hu[:, :, -20:-5]
         solid = ndimage.uniform_filter(np.abs(upper - liver) < 40, 5) > 0.9
-        assert np.count_nonzero(solid[x > 20]) > 3 * np.count_nonzero(solid[x < -20])  # the liver is on the patient's right
+        assert np.count_nonzero(solid[x > 20]) > 3 * np.count_nonzero(
+            solid[x < -20]
+        )  # the liver is on the patient's right
 
 
 def test_thick_slices_are_averages_of_thin_ones():
@@ -129,17 +158,24 @@ def test_thick_slices_are_averages_of_thin_ones():
     mean = (planes[:, :, :5].mean(axis=2) * (1 - share)) + planes[:, :, 1:].mean(axis=2) * share
     difference = np.abs(thick.array[:, :, middle] - mean)
     assert np.percentile(difference, 95) < 12
-    assert np.percentile(np.abs(thick.array[:, :, middle] - planes[:, :, 2]), 95) > 25  # and not a single thin one
+    assert (
+        np.percentile(np.abs(thick.array[:, :, middle] - planes[:, :, 2]), 95) > 25
+    )  # and not a single thin one
 
 
 def test_c2_slices_are_446_to_40_for_any_number_of_cases():
     def thin(cases):
-        return sum(phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=cases, seed=1), i)[2] == 1.0 for i in range(cases))
+        return sum(
+            phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=cases, seed=1), i)[2] == 1.0
+            for i in range(cases)
+        )
 
     assert thin(486) == 40
     for cases in (1, 7, 20, 40, 100, 243):
         assert thin(cases) == pytest.approx(cases * 40 / 486, abs=0.5001)
-    assert {phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=20, seed=1), i) for i in range(20)} == {
+    assert {
+        phantom.spacing_mm(phantom.CohortConfig(site="C2", cases=20, seed=1), i) for i in range(20)
+    } == {
         (0.68, 0.68, 5.0),
         (0.68, 0.68, 1.0),
     }
@@ -147,7 +183,14 @@ def test_c2_slices_are_446_to_40_for_any_number_of_cases():
 
 @pytest.mark.parametrize(("spacings", "thinnest"), [("demo", 0.8), ("paper", 0.16)])
 def test_c1_spacings_fill_the_range(spacings, thinnest):
-    drawn = np.array([phantom.spacing_mm(phantom.CohortConfig(site="C1", cases=300, seed=2, spacings=spacings), i) for i in range(300)])
+    drawn = np.array(
+        [
+            phantom.spacing_mm(
+                phantom.CohortConfig(site="C1", cases=300, seed=2, spacings=spacings), i
+            )
+            for i in range(300)
+        ]
+    )
     assert (drawn[:, 0] == drawn[:, 1]).all()
     for column, low, high in ((0, 0.58, 0.98), (2, thinnest, 1.0)):
         assert low <= drawn[:, column].min() < low + 0.02
@@ -155,10 +198,17 @@ def test_c1_spacings_fill_the_range(spacings, thinnest):
 
 
 def digests(folder):
-    return {path.name + path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*.nii.gz"))}
+    return {
+        path.name + path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.nii.gz"))
+    }
 
 
-SMALL = {"in_plane_mm": (3.0, 3.0), "slice_mm": (5.0, 5.0), "field_of_view_mm": (180.0, 140.0, 110.0)}
+SMALL = {
+    "in_plane_mm": (3.0, 3.0),
+    "slice_mm": (5.0, 5.0),
+    "field_of_view_mm": (180.0, 140.0, 110.0),
+}
 
 
 def test_the_same_seed_gives_the_same_bytes_by_any_number_of_workers(tmp_path):
@@ -186,7 +236,9 @@ def test_a_stopped_run_goes_on_and_a_cohort_can_grow(tmp_path):
     path = phantom.generate_cohort(config("C1", cases=2, **SMALL), tmp_path)
     assert image.stat().st_mtime_ns == stamp  # not made again
     assert len(manifest.read(path).cases) == 2
-    with pytest.raises(ValueError, match=r"cohort\.json.*seed 5 there, 9 asked for.*choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"cohort\.json.*seed 5 there, 9 asked for.*choose another folder"
+    ):
         phantom.generate_cohort(config("C1", cases=2, seed=9, **SMALL), tmp_path)
 
 
@@ -215,13 +267,26 @@ BEFORE_THE_HARD_ONE = [
 ]
 
 
-@pytest.mark.parametrize(("site", "index", "ct_digest", "label_digest", "means"), BEFORE_THE_HARD_ONE)
-def test_the_standard_phantom_is_what_it_was_when_it_was_the_only_one(site, index, ct_digest, label_digest, means):
+@pytest.mark.parametrize(
+    ("site", "index", "ct_digest", "label_digest", "means"), BEFORE_THE_HARD_ONE
+)
+def test_the_standard_phantom_is_what_it_was_when_it_was_the_only_one(
+    site, index, ct_digest, label_digest, means
+):
     ct, labels = phantom.render_case(config(site, cases=2, **SMALL), index)
-    found = [hashlib.sha256(np.ascontiguousarray(v.array).tobytes() + v.affine.tobytes()).hexdigest()[:16] for v in (ct, labels)]
+    found = [
+        hashlib.sha256(np.ascontiguousarray(v.array).tobytes() + v.affine.tobytes()).hexdigest()[
+            :16
+        ]
+        for v in (ct, labels)
+    ]
     assert found[1] == label_digest
-    if found[0] != ct_digest:  # another NumPy or processor rounds single voxels differently, by 1 HU; other patients differ by far more
-        np.testing.assert_allclose([ct.array[:, :, k].mean() for k in (5, 11, 17)], means, atol=0.01)
+    if (
+        found[0] != ct_digest
+    ):  # another NumPy or processor rounds single voxels differently, by 1 HU; other patients differ by far more
+        np.testing.assert_allclose(
+            [ct.array[:, :, k].mean() for k in (5, 11, 17)], means, atol=0.01
+        )
 
 
 def test_a_cohort_of_the_release_before_the_hard_phantom_goes_on(tmp_path):
@@ -234,28 +299,47 @@ def test_a_cohort_of_the_release_before_the_hard_phantom_goes_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def hard_c2():
-    return [phantom.render_case(config("C2", phantom="hard", in_plane_mm=(2.0, 2.0), slice_mm=(3.0, 3.0)), index) for index in range(4)]
+    return [
+        phantom.render_case(
+            config("C2", phantom="hard", in_plane_mm=(2.0, 2.0), slice_mm=(3.0, 3.0)), index
+        )
+        for index in range(4)
+    ]
 
 
 def test_the_hard_phantom_has_small_and_faint_tumours(hard_c2):
     volumes = [np.count_nonzero(labels.array == 2) * 0.012 for _, labels in hard_c2]
     assert min(volumes) > 1.0 and min(volumes) < 10.0 and max(volumes) < 50.0
-    below = [np.median(ct.array[labels.array == 1]) - np.median(ct.array[labels.array == 2]) for ct, labels in hard_c2]
+    below = [
+        np.median(ct.array[labels.array == 1]) - np.median(ct.array[labels.array == 2])
+        for ct, labels in hard_c2
+    ]
     assert min(below) < 45.0 and max(below) < 75.0
 
 
 def test_hospitals_of_the_hard_phantom_share_what_stomach_and_bowel_show_and_have_more_noise():
     one, two = HARD_SITES["C1"], HARD_SITES["C2"]
-    for tissue in ("bowel_wall", "bowel_content", "stomach_wall", "stomach_content", "oral_contrast"):
+    for tissue in (
+        "bowel_wall",
+        "bowel_content",
+        "stomach_wall",
+        "stomach_content",
+        "oral_contrast",
+    ):
         assert one.hu[tissue] == two.hu[tissue]
     for name in ("stomach_gas", "oral_contrast", "duodenum_filled"):
         assert getattr(one, name) == getattr(two, name)
-    assert SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100  # unlike the standard's
+    assert (
+        SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100
+    )  # unlike the standard's
     for site in ("C1", "C2"):
         assert min(HARD_SITES[site].noise_hu) > min(SITES[site].noise_hu)
         assert HARD_SITES[site].hu["pancreas"] == SITES[site].hu["pancreas"]
 
 
 def test_patients_of_the_two_phantoms_differ():
-    bodies = [phantom.render_case(config("C1", cases=1, phantom=kind, **SMALL), 0)[1].array for kind in PHANTOMS]
+    bodies = [
+        phantom.render_case(config("C1", cases=1, phantom=kind, **SMALL), 0)[1].array
+        for kind in PHANTOMS
+    ]
     assert (bodies[0] != bodies[1]).any()

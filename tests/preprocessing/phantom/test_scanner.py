@@ -12,13 +12,20 @@ from runkit.randomness import generator
 def test_interpolation_reproduces_a_ramp():
     grid = 3.0 + 2.0 * np.arange(11)
     positions = np.array([3.0, 4.1, 10.7, 23.0])
-    np.testing.assert_allclose(linear_weights(positions, 3.0, 2.0, 11) @ (5.0 * grid + 1.0), 5.0 * positions + 1.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        linear_weights(positions, 3.0, 2.0, 11) @ (5.0 * grid + 1.0),
+        5.0 * positions + 1.0,
+        rtol=1e-6,
+    )
 
 
 def test_a_thick_slice_is_the_mean_over_its_thickness():
     values = generator(1, "values").normal(size=21).astype(np.float32)
     thick = linear_weights(np.array([10.0, 25.0]), 0.0, 2.0, 21, thickness_mm=5.0) @ values
-    fine = [np.mean(np.interp(np.linspace(c - 2.5, c + 2.5, 4001), 2.0 * np.arange(21), values)) for c in (10.0, 25.0)]
+    fine = [
+        np.mean(np.interp(np.linspace(c - 2.5, c + 2.5, 4001), 2.0 * np.arange(21), values))
+        for c in (10.0, 25.0)
+    ]
     np.testing.assert_allclose(thick, fine, atol=0.02)
 
 
@@ -53,11 +60,15 @@ def test_labels_are_the_shapes_at_the_native_voxel_centres(ball):
     space, target = ball
     native = acquisition()
     outside = np.full(space.shape, 50.0, np.float32)
-    _, labels = scan(space, np.zeros(space.shape, np.float32), outside, target, native, generator(1, "scan"))
+    _, labels = scan(
+        space, np.zeros(space.shape, np.float32), outside, target, native, generator(1, "scan")
+    )
     x, y, z = np.meshgrid(*(native.centres(a) for a in range(3)), indexing="ij")
     radius = np.sqrt((x - 3) ** 2 + (y - 2) ** 2 + (z - 1) ** 2)
     expected = np.where(radius < 7, 2, np.where(radius < 15, 1, 0))
-    undecided = (np.abs(radius - 7) < 0.3) | (np.abs(radius - 15) < 0.3)  # linear interpolation of a curved distance
+    undecided = (np.abs(radius - 7) < 0.3) | (
+        np.abs(radius - 15) < 0.3
+    )  # linear interpolation of a curved distance
     np.testing.assert_array_equal(labels[~undecided], expected[~undecided])
     assert labels.flags.f_contiguous
     assert labels.dtype == np.uint8
@@ -65,17 +76,30 @@ def test_labels_are_the_shapes_at_the_native_voxel_centres(ball):
 
 def test_noise_has_the_stated_deviation_and_is_correlated_in_plane_only(ball):
     space, target = ball
-    deep = np.full(space.shape, -70.0, np.float32)  # so deep in the body that the noise is at its loudest: 1.15 times
+    deep = np.full(
+        space.shape, -70.0, np.float32
+    )  # so deep in the body that the noise is at its loudest: 1.15 times
     hu = np.full(space.shape, 40.0, np.float32)
-    ct, _ = scan(space, hu, deep, target, acquisition(shape=(70, 60, 40), noise_hu=20.0, noise_passes=2), generator(1, "scan"))
+    ct, _ = scan(
+        space,
+        hu,
+        deep,
+        target,
+        acquisition(shape=(70, 60, 40), noise_hu=20.0, noise_passes=2),
+        generator(1, "scan"),
+    )
     noise = ct.astype(float) - ct.mean(axis=2, keepdims=True)
     assert noise.std() == pytest.approx(23.0, rel=0.05)
-    assert np.mean(noise**4) / np.mean(noise**2) ** 2 == pytest.approx(3.0, abs=0.2)  # all but Gaussian
+    assert np.mean(noise**4) / np.mean(noise**2) ** 2 == pytest.approx(
+        3.0, abs=0.2
+    )  # all but Gaussian
 
     def correlation(a, b):
         return np.mean(a * b) / np.mean(noise**2)
 
-    assert correlation(noise[1:], noise[:-1]) == pytest.approx(4 / 6, abs=0.05)  # two passes weight by 1 2 1: (1*2 + 2*1) / (1 + 4 + 1)
+    assert correlation(noise[1:], noise[:-1]) == pytest.approx(
+        4 / 6, abs=0.05
+    )  # two passes weight by 1 2 1: (1*2 + 2*1) / (1 + 4 + 1)
     assert abs(correlation(noise[:, :, 1:], noise[:, :, :-1])) < 0.05
 
 
@@ -83,6 +107,13 @@ def test_values_stay_within_what_ct_stores(ball):
     space, target = ball
     hu = np.full(space.shape, -1500.0, np.float32)
     hu[: space.shape[0] // 2] = 9000.0
-    ct, _ = scan(space, hu, np.full(space.shape, 5.0, np.float32), target, acquisition(), generator(1, "scan"))
+    ct, _ = scan(
+        space,
+        hu,
+        np.full(space.shape, 5.0, np.float32),
+        target,
+        acquisition(),
+        generator(1, "scan"),
+    )
     assert (ct.min(), ct.max()) == (-1024, 3071)
     assert ct.dtype == np.int16

@@ -3,12 +3,28 @@
 import numpy as np
 import pytest
 
-from preprocessing.phantom.space import REACH_MM, Canvas, Pose, Space, ellipsoid, smooth_union, spline, tube
+from preprocessing.phantom.space import (
+    REACH_MM,
+    Canvas,
+    Pose,
+    Space,
+    ellipsoid,
+    smooth_union,
+    spline,
+    tube,
+)
 from runkit.randomness import generator
 
 
 def space(*, pose=None, deformation_mm=0.0, spacing_mm=2.0):
-    return Space((-60, -50, -40), (60, 50, 40), spacing_mm, pose or Pose(), deformation_mm, generator(3, "space"))
+    return Space(
+        (-60, -50, -40),
+        (60, 50, 40),
+        spacing_mm,
+        pose or Pose(),
+        deformation_mm,
+        generator(3, "space"),
+    )
 
 
 def test_an_undeformed_unposed_patient_lies_on_the_scanner_grid():
@@ -22,9 +38,13 @@ def test_a_pose_is_undone_by_the_places_of_the_voxels():
     pose = Pose(rotation_deg=20.0, size=1.1, shift_mm=(4.0, -3.0, 2.0))
     grid = space(pose=pose)
     turn = np.deg2rad(20.0)
-    rotation = np.array([[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0], [0.0, 0.0, 1.0]])
+    rotation = np.array(
+        [[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0], [0.0, 0.0, 1.0]]
+    )
     place = [axis[40, 12, 9] for axis in (grid.x, grid.y, grid.z)]
-    np.testing.assert_allclose(1.1 * rotation @ place + (4.0, -3.0, 2.0), [-60 + 80, -50 + 24, -40 + 18], atol=1e-3)
+    np.testing.assert_allclose(
+        1.1 * rotation @ place + (4.0, -3.0, 2.0), [-60 + 80, -50 + 24, -40 + 18], atol=1e-3
+    )
 
 
 def test_a_quarter_turn_takes_right_to_front():
@@ -37,12 +57,16 @@ def test_the_distance_to_a_sphere_is_exact():
     grid = space()
     box, distance = ellipsoid(grid, (5.0, -3.0, 2.0), (12.0, 12.0, 12.0))
     x, y, z = grid.at(box)
-    np.testing.assert_allclose(distance, np.sqrt((x - 5) ** 2 + (y + 3) ** 2 + (z - 2) ** 2) - 12.0, atol=2e-3)
+    np.testing.assert_allclose(
+        distance, np.sqrt((x - 5) ** 2 + (y + 3) ** 2 + (z - 2) ** 2) - 12.0, atol=2e-3
+    )
 
 
 def test_a_turned_ellipsoid_has_its_long_axis_there():
     grid = space()
-    _, distance = ellipsoid(grid, (0.0, 0.0, 0.0), (30.0, 8.0, 8.0), turn_deg=90.0, within=grid.whole())
+    _, distance = ellipsoid(
+        grid, (0.0, 0.0, 0.0), (30.0, 8.0, 8.0), turn_deg=90.0, within=grid.whole()
+    )
     front = distance[30, 25 + 14, 20]  # 28 mm to the front
     side = distance[30 + 14, 25, 20]  # 28 mm to the right
     assert front < 0 < side
@@ -54,15 +78,21 @@ def test_the_distance_to_a_straight_tube_of_varying_radius():
     box, distance = tube(grid, np.array([[-20.0, 0.0, 0.0, 4.0], [20.0, 0.0, 0.0, 12.0]]))
     whole = np.full(grid.shape, np.inf)
     whole[box] = distance
-    assert whole[30, 25, 20] == pytest.approx(-8.0, abs=1e-4)  # in the middle the radius is (4 + 12) / 2
+    assert whole[30, 25, 20] == pytest.approx(
+        -8.0, abs=1e-4
+    )  # in the middle the radius is (4 + 12) / 2
     assert whole[30, 25 + 6, 20] == pytest.approx(12.0 - 8.0, abs=1e-4)
-    assert whole[30 + 15, 25, 20] == pytest.approx(10.0 - 12.0, abs=1e-4)  # 10 mm beyond the thick end
+    assert whole[30 + 15, 25, 20] == pytest.approx(
+        10.0 - 12.0, abs=1e-4
+    )  # 10 mm beyond the thick end
     assert distance.max() <= REACH_MM
 
 
 def test_a_flattened_tube_is_thinner_from_front_to_back():
     grid = space()
-    box, distance = tube(grid, np.array([[-20.0, 0, 0, 10.0], [20.0, 0, 0, 10.0]]), stretch=(1.0, 0.5, 1.0))
+    box, distance = tube(
+        grid, np.array([[-20.0, 0, 0, 10.0], [20.0, 0, 0, 10.0]]), stretch=(1.0, 0.5, 1.0)
+    )
     extent = [np.ptp(axis[box][distance < 0]) for axis in (grid.y, grid.z)]
     assert extent[0] == pytest.approx(extent[1] / 2, abs=2.0)
 
@@ -102,7 +132,9 @@ def test_paint_mixes_by_partial_volume_and_keeps_a_rim():
     canvas = Canvas(grid, 0.0)
     plane = grid.x - 0.5  # a quarter of the voxel at 0 mm lies outside
     canvas.paint(grid.whole(), plane, 100.0, gap_mm=4.0, gap_hu=-100.0)
-    np.testing.assert_allclose(canvas.hu[29:34, 25, 20], [100, 0.75 * 100 - 0.25 * 100, -100, -75, 0], atol=1e-3)
+    np.testing.assert_allclose(
+        canvas.hu[29:34, 25, 20], [100, 0.75 * 100 - 0.25 * 100, -100, -75, 0], atol=1e-3
+    )
     assert canvas.occupied[30, 25, 20] == pytest.approx(-0.5)
 
 
