@@ -45,7 +45,8 @@ setup(
         "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },
-    # The base is what a server, an operator and the doctor need; a machine that trains or reads scans needs [site].
+    # The base is what a server, an operator and the doctor need; a machine that trains or reads
+    # scans needs [site].
     install_requires=[
         "numpy>=1.26,<2; python_version < '3.12'",
         "protobuf>=4.25,<5; python_version < '3.12'",
@@ -78,7 +79,8 @@ setup(
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.9",
-            "pyjpegls>=1.4",  # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
+            # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
+            "pyjpegls>=1.4",
             "pytest>=8.0",
             "pytest-xdist>=3.7",  # --no-loadscope-reorder
             "ruff>=0.6",

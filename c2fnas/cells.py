@@ -12,7 +12,8 @@ from c2fnas.operations import Block, ConvNorm, OperationBlock, UpBlock
 
 
 class Cell:
-    """Called on the outputs of the cells it reads, in the order of its gene; returns float [b, x, y, z, filters].
+    """Called on the outputs of the cells it reads, in the order of its gene; returns float [b, x,
+    y, z, filters].
 
     Args:
       layers: where the cell's layers get their canonical names.

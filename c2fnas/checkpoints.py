@@ -1,4 +1,5 @@
-"""A training on disk: weights, Adam's moments, step and what belongs to them, in one file that is replaced as a whole.
+"""A training on disk: weights, Adam's moments, step and what belongs to them, in one file that is
+replaced as a whole.
 
 <folder>/checkpoint.safetensors          the newest
 <folder>/earlier_<step>.safetensors      those before it, as many as `keep` says less one
@@ -40,7 +41,8 @@ def save(
       extra: JSON-able; given back by `load`.
       keep: how many checkpoints stay, this one included.
     Raises:
-      OSError: if it cannot be written, e.g. to a full disk; the checkpoints that were there still are.
+      OSError: if it cannot be written, e.g. to a full disk; the checkpoints that were there still
+          are.
     """
     path = pathlib.Path(folder) / FILE_NAME
     metadata = {
@@ -71,14 +73,17 @@ def save(
 
 
 def load(folder: str | os.PathLike, trainer: Trainer) -> dict[str, Any] | None:
-    """Restores the trainer and returns what `save` was given as extra; None where there is no checkpoint.
+    """Restores the trainer and returns what `save` was given as extra; None where there is no
+    checkpoint.
 
-    A checkpoint of one Keras stack continues on the other, there without equal bits. Where the newest cannot be read (a failing disk:
-    a kill cannot do that), the one before it is taken and a warning says so; training from there gives the same numbers again.
+    A checkpoint of one Keras stack continues on the other, there without equal bits. Where the
+    newest cannot be read (a failing disk: a kill cannot do that), the one before it is taken and a
+    warning says so; training from there gives the same numbers again.
 
     Raises:
-      ValueError: naming the file, if none can be read, or if it belongs to another genotype, patch, VAE branch or training
-        configuration: then every difference is listed, and the trainer is as before.
+      ValueError: naming the file, if none can be read, or if it belongs to another genotype, patch,
+        VAE branch or training configuration: then every difference is listed, and the trainer is as
+        before.
     """
     path = pathlib.Path(folder) / FILE_NAME
     candidates = [*([path] if path.exists() else []), *_earlier(path.parent)]
@@ -126,7 +131,9 @@ def _restore(
 
 
 def _set_aside(path: pathlib.Path) -> None:
-    """Gives the newest checkpoint a second name by its step; `path` itself stays until it is replaced."""
+    """Gives the newest checkpoint a second name by its step; `path` itself stays until it is
+    replaced.
+    """
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
             step = int((stream.metadata() or {}).get("step", "0"))
@@ -147,7 +154,9 @@ def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _identity(trainer: Trainer) -> dict[str, Any]:
-    """Returns, JSON-able, what two trainings must share for one to go on with the state of the other."""
+    """Returns, JSON-able, what two trainings must share for one to go on with the state of the
+    other.
+    """
     network = trainer.network
     prior = network.class_prior
     return {
@@ -164,7 +173,9 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
 
 
 def _training(config: TrainingConfig) -> dict[str, Any]:
-    """As it was before the branch could have a rate of its own where it has none: earlier checkpoints go on."""
+    """As it was before the branch could have a rate of its own where it has none: earlier
+    checkpoints go on.
+    """
     described = {
         **dataclasses.asdict(config),
         "frozen": list(config.frozen),
@@ -176,7 +187,9 @@ def _training(config: TrainingConfig) -> dict[str, Any]:
 
 
 def _loss(config: LossConfig) -> dict[str, Any]:
-    """A loss in which no class is missing is described as it was before there could be one: earlier checkpoints go on."""
+    """A loss in which no class is missing is described as it was before there could be one: earlier
+    checkpoints go on.
+    """
     described = {
         name: value
         for name, value in dataclasses.asdict(config).items()
@@ -192,7 +205,9 @@ def _loss(config: LossConfig) -> dict[str, Any]:
 def differences(
     saved: Any, present: Any, where: str = "", *, there: str = "the checkpoint"
 ) -> list[str]:
-    """Returns one text for each entry in which two JSON values differ, e.g. "genotype.cells[3].op is 'conv2d' in the checkpoint, ..."."""
+    """Returns one text for each entry in which two JSON values differ, e.g. "genotype.cells[3].op
+    is 'conv2d' in the checkpoint, ...".
+    """
     if isinstance(saved, dict) and isinstance(present, dict):
         pairs = [
             (f"{where}.{name}" if where else name, name)

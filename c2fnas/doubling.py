@@ -1,7 +1,7 @@
 """Trilinear doubling of a volume, alone and joined with the convolution that follows it.
 
-Half-pixel centres and clamped edges: along each axis a new voxel is 0.75 of the nearest old one and 0.25 of the next, as
-PyTorch's trilinear interpolation with align_corners=False.
+Half-pixel centres and clamped edges: along each axis a new voxel is 0.75 of the nearest old one and
+0.25 of the next, as PyTorch's trilinear interpolation with align_corners=False.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def double(voxels: tf.Tensor) -> tf.Tensor:
 def double_axis(voxels: tf.Tensor, axis: int) -> tf.Tensor:
     """Returns `voxels` with one axis doubled.
 
-    As a product with a small matrix: on a CPU 2 to 3 times faster, forward and backward, than stacking shifted slices.
+    As a product with a small matrix: on a CPU 2 to 3 times faster, forward and backward, than
+    stacking shifted slices.
     """
     dynamic = tf.shape(voxels)
     shape = [dynamic[i] if n is None else n for i, n in enumerate(voxels.shape)]
@@ -49,11 +50,12 @@ def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
       float [b, 2x, 2y, 2z, o].
 
-    Where the sizes are known, the doubled volume is never made. Of its 8 voxels over one old voxel each is a fixed mixture
-    of the 3x3x3 old ones around, so one convolution of the old volume gives the 8 * o new channels, with as many
-    multiplications as before; 2 times faster at 24x24x24x16 to 8 channels, 5 times to 1 channel, because few channels are
-    what vector units do worst. It continues the doubled volume beyond its border instead of zeros, so what one layer of
-    such voxels adds to the outermost outputs is taken off again.
+    Where the sizes are known, the doubled volume is never made. Of its 8 voxels over one old voxel
+    each is a fixed mixture of the 3x3x3 old ones around, so one convolution of the old volume gives
+    the 8 * o new channels, with as many multiplications as before; 2 times faster at 24x24x24x16 to
+    8 channels, 5 times to 1 channel, because few channels are what vector units do worst. It
+    continues the doubled volume beyond its border instead of zeros, so what one layer of such
+    voxels adds to the outermost outputs is taken off again.
     """
     if not voxels.shape.is_fully_defined():
         return tf.nn.conv3d(double(voxels), kernel, strides=[1] * 5, padding="SAME")
@@ -78,7 +80,9 @@ def double_and_convolve(voxels: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _axis_mixture() -> np.ndarray:
-    """Returns float32 [3, 2, 3]: by how much tap t of a new voxel p of an old one reads the old ones before, at, after it."""
+    """Returns float32 [3, 2, 3]: by how much tap t of a new voxel p of an old one reads the old
+    ones before, at, after it.
+    """
     mixture = np.zeros((3, 2, 3), np.float32)
     for parity, tap in itertools.product(range(2), range(3)):
         near, half = divmod(parity + tap - 1, 2)
@@ -92,9 +96,11 @@ _MIXTURES = np.einsum("apx,bqy,crz->abcpqrxyz", *[_axis_mixture()] * 3).reshape(
 
 
 def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
-    """Returns what `kernel` makes of the layers of voxels just beyond the two faces across `axis`, at the outputs there.
+    """Returns what `kernel` makes of the layers of voxels just beyond the two faces across `axis`,
+    at the outputs there.
 
-    Edges and corners beyond the border belong to the first axis they lie beyond, so later axes see zeros there.
+    Edges and corners beyond the border belong to the first axis they lie beyond, so later axes see
+    zeros there.
     """
     last = voxels.shape[axis] - 1
     zeros = [[int(other < axis and other > 0)] * 2 for other in range(5)]
@@ -115,7 +121,9 @@ def _beyond_faces(voxels: tf.Tensor, kernel: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 def _add_to_faces(voxels: tf.Tensor, faces: tf.Tensor, axis: int) -> tf.Tensor:
-    """Returns `voxels` plus `faces` (size 2 along `axis`) at its first and last position along `axis`."""
+    """Returns `voxels` plus `faces` (size 2 along `axis`) at its first and last position along
+    `axis`.
+    """
     lead, size = math.prod(voxels.shape[:axis]), voxels.shape[axis]
     rows = (np.arange(lead)[:, None] * size + np.array([0, size - 1])).reshape(-1, 1)
     # Adding, not subtracting: the gradient of a scattered subtraction negates the whole volume.

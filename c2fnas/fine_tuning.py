@@ -17,7 +17,9 @@ _VAE = "vae/"
 
 
 def encoder_prefixes(genotype: Genotype) -> tuple[str, ...]:
-    """Returns the prefixes of the encoder's weights by canonical name: the stem and the cells up to the deepest."""
+    """Returns the prefixes of the encoder's weights by canonical name: the stem and the cells up to
+    the deepest.
+    """
     return ("stem/", *(f"cell{number:02d}/" for number in range(1, genotype.encoder_end + 1)))
 
 
@@ -26,8 +28,8 @@ def complete(
 ) -> dict[str, np.ndarray]:
     """Returns `weights` with what a training of `network` needs beyond them.
 
-    A model may come without its VAE branch, which changes no prediction, or with one that the network has not: the branch then starts
-    anew from `seed`, or is left out.
+    A model may come without its VAE branch, which changes no prediction, or with one that the
+    network has not: the branch then starts anew from `seed`, or is left out.
 
     Raises:
       ValueError: naming every other weight that is missing, unexpected or of another shape.

@@ -1,9 +1,10 @@
-"""The searched network as data: which cell reads what, at which scale, with which operation. Imports no TensorFlow.
+"""The searched network as data: which cell reads what, at which scale, with which operation.
+Imports no TensorFlow.
 
-Two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) are kept by name. `c2fnas` is the default: it is the
-one that the first author of the federated pancreas study later published. `c2fnas_sum` differs in two operations and in
-how a cell merges its inputs. Neither could be checked against the figure of the original paper, so a genotype is JSON
-that a user can replace.
+Two public ports of C2FNAS (Yu et al., CVPR 2020, arXiv 1912.09628) are kept by name. `c2fnas` is
+the default: it is the one that the first author of the federated pancreas study later published.
+`c2fnas_sum` differs in two operations and in how a cell merges its inputs. Neither could be checked
+against the figure of the original paper, so a genotype is JSON that a user can replace.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Merge = Literal["after_op", "before_op"]
 Outer = Literal["block", "conv"]
 Down = Literal["replaces_first", "before_first"]
 
-# In plane is x, y; the third axis is z, through the plane. A pseudo-3D operation is two convolutions in one block.
+# In plane is x, y; the third axis is z, through the plane. A pseudo-3D operation is two
+# convolutions in one block.
 KERNELS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "conv2d": ((3, 3, 1),),
     "conv3d": ((3, 3, 3),),
@@ -38,11 +40,13 @@ class CellGene:
     inputs: tuple[int, ...]  # cells it reads, numbered from 1; 0 is the stem
     level: int  # log2 of the downsampling: 1 is half resolution, where the stem ends
     op: Operation
-    merge: Merge = "after_op"  # each input gets its own operation and then the sum, or the sum gets the one operation
+    # each input gets its own operation and then the sum, or the sum gets the one operation
+    merge: Merge = "after_op"
     outer: Outer = (
         "block"  # first and last 1x1x1: ReLU, convolution and norm, or the convolution alone
     )
-    down: Down = "replaces_first"  # whether the stride-2 block takes the place of the first 1x1x1 or stands before it
+    # whether the stride-2 block takes the place of the first 1x1x1 or stands before it
+    down: Down = "replaces_first"
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", tuple(self.inputs))
@@ -57,7 +61,9 @@ class CellGene:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """One convolution of the network: its canonical name, its kernel and the level its output lies on."""
+    """One convolution of the network: its canonical name, its kernel and the level its output lies
+    on.
+    """
 
     name: str
     kernel: tuple[int, int, int]
@@ -74,11 +80,12 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Genotype:
-    """A whole network: stem, cells, end. The last two cells are joined and brought back to full resolution.
+    """A whole network: stem, cells, end. The last two cells are joined and brought back to full
+    resolution.
 
     Raises:
-      ValueError: if a cell reads a later cell or one more than a level away, if a cell is read by nobody, or if the last
-        two cells do not lie on level 1; the message names the cell.
+      ValueError: if a cell reads a later cell or one more than a level away, if a cell is read by
+        nobody, or if the last two cells do not lie on level 1; the message names the cell.
     """
 
     name: str
@@ -191,11 +198,15 @@ class Genotype:
         yield Convolution(f"{prefix}/last/kernel", (1, 1, 1), width, width, level)
 
     def conv_weights(self) -> int:
-        """The number of convolution weights of the segmentation network, without biases, norms and VAE branch."""
+        """The number of convolution weights of the segmentation network, without biases, norms and
+        VAE branch.
+        """
         return sum(convolution.weights for convolution in self.convolutions())
 
     def macs(self, patch_size: tuple[int, int, int]) -> int:
-        """The multiply-accumulates of all convolutions for one patch [x, y, z] in voxels, borders counted as full kernels."""
+        """The multiply-accumulates of all convolutions for one patch [x, y, z] in voxels, borders
+        counted as full kernels.
+        """
         self.check_size(patch_size)
         voxels = patch_size[0] * patch_size[1] * patch_size[2]
         return sum(
@@ -255,7 +266,9 @@ class Genotype:
         return cls(**{**value, "cells": tuple(cells)})
 
     def fingerprint(self) -> str:
-        """Returns 64 hex digits that differ between any two genotypes with other cells, widths or names."""
+        """Returns 64 hex digits that differ between any two genotypes with other cells, widths or
+        names.
+        """
         return hashlib.sha256(
             json.dumps(self.to_json(), sort_keys=True).encode("utf-8")
         ).hexdigest()
@@ -279,7 +292,8 @@ def _only_known(value: dict[str, Any], known: set[str], what: str) -> None:
         )
 
 
-# Source of both tables: design of the two public ports, confirmed by their weight and MAC counts in the tests.
+# Source of both tables: design of the two public ports, confirmed by their weight and MAC counts in
+# the tests.
 _C2FNAS = Genotype(
     name="c2fnas",
     cells=(
@@ -329,7 +343,8 @@ def load(source: str | os.PathLike) -> Genotype:
     """Returns the genotype of a name in NAMES or of a JSON file.
 
     Raises:
-      ValueError: if there is neither such a name nor such a file, or if the file is not a genotype; the message names it.
+      ValueError: if there is neither such a name nor such a file, or if the file is not a genotype;
+          the message names it.
     """
     if str(source) in _NAMED:
         return _NAMED[str(source)]

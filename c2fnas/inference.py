@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 
 def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) -> LogitsFn:
-    """Returns a compiled function, float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes], NumPy in and out.
+    """Returns a compiled function, float32 [n, x, y, z, 1] -> logits float32 [n, x, y, z, classes],
+    NumPy in and out.
 
     It is traced once for every shape it meets and always uses the network's current weights.
 
     Args:
       network: built inside `strategy.scope()` where there is one.
-      strategy: shares the n patches equally among its replicas. Give the sliding window a `batch` of `parallel_windows`, or a
-        multiple. None is one replica. On a CPU a replica computes several patches at the same time, each by itself.
+      strategy: shares the n patches equally among its replicas. Give the sliding window a `batch`
+        of `parallel_windows`, or a multiple. None is one replica. On a CPU a replica computes
+        several patches at the same time, each by itself.
     Raises:
-      ValueError: from the function, for a patch that does not fit the genotype, or an n that the replicas cannot share.
+      ValueError: from the function, for a patch that does not fit the genotype, or an n that the
+          replicas cannot share.
     """
 
     def segmenter(image):
@@ -73,29 +76,36 @@ def logits_fn(network: Network, strategy: tf.distribute.Strategy | None = None) 
 
 
 def as_tensor(image: np.ndarray) -> tf.Tensor:
-    """Returns the array as a tensor, where it is if it can be read there. It must not change before the result is there."""
+    """Returns the array as a tensor, where it is if it can be read there. It must not change before
+    the result is there.
+    """
     if image.dtype == np.float32 and image.flags.writeable and is_aligned(image):
         return tf.experimental.dlpack.from_dlpack(image.__dlpack__())
     return tf.constant(image, tf.float32)
 
 
 def parallel_windows(strategy: tf.distribute.Strategy | None) -> int:
-    """Returns how many windows are computed at the same time: one a replica, on a CPU as many as there are threads for."""
+    """Returns how many windows are computed at the same time: one a replica, on a CPU as many as
+    there are threads for.
+    """
     return keras_stack.samples_at_once() if _replicas(strategy) == 1 else _replicas(strategy)
 
 
 def _replicas(strategy: tf.distribute.Strategy | None) -> int:
-    # Over several workers each would wait for the others at every window, so each infers by itself on its first device.
+    # Over several workers each would wait for the others at every window, so each infers by itself
+    # on its first device.
     if strategy is None or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     return strategy.num_replicas_in_sync
 
 
 def with_flips(logits_fn: LogitsFn, axes: Sequence[int]) -> LogitsFn:
-    """Returns test-time augmentation: the mean of the logits over all mirrored views, each mirrored back.
+    """Returns test-time augmentation: the mean of the logits over all mirrored views, each mirrored
+    back.
 
     Args:
-      axes: of 0 (x), 1 (y), 2 (z), those to mirror along; n axes cost 2**n calls of the network. None of them gives `logits_fn`.
+      axes: of 0 (x), 1 (y), 2 (z), those to mirror along; n axes cost 2**n calls of the network.
+          None of them gives `logits_fn`.
     Raises:
       ValueError: for an axis that is none of these, or twice the same.
     """
@@ -126,13 +136,15 @@ def segment(
     *,
     observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Returns the mask uint8 [x, y, z] of a volume on its own grid, each voxel the class with the highest logit.
+    """Returns the mask uint8 [x, y, z] of a volume on its own grid, each voxel the class with the
+    highest logit.
 
     Args:
       image: float [x, y, z] on the training grid, scaled to [-1, 1]; may be a memory map.
       logits_fn: see `logits_fn`.
       window: of the sliding window.
-      observe: called with each part of the mask and its logits as they are done, e.g. `TumourScore.add`; must keep neither.
+      observe: called with each part of the mask and its logits as they are done, e.g.
+          `TumourScore.add`; must keep neither.
     Raises:
       ValueError: as `sliding_window.slabs`.
     """
@@ -163,7 +175,8 @@ def validate(
     Args:
       cases: objects with `image` float [x, y, z] in [-1, 1] and `label` integer [x, y, z].
     Returns:
-      As `metrics.summary`: the mean over the classes that these cases have, each class, and the number of cases behind it.
+      As `metrics.summary`: the mean over the classes that these cases have, each class, and the
+          number of cases behind it.
     """
     pairs = ((segment(case.image, logits_fn, window), np.asarray(case.label)) for case in cases)
     return metrics.summary(pairs, class_names)

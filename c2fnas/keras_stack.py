@@ -1,7 +1,9 @@
-"""Every difference between Keras 2 (TensorFlow 2.15 with tensorflow-addons) and Keras 3, and nothing else.
+"""Every difference between Keras 2 (TensorFlow 2.15 with tensorflow-addons) and Keras 3, and
+nothing else.
 
-Both stacks normalise with weights `gamma` and `beta` [channels] and the same epsilon, and both keep Adam's moments in the
-order of the variables, so weights and optimizer states of one stack work with the other.
+Both stacks normalise with weights `gamma` and `beta` [channels] and the same epsilon, and both keep
+Adam's moments in the order of the variables, so weights and optimizer states of one stack work with
+the other.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ if IS_KERAS_3:
     _LIBRARY_SETTINGS = {"groups": -1, "epsilon": EPSILON}
 else:
     with warnings.catch_warnings():
-        # At every import it says that its development has ended: known, and the reason why it is on this stack only.
+        # At every import it says that its development has ended: known, and the reason why it is on
+        # this stack only.
         warnings.simplefilter("ignore", UserWarning)
         import tensorflow_addons as tfa
 
@@ -39,7 +42,8 @@ else:
 
 @keras.utils.register_keras_serializable(package="c2fnas")
 class LibraryInstanceNormalization(_LibraryNorm):
-    """The library's own instance norm: tensorflow-addons', on Keras 3 a group norm of one channel a group.
+    """The library's own instance norm: tensorflow-addons', on Keras 3 a group norm of one channel a
+    group.
 
     Normalises every channel of every sample over x, y, z: float [b, x, y, z, c] in and out.
     """
@@ -48,13 +52,15 @@ class LibraryInstanceNormalization(_LibraryNorm):
         super().__init__(**{**_LIBRARY_SETTINGS, **kwargs})
 
     def get_config(self):
-        # Keras 3's build() replaces groups=-1 by the number of channels; the argument it was given is what a copy needs.
+        # Keras 3's build() replaces groups=-1 by the number of channels; the argument it was given
+        # is what a copy needs.
         return {**super().get_config(), **({"groups": -1} if IS_KERAS_3 else {})}
 
 
 @keras.utils.register_keras_serializable(package="c2fnas")
 class InstanceNormalization(LibraryInstanceNormalization):
-    """The same weights and values by our own arithmetic, see normalisation.py: float [b, x, y, z, c] in and out.
+    """The same weights and values by our own arithmetic, see normalisation.py: float [b, x, y, z,
+    c] in and out.
 
     Statistics, gamma and beta stay float32 whatever the voxels are.
     """
@@ -72,11 +78,13 @@ class InstanceNormalization(LibraryInstanceNormalization):
 
 
 def instance_norm(name: str, kind: str = "rows") -> Any:
-    """Returns an instance norm over x, y, z with weights gamma (1 at the start) and beta (0), epsilon 1e-5.
+    """Returns an instance norm over x, y, z with weights gamma (1 at the start) and beta (0),
+    epsilon 1e-5.
 
     Args:
       name: of the layer.
-      kind: "rows", our own arithmetic (the default: faster, and on a large grid a hundred times more accurate), or "library".
+      kind: "rows", our own arithmetic (the default: faster, and on a large grid a hundred times
+          more accurate), or "library".
     Raises:
       ValueError: for another kind.
     """
@@ -91,7 +99,8 @@ def instance_norm(name: str, kind: str = "rows") -> Any:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Layers made inside compute as `name` says: "float32", or "mixed_bfloat16" / "mixed_float16" with float32 weights.
+    """Layers made inside compute as `name` says: "float32", or "mixed_bfloat16" / "mixed_float16"
+    with float32 weights.
 
     Raises:
       ValueError: for another name.
@@ -116,7 +125,9 @@ def precision(name: str) -> Iterator[None]:
 
 
 def stack_name() -> str:
-    """Returns the versions that decide the numbers, e.g. 'tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1'."""
+    """Returns the versions that decide the numbers, e.g. 'tensorflow 2.21.0, keras 3.15.1, numpy
+    2.3.1'.
+    """
     packages = (
         ["tensorflow", "keras", "numpy"]
         if IS_KERAS_3
@@ -126,14 +137,17 @@ def stack_name() -> str:
 
 
 def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int = 1) -> None:
-    """Fixes what a process must fix before TensorFlow computes anything: threads, seeds, deterministic kernels.
+    """Fixes what a process must fix before TensorFlow computes anything: threads, seeds,
+    deterministic kernels.
 
     Args:
       seed: of Keras, NumPy and Python; nothing in this package depends on it.
-      threads: worker threads between operations, shared among the samples that are computed at the same time: as many threads work on one
-        operation as there are for each sample. The results depend on it.
+      threads: worker threads between operations, shared among the samples that are computed at the
+        same time: as many threads work on one operation as there are for each sample. The results
+        depend on it.
       deterministic: the same bits in every process on this machine and stack.
-      samples: how many there are to compute at the same time, e.g. the batch size; see `samples_at_once`.
+      samples: how many there are to compute at the same time, e.g. the batch size; see
+          `samples_at_once`.
     Raises:
       RuntimeError: if TensorFlow has computed already, since threads can no longer be set then.
       ValueError: if `threads` is below 1.
@@ -156,7 +170,9 @@ def set_up(seed: int, threads: int, deterministic: bool = True, *, samples: int 
 
 
 def samples_at_once() -> int:
-    """Returns how many samples this process computes at the same time, each by itself: what `set_up` left threads for; 1 with a GPU."""
+    """Returns how many samples this process computes at the same time, each by itself: what
+    `set_up` left threads for; 1 with a GPU.
+    """
     within, between = _threads()
     if not within or not between or tf.config.list_logical_devices("GPU"):
         return 1
@@ -173,7 +189,8 @@ def _threads() -> tuple[int, int]:
 def optimizer(learning_rate: float, variables: Mapping[str, Any]) -> Any:
     """Returns Adam (0.9, 0.999, 1e-7) for named variables, with its moments already made.
 
-    Keras 3 cannot make them inside a traced `strategy.run`, so call this inside `strategy.scope()` before the first step.
+    Keras 3 cannot make them inside a traced `strategy.run`, so call this inside `strategy.scope()`
+    before the first step.
     """
     adam = keras.optimizers.Adam(learning_rate=learning_rate)
     adam.build(list(variables.values()))
@@ -188,13 +205,16 @@ def apply_summed_gradients(
     *,
     shares: Sequence[float] | None = None,
 ) -> None:
-    """Changes variables by gradients that are the sum over the replicas already. Called on every replica, with the same gradients.
+    """Changes variables by gradients that are the sum over the replicas already. Called on every
+    replica, with the same gradients.
 
     Args:
-      shares: of the learning rate, one for each variable; only Adam can be given them. None: the whole rate for all.
+      shares: of the learning rate, one for each variable; only Adam can be given them. None: the
+          whole rate for all.
 
-    Adam's arithmetic is TensorFlow's own operation, one for each weight: as some twenty small ones, as Keras has it, the step of a network
-    of 150 weights starts three thousand operations more than it needs.
+    Adam's arithmetic is TensorFlow's own operation, one for each weight: as some twenty small ones,
+    as Keras has it, the step of a network of 150 weights starts three thousand operations more than
+    it needs.
     """
     if isinstance(optimizer, keras.optimizers.Adam):
         _apply_adam(
@@ -205,8 +225,9 @@ def apply_summed_gradients(
             f"{type(optimizer).__name__} cannot have another rate for some weights; use Adam"
         )
     elif IS_KERAS_3:
-        # It sums over the replicas itself and cannot be told not to; of equal ones a share each sums to what they were.
-        # And as arguments of a function they have no device, which that sum asks for; the division gives them this replica's.
+        # It sums over the replicas itself and cannot be told not to; of equal ones a share each
+        # sums to what they were. And as arguments of a function they have no device, which that sum
+        # asks for; the division gives them this replica's.
         gradients = [gradient / float(replicas) for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
     else:
@@ -248,7 +269,9 @@ def tf_variable(variable: Any) -> tf.Variable:
 
 
 def optimizer_state(optimizer: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns Adam's state by canonical name: `iterations` int64 [], `<name>/m` and `<name>/v` float32."""
+    """Returns Adam's state by canonical name: `iterations` int64 [], `<name>/m` and `<name>/v`
+    float32.
+    """
     state = {"iterations": np.asarray(optimizer.iterations.numpy(), dtype=np.int64)}
     for name, moment, velocity in _moments(optimizer, variables):
         state[f"{name}/m"] = np.asarray(moment.numpy(), dtype=np.float32)
@@ -283,5 +306,6 @@ def assign_optimizer_state(
 
 
 def _moments(optimizer: Any, variables: Mapping[str, Any]):
-    # Both stacks keep the moments as lists in the order of the variables given to build(), which `optimizer` above fixes.
+    # Both stacks keep the moments as lists in the order of the variables given to build(), which
+    # `optimizer` above fixes.
     return zip(variables, optimizer._momentums, optimizer._velocities, strict=True)

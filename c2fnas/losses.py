@@ -1,4 +1,6 @@
-"""The training losses, one value per patch, in float32. Their sum over the global batch belongs to the train step."""
+"""The training losses, one value per patch, in float32. Their sum over the global batch belongs to
+the train step.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ KlKind = Literal["voxels", "latent"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the loss parts (source: the federated pancreas study) and the options of their definitions."""
+    """Weights of the loss parts (source: the federated pancreas study) and the options of their
+    definitions.
+    """
 
     dice: float = 1.0
     cross_entropy: float = 1.0
@@ -26,7 +30,8 @@ class LossConfig:
         True  # in the Dice loss, as in the first author's later public configuration
     )
     missing: MissingLabels = missing_labels.NONE
-    false_alarms: float = 1.0  # weight of the cross entropy at the received model's false alarms, where `missing` has evidence
+    # weight of the cross entropy at the received model's false alarms, where `missing` has evidence
+    false_alarms: float = 1.0
 
     def __post_init__(self):
         for name in ("dice", "cross_entropy", "kl", "reconstruction", "false_alarms"):
@@ -38,7 +43,8 @@ class LossConfig:
 
 
 def soft_dice_loss(logits, labels, *, include_background: bool = True, smooth: float = 1e-5):
-    """Returns one minus the soft Dice, averaged over the classes, one value per patch: float32 [b] in [0, 1].
+    """Returns one minus the soft Dice, averaged over the classes, one value per patch: float32 [b]
+    in [0, 1].
 
     Arguments, errors and source: `dice_and_cross_entropy`.
     """
@@ -48,7 +54,8 @@ def soft_dice_loss(logits, labels, *, include_background: bool = True, smooth: f
 
 
 def cross_entropy(logits, labels):
-    """Returns the categorical cross entropy in nats, mean over the voxels, one value per patch: float32 [b].
+    """Returns the categorical cross entropy in nats, mean over the voxels, one value per patch:
+    float32 [b].
 
     Arguments and errors: `dice_and_cross_entropy`.
     """
@@ -64,25 +71,30 @@ def dice_and_cross_entropy(
     missing: MissingLabels = missing_labels.NONE,
     received=None,
 ):
-    """Returns (one minus the soft Dice averaged over the classes, cross entropy in nats averaged over the voxels).
+    """Returns (one minus the soft Dice averaged over the classes, cross entropy in nats averaged
+    over the voxels).
 
-    Together, because both start from the same softmax, and with the gradient in closed form: of all that lies in between only the
-    probabilities wait for it, where differentiating step by step keeps eight volumes of their size at the moment of highest memory.
+    Together, because both start from the same softmax, and with the gradient in closed form: of all
+    that lies in between only the probabilities wait for it, where differentiating step by step
+    keeps eight volumes of their size at the moment of highest memory.
 
     Args:
       logits: float [b, x, y, z, classes], before softmax.
       labels: int [b, x, y, z], 0 is background.
       include_background: whether class 0 counts as one of the classes of the Dice.
-      smooth: keeps the Dice of an absent class finite. Such a class costs next to nothing only while its probabilities, summed over the
-        patch, are far below `smooth`; at a thousand times `smooth` it costs 0.999 of its share. So the loss pulls it down to there, and
-        the pull on its logit grows as it fades: as (sum * smooth) / (sum + smooth)**2, which is greatest where the sum is `smooth`.
+      smooth: keeps the Dice of an absent class finite. Such a class costs next to nothing only
+        while its probabilities, summed over the patch, are far below `smooth`; at a thousand times
+        `smooth` it costs 0.999 of its share. So the loss pulls it down to there, and the pull on
+        its logit grows as it fades: as (sum * smooth) / (sum + smooth)**2, which is greatest where
+        the sum is `smooth`.
       missing: classes that the labels never show, and what is done about them.
       received: logits of the received model, as `logits`, where `missing` needs them.
     Returns:
       Two of float32 [b], the first in [0, 1].
     Raises:
       ValueError: if the shapes differ; the message carries both.
-    Source: Milletari et al. 2016 (V-Net); unlike there, the denominator sums the probabilities, not their squares.
+    Source: Milletari et al. 2016 (V-Net); unlike there, the denominator sums the probabilities, not
+    their squares.
     """
     if tuple(logits.shape[1:-1]) != tuple(labels.shape[1:]):
         raise ValueError(
@@ -117,7 +129,8 @@ def dice_and_cross_entropy(
         )
 
         def gradient(upstream_dice, upstream_entropy):
-            # Computed again: that takes less time than the gradient, and keeping it would take memory at the moment of highest use.
+            # Computed again: that takes less time than the gradient, and keeping it would take
+            # memory at the moment of highest use.
             truth = terms.truth()
             voxels = tf.cast(tf.shape(truth)[-1], tf.float32)
             share = tf.reshape(upstream_dice, [-1, 1, 1]) * counted / tf.reduce_sum(counted)
@@ -133,7 +146,8 @@ def dice_and_cross_entropy(
 
 
 def false_alarm_entropy(logits, labels, received, missing: MissingLabels):
-    """Returns the cross entropy at the received model's false alarms, one value per patch; see `missing_labels`.
+    """Returns the cross entropy at the received model's false alarms, one value per patch; see
+    `missing_labels`.
 
     Args:
       logits, received: float [b, x, y, z, classes], before softmax.
@@ -147,7 +161,9 @@ def false_alarm_entropy(logits, labels, received, missing: MissingLabels):
 
 
 def _planes(logits):
-    """Returns float32 [b, classes, voxels]: three classes as the last axis leave a CPU's vector units idle, voxels fill them."""
+    """Returns float32 [b, classes, voxels]: three classes as the last axis leave a CPU's vector
+    units idle, voxels fill them.
+    """
     return tf.transpose(
         tf.reshape(tf.cast(logits, tf.float32), [tf.shape(logits)[0], -1, logits.shape[-1]]),
         [0, 2, 1],
@@ -164,8 +180,9 @@ def kl_divergence(mean, std, *, voxels: int, kind: KlKind = "voxels"):
     Args:
       mean, std: float [b, latent]; std is above 0.
       voxels: number of voxels of the patch, used by kind "voxels".
-      kind: "voxels": (1/voxels) * sum(mean^2 + std^2 - log std^2 - 1) over the latent (Myronenko 2018);
-        "latent": half the mean of the same over the latent, voxels / (2 * latent) times more.
+      kind: "voxels": (1/voxels) * sum(mean^2 + std^2 - log std^2 - 1) over the latent (Myronenko
+        2018); "latent": half the mean of the same over the latent, voxels / (2 * latent) times
+        more.
     Returns:
       float32 [b], 0 exactly where mean is 0 and std is 1.
     """

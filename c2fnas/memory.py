@@ -20,7 +20,8 @@ class MemoryEstimate:
 
     Attributes:
       weights: the weights, their gradients and Adam's two moments; the same for any batch.
-      activations: what the forward pass keeps for the backward pass, for the whole batch of the device.
+      activations: what the forward pass keeps for the backward pass, for the whole batch of the
+          device.
     """
 
     weights: int
@@ -34,9 +35,9 @@ class MemoryEstimate:
 def training_step(network: Network, batch: int) -> MemoryEstimate:
     """Returns an estimate for `batch` patches on one device, float32.
 
-    Every layer's output is counted once, as the backward pass of convolution, norm and ReLU needs its input, and the largest twice
-    more for the working space of its own backward pass. What a framework's allocator and convolution workspaces add is not in it:
-    allow a quarter more.
+    Every layer's output is counted once, as the backward pass of convolution, norm and ReLU needs
+    its input, and the largest twice more for the working space of its own backward pass. What a
+    framework's allocator and convolution workspaces add is not in it: allow a quarter more.
     """
     sizes = [
         _output_size(node) for nodes in network.trainer._nodes_by_depth.values() for node in nodes
@@ -51,6 +52,7 @@ def training_step(network: Network, batch: int) -> MemoryEstimate:
 def _output_size(node) -> int:
     """Returns values in the outputs of one call of a layer for one patch.
 
-    Of the call, not of the layer: a layer's own `output` is that of its first call, on volumes of any size.
+    Of the call, not of the layer: a layer's own `output` is that of its first call, on volumes of
+    any size.
     """
     return sum(int(np.prod(output.shape[1:])) for output in tf.nest.flatten(node.outputs))

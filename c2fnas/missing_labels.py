@@ -1,7 +1,9 @@
-"""How the loss treats classes that a site does not label: its scans may hold them, or are known not to, but its labels never show them.
+"""How the loss treats classes that a site does not label: its scans may hold them, or are known not
+to, but its labels never show them.
 
-A softmax over all classes teaches such a site that the class is nowhere, which undoes what other sites teach. Of a class that has
-almost faded, the pull of the Dice term even grows: see `losses.dice_and_cross_entropy`. The treatments:
+A softmax over all classes teaches such a site that the class is nowhere, which undoes what other
+sites teach. Of a class that has almost faded, the pull of the Dice term even grows: see
+`losses.dice_and_cross_entropy`. The treatments:
 
   background   as the labels stand: the class is nowhere (the federated pancreas study).
   exclude      the class is left out of the mean of the Dice; the cross entropy stays.
@@ -11,9 +13,10 @@ almost faded, the pull of the Dice term even grows: see `losses.dice_and_cross_e
   distil       in each voxel the received model says how the probability is shared between the class that was drawn and the missing
                one; the labels say the rest (after ConDistFL, Wang et al. 2023).
 
-With `evidence`, for classes that the patients are known not to have, voxels in which the received model sees such a class are false
-alarms. `restricted` and `marginal` add the ordinary cross entropy there, over all classes; `distil` keeps the label there; the other two
-use the evidence in every voxel as it is.
+With `evidence`, for classes that the patients are known not to have, voxels in which the received
+model sees such a class are false alarms. `restricted` and `marginal` add the ordinary cross entropy
+there, over all classes; `distil` keeps the label there; the other two use the evidence in every
+voxel as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class MissingLabels:
     Attributes:
       classes: values of the classes that are not labelled; never 0, the background.
       treatment: see above; of no account without `classes`.
-      evidence: add the cross entropy at the received model's false alarms; only for patients who are known not to have the classes.
+      evidence: add the cross entropy at the received model's false alarms; only for patients who
+          are known not to have the classes.
     """
 
     classes: tuple[int, ...] = ()
@@ -60,7 +64,9 @@ class MissingLabels:
 
     @property
     def has_false_alarms(self) -> bool:
-        """Whether the received model's false alarms are a part of the loss. In `distil` they keep their label instead."""
+        """Whether the received model's false alarms are a part of the loss. In `distil` they keep
+        their label instead.
+        """
         return bool(self.classes) and self.evidence and self.treatment in ("restricted", "marginal")
 
 
@@ -73,8 +79,8 @@ class Terms:
 
     Attributes:
       planes: logits float32 [b, n, voxels] of the n classes that the loss tells apart.
-      truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. A function, because it is cheaper to
-        compute them again for the gradient than to keep them.
+      truth: returns the target shares float32 [b, n, voxels], which add up to 1 in each voxel. A
+        function, because it is cheaper to compute them again for the gradient than to keep them.
       counted: weights of the n classes in the mean of the Dice.
     """
 
@@ -98,7 +104,8 @@ def terms(
       labels: int32 [b, voxels].
       received: logits float32 [b, classes, voxels] of the received model; for `distil`.
     Raises:
-      ValueError: if a class is missing that the network does not have, or all but the background are.
+      ValueError: if a class is missing that the network does not have, or all but the background
+          are.
     """
     classes = planes.shape[1]
     beyond = [c for c in missing.classes if c >= classes]
@@ -143,15 +150,18 @@ def terms(
 
 
 def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
-    """Returns how the received model shares a voxel's probability between the drawn class and the missing ones.
+    """Returns how the received model shares a voxel's probability between the drawn class and the
+    missing ones.
 
-    With evidence of absence a voxel in which that model finds a missing class the most likely of all belongs to the drawn class.
+    With evidence of absence a voxel in which that model finds a missing class the most likely of
+    all belongs to the drawn class.
 
     Args:
       truth: the labels, one-hot, float32 [b, classes, voxels].
       received: logits of the received model, the same shape.
     Returns:
-      float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the drawn class first, then the missing ones in their order.
+      float32 [b, 1 + missing classes, voxels], adding up to 1 in each voxel: the drawn class first,
+      then the missing ones in their order.
     """
     drawn = tf.reduce_sum(truth * received, axis=1, keepdims=True)
     shares = tf.nn.softmax(
@@ -166,7 +176,8 @@ def received_shares(truth: Any, received: Any, missing: MissingLabels) -> Any:
 
 
 def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
-    """Returns labels that the received model has completed: float32 [b, classes, voxels], adding up to 1 in each voxel.
+    """Returns labels that the received model has completed: float32 [b, classes, voxels], adding up
+    to 1 in each voxel.
 
     Args:
       truth: the labels, one-hot, float32 [b, classes, voxels]; they never show a missing class.
@@ -183,7 +194,8 @@ def completed(truth: Any, shares: Any, missing: MissingLabels) -> Any:
 
 
 def false_alarms(received: Any, missing: MissingLabels) -> Any:
-    """Returns 1 where the received model finds a missing class the most likely of all, else 0: float32 [b, voxels].
+    """Returns 1 where the received model finds a missing class the most likely of all, else 0:
+    float32 [b, voxels].
 
     Args:
       received: logits float32 [b, classes, voxels].
@@ -195,7 +207,8 @@ def false_alarms(received: Any, missing: MissingLabels) -> Any:
 
 
 def false_alarm_entropy(planes: Any, labels: Any, received: Any, missing: MissingLabels) -> Any:
-    """Returns the cross entropy in nats over all classes, summed over the received model's false alarms and divided by all voxels.
+    """Returns the cross entropy in nats over all classes, summed over the received model's false
+    alarms and divided by all voxels.
 
     Args:
       planes, received: logits float32 [b, classes, voxels].

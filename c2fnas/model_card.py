@@ -1,4 +1,6 @@
-"""The page that goes with a model: what it is for, what it was trained on, how well it did and on how many cases."""
+"""The page that goes with a model: what it is for, what it was trained on, how well it did and on
+how many cases.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def text(
     Args:
       training_data: JSON values by name; nested ones are listed beneath their name.
       gate: the model's healthy gate, see healthy_gate.
-      scores: what was scored -> measure -> {"mean", "low", "high", "cases"}, e.g. {"test cases of C1": {"dice_pancreas": {...}}}.
+      scores: what was scored -> measure -> {"mean", "low", "high", "cases"}, e.g. {"test cases of
+          C1": {"dice_pancreas": {...}}}.
     """
     classes = ", ".join(
         f"{value} {label}" for value, label in sorted(plan.get("classes", {}).items())

@@ -1,4 +1,5 @@
-"""A trained model as one folder: what a program needs to use it, and what a person needs to judge it.
+"""A trained model as one folder: what a program needs to use it, and what a person needs to judge
+it.
 
 <folder>/weights.safetensors   every weight by canonical name, the VAE branch included where there is one
 <folder>/genotype.json         the network
@@ -39,8 +40,10 @@ class Model:
       name: e.g. "FL_global".
       weights: canonical name -> float32 array.
       genotype: of the network.
-      plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are what a prediction reads.
-      training_data: what it was trained on, e.g. sites, numbers of cases, ranges of spacing; {} where that is not known.
+      plan: nested JSON values; `spacing_mm`, `window_hu`, `inference` and `classes` are what a
+          prediction reads.
+      training_data: what it was trained on, e.g. sites, numbers of cases, ranges of spacing; {}
+          where that is not known.
       scores: what it scored and where, see model_card.
       gate: its healthy gate as JSON values, see healthy_gate; {} where none was fitted.
     """
@@ -86,8 +89,8 @@ def load(folder: str | os.PathLike) -> Model:
     """Reads a model's folder.
 
     Raises:
-      ValueError: naming folder or file, if it is no model, lacks a file, is of a newer format, or its weights are not those of
-        its genotype.
+      ValueError: naming folder or file, if it is no model, lacks a file, is of a newer format, or
+        its weights are not those of its genotype.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -142,7 +145,8 @@ def segmenter_weights(model: Model) -> dict[str, np.ndarray]:
 
 
 def build_segmenter(model: Model) -> Network:
-    """Returns the network of a model without its VAE branch, weights set. Call it inside the strategy's scope.
+    """Returns the network of a model without its VAE branch, weights set. Call it inside the
+    strategy's scope.
 
     Raises:
       ValueError: if the weights are not those of the genotype.

@@ -1,6 +1,7 @@
 """Weights under canonical names: the same names, shapes and start values on both Keras stacks.
 
-Names are recorded while the genotype is walked, e.g. `cell06/input0/op/kernel`, never parsed from Keras names.
+Names are recorded while the genotype is walked, e.g. `cell06/input0/op/kernel`, never parsed from
+Keras names.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class NamedLayers:
-    """Layers in walk order under canonical names. A name may hold several layers as long as their weights differ.
+    """Layers in walk order under canonical names. A name may hold several layers as long as their
+    weights differ.
 
     Attributes:
       instance_norm: which instance norm the network uses, see `keras_stack.instance_norm`.
@@ -110,10 +112,11 @@ def check(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
-    """Returns the start values, a function of (seed, name, shape) alone and so bit-identical on both stacks.
+    """Returns the start values, a function of (seed, name, shape) alone and so bit-identical on
+    both stacks.
 
-    Kernels are Glorot uniform, gamma 1, beta and biases 0; the classifier's bias is the log of the network's class prior
-    where it has one.
+    Kernels are Glorot uniform, gamma 1, beta and biases 0; the classifier's bias is the log of the
+    network's class prior where it has one.
     """
     arrays = {}
     for name, (shape, _) in specs(network).items():
@@ -131,7 +134,8 @@ def initial(network: Network, seed: int) -> dict[str, np.ndarray]:
 def _glorot_uniform(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     receptive = int(np.prod(shape[:-2], dtype=np.int64))
     limit = np.sqrt(6.0 / (receptive * (shape[-2] + shape[-1])))
-    # Raw counter output, scaled by hand: NumPy guarantees these bits for every version, those of its distributions not.
+    # Raw counter output, scaled by hand: NumPy guarantees these bits for every version, those of
+    # its distributions not.
     raw = randomness.generator(seed, "initial weights", name).bit_generator.random_raw(
         int(np.prod(shape, dtype=np.int64))
     )
@@ -144,7 +148,9 @@ def save(
     arrays: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes named arrays as one safetensors file, whole or not at all. Raises OSError where the system cannot, e.g. on a full disk."""
+    """Writes named arrays as one safetensors file, whole or not at all. Raises OSError where the
+    system cannot, e.g. on a full disk.
+    """
     contiguous = {
         name: np.asarray(array, order="C") for name, array in arrays.items()
     }  # ascontiguousarray would give a scalar an axis
@@ -168,8 +174,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
 
     Raises:
       ValueError: naming the file, if it is missing, cut short or of another kind.
-      OSError: where the system cannot open it (too many open files, no permission): that says nothing about the file, so no caller may
-        take another in its place.
+      OSError: where the system cannot open it (too many open files, no permission): that says
+        nothing about the file, so no caller may take another in its place.
     """
     try:
         with open(path, "rb"):  # safetensors' own errors do not tell the two apart
@@ -178,9 +184,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise ValueError(f"{path}: no such file; give the path of saved weights") from error
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, dict(
-                stream.metadata() or {}
-            )  # noqa: SIM118
+            names = stream.keys()
+            return {name: stream.get_tensor(name) for name in names}, dict(stream.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}); give the path of saved weights"

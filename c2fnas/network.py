@@ -1,4 +1,6 @@
-"""From genotype to keras.Model: one set of layers, applied once to volumes of any size and once to training patches."""
+"""From genotype to keras.Model: one set of layers, applied once to volumes of any size and once to
+training patches.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,14 @@ class Network:
     """The segmentation network with its training-time branch. Make one with `build`.
 
     Attributes:
-      genotype, patch_size, vae, latent_size, class_prior, precision, instance_norm: what it was built from; vae is None without the branch.
-      segmenter: keras.Model, image float32 [b, x, y, z, 1] in [-1, 1] to logits float32 [b, x, y, z, classes]; x, y and z
-        are any multiples of 2**depth of the genotype.
-      trainer: keras.Model over the same layers for patches. With a VAE branch it takes [image, noise float32
-        [b, latent_size]] and returns a dict of logits, reconstruction [b, *patch_size, 1], mean and std [b, latent_size];
-        without one it takes the image and returns a dict with logits.
+      genotype, patch_size, vae, latent_size, class_prior, precision, instance_norm: what it was
+      built from; vae is None without the branch.
+      segmenter: keras.Model, image float32 [b, x, y, z, 1] in [-1, 1] to logits float32 [b, x, y,
+        z, classes]; x, y and z are any multiples of 2**depth of the genotype.
+      trainer: keras.Model over the same layers for patches. With a VAE branch it takes [image,
+        noise float32 [b, latent_size]] and returns a dict of logits, reconstruction [b,
+        *patch_size, 1], mean and std [b, latent_size]; without one it takes the image and returns a
+        dict with logits.
       variables: canonical name -> trainable variable, in walk order.
     """
 
@@ -84,7 +88,8 @@ class Network:
         self.variables: dict[str, Any] = layers.variables()
 
     def train_outputs(self, image: Any, noise: Any = None) -> dict[str, Any]:
-        """Returns the trainer's outputs for a batch of patches; without noise the latent vector is the mean.
+        """Returns the trainer's outputs for a batch of patches; without noise the latent vector is
+        the mean.
 
         Args:
           image: float32 [b, *patch_size, 1].
@@ -152,19 +157,25 @@ def build(
     instance_norm: str = "rows",
     seed: int = 0,
 ) -> Network:
-    """Returns the network of a genotype with its start values set. Call it inside `strategy.scope()`.
+    """Returns the network of a genotype with its start values set. Call it inside
+    `strategy.scope()`.
 
     Args:
       genotype: cells, filters and classes.
-      patch_size: x, y, z of the training patches in voxels, each a multiple of 2**depth of the genotype.
+      patch_size: x, y, z of the training patches in voxels, each a multiple of 2**depth of the
+          genotype.
       vae: "reduced", "direct" (see VaeBranch) or None.
       latent_size: of the VAE branch.
-      class_prior: shares of the classes among voxels; their log starts the classifier's bias. None starts it at 0.
-      precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights, norms' sums, logits and latent distribution are float32 in each.
-      instance_norm: "rows" or "library", see keras_stack.instance_norm; the same weights and values.
+      class_prior: shares of the classes among voxels; their log starts the classifier's bias. None
+          starts it at 0.
+      precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights, norms' sums, logits and
+          latent distribution are float32 in each.
+      instance_norm: "rows" or "library", see keras_stack.instance_norm; the same weights and
+          values.
       seed: of the start values; see named_weights.initial.
     Raises:
-      ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the message carries it.
+      ValueError: for a patch, prior, branch, precision, norm or latent size that does not fit; the
+          message carries it.
     """
     network = Network(
         genotype,
@@ -180,5 +191,7 @@ def build(
 
 
 def parameter_count(network: Network) -> int:
-    """Returns the number of trainable values: convolutions, norms, biases and, where there is one, the VAE branch."""
+    """Returns the number of trainable values: convolutions, norms, biases and, where there is one,
+    the VAE branch.
+    """
     return int(sum(np.prod(variable.shape) for variable in network.variables.values()))

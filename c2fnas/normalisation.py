@@ -1,9 +1,12 @@
-"""The arithmetic of instance normalisation, written for the speed and the accuracy of a training step on a CPU.
+"""The arithmetic of instance normalisation, written for the speed and the accuracy of a training
+step on a CPU.
 
-Candidates measured (tests/benchmarks/block_candidates.py), forward and backward: TensorFlow's fused batch norm a sample at a time is
-the fastest on large grids, but oneDNN adds a channel up voxel by voxel in float32, which leaves an error of 1e-4 at 64x64x64; a network
-of 36 norms amplifies it. Adding up in rows costs a third more time on the two largest grids, none on the others, and its error is
-1e-6. So sums are made here and the gradient, where such an error does no harm, comes from the fused operation.
+Candidates measured (tests/benchmarks/block_candidates.py), forward and backward: TensorFlow's fused
+batch norm a sample at a time is the fastest on large grids, but oneDNN adds a channel up voxel by
+voxel in float32, which leaves an error of 1e-4 at 64x64x64; a network of 36 norms amplifies it.
+Adding up in rows costs a third more time on the two largest grids, none on the others, and its
+error is 1e-6. So sums are made here and the gradient, where such an error does no harm, comes from
+the fused operation.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import math
 
 import tensorflow as tf
 
-# One fused operation for each sample: with more of them than this, starting them costs more than the open formula.
+# One fused operation for each sample: with more of them than this, starting them costs more than
+# the open formula.
 _FUSED_SAMPLES = 8
 _FUSED_VOXELS = 16**3  # and with fewer voxels in each
 
 
 def instance_normalise(voxels, gamma, beta, *, epsilon: float):
-    """Returns each channel of each sample shifted and scaled to mean `beta` and standard deviation `gamma` over x, y, z.
+    """Returns each channel of each sample shifted and scaled to mean `beta` and standard deviation
+    `gamma` over x, y, z.
 
     Args:
       voxels: float [b, x, y, z, c]; mean, variance and their sums are float32 whatever its type.
@@ -40,7 +45,8 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
     def normalise(voxels, gamma, beta):
         rows = _Rows(voxels)
         mean = rows.sums(rows.values) / rows.count
-        # Less the mean first: folded into one shift, a channel that is all but constant would lose its last three digits.
+        # Less the mean first: folded into one shift, a channel that is all but constant would lose
+        # its last three digits.
         centred = rows.values - rows.spread(mean)
         variance = rows.sums(tf.square(centred)) / rows.count
         inverse = tf.math.rsqrt(variance + epsilon)
@@ -77,7 +83,9 @@ def _in_rows(voxels, gamma, beta, epsilon: float):
 
 
 class _Rows:
-    """A volume as [b, x, y, z * c]: rows long enough to fill vector units, where c alone would not be."""
+    """A volume as [b, x, y, z * c]: rows long enough to fill vector units, where c alone would not
+    be.
+    """
 
     def __init__(self, voxels):
         static, dynamic = voxels.shape, tf.shape(voxels)
@@ -89,7 +97,9 @@ class _Rows:
         self.count = tf.cast(x * y * self.depth, tf.float32)
 
     def sums(self, values):
-        """Returns [b, c]: y, then x, then z, so that no float32 adds up more values than an axis has."""
+        """Returns [b, c]: y, then x, then z, so that no float32 adds up more values than an axis
+        has.
+        """
         lanes = tf.reduce_sum(tf.reduce_sum(values, axis=2), axis=1)
         return tf.reduce_sum(tf.reshape(lanes, [self.samples, self.depth, self.channels]), axis=1)
 

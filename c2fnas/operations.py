@@ -1,4 +1,6 @@
-"""What a cell is made of: convolutions with their norm, blocks, the stride-2 convolution and the trilinear doubling."""
+"""What a cell is made of: convolutions with their norm, blocks, the stride-2 convolution and the
+trilinear doubling.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ keras = tf.keras
 class TrilinearUpsampling(keras.layers.Layer):
     """Doubles x, y and z: float [b, x, y, z, c] to [b, 2x, 2y, 2z, c].
 
-    Half-pixel centres and clamped edges, so every new voxel is 0.75 of the nearest old one and 0.25 of the next along each
-    axis.
+    Half-pixel centres and clamped edges, so every new voxel is 0.75 of the nearest old one and 0.25
+    of the next along each axis.
     """
 
     def call(self, inputs):
@@ -30,9 +32,11 @@ class TrilinearUpsampling(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="c2fnas")
 class UpsampledConv3D(keras.layers.Conv3D):
-    """Trilinear doubling and a 3x3x3 convolution in one: float [b, x, y, z, c] to [b, 2x, 2y, 2z, filters].
+    """Trilinear doubling and a 3x3x3 convolution in one: float [b, x, y, z, c] to [b, 2x, 2y, 2z,
+    filters].
 
-    Weights and values are those of TrilinearUpsampling followed by Conv3D with `same` padding; see doubling.py for why.
+    Weights and values are those of TrilinearUpsampling followed by Conv3D with `same` padding; see
+    doubling.py for why.
     """
 
     def __init__(self, filters, **kwargs):
@@ -50,12 +54,15 @@ class UpsampledConv3D(keras.layers.Conv3D):
 
 
 class ConvNorm:
-    """A convolution and, unless `norm` is false, its instance norm. Called on float [b, x, y, z, c].
+    """A convolution and, unless `norm` is false, its instance norm. Called on float [b, x, y, z,
+    c].
 
-    The convolution has a bias only where `bias` is true. With stride 2 one voxel is padded on each side explicitly and the
-    convolution is `valid`: TensorFlow's `same` would sample other positions. With `double` the volume is doubled first;
-    the kernel is 3x3x3 then. With `relu_first` the input goes through a ReLU: after the padding, which changes no value, so that one
-    volume waits for the gradients of both, not two. With `full_precision` it computes in float32 whatever the network's precision is.
+    The convolution has a bias only where `bias` is true. With stride 2 one voxel is padded on each
+    side explicitly and the convolution is `valid`: TensorFlow's `same` would sample other
+    positions. With `double` the volume is doubled first; the kernel is 3x3x3 then. With
+    `relu_first` the input goes through a ReLU: after the padding, which changes no value, so that
+    one volume waits for the gradients of both, not two. With `full_precision` it computes in
+    float32 whatever the network's precision is.
     """
 
     def __init__(
@@ -122,7 +129,9 @@ class Block:
 
 
 class OperationBlock:
-    """The block of a searched operation: in plane (3, 3, 1), 3D (3, 3, 3), or pseudo-3D (3, 3, 1) then (1, 1, 3)."""
+    """The block of a searched operation: in plane (3, 3, 1), 3D (3, 3, 3), or pseudo-3D (3, 3, 1)
+    then (1, 1, 3).
+    """
 
     def __init__(self, layers: NamedLayers, name: str, op: genotype.Operation, filters: int):
         self.relu = relu(name)

@@ -1,9 +1,12 @@
-"""The samples of a batch one by one, several at the same time: how a CPU shares a step among its cores.
+"""The samples of a batch one by one, several at the same time: how a CPU shares a step among its
+cores.
 
-Nothing in this network mixes samples: its norms see one at a time, and losses and gradients are sums over them. Two cores that work on
-a sample each do not wait for each other at every operation, as they do when both share each operation of a whole batch, and the parts
-that one core does alone are done twice at the same time. A step of two samples on two cores takes a sixth less time
-(tests/benchmarks/network_speed.py). However large the batch, only the samples that are being computed need memory for their activations.
+Nothing in this network mixes samples: its norms see one at a time, and losses and gradients are
+sums over them. Two cores that work on a sample each do not wait for each other at every operation,
+as they do when both share each operation of a whole batch, and the parts that one core does alone
+are done twice at the same time. A step of two samples on two cores takes a sixth less time
+(tests/benchmarks/network_speed.py). However large the batch, only the samples that are being
+computed need memory for their activations.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ def summed(
     *,
     at_once: int,
 ) -> tuple[Any, tf.Tensor]:
-    """Returns what `compute` gives for each sample: the first part added up, in the samples' order, and the second one after the other.
+    """Returns what `compute` gives for each sample: the first part added up, in the samples' order,
+    and the second one after the other.
 
     Args:
-      compute: called while a graph is traced with a batch of one, cut from each of `samples`; returns (a structure of float32 tensors,
-        float32 [1]).
+      compute: called while a graph is traced with a batch of one, cut from each of `samples`;
+        returns (a structure of float32 tensors, float32 [1]).
       samples: tensors [b, ...] with a known b.
-      sums_like: tensors or tf.TensorSpec in the structure that `compute` returns first, for their shapes.
-      at_once: how many samples are computed at the same time; TensorFlow needs as many threads between operations.
+      sums_like: tensors or tf.TensorSpec in the structure that `compute` returns first, for their
+          shapes.
+      at_once: how many samples are computed at the same time; TensorFlow needs as many threads
+          between operations.
     """
     count = samples[0].shape[0]
     zeros = tf.nest.map_structure(lambda like: tf.zeros(like.shape, tf.float32), sums_like)
@@ -50,7 +56,8 @@ def joined(
     """Returns what `compute` gives for each sample, one after the other, float32 [b, ...].
 
     Args:
-      compute: called while a graph is traced with a batch of one, cut from `batch`; returns float32 [1, x, y, z, c] of known c.
+      compute: called while a graph is traced with a batch of one, cut from `batch`; returns float32
+          [1, x, y, z, c] of known c.
       batch: [b, x, y, z, ...] with a known b.
       at_once: as in `summed`.
     """

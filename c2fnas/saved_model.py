@@ -16,16 +16,19 @@ SIGNATURE = "serving_default"  # the name that TensorFlow's own tools look for
 
 
 def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | None = None) -> None:
-    """Writes a SavedModel with the signature image float32 [1, *window, 1] in [-1, 1] -> logits float32 [1, *window, classes].
+    """Writes a SavedModel with the signature image float32 [1, *window, 1] in [-1, 1] -> logits
+    float32 [1, *window, classes].
 
-    What prepares a scan for it lies beside it, in `assets.extra`: plan, genotype and model card. `saved_model.load(folder)` of
-    plain TensorFlow gives the same logits as the model here.
+    What prepares a scan for it lies beside it, in `assets.extra`: plan, genotype and model card.
+    `saved_model.load(folder)` of plain TensorFlow gives the same logits as the model here.
 
     Args:
       model: its VAE branch is left out.
-      window: voxels x, y, z, multiples of 2**depth of the genotype; None takes the plan's sliding window.
+      window: voxels x, y, z, multiples of 2**depth of the genotype; None takes the plan's sliding
+          window.
     Raises:
-      ValueError: for a window that does not fit, or if `folder` holds something else than an export.
+      ValueError: for a window that does not fit, or if `folder` holds something else than an
+          export.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / "saved_model.pb").is_file():
@@ -35,7 +38,8 @@ def export(model: Model, folder: str | os.PathLike, *, window: Sequence[int] | N
     size = tuple(int(n) for n in (window or model.plan["inference"]["window"]))
     model.genotype.check_size(size)
     network = model_folder.build_segmenter(model)
-    # One fixed shape: the network's fast paths on a CPU are chosen by it, and a window is what a sliding window needs.
+    # One fixed shape: the network's fast paths on a CPU are chosen by it, and a window is what a
+    # sliding window needs.
     signature = tf.TensorSpec((1, *size, 1), tf.float32, name="image")
     module = tf.Module()
     module.segmenter = network.segmenter

@@ -1,8 +1,9 @@
 """A whole volume through windows of one size: where they lie, how their logits are blended.
 
-The windows form a grid, so the weights of all windows over a voxel add up to a product of three one-dimensional sums: the
-normaliser is three vectors, and each window's weights are divided by it before they are used. Logits are blended, not
-probabilities (as in MONAI and nnU-Net); the softmax comes after.
+The windows form a grid, so the weights of all windows over a voxel add up to a product of three
+one-dimensional sums: the normaliser is three vectors, and each window's weights are divided by it
+before they are used. Logits are blended, not probabilities (as in MONAI and nnU-Net); the softmax
+comes after.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ _BLENDERS = min(
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """Size in voxels, overlap of neighbours as a share of the size, weights within a window, windows per call.
+    """Size in voxels, overlap of neighbours as a share of the size, weights within a window,
+    windows per call.
 
     Attributes:
-      multiple: the network takes sizes that are multiples of it. Along an axis on which a volume is shorter than the window, the window
-        becomes the smallest of them that covers it: the less air lies around a volume, the less of it the instance norms see. 0 keeps
-        the window as it is.
+      multiple: the network takes sizes that are multiples of it. Along an axis on which a volume is
+        shorter than the window, the window becomes the smallest of them that covers it: the less
+        air lies around a volume, the less of it the instance norms see. 0 keeps the window as it
+        is.
     """
 
     size: tuple[int, int, int]
@@ -86,8 +89,8 @@ class WindowConfig:
 def starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     """Returns where the windows of one axis begin, in voxels.
 
-    They are int(window * (1 - overlap)) voxels apart, at least one; the last is moved inside, so that it ends with the axis.
-    An axis not longer than the window has one, at 0.
+    They are int(window * (1 - overlap)) voxels apart, at least one; the last is moved inside, so
+    that it ends with the axis. An axis not longer than the window has one, at 0.
     """
     interval = max(1, int(window * (1.0 - overlap)))
     last = max(0, length - window)
@@ -95,7 +98,9 @@ def starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
 
 
 def axis_weights(window: int, blending: Blending) -> np.ndarray:
-    """Returns float64 [window], the weights of a window along one axis: 1, or a Gaussian with sigma = window / 8."""
+    """Returns float64 [window], the weights of a window along one axis: 1, or a Gaussian with sigma
+    = window / 8.
+    """
     if blending == "constant":
         return np.ones(window)
     offset = np.arange(window) - (window - 1) / 2.0
@@ -105,7 +110,9 @@ def axis_weights(window: int, blending: Blending) -> np.ndarray:
 def normalised_weights(
     length: int, window: int, overlap: float, blending: Blending
 ) -> tuple[np.ndarray, ...]:
-    """Returns float32 [window] for each window of an axis; over every voxel of the axis they add up to 1."""
+    """Returns float32 [window] for each window of an axis; over every voxel of the axis they add up
+    to 1.
+    """
     weights, total = axis_weights(window, blending), np.zeros(length)
     begins = starts(length, window, overlap)
     for begin in begins:
@@ -116,17 +123,20 @@ def normalised_weights(
 def slabs(
     image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is covered.
+    """Yields (first x, blended logits float32 [n, y, z, classes]) along x, until the volume is
+    covered.
 
-    Memory is one slab as thick as the window and the logits of one call, whatever the length of the volume. A slab is valid until the
-    next is asked for.
+    Memory is one slab as thick as the window and the logits of one call, whatever the length of the
+    volume. A slab is valid until the next is asked for.
 
     Args:
-      image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along an axis, it is padded there
-        with -1 on both sides and cropped again.
-      logits_fn: called with float32 [config.batch, *config.fitted(image.shape).size, 1], always this shape, which it must not keep.
+      image: float [x, y, z] of any memory order, scaled to [-1, 1]; smaller than the window along
+        an axis, it is padded there with -1 on both sides and cropped again.
+      logits_fn: called with float32 [config.batch, *config.fitted(image.shape).size, 1], always
+          this shape, which it must not keep.
     Raises:
-      ValueError: if the image has not three axes, or what logits_fn returns has another grid or is not finite.
+      ValueError: if the image has not three axes, or what logits_fn returns has another grid or is
+          not finite.
     """
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; expected voxels along x, y and z")
@@ -207,7 +217,9 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
 def _voxels(
     image: np.ndarray, x: int, covered: Sequence[int], inside: Sequence[slice], thickness: int
 ) -> np.ndarray:
-    """Returns what the windows beginning at x see, float32 [thickness, y, z]: converted once, not once for every window."""
+    """Returns what the windows beginning at x see, float32 [thickness, y, z]: converted once, not
+    once for every window.
+    """
     if tuple(image.shape) == tuple(covered):
         return np.asarray(image[x : x + thickness], dtype=np.float32, order="C")
     voxels = np.full((thickness, *covered[1:]), AIR, dtype=np.float32)
@@ -219,7 +231,9 @@ def _voxels(
 
 
 class _Blend:
-    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x modulo the thickness."""
+    """Sums of the weighted logits of the x planes that windows still add to; plane x lies at x
+    modulo the thickness.
+    """
 
     def __init__(self, window: Sequence[int], plane: Sequence[int], classes: int):
         self._sums = np.empty(
@@ -227,7 +241,9 @@ class _Blend:
         )  # set before it is read, see `_AxisWindow.fresh`
 
     def add(self, window: Sequence[_AxisWindow], logits: np.ndarray) -> None:
-        """Adds the logits [x, y, z, classes] of a window, given by its place along each axis; in the order of `slabs`."""
+        """Adds the logits [x, y, z, classes] of a window, given by its place along each axis; in
+        the order of `slabs`.
+        """
         in_x, in_y, in_z = window
         thickness, height, _, classes = logits.shape
         # z and classes as one axis, in which neighbours along z lie beside each other as in memory
@@ -258,9 +274,11 @@ class _Blend:
 
 
 def in_parallel(work: Callable[[slice], Any], count: int) -> list[Any]:
-    """Calls `work` with each part of 0 to `count`, at the same time, and returns what the calls return.
+    """Calls `work` with each part of 0 to `count`, at the same time, and returns what the calls
+    return.
 
-    NumPy and compiled kernels let go of the interpreter while they compute. What is computed must not depend on how the range is parted.
+    NumPy and compiled kernels let go of the interpreter while they compute. What is computed must
+    not depend on how the range is parted.
     """
     edges = [count * part // _BLENDERS for part in range(_BLENDERS + 1)]
     own, *others = (slice(*span) for span in itertools.pairwise(edges))
@@ -274,7 +292,9 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig) -> np.ndarray:
-    """Returns the blended logits of a whole volume, float32 [x, y, z, classes]; arguments and errors as for `slabs`."""
+    """Returns the blended logits of a whole volume, float32 [x, y, z, classes]; arguments and
+    errors as for `slabs`.
+    """
     logits = None
     for x, slab in slabs(image, logits_fn, config):
         if logits is None:
@@ -286,7 +306,9 @@ def predict_logits(image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig)
 def predict_probabilities(
     image: np.ndarray, logits_fn: LogitsFn, config: WindowConfig
 ) -> np.ndarray:
-    """Returns the softmax of the blended logits, float32 [x, y, z, classes]; arguments and errors as for `slabs`."""
+    """Returns the softmax of the blended logits, float32 [x, y, z, classes]; arguments and errors
+    as for `slabs`.
+    """
     values = predict_logits(image, logits_fn, config)
     values -= values.max(axis=-1, keepdims=True)
     np.exp(values, out=values)

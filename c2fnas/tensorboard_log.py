@@ -14,8 +14,9 @@ from runkit.scalar_events import ScalarEvents
 class TensorBoardLog:
     """Writes scalars of one model into a folder that TensorBoard reads.
 
-    Nothing is made before the first value, and every value is in its file when a method returns. A run that is resumed writes its steps
-    again into a file of its own; TensorBoard shows the later ones. TensorFlow's own summaries take as long as a tenth of a small step.
+    Nothing is made before the first value, and every value is in its file when a method returns. A
+    run that is resumed writes its steps again into a file of its own; TensorBoard shows the later
+    ones. TensorFlow's own summaries take as long as a tenth of a small step.
 
     Args:
       folder: of this model.
@@ -25,7 +26,9 @@ class TensorBoardLog:
         self._events = ScalarEvents(folder)
 
     def training_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of a step: loss parts, learning_rate, patches_per_second. Fits `Trainer.train(on_step=...)`."""
+        """Writes the values of a step: loss parts, learning_rate, patches_per_second. Fits
+        `Trainer.train(on_step=...)`.
+        """
         self._write("train", step, values)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
@@ -35,7 +38,9 @@ class TensorBoardLog:
     def federated_round(
         self, step: int, number: int, values: Mapping[str, float] | None = None
     ) -> None:
-        """Marks the step at which a round began, with the scores of the global model that it began with."""
+        """Marks the step at which a round began, with the scores of the global model that it began
+        with.
+        """
         self._write("federated", step, {"round": number, **(values or {})})
 
     def _write(self, group: str, step: int, values: Mapping[str, float]) -> None:
@@ -43,7 +48,8 @@ class TensorBoardLog:
 
 
 class StepProfiler:
-    """Records what devices and host do in steps `first` to `last`, counted from 1, into a folder that TensorBoard's profiler reads.
+    """Records what devices and host do in steps `first` to `last`, counted from 1, into a folder
+    that TensorBoard's profiler reads.
 
     Args:
       folder: of the model's TensorBoard files.

@@ -23,7 +23,8 @@ Augment = Callable[
 class TrainStep:
     """Compiled halves of a step. Made by `make_train_step`.
 
-    Between the two the host sees the losses and the gradients' norm, so a step that is no number changes no weight.
+    Between the two the host sees the losses and the gradients' norm, so a step that is no number
+    changes no weight.
     """
 
     def __init__(
@@ -80,11 +81,14 @@ class TrainStep:
 
         Args:
           batch: a distributed batch, see `share`.
-          loss_scale: what the loss is multiplied by before float16 gradients and the gradients divided by after; a power of 2.
+          loss_scale: what the loss is multiplied by before float16 gradients and the gradients
+              divided by after; a power of 2.
         Returns:
-          Loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE branch kl and reconstruction, each before
-          its weight, with evidence of absence false_alarms, and total, their weighted sum; the norm of all gradients together before they are clipped; total of each sample
-          of this process, in the batch's order; the gradients, for `apply`.
+          Loss parts over the global batch, scalar float32: dice and cross_entropy, with a VAE
+          branch kl and reconstruction, each before its weight, with evidence of absence
+          false_alarms, and total, their weighted sum; the norm of all gradients together before
+          they are clipped; total of each sample of this process, in the batch's order; the
+          gradients, for `apply`.
         """
         per_replica = self._compiled_gradients(batch, tf.constant(loss_scale, tf.float32))
         parts, norm, samples, gradients = per_replica
@@ -121,7 +125,8 @@ class TrainStep:
 
     def _replica_gradients(self, batch, loss_scale):
         network = self._network
-        # Patches travel as float16, half the bytes from the case store to the device. Another size than planned is an error.
+        # Patches travel as float16, half the bytes from the case store to the device. Another size
+        # than planned is an error.
         image = tf.cast(tf.ensure_shape(batch["image"], (*self._patches, 1)), tf.float32)
         label = tf.ensure_shape(batch["label"], self._patches)
         if self._augment is not None:
@@ -218,26 +223,31 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the compiled halves of a step.
 
-    Every loss is the sum over a replica's samples divided by the global batch, and gradients are summed over the replicas:
-    the number of replicas changes neither the loss nor the gradients. Latent noise is a function of a sample's own seed, so
-    it does not matter which replica a sample meets.
+    Every loss is the sum over a replica's samples divided by the global batch, and gradients are
+    summed over the replicas: the number of replicas changes neither the loss nor the gradients.
+    Latent noise is a function of a sample's own seed, so it does not matter which replica a sample
+    meets.
 
     Args:
       network: built inside `strategy.scope()`.
-      optimizer: its state made inside `strategy.scope()` for the network's variables, in their order.
+      optimizer: its state made inside `strategy.scope()` for the network's variables, in their
+          order.
       loss_config: weights of the parts.
       global_batch: samples over all replicas.
       clip_norm: gradients whose norm, all together, is above it are scaled down to it; 0 for never.
       frozen: prefixes of canonical names; weights so named keep their values.
-      xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a factor of ten.
-      augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica -> image and label; part of the graph.
-      at_once: samples of a replica that are computed at the same time, each by itself; 1 computes all of them together, see sample_loop.py.
-      received: the model that the server sent, built inside `strategy.scope()`; its weights do not change. Where `loss_config.missing`
-        needs it.
+      xla: compile a replica's arithmetic by XLA. For GPUs: on a CPU it loses oneDNN and with it a
+          factor of ten.
+      augment: image float32 [b, x, y, z, 1], label [b, x, y, z] and sample_seed [b, 2] of a replica
+          -> image and label; part of the graph.
+      at_once: samples of a replica that are computed at the same time, each by itself; 1 computes
+          all of them together, see sample_loop.py.
+      received: the model that the server sent, built inside `strategy.scope()`; its weights do not
+        change. Where `loss_config.missing` needs it.
       vae_rate: share of the learning rate by which the VAE branch's own weights move.
     Raises:
-      ValueError: if the global batch cannot be shared equally among the replicas, if `frozen` leaves nothing to train, or if the received
-        model is needed and not given.
+      ValueError: if the global batch cannot be shared equally among the replicas, if `frozen`
+        leaves nothing to train, or if the received model is needed and not given.
     """
     replicas = strategy.num_replicas_in_sync
     if global_batch < 1 or global_batch % replicas:
@@ -267,10 +277,11 @@ def make_train_step(
 
 
 def share(batch: dict[str, tf.Tensor], strategy: tf.distribute.Strategy) -> Any:
-    """Returns a global batch as a distributed one: the n-th replica gets the n-th equal share of the samples.
+    """Returns a global batch as a distributed one: the n-th replica gets the n-th equal share of
+    the samples.
 
-    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica meets a sample is plain, over
-    several devices and over several machines.
+    By hand rather than by `experimental_distribute_dataset`: shapes stay static, and which replica
+    meets a sample is plain, over several devices and over several machines.
 
     Args:
       batch: image float16 [b, x, y, z, 1], label uint8 [b, x, y, z], sample_seed int32 [b, 2].

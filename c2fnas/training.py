@@ -56,7 +56,8 @@ class TrainingConfig:
     clip_norm: float = (
         0.0  # gradients longer than this, all together, are scaled down to it; 0 for never
     )
-    non_finite: str = "stop"  # what a step does whose loss or gradient is no number: end the training, or be left out
+    # what a step does whose loss or gradient is no number: end the training, or be left out
+    non_finite: str = "stop"
     frozen: tuple[str, ...] = ()  # prefixes of canonical names whose weights stay as they are
     seed: int
 
@@ -84,10 +85,11 @@ class TrainingConfig:
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Returns the rate of a step, 0 to total_steps - 1: half a cosine from learning_rate, at step 0, to final_learning_rate.
+    """Returns the rate of a step, 0 to total_steps - 1: half a cosine from learning_rate, at step
+    0, to final_learning_rate.
 
-    The final rate would be that of step total_steps, the one after the last. A function of the step alone, so a resumed run
-    and a federated round go on where the schedule stands.
+    The final rate would be that of step total_steps, the one after the last. A function of the step
+    alone, so a resumed run and a federated round go on where the schedule stands.
     """
     share = min(max(step / config.total_steps, 0.0), 1.0)
     drop = config.learning_rate - config.final_learning_rate
@@ -104,10 +106,12 @@ class Trainer:
       optimizer: made inside `strategy.scope()` with its state; None makes Adam.
       xla: compile the step's arithmetic by XLA; GPUs only.
       augment: see `make_train_step`.
-      received: a network of the same genotype for the model that the server sent, see `set_received`; it needs no VAE branch. Built inside
-        `strategy.scope()`, and only where `config.loss.missing` needs it.
+      received: a network of the same genotype for the model that the server sent, see
+        `set_received`; it needs no VAE branch. Built inside `strategy.scope()`, and only where
+        `config.loss.missing` needs it.
     Raises:
-      ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for without a GPU.
+      ValueError: if the batch cannot be shared equally among the replicas, or XLA is asked for
+          without a GPU.
     """
 
     def __init__(
@@ -163,7 +167,8 @@ class Trainer:
     def set_weights(
         self, arrays: Mapping[str, np.ndarray], *, reset_optimizer: bool = False
     ) -> None:
-        """Sets all weights; Adam's moments and the step stay, unless `reset_optimizer` sets the moments to zero.
+        """Sets all weights; Adam's moments and the step stay, unless `reset_optimizer` sets the
+        moments to zero.
 
         Raises:
           ValueError: as `named_weights.assign`.
@@ -175,7 +180,8 @@ class Trainer:
             keras_stack.assign_optimizer_state(self._optimizer, self.network.variables, zeros)
 
     def set_received(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the model that the server sent beside the one that is trained, for a loss that asks what it sees.
+        """Keeps the model that the server sent beside the one that is trained, for a loss that asks
+        what it sees.
 
         It is not part of `state`: a site has the received model when it goes on.
 
@@ -189,7 +195,8 @@ class Trainer:
             )
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and `step` int64 [].
+        """Returns all that an exact continuation needs: `weights/<name>`, `optimizer/<entry>` and
+        `step` int64 [].
 
         In mixed float16 also `loss_scale/value` float32 [] and `loss_scale/good_steps` int64 [].
         """
@@ -209,7 +216,8 @@ class Trainer:
         """Sets what `state` returned, here or on the other Keras stack.
 
         Raises:
-          ValueError: if entries are missing, unexpected or of another shape; nothing is changed then.
+          ValueError: if entries are missing, unexpected or of another shape; nothing is changed
+              then.
         """
         if "step" not in state:
             raise ValueError(
@@ -248,18 +256,22 @@ class Trainer:
         """Takes the steps from `self.step` up to, not including, `until_step`.
 
         Args:
-          datasets: called once with (self.step, until_step); its n-th batch is that of step self.step + n.
-          on_step: called after each step with the number of steps taken and loss parts, gradient_norm, learning_rate,
-            patches_per_second and data_wait_share; for a step that was left out `skipped` takes the place of the first two.
+          datasets: called once with (self.step, until_step); its n-th batch is that of step
+              self.step + n.
+          on_step: called after each step with the number of steps taken and loss parts,
+            gradient_norm, learning_rate, patches_per_second and data_wait_share; for a step that
+            was left out `skipped` takes the place of the first two.
           label: what the progress bar says.
-          describe: names the cases behind slots of a step, for the message about numbers that are none.
+          describe: names the cases behind slots of a step, for the message about numbers that are
+              none.
         Returns:
-          The mean of each loss part and of gradient_norm over the steps taken, learning_rate of the last, patches_per_second of all and
-          data_wait_share, the share of the time that was spent waiting for batches; skipped_steps where there were any; empty if there
-          was nothing left to do.
+          The mean of each loss part and of gradient_norm over the steps taken, learning_rate of the
+          last, patches_per_second of all and data_wait_share, the share of the time that was spent
+          waiting for batches; skipped_steps where there were any; empty if there was nothing left
+          to do.
         Raises:
-          NonFiniteLoss: naming step, part and cases; the weights are those of before that step. With `non_finite` "skip" only after ten
-            such steps in a row.
+          NonFiniteLoss: naming step, part and cases; the weights are those of before that step.
+            With `non_finite` "skip" only after ten such steps in a row.
           ValueError: if until_step lies beyond the run, or the datasets end early.
         """
         if until_step > self.config.total_steps:
@@ -277,7 +289,8 @@ class Trainer:
         with progress.bar(total=until_step - first, what=label, unit="step") as bar:
             while self.step < until_step:
                 rate = learning_rate_at(self.step, self.config)
-                # By assignment, not by a schedule of the optimizer: its own count of steps is not that of the run after a reset.
+                # By assignment, not by a schedule of the optimizer: its own count of steps is not
+                # that of the run after a reset.
                 self._optimizer.learning_rate.assign(rate)
                 asked = time.perf_counter()
                 batch = self._next(batches, until_step)

@@ -1,7 +1,8 @@
-"""The variational auto-encoder at the encoder's end: regularises the shared encoder in training, changes no logit.
+"""The variational auto-encoder at the encoder's end: regularises the shared encoder in training,
+changes no logit.
 
-Source: Myronenko 2018 (arXiv 1810.11654), with the two dense heads of 128 of the federated pancreas study. The latent
-distribution's standard deviation is estimated, softplus plus 1e-6.
+Source: Myronenko 2018 (arXiv 1810.11654), with the two dense heads of 128 of the federated pancreas
+study. The latent distribution's standard deviation is estimated, softplus plus 1e-6.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ class PositiveDeviation(keras.layers.Layer):
 
 
 class VaeBranch:
-    """Called on (encoder end float [b, x, y, z, c], noise float [b, latent]); returns reconstruction, mean, std.
+    """Called on (encoder end float [b, x, y, z, c], noise float [b, latent]); returns
+    reconstruction, mean, std.
 
     Args:
       layers: where the branch's layers get their canonical names.
-      architecture: of the network it hangs on; level l of the decoder has filters * 2**l, as the encoder.
+      architecture: of the network it hangs on; level l of the decoder has filters * 2**l, as the
+          encoder.
       patch_size: x, y, z in voxels; the dense layers fix it.
-      kind: "reduced" (a stride-2 convolution to 16 channels before the dense layers) or "direct" (the encoder's end
-        itself is flattened: at full size 42.6 million parameters in the dense layers against 0.4).
+      kind: "reduced" (a stride-2 convolution to 16 channels before the dense layers) or "direct"
+        (the encoder's end itself is flattened: at full size 42.6 million parameters in the dense
+        layers against 0.4).
       latent_size: of the mean, the standard deviation and the noise.
     Raises:
       ValueError: for another kind or a latent size below 1.
@@ -76,7 +80,8 @@ class VaeBranch:
                 keras.layers.ReLU(name="vae_reduce_relu"),
                 ConvNorm(layers, "vae/reduce", channels, (3, 3, 3), stride=2, norm=False),
             ]
-            # An odd encoder end (3 voxels for a patch of 48) has been reduced to the next whole number of pairs.
+            # An odd encoder end (3 voxels for a patch of 48) has been reduced to the next whole
+            # number of pairs.
             crop = tuple((0, 2 * reduced - n) for reduced, n in zip(grid, end_grid, strict=True))
             self.after = [
                 TrilinearUpsampling(name="vae_restore_double"),
@@ -117,7 +122,9 @@ class VaeBranch:
 
 
 class _Scale:
-    """One scale of the decoder: 1x1x1 convolution, trilinear doubling, residual block of two norm-ReLU-convolutions."""
+    """One scale of the decoder: 1x1x1 convolution, trilinear doubling, residual block of two
+    norm-ReLU-convolutions.
+    """
 
     def __init__(self, layers: NamedLayers, name: str, filters: int):
         keras_name = name.replace("/", "_")
@@ -147,7 +154,8 @@ class _Scale:
 
 
 def _dense(layers: NamedLayers, name: str, units: int, dtype: str | None = None):
-    # The latent distribution is float32 whatever the network's precision: KL squares it and takes its logarithm.
+    # The latent distribution is float32 whatever the network's precision: KL squares it and takes
+    # its logarithm.
     return layers.add(
         name,
         keras.layers.Dense(
@@ -157,9 +165,11 @@ def _dense(layers: NamedLayers, name: str, units: int, dtype: str | None = None)
 
 
 def cost(network: Network) -> tuple[int, int]:
-    """Returns (weights, multiply-accumulates for one patch) of a network's branch, borders counted as full kernels; (0, 0) without one.
+    """Returns (weights, multiply-accumulates for one patch) of a network's branch, borders counted
+    as full kernels; (0, 0) without one.
 
-    A doubling and the convolution after it count as that convolution on the doubled grid, however they are computed.
+    A doubling and the convolution after it count as that convolution on the doubled grid, however
+    they are computed.
     """
     weights = sum(
         math.prod(variable.shape)

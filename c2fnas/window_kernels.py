@@ -1,7 +1,9 @@
-"""The two loops of a sliding window that touch every logit, compiled: one pass over memory each, where NumPy would need several.
+"""The two loops of a sliding window that touch every logit, compiled: one pass over memory each,
+where NumPy would need several.
 
-Compiled at the first call of a process, in half a second. No operation is reordered or fused (numba's default), so results are the
-same on every processor, and they release the interpreter, so that threads can share the planes of a window.
+Compiled at the first call of a process, in half a second. No operation is reordered or fused
+(numba's default), so results are the same on every processor, and they release the interpreter, so
+that threads can share the planes of a window.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ _NOT_FINITE = np.int32(
 
 @_compiled
 def add_weighted(sums, logits, weights, place, fresh, begin, end):
-    """Adds the planes `begin` to `end` of a window, weighted, to the sums at its place; where no window has been, sets them.
+    """Adds the planes `begin` to `end` of a window, weighted, to the sums at its place; where no
+    window has been, sets them.
 
     Args:
       sums: float32 [planes, y, z * classes]; plane x lies at x modulo their number. Changed.
       logits: float32 [x, y, z * classes] of the window.
       weights: of the window along each axis, float32 [x], [y] and [z * classes].
       place: (x, y, z * classes) of the window's first value.
-      fresh: (x, y, z * classes) within the window, from where on along all three axes no window has been.
+      fresh: (x, y, z * classes) within the window, from where on along all three axes no window has
+          been.
     Returns:
       Whether all the logits are finite.
     """
@@ -38,7 +42,8 @@ def add_weighted(sums, logits, weights, place, fresh, begin, end):
         for y in range(logits.shape[1]):
             weight = weights_x[x] * weights_y[y]
             seen = fresh_z if x >= fresh_x and y >= fresh_y else logits.shape[2]
-            # the loops run over arrays from their start to their end, which the compiler turns into vector instructions
+            # the loops run over arrays from their start to their end, which the compiler turns into
+            # vector instructions
             row, target = logits[x, y], sums[plane, at_y + y, at_z : at_z + logits.shape[2]]
             seen_row, seen_target = row[:seen], target[:seen]
             for z in range(seen_row.shape[0]):

@@ -48,7 +48,9 @@ GROUPS = {
 
 
 def summary(program: str) -> str:
-    """Returns the first sentence of a program's docstring. Reads the source only: importing one would define its flags."""
+    """Returns the first sentence of a program's docstring. Reads the source only: importing one
+    would define its flags.
+    """
     source = pathlib.Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
 

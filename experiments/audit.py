@@ -4,7 +4,8 @@
     python -m experiments.audit --store=store --head=HASH          the log must still have a line that was noted earlier
     python -m experiments.audit --store=store --show               also prints what happened, a line an event
 
-Works on the server's folder while the server runs, or on a copy. Exit code 1 and the first wrong line where something was changed.
+Works on the server's folder while the server runs, or on a copy. Exit code 1 and the first wrong
+line where something was changed.
 """
 
 from __future__ import annotations

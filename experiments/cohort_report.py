@@ -2,9 +2,10 @@
 
 python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
-cohort.json may be given to the other sites: it holds sums over the cases, no id, path or picture. `compare_cohorts` sets two side by side.
-cohort_cases.json, which stays at the site, is written as each case ends and says which rules it breaks. A refused case stops no other; the
-exit code is 1 then.
+cohort.json may be given to the other sites: it holds sums over the cases, no id, path or picture.
+`compare_cohorts` sets two side by side. cohort_cases.json, which stays at the site, is written as
+each case ends and says which rules it breaks. A refused case stops no other; the exit code is 1
+then.
 """
 
 from __future__ import annotations

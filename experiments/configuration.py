@@ -1,4 +1,6 @@
-"""What an experiment is: frozen values, checked once, kept with every result. No flags, no files, no TensorFlow."""
+"""What an experiment is: frozen values, checked once, kept with every result. No flags, no files,
+no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # what the network tell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """Everything that decides the numbers of a run. Sites of one federation must agree on all that `plan` returns."""
+    """Everything that decides the numbers of a run. Sites of one federation must agree on all that
+    `plan` returns.
+    """
 
     profile: str
     seed: int
@@ -40,9 +44,12 @@ class ExperimentConfig:
     final_learning_rate: float
     vae_rate: float = 1.0  # share of the rate by which the VAE branch's own weights move
     kl: str  # "voxels" or "latent"
-    missing_labels: str = "background"  # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
+    # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
+    missing_labels: str = "background"
     absence_evidence: bool = False  # whether it also learns from the received model's false alarms
-    shared_candidates: int = 0  # local models that a site without all labels lends, so that every site's validation chooses among them
+    # local models that a site without all labels lends, so that every site's validation chooses
+    # among them
+    shared_candidates: int = 0
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
     precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
     clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
@@ -52,7 +59,9 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
-    validation_every: int = 1  # rounds between two validations of a site's own model, and between two scores of the global model
+    # rounds between two validations of a site's own model, and between two scores of the global
+    # model
+    validation_every: int = 1
     # whole-volume inference
     inference_window: tuple[int, int, int]  # voxels
     inference_overlap: float
@@ -201,7 +210,8 @@ class ExperimentConfig:
 def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:
     """Returns what every site of a federation must have the same, as nested JSON-able values.
 
-    The genotype travels as its content, so that two files of one name with other cells are told apart.
+    The genotype travels as its content, so that two files of one name with other cells are told
+    apart.
     """
     return {
         "genotype": genotype_json,
@@ -242,7 +252,9 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:
-    """As it was before there was a choice, a plan says nothing of it: an earlier release's plan is the same then."""
+    """As it was before there was a choice, a plan says nothing of it: an earlier release's plan is
+    the same then.
+    """
     if config.missing_labels == "background":
         return {}
     return {"missing_labels": config.missing_labels, "absence_evidence": config.absence_evidence}

@@ -1,11 +1,14 @@
 """Makes two sites of a few real CTs: deformed copies, at C2 with tumours painted in.
 
-    python -m experiments.deform_cohort --manifest=sources/manifest.json --seed=1 --split_c1=18,6,6 --split_c2=20,7,7 --output=cohort
+    python -m experiments.deform_cohort --manifest=sources/manifest.json --seed=1 --split_c1=18,6,6
+    --split_c2=20,7,7 --output=cohort
 
-The sources are healthy pancreases, listed by experiments.list_cases; organ maps work with `label_values` in the manifest. The copies of one
-source are all in training, in validation or in test, at both sites, from three sources on. The cost is printed first (`--dry_run` ends there).
-Written are <output>/C1 and C2, each with manifest.json and split.json for experiments.prepare, and <output>/cohort.json, which says what was made
-of what. docs/data.md states the procedure. They are pictures of your patients: the folder is closed to other accounts.
+The sources are healthy pancreases, listed by experiments.list_cases; organ maps work with
+`label_values` in the manifest. The copies of one source are all in training, in validation or in
+test, at both sites, from three sources on. The cost is printed first (`--dry_run` ends there).
+Written are <output>/C1 and C2, each with manifest.json and split.json for experiments.prepare, and
+<output>/cohort.json, which says what was made of what. docs/data.md states the procedure. They are
+pictures of your patients: the folder is closed to other accounts.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 It changes nothing and logs in nowhere.
 
-    python -m experiments.doctor --kit=kit --site_folder=sites/C1 --flagfile=experiments/flagfiles/paper.flags
-    python -m experiments.doctor --kit=federation/server --store=server --initial_model=initial.safetensors
+    python -m experiments.doctor --kit=kit --site_folder=sites/C1
+    --flagfile=experiments/flagfiles/paper.flags python -m experiments.doctor
+    --kit=federation/server --store=server --initial_model=initial.safetensors
 
 Exit code 0 where nothing keeps the federation from working, 1 otherwise.
 """
@@ -91,7 +92,9 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
 
 
 def _prepared_cases(folder: pathlib.Path) -> Finding:
-    """Compares what the prepared cases were made with, with the plan of the flags where they were given."""
+    """Compares what the prepared cases were made with, with the plan of the flags where they were
+    given.
+    """
     from experiments.models import prepared_cases
     from federated.doctor import findings as doctor
     from preprocessing import case_store

@@ -2,7 +2,8 @@
 
     python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
 
-Shows that the profile works at its real size on a machine that could not train it, and what it would need where it can be trained.
+Shows that the profile works at its real size on a machine that could not train it, and what it
+would need where it can be trained.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
 
 class OneStepSite:
-    """A federated site whose training is the one step that was taken already, or none: what is walked here is the exchange."""
+    """A federated site whose training is the one step that was taken already, or none: what is
+    walked here is the exchange.
+    """
 
     def __init__(self, plan: dict, num_examples: int, after: dict[str, np.ndarray]):
         self.plan, self.num_examples, self._after = plan, num_examples, after
@@ -144,7 +147,9 @@ def _phantom_patch(config: configuration.ExperimentConfig):
 
 
 def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float, float]:
-    """Runs one round over gRPC; returns its seconds and the largest difference of the result from the mean computed here."""
+    """Runs one round over gRPC; returns its seconds and the largest difference of the result from
+    the mean computed here.
+    """
     from c2fnas import named_weights
     from federated.security.provisioning import provision
     from federated.server.config import ServerConfig

@@ -2,9 +2,10 @@
 
     python -m experiments.evaluate --prediction=masks --truth=labels --output=scores
 
-Masks and labels lie in two folders, under the same name for each case (or are two files), on one grid. Writes cases.csv, a row as each case
-ends, and summary.csv, summary.md and summary.json. A pair that cannot be compared is named and stops no other; the exit code is 1
-then. A label without a mask is an error, and no mean is given without it, unless --missing says how it counts.
+Masks and labels lie in two folders, under the same name for each case (or are two files), on one
+grid. Writes cases.csv, a row as each case ends, and summary.csv, summary.md and summary.json. A
+pair that cannot be compared is named and stops no other; the exit code is 1 then. A label without a
+mask is an error, and no mean is given without it, unless --missing says how it counts.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def main(argv: list[str]) -> int:
 
 
 def _refusal(error: Exception, pair: _Pair) -> Exception:
-    """Returns the rule that a pair breaks, with a remedy of this program where the rule's own speaks of a manifest."""
+    """Returns the rule that a pair breaks, with a remedy of this program where the rule's own
+    speaks of a manifest.
+    """
     from preprocessing.checks import rules
 
     found = rules.refusal(error, pair.mask or pair.label)
@@ -179,7 +182,8 @@ def _pairs() -> list[_Pair]:
     )
     if not masks:
         raise ValueError(f"{prediction}: holds no .nii or .nii.gz file")
-    # <name>.pancreas.nii.gz and the like are probabilities that predict wrote beside the mask <name>.nii.gz
+    # <name>.pancreas.nii.gz and the like are probabilities that predict wrote beside the mask
+    # <name>.nii.gz
     beside = {
         name
         for name in masks

@@ -1,4 +1,6 @@
-"""Flag files: read in whatever encoding they say they are in, with an error that names file and line."""
+"""Flag files: read in whatever encoding they say they are in, with an error that names file and
+line.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,29 @@ from runkit import text_files
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One argument of a command line, and where it stands: "file, line 3", or "" for the command line itself."""
+    """One argument of a command line, and where it stands: "file, line 3", or "" for the command
+    line itself.
+    """
 
     text: str
     place: str = ""
 
 
 class WrongFlags(ValueError):
-    """Arguments that are no valid flags; the message names the flag and, where it is in a file, file and line."""
+    """Arguments that are no valid flags; the message names the flag and, where it is in a file,
+    file and line.
+    """
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Parses arguments, flag files among them in their place, and returns those that are no flags, like `values(arguments)`.
+    """Parses arguments, flag files among them in their place, and returns those that are no flags,
+    like `values(arguments)`.
 
     Args:
       arguments: first the program's name.
     Raises:
-      WrongFlags: for a flag that does not exist or cannot have its value, and for a flag file that cannot be read.
+      WrongFlags: for a flag that does not exist or cannot have its value, and for a flag file that
+          cannot be read.
     """
     expanded = list(expand(arguments[1:]))
     try:
@@ -48,7 +56,9 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
 def expand(
     arguments: Iterable[str], place: str = "", within: tuple[pathlib.Path, ...] = ()
 ) -> Iterable[Argument]:
-    """Yields the arguments with the lines of every flag file in its place; blank lines and comments (#, //) are left out."""
+    """Yields the arguments with the lines of every flag file in its place; blank lines and comments
+    (#, //) are left out.
+    """
     left = list(arguments)
     while left:
         text = left.pop(0)
@@ -90,7 +100,9 @@ def _at(place: str, problem: str) -> str:
 
 
 def _problem(values: flags.FlagValues, text: str) -> str | None:
-    """Returns what is wrong with one argument, None where nothing is, or where it takes the next one as its value."""
+    """Returns what is wrong with one argument, None where nothing is, or where it takes the next
+    one as its value.
+    """
     if not text.startswith("-") or text == "--":
         return None
     name, separator, value = text.lstrip("-").partition("=")

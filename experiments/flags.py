@@ -1,6 +1,7 @@
 """absl flags of the experiments, and the one place that turns them into frozen values.
 
-A module that defines `main` calls the `define_*` functions it needs; nothing else in the code base reads `FLAGS`.
+A module that defines `main` calls the `define_*` functions it needs; nothing else in the code base
+reads `FLAGS`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _WINDOWS = 2  # computed at the same time by a program that does not train: each
 
 
 def define_experiment() -> None:
-    """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are the paper's."""
+    """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are
+    the paper's.
+    """
 
     with program_help.group(
         "Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"
@@ -199,7 +202,9 @@ def _define_experiment() -> None:
 
 @program_help.group("This machine")
 def define_runtime() -> None:
-    """Flags of the machine: they change the speed; results are bit-equal for the same thread count only."""
+    """Flags of the machine: they change the speed; results are bit-equal for the same thread count
+    only.
+    """
     flags.DEFINE_integer(
         "threads",
         0,
@@ -281,7 +286,9 @@ def orientation() -> str | None:
 
 
 def experiment_config() -> ExperimentConfig:
-    """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what is expected."""
+    """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what
+    is expected.
+    """
     try:
         return ExperimentConfig(
             **{
@@ -306,7 +313,9 @@ def genotype_file() -> dict[str, list[str]]:
 
 
 def experiment_flags_text() -> str:
-    """Returns the experiment's flags as the text of a flag file, so that a sub-process or a colleague repeats them."""
+    """Returns the experiment's flags as the text of a flag file, so that a sub-process or a
+    colleague repeats them.
+    """
     lines = []
     for name in _EXPERIMENT_FLAGS:
         value = getattr(FLAGS, name)
@@ -317,7 +326,9 @@ def experiment_flags_text() -> str:
 
 
 def parse_experiment(arguments: list[str]) -> tuple[ExperimentConfig, str]:
-    """Returns the configuration that a program given these flags would have, and its flag file's text; a study has many."""
+    """Returns the configuration that a program given these flags would have, and its flag file's
+    text; a study has many.
+    """
     for name in _EXPERIMENT_FLAGS:
         FLAGS[name].unparse()
     flag_files.parse(FLAGS, ["experiment", *arguments])
@@ -335,7 +346,9 @@ def required(name: str, why: str) -> str:
 def site_folder(
     why: str = "the folder that experiments.prepare made", *, make: bool = False
 ) -> pathlib.Path:
-    """Returns --site_folder, closed to other accounts: prepared scans, pictures and models are in it."""
+    """Returns --site_folder, closed to other accounts: prepared scans, pictures and models are in
+    it.
+    """
     path = pathlib.Path(required("site_folder", why))
     return private.folder(path) if make or path.is_dir() else path
 
@@ -358,16 +371,20 @@ def run(
     needs_tensorflow: bool = False,
     expected: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the error's own, not a stack trace.
+    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the
+    error's own, not a stack trace.
 
-    Ctrl-C ends it with one line and exit code 130. --help prints what the program does and its flags, and ends it with exit code 0.
+    Ctrl-C ends it with one line and exit code 130. --help prints what the program does and its
+    flags, and ends it with exit code 0.
 
     Args:
       main: called with the arguments that are no flags; what it returns is the exit code.
-      required: names of the flags that the program needs, which --help shows first; `main` asks for them by `required`.
+      required: names of the flags that the program needs, which --help shows first; `main` asks for
+          them by `required`.
       resumes: whether the same command goes on where Ctrl-C ended the program.
       needs_tensorflow: sets threads, seed and determinism first.
-      expected: errors of the program's own that speak for themselves, beside ValueError and OSError.
+      expected: errors of the program's own that speak for themselves, beside ValueError and
+          OSError.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -397,7 +414,8 @@ def run(
             sys.exit(getattr(error, "exit_code", 1))
 
     for stream in (sys.stdout, sys.stderr):
-        # a name of a file that the terminal's encoding cannot show is shown escaped, and ends nothing
+        # a name of a file that the terminal's encoding cannot show is shown escaped, and ends
+        # nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if program_help.asked_for(sys.argv[1:]):
@@ -417,7 +435,9 @@ def run(
 
 
 def _is_of_an_extra(error: ModuleNotFoundError) -> bool:
-    """Whether what is missing is a package that the base installation leaves out, rather than a module of this product."""
+    """Whether what is missing is a package that the base installation leaves out, rather than a
+    module of this product.
+    """
     top = (error.name or "").partition(".")[0]
     return top not in ("", "c2fnas", "experiments", "federated", "preprocessing", "runkit")
 
@@ -482,7 +502,9 @@ def _escape_foreign_text() -> None:
 
 
 def numbers(name: str, kind: type, count: int) -> tuple:
-    """Returns a list flag as `count` numbers of one kind. Raises ValueError naming the flag, its value and what is expected."""
+    """Returns a list flag as `count` numbers of one kind. Raises ValueError naming the flag, its
+    value and what is expected.
+    """
     values = getattr(FLAGS, name)
     try:
         numbers = tuple(kind(value) for value in values)

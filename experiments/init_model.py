@@ -1,9 +1,10 @@
 """Writes the initial model, round 0 of a federation and the start of every baseline.
 
-    python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags --output=initial.safetensors
+    python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags
+    --output=initial.safetensors
 
-The weights are a function of the seed and of each weight's name, so every stack and machine writes the same numbers. The file
-carries the plan that the server compares with each site's.
+The weights are a function of the seed and of each weight's name, so every stack and machine writes
+the same numbers. The file carries the plan that the server compares with each site's.
 """
 
 from __future__ import annotations

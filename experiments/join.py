@@ -1,8 +1,10 @@
 """Takes a site into a federation: it trains every round and scores all models at the end.
 
-    python -m experiments.join --flagfile=experiments/flagfiles/demo.flags --kit=federation/C1 --site_folder=sites/C1
+    python -m experiments.join --flagfile=experiments/flagfiles/demo.flags --kit=federation/C1
+    --site_folder=sites/C1
 
-Only weights, scores and rows of numbers leave the site. Stopped or killed, it goes on when the same command is given again.
+Only weights, scores and rows of numbers leave the site. Stopped or killed, it goes on when the same
+command is given again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Writes the manifest of a folder of scans.
 
-python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=masks --output=C1/manifest.json
+python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=masks
+--output=C1/manifest.json
 
-Layouts: `nifti`, files of the same name in two folders; `dicom`, one folder or zip of DICOM files per case and NIfTI labels of
-its name; `pancreas_ct`, NIH Pancreas-CT as it is downloaded, where the turn of every label is found from the voxels and written into
-the manifest. A dataset.json of the Medical Segmentation Decathlon or of nnU-Net needs none of this: `prepare` reads it as it is.
+Layouts: `nifti`, files of the same name in two folders; `dicom`, one folder or zip of DICOM files
+per case and NIfTI labels of its name; `pancreas_ct`, NIH Pancreas-CT as it is downloaded, where the
+turn of every label is found from the voxels and written into the manifest. A dataset.json of the
+Medical Segmentation Decathlon or of nnU-Net needs none of this: `prepare` reads it as it is.
 """
 
 from __future__ import annotations

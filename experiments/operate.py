@@ -4,12 +4,14 @@
     python -m experiments.operate --kit=federation/operator --order=evict --site=C2
     python -m experiments.operate --kit=federation/operator --order=discard_round --round=12
 
-`pause` lets sites finish and send what they have begun, gives out nothing new and closes no round; it holds across restarts.
-`evict` voids a site's token at once, ends what it is sending, and drops its update of the open round, its lent models, scores and
-rows; `admit` lets it come again, and lets a site come with another number of training cases. `discard_round` goes back to the global
-model before a round: that round and all later ones are trained again. `finish` makes the open round the last one, `finish_now` the
-one before it; the sites' evaluation follows as usual. Where something keeps an order from leading on, e.g. a site that has left for ever, the
-answer says what, and which orders help: as a rule `evict` for that site, then `finish_now`.
+`pause` lets sites finish and send what they have begun, gives out nothing new and closes no round;
+it holds across restarts. `evict` voids a site's token at once, ends what it is sending, and drops
+its update of the open round, its lent models, scores and rows; `admit` lets it come again, and lets
+a site come with another number of training cases. `discard_round` goes back to the global model
+before a round: that round and all later ones are trained again. `finish` makes the open round the
+last one, `finish_now` the one before it; the sites' evaluation follows as usual. Where something
+keeps an order from leading on, e.g. a site that has left for ever, the answer says what, and which
+orders help: as a rule `evict` for that site, then `finish_now`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 It does not show that the network generalises.
 
-    python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz --label=organs.nii.gz \\
+    python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz
+    --label=organs.nii.gz \\
         --label_values=7:1 --output=overfit
 
-Writes the prediction on the scan's own grid, an overlay to look at, and result.json. A new kind of data that cannot be learnt by
-heart has something wrong with it: this is the first thing to try on it.
+Writes the prediction on the scan's own grid, an overlay to look at, and result.json. A new kind of
+data that cannot be learnt by heart has something wrong with it: this is the first thing to try on
+it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Makes the folder of a model from a weights file and the flags it was trained with.
 
-    python -m experiments.package --flagfile=experiments/flagfiles/paper.flags --weights=server/best.safetensors \\
+    python -m experiments.package --flagfile=experiments/flagfiles/paper.flags
+    --weights=server/best.safetensors \\
         --name=FL_best_global --rows=server/rows.jsonl --output=models/FL_best_global
 
-The folder is what `experiments.predict` and `experiments.export` take, and what can be given away: weights, genotype, plan and
-model card. `--site_folder` adds numbers about the training data, e.g. the shortest field of view, which `predict` then expects.
+The folder is what `experiments.predict` and `experiments.export` take, and what can be given away:
+weights, genotype, plan and model card. `--site_folder` adds numbers about the training data, e.g.
+the shortest field of view, which `predict` then expects.
 """
 
 from __future__ import annotations

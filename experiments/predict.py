@@ -1,11 +1,12 @@
 """Segments scans: NIfTI or DICOM in, masks on the scans' own grids out, with their volumes.
 
-    python -m experiments.predict --model=models/FL_global --image=scan.nii.gz --output=mask.nii.gz --overlay
-    python -m experiments.predict --model=models/FL_global --image=scans --output=masks --largest_component --dicom_seg
-    python -m experiments.predict --model=models/FL_global --list=scans.txt --output=masks
+    python -m experiments.predict --model=models/FL_global --image=scan.nii.gz --output=mask.nii.gz
+    --overlay python -m experiments.predict --model=models/FL_global --image=scans --output=masks
+    --largest_component --dicom_seg python -m experiments.predict --model=models/FL_global
+    --list=scans.txt --output=masks
 
-A scan that fails is named and stops no other; the exit code is 1 then. An output that would replace a scan is refused. What else can be
-set is in --help.
+A scan that fails is named and stops no other; the exit code is 1 then. An output that would replace
+a scan is refused. What else can be set is in --help.
 """
 
 from __future__ import annotations
@@ -220,7 +221,9 @@ def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
-    """Returns whether every output of a scan is there. A row that the table lacks is made from the mask."""
+    """Returns whether every output of a scan is there. A row that the table lacks is made from the
+    mask.
+    """
     from experiments.models import scan_prediction
     from experiments.reports import prediction_table
 
@@ -243,7 +246,9 @@ def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
 
 
 def _require_apart(jobs, model_path: str, table_path: str | None) -> None:
-    """Raises ValueError where an output would replace a scan, the model or the list, lie among the scans, or replace another output."""
+    """Raises ValueError where an output would replace a scan, the model or the list, lie among the
+    scans, or replace another output.
+    """
     from runkit import overwriting
 
     inputs = {
@@ -297,7 +302,9 @@ def _settings(model):
 
 
 def _gate(model):
-    """Returns the gate to apply. Raises UsageError where one is asked for that the folder does not hold."""
+    """Returns the gate to apply. Raises UsageError where one is asked for that the folder does not
+    hold.
+    """
     from c2fnas.scores import healthy_gate
 
     if FLAGS.gate is False or (FLAGS.gate is None and not model.gate):
@@ -362,7 +369,9 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def _listed(file: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths of a list. Names that are not UTF-8 are found if the list holds their very bytes."""
+    """Returns the paths of a list. Names that are not UTF-8 are found if the list holds their very
+    bytes.
+    """
     from runkit import text_files
 
     found = []

@@ -1,6 +1,7 @@
 """Prepares a site's scans: RAS+, resampled, HU window, split into training, validation and test.
 
-python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags --manifest=cohort/C2/manifest.json --site_folder=sites/C2
+python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags
+--manifest=cohort/C2/manifest.json --site_folder=sites/C2
 
 With --check it only checks them against the rules and writes a report with a picture of every case.
 """

@@ -1,4 +1,6 @@
-"""What --help shows: what a program does, an example, the flags that it needs, and all its other flags under headings."""
+"""What --help shows: what a program does, an example, the flags that it needs, and all its other
+flags under headings.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()
     for heading, names in sections.items():
-        # by name; the settings of a group keep the order in which they are defined, which is the order of the work
+        # by name; the settings of a group keep the order in which they are defined, which is the
+        # order of the work
         names = [
             name
             for name in (names if heading in _GROUPS or heading == "Required" else sorted(names))

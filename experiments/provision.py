@@ -4,8 +4,9 @@
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites= --requests=C1.csr,C2.csr
     python -m experiments.provision --output=federation --add=C3        (or --renew=server,C1, --revoke=C2, --revoke=server, --list)
 
-With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent. Read the authority's fingerprint out to
-every site: its answer is taken in with it only. Keep `authority` offline.
+With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent.
+Read the authority's fingerprint out to every site: its answer is taken in with it only. Keep
+`authority` offline.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 The picture shows scans: it stays at the site.
 
-    python -m experiments.reconstructions --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 \\
+    python -m experiments.reconstructions --flagfile=experiments/flagfiles/demo.flags
+    --site_folder=sites/C1 \\
         --weights=sites/C1/baseline/best.safetensors --output=sites/C1/figures/reconstructions.png
 
-The latent vector is the mean of its distribution, as in validation. A branch that draws grey fog has learnt the mean scan and no more.
+The latent vector is the mean of its distribution, as in validation. A branch that draws grey fog
+has learnt the mean scan and no more.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ def main(argv: list[str]) -> None:
 
 
 def figure(images, drawn, errors):
-    """Returns a picture of the middle slice of each patch above its reconstruction; arrays [n, x, y, z] in [-1, 1]."""
+    """Returns a picture of the middle slice of each patch above its reconstruction; arrays [n, x,
+    y, z] in [-1, 1].
+    """
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(2.4 * len(images), 5.2), layout="constrained", dpi=120)

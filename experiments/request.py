@@ -2,11 +2,13 @@
 
     python -m experiments.request --kit=kit --site=C1               writes kit/site.csr: send it, compare fingerprints by telephone
     python -m experiments.request --kit=kit --answer=answer/C1 --authority="515e abc8 5fd0 47e3 2f86 388d 5938 6c2e"
-                                                                    takes the answer in: the kit is ready for experiments.join
+                                                                    takes the answer in: the kit is
+                                                                        ready for experiments.join
     python -m experiments.request --kit=kit --revoked=revoked.crl   takes in that the server's earlier certificates are revoked
 
-The fingerprint of the authority is what the operator reads out; without it anybody on the way could pose as the server. The same two steps
-renew a certificate, then without --authority. Neither site.csr nor the answer holds a secret.
+The fingerprint of the authority is what the operator reads out; without it anybody on the way could
+pose as the server. The same two steps renew a certificate, then without --authority. Neither
+site.csr nor the answer holds a secret.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python -m experiments.run_report --run=runs/demo --pictures=synthetic
 
-A site's page holds its scans' pictures and stays at the site. The joint page has pictures only with --pictures=synthetic or public.
+A site's page holds its scans' pictures and stays at the site. The joint page has pictures only with
+--pictures=synthetic or public.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Scores models on a site's own test cases, outside a federation, and writes per-case rows.
 
-    python -m experiments.score --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 \\
+    python -m experiments.score --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1
+    \\
         --models=pooled:pooled/best.safetensors --output=rows.jsonl
 """
 

@@ -1,6 +1,7 @@
 """Serves a federation: holds no data, knows no network, leads the rounds.
 
-    python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags --kit=federation/server --store=server --initial_model=initial.safetensors
+    python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags --kit=federation/server
+    --store=server --initial_model=initial.safetensors
 
 Stopped or killed, it goes on where it was when the same command is given again.
 """
@@ -156,7 +157,9 @@ def _tell_progress(record: dict[str, Any]) -> None:
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
-    """Raises ValueError where the flags are not those that the initial model was made with: sites would all be refused."""
+    """Raises ValueError where the flags are not those that the initial model was made with: sites
+    would all be refused.
+    """
     _, metadata = tensor_files.load(initial_model)
     if "plan" not in metadata:
         raise ValueError(

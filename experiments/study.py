@@ -1,10 +1,12 @@
 """Runs a study: all its seeds and points, into one table with intervals and verdicts.
 
-    python -m experiments.study --study=experiments/studies/demo.json --runs=runs
-    python -m experiments.study --study=experiments/studies/real_anatomy.json --data=folder_of_manifest --runs=runs
+    python -m experiments.study --study=experiments/studies/demo.json --runs=runs python -m
+    experiments.study --study=experiments/studies/real_anatomy.json --data=folder_of_manifest
+    --runs=runs
 
-The cost is printed first (`--dry_run` ends there). Started again, it goes on where it was; a run that fails leaves what there is in the
-table, and the others go on. <runs>/<name>/study.md, study.json and study.html are written anew after every run.
+The cost is printed first (`--dry_run` ends there). Started again, it goes on where it was; a run
+that fails leaves what there is in the table, and the others go on. <runs>/<name>/study.md,
+study.json and study.html are written anew after every run.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ def main(argv: list[str]) -> int:
 
 
 def _of_copies(chosen) -> list[str]:
-    """Returns what must be known before real CTs are copied. Raises ValueError where their list cannot be read."""
+    """Returns what must be known before real CTs are copied. Raises ValueError where their list
+    cannot be read.
+    """
     from preprocessing import deformed_cohort, manifest
 
     found: dict[str, None] = {}

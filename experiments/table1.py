@@ -2,10 +2,12 @@
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
 
-The profile must be named, by a flag file or --profile: the default settings are the paper's, which take weeks without its GPUs.
+The profile must be named, by a flag file or --profile: the default settings are the paper's, which
+take weeks without its GPUs.
 
-Every stage runs the programs that a real federation runs, as processes of their own that find each other over TLS only. Started
-again after an interruption, it goes on where it was; finished, it ends at once.
+Every stage runs the programs that a real federation runs, as processes of their own that find each
+other over TLS only. Started again after an interruption, it goes on where it was; finished, it ends
+at once.
 """
 
 from __future__ import annotations

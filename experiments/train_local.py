@@ -1,10 +1,12 @@
 """Trains a baseline: one site alone, for as many epochs as the federation.
 
-    python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1 --initial_model=initial.safetensors
+    python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags
+    --site_folder=sites/C1 --initial_model=initial.safetensors
 
-Started again after an interruption it goes on at the last finished epoch; finished, it ends at once. The best model is left as
-`<site_folder>/baseline/model`, which experiments.predict takes. With --fine_tune the training starts from a finished model instead. With
-TF_CONFIG set, several machines of the site train together: see docs/training.md.
+Started again after an interruption it goes on at the last finished epoch; finished, it ends at
+once. The best model is left as `<site_folder>/baseline/model`, which experiments.predict takes.
+With --fine_tune the training starts from a finished model instead. With TF_CONFIG set, several
+machines of the site train together: see docs/training.md.
 """
 
 from __future__ import annotations

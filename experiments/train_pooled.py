@@ -1,9 +1,11 @@
 """Trains one model on all sites' data together, as an upper bound for the federation.
 
-    python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags --site_folders=sites/C1,sites/C2 \\
+    python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags
+    --site_folders=sites/C1,sites/C2 \\
         --initial_model=initial.safetensors --output=pooled
 
-Possible only where all data lie in one place: synthetic or public cohorts. Same initial weights, epochs and validation cadence as the rest.
+Possible only where all data lie in one place: synthetic or public cohorts. Same initial weights,
+epochs and validation cadence as the rest.
 """
 
 from __future__ import annotations

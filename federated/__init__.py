@@ -1,6 +1,8 @@
-"""Named arrays and rounds: a weight exchange that knows neither a network nor a scan. Never imports TensorFlow.
+"""Named arrays and rounds: a weight exchange that knows neither a network nor a scan. Never imports
+TensorFlow.
 
-The public names below are loaded when they are first used: a site loads no server code, and a server no site code.
+The public names below are loaded when they are first used: a site loads no server code, and a
+server no site code.
 """
 
 from __future__ import annotations

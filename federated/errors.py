@@ -1,4 +1,6 @@
-"""What can go wrong in a federation, one class a cause; the class name travels, so both ends raise the same error."""
+"""What can go wrong in a federation, one class a cause; the class name travels, so both ends raise
+the same error.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,15 @@ class FederationError(Exception):
 
 
 class ServerUnreachable(FederationError):
-    """The server is away, restarting or too busy. The only remedy is to try again, which the site loop does by itself."""
+    """The server is away, restarting or too busy. The only remedy is to try again, which the site
+    loop does by itself.
+    """
 
 
 class CertificateOutOfDate(ServerUnreachable):
-    """A certificate of either end has ended, or not begun, by somebody's clock. Trying again helps once it is renewed."""
+    """A certificate of either end has ended, or not begun, by somebody's clock. Trying again helps
+    once it is renewed.
+    """
 
 
 class TooManyCalls(FederationError):
@@ -46,7 +52,9 @@ class DamagedTransfer(FederationError):
 
 
 class StorageTrouble(FederationError):
-    """The server could not write what it received (disk full, folder read-only); nothing was acknowledged."""
+    """The server could not write what it received (disk full, folder read-only); nothing was
+    acknowledged.
+    """
 
 
 class CertificateRefused(FederationError):
@@ -62,7 +70,9 @@ class SessionExpired(FederationError):
 
 
 class PlanDiffers(FederationError):
-    """The site would train something else than the server's plan; the message lists every difference."""
+    """The site would train something else than the server's plan; the message lists every
+    difference.
+    """
 
 
 class FederationFull(FederationError):
@@ -74,15 +84,21 @@ class VersionDiffers(FederationError):
 
 
 class StaleUpdate(FederationError):
-    """An update for a round that is not open, or a model lent at another time than is due. The site asks for its next task."""
+    """An update for a round that is not open, or a model lent at another time than is due. The site
+    asks for its next task.
+    """
 
 
 class UpdateRefused(FederationError):
-    """An update that must not be averaged: a value that is not finite, no examples, or a change out of all proportion."""
+    """An update that must not be averaged: a value that is not finite, no examples, or a change out
+    of all proportion.
+    """
 
 
 class IncompatibleWeights(FederationError):
-    """Arrays whose names, shapes or dtypes are not those of the federation's model: another genotype."""
+    """Arrays whose names, shapes or dtypes are not those of the federation's model: another
+    genotype.
+    """
 
 
 class UnknownModel(FederationError):
@@ -94,7 +110,9 @@ class ModelRefused(FederationError):
 
 
 class PrivacyRefused(FederationError):
-    """A report holds something that may not leave a site; the message names the column or key, never its content."""
+    """A report holds something that may not leave a site; the message names the column or key,
+    never its content.
+    """
 
 
 class UnknownSite(FederationError):
@@ -102,12 +120,15 @@ class UnknownSite(FederationError):
 
 
 class ServerMisbehaves(FederationError):
-    """The server sent what no server of this product sends: a path for a name, or a size, number or receipt that cannot be.
+    """The server sent what no server of this product sends: a path for a name, or a size, number or
+    receipt that cannot be.
 
-    Nothing is done with it, and the call is not tried again: only people can find out what kind of server this is.
+    Nothing is done with it, and the call is not tried again: only people can find out what kind of
+    server this is.
     """
 
-    exit_code = 76  # EX_PROTOCOL of <sysexits.h>: a service that ends with it is not to be started again by itself
+    # EX_PROTOCOL of <sysexits.h>: a service that ends with it is not to be started again by itself
+    exit_code = 76
 
     @classmethod
     def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:

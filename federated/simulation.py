@@ -1,4 +1,6 @@
-"""Rounds without sockets: sites and a coordinator in one process, for people who develop methods and for tests."""
+"""Rounds without sockets: sites and a coordinator in one process, for people who develop methods
+and for tests.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from federated.wire.messages import Receipt, Session
 
 
 class InProcessTransport:
-    """A transport to a coordinator in the same process; arrays still pass through the codec, tokens through the sessions."""
+    """A transport to a coordinator in the same process; arrays still pass through the codec, tokens
+    through the sessions.
+    """
 
     def __init__(
         self, coordinator: Coordinator, site: str, credential: str, *, wait_s: float = 20.0

@@ -1,7 +1,8 @@
-"""Augmentation of patches inside a compiled graph: flips, intensity scale and shift. Off by default, as in the paper.
+"""Augmentation of patches inside a compiled graph: flips, intensity scale and shift. Off by
+default, as in the paper.
 
-What happens to a sample is a function of its own seed, so neither its place in a batch nor the number of replicas matters, and a
-resumed run repeats it.
+What happens to a sample is a function of its own seed, so neither its place in a batch nor the
+number of replicas matters, and a resumed run repeats it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ class AugmentationConfig:
     """What may happen to a patch.
 
     Attributes:
-      flip_axes: each of these is reversed with probability 1/2. Left and right differ in an abdomen: x is a choice, not a symmetry.
+      flip_axes: each of these is reversed with probability 1/2. Left and right differ in an
+          abdomen: x is a choice, not a symmetry.
       intensity_scale: factor uniform in [1 - s, 1 + s], about the middle of the window.
-      intensity_shift: offset uniform in [-s, s], in units of the scaled image, where the window is 2 wide.
+      intensity_shift: offset uniform in [-s, s], in units of the scaled image, where the window is
+          2 wide.
     """
 
     flip_axes: tuple[str, ...] = ()
@@ -76,7 +79,9 @@ def augment(
 
 
 def _uniform(sample_seed: tf.Tensor, what: int) -> tf.Tensor:
-    """Returns float32 [b], uniform in [0, 1), each a function of its sample's seed and of what it is for."""
+    """Returns float32 [b], uniform in [0, 1), each a function of its sample's seed and of what it
+    is for.
+    """
     return tf.map_fn(
         lambda seed: tf.random.stateless_uniform(
             (), tf.random.experimental.stateless_fold_in(seed, what)

@@ -68,7 +68,8 @@ class Budget:
     """What a preparation as a whole needs.
 
     Attributes:
-      cases, done, unreadable: to prepare, prepared by an earlier run, and of those to prepare the ones whose header cannot be read.
+      cases, done, unreadable: to prepare, prepared by an earlier run, and of those to prepare the
+          ones whose header cannot be read.
       workers: cases at the same time.
       memory_bytes: highest demand of all processes together. The run keeps to it.
       disk_bytes: that the case store will grow by.
@@ -96,7 +97,9 @@ class Budget:
 
 
 def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
-    """Returns what a labelled case needs, or None where its headers cannot be read: it will be refused before it needs anything."""
+    """Returns what a labelled case needs, or None where its headers cannot be read: it will be
+    refused before it needs anything.
+    """
     try:
         if dicom.is_series(case.image):
             grid, image_bytes, read_bytes = _dicom_form(case)
@@ -135,7 +138,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
 
 
 def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
-    """Returns whether scan and label may be what their headers declare: one odd number must not stop a cohort for want of memory."""
+    """Returns whether scan and label may be what their headers declare: one odd number must not
+    stop a cohort for want of memory.
+    """
     if math.prod(grid.shape) != math.prod(label_grid.shape):
         return False
     declared = math.prod(grid.shape) * dtype.itemsize
@@ -186,7 +191,9 @@ def cohort_budget(
 
 
 def idle_bytes(workers: int) -> int:
-    """Returns the memory of the processes themselves: this one and, beyond one worker, as many that have imported what it has."""
+    """Returns the memory of the processes themselves: this one and, beyond one worker, as many that
+    have imported what it has.
+    """
     own = psutil.Process().memory_info().rss
     return own if workers == 1 else own + workers * min(own, _WORKER_BYTES)
 

@@ -32,7 +32,8 @@ def prepare_case(
       settings: `target_mm`, `window_hu` and `label_values`.
       threads: for resampling.
     Returns:
-      Its `sources` and the marks of its `slices` (see `same_scan`), or, where it is refused, why: `rule`, `file`, `problem`.
+      Its `sources` and the marks of its `slices` (see `same_scan`), or, where it is refused, why:
+      `rule`, `file`, `problem`.
     Raises:
       CannotWrite: if the store cannot be written, which is not the case's fault.
     """

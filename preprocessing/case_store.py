@@ -7,10 +7,12 @@
                              native_runs.npy  the same of the label on the scan's own grid
                              case.json        sources and settings, native grid
 
-C order is the layout for patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of 38 KB of the file, each read in one go, and
-twice its own bytes; blocks of 32 x 32 x 32 would read as much and would have to be put together.
+C order is the layout for patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of 38 KB of
+the file, each read in one go, and twice its own bytes; blocks of 32 x 32 x 32 would read as much
+and would have to be put together.
 
-The root is private to the account that prepares, whatever the umask. A folder appears whole or not at all. It carries the fingerprint of the files and the settings that made it, so a case of other
+The root is private to the account that prepares, whatever the umask. A folder appears whole or not
+at all. It carries the fingerprint of the files and the settings that made it, so a case of other
 files or settings is never taken for the current one.
 """
 
@@ -40,15 +42,17 @@ _MAPPED = ("image.npy", "label.npy")
 
 
 class CannotWrite(OSError):
-    """The store cannot be written, whichever case comes next: a full disk, a quota, a missing right. The message names the file."""
+    """The store cannot be written, whichever case comes next: a full disk, a quota, a missing
+    right. The message names the file.
+    """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredCase:
     """One prepared case.
 
-    The arrays are mapped when they are read and a bounded number of maps stays open: a cohort of hundreds of cases would
-    otherwise use up the process's file handles.
+    The arrays are mapped when they are read and a bounded number of maps stays open: a cohort of
+    hundreds of cases would otherwise use up the process's file handles.
 
     Attributes:
       fingerprint: of the files and settings that made the case.
@@ -103,7 +107,8 @@ class StoredCase:
 def _opened(
     fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> np.ndarray:
-    # Kept open, since each new map of a file pays for its pages again. The fingerprint keeps a map of an earlier version apart.
+    # Kept open, since each new map of a file pays for its pages again. The fingerprint keeps a map
+    # of an earlier version apart.
     del fingerprint
     return np.memmap(path, dtype, "r", offset, shape)
 
@@ -112,7 +117,8 @@ class CaseStore:
     """The prepared cases of a site.
 
     Attributes:
-      declared: what the site says about each class of its labels, see `declared_labels`; None where it says nothing.
+      declared: what the site says about each class of its labels, see `declared_labels`; None where
+          it says nothing.
 
     Raises:
       ValueError: if `root` holds no finished store.
@@ -148,7 +154,8 @@ class CaseStore:
         """Returns a case.
 
         Raises:
-          ValueError: if it is not in this store, or its folder holds another version of it than the index.
+          ValueError: if it is not in this store, or its folder holds another version of it than the
+              index.
         """
         if case_id not in self._numbers:
             raise ValueError(
@@ -185,12 +192,14 @@ class Record:
       number_of_cases: all splits together.
       target_mm: spacing of the training grid, x, y, z.
       window_hu: HU that became -1 and 1.
-      label_values: value in the label files -> class; None where the files hold the classes themselves.
+      label_values: value in the label files -> class; None where the files hold the classes
+          themselves.
       classes: value of a prepared label -> name.
       format: `FORMAT` of the release that prepared.
       release: version of that release.
       declared: what the site says about each class of its labels.
-      problems: cases that were made with other settings or files than the index says, each in a phrase with its running number.
+      problems: cases that were made with other settings or files than the index says, each in a
+          phrase with its running number.
     """
 
     site: str
@@ -206,12 +215,16 @@ class Record:
 
 
 def site_of(root: str | os.PathLike) -> str:
-    """Returns whose prepared cases are in `root`; changes nothing there. Raises ValueError if it holds no finished store."""
+    """Returns whose prepared cases are in `root`; changes nothing there. Raises ValueError if it
+    holds no finished store.
+    """
     return _read_index(pathlib.Path(root))["site"]
 
 
 def record_of(root: str | os.PathLike) -> Record:
-    """Returns what the cases in `root` were made with; changes nothing there. Raises ValueError if it holds no finished store."""
+    """Returns what the cases in `root` were made with; changes nothing there. Raises ValueError if
+    it holds no finished store.
+    """
     root = pathlib.Path(root)
     index = _read_index(root)
     settings, values, classes = (
@@ -272,13 +285,17 @@ def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
 
 
 def fingerprint(sources: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """Returns a hex digest of what a prepared case depends on: the content of its files and the settings."""
+    """Returns a hex digest of what a prepared case depends on: the content of its files and the
+    settings.
+    """
     text = json.dumps([FORMAT, dict(sources), dict(settings)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what case.json says, or None where there is no (whole) case. Raises OSError where the system cannot read it."""
+    """Returns what case.json says, or None where there is no (whole) case. Raises OSError where the
+    system cannot read it.
+    """
     try:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
     except (
@@ -310,13 +327,15 @@ def write_case(
     """Writes one case folder, in the place of an earlier version of it.
 
     Args:
-      image: float16 in [-1, 1] on the training grid: slabs [n, y, z] that together are x = 0, 1, ...; none is kept.
+      image: float16 in [-1, 1] on the training grid: slabs [n, y, z] that together are x = 0, 1,
+          ...; none is kept.
       label: classes there; its shape is the image's.
       native_label: classes on the scan's own grid.
       sources: what -> sha256 of the file.
       slices: marks by which the scan is recognised under another name.
     Raises:
-      ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many voxels as the label.
+      ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many
+          voxels as the label.
       CannotWrite: naming the file; nothing of the case is left, an earlier version of it stays.
     """
     voxels = math.prod(label.shape)

@@ -1,4 +1,6 @@
-"""The tf.data edge: batches of patches as a dataset. The patches themselves are NumPy (`patches.py`)."""
+"""The tf.data edge: batches of patches as a dataset. The patches themselves are NumPy
+(`patches.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Returns the batches of steps start_step ... stop_step - 1, in this order on every run.
 
-    Each element is a dict of image float16 [batch, x, y, z, 1], label uint8 [batch, x, y, z] and sample_seed int32 [batch, 2], with
-    static shapes. Images stay in the stored float16; cast them in the compiled step. Distributed over replicas, a batch is divided
-    among them.
+    Each element is a dict of image float16 [batch, x, y, z, 1], label uint8 [batch, x, y, z] and
+    sample_seed int32 [batch, 2], with static shapes. Images stay in the stored float16; cast them
+    in the compiled step. Distributed over replicas, a batch is divided among them.
 
     Args:
       prefetch: batches made ahead of the training step.
@@ -43,6 +45,7 @@ def training_dataset(
     )
     options = tf.data.Options()
     options.deterministic = True
-    # Steps are no files to be shared out: every worker gets the whole sequence and takes its part of each batch.
+    # Steps are no files to be shared out: every worker gets the whole sequence and takes its part
+    # of each batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(prefetch).with_options(options)

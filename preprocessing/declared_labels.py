@@ -1,6 +1,7 @@
 """What a site says about the classes of its labels: whether each one is drawn wherever it is.
 
-The words travel from the manifest to the case store, into the loss (`--missing_labels`), to the server and onto the model card:
+The words travel from the manifest to the case store, into the loss (`--missing_labels`), to the
+server and onto the model card:
 
   complete    every case shows the class wherever it is; a case without it is a patient without it.
   absent      no patient has it. The labels cannot show it, and a mask that does is a false alarm.
@@ -45,7 +46,9 @@ def missing(declared: Declared | None) -> tuple[int, ...]:
 
 
 def known_absent(declared: Declared | None) -> bool:
-    """Returns whether the patients are known not to have any of the classes that the labels never show."""
+    """Returns whether the patients are known not to have any of the classes that the labels never
+    show.
+    """
     return bool(missing(declared)) and all(
         declared[NAMES[value]] == ABSENT for value in missing(declared)
     )
@@ -57,14 +60,18 @@ def is_absent(declared: Declared | None, name: str) -> bool:
 
 
 def contradicted(declared: Declared | None, found: Iterable[int]) -> list[str]:
-    """Returns the names of the classes among `found`, values of a label, that a declaration says are in no label."""
+    """Returns the names of the classes among `found`, values of a label, that a declaration says
+    are in no label.
+    """
     return [NAMES[value] for value in sorted(set(found) & set(missing(declared)))]
 
 
 def merged(declared: Iterable[Declared | None]) -> dict[str, str] | None:
-    """Returns the declaration of several sites' cases in one list; None as soon as one of them has none.
+    """Returns the declaration of several sites' cases in one list; None as soon as one of them has
+    none.
 
-    A class that is absent from the patients of one site is drawn wherever it is: beside a complete list, the list stays complete.
+    A class that is absent from the patients of one site is drawn wherever it is: beside a complete
+    list, the list stays complete.
     """
     given = list(declared)
     if not given or any(one is None for one in given):

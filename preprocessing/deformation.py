@@ -1,4 +1,6 @@
-"""Smooth random deformation of a scan: a displacement that folds nowhere and leaves the scan's faces where they are."""
+"""Smooth random deformation of a scan: a displacement that folds nowhere and leaves the scan's
+faces where they are.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ _SLAB = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Field:
-    """Where each place of a deformed scan shows what was elsewhere: at x stands what stood at x + offset(x).
+    """Where each place of a deformed scan shows what was elsewhere: at x stands what stood at x +
+    offset(x).
 
     Attributes:
-      offsets_mm: float32 [3, i, j, k], along the array's axes, on a grid from the first voxel's centre to the last one's; linear between.
+      offsets_mm: float32 [3, i, j, k], along the array's axes, on a grid from the first voxel's
+          centre to the last one's; linear between.
       extent_mm: distance of the two along each axis.
     """
 
@@ -36,11 +40,14 @@ class Field:
         )
 
     def steepness(self) -> float:
-        """Returns the largest sum over the axes j of |d offset_i / d x_j|, over all components i and places. Below 1 nothing folds.
+        """Returns the largest sum over the axes j of |d offset_i / d x_j|, over all components i
+        and places. Below 1 nothing folds.
 
-        Within a cell of the grid each derivative is a mean of the differences along the cell's four edges, so their largest bounds it. With row
-        sums below 1, the Jacobian of x + offset(x) is strictly diagonally dominant with a positive diagonal, so that its determinant is
-        positive everywhere; and since the offset is then a contraction in the maximum norm, no two places show the same one.
+        Within a cell of the grid each derivative is a mean of the differences along the cell's four
+        edges, so their largest bounds it. With row sums below 1, the Jacobian of x + offset(x) is
+        strictly diagonally dominant with a positive diagonal, so that its determinant is positive
+        everywhere; and since the offset is then a contraction in the maximum norm, no two places
+        show the same one.
         """
         total = 0.0
         for axis, step in enumerate(self.steps_mm):
@@ -62,9 +69,10 @@ def draw(
 ) -> Field:
     """Returns a random displacement field for a scan.
 
-    Cubic B-splines with independent normal coefficients half of `scale_mm` apart, which gives bumps about `scale_mm` wide and a standard
-    deviation of `deviation_mm` along each axis; tapered to nothing at the scan's faces; and made smaller as a whole where it would be steeper
-    than 0.9 (see `Field.steepness`).
+    Cubic B-splines with independent normal coefficients half of `scale_mm` apart, which gives bumps
+    about `scale_mm` wide and a standard deviation of `deviation_mm` along each axis; tapered to
+    nothing at the scan's faces; and made smaller as a whole where it would be steeper than 0.9 (see
+    `Field.steepness`).
     """
     extent = tuple((n - 1) * s for n, s in zip(shape, spacing_mm, strict=True))
     if min(extent) <= 0:
@@ -98,7 +106,8 @@ def warp(array: np.ndarray, field: Field, *, mask: bool = False) -> np.ndarray:
     Args:
       array: [x, y, z], a CT, or with `mask` bool.
     Returns:
-      A CT by cubic splines, which keep the noise, within the CT's own range, in its type; a mask by linear interpolation, true from 0.5.
+      A CT by cubic splines, which keep the noise, within the CT's own range, in its type; a mask by
+      linear interpolation, true from 0.5.
     """
     source = array.astype(np.float32)
     if not mask:

@@ -1,6 +1,8 @@
-"""Two sites made of a few real CTs of healthy pancreases: deformed copies, at C2 with a tumour painted in, with manifests and splits.
+"""Two sites made of a few real CTs of healthy pancreases: deformed copies, at C2 with a tumour
+painted in, with manifests and splits.
 
-A source is a patient. Its copies are all in training, all in validation or all in test, at both sites, as far as there are enough sources.
+A source is a patient. Its copies are all in training, all in validation or all in test, at both
+sites, as far as there are enough sources.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ _PROCESS_BYTES = 150 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeformedConfig:
-    """Attributes: `counts`, site -> cases for training, validation, test; `seed` decides which source is in which split, and every copy."""
+    """Attributes: `counts`, site -> cases for training, validation, test; `seed` decides which
+    source is in which split, and every copy.
+    """
 
     seed: int
     counts: Mapping[str, tuple[int, int, int]]
@@ -72,8 +76,9 @@ class Copy:
 def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple[str, ...]]]:
     """Returns site -> split -> sources.
 
-    From three sources on, each is in one split only (60/20/20, at least one each). Of two, one is for test and the other for training and
-    validation; one alone is in all. A split with several sources deals them out to the two sites in turn; one source serves both.
+    From three sources on, each is in one split only (60/20/20, at least one each). Of two, one is
+    for test and the other for training and validation; one alone is in all. A split with several
+    sources deals them out to the two sites in turn; one source serves both.
     """
     ids = sorted(source_ids)
     if len(ids) >= 3:
@@ -153,7 +158,9 @@ class Need:
 
 
 def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
-    """Returns what `generate` takes from nothing. Sources whose headers cannot be read count as nothing: `check_sources` refuses them."""
+    """Returns what `generate` takes from nothing. Sources whose headers cannot be read count as
+    nothing: `check_sources` refuses them.
+    """
     voxels = {}
     for case in listed.included:
         found = budget.case_need(case, (3.0, 3.0, 3.0)) if case.label is not None else None
@@ -171,7 +178,8 @@ def check_sources(listed: Manifest, path) -> dict[str, str]:
     """Reads every source once. Returns source -> a remark where there is one to make.
 
     Raises:
-      ValueError: naming the manifest and every source that cannot be used, with the reason and the remedy.
+      ValueError: naming the manifest and every source that cannot be used, with the reason and the
+          remedy.
     """
     problems, remarks = [], {}
     for case in listed.included:
@@ -199,7 +207,8 @@ def check_sources(listed: Manifest, path) -> dict[str, str]:
 def generate(
     listed: Manifest, config: DeformedConfig, folder, *, workers_count: int = 1
 ) -> dict[str, pathlib.Path]:
-    """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json; returns each site's manifest.
+    """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json;
+    returns each site's manifest.
 
     A case that is there already is not made again, so a stopped run goes on where it was.
 
@@ -246,7 +255,8 @@ def generate(
 
 
 def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
-    """Returns CT int16 and labels uint8 of a copy, a function of the source, the seed and the copy's place only.
+    """Returns CT int16 and labels uint8 of a copy, a function of the source, the seed and the
+    copy's place only.
 
     Args:
       ct: of the source, in RAS+ order; organ: bool, on its grid.
@@ -275,7 +285,9 @@ def _make(
 
 
 def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, np.ndarray]:
-    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid. Raises ValueError with the remedy."""
+    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid. Raises
+    ValueError with the remedy.
+    """
     if case.label is None:
         raise ValueError(
             'has no mask; give the file of its organ mask under "label", or leave the case out'
@@ -314,7 +326,9 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
 def _claim(
     listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
 ) -> None:
-    """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has the same sources and settings."""
+    """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has
+    the same sources and settings.
+    """
     wanted = {
         "version": _VERSION,
         "seed": config.seed,

@@ -1,8 +1,9 @@
 """A CT series in DICOM files as one volume.
 
-Slices are sorted by where they lie along their normal, never by file name or instance number, and each is rescaled with its own
-slope and intercept. What cannot be one upright stack of equidistant slices is refused. `dicom_header` reads attributes,
-`dicom_folder` finds the files of a series, `dicom_acquisitions` tells passes of one series apart.
+Slices are sorted by where they lie along their normal, never by file name or instance number, and
+each is rescaled with its own slope and intercept. What cannot be one upright stack of equidistant
+slices is refused. `dicom_header` reads attributes, `dicom_folder` finds the files of a series,
+`dicom_acquisitions` tells passes of one series apart.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class _Stored:
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """One slice: where it lies and how its pixels become HU. `frame` is its number in a multi-frame file."""
+    """One slice: where it lies and how its pixels become HU. `frame` is its number in a multi-frame
+    file.
+    """
 
     stored: _Stored
     frame: int | None
@@ -94,7 +97,9 @@ def require_reader() -> None:
 
 
 def is_series(path: str | os.PathLike) -> bool:
-    """Returns whether a path is read as DICOM: a folder, a zip, or a file that begins as DICOM does or is named so."""
+    """Returns whether a path is read as DICOM: a folder, a zip, or a file that begins as DICOM does
+    or is named so.
+    """
     path = pathlib.Path(path)
     if (
         path.is_dir()
@@ -114,21 +119,26 @@ def read_series(path: str | os.PathLike, series: str | None = None) -> Volume:
     """Reads a CT series.
 
     Args:
-      path: a folder that holds the series in it or in folders below it, a zip of such a folder, or one multi-frame file. Localizers,
-        screenshots, other modalities and files that are not DICOM are left out.
-      series: SeriesInstanceUID or SeriesNumber where there are several, and behind a # the acquisition where the series holds several
-        ("1.2.840...#2", "#2"; "#all" takes them for one).
+      path: a folder that holds the series in it or in folders below it, a zip of such a folder, or
+        one multi-frame file. Localizers, screenshots, other modalities and files that are not DICOM
+        are left out.
+      series: SeriesInstanceUID or SeriesNumber where there are several, and behind a # the
+        acquisition where the series holds several ("1.2.840...#2", "#2"; "#all" takes them for
+        one).
     Returns:
-      HU [x, y, z]: x along a row, y along a column, z along the normal. int16 where every value is a whole number that fits, else
-      float32. Fortran-ordered. Padding is air. `warnings` holds what is unusual.
+      HU [x, y, z]: x along a row, y along a column, z along the normal. int16 where every value is
+      a whole number that fits, else float32. Fortran-ordered. Padding is air. `warnings` holds what
+      is unusual.
     Raises:
-      IntegrityError: naming the folder, or the file and the attribute, for the first rule of groups D and F that is broken.
+      IntegrityError: naming the folder, or the file and the attribute, for the first rule of groups
+          D and F that is broken.
       ValueError: without pydicom.
     """
     with _opened(path, series) as (slices, warnings):
         first, last = slices[0], slices[-1]
         steps = (np.array(last.position) - first.position) / (len(slices) - 1)
-        # of length one: some scanners print cosines with so few digits that a voxel would grow by them
+        # of length one: some scanners print cosines with so few digits that a voxel would grow by
+        # them
         row, column = (
             direction / np.linalg.norm(direction)
             for direction in np.reshape(first.directions, (2, 3))
@@ -144,7 +154,8 @@ def read_series(path: str | os.PathLike, series: str | None = None) -> Volume:
 
 @contextlib.contextmanager
 def slice_files(path: str | os.PathLike, series: str | None = None) -> Iterator[list[pathlib.Path]]:
-    """Yields the file of each slice in the order of z of `read_series`; a multi-frame file stands there once per frame.
+    """Yields the file of each slice in the order of z of `read_series`; a multi-frame file stands
+    there once per frame.
 
     The files of a zip are there until the end of the block. Args, raises: as `read_series`.
     """
@@ -202,8 +213,9 @@ def _stored(header: Header) -> _Stored:
     if not colour:
         raise broken(rules.ATTRIBUTE, path, "has no PhotometricInterpretation")
     if colour == "MONOCHROME1":
-        # By the standard it says how slices are shown, and HU are those of the rescale; SimpleITK and what builds on it invert the values.
-        # Two programs that read one scan as bone and as air are no basis for a label.
+        # By the standard it says how slices are shown, and HU are those of the rescale; SimpleITK
+        # and what builds on it invert the values. Two programs that read one scan as bone and as
+        # air are no basis for a label.
         fix = "export the slices as MONOCHROME2: tools differ in whether they invert the values of such pixels"
         raise broken(
             rules.NOT_GREY, path, "has pixels of MONOCHROME1, to be shown from white to black", fix
@@ -279,7 +291,9 @@ def _frames(header: Header) -> int | None:
 
 
 def _require_whole(stored: _Stored) -> None:
-    """Raises where pixels that lie in the file as they are do not have the length that the header says."""
+    """Raises where pixels that lie in the file as they are do not have the length that the header
+    says.
+    """
     if stored.where.length is None:
         raise broken(
             rules.UNDECODABLE,
@@ -325,7 +339,8 @@ def _slice(
     Args:
       header: of the file.
       own: what belongs to this frame alone.
-      groups: where its attributes are: the header itself, or the frame's and the shared functional groups.
+      groups: where its attributes are: the header itself, or the frame's and the shared functional
+          groups.
     """
     where = groups[0].where
 
@@ -460,7 +475,9 @@ def _sorted(slices: list[_Slice], path: pathlib.Path) -> list[_Slice]:
 
 
 def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
-    """Returns a warning where numbers say that slices did not arrive; positions show only those between others."""
+    """Returns a warning where numbers say that slices did not arrive; positions show only those
+    between others.
+    """
     numbers = sorted({one.instance for one in slices if one.instance is not None})
     if not numbers:
         return []
@@ -468,7 +485,8 @@ def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
         len({one.file for one in slices}),
         "slices" if slices[0].frame is None else "files",
     )
-    # numbers may begin anywhere, as with the second reconstruction of a scan; but only a few above 1 look like a lost beginning
+    # numbers may begin anywhere, as with the second reconstruction of a scan; but only a few above
+    # 1 look like a lost beginning
     begin = 1 if 1 < numbers[0] <= files else numbers[0]
     absent = sorted(set(range(begin, min(numbers[-1] + 1, begin + 100 * files))) - set(numbers))
     expected = max((one.of_acquisition or 0 for one in slices), default=0)
@@ -483,7 +501,9 @@ def _gaps(slices: Sequence[_Slice], path: pathlib.Path) -> list[IntegrityError]:
 
 
 def _require_whole_concatenations(headers: Sequence[Header], path: pathlib.Path) -> None:
-    """Raises where a multi-frame image was written in several files, a concatenation, and not all of them are there."""
+    """Raises where a multi-frame image was written in several files, a concatenation, and not all
+    of them are there.
+    """
     parts: dict[str, set[int]] = defaultdict(set)
     totals: dict[str, int] = {}
     for header in headers:
@@ -548,7 +568,9 @@ def _voxels(slices: Sequence[_Slice]) -> tuple[np.ndarray, list[IntegrityError]]
 
 
 def _padded(pixels: np.ndarray, one: _Slice) -> tuple[np.ndarray | None, int]:
-    """Returns which pixels of a slice are padding, None without any, and how many of them have values of tissue."""
+    """Returns which pixels of a slice are padding, None without any, and how many of them have
+    values of tissue.
+    """
     if one.stored.padding is None:
         return None, 0
     first, last = one.stored.padding
@@ -559,7 +581,8 @@ def _padded(pixels: np.ndarray, one: _Slice) -> tuple[np.ndarray | None, int]:
     low, high = sorted((first * slope + intercept, last * slope + intercept))
     if high <= _PADDING_TISSUE_HU[0] or low >= _PADDING_TISSUE_HU[1]:
         return mask, 0
-    # a value that tissue has too: outside the reconstruction it fills the border, inside the patient it stands alone
+    # a value that tissue has too: outside the reconstruction it fills the border, inside the
+    # patient it stands alone
     parts, _ = scipy.ndimage.label(mask)
     border = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     mask = np.isin(parts, border[border > 0])
@@ -568,7 +591,9 @@ def _padded(pixels: np.ndarray, one: _Slice) -> tuple[np.ndarray | None, int]:
 
 
 def _require_in_range(stored: _Stored, lowest: int, highest: int) -> None:
-    """Raises where pixels do not fit into the bits that the header says: readers differ in what they make of the others."""
+    """Raises where pixels do not fit into the bits that the header says: readers differ in what
+    they make of the others.
+    """
     used = stored.bits[1]
     low, high = (-(2 ** (used - 1)), 2 ** (used - 1) - 1) if stored.signed else (0, 2**used - 1)
     if lowest < low or highest > high:

@@ -1,7 +1,9 @@
-"""Several acquisitions in one series: two phases of contrast, or two passes of the table, under one SeriesInstanceUID.
+"""Several acquisitions in one series: two phases of contrast, or two passes of the table, under one
+SeriesInstanceUID.
 
-Sorted by position their slices interleave, and where they lie half a slice apart the result looks like one even stack. Acquisitions
-that follow each other along the patient, as the blocks of a step-and-shoot scan do, are one stack and are left alone.
+Sorted by position their slices interleave, and where they lie half a slice apart the result looks
+like one even stack. Acquisitions that follow each other along the patient, as the blocks of a
+step-and-shoot scan do, are one stack and are left alone.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def _settings(content: Header, frame: int | None) -> dict[str, str]:
 
 
 def normal_of(directions: Sequence[float]) -> np.ndarray:
-    """Returns the unit vector across slices whose rows and columns run along `directions` (six cosines)."""
+    """Returns the unit vector across slices whose rows and columns run along `directions` (six
+    cosines).
+    """
     row, column = np.reshape(directions, (2, 3))
     normal = np.cross(row, column)
     return normal / np.linalg.norm(normal)
@@ -100,9 +104,11 @@ def choose(path: pathlib.Path, uid: str, slices: list, wanted: str | None) -> li
     Args:
       path: what holds the series, as errors name it.
       slices: of one size, spacing and orientation, with `position`, `directions` and `acquisition`.
-      wanted: which acquisition, `ALL` to take the series for one, None where it should be the only one.
+      wanted: which acquisition, `ALL` to take the series for one, None where it should be the only
+          one.
     Raises:
-      IntegrityError: if there are several that overlap and none is wanted, or the wanted one is not there.
+      IntegrityError: if there are several that overlap and none is wanted, or the wanted one is not
+          there.
     """
     if wanted == ALL:
         return slices
@@ -128,7 +134,9 @@ def choose(path: pathlib.Path, uid: str, slices: list, wanted: str | None) -> li
 
 
 def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
-    """Returns acquisitions that overlap along the patient as indices of slices, {} where there is one, or they follow each other."""
+    """Returns acquisitions that overlap along the patient as indices of slices, {} where there is
+    one, or they follow each other.
+    """
     marks = [one.acquisition for one in slices]
     for groups in (
         _by(mark.number for mark in marks),
@@ -158,7 +166,9 @@ def _numbered(groups: Mapping[str, list[int]]) -> dict[str, list[int]]:
 
 
 def _passes_over_places(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, list[int]]:
-    """Returns the passes of a series whose slices lie at each place equally often, told apart by their numbers."""
+    """Returns the passes of a series whose slices lie at each place equally often, told apart by
+    their numbers.
+    """
     by_height = np.argsort(heights, kind="stable")
     gaps = np.diff(heights[by_height])
     real = gaps[gaps > 1e-3]

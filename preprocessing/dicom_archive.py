@@ -1,7 +1,7 @@
 """A zip of a DICOM series, unpacked into a temporary folder within limits.
 
-No path of the archive becomes a path here: folders get numbers, and so do files unless their own names are plain. Errors speak of files
-by their names in the archive.
+No path of the archive becomes a path here: folders get numbers, and so do files unless their own
+names are plain. Errors speak of files by their names in the archive.
 """
 
 from __future__ import annotations
@@ -50,16 +50,18 @@ def is_archive(path: pathlib.Path) -> bool:
 def unpacked(
     path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES
 ) -> Iterator[pathlib.Path]:
-    """Yields a folder with the archive's files, which goes at the end of the block. Hidden files are left out, folders are kept apart.
+    """Yields a folder with the archive's files, which goes at the end of the block. Hidden files
+    are left out, folders are kept apart.
 
     Errors of the block that name a file in the folder leave it with the file's name in the archive.
 
     Args:
       most_files, most_bytes: what the archive may hold.
     Raises:
-      IntegrityError: rule D16, before anything is written where the archive's list shows it: for a file that is no zip or damaged, more
-        files or bytes than allowed, contents that are packed more densely than scans are, a password, a link, or a name that leads out
-        of the archive or is there twice; F01 if there is no such file.
+      IntegrityError: rule D16, before anything is written where the archive's list shows it: for a
+        file that is no zip or damaged, more files or bytes than allowed, contents that are packed
+        more densely than scans are, a password, a link, or a name that leads out of the archive or
+        is there twice; F01 if there is no such file.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -134,7 +136,9 @@ def _members(
 
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
-    """Returns the folders and the name of a member, None for a name that is no path inside the archive."""
+    """Returns the folders and the name of a member, None for a name that is no path inside the
+    archive.
+    """
     name = info.orig_filename.replace("\\", "/")  # as Windows' own packer wrote them once
     parts = tuple(part for part in name.split("/") if part != ".")
     inside = (

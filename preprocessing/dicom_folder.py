@@ -1,7 +1,7 @@
 """Which files of a folder are the slices of a CT series.
 
-A file that may be a slice and cannot be read refuses the series: a scan without it would look whole. What is certainly something else
-(reports, localizers, text, pictures) is left out.
+A file that may be a slice and cannot be read refuses the series: a scan without it would look
+whole. What is certainly something else (reports, localizers, text, pictures) is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _CT_STORAGE = (
     "1.2.840.10008.5.1.4.1.1.2.1",
     "1.2.840.10008.5.1.4.1.1.2.2",
 )
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
+# and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+\Z")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
@@ -78,8 +79,8 @@ class Series:
 def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Returns the files below a folder that may be DICOM, sorted by name.
 
-    Hidden files and folders (.git, macOS' ._ files) are left out. Links to folders are followed, each folder once. A link to a file that
-    is below the folder by itself is left out.
+    Hidden files and folders (.git, macOS' ._ files) are left out. Links to folders are followed,
+    each folder once. A link to a file that is below the folder by itself is left out.
 
     Raises:
       IntegrityError: naming a folder that cannot be listed.
@@ -118,7 +119,9 @@ def choose(
 
 
 def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the files below a folder as `files_in`, and the links whose target is not there, both sorted by name."""
+    """Returns the files below a folder as `files_in`, and the links whose target is not there, both
+    sorted by name.
+    """
     files, linked, dangling = [], [], []
     for path, link in _entries(folder):
         if not link:
@@ -135,7 +138,9 @@ def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path
 
 
 def may_be_slice(file: pathlib.Path) -> bool:
-    """Returns whether a file is DICOM, or by its name and beginning may be a slice that did not arrive whole."""
+    """Returns whether a file is DICOM, or by its name and beginning may be a slice that did not
+    arrive whole.
+    """
     try:
         start = dicom_header.start_of(file)
     except OSError:
@@ -304,7 +309,9 @@ def _named(series: Iterable[Series], wanted: str) -> list[Series]:
 
 
 def _entries(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Yields every entry below a folder that is not a folder and not hidden, and whether it is a link."""
+    """Yields every entry below a folder that is not a folder and not hidden, and whether it is a
+    link.
+    """
 
     seen: set[str] = set()
     waiting = [folder]
@@ -333,7 +340,9 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
-    """Returns the error for a file that does not begin as DICOM, None where its content shows that it is something else."""
+    """Returns the error for a file that does not begin as DICOM, None where its content shows that
+    it is something else.
+    """
     if not start:
         return broken(rules.UNDECODABLE, file, "is empty")
     for sign, remedy in _POINTERS.items():
@@ -345,7 +354,8 @@ def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
                 remedy.format(path=file),
             )
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
-    # LICENSE is text and thumbs a picture; IM0017 as text is the message of a server that should have sent the slice, as gzip its slice
+    # LICENSE is text and thumbs a picture; IM0017 as text is the message of a server that should
+    # have sent the slice, as gzip its slice
     if not (named or any(character.isdigit() for character in file.name)) and (
         start.startswith(_OTHER_KINDS) or _is_text(start)
     ):

@@ -1,7 +1,9 @@
-"""What a DICOM file says, as numbers and texts. Nothing else looks at the values that pydicom holds.
+"""What a DICOM file says, as numbers and texts. Nothing else looks at the values that pydicom
+holds.
 
-A value is taken from the bytes of its attribute: it is what was asked for (a text, a number, so many numbers), or absent, or the file
-is refused with the attribute's name. pydicom itself would guess, warn, or raise whatever its converters meet.
+A value is taken from the bytes of its attribute: it is what was asked for (a text, a number, so
+many numbers), or absent, or the file is refused with the attribute's name. pydicom itself would
+guess, warn, or raise whatever its converters meet.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ NATIVE = (
 
 @dataclasses.dataclass(frozen=True)
 class PixelData:
-    """Where the pixels of a file are: `start` and `length` in bytes, length None where they are encapsulated."""
+    """Where the pixels of a file are: `start` and `length` in bytes, length None where they are
+    encapsulated.
+    """
 
     tag: int
     start: int
@@ -114,8 +118,8 @@ class PixelData:
 class Header:
     """The attributes of a file, or of an item of a sequence in it.
 
-    Every method raises IntegrityError, rule D12, naming file and attribute, for a value of another kind or number than it returns, and
-    rule D09 for a value that the file's end cuts short.
+    Every method raises IntegrityError, rule D12, naming file and attribute, for a value of another
+    kind or number than it returns, and rule D09 for a value that the file's end cuts short.
 
     Attributes:
       path: the file.
@@ -132,7 +136,9 @@ class Header:
         return self._bytes(name) is not None
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Returns the values of a text attribute without the blanks around them, () where it is absent or empty."""
+        """Returns the values of a text attribute without the blanks around them, () where it is
+        absent or empty.
+        """
         raw = self._bytes(name, _TEXT)
         return (
             ()
@@ -173,7 +179,9 @@ class Header:
         return None if values is None else values[0]
 
     def count(self, name: str) -> int | None:
-        """Returns an attribute that is one whole number written as text, None where it is absent or empty."""
+        """Returns an attribute that is one whole number written as text, None where it is absent or
+        empty.
+        """
         value = self.number(name)
         if value is not None and not value.is_integer():
             self.refuse(name, "expected a whole number")
@@ -202,7 +210,9 @@ class Header:
         return value
 
     def items(self, name: str) -> list[Header]:
-        """Returns the items of a sequence, [] where it is absent or empty. Their `where` is this one's."""
+        """Returns the items of a sequence, [] where it is absent or empty. Their `where` is this
+        one's.
+        """
         tag = _tag(name)
         if tag not in self._dataset:
             return []
@@ -234,8 +244,8 @@ class Header:
         """How the file is encoded; a file without a meta group says it by how it begins.
 
         Raises:
-          IntegrityError: if a meta group does not say it, or says implicit of attributes that are explicit, or the other way round:
-            readers then disagree, or leave the file out.
+          IntegrityError: if a meta group does not say it, or says implicit of attributes that are
+            explicit, or the other way round: readers then disagree, or leave the file out.
         """
         implicit, little = self._dataset.original_encoding
         rows = self._dataset.get_item(_tag("Rows"))  # that an image has
@@ -311,7 +321,9 @@ class Header:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Returns whether a file that starts so is DICOM: with a preamble, or, as many archives write it, without one."""
+    """Returns whether a file that starts so is DICOM: with a preamble, or, as many archives write
+    it, without one.
+    """
     if start[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return True
     if len(start) < 8:
@@ -386,7 +398,9 @@ def _damaged(path: pathlib.Path, what: str) -> IntegrityError:
 
 
 def _are_items(content: bytes) -> bool:
-    """Returns whether the bytes of a sequence are items one after another: readers differ in what they make of others."""
+    """Returns whether the bytes of a sequence are items one after another: readers differ in what
+    they make of others.
+    """
     at = 0
     while at < len(content):
         if content[at : at + 4] == _END:
@@ -401,9 +415,11 @@ def _are_items(content: bytes) -> bool:
 
 
 def require_end(header: Header) -> None:
-    """Raises IntegrityError where the pixels of a file are followed by what is no attribute: some readers leave such a slice out.
+    """Raises IntegrityError where the pixels of a file are followed by what is no attribute: some
+    readers leave such a slice out.
 
-    Zeros may follow. Files whose byte order is another or whose attributes are compressed are not looked at.
+    Zeros may follow. Files whose byte order is another or whose attributes are compressed are not
+    looked at.
     """
     implicit = header.transfer_syntax == _IMPLICIT
     if header.transfer_syntax in OTHER_NATIVE:
@@ -429,7 +445,9 @@ def require_end(header: Header) -> None:
 
 
 def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
-    """Returns whether bytes are attributes in ascending order of their tags, up to zeros at the end."""
+    """Returns whether bytes are attributes in ascending order of their tags, up to zeros at the
+    end.
+    """
     while content.strip(b"\0"):
         if len(content) < 12:
             return False
@@ -450,7 +468,8 @@ def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
 
 
 def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
-    """Returns the pixels of a file as its decoder gives them: [rows, columns], or [frames, rows, columns].
+    """Returns the pixels of a file as its decoder gives them: [rows, columns], or [frames, rows,
+    columns].
 
     Raises:
       IntegrityError: naming a file whose pixels cannot be decoded.
@@ -461,7 +480,8 @@ def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
         return dataset.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # each decoder raises errors of its own kind; a panic of one written in Rust is no Exception
+    # each decoder raises errors of its own kind; a panic of one written in Rust is no Exception
+    except BaseException as error:
         problem = f"its pixels in transfer syntax {transfer_syntax or 'none'} cannot be decoded ({_one_line(error)})"
         raise broken(rules.UNDECODABLE, path, problem) from error
 

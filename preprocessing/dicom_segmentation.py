@@ -1,7 +1,8 @@
-"""A mask as a DICOM segmentation object beside its CT series. The only file that imports highdicom, which the extra `dicom_seg` installs.
+"""A mask as a DICOM segmentation object beside its CT series. The only file that imports highdicom,
+which the extra `dicom_seg` installs.
 
-The object belongs to the study: as DICOM asks, it carries the patient's name and number over from the series. What DICOM lets be
-empty and an exporter left out is empty in the object.
+The object belongs to the study: as DICOM asks, it carries the patient's name and number over from
+the series. What DICOM lets be empty and an exporter left out is empty in the object.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def write(
     model_name: str,
     series: str | None = None,
 ) -> None:
-    """Writes a mask as a DICOM segmentation object, one binary segment for each class that has a voxel.
+    """Writes a mask as a DICOM segmentation object, one binary segment for each class that has a
+    voxel.
 
     Args:
       path: .dcm, there whole or not at all.
@@ -72,9 +74,11 @@ def write(
       folder, series: of the CT that it belongs to, as for `dicom.read_series`.
       model_name: what segmented it.
     Raises:
-      ValueError: without highdicom; if the mask is empty, which a segmentation object cannot be, or not on the series' grid; or if
-        the series is one multi-frame file or holds values that no object may repeat.
-      IntegrityError: as `dicom.read_series`; and rule D12, naming the file, if it lacks what an object of its study must repeat.
+      ValueError: without highdicom; if the mask is empty, which a segmentation object cannot be, or
+        not on the series' grid; or if the series is one multi-frame file or holds values that no
+        object may repeat.
+      IntegrityError: as `dicom.read_series`; and rule D12, naming the file, if it lacks what an
+          object of its study must repeat.
     """
     require_writer()
     with dicom.slice_files(folder, series) as files:

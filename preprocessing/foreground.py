@@ -1,7 +1,8 @@
 """A label map as its foreground alone: the box around it, or its runs along z.
 
-Pancreas and tumour are about one voxel in a hundred. The box makes resampling and storing a label map cheap; the runs name every
-foreground voxel by number, which is all that sampling needs, in a few kilobytes.
+Pancreas and tumour are about one voxel in a hundred. The box makes resampling and storing a label
+map cheap; the runs name every foreground voxel by number, which is all that sampling needs, in a
+few kilobytes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class LabelBox:
         )
 
     def to_ras(self, native: Grid) -> LabelBox:
-        """Returns the box of `geometry.to_ras_order` of this label map, which lies on the grid `native`."""
+        """Returns the box of `geometry.to_ras_order` of this label map, which lies on the grid
+        `native`.
+        """
         turn = geometry.orientation(native.affine)
         shape, start = (
             tuple(values[axis] for axis in turn.axes) for values in (self.shape, self.start)
@@ -60,7 +63,9 @@ class LabelBox:
         return self._turned(shape, start, geometry.to_ras_order(self.voxels, native), turn.flips)
 
     def from_ras(self, native: Grid) -> LabelBox:
-        """Returns the box of `geometry.from_ras` of this label map, which lies on the RAS+ grid of `native`: the way back."""
+        """Returns the box of `geometry.from_ras` of this label map, which lies on the RAS+ grid of
+        `native`: the way back.
+        """
         turn = geometry.orientation(native.affine)
         back = np.argsort(turn.axes)
         shape, start = (tuple(values[axis] for axis in back) for values in (self.shape, self.start))
@@ -114,7 +119,8 @@ class LabelRuns:
 
     Attributes:
       shape: voxels of the whole label map along x, y, z.
-      runs: int32 [n, 3]: flat C-order index of the first voxel, voxels, class; ascending, none overlap.
+      runs: int32 [n, 3]: flat C-order index of the first voxel, voxels, class; ascending, none
+          overlap.
     """
 
     shape: tuple[int, int, int]
@@ -122,7 +128,9 @@ class LabelRuns:
 
     @functools.cached_property
     def box(self) -> tuple[slice, slice, slice]:
-        """The smallest box that holds all foreground, along x, y, z; without foreground one with no voxel."""
+        """The smallest box that holds all foreground, along x, y, z; without foreground one with no
+        voxel.
+        """
         if not len(self.runs):
             return (slice(0, 0),) * 3
         x, y, z = np.unravel_index(self.runs[:, 0], self.shape)
@@ -138,7 +146,9 @@ class LabelRuns:
         return int(ends[-1]) if len(ends) else 0
 
     def voxel(self, number: int, class_: int | None = None) -> int:
-        """Returns the flat C-order index of a class's `number`-th voxel, counted from 0 in ascending order; without a class, of any above 0."""
+        """Returns the flat C-order index of a class's `number`-th voxel, counted from 0 in
+        ascending order; without a class, of any above 0.
+        """
         starts, ends, lengths = self._places(class_)
         run = int(np.searchsorted(ends, number, side="right"))
         return int(starts[run]) + number - int(ends[run] - lengths[run])

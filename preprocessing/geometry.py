@@ -1,7 +1,8 @@
-"""Orientation: array axes brought to right-anterior-superior and back, by permutation and flips only.
+"""Orientation: array axes brought to right-anterior-superior and back, by permutation and flips
+only.
 
-No voxel value changes and the way back is exact. An oblique scan stays as oblique as it is: its axes are named after the patient
-axis they run closest to.
+No voxel value changes and the way back is exact. An oblique scan stays as oblique as it is: its
+axes are named after the patient axis they run closest to.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Orientation:
 def orientation(affine: np.ndarray) -> Orientation:
     """Returns the permutation and flips that bring an affine closest to RAS+.
 
-    Of the six assignments of array axes to patient axes it is the one with the largest sum of absolute direction cosines; of equal
-    ones (an axis at 45 degrees) the one that leaves the earliest axes in place.
+    Of the six assignments of array axes to patient axes it is the one with the largest sum of
+    absolute direction cosines; of equal ones (an axis at 45 degrees) the one that leaves the
+    earliest axes in place.
 
     Raises:
       ValueError: if an axis has no direction.
@@ -55,7 +57,8 @@ def orientation(affine: np.ndarray) -> Orientation:
 
 
 def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns the affine of a volume of which only the directions of its axes are known; its middle lies at the origin.
+    """Returns the affine of a volume of which only the directions of its axes are known; its middle
+    lies at the origin.
 
     Args:
       axes: where each array axis runs, e.g. "LPS": towards the left, towards the back, upwards.
@@ -86,9 +89,11 @@ def require_axes(axes: str) -> None:
 
 
 def at_place_of(volume: Volume, other: Volume) -> Volume:
-    """Returns `volume` where `other` lies if one of the two has no place of its own, its own axes kept; else as it is.
+    """Returns `volume` where `other` lies if one of the two has no place of its own, its own axes
+    kept; else as it is.
 
-    Two volumes of one patient are meant, e.g. a scan and its label. Where shape or spacing differ they stay apart.
+    Two volumes of one patient are meant, e.g. a scan and its label. Where shape or spacing differ
+    they stay apart.
     """
     own, there = ras_grid(volume.grid), ras_grid(other.grid)
     if (
@@ -104,7 +109,9 @@ def at_place_of(volume: Volume, other: Volume) -> Volume:
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Returns the volume in RAS+ order, a view of the same voxels, with the affine that keeps each at its place."""
+    """Returns the volume in RAS+ order, a view of the same voxels, with the affine that keeps each
+    at its place.
+    """
     return Volume(
         to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed
     )
@@ -130,7 +137,9 @@ def to_ras_order(array: np.ndarray, native: Grid) -> np.ndarray:
 
 
 def from_ras(array: np.ndarray, native: Grid) -> np.ndarray:
-    """Returns an array in RAS+ order in the order of the native grid: a view, the way back from `to_ras`."""
+    """Returns an array in RAS+ order in the order of the native grid: a view, the way back from
+    `to_ras`.
+    """
     turn = orientation(native.affine)
     return _flipped(array, turn.flips).transpose(np.argsort(turn.axes))
 
@@ -138,7 +147,8 @@ def from_ras(array: np.ndarray, native: Grid) -> np.ndarray:
 def corner_displacement_mm(one: Grid, other: Grid) -> float:
     """Returns the largest distance between the same corner voxel of two grids of one shape, in mm.
 
-    One number for a shift, a rotation or another spacing: no voxel lies further from where the other grid has it.
+    One number for a shift, a rotation or another spacing: no voxel lies further from where the
+    other grid has it.
     """
     corners = np.array(
         [[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in one.shape))]

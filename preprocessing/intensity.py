@@ -28,9 +28,10 @@ def window(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarr
 def window_float16(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarray:
     """Returns `window(hu)` rounded to float16, in half the time.
 
-    NumPy turns float32 into float16 one value at a time. Here whole registers are turned: the division scales by 2**-112 as well, which
-    gives the number the exponent bits of a float16, so that its upper bits, rounded half to even, are the float16. Below 2**-14 a value
-    is rounded twice and may differ from NumPy's by 6e-8.
+    NumPy turns float32 into float16 one value at a time. Here whole registers are turned: the
+    division scales by 2**-112 as well, which gives the number the exponent bits of a float16, so
+    that its upper bits, rounded half to even, are the float16. Below 2**-14 a value is rounded
+    twice and may differ from NumPy's by 6e-8.
 
     Args, Raises: as `window`.
     """

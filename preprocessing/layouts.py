@@ -15,15 +15,18 @@ _CHANNEL = "_0000"  # nnU-Net's name of the first channel
 def scans_in(
     path: pathlib.Path, *, leave_out: str | os.PathLike | None = None
 ) -> list[pathlib.Path]:
-    """Returns the scans that a path stands for: those in a folder of scans; for anything else, as a file or a DICOM series, the path itself.
+    """Returns the scans that a path stands for: those in a folder of scans; for anything else, as a
+    file or a DICOM series, the path itself.
 
-    A folder of scans holds NIfTI files, zips and folders. Files of other kinds in it (text, Thumbs.db) are left out; a link whose
-    target is not there counts as the scan that it should be. A folder with DICOM files is a series.
+    A folder of scans holds NIfTI files, zips and folders. Files of other kinds in it (text,
+    Thumbs.db) are left out; a link whose target is not there counts as the scan that it should be.
+    A folder with DICOM files is a series.
 
     Args:
       leave_out: a folder of masks that an earlier run may have put there.
     Raises:
-      ValueError: if a folder holds NIfTI files and, loose beside them, DICOM files, of which no scan would be made.
+      ValueError: if a folder holds NIfTI files and, loose beside them, DICOM files, of which no
+          scan would be made.
     """
     if not path.is_dir():
         return [path]
@@ -54,12 +57,15 @@ def scans_in(
 
 
 def nifti_pairs(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[str]]:
-    """Pairs NIfTI files of two folders by name; nnU-Net's `_0000` behind an image's name is ignored.
+    """Pairs NIfTI files of two folders by name; nnU-Net's `_0000` behind an image's name is
+    ignored.
 
-    Names may hold blanks, umlauts in either form of Unicode, and suffixes in capitals; see `names.case_ids` for the cases' ids.
+    Names may hold blanks, umlauts in either form of Unicode, and suffixes in capitals; see
+    `names.case_ids` for the cases' ids.
 
     Returns:
-      The cases, sorted by name; and the names of labels that have no image. An image without label is a case without label.
+      The cases, sorted by name; and the names of labels that have no image. An image without label
+      is a case without label.
     Raises:
       ValueError: if there is no image, or two files of one folder have one name.
     """
@@ -69,9 +75,11 @@ def nifti_pairs(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case],
 
 
 def dicom_folders(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[str]]:
-    """Pairs each folder in `images` (one case, its series somewhere below), or zip of one, with the NIfTI file of its name in `labels`.
+    """Pairs each folder in `images` (one case, its series somewhere below), or zip of one, with the
+    NIfTI file of its name in `labels`.
 
-    A link whose target is not there is a case too: it is refused when it is read, and not forgotten.
+    A link whose target is not there is a case too: it is refused when it is read, and not
+    forgotten.
 
     Returns, raises: as `nifti_pairs`.
     """

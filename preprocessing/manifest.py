@@ -1,4 +1,6 @@
-"""The list of a site's cases: our own JSON, or the dataset.json of the Medical Segmentation Decathlon (MSD) as it is."""
+"""The list of a site's cases: our own JSON, or the dataset.json of the Medical Segmentation
+Decathlon (MSD) as it is.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,11 @@ class Case:
       image: a NIfTI file; or a DICOM series: its folder, a zip of it, or one multi-frame file.
       label: a NIfTI file; None for a scan that nobody has drawn.
       series: which DICOM series, where there are several: see `dicom.read_series`.
-      label_turn: how the label's voxels are turned onto the image's, whatever the label's header says, e.g. "+x-y+z"; None: as
-        the headers say.
+      label_turn: how the label's voxels are turned onto the image's, whatever the label's header
+        says, e.g. "+x-y+z"; None: as the headers say.
       accept: ids of rules that this case may break, since somebody has looked.
-      orientation: where the array's axes run in those of its NIfTI files whose header does not say it, e.g. "LPS"; see `nifti.read_ct`.
+      orientation: where the array's axes run in those of its NIfTI files whose header does not say
+          it, e.g. "LPS"; see `nifti.read_ct`.
     """
 
     case_id: str
@@ -100,9 +103,11 @@ class Manifest:
       site: name of the site, e.g. "C1".
       cases: all cases; none twice.
       description: free text.
-      label_values: for label files with other values than 0, 1, 2: file value -> class. Every other value is background.
+      label_values: for label files with other values than 0, 1, 2: file value -> class. Every other
+          value is background.
       excluded: ids of cases that are listed but not to be used.
-      declared: what the site says about each class of its labels, see `declared_labels`; None where it says nothing.
+      declared: what the site says about each class of its labels, see `declared_labels`; None where
+          it says nothing.
     """
 
     site: str
@@ -166,13 +171,17 @@ def read(
     """Reads a manifest.
 
     Args:
-      path: our own JSON, `{"site", "description", "cases": [{"case_id", "image", "label"}]}` with optional `label_values`
-        (`{"7": 1}`), `excluded` (`["case_0007"]`) and `declared_labels` (`{"pancreas": "complete", "tumour": "absent"}`), and for a case `series`, `label_turn`, `accept` and `orientation`; or the
-        dataset.json of MSD or of nnU-Net. Relative paths start at the file's folder.
-      site: takes the place of the site's name in the file; a dataset.json gives the dataset's name otherwise.
+      path: our own JSON, `{"site", "description", "cases": [{"case_id", "image", "label"}]}` with
+        optional `label_values` (`{"7": 1}`), `excluded` (`["case_0007"]`) and `declared_labels`
+        (`{"pancreas": "complete", "tumour": "absent"}`), and for a case `series`, `label_turn`,
+        `accept` and `orientation`; or the dataset.json of MSD or of nnU-Net. Relative paths start
+        at the file's folder.
+      site: takes the place of the site's name in the file; a dataset.json gives the dataset's name
+          otherwise.
       orientation: of every case that does not give its own.
     Raises:
-      IntegrityError: naming the file and a rule of group M, if it is missing, no JSON, lacks a key, lists no case or one twice.
+      IntegrityError: naming the file and a rule of group M, if it is missing, no JSON, lacks a key,
+          lists no case or one twice.
     """
     path = pathlib.Path(path)
     try:
@@ -214,9 +223,11 @@ def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> 
 
 
 def write(path: str | os.PathLike, manifest: Manifest) -> None:
-    """Writes our own JSON, with paths relative to its folder, so that folder and manifest can be moved together.
+    """Writes our own JSON, with paths relative to its folder, so that folder and manifest can be
+    moved together.
 
-    A scan that is a link, as in a DataLad dataset, stands there by its own name and not by its target's.
+    A scan that is a link, as in a DataLad dataset, stands there by its own name and not by its
+    target's.
     """
     folder = pathlib.Path(path).resolve().parent
 
@@ -301,7 +312,8 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     pairs = []
     for key in ("training", "test"):
         for entry in _list(value, key) if key in value else []:
-            # scans without label are plain strings there; a training entry without one is a misspelt key
+            # scans without label are plain strings there; a training entry without one is a
+            # misspelt key
             pair = (
                 {"image": entry, "label": None}
                 if key == "test" and isinstance(entry, str)
@@ -333,7 +345,9 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
 
 
 def _drawn(labels: Any) -> dict[str, str] | None:
-    """Returns the declaration of a dataset.json of MSD: both classes are drawn where it names a pancreas and a tumour, else None."""
+    """Returns the declaration of a dataset.json of MSD: both classes are drawn where it names a
+    pancreas and a tumour, else None.
+    """
     if not isinstance(labels, dict):
         return None
     named = {str(name).lower() for name in labels.values()} | {str(name).lower() for name in labels}
@@ -342,7 +356,9 @@ def _drawn(labels: Any) -> dict[str, str] | None:
 
 
 def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
-    """nnU-Net's raw data: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, imagesTs without labels; or `dataset`, which lists them."""
+    """nnU-Net's raw data: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, imagesTs without
+    labels; or `dataset`, which lists them.
+    """
     ending = value["file_ending"]
     if not isinstance(ending, str) or ending.lower() not in (".nii", ".nii.gz"):
         raise _Problem(
@@ -389,7 +405,8 @@ def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Ma
 
 
 def _nnunet_values(labels: Any) -> dict[int, int] | None:
-    """Returns which value of nnU-Net's labels, name -> value or, for regions, values, is which class; None where they are our own.
+    """Returns which value of nnU-Net's labels, name -> value or, for regions, values, is which
+    class; None where they are our own.
 
     Raises:
       _Problem: unless there are a pancreas and at most one tumour, under names that leave no doubt.
@@ -446,7 +463,9 @@ def _nnunet_values(labels: Any) -> dict[int, int] | None:
 
 
 def _require_pancreas(labels: Any) -> None:
-    """Refuses the dataset.json of another organ: its 1 and 2 would be taken for pancreas and tumour."""
+    """Refuses the dataset.json of another organ: its 1 and 2 would be taken for pancreas and
+    tumour.
+    """
     if not isinstance(labels, dict):
         return
     # {"1": "pancreas"} at the decathlon, {"pancreas": 1} at nnU-Net

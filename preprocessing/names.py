@@ -16,22 +16,28 @@ CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
-    """Returns whether a file is named as a NIfTI file. macOS writes a ._ file beside each file of an archive; it holds no scan."""
+    """Returns whether a file is named as a NIfTI file. macOS writes a ._ file beside each file of
+    an archive; it holds no scan.
+    """
     name = pathlib.Path(path).name
     return _NIFTI.search(name) is not None and not name.startswith(".")
 
 
 def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the NIfTI files of a folder, sorted by name. Raises ValueError if there is no such folder."""
+    """Returns the NIfTI files of a folder, sorted by name. Raises ValueError if there is no such
+    folder.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; correct the path")
     return sorted(path for path in folder.iterdir() if is_nifti(path))
 
 
 def stem(path: str | os.PathLike) -> str:
-    """Returns the name of a scan without .nii, .nii.gz, .zip, .dcm; of a folder its name, also of one that is given as "." or "..".
+    """Returns the name of a scan without .nii, .nii.gz, .zip, .dcm; of a folder its name, also of
+    one that is given as "." or "..".
 
-    A name is one text however its umlauts are stored (macOS takes them apart), so that equal names compare as equal.
+    A name is one text however its umlauts are stored (macOS takes them apart), so that equal names
+    compare as equal.
     """
     name = pathlib.Path(path).name
     if name in ("", ".", ".."):
@@ -57,10 +63,11 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
 
 
 def case_ids(names: Iterable[str]) -> Mapping[str, str]:
-    """Returns name -> case id: the name itself where it is one, else what is left of it in letters, digits, '.', '_' and '-'.
+    """Returns name -> case id: the name itself where it is one, else what is left of it in letters,
+    digits, '.', '_' and '-'.
 
-    Where letters are lost (Cyrillic ones, say), or two names would become one id, a digest of the name follows, so that an id depends
-    on no other name than those that resemble it.
+    Where letters are lost (Cyrillic ones, say), or two names would become one id, a digest of the
+    name follows, so that an id depends on no other name than those that resemble it.
     """
     names = list(names)
     ids = {name: name if CASE_ID.match(name) else _readable(name) for name in names}

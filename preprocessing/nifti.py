@@ -1,7 +1,7 @@
 """NIfTI files in and out. The only file that imports nibabel, and that for headers only.
 
-Reading is one decompression, block by block into the array of the voxels: it keeps the file's order (x fastest), so nothing is
-transposed, and a value is converted once.
+Reading is one decompression, block by block into the array of the voxels: it keeps the file's order
+(x fastest), so nothing is transposed, and a value is converted once.
 """
 
 from __future__ import annotations
@@ -56,14 +56,16 @@ def read_ct(path: str | os.PathLike, orientation: str | None = None) -> Volume:
 
     Args:
       path: a .nii or .nii.gz file, recognised by its content.
-      orientation: where the array's axes run in a file whose header gives no orientation (sform and qform code 0), e.g. "LPS": the
-        first axis towards the left, the second backwards, the third upwards. A header that gives one is believed.
+      orientation: where the array's axes run in a file whose header gives no orientation (sform and
+        qform code 0), e.g. "LPS": the first axis towards the left, the second backwards, the third
+        upwards. A header that gives one is believed.
     Returns:
-      HU [x, y, z] in the file's axis order, slope and intercept applied: int16 as stored, read-only, where the file
-      holds HU as int16, else float32.
+      HU [x, y, z] in the file's axis order, slope and intercept applied: int16 as stored,
+      read-only, where the file holds HU as int16, else float32.
     Raises:
-      IntegrityError: one message with the file and the remedy, if it is missing, truncated or corrupt, not three-dimensional, has
-        NaN or infinite voxels, or a header that places no voxel or each at two places, or gives no orientation.
+      IntegrityError: one message with the file and the remedy, if it is missing, truncated or
+        corrupt, not three-dimensional, has NaN or infinite voxels, or a header that places no voxel
+        or each at two places, or gives no orientation.
     """
     header, stored = _read(path)
     affine, (slope, intercept) = _affine(path, header, orientation), _scaling(path, header)
@@ -92,13 +94,16 @@ def read_labels(
 
     Args:
       path: a .nii or .nii.gz file of any real data type.
-      values: for a map with other values, which of them is which class, e.g. `{7: 1}`; every other value becomes background.
-      ignore_place: where the header is known to place the voxels wrongly: it may say anything, the affine is the identity.
+      values: for a map with other values, which of them is which class, e.g. `{7: 1}`; every other
+          value becomes background.
+      ignore_place: where the header is known to place the voxels wrongly: it may say anything, the
+          affine is the identity.
       orientation: as for `read_ct`.
     Returns:
       uint8 [x, y, z] in the file's axis order; read-only where the file holds uint8.
     Raises:
-      IntegrityError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0, 1 or 2, or if the file holds a CT.
+      IntegrityError: as `read_ct`; and if a voxel is no whole number, or, without `values`, not 0,
+          1 or 2, or if the file holds a CT.
     """
     header, stored = _read(path)
     affine = np.eye(4) if ignore_place else _affine(path, header, orientation, _LABEL_FORM_FIX)
@@ -143,7 +148,8 @@ def write_volume(path: str | os.PathLike, volume: Volume, *, compress_level: int
     Args:
       compress_level: 0 to 3 (ISA-L's levels); ignored for a path without .gz.
     Raises:
-      ValueError: for another dtype, a path that is no .nii or .nii.gz, or an axis of more than 32767 voxels.
+      ValueError: for another dtype, a path that is no .nii or .nii.gz, or an axis of more than
+          32767 voxels.
     """
     if volume.array.dtype not in (np.uint8, np.int16, np.float32):
         raise ValueError(
@@ -170,7 +176,8 @@ def write_labels_like(
     *,
     compress_level: int = 1,
 ) -> None:
-    """Writes a mask on the grid of a scan: sform, qform, pixdim and units stay bit for bit those of the scan.
+    """Writes a mask on the grid of a scan: sform, qform, pixdim and units stay bit for bit those of
+    the scan.
 
     Free text and header extensions of the scan, which may name a patient, are left out.
 
@@ -178,7 +185,8 @@ def write_labels_like(
       mask: uint8 [x, y, z] in the scan's own axis order.
       reference_path: the scan.
     Raises:
-      ValueError: if the mask is no uint8 or has another shape than the scan, or the scan's header cannot be read.
+      ValueError: if the mask is no uint8 or has another shape than the scan, or the scan's header
+          cannot be read.
     """
     reference = read_header(reference_path)
     shape = _shape(reference_path, reference)
@@ -210,7 +218,8 @@ def read_header(path: str | os.PathLike) -> nibabel.Nifti1Header:
 def stored_form(
     path: str | os.PathLike, *, ignore_place: bool = False, orientation: str | None = None
 ) -> tuple[Grid, np.dtype, bool]:
-    """Returns what the header alone says: the grid, the voxels' data type, and whether a slope or intercept applies.
+    """Returns what the header alone says: the grid, the voxels' data type, and whether a slope or
+    intercept applies.
 
     Args, raises: as `read_labels`.
     """
@@ -221,7 +230,9 @@ def stored_form(
 
 
 def holds_its_voxels(path: str | os.PathLike) -> bool:
-    """Returns whether a file is as long as its header says; a compressed one is decompressed to its end. Raises as `read_ct`."""
+    """Returns whether a file is as long as its header says; a compressed one is decompressed to its
+    end. Raises as `read_ct`.
+    """
     header = read_header(path)
     size = math.prod(_shape(path, header)) * _data_type(path, header).itemsize
     expected, held = _voxel_offset(path, header) + size, 0
@@ -266,10 +277,12 @@ def _read(path: str | os.PathLike) -> tuple[nibabel.Nifti1Header, np.ndarray]:
 def _voxels(
     stream: BinaryIO, start: bytes, offset: int, size: int, most: int
 ) -> tuple[np.ndarray, int]:
-    """Reads the bytes from `offset` on, `start` being those already read, and returns room for `size` of them and how many there were.
+    """Reads the bytes from `offset` on, `start` being those already read, and returns room for
+    `size` of them and how many there were.
 
-    They go where they stay, in blocks that the processor's cache holds, so that neither the file nor a growing buffer is in memory beside
-    them. A header that declares more than `most` bytes gets no room.
+    They go where they stay, in blocks that the processor's cache holds, so that neither the file
+    nor a growing buffer is in memory beside them. A header that declares more than `most` bytes
+    gets no room.
     """
     content = np.empty(size if size <= most else 0, dtype=np.uint8)
     skipped, block, held = 0, start, 0
@@ -408,10 +421,12 @@ def _affine(
 
 
 def _qform(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.ndarray:
-    """Returns the affine of the qform, read as the standard's own library reads it where nibabel refuses what is only rounded.
+    """Returns the affine of the qform, read as the standard's own library reads it where nibabel
+    refuses what is only rounded.
 
     Raises:
-      IntegrityError: if the quaternion is no rotation, a spacing is negative, or pixdim[0] is not 1, -1 or 0, which stands for 1.
+      IntegrityError: if the quaternion is no rotation, a spacing is negative, or pixdim[0] is not
+          1, -1 or 0, which stands for 1.
     """
     quaternion = np.array([float(header[f"quatern_{name}"]) for name in "bcd"])
     length, handedness = float(np.linalg.norm(quaternion)), float(header["pixdim"][0])
@@ -433,7 +448,9 @@ def _qform(path: str | os.PathLike, header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def _require_one_place(path: str | os.PathLike, header: nibabel.Nifti1Header, grid: Grid) -> None:
-    """Compares the sform, which counts, with what other software may read instead: the qform, or else pixdim."""
+    """Compares the sform, which counts, with what other software may read instead: the qform, or
+    else pixdim.
+    """
     if int(header["sform_code"]) <= 0:
         return
     tolerance = rules.MISPLACED_VOXELS * min(grid.spacing_mm)
@@ -519,7 +536,8 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> rules.IntegrityErr
 
 
 def _end_of_members(path: str | os.PathLike) -> int | None:
-    """Returns where the whole members of a gzip file end and something else begins; None where its last member is cut short.
+    """Returns where the whole members of a gzip file end and something else begins; None where its
+    last member is cut short.
 
     Padding with zeros and further members are part of a gzip file, anything else is not.
     """

@@ -1,8 +1,10 @@
-"""NIH Pancreas-CT (The Cancer Imaging Archive) as it is downloaded: a tree of DICOM series, and a folder of NIfTI labels.
+"""NIH Pancreas-CT (The Cancer Imaging Archive) as it is downloaded: a tree of DICOM series, and a
+folder of NIfTI labels.
 
-Two traps are in it. Cases 25 and 70 are case 2 again, cropped differently; version 2 of the collection removed them, older copies
-and lists still have them. And the labels' headers do not say where they lie on the scans: against the DICOM geometry their axes are
-reversed, and not in every copy the same ones. So a label's header is not used; how it must be turned is found from the voxels.
+Two traps are in it. Cases 25 and 70 are case 2 again, cropped differently; version 2 of the
+collection removed them, older copies and lists still have them. And the labels' headers do not say
+where they lie on the scans: against the DICOM geometry their axes are reversed, and not in every
+copy the same ones. So a label's header is not used; how it must be turned is found from the voxels.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _LEAST_FIT, _LEAST_LEAD = 0.5, 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A case whose label was compared with its scan: how it was turned, or why it could not be told.
+    """A case whose label was compared with its scan: how it was turned, or why it could not be
+    told.
 
     Attributes:
       fit, runner_up: how well the label fits turned so, and turned the second best way.
@@ -44,7 +47,8 @@ class Placed:
 
 
 def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:
-    """Returns the cases that have a folder PANCREAS_00NN, without 25 and 70, by number; a case without label file has none.
+    """Returns the cases that have a folder PANCREAS_00NN, without 25 and 70, by number; a case
+    without label file has none.
 
     Raises:
       ValueError: if there is none, or two of one number.
@@ -65,7 +69,9 @@ def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:
 
 
 def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields what lies below a folder, without what is hidden (.git with an annex, ._ files of macOS)."""
+    """Yields what lies below a folder, without what is hidden (.git with an annex, ._ files of
+    macOS).
+    """
     found = sorted(folder.rglob("*"))
     yield from (
         path
@@ -87,7 +93,9 @@ def _numbered(paths: Iterable[pathlib.Path]) -> dict[int, pathlib.Path]:
 
 
 def place_labels(cases: Sequence[Case], *, workers: int = 1) -> list[Placed]:
-    """Finds for each case with a label how it is turned onto its scan, in the order given; a bad case stops no other."""
+    """Finds for each case with a label how it is turned onto its scan, in the order given; a bad
+    case stops no other.
+    """
     dicom.require_reader()
     labelled = [case for case in cases if case.label is not None]
     with progress.bar(
@@ -98,9 +106,11 @@ def place_labels(cases: Sequence[Case], *, workers: int = 1) -> list[Placed]:
 
 
 def turn_of(image: Volume, label: Volume) -> tuple[str, float, float]:
-    """Returns how a label's array must be turned to lie on its scan, how well it fits then, and how well turned the second best way.
+    """Returns how a label's array must be turned to lie on its scan, how well it fits then, and how
+    well turned the second best way.
 
-    All 16 ways are tried that keep slices slices: x and y exchanged or not, each axis reversed or not. See `sources.turned`.
+    All 16 ways are tried that keep slices slices: x and y exchanged or not, each axis reversed or
+    not. See `sources.turned`.
 
     Raises:
       ValueError: if the label has other voxels than the scan, or too few labelled ones to tell.

@@ -1,6 +1,8 @@
-"""Which patch is step s, slot i: a function of (seed, step, slot) and nothing that was drawn before.
+"""Which patch is step s, slot i: a function of (seed, step, slot) and nothing that was drawn
+before.
 
-A resumed run, a prefetching pipeline and another machine see the same patches, and a checkpoint has to keep only the step.
+A resumed run, a prefetching pipeline and another machine see the same patches, and a checkpoint has
+to keep only the step.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class PatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One patch: which case, which voxel is its centre, whether that is a foreground voxel, and whether it was drawn among the tumour's."""
+    """One patch: which case, which voxel is its centre, whether that is a foreground voxel, and
+    whether it was drawn among the tumour's.
+    """
 
     case: int
     centre: tuple[int, int, int]
@@ -77,11 +81,13 @@ class Choice:
 class PatchSampler:
     """Draws patches from cases.
 
-    The patches of all steps form one sequence, position = step * batch_size + slot. Each run of cases * patches_per_case positions
-    is an epoch: a seeded permutation in which every case comes exactly patches_per_case times. Foreground and background centres
-    alternate along the sequence, so their ratio is exact, not expected. Every voxel can be a centre: a foreground centre is
-    uniform over the voxels above 0, a background centre over the voxels that are 0, and what hangs over the border is filled.
-    A case without foreground gives background patches only, one without tumour foreground patches in the place of tumour ones.
+    The patches of all steps form one sequence, position = step * batch_size + slot. Each run of
+    cases * patches_per_case positions is an epoch: a seeded permutation in which every case comes
+    exactly patches_per_case times. Foreground and background centres alternate along the sequence,
+    so their ratio is exact, not expected. Every voxel can be a centre: a foreground centre is
+    uniform over the voxels above 0, a background centre over the voxels that are 0, and what hangs
+    over the border is filled. A case without foreground gives background patches only, one without
+    tumour foreground patches in the place of tumour ones.
 
     Raises:
       ValueError: without a case, or for a case without any background voxel.
@@ -114,7 +120,9 @@ class PatchSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that show every case at least patches_per_case times; exactly so where the batch size divides an epoch."""
+        """Steps that show every case at least patches_per_case times; exactly so where the batch
+        size divides an epoch.
+        """
         return -(-self.patches_per_epoch // self._config.batch_size)
 
     def choose(self, step: int, slot: int) -> Choice:
@@ -148,8 +156,8 @@ class PatchSampler:
         """Returns the patches of a step.
 
         Returns:
-          image float16 [batch, x, y, z, 1], -1 outside the volume; label uint8 [batch, x, y, z], 0 there; sample_seed
-          int32 [batch, 2], for whatever else is random about a sample.
+          image float16 [batch, x, y, z, 1], -1 outside the volume; label uint8 [batch, x, y, z], 0
+          there; sample_seed int32 [batch, 2], for whatever else is random about a sample.
         """
         size, batch_size = self._config.size, self._config.batch_size
         # TensorFlow takes aligned arrays over without copying them
@@ -183,8 +191,9 @@ class PatchSampler:
         ) % len(self._cases)
 
     def _background_centre(self, case: int, rng: np.random.Generator) -> int:
-        # Rejection: uniform over the voxels that are 0 without a list of them, which would be as large as the volume.
-        # Foreground is about one voxel in a hundred, so one draw nearly always does.
+        # Rejection: uniform over the voxels that are 0 without a list of them, which would be as
+        # large as the volume. Foreground is about one voxel in a hundred, so one draw nearly always
+        # does.
         runs, voxels = self._runs[case], math.prod(self._shapes[case])
         while (flat := int(rng.integers(voxels))) in runs:
             pass
@@ -213,7 +222,8 @@ def cut(
     The centre is voxel `size // 2` of the patch along each axis.
 
     Args:
-      within: of the volume, a box outside of which all is `fill` and need not be read; None is the whole volume.
+      within: of the volume, a box outside of which all is `fill` and need not be read; None is the
+          whole volume.
     """
     source, target = [], out
     for middle, size, box in zip(

@@ -1,7 +1,7 @@
 """The preparation of a cohort: manifest -> RAS+ -> isotropic -> HU window -> case store.
 
-Can be stopped anywhere and run again: a case that is done with the same files and settings is not done again. A bad case never
-stops the others.
+Can be stopped anywhere and run again: a case that is done with the same files and settings is not
+done again. A bad case never stops the others.
 """
 
 from __future__ import annotations
@@ -52,17 +52,20 @@ def prepare(
     Args:
       root: folder of the store; made if it is missing, continued if it is there.
       target_mm: spacing of the training grid, x, y, z.
-      window_hu: HU that become -1 and 1.
-      split_seed, split_counts, split_ratio: see `splits.split_cases`; the split is over the cases that pass.
+      window_hu: HU that become -1 and 1. split_seed, split_counts, split_ratio: see
+      `splits.split_cases`; the split is over the cases that pass.
       split_lists: who is in which split, in place of a drawn one, see `splits.listed_split`.
-      workers: cases at the same time, each in its own process; 0 for one a processor. Calling scripts need the usual
-        `if __name__ == "__main__"`.
-      memory_bytes: limit of all processes together, which cases wait for; by default four fifths of the memory that is free now.
-      strict: end with an error when a case is refused. The others are prepared either way, so a second run finds them done.
+      workers: cases at the same time, each in its own process; 0 for one a processor. Calling
+        scripts need the usual `if __name__ == "__main__"`.
+      memory_bytes: limit of all processes together, which cases wait for; by default four fifths of
+          the memory that is free now.
+      strict: end with an error when a case is refused. The others are prepared either way, so a
+          second run finds them done.
     Raises:
-      ValueError: if no case is left, the split does not fit, or, when strict, a case was refused: all of them are named, and
-        listed in `<root>/rejected.json`, which is written as cases end. No index is written then, so the store cannot be opened half
-        made. Also if the store cannot be written: with the file, what is needed and free, and what stays.
+      ValueError: if no case is left, the split does not fit, or, when strict, a case was refused:
+        all of them are named, and listed in `<root>/rejected.json`, which is written as cases end.
+        No index is written then, so the store cannot be opened half made. Also if the store cannot
+        be written: with the file, what is needed and free, and what stays.
     """
     root = pathlib.Path(root)
     settings = _settings(target_mm, window_hu, manifest.label_values)
@@ -125,7 +128,8 @@ def prepare(
                 )
             ) from error
     for case in cases:
-        # From the prepared cases, and for each of them: an earlier run may have prepared it under another declaration.
+        # From the prepared cases, and for each of them: an earlier run may have prepared it under
+        # another declaration.
         shown = case.case_id in made_of and declared_labels.contradicted(
             manifest.declared, case_store.label_values(root, case.case_id)
         )
@@ -176,9 +180,11 @@ def plan(
     workers: int = 1,
     memory_bytes: int | None = None,
 ) -> Budget:
-    """Returns what `prepare` with the same arguments will need, from the files' headers and a short measurement; writes nothing.
+    """Returns what `prepare` with the same arguments will need, from the files' headers and a short
+    measurement; writes nothing.
 
-    A case counts as done when an earlier run prepared it with these settings; whether its files changed since, `prepare` finds out.
+    A case counts as done when an earlier run prepared it with these settings; whether its files
+    changed since, `prepare` finds out.
 
     Raises:
       ValueError: as `prepare`, for settings or a limit of memory that make it impossible.
@@ -224,7 +230,8 @@ def _settings(
 
 
 class _Progress:
-    """The bar of a cohort: its length is in voxels, since cases differ tenfold; behind it stands what is being done.
+    """The bar of a cohort: its length is in voxels, since cases differ tenfold; behind it stands
+    what is being done.
 
     Cases appear by their place in the manifest: a log that someone forwards names no patient.
     """
@@ -326,7 +333,8 @@ def _in_processes(
 ) -> Generator[tuple[Case, dict[str, Any] | None], None, None]:
     """Yields each case with its outcome as it ends; takes it out of `waiting` as it begins.
 
-    If a worker is killed, the cases under way are yielded with None, since any of them may be the cause, and the others stay in `waiting`.
+    If a worker is killed, the cases under way are yielded with None, since any of them may be the
+    cause, and the others stay in `waiting`.
     """
     free = limit_bytes - budget.idle_bytes(workers)
     stages = multiprocessing.get_context("spawn").SimpleQueue()
@@ -367,7 +375,9 @@ def _killed(case: Case) -> dict[str, str]:
 def _next_fitting(
     waiting: Sequence[Case], needs: Mapping[str, CaseNeed | None], free: int, others_run: bool
 ) -> Case | None:
-    """Returns the first waiting case that fits into the free memory; without others running, the first in any case."""
+    """Returns the first waiting case that fits into the free memory; without others running, the
+    first in any case.
+    """
     fitting = (case for case in waiting if _memory(needs, case) <= free)
     return next(fitting, None if others_run or not waiting else waiting[0])
 

@@ -1,4 +1,6 @@
-"""Files that can be read to their end, as opposed to pipes, devices, and links whose target is not there."""
+"""Files that can be read to their end, as opposed to pipes, devices, and links whose target is not
+there.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from preprocessing.checks.rules import IntegrityError, broken
 
 
 def require(path: str | os.PathLike) -> None:
-    """Raises OSError if a path is a pipe, a socket or a device, for which a reader may wait without end, or cannot be looked at."""
+    """Raises OSError if a path is a pipe, a socket or a device, for which a reader may wait without
+    end, or cannot be looked at.
+    """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe or a device, not a file", os.fspath(path))
 
 
 def not_there(link: str | os.PathLike, fix: str) -> IntegrityError:
-    """Returns why a link without a target cannot be read; in a DataLad dataset with the command that fetches it."""
+    """Returns why a link without a target cannot be read; in a DataLad dataset with the command
+    that fetches it.
+    """
     target = os.readlink(link)
     if "annex/objects/" in target.replace("\\", "/"):
         return broken(

@@ -1,7 +1,9 @@
-"""Between a scan's own grid and the training grid: CT linear, labels nearest, and the exact way back.
+"""Between a scan's own grid and the training grid: CT linear, labels nearest, and the exact way
+back.
 
-The first voxel centre stays where it is; the last lies within half a target voxel of where it was (MONAI's convention: its
-`Spacing` with align_corners False and border padding). Positions beyond the last voxel centre take its value.
+The first voxel centre stays where it is; the last lies within half a target voxel of where it was
+(MONAI's convention: its `Spacing` with align_corners False and border padding). Positions beyond
+the last voxel centre take its value.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ def resampled_shape(
 
     Raises:
       ValueError: if a spacing is not above 0.
-    Source: MONAI, monai/data/utils.py, compute_shape_offset. As there the 1 is added before rounding, and halves go to the even
-      number: 512 voxels of 0.5 mm become 256 of 1 mm.
+    Source: MONAI, monai/data/utils.py, compute_shape_offset. As there the 1 is added before
+      rounding, and halves go to the even number: 512 voxels of 0.5 mm become 256 of 1 mm.
     """
     for name, values in (("spacing_mm", spacing_mm), ("target_mm", target_mm)):
         if len(values) != 3 or not all(v > 0 for v in values):
@@ -60,7 +62,9 @@ def linear_slabs(
     finish: Callable[[np.ndarray], Any] = lambda slab: slab,
     threads: int = 1,
 ) -> Iterator[Any]:
-    """Yields `resample_linear` along x, slab after slab in C order, without ever holding the whole; see `separable.slabs`."""
+    """Yields `resample_linear` along x, slab after slab in C order, without ever holding the whole;
+    see `separable.slabs`.
+    """
     return separable.slabs(
         array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads
     )
@@ -69,7 +73,8 @@ def linear_slabs(
 def resample_nearest(
     array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the even index (as MONAI).
+    """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the
+    even index (as MONAI).
 
     Args:
       array: [x, y, z], any dtype and memory order.
@@ -91,7 +96,9 @@ def resample_nearest(
 def resample_box(
     label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> LabelBox:
-    """Returns `resample_nearest` of a label map of which only the foreground's box is at hand, as such a box."""
+    """Returns `resample_nearest` of a label map of which only the foreground's box is at hand, as
+    such a box.
+    """
     start, indices = [], []
     for first, size, nearest in zip(
         label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True
@@ -110,7 +117,9 @@ def resample_box(
 
 
 def resampled_grid(grid: Grid, target_mm: Sequence[float]) -> Grid:
-    """Returns the training grid of a scan's grid in RAS+: the same first voxel centre and directions, `target_mm` apart."""
+    """Returns the training grid of a scan's grid in RAS+: the same first voxel centre and
+    directions, `target_mm` apart.
+    """
     affine = grid.affine.copy()
     affine[:3, :3] *= np.asarray(target_mm) / grid.spacing_mm
     return Grid(resampled_shape(grid.shape, grid.spacing_mm, target_mm), affine)
@@ -119,12 +128,14 @@ def resampled_grid(grid: Grid, target_mm: Sequence[float]) -> Grid:
 def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
     """Brings a mask from the training grid back to a scan's own grid.
 
-    Each class is interpolated linearly and the largest share wins, the lower class where shares are equal; the surface is
-    smoother than nearest voxels would give, and a native voxel that coincides with a training voxel keeps its class. Only the
-    box around the foreground is interpolated, a few slabs at a time.
+    Each class is interpolated linearly and the largest share wins, the lower class where shares are
+    equal; the surface is smoother than nearest voxels would give, and a native voxel that coincides
+    with a training voxel keeps its class. Only the box around the foreground is interpolated, a few
+    slabs at a time.
 
     Args:
-      mask: uint8 [x, y, z] in RAS+, on the grid that `to_ras` and resampling to `target_mm` give for this scan.
+      mask: uint8 [x, y, z] in RAS+, on the grid that `to_ras` and resampling to `target_mm` give
+          for this scan.
       native: the scan's grid, in any of the 48 axis orders, oblique or not.
     Returns:
       uint8 of shape `native.shape`, in the scan's own axis order (Fortran-ordered, as files are).
@@ -165,13 +176,16 @@ def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -
 def restore_likeliest(
     probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Brings class probabilities from the training grid back to a scan's own grid and returns the likeliest class of each voxel.
+    """Brings class probabilities from the training grid back to a scan's own grid and returns the
+    likeliest class of each voxel.
 
-    Each class is interpolated linearly, a few slabs at a time and one class after the other: besides argument and result less than
-    two native float32 volumes are in memory, however many classes there are. Of equally likely classes the lowest wins.
+    Each class is interpolated linearly, a few slabs at a time and one class after the other:
+    besides argument and result less than two native float32 volumes are in memory, however many
+    classes there are. Of equally likely classes the lowest wins.
 
     Args:
-      probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a memory map. Logits will do.
+      probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a
+          memory map. Logits will do.
       native: the scan's grid.
     Returns, raises: as `restore_labels`.
     """
@@ -195,7 +209,8 @@ def restored_probabilities(
 
     Args, raises: as `restore_likeliest`.
     Yields:
-      Which x, and float32 [n, y, z, classes] there. `geometry.to_ras_order` of an array on the native grid is where they belong.
+      Which x, and float32 [n, y, z, classes] there. `geometry.to_ras_order` of an array on the
+      native grid is where they belong.
     """
     upright = _require_training_grid(
         "array of probabilities", probabilities.shape[:3], native, target_mm
@@ -218,7 +233,9 @@ def _write_likeliest(
     positions: Sequence[np.ndarray],
     target: np.ndarray,
 ) -> None:
-    """Writes into `target` [x, y, z] the class whose share is largest; `share` returns a class's in some rows of the training grid."""
+    """Writes into `target` [x, y, z] the class whose share is largest; `share` returns a class's in
+    some rows of the training grid.
+    """
     for outputs, inputs, places in _row_blocks(positions, target.shape, 1):
         best = separable.interpolate(share(classes[0], inputs), places)
         winner = np.full(best.shape, classes[0], dtype=np.uint8)
@@ -234,7 +251,9 @@ def _write_likeliest(
 def _row_blocks(
     positions: Sequence[np.ndarray], shape: Sequence[int], classes: int
 ) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
-    """Yields rows of the result, the rows of the training grid that they lie between, and their positions among those."""
+    """Yields rows of the result, the rows of the training grid that they lie between, and their
+    positions among those.
+    """
     area = shape[1] * shape[2]
     rows = max(1, min(_RESTORED_VOXELS, shape[0] * area // 8) // (area * classes))
     for start in range(0, shape[0], rows):
@@ -250,7 +269,9 @@ def _row_blocks(
 def _require_training_grid(
     what: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]
 ) -> Grid:
-    """Returns the native grid in RAS+, having checked that an array on its training grid has the right shape."""
+    """Returns the native grid in RAS+, having checked that an array on its training grid has the
+    right shape.
+    """
     upright = geometry.ras_grid(native)
     expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
     if tuple(shape) != expected:

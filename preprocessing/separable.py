@@ -1,12 +1,14 @@
 """Linear interpolation of a volume, one axis after the other.
 
-Trilinear interpolation on a grid parallel to the voxels is three one-dimensional operators, each with two weights a voxel. No
-coordinate grid and no eight-corner gather: a plane of the volume is taken through its in-plane operators while it is in the
-processor's cache, and neighbouring planes are mixed before that (where planes become fewer) or after it (where they become more).
+Trilinear interpolation on a grid parallel to the voxels is three one-dimensional operators, each
+with two weights a voxel. No coordinate grid and no eight-corner gather: a plane of the volume is
+taken through its in-plane operators while it is in the processor's cache, and neighbouring planes
+are mixed before that (where planes become fewer) or after it (where they become more).
 
-`interpolate` returns a whole volume in the memory order of its input; besides input and output only a few planes are in memory.
-`slabs` yields it piece by piece in C order, whatever order the input has: the turn from one order to the other rides on the matrix
-products, and a piece is still in cache when it is handed over.
+`interpolate` returns a whole volume in the memory order of its input; besides input and output only
+a few planes are in memory. `slabs` yields it piece by piece in C order, whatever order the input
+has: the turn from one order to the other rides on the matrix products, and a piece is still in
+cache when it is handed over.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Taps:
     """One axis: each output lies between two neighbouring inputs.
 
     Args:
-      coordinates: float [m], ascending, in input voxels; those outside [0, size - 1] take the edge's value.
+      coordinates: float [m], ascending, in input voxels; those outside [0, size - 1] take the
+          edge's value.
       size: number of inputs.
     """
 
@@ -65,7 +68,9 @@ class _Rows:
 
 
 class _Columns:
-    """Applies an operator along the last axis of a slab: narrow dense bands, since gathering single columns is three times slower."""
+    """Applies an operator along the last axis of a slab: narrow dense bands, since gathering single
+    columns is three times slower.
+    """
 
     def __init__(self, taps: Taps):
         self._count = taps.count
@@ -108,7 +113,8 @@ def interpolate(array: np.ndarray, coordinates: Sequence[np.ndarray]) -> np.ndar
     """Interpolates a volume linearly on a grid parallel to its own.
 
     Args:
-      array: [x, y, z] of any real dtype and any memory order, views with reversed axes included. Finite.
+      array: [x, y, z] of any real dtype and any memory order, views with reversed axes included.
+          Finite.
       coordinates: for each axis the output positions in input voxels, ascending; edges are clamped.
     Returns:
       float32, shape `[len(c) for c in coordinates]`, in the memory order of `array`.
@@ -134,12 +140,13 @@ def slabs(
 ) -> Iterator[Any]:
     """Yields the volume of `interpolate` along its first axis, slab after slab.
 
-    In memory, besides input and slabs, are the planes across the axis that is slowest in memory, as many as that axis has voxels before
-    or after, whichever is less.
+    In memory, besides input and slabs, are the planes across the axis that is slowest in memory, as
+    many as that axis has voxels before or after, whichever is less.
 
     Args:
       array, coordinates: as for `interpolate`.
-      finish: called with each slab, float32 [n, y, z], C-ordered and its to change; what it returns is yielded.
+      finish: called with each slab, float32 [n, y, z], C-ordered and its to change; what it returns
+          is yielded.
       threads: slabs at the same time; the order stays.
     """
     slow_axis = memory_order(array)[0]
@@ -189,7 +196,8 @@ def slabs(
 
 
 class _InPlane:
-    """Takes one plane [first, second] through both in-plane operators. Holds buffers: one for each thread.
+    """Takes one plane [first, second] through both in-plane operators. Holds buffers: one for each
+    thread.
 
     Args:
       turned: whether the planes' first axis is the faster one in memory.
@@ -207,7 +215,9 @@ class _InPlane:
     def __call__(
         self, plane: np.ndarray, next_plane: np.ndarray | None, weight: float, result: np.ndarray
     ) -> None:
-        """Writes the plane, mixed with `weight` of the next one, into `result`, float32 [first, second]."""
+        """Writes the plane, mixed with `weight` of the next one, into `result`, float32 [first,
+        second].
+        """
         slab = self._below
         slab[...] = plane.T if self._turned else plane
         if next_plane is not None:
@@ -228,7 +238,9 @@ class _InPlane:
 def _planes_to_slab(
     planes: np.ndarray, slow: Taps | None, slow_axis: int
 ) -> Callable[[range], np.ndarray]:
-    """Returns a function: range of the first axis -> a new slab [n, y, z], `slow` applied where it was not yet."""
+    """Returns a function: range of the first axis -> a new slab [n, y, z], `slow` applied where it
+    was not yet.
+    """
     order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[
         slow_axis
     ]  # planes [slow, first, second] -> [x, y, z]

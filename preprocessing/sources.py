@@ -1,4 +1,5 @@
-"""A case's files as volumes, whatever they are: NIfTI files, DICOM series, the layout of NIH Pancreas-CT.
+"""A case's files as volumes, whatever they are: NIfTI files, DICOM series, the layout of NIH
+Pancreas-CT.
 
 The pipeline, the check and the reports open a case here and nowhere else.
 """
@@ -39,7 +40,9 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
 def read_case_and(
     case: Case, label_values: Mapping[int, int] | None, meanwhile: Callable[[np.ndarray], Found]
 ) -> tuple[Volume, Volume, Found]:
-    """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while the CT is still being read."""
+    """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while
+    the CT is still being read.
+    """
     with concurrent.futures.ThreadPoolExecutor(
         1
     ) as beside:  # decompressing lets go of the interpreter
@@ -64,14 +67,18 @@ def read_case_and(
 
 
 def read_image(case: Case) -> Volume:
-    """Returns the CT of a case: a DICOM series (a folder, a zip of one, a multi-frame file), or a NIfTI file. Raises as `read_case`."""
+    """Returns the CT of a case: a DICOM series (a folder, a zip of one, a multi-frame file), or a
+    NIfTI file. Raises as `read_case`.
+    """
     if dicom.is_series(case.image):
         return dicom.read_series(case.image, case.series)
     return nifti.read_ct(case.image, case.orientation)
 
 
 def require_headers(case: Case) -> None:
-    """Raises IntegrityError where a header of a case says that it must not be used, without reading its voxels."""
+    """Raises IntegrityError where a header of a case says that it must not be used, without reading
+    its voxels.
+    """
     if not dicom.is_series(case.image):
         nifti.stored_form(case.image, orientation=case.orientation)
     if case.label is not None:
@@ -81,7 +88,8 @@ def require_headers(case: Case) -> None:
 
 
 def digests(case: Case) -> dict[str, str]:
-    """Returns what a case is made of: "image", "label" and how they are combined -> sha256 in hex, or the setting itself.
+    """Returns what a case is made of: "image", "label" and how they are combined -> sha256 in hex,
+    or the setting itself.
 
     Raises:
       IntegrityError: naming a file that cannot be read.
@@ -104,13 +112,16 @@ def digests(case: Case) -> dict[str, str]:
 
 
 def require_readers(manifest: Manifest) -> None:
-    """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before the work, not for each case."""
+    """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before
+    the work, not for each case.
+    """
     if any(dicom.is_series(case.image) for case in manifest.included):
         dicom.require_reader()
 
 
 def turned(array: np.ndarray, turn: str) -> np.ndarray:
-    """Returns a view of `array` with its axes exchanged and reversed: "+y-x+z" has y as its first axis and x, backwards, as its second.
+    """Returns a view of `array` with its axes exchanged and reversed: "+y-x+z" has y as its first
+    axis and x, backwards, as its second.
 
     Raises:
       ValueError: for a turn that is not each of x, y and z once, with its sign.

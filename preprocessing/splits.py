@@ -1,4 +1,6 @@
-"""Which case trains, which validates, which tests: seeded, and never a matter of the order of files."""
+"""Which case trains, which validates, which tests: seeded, and never a matter of the order of
+files.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def split_cases(
     counts: Sequence[int] | None = None,
     ratio: Sequence[float] = (0.6, 0.2, 0.2),
 ) -> dict[str, tuple[str, ...]]:
-    """Splits cases into training, validation and test, at random but the same for the same cases and seed.
+    """Splits cases into training, validation and test, at random but the same for the same cases
+    and seed.
 
     Args:
       case_ids: in any order; the split does not depend on it.
@@ -52,7 +55,8 @@ def split_cases(
 
 
 def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
-    """Returns `cases` shared out by `ratio`, largest remainders first; from three cases on no share is empty.
+    """Returns `cases` shared out by `ratio`, largest remainders first; from three cases on no share
+    is empty.
 
     Raises:
       ValueError: without a case, or for a ratio that is not three shares above 0.
@@ -77,12 +81,14 @@ def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
 def listed_split(
     case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Splits cases by a list made before, e.g. a committed one. A listed case that is not among them (it was refused) drops out.
+    """Splits cases by a list made before, e.g. a committed one. A listed case that is not among
+    them (it was refused) drops out.
 
     Returns:
       Split name -> sorted case ids.
     Raises:
-      ValueError: where a list is missing, a case is in two of them, a case is in none, or a split is left empty.
+      ValueError: where a list is missing, a case is in two of them, a case is in none, or a split
+          is left empty.
     """
     missing = [name for name in SPLITS if name not in lists]
     if missing:

@@ -27,7 +27,9 @@ _THIRDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Organ:
-    """What an insertion asks of a pancreas: its volume, and the median HU of its tissue without the fat between its lobules."""
+    """What an insertion asks of a pancreas: its volume, and the median HU of its tissue without the
+    fat between its lobules.
+    """
 
     volume_ml: float
     level_hu: float
@@ -51,10 +53,12 @@ def insert(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns CT int16 and labels uint8 (1 pancreas, 2 tumour) with one tumour.
 
-    The tumour is a lumpy ellipsoid of the volume that `model` draws, half of the organ's at most, around a place inside the organ; it may bulge out
-    by 5 mm, but not into gas, bone or vessels full of contrast. Its tissue is as much darker than the organ as `model` draws, but not darker
-    than water, so that in an organ without contrast or full of fat most tumours are all but iso-dense. The scan's noise stays: what is finer
-    than 3 mm is added to it. A real tumour's other signs (a wide duct, a withered tail, pushed vessels) are not made.
+    The tumour is a lumpy ellipsoid of the volume that `model` draws, half of the organ's at most,
+    around a place inside the organ; it may bulge out by 5 mm, but not into gas, bone or vessels
+    full of contrast. Its tissue is as much darker than the organ as `model` draws, but not darker
+    than water, so that in an organ without contrast or full of fat most tumours are all but
+    iso-dense. The scan's noise stays: what is finer than 3 mm is added to it. A real tumour's other
+    signs (a wide duct, a withered tail, pushed vessels) are not made.
 
     Args:
       ct: int16 [x, y, z] in RAS+ order, HU.
@@ -125,7 +129,9 @@ def _around(organ: np.ndarray, spacing_mm) -> tuple[slice, slice, slice]:
 
 
 def _signed_distance(inside: np.ndarray, spacing_mm) -> np.ndarray:
-    """Returns mm to the organ's surface, negative inside. Half a voxel lies between a voxel's centre and the surface beside it."""
+    """Returns mm to the organ's surface, negative inside. Half a voxel lies between a voxel's
+    centre and the surface beside it.
+    """
     out, into = (
         ndimage.distance_transform_edt(mask, sampling=spacing_mm) for mask in (~inside, inside)
     )
@@ -134,7 +140,9 @@ def _signed_distance(inside: np.ndarray, spacing_mm) -> np.ndarray:
 
 
 def _place(depth: np.ndarray, spacing_mm, rng: np.random.Generator) -> np.ndarray:
-    """Returns mm in the box: a voxel of the deeper half of the organ's head, body or tail, thirds of its volume from right to left."""
+    """Returns mm in the box: a voxel of the deeper half of the organ's head, body or tail, thirds
+    of its volume from right to left.
+    """
     voxels = np.argwhere(depth < 0)  # x grows to the patient's right
     thirds = np.array_split(voxels[np.argsort(-voxels[:, 0], kind="stable")], 3)
     chosen = thirds[rng.choice(3, p=_THIRDS)]
@@ -144,9 +152,11 @@ def _place(depth: np.ndarray, spacing_mm, rng: np.random.Generator) -> np.ndarra
 
 
 def _noise(hu: np.ndarray, inside: np.ndarray, spacing_mm) -> np.ndarray:
-    """Returns what is finer than 3 mm (a voxel, where voxels are larger), cut off where it is another tissue and no noise.
+    """Returns what is finer than 3 mm (a voxel, where voxels are larger), cut off where it is
+    another tissue and no noise.
 
-    Organ and surroundings are smoothed apart: across the organ's surface, the step between the two would count as noise.
+    Organ and surroundings are smoothed apart: across the organ's surface, the step between the two
+    would count as noise.
     """
     sigma = [max(1.0, _SMOOTH_MM / s) for s in spacing_mm]
     rest = hu.copy()

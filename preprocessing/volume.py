@@ -23,7 +23,9 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxel centres along each array axis: the column norms of the affine."""
+        """Distance of neighbouring voxel centres along each array axis: the column norms of the
+        affine.
+        """
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
@@ -32,10 +34,11 @@ class Volume:
     """Voxel values with their place.
 
     Attributes:
-      array: [x, y, z]; HU for a CT (float32 or int16), classes for labels (uint8). Axis i is column i of `affine`.
+      array: [x, y, z]; HU for a CT (float32 or int16), classes for labels (uint8). Axis i is column
+          i of `affine`.
       affine: float64 [4, 4], voxel index -> mm in RAS+.
-      placed: False where the file does not say where it lies: the directions of the axes were given beside it, the origin is
-        arbitrary.
+      placed: False where the file does not say where it lies: the directions of the axes were given
+        beside it, the origin is arbitrary.
       warnings: what its reader found unusual in the file: rules of severity "warning".
     """
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_BYTES = 64  # a line of the processor's cache, and the widest of its vectors: what TensorFlow asks of memory that it takes over
+# a line of the processor's cache, and the widest of its vectors: what TensorFlow asks of memory
+# that it takes over
+_BYTES = 64
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:

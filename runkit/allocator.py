@@ -10,19 +10,23 @@ _LARGEST_KEPT, _MOST_KEPT = 4 * 2**20, 8 * 2**20  # bytes; a chunk of a model is
 
 
 def share_arenas() -> bool:
-    """Has all threads that start from here on share two pools of freed memory. Returns whether the C library can.
+    """Has all threads that start from here on share two pools of freed memory. Returns whether the
+    C library can.
 
-    By itself glibc gives up to eight threads a core a pool of their own, each of which keeps what its threads let go: a server whose
-    threads hold a megabyte now and then seems to grow with their number.
+    By itself glibc gives up to eight threads a core a pool of their own, each of which keeps what
+    its threads let go: a server whose threads hold a megabyte now and then seems to grow with their
+    number.
     """
     return _set(_M_ARENA_MAX, _ARENAS)
 
 
 def keep_buffers() -> bool:
-    """Has freed buffers of up to four megabytes be used again, eight megabytes of them at most. Returns whether the C library can.
+    """Has freed buffers of up to four megabytes be used again, eight megabytes of them at most.
+    Returns whether the C library can.
 
-    By itself glibc gives a buffer of a megabyte back to the system and asks for it anew, page by page: a program that moves a model in
-    such chunks spends a sixth of its time on that. Larger ones, and what is free beyond the eight megabytes, still go back.
+    By itself glibc gives a buffer of a megabyte back to the system and asks for it anew, page by
+    page: a program that moves a model in such chunks spends a sixth of its time on that. Larger
+    ones, and what is free beyond the eight megabytes, still go back.
     """
     return _set(_M_MMAP_THRESHOLD, _LARGEST_KEPT) and _set(_M_TRIM_THRESHOLD, _MOST_KEPT)
 

@@ -21,7 +21,9 @@ _DISK = tuple(
 
 
 def sync_directory(folder: str | os.PathLike) -> None:
-    """Makes a rename inside `folder` survive a power cut. A no-op where directories cannot be opened (Windows)."""
+    """Makes a rename inside `folder` survive a power cut. A no-op where directories cannot be
+    opened (Windows).
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except (PermissionError, IsADirectoryError):
@@ -36,10 +38,12 @@ def sync_directory(folder: str | os.PathLike) -> None:
 def replacing(
     path: str | os.PathLike, *, sync: bool = True, sync_folder: bool = True
 ) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it is removed.
+    """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it
+    is removed.
 
-    The temporary name keeps the suffixes of `path`, since many writers choose their format by them, and starts with a
-    dot, so that no listing of a folder takes it for a result. The file is no more open than its folder (see `private`).
+    The temporary name keeps the suffixes of `path`, since many writers choose their format by them,
+    and starts with a dot, so that no listing of a folder takes it for a result. The file is no more
+    open than its folder (see `private`).
 
     Args:
       sync: False where the block has synced the file itself.
@@ -68,7 +72,9 @@ def replacing(
 
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`; on success its files are synced and it takes the name, else it goes."""
+    """Yields a temporary folder beside `path`; on success its files are synced and it takes the
+    name, else it goes.
+    """
     path = pathlib.Path(path)
     with naming(path):
         private.make(path.parent)
@@ -98,7 +104,8 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-    """Names a file in an error that says that the disk is full or fails: the system names none, or the temporary one.
+    """Names a file in an error that says that the disk is full or fails: the system names none, or
+    the temporary one.
 
     Args:
       needed: bytes that the file takes, where they are known.
@@ -126,12 +133,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON; NaN is refused, since JSON has none and readers differ on it."""
+    """Writes `value` as indented JSON; NaN is refused, since JSON has none and readers differ on
+    it.
+    """
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads JSON, with or without a byte-order mark. Raises ValueError naming the file where it is not JSON."""
+    """Reads JSON, with or without a byte-order mark. Raises ValueError naming the file where it is
+    not JSON.
+    """
     text = text_files.read(path)
     try:
         return json.loads(text)

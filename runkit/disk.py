@@ -21,7 +21,8 @@ def free_bytes(path: str | os.PathLike) -> int:
 
 
 def full_text(error: OSError) -> str | None:
-    """Returns a sentence for an error that says that a disk, a quota or a limit (`ulimit -f`) is full, with the file and what is free.
+    """Returns a sentence for an error that says that a disk, a quota or a limit (`ulimit -f`) is
+    full, with the file and what is free.
 
     None for any other error, and for one that says itself what is free.
     """

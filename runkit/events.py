@@ -1,4 +1,6 @@
-"""An append-only log of what happened in a run: one JSON object a line, steady keys, safe to read while it grows."""
+"""An append-only log of what happened in a run: one JSON object a line, steady keys, safe to read
+while it grows.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""One process for one folder: the second is refused and told which the first is; a process that ends in any way lets go.
+"""One process for one folder: the second is refused and told which the first is; a process that
+ends in any way lets go.
 
-The lock is on the folder itself (flock), so it needs no right to write there and leaves nothing behind.
+The lock is on the folder itself (flock), so it needs no right to write there and leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ def _in_use(folder: pathlib.Path, process: str) -> FolderInUse:
 
 
 def holder(descriptor: int) -> str:
-    """Returns who holds a lock on an open file, e.g. "process 1234 (experiments.join)"; "" where the system does not tell."""
+    """Returns who holds a lock on an open file, e.g. "process 1234 (experiments.join)"; "" where
+    the system does not tell.
+    """
     about = os.fstat(descriptor)
     try:
         with open("/proc/locks", encoding="ascii") as stream:

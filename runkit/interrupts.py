@@ -16,8 +16,8 @@ _received = False
 def end_at_once() -> None:
     """From now on Ctrl-C ends the process inside the signal handler, until `raise_instead`.
 
-    For the time while modules are imported: there is nothing to tidy up yet, and an interrupted import may raise any error in place of
-    KeyboardInterrupt.
+    For the time while modules are imported: there is nothing to tidy up yet, and an interrupted
+    import may raise any error in place of KeyboardInterrupt.
     """
     _handle(_end)
 
@@ -34,12 +34,16 @@ def note(number: int) -> None:
 
 
 def received() -> bool:
-    """Returns whether Ctrl-C was pressed, also where the KeyboardInterrupt was caught or became another error."""
+    """Returns whether Ctrl-C was pressed, also where the KeyboardInterrupt was caught or became
+    another error.
+    """
     return _received
 
 
 def end(line: str) -> None:
-    """Raises SystemExit with exit code 130 after a line on standard error. Ctrl-C pressed again ends the process at once."""
+    """Raises SystemExit with exit code 130 after a line on standard error. Ctrl-C pressed again
+    ends the process at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdout.flush()
     sys.stderr.write(

@@ -1,6 +1,7 @@
 """Programs that end with the program that started them, however that one ends.
 
-Each holds one end of a pipe of its own; the system closes the other end when the program that started it is gone.
+Each holds one end of a pipe of its own; the system closes the other end when the program that
+started it is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _LIMIT_S = 30.0  # for ending in good order
 def start(
     command: Sequence[str], *, env: Mapping[str, str], **how: Any
 ) -> tuple[subprocess.Popen, Any]:
-    """Starts a program as `subprocess.Popen` does; returns it and what must be kept as long as it may run.
+    """Starts a program as `subprocess.Popen` does; returns it and what must be kept as long as it
+    may run.
 
     The program has to call `follow`.
     """
@@ -39,7 +41,8 @@ def start(
 
 
 def follow() -> None:
-    """Makes this program end by SIGTERM once the program that started it with a leash is gone; without one it does nothing.
+    """Makes this program end by SIGTERM once the program that started it with a leash is gone;
+    without one it does nothing.
 
     A program that does not end in good order within half a minute is ended all the same.
     """

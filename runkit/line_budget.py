@@ -27,7 +27,9 @@ class LineBudget:
         self._lock, self._kinds = threading.Lock(), dict[Hashable, tuple[float, float, int]]()
 
     def take(self, kind: Hashable) -> int | None:
-        """Returns how many lines of this kind were left out before this one, or None where this one is to be left out."""
+        """Returns how many lines of this kind were left out before this one, or None where this one
+        is to be left out.
+        """
         now = self._clock()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:

@@ -10,7 +10,8 @@ import sys
 def peak_bytes() -> int:
     """Returns the highest resident memory of this process, in bytes.
 
-    On Linux from its own status: `ru_maxrss` begins with the peak of the process that started this one.
+    On Linux from its own status: `ru_maxrss` begins with the peak of the process that started this
+    one.
     """
     status = pathlib.Path("/proc/self/status")
     if status.exists():

@@ -10,13 +10,15 @@ Named = Mapping[str, Iterable[str | os.PathLike]]
 
 
 def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None) -> None:
-    """Raises ValueError where writing `outputs` would replace or change an input, before anything is written.
+    """Raises ValueError where writing `outputs` would replace or change an input, before anything
+    is written.
 
-    Two paths are one file if they are spelled differently, lead through links, or differ only in capitals or in the form of Unicode,
-    which some disks do not tell apart.
+    Two paths are one file if they are spelled differently, lead through links, or differ only in
+    capitals or in the form of Unicode, which some disks do not tell apart.
 
     Args:
-      inputs: what the user calls them, e.g. "--image" -> files and folders. A folder is an input as a whole: no output may lie in it.
+      inputs: what the user calls them, e.g. "--image" -> files and folders. A folder is an input as
+          a whole: no output may lie in it.
       outputs: files to write.
       folders: folders that the program fills, clears or makes anew: no input may lie in them.
     Raises:
@@ -85,7 +87,9 @@ class _Paths:
 
 
 def _may_be_one(path: str, other: str) -> bool:
-    """Returns False where the disk itself tells two paths apart that differ in capitals or Unicode only."""
+    """Returns False where the disk itself tells two paths apart that differ in capitals or Unicode
+    only.
+    """
     if _location(path) == _location(other):
         return True
     for one, two in (
@@ -111,7 +115,9 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _location(path: str) -> str:
-    """Returns where the name itself lies, its folder's links followed: what a rename to it would replace."""
+    """Returns where the name itself lies, its folder's links followed: what a rename to it would
+    replace.
+    """
     path = os.path.abspath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 

@@ -1,7 +1,9 @@
-"""Foreign text made safe to print: nothing in it moves the cursor, begins a line, turns the direction of reading or fills a log.
+"""Foreign text made safe to print: nothing in it moves the cursor, begins a line, turns the
+direction of reading or fills a log.
 
-Text is foreign where others wrote it: a peer of the federation, a certificate, a scan's header, the name of a file. `text` is for
-the place where it enters. `block` is the net beneath: whatever a program prints to a log or a terminal in the end goes through it.
+Text is foreign where others wrote it: a peer of the federation, a certificate, a scan's header, the
+name of a file. `text` is for the place where it enters. `block` is the net beneath: whatever a
+program prints to a log or a terminal in the end goes through it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ LIMIT = 300  # characters of one foreign text in a line of a log
 
 
 def text(value: Any, *, limit: int = LIMIT) -> str:
-    """Returns `str(value)` as one line of printable characters, cut after `limit` of them, and the cut said.
+    """Returns `str(value)` as one line of printable characters, cut after `limit` of them, and the
+    cut said.
 
-    Control characters, line separators, bidirectional overrides and all else that `str.isprintable` denies, spaces excepted, become
-    what Python writes for them, e.g. ESC becomes the four characters \\x1b. Text without any, the usual case, stays as it is.
+    Control characters, line separators, bidirectional overrides and all else that `str.isprintable`
+    denies, spaces excepted, become what Python writes for them, e.g. ESC becomes the four
+    characters \\x1b. Text without any, the usual case, stays as it is.
     """
     whole = str(value)
     kept = whole[:limit]
@@ -29,9 +33,11 @@ def text(value: Any, *, limit: int = LIMIT) -> str:
 
 
 def block(value: Any) -> str:
-    """Returns text of several lines, e.g. a stack trace, with every control character but tabs and line ends escaped.
+    """Returns text of several lines, e.g. a stack trace, with every control character but tabs and
+    line ends escaped.
 
-    Lines after the first are indented: foreign text that slipped into it cannot begin a line and pass for an event of its own.
+    Lines after the first are indented: foreign text that slipped into it cannot begin a line and
+    pass for an event of its own.
     """
     lines = (
         "\t".join("".join(map(_visible, part)) for part in line.split("\t"))

@@ -1,7 +1,8 @@
 """Files that other accounts of the machine cannot read, whatever the umask.
 
-One rule does it: a new file or folder is never more open than the folder that holds it. A folder made by `folder` is open to this account
-only (0700), so what is written below it by this package is too (0700 and 0600). In any other folder the umask decides, as usual.
+One rule does it: a new file or folder is never more open than the folder that holds it. A folder
+made by `folder` is open to this account only (0700), so what is written below it by this package is
+too (0700 and 0600). In any other folder the umask decides, as usual.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _warned: set[str] = set()
 def folder(path: str | os.PathLike) -> pathlib.Path:
     """Makes a folder that only this account may enter, or closes the one that is there; returns it.
 
-    What an existing folder holds keeps its permissions, though nobody else can reach it any longer; see `tree`.
+    What an existing folder holds keeps its permissions, though nobody else can reach it any longer;
+    see `tree`.
     """
     path = make(path)
     _close(path)
@@ -29,7 +31,9 @@ def folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def tree(path: str | os.PathLike) -> pathlib.Path:
-    """Does what `folder` does, and closes everything in the folder too, such as what an earlier release wrote there."""
+    """Does what `folder` does, and closes everything in the folder too, such as what an earlier
+    release wrote there.
+    """
     path = folder(path)  # first of all: nobody can exchange its entries while they are looked at
     for entry in list(open_to_others(path)):
         with contextlib.suppress(FileNotFoundError):  # another process has removed it meanwhile
@@ -38,7 +42,9 @@ def tree(path: str | os.PathLike) -> pathlib.Path:
 
 
 def make(path: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder and those above it that are missing, none more open than the one that holds it."""
+    """Makes a folder and those above it that are missing, none more open than the one that holds
+    it.
+    """
     path = pathlib.Path(path)
     if not path.is_dir():
         if path.parent != path:
@@ -57,19 +63,25 @@ def opener(path: str | os.PathLike, flags: int) -> int:
 
 
 def inherit(path: str | os.PathLike) -> None:
-    """Applies the rule to what another library has written: `path` and all in it become no more open than the folder of `path`."""
+    """Applies the rule to what another library has written: `path` and all in it become no more
+    open than the folder of `path`.
+    """
     if not _given(pathlib.Path(path).parent) & _OTHERS:
         tree(path)
 
 
 def mode_in(parent: str | os.PathLike, wanted: int) -> int:
-    """Returns the permissions of something new in `parent`: those wanted, less what the umask and the folder withhold."""
+    """Returns the permissions of something new in `parent`: those wanted, less what the umask and
+    the folder withhold.
+    """
     given = _given(parent)
     return wanted & given & ~(_umask() if given & _OTHERS else 0)
 
 
 def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields the folder and whatever in it gives other accounts a right. Links are passed over, not followed."""
+    """Yields the folder and whatever in it gives other accounts a right. Links are passed over, not
+    followed.
+    """
     path = pathlib.Path(path)
     try:
         if path.stat().st_mode & _OTHERS:
@@ -90,7 +102,9 @@ def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def refuse_link(path: str | os.PathLike) -> None:
-    """Raises ValueError where `path` is a symbolic link: whoever may make one decides what is read or written in its place."""
+    """Raises ValueError where `path` is a symbolic link: whoever may make one decides what is read
+    or written in its place.
+    """
     if os.path.islink(path):
         raise ValueError(
             f"{path}: is a symbolic link to {os.readlink(path)!r}; put the file itself in its place"
@@ -98,7 +112,8 @@ def refuse_link(path: str | os.PathLike) -> None:
 
 
 def refuse_links(path: str | os.PathLike, *, recursive: bool = False) -> None:
-    """Raises ValueError naming the first symbolic link in a folder. A folder that is missing has none.
+    """Raises ValueError naming the first symbolic link in a folder. A folder that is missing has
+    none.
 
     Args:
       recursive: looks into the folders of the folder, too.

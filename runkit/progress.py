@@ -1,4 +1,6 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log file: one when a stage ends, and one for each minute before."""
+"""Progress of long work: a bar on a terminal, plain lines in a log file: one when a stage ends, and
+one for each minute before.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ import tqdm
 from runkit import printable
 
 PREFIX = "progress: "  # of every line; whoever reads a log finds them by it
-EVERY = "PROGRESS_EVERY_S"  # environment variable: seconds between two lines; a program that shows another one's progress sets it
+# environment variable: seconds between two lines; a program that shows another one's progress sets
+# it
+EVERY = "PROGRESS_EVERY_S"
 _EVERY_S = 60.0
 
 
@@ -27,7 +31,8 @@ def bar(
 ) -> Any:
     """Returns a bar over `iterable` (or a manual one), with rate and time left.
 
-    On a terminal it is tqdm's and redraws ten times a second; elsewhere (a log, CI) it prints whole lines, see `Lines`.
+    On a terminal it is tqdm's and redraws ten times a second; elsewhere (a log, CI) it prints whole
+    lines, see `Lines`.
     """
     what = printable.text(what, limit=100)
     if not sys.stderr.isatty():
@@ -47,10 +52,12 @@ def bar(
 
 
 class Lines:
-    """Says how far a stage is, in lines of a log: at its end, and before that at most once in `every_s` seconds.
+    """Says how far a stage is, in lines of a log: at its end, and before that at most once in
+    `every_s` seconds.
 
-    Offers what the product uses of tqdm: iteration, `update`, the postfixes, `close`, and use as a context manager. A line is written in
-    one piece with its end, so that programs that write into one file do not mix theirs.
+    Offers what the product uses of tqdm: iteration, `update`, the postfixes, `close`, and use as a
+    context manager. A line is written in one piece with its end, so that programs that write into
+    one file do not mix theirs.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Random numbers that are a function of what they are for, never of what was drawn before.
 
-A resumed run, a prefetching pipeline and a second machine all get the same choice for (seed, what, step, slot).
+A resumed run, a prefetching pipeline and a second machine all get the same choice for (seed, what,
+step, slot).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def digest(seed: int, *what: Part) -> bytes:
 def generator(seed: int, *what: Part) -> np.random.Generator:
     """Returns a generator of its own for `(seed, *what)`, e.g. `generator(7, "patch", step, slot)`.
 
-    Philox is counter based, so building one costs microseconds and two different keys never share a stream.
+    Philox is counter based, so building one costs microseconds and two different keys never share a
+    stream.
     """
     key = np.frombuffer(digest(seed, *what)[:16], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

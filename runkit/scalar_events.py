@@ -1,7 +1,9 @@
-"""Scalars for TensorBoard, written with the standard library alone: a server needs neither TensorFlow nor TensorBoard for it.
+"""Scalars for TensorBoard, written with the standard library alone: a server needs neither
+TensorFlow nor TensorBoard for it.
 
-A file of events is a row of records: length (uint64), its checksum, the event, the event's checksum. An event is a protobuf
-message; of it the few fields that a scalar has are written here (tensorboard/compat/proto/event.proto).
+A file of events is a row of records: length (uint64), its checksum, the event, the event's
+checksum. An event is a protobuf message; of it the few fields that a scalar has are written here
+(tensorboard/compat/proto/event.proto).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from runkit import private
 
 
 class ScalarEvents:
-    """Appends scalars to a file of its own in `folder`. Thread-safe; nothing is made before the first value.
+    """Appends scalars to a file of its own in `folder`. Thread-safe; nothing is made before the
+    first value.
 
     Args:
       folder: that TensorBoard is shown; several files in it, e.g. of several starts, are one run.

@@ -1,4 +1,6 @@
-"""Tells systemd how a service is doing (sd_notify's protocol: a datagram to the socket that it names)."""
+"""Tells systemd how a service is doing (sd_notify's protocol: a datagram to the socket that it
+names).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from collections.abc import Mapping
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Sends e.g. "READY=1" or "STATUS=round 3"; returns whether a service manager is there to hear it. Never fails a service."""
+    """Sends e.g. "READY=1" or "STATUS=round 3"; returns whether a service manager is there to hear
+    it. Never fails a service.
+    """
     name = environ.get("NOTIFY_SOCKET", "")
     if not name:
         return False

@@ -1,4 +1,6 @@
-"""Text files that people write by hand or export from other programs: in UTF-8, or with a byte-order mark that says what they are in."""
+"""Text files that people write by hand or export from other programs: in UTF-8, or with a
+byte-order mark that says what they are in.
+"""
 
 from __future__ import annotations
 

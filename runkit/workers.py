@@ -15,13 +15,16 @@ from typing import Any
 
 
 class Pool:
-    """A process pool whose workers never see Ctrl-C: the process that started them decides when they end."""
+    """A process pool whose workers never see Ctrl-C: the process that started them decides when
+    they end.
+    """
 
     def __init__(self, executor: concurrent.futures.ProcessPoolExecutor):
         self._executor = executor
 
     def submit(self, function: Callable, *arguments: Any) -> concurrent.futures.Future:
-        # A worker is started here, and inherits the mask: otherwise the terminal's SIGINT reaches it too, and it prints a stack trace.
+        # A worker is started here, and inherits the mask: otherwise the terminal's SIGINT reaches
+        # it too, and it prints a stack trace.
         with _without_interrupts():
             return self._executor.submit(function, *arguments)
 
@@ -32,8 +35,9 @@ def pool(
 ) -> Iterator[Pool]:
     """Yields a pool of `count` processes.
 
-    At the end of the block it waits for what they are doing; where an error or Ctrl-C ends the block they are ended at once. When this
-    process is terminated or killed, they end too: each holds one end of a pipe, and the other end is closed with this process.
+    At the end of the block it waits for what they are doing; where an error or Ctrl-C ends the
+    block they are ended at once. When this process is terminated or killed, they end too: each
+    holds one end of a pipe, and the other end is closed with this process.
     """
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
@@ -53,10 +57,11 @@ def pool(
 
 
 def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
-    """Yields the number and the result of each job as it ends, `jobs` being the arguments of each; None for one that kills its process.
+    """Yields the number and the result of each job as it ends, `jobs` being the arguments of each;
+    None for one that kills its process.
 
-    A killed process ends the pool. What was under way is then done again one by one, so that the job which kills its process is known and
-    stops no other.
+    A killed process ends the pool. What was under way is then done again one by one, so that the
+    job which kills its process is known and stops no other.
     """
     waiting = list(enumerate(jobs))[::-1]
     while waiting:

@@ -1,8 +1,10 @@
-"""Programs of the product, each a fork of a process that has imported TensorFlow already: that saves half of what a short one takes.
+"""Programs of the product, each a fork of a process that has imported TensorFlow already: that
+saves half of what a short one takes.
 
-A program so started is a process of its own as any other, with its flags, folder, environment and output; its own modules are imported in
-it, TensorFlow has computed nothing before it, and it can be killed. What a fork does not show is that the program finds its packages by
-itself: `test_programs` starts the chief programs as a user does.
+A program so started is a process of its own as any other, with its flags, folder, environment and
+output; its own modules are imported in it, TensorFlow has computed nothing before it, and it can be
+killed. What a fork does not show is that the program finds its packages by itself: `test_programs`
+starts the chief programs as a user does.
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ def start(
 def run(
     module: str, *arguments: object, folder=ROOT, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """Runs it to its end, as subprocess.run with captured output; bytes that are not UTF-8 come as surrogates."""
+    """Runs it to its end, as subprocess.run with captured output; bytes that are not UTF-8 come as
+    surrogates.
+    """
     with tempfile.TemporaryDirectory() as said:
         files = [pathlib.Path(said) / name for name in ("stdout", "stderr")]
         process = start(
@@ -97,7 +101,9 @@ def run(
 
 
 class Group(ProgramGroup):
-    """A `ProgramGroup` that forks its programs, but for those of another Python and those named by `fresh`."""
+    """A `ProgramGroup` that forks its programs, but for those of another Python and those named by
+    `fresh`.
+    """
 
     def __init__(self, log_folder: pathlib.Path, *, fresh: Container[str] = ()):
         super().__init__(log_folder)

@@ -1,7 +1,9 @@
-"""What takes a program seconds to import or to compile; imported by the process that `forked` forks, and only there.
+"""What takes a program seconds to import or to compile; imported by the process that `forked`
+forks, and only there.
 
-Other people's packages and the compiled kernels, nothing else of the product: a program imports its own modules as it always does. Nothing
-here computes with TensorFlow, which could not be forked after that.
+Other people's packages and the compiled kernels, nothing else of the product: a program imports its
+own modules as it always does. Nothing here computes with TensorFlow, which could not be forked
+after that.
 """
 
 import experiments  # noqa: F401, I001 - first: it sets what TensorFlow reads when it loads

@@ -1,4 +1,6 @@
-"""Which package, and which folder of `experiments`, may import which. `federated` has a contract of its own beside its tests."""
+"""Which package, and which folder of `experiments`, may import which. `federated` has a contract of
+its own beside its tests.
+"""
 
 import ast
 import pathlib
@@ -15,7 +17,8 @@ PACKAGES = {
     "federated": {"runkit"},
     "experiments": {"runkit", "preprocessing", "c2fnas", "federated"},
 }
-# Programs and the settings, which stand beside the folders, may import all of them; the settings import none.
+# Programs and the settings, which stand beside the folders, may import all of them; the settings
+# import none.
 SETTINGS = {"configuration", "flags", "flag_files", "program_help"}
 FOLDERS = {
     "results": set(),

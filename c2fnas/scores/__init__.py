@@ -1,1 +1,3 @@
-"""Scores of masks against labels: Dice, surfaces, components; the score of a patient and the gate that is fitted to it."""
+"""Scores of masks against labels: Dice, surfaces, components; the score of a patient and the gate
+that is fitted to it.
+"""

@@ -1,7 +1,9 @@
-"""Everything that is measured on one prediction: overlap, surface distances, volumes, and the shape of what was segmented.
+"""Everything that is measured on one prediction: overlap, surface distances, volumes, and the shape
+of what was segmented.
 
-Absent classes follow the rule in metrics.py. Public tools leave both sides of it open or drop it from their means: a tumour
-invented in a healthy patient must count, and an average must not rest on cases that were silently left out.
+Absent classes follow the rule in metrics.py. Public tools leave both sides of it open or drop it
+from their means: a tumour invented in a healthy patient must count, and an average must not rest on
+cases that were silently left out.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ class ClassScores:
       volume_error_ml: volume_ml - truth_volume_ml.
       components: connected parts, 26 neighbours; a tumour in many parts is not continuous.
       found: of the truth's parts, those that share a voxel with the prediction.
-      false_components: of the prediction's parts, those that share no voxel with the truth: false alarms.
-      surface_volume_ratio: area of the surface (marching cubes) through the volume, 1/mm; of two tumours of one size the
-        rougher has the larger. None where the class has no voxel.
+      false_components: of the prediction's parts, those that share no voxel with the truth: false
+          alarms.
+      surface_volume_ratio: area of the surface (marching cubes) through the volume, 1/mm; of two
+        tumours of one size the rougher has the larger. None where the class has no voxel.
     """
 
     dice: float | None

@@ -1,4 +1,6 @@
-"""Connected components of masks. Voxels that share a face, an edge or a corner are connected (26 neighbours)."""
+"""Connected components of masks. Voxels that share a face, an edge or a corner are connected (26
+neighbours).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 class Match(NamedTuple):
-    """Components of a prediction and of the truth; `found` of the truth's meet the prediction, `false` of the prediction's meet no truth."""
+    """Components of a prediction and of the truth; `found` of the truth's meet the prediction,
+    `false` of the prediction's meet no truth.
+    """
 
     predicted: int
     present: int
@@ -28,7 +32,9 @@ def count(mask: np.ndarray) -> int:
 
 
 def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
-    """Returns how the components of a predicted and a true mask, bool [x, y, z], meet: one common voxel is enough."""
+    """Returns how the components of a predicted and a true mask, bool [x, y, z], meet: one common
+    voxel is enough.
+    """
     box = boxes.around(prediction | truth)
     if box is None:
         return Match(0, 0, 0, 0)
@@ -45,8 +51,8 @@ def compare(prediction: np.ndarray, truth: np.ndarray) -> Match:
 def keep_largest(mask: np.ndarray) -> np.ndarray:
     """Returns a segmentation with everything but its largest component set to 0.
 
-    Pancreas and tumour count as one organ, since a tumour lies in or on the pancreas: a component is of any classes above 0.
-    Of two equally large ones the first in array order stays.
+    Pancreas and tumour count as one organ, since a tumour lies in or on the pancreas: a component
+    is of any classes above 0. Of two equally large ones the first in array order stays.
 
     Args:
       mask: uint8 [x, y, z].

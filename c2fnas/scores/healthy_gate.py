@@ -1,14 +1,17 @@
-"""A threshold on a patient's tumour score, below which a marked tumour is taken for a false alarm and taken out of the mask.
+"""A threshold on a patient's tumour score, below which a marked tumour is taken for a false alarm
+and taken out of the mask.
 
-It is fitted on patients who are known to be healthy, as in split conformal prediction: of n scores the k-th smallest is the threshold,
-k = ceil((n + 1)(1 - share)). A further healthy patient like those then lies above it with a probability of at most 1 - k/(n + 1) <= share,
-whatever the scores' distribution (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a share of a fifth that is the
-highest of the six and a probability of one seventh. It is an expectation over the patients that it was fitted on, not a bound for one
-clinic: `chance_of_more` says how far a handful of tested patients may still lie above. It promises nothing about tumours, which is what
-the `..._gated` rows of a table measure.
+It is fitted on patients who are known to be healthy, as in split conformal prediction: of n scores
+the k-th smallest is the threshold, k = ceil((n + 1)(1 - share)). A further healthy patient like
+those then lies above it with a probability of at most 1 - k/(n + 1) <= share, whatever the scores'
+distribution (Vovk et al. 2005; Angelopoulos and Bates 2021). With six patients and a share of a
+fifth that is the highest of the six and a probability of one seventh. It is an expectation over the
+patients that it was fitted on, not a bound for one clinic: `chance_of_more` says how far a handful
+of tested patients may still lie above. It promises nothing about tumours, which is what the
+`..._gated` rows of a table measure.
 
-The tumour's voxels become background: a tumour invented outside the organ is no pancreas either, and the pancreas of the mask stays as
-it was.
+The tumour's voxels become background: a tumour invented outside the organ is no pancreas either,
+and the pancreas of the mask stays as it was.
 """
 
 from __future__ import annotations
@@ -61,14 +64,19 @@ class HealthyGate:
 
     @property
     def expected_share(self) -> float:
-        """The share of further healthy patients above the threshold, at most, expected over all draws of patients."""
+        """The share of further healthy patients above the threshold, at most, expected over all
+        draws of patients.
+        """
         return 1.0 - _rank(self.patients, self.share) / (self.patients + 1)
 
     def chance_of_more(self, tested: int) -> float:
-        """Returns the probability that of `tested` further healthy patients more than the share lie above; less where scores are equal."""
+        """Returns the probability that of `tested` further healthy patients more than the share lie
+        above; less where scores are equal.
+        """
         from scipy import stats
 
-        # the share of all patients above the k-th smallest of n scores has the distribution Beta(n + 1 - k, k)
+        # the share of all patients above the k-th smallest of n scores has the distribution Beta(n
+        # + 1 - k, k)
         rank = _rank(self.patients, self.share)
         return float(
             stats.betabinom.sf(
@@ -88,7 +96,8 @@ class HealthyGate:
         """Reads a gate back.
 
         Raises:
-          ValueError: where it is of a rule or version that this release does not know, or lacks a number.
+          ValueError: where it is of a rule or version that this release does not know, or lacks a
+              number.
         """
         if (
             not isinstance(values, Mapping)
@@ -112,7 +121,9 @@ class HealthyGate:
 
 
 def fit(scores: Sequence[float], share: float = SHARE) -> HealthyGate | None:
-    """Returns the gate of healthy patients' scores; None where they are too few to promise the share (four, for a fifth)."""
+    """Returns the gate of healthy patients' scores; None where they are too few to promise the
+    share (four, for a fifth).
+    """
     rank = _rank(len(scores), share)
     if not 1 <= rank <= len(scores):
         return None

@@ -1,8 +1,8 @@
 """Dice and volumes of masks, in NumPy.
 
-One rule for absent classes, everywhere: a class that neither the truth nor the prediction holds has no score (None) and does
-not count in a mean; a class that only one of them holds gets the worst score there is, which for Dice and surface Dice is 0 and
-for a distance the diagonal of the volume.
+One rule for absent classes, everywhere: a class that neither the truth nor the prediction holds has
+no score (None) and does not count in a mean; a class that only one of them holds gets the worst
+score there is, which for Dice and surface Dice is 0 and for a distance the diagonal of the volume.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def dice(
 
 
 def check_pair(prediction: np.ndarray, truth: np.ndarray, values: int) -> None:
-    """Raises ValueError unless both are integer masks on one grid whose values are 0 to `values` - 1."""
+    """Raises ValueError unless both are integer masks on one grid whose values are 0 to `values` -
+    1.
+    """
     _check_shapes(prediction, truth)
     for mask, what in ((prediction, "prediction"), (truth, "truth")):
         _check_classes(mask, values, what)
@@ -69,8 +71,9 @@ def summary(
       pairs: (prediction, truth) of each case, integer [x, y, z].
       class_names: class -> its name in the result.
     Returns:
-      `dice_<name>` and `cases_<name>`, the number of cases behind it, for every class that at least one truth holds;
-      `dice`, the mean of those class means; `cases`, the number of cases. A class that no truth holds has no entry, even
+      `dice_<name>` and `cases_<name>`, the number of cases behind it, for every class that at least
+      one truth holds; `dice`, the mean of those class means; `cases`, the number of cases. A class
+      that no truth holds has no entry, even
       where it is predicted: a site without tumours cannot say how well tumours are found.
     Raises:
       ValueError: if there is no case, or none of the classes in any truth.

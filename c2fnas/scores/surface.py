@@ -1,17 +1,20 @@
-"""Distances between the surfaces of two masks: Hausdorff distance at a percentile, and surface Dice at a tolerance.
+"""Distances between the surfaces of two masks: Hausdorff distance at a percentile, and surface Dice
+at a tolerance.
 
 A surface is a set of points with weights, in one of two definitions:
 
-* `border`: the voxels of the mask with a face neighbour outside it (beyond the volume is outside), each of weight 1. As MONAI's
-  `compute_hausdorff_distance` and its `compute_surface_dice` without subvoxels.
-* `area`: a marching-cubes element wherever eight neighbouring voxels differ, weighted by its area in mm2. As DeepMind's
-  `surface-distance`, and MONAI's `compute_surface_dice` with subvoxels.
+* `border`: the voxels of the mask with a face neighbour outside it (beyond the volume is outside),
+  each of weight 1. As MONAI's `compute_hausdorff_distance` and its `compute_surface_dice` without
+  subvoxels.
+* `area`: a marching-cubes element wherever eight neighbouring voxels differ, weighted by its area
+  in mm2. As DeepMind's `surface-distance`, and MONAI's `compute_surface_dice` with subvoxels.
 
-Only surface points are compared, by a tree of the other surface's points: the time goes with the surfaces, not with the volume
-or with how far apart they lie.
+Only surface points are compared, by a tree of the other surface's points: the time goes with the
+surfaces, not with the volume or with how far apart they lie.
 
-A distance is computed from the difference of two voxel indices, as DeepMind's is, so that it is the same to the last bit wherever the two
-masks lie. Coordinates in mm would not do: 12 x 0.4 mm minus 7 x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
+A distance is computed from the difference of two voxel indices, as DeepMind's is, so that it is the
+same to the last bit wherever the two masks lie. Coordinates in mm would not do: 12 x 0.4 mm minus 7
+x 0.4 mm is more than 2 mm, 10 x 0.4 mm minus 5 x 0.4 mm is not.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ class Surface:
 
     @functools.cached_property
     def tree(self) -> scipy.spatial.cKDTree:
-        """Of the points in mm from the surface's own corner, so that it does not depend on where in the array the mask lies."""
+        """Of the points in mm from the surface's own corner, so that it does not depend on where in
+        the array the mask lies.
+        """
         # unbalanced: it takes a fraction of the time to build and is no slower to ask
         return scipy.spatial.cKDTree(
             (self.places - self.corner) * self.spacing_mm, balanced_tree=False, compact_nodes=False
@@ -80,7 +85,8 @@ def of_mask(mask: np.ndarray, spacing_mm: Sequence[float], definition: Definitio
         places, codes = _elements(inner)
         weights = surface_elements.areas(spacing_mm)[codes]
     start = np.array([part.start for part in box])
-    # one element stands between eight voxels; its place is that of the first of them, in both surfaces alike
+    # one element stands between eight voxels; its place is that of the first of them, in both
+    # surfaces alike
     return Surface(places + start, weights, definition, spacing)
 
 
@@ -91,7 +97,9 @@ def area_mm2(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Distances:
-    """How far two surfaces that both have points lie apart: for every point of one, the nearest point of the other, in mm."""
+    """How far two surfaces that both have points lie apart: for every point of one, the nearest
+    point of the other, in mm.
+    """
 
     to_truth_mm: np.ndarray
     to_prediction_mm: np.ndarray
@@ -125,8 +133,8 @@ def distances(prediction: Surface, truth: Surface) -> Distances:
 def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
     """Returns the larger of the two percentiles of the distances.
 
-    Border voxels: interpolated between the two nearest ranks, as NumPy and MONAI. Area elements: the smallest distance within
-    which at least that share of the area lies, as DeepMind.
+    Border voxels: interpolated between the two nearest ranks, as NumPy and MONAI. Area elements:
+    the smallest distance within which at least that share of the area lies, as DeepMind.
     """
     return max(
         _percentile(measured.to_truth_mm, measured.prediction, percentile),
@@ -135,7 +143,8 @@ def hausdorff_mm(measured: Distances, percentile: float = 95.0) -> float:
 
 
 def surface_dice(measured: Distances, tolerance_mm: float) -> float:
-    """Returns the share of both surfaces together, by weight, that lies within the tolerance of the other one: 0 to 1.
+    """Returns the share of both surfaces together, by weight, that lies within the tolerance of the
+    other one: 0 to 1.
 
     Raises:
       ValueError: if the tolerance is below 0.
@@ -163,8 +172,8 @@ def _within(
 ) -> np.ndarray:
     """Returns bool [n]: which points of `surface` have one of `other` within the tolerance.
 
-    Two steps may be equally long and their lengths still differ in the last bit, as three of 0.1 mm and one of 0.3 mm do. The tree
-    names either of them; where that decides, all are asked.
+    Two steps may be equally long and their lengths still differ in the last bit, as three of 0.1 mm
+    and one of 0.3 mm do. The tree names either of them; where that decides, all are asked.
     """
     within = distances_mm <= tolerance_mm
     limit = tolerance_mm * (1 + 1e-9)
@@ -201,7 +210,9 @@ def _border_voxels(padded: np.ndarray) -> np.ndarray:
 
 
 def _elements(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 [n, 3], the first voxel of eight that differ, in the unpadded mask (-1 for the padding), and their uint8 [n] code."""
+    """Returns int64 [n, 3], the first voxel of eight that differ, in the unpadded mask (-1 for the
+    padding), and their uint8 [n] code.
+    """
     shape = tuple(n - 1 for n in padded.shape)
     codes = np.zeros(shape, dtype=np.uint8)
     voxels = padded.view(np.uint8)

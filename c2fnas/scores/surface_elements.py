@@ -1,12 +1,15 @@
-"""The area of a mask's surface in each of the 256 neighbourhoods of eight voxels, by marching cubes.
+"""The area of a mask's surface in each of the 256 neighbourhoods of eight voxels, by marching
+cubes.
 
-The surface runs through the midpoints of the edges whose two voxels differ. Two rules decide what a neighbourhood leaves open:
-corners of the mask that meet at a face only diagonally are kept apart (in a neighbourhood with more than four of them, the
-corners outside are, so that a mask and its complement have one surface), and of the ways to cut a polygon into triangles the
-one with the largest area in a unit cube is taken. With them the areas are those of DeepMind's `surface-distance` for every
-neighbourhood and spacing.
+The surface runs through the midpoints of the edges whose two voxels differ. Two rules decide what a
+neighbourhood leaves open: corners of the mask that meet at a face only diagonally are kept apart
+(in a neighbourhood with more than four of them, the corners outside are, so that a mask and its
+complement have one surface), and of the ways to cut a polygon into triangles the one with the
+largest area in a unit cube is taken. With them the areas are those of DeepMind's `surface-distance`
+for every neighbourhood and spacing.
 
-Source: Lorensen and Cline 1987 (marching cubes); Nikolov et al. 2021 (surface elements for the surface Dice).
+Source: Lorensen and Cline 1987 (marching cubes); Nikolov et al. 2021 (surface elements for the
+surface Dice).
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ Edge = frozenset  # of the numbers of two corners
 
 
 def areas(spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns float64 [256], mm2: the surface area by neighbourhood; bit k of its number is the corner (k // 4, k // 2 % 2, k % 2)."""
+    """Returns float64 [256], mm2: the surface area by neighbourhood; bit k of its number is the
+    corner (k // 4, k // 2 % 2, k % 2).
+    """
     x, y, z = (float(length) for length in spacing_mm)
     return np.linalg.norm(_normals() * np.array([y * z, x * z, x * y]), axis=-1).sum(axis=-1)
 
 
 @functools.cache
 def _normals() -> np.ndarray:
-    """Returns float64 [256, 4, 3]: the normals of each neighbourhood's triangles in a unit cube, as long as their areas."""
+    """Returns float64 [256, 4, 3]: the normals of each neighbourhood's triangles in a unit cube, as
+    long as their areas.
+    """
     normals = np.zeros((256, 4, 3))
     for code in range(1, 255):
         inside = [corner for corner in range(8) if code >> corner & 1]
@@ -40,7 +47,9 @@ def _normals() -> np.ndarray:
 
 
 def _loops(inside: set[int]) -> Iterator[list[Edge]]:
-    """Yields the polygons that part the corners inside from the others, each as the cube's edges it runs through in turn."""
+    """Yields the polygons that part the corners inside from the others, each as the cube's edges it
+    runs through in turn.
+    """
     links: dict[Edge, list[Edge]] = {}
     for axis, side in itertools.product(range(3), (0, 1)):
         face = [corner for corner, place in enumerate(_CORNERS) if place[axis] == side]
@@ -70,7 +79,9 @@ def _is_edge(one: int, other: int) -> bool:
 
 
 def _largest(loop: list[Edge]) -> np.ndarray:
-    """Returns the normals [n - 2, 3] of the triangles that cut a polygon of n corners so that their area is largest."""
+    """Returns the normals [n - 2, 3] of the triangles that cut a polygon of n corners so that their
+    area is largest.
+    """
     points = np.array([np.mean([_CORNERS[corner] for corner in edge], axis=0) for edge in loop])
     normals = (
         np.array(

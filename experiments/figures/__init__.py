@@ -1,6 +1,8 @@
-"""The pictures of a run: every function takes arrays, rows or events and returns a matplotlib `Figure`; none opens a file.
+"""The pictures of a run: every function takes arrays, rows or events and returns a matplotlib
+`Figure`; none opens a file.
 
-Figures are made with matplotlib's object interface, so that no global state is touched and no display is needed.
+Figures are made with matplotlib's object interface, so that no global state is touched and no
+display is needed.
 """
 
 from experiments.figures.network import genotype_figure, vae_figure

@@ -1,4 +1,6 @@
-"""The paper's Fig. 2 and 3 drawn from the objects themselves: the genotype's cells, and the VAE branch's layers."""
+"""The paper's Fig. 2 and 3 drawn from the objects themselves: the genotype's cells, and the VAE
+branch's layers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _FURTHER_COLOURS = (
     "#0072b2",
     "#f0e442",
 )  # for operations that are not in the paper
-# two dense heads side by side, and what the latent vector is made of them: neither is a step after the other
+# two dense heads side by side, and what the latent vector is made of them: neither is a step after
+# the other
 _TOGETHER = {
     "mean": "mean and std",
     "std": "mean and std",
@@ -34,7 +37,8 @@ _OP_NAMES = {
 
 
 def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
-    """Draws a genotype: one box a cell at its scale, coloured by its operation, an arrow for every input (the paper's Fig. 2).
+    """Draws a genotype: one box a cell at its scale, coloured by its operation, an arrow for every
+    input (the paper's Fig. 2).
 
     Args:
       architecture: a `c2fnas.genotype.Genotype`; nothing here is drawn that it does not hold.
@@ -99,7 +103,9 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
 
 
 def _colours(operations: Sequence[str]) -> dict[str, str]:
-    """Returns a colour for each operation that occurs: the paper's first, in a fixed order, then any others by name."""
+    """Returns a colour for each operation that occurs: the paper's first, in a fixed order, then
+    any others by name.
+    """
     used = set(operations)
     others = sorted(used - _OP_COLOURS.keys())
     further = {
@@ -109,10 +115,12 @@ def _colours(operations: Sequence[str]) -> dict[str, str]:
 
 
 def vae_figure(network: Any) -> Figure:
-    """Draws the VAE branch of a built network as its layers and the shapes that flow through them (the paper's Fig. 3).
+    """Draws the VAE branch of a built network as its layers and the shapes that flow through them
+    (the paper's Fig. 3).
 
     Args:
-      network: a `c2fnas.network.Network` built with a branch; layers named `vae_*` of its trainer are drawn in their order.
+      network: a `c2fnas.network.Network` built with a branch; layers named `vae_*` of its trainer
+          are drawn in their order.
     Raises:
       ValueError: for a network without the branch.
     """
@@ -162,7 +170,9 @@ def vae_figure(network: Any) -> Figure:
 
 
 def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
-    """Layers as steps: what shares the first word of its name (`level3_residual0_conv`) is one box, with the shape that leaves it."""
+    """Layers as steps: what shares the first word of its name (`level3_residual0_conv`) is one box,
+    with the shape that leaves it.
+    """
     steps: dict[str, str] = {}
     for layer in layers:
         output = layer.output

@@ -14,7 +14,9 @@ from experiments.figures.style import DPI, INK, MODEL_COLOURS, MUTED, PANCREAS, 
 
 
 def overview() -> Figure:
-    """Draws the federated system: two hospitals that keep their scans, a server that sees none, and what travels between them."""
+    """Draws the federated system: two hospitals that keep their scans, a server that sees none, and
+    what travels between them.
+    """
     figure = Figure(figsize=(11, 5.5), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 11), ylim=(0, 5.5))
@@ -182,7 +184,9 @@ def _chip(
 
 
 def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tumour: bool) -> None:
-    """Draws a schematic axial slice, patient's right on the left; C1's stomach is inflated, C2's pancreas has a tumour."""
+    """Draws a schematic axial slice, patient's right on the left; C1's stomach is inflated, C2's
+    pancreas has a tumour.
+    """
     frame = FancyBboxPatch(
         (x, y),
         width,

@@ -13,7 +13,8 @@ from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, p
 def froc_figure(
     measures: Mapping[str, Mapping[str, Any]], models: Sequence[str] | None = None
 ) -> Figure:
-    """Draws free-response curves: a step line a model over all thresholds, and the mask as it is as a dot with exact intervals.
+    """Draws free-response curves: a step line a model over all thresholds, and the mask as it is as
+    a dot with exact intervals.
 
     A model with the gate is the same curve stopped earlier: a hollow square on its model's line.
 

@@ -1,4 +1,6 @@
-"""The paper's Fig. 1 drawn from a recorded round: what travelled between the sites and the server, when, and how many bytes."""
+"""The paper's Fig. 1 drawn from a recorded round: what travelled between the sites and the server,
+when, and how many bytes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
 
     Args:
       events: the server's events.
-      number: the round; a pulled model is named after the round that made it, so round n pulls model n - 1.
+      number: the round; a pulled model is named after the round that made it, so round n pulls
+          model n - 1.
     Raises:
       ValueError: where the log has no such round.
     """

@@ -18,7 +18,8 @@ from experiments.results import paper_table
 
 @dataclasses.dataclass(frozen=True)
 class CaseSlice:
-    """One axial slice of one case, with what every model made of it. All arrays are [x, y] in RAS+ order.
+    """One axial slice of one case, with what every model made of it. All arrays are [x, y] in RAS+
+    order.
 
     Attributes:
       title: stands left of the row, e.g. "C2, case 7".
@@ -45,7 +46,8 @@ class CaseSlice:
 
 
 def choose_slice(truth: np.ndarray) -> int:
-    """Returns the index along z of the slice with most tumour, or with most pancreas where there is no tumour.
+    """Returns the index along z of the slice with most tumour, or with most pancreas where there is
+    no tumour.
 
     Args:
       truth: uint8 [x, y, z]. Without any foreground the middle slice is taken.
@@ -67,7 +69,8 @@ def slice_case(
     captions: Mapping[str, str] | None = None,
     width_mm: float | None = 180.0,
 ) -> CaseSlice:
-    """Cuts the slice of `choose_slice` out of whole volumes [x, y, z], cropped to a square about the truth.
+    """Cuts the slice of `choose_slice` out of whole volumes [x, y, z], cropped to a square about
+    the truth.
 
     Args:
       width_mm: side of the square; None keeps the whole slice.
@@ -99,16 +102,20 @@ def slice_case(
 
 
 def radiological(plane: np.ndarray) -> np.ndarray:
-    """Turns [x, y] in RAS+ order into rows and columns as radiologists look at them: patient's right on the left, front on top."""
+    """Turns [x, y] in RAS+ order into rows and columns as radiologists look at them: patient's
+    right on the left, front on top.
+    """
     return plane[::-1, ::-1].T
 
 
 def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None) -> Figure:
-    """Draws one row per case: CT, truth and every model's prediction side by side, in the manner of the paper's Fig. 4 and 5.
+    """Draws one row per case: CT, truth and every model's prediction side by side, in the manner of
+    the paper's Fig. 4 and 5.
 
     Args:
       slices: at least one.
-      models: columns after the truth; by default the table's models that any slice has, in the table's order.
+      models: columns after the truth; by default the table's models that any slice has, in the
+          table's order.
     """
     if not slices:
         raise ValueError("comparison has no slice to draw; give at least one case")
@@ -184,7 +191,8 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
 def overlay(
     image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = ""
 ) -> Figure:
-    """Draws the slice with most foreground without and with its mask, and a coronal slice beside them.
+    """Draws the slice with most foreground without and with its mask, and a coronal slice beside
+    them.
 
     Args:
       image: float [x, y, z] in [-1, 1], RAS+.

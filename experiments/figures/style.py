@@ -1,7 +1,7 @@
 """Colours and axes that all figures share.
 
-Blue and yellow for pancreas and tumour, as in the paper, and Okabe and Ito's colours for models: both sets can be told apart with any
-colour vision.
+Blue and yellow for pancreas and tumour, as in the paper, and Okabe and Ito's colours for models:
+both sets can be told apart with any colour vision.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from experiments.results import paper_table
 def table_figure(
     rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = ""
 ) -> Figure:
-    """Draws Table 1: a bar per model and column, the paper's number as a mark on it, every case as a dot.
+    """Draws Table 1: a bar per model and column, the paper's number as a mark on it, every case as
+    a dot.
 
     Args:
       rows: per-case rows, as in `results`.

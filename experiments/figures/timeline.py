@@ -23,11 +23,13 @@ ACTIVITY_COLOURS = {
 
 
 def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws who scored, trained, sent and waited when, as the server saw it, with the rounds marked.
+    """Draws who scored, trained, sent and waited when, as the server saw it, with the rounds
+    marked.
 
     Args:
-      events: the server's events in order (`time`, `event`, mostly `site`); kinds it does not know are passed over. What a site did
-        between two of its events follows from the second: a score was being computed, an update was being trained.
+      events: the server's events in order (`time`, `event`, mostly `site`); kinds it does not know
+        are passed over. What a site did between two of its events follows from the second: a score
+        was being computed, an update was being trained.
     """
     events = [event for event in events if isinstance(event.get("time"), (int, float))]
     sites = sorted({event["site"] for event in events if event.get("site")})

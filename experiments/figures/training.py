@@ -21,7 +21,9 @@ _PART_TITLES = {
     "reconstruction": "L2 (VAE)",
 }
 
-_SETTLED = 0.1  # of the run: what the losses fall through before, tens of times higher, would flatten all that follows
+# of the run: what the losses fall through before, tens of times higher, would flatten all that
+# follows
+_SETTLED = 0.1
 
 
 def training_curves(
@@ -30,9 +32,10 @@ def training_curves(
     """Draws validation Dice and loss parts of every model over the rounds, which are marked.
 
     Args:
-      histories: model -> its events in order: "epoch" (`round`, `step` and loss parts), "validation" (`round`, `step`, `dice` and
-        possibly Dice per class) and "global_score" (`step`, `dice`: the received global model on this site's validation cases).
-        Events and keys beyond these are passed over.
+      histories: model -> its events in order: "epoch" (`round`, `step` and loss parts),
+        "validation" (`round`, `step`, `dice` and possibly Dice per class) and "global_score"
+        (`step`, `dice`: the received global model on this site's validation cases). Events and keys
+        beyond these are passed over.
       rounds: length of the run; by default as far as the events go.
     """
     timelines = {name: Timeline(events) for name, events in histories.items()}
@@ -97,7 +100,9 @@ def training_curves(
 
 
 class Timeline:
-    """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40 is at that round's middle."""
+    """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40
+    is at that round's middle.
+    """
 
     _ABOUT = frozenset(
         {

@@ -12,8 +12,9 @@ VARIABLE = "TF_CONFIG"
 def strategy() -> Any:
     """Returns a strategy over all devices. Call it before anything else uses TensorFlow.
 
-    Without TF_CONFIG that is `MirroredStrategy`. With it, every machine of the site runs the same command at the same time, each with its
-    own number in TF_CONFIG, on one shared site folder; worker 0 is the chief, the only one that writes.
+    Without TF_CONFIG that is `MirroredStrategy`. With it, every machine of the site runs the same
+    command at the same time, each with its own number in TF_CONFIG, on one shared site folder;
+    worker 0 is the chief, the only one that writes.
 
     Raises:
       ValueError: if TF_CONFIG is not what TensorFlow documents.
@@ -32,7 +33,9 @@ def is_chief() -> bool:
 
 
 def read_task() -> tuple[str, int]:
-    """Returns (type, number) of this process from TF_CONFIG. Raises ValueError saying what is wrong with it."""
+    """Returns (type, number) of this process from TF_CONFIG. Raises ValueError saying what is wrong
+    with it.
+    """
     try:
         config = json.loads(os.environ[VARIABLE])
         task, index, cluster = (

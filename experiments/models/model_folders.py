@@ -1,4 +1,6 @@
-"""Weights of a training as the folder of a model: with the plan they were made by, the data behind them and their scores."""
+"""Weights of a training as the folder of a model: with the plan they were made by, the data behind
+them and their scores.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ def write(
     """Writes a model's folder.
 
     Args:
-      stores: prepared cases of the sites that trained it, where they are at hand; described by numbers and ranges only.
-      rows: per-case rows of this model or of many, see case_rows; those of this model on the training grid become its scores, and where it has
-        rows with the healthy gate, the gate goes along.
+      stores: prepared cases of the sites that trained it, where they are at hand; described by
+          numbers and ranges only.
+      rows: per-case rows of this model or of many, see case_rows; those of this model on the
+        training grid become its scores, and where it has rows with the healthy gate, the gate goes
+        along.
       scores: further ones, see c2fnas.model_card.
     Raises:
       ValueError: as `model_folder.save`.
@@ -59,7 +63,9 @@ def write(
 
 
 def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict[str, Any]:
-    """Returns what a model was trained on, as numbers: cases, ranges of spacing and field of view over the training cases."""
+    """Returns what a model was trained on, as numbers: cases, ranges of spacing and field of view
+    over the training cases.
+    """
     if not stores:
         return {}
     grids = [
@@ -91,7 +97,9 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
 def write_best(
     folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
 ) -> None:
-    """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the site's validation."""
+    """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the
+    site's validation.
+    """
     best = trainer.best_score
     score = {
         "mean": best["dice"],
@@ -110,10 +118,12 @@ def write_best(
 def write_run(
     folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[Mapping[str, Any]]
 ) -> list[pathlib.Path]:
-    """Writes `models/<name>` for every final model of a finished run on one machine, and returns these folders.
+    """Writes `models/<name>` for every final model of a finished run on one machine, and returns
+    these folders.
 
     Args:
-      folder: of the run: `sites/<site>`, with the sites' prepared cases, baselines and federated models, and `server`.
+      folder: of the run: `sites/<site>`, with the sites' prepared cases, baselines and federated
+          models, and `server`.
       rows: per-case rows of all models.
     """
     folder = pathlib.Path(folder)
@@ -166,7 +176,9 @@ def write_run(
 
 
 def write_tables(folder: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `cases.csv`, every row with every measure, and `scores.csv`, their means with intervals and numbers of cases."""
+    """Writes `cases.csv`, every row with every measure, and `scores.csv`, their means with
+    intervals and numbers of cases.
+    """
     folder = pathlib.Path(folder)
     atomic.write_text(folder / "cases.csv", score_summary.csv_text(rows))
     atomic.write_text(folder / "scores.csv", score_summary.csv_text(score_summary.by_model(rows)))

@@ -9,7 +9,8 @@ from preprocessing.case_store import CaseStore, StoredCase
 
 
 class PooledStore:
-    """The cases of several stores side by side; each case keeps the split that its own site gave it, so no test case is trained on.
+    """The cases of several stores side by side; each case keeps the split that its own site gave
+    it, so no test case is trained on.
 
     Args:
       stores: prepared alike (spacing and window); a case is named `<site>/<case_id>` here.

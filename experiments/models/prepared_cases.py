@@ -1,4 +1,6 @@
-"""Whether prepared cases are those of an experiment: made at its spacing, with its intensity window, for its classes."""
+"""Whether prepared cases are those of an experiment: made at its spacing, with its intensity
+window, for its classes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ def open_store(root: str | os.PathLike, config: ExperimentConfig) -> CaseStore:
     """Opens the prepared cases that an experiment trains on or scores with.
 
     Raises:
-      ValueError: if `root` holds no finished store, or one that was not made with the experiment's settings; the message names every
-        difference.
+      ValueError: if `root` holds no finished store, or one that was not made with the experiment's
+        settings; the message names every difference.
     """
     found = differences(case_store.record_of(root), config)
     if found:
@@ -29,7 +31,8 @@ def open_store(root: str | os.PathLike, config: ExperimentConfig) -> CaseStore:
 
 
 def differences(record: Record, config: ExperimentConfig | None) -> list[str]:
-    """Returns, each in a phrase, what differs between prepared cases and the plan; what the store does not record is passed over.
+    """Returns, each in a phrase, what differs between prepared cases and the plan; what the store
+    does not record is passed over.
 
     Without a configuration the store is only compared with itself and with this release.
     """

@@ -1,4 +1,6 @@
-"""One scan from file to file: CT in, mask on the scan's own grid out, and what to know about the mask."""
+"""One scan from file to file: CT in, mask on the scan's own grid out, and what to know about the
+mask.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,10 @@ class Settings:
     Attributes:
       spacing_mm, window_hu: of the training grid.
       window: of the sliding window.
-      largest_component: whether only the largest connected part of pancreas and tumour together stays.
-      expected_view_mm: along x (left to right), y, z the shortest extent of a training scan; a scan that covers less than half of
-        one is refused. None asks nothing.
+      largest_component: whether only the largest connected part of pancreas and tumour together
+          stays.
+      expected_view_mm: along x (left to right), y, z the shortest extent of a training scan; a scan
+        that covers less than half of one is refused. None asks nothing.
       gate: takes out a tumour whose score does not pass it; None takes out none.
     """
 
@@ -58,7 +61,9 @@ class Settings:
 
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
-        """Returns the settings that a model's plan holds. Raises ValueError naming the entry that it lacks."""
+        """Returns the settings that a model's plan holds. Raises ValueError naming the entry that
+        it lacks.
+        """
         try:
             window = WindowConfig(
                 tuple(plan["inference"]["window"]),
@@ -86,8 +91,10 @@ class Prediction:
       components: class name -> connected parts.
       notes: what a reader should know before believing it.
       failed: what else was asked for and could not be written, a line for each file.
-      score: how sure the network is of a tumour, see c2fnas.scores.tumour_score; None for a mask of an earlier run.
-      gate: "stopped" where the gate has taken a tumour out, "passed" where it has left one, "" elsewhere.
+      score: how sure the network is of a tumour, see c2fnas.scores.tumour_score; None for a mask of
+          an earlier run.
+      gate: "stopped" where the gate has taken a tumour out, "passed" where it has left one, ""
+          elsewhere.
     """
 
     volumes_ml: Mapping[str, float]
@@ -111,23 +118,27 @@ def predict_scan(
     series: str | None = None,
     orientation: str | None = None,
 ) -> Prediction:
-    """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they are, bit for bit.
+    """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they
+    are, bit for bit.
 
-    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its size. Every file is there whole or not
-    at all. What lies beside the mask is written after it: where one of these files fails, the mask stays and the others are written.
+    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its
+    size. Every file is there whole or not at all. What lies beside the mask is written after it:
+    where one of these files fails, the mask stays and the others are written.
 
     Args:
       image: CT, a NIfTI file or a DICOM series: its folder, a zip of it, or one multi-frame file.
       output: mask to write, .nii.gz.
       logits_fn: the network, see c2fnas.inference.logits_fn.
       overlay: picture to write, .png.
-      probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each class on the scan's grid.
+      probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each
+          class on the scan's grid.
       dicom_seg: DICOM segmentation object to write, .dcm, for a DICOM series.
       model_name: written into it.
       series: which DICOM series, where there are several, see `dicom.read_series`.
       orientation: of a NIfTI file whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
-      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and the mask that cannot be written.
+      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and
+          the mask that cannot be written.
     """
     image = pathlib.Path(image)
     is_dicom = dicom.is_series(image)
@@ -189,7 +200,9 @@ def predict_scan(
 
 
 def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
-    """Returns what a mask says that an earlier run wrote. Raises IntegrityError where it cannot be read."""
+    """Returns what a mask says that an earlier run wrote. Raises IntegrityError where it cannot be
+    read.
+    """
     volume = nifti.read_labels(mask, orientation=orientation)
     return _described(volume.array, volume.grid)
 
@@ -208,7 +221,9 @@ def _gate_note(mask: np.ndarray, score: float, settings: Settings) -> str:
 
 
 def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
-    """Returns the scan on the training grid as the case store keeps it, float16 [x, y, z] in [-1, 1]: what training and evaluation see."""
+    """Returns the scan on the training grid as the case store keeps it, float16 [x, y, z] in [-1,
+    1]: what training and evaluation see.
+    """
     low, high = settings.window_hu
     scaled = np.empty(
         resampling.resampled_shape(upright.shape, upright.spacing_mm, settings.spacing_mm),
@@ -260,7 +275,9 @@ def _described(native: np.ndarray, grid: Grid) -> Prediction:
 def _on_native_grid(
     probability: np.ndarray, native: Grid, target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Returns one class's probabilities of the training grid on the scan's own grid, float32 in the scan's axis order."""
+    """Returns one class's probabilities of the training grid on the scan's own grid, float32 in the
+    scan's axis order.
+    """
     restored = np.empty(native.shape, dtype=np.float32, order="F")
     upright = geometry.to_ras_order(restored, native)
     for rows, slab in resampling.restored_probabilities(

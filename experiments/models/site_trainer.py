@@ -1,8 +1,9 @@
-"""One site's training: case store -> patches -> steps -> named weights. Both the baseline and the federation drive it.
+"""One site's training: case store -> patches -> steps -> named weights. Both the baseline and the
+federation drive it.
 
-A round is the unit of both: `train` runs its local epochs, validates on whole volumes (in every round, or as often as the
-configuration says), keeps the best model by the site's own validation and checkpoints after every epoch. A baseline is the same rounds
-without an exchange in between.
+A round is the unit of both: `train` runs its local epochs, validates on whole volumes (in every
+round, or as often as the configuration says), keeps the best model by the site's own validation and
+checkpoints after every epoch. A baseline is the same rounds without an exchange in between.
 """
 
 from __future__ import annotations
@@ -160,15 +161,18 @@ class SiteTrainer:
       store: the site's prepared cases.
       folder: this model's checkpoints, best weights and logs; stays at the site.
       label: what the progress bars call the model, e.g. "C1_baseline".
-      extra_models: models of earlier runs that the site lends to the cross-site evaluation, name -> weights file.
+      extra_models: models of earlier runs that the site lends to the cross-site evaluation, name ->
+          weights file.
       lend_local: whether it also lends its best model of this run.
       example_cases: how many test cases keep their predicted masks, for the site's own figures.
       freeze_encoder: the encoder keeps the weights it starts with.
       profile_steps: first and last step to profile, or None.
       xla: see `training.Trainer`.
-      missing: what the loss does about classes that the site's labels never show. Federated sites give `missing_labels(config, store)`; a
-        baseline, which nobody else teaches those classes, trains as the labels stand.
-      writes: whether this process writes files; of several machines that train together only one does.
+      missing: what the loss does about classes that the site's labels never show. Federated sites
+        give `missing_labels(config, store)`; a baseline, which nobody else teaches those classes,
+        trains as the labels stand.
+      writes: whether this process writes files; of several machines that train together only one
+          does.
     """
 
     def __init__(
@@ -249,17 +253,20 @@ class SiteTrainer:
         )
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
-        """Runs the local epochs of a round from `weights` and returns the weights after the last of them, with metrics.
+        """Runs the local epochs of a round from `weights` and returns the weights after the last of
+        them, with metrics.
 
-        Interrupted, it goes on at the last finished epoch when it is called again with the same weights; a round that was
-        finished before is not trained again.
+        Interrupted, it goes on at the last finished epoch when it is called again with the same
+        weights; a round that was finished before is not trained again.
         """
         start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
-        # An earlier release trained the rounds that a site had missed too; its checkpoint may be from the middle of that.
+        # An earlier release trained the rounds that a site had missed too; its checkpoint may be
+        # from the middle of that.
         elsewhere = not self._state["complete"] and self._trainer.step < begin
         if self._state["round"] != round_number or self._state["start"] != start or elsewhere:
             self._trainer.set_weights(weights)
-            # A round is its own epochs whenever it begins: after rounds that this site has missed, or that the operator has discarded.
+            # A round is its own epochs whenever it begins: after rounds that this site has missed,
+            # or that the operator has discarded.
             self._trainer.step = begin
             if self._writes:
                 self._board.federated_round(self._trainer.step, round_number)
@@ -270,7 +277,8 @@ class SiteTrainer:
         return self._trainer.weights(), self._state["metrics"]
 
     def train_alone(self, initial: Weights) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains all rounds from `initial` without an exchange, going on where an interrupted run stopped.
+        """Trains all rounds from `initial` without an exchange, going on where an interrupted run
+        stopped.
 
         Yields:
           The number of each round it finished, and its metrics.
@@ -314,7 +322,9 @@ class SiteTrainer:
         self._save()
 
     def _choose(self, round_number: int) -> dict[str, float]:
-        """Validates the trained weights, keeps them where they are the best so far, and returns their score."""
+        """Validates the trained weights, keeps them where they are the best so far, and returns
+        their score.
+        """
         score = self.validate(f"{self._label} validation")
         self._record(
             "validation", model=self._label, round=round_number, step=self._trainer.step, **score
@@ -348,7 +358,9 @@ class SiteTrainer:
             self._profiler.before(step + 1)
 
     def _describe_patches(self, step: int, slots: Sequence[int]) -> str:
-        """Names cases by their running number: a message may be sent to whoever helps, an identifier may not."""
+        """Names cases by their running number: a message may be sent to whoever helps, an
+        identifier may not.
+        """
         numbers = sorted(
             {
                 self._cases["training"][self._sampler.choose(step, slot).case].number
@@ -368,7 +380,8 @@ class SiteTrainer:
                 "round": str(round_number),
                 "step": str(self._trainer.step),
                 "genotype": json.dumps(self._trainer.network.genotype.to_json()),
-                # A genotype is named, not its file: these weights may leave the site, a path may not.
+                # A genotype is named, not its file: these weights may leave the site, a path may
+                # not.
                 "configuration": json.dumps(
                     {**self._config.to_json(), "genotype": self._trainer.network.genotype.name}
                 ),
@@ -376,7 +389,9 @@ class SiteTrainer:
             named_weights.save(path, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
-        """Returns the mean validation Dice of the given weights; the trained weights stay as they are."""
+        """Returns the mean validation Dice of the given weights; the trained weights stay as they
+        are.
+        """
         kept = self._trainer.weights()
         self._trainer.set_weights(weights)
         try:
@@ -399,7 +414,9 @@ class SiteTrainer:
         return named_weights.load(self._best_file)[0]
 
     def local_models(self) -> dict[str, Weights]:
-        """Returns what this site lends to the cross-site evaluation: its earlier models and, unless told not to, its best federated one."""
+        """Returns what this site lends to the cross-site evaluation: its earlier models and, unless
+        told not to, its best federated one.
+        """
         models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
         if self._state["best"] is None:  # the run ended before the first validation was due
             self._choose(self._state["round"])
@@ -414,13 +431,15 @@ class SiteTrainer:
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
-        """Scores a model on the site's own test cases, on the training grid and on each scan's own grid.
+        """Scores a model on the site's own test cases, on the training grid and on each scan's own
+        grid.
 
         Returns:
-          Rows of running number and scores (see case_rows): no identifier, path or picture. Masks of the first few cases stay in the
-          site's folder, for its own figures.
+          Rows of running number and scores (see case_rows): no identifier, path or picture. Masks
+          of the first few cases stay in the site's folder, for its own figures.
         Raises:
-          ServerMisbehaves: for a name that is not one of a model; it would become the name of a file.
+          ServerMisbehaves: for a name that is not one of a model; it would become the name of a
+              file.
         """
         check_model_name(model_name)
         kept = self._trainer.weights()  # the run may go back, and ask for the trained weights again
@@ -464,7 +483,9 @@ class SiteTrainer:
         return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
-        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and of the test cases, which then count."""
+        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and
+        of the test cases, which then count.
+        """
         rows = self._validation_rows(model_name)
         for case in progress.bar(
             self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"
@@ -482,7 +503,9 @@ class SiteTrainer:
         return rows
 
     def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
-        """Rows of the validation cases. Their scores go along only where no patient has a tumour: the healthy gate is fitted to these."""
+        """Rows of the validation cases. Their scores go along only where no patient has a tumour:
+        the healthy gate is fitted to these.
+        """
         rows = []
         for case in progress.bar(
             self._cases["validation"], what=f"{self._label} validates {model_name}", unit="case"

@@ -1,6 +1,8 @@
-"""Cases as a page shows them: every slice about the pancreas in one grey picture, every model's mask in one beside it.
+"""Cases as a page shows them: every slice about the pancreas in one grey picture, every model's
+mask in one beside it.
 
-The pictures are made where the scans are. They go into a site's own page, and into a joint one only for synthetic or public cohorts.
+The pictures are made where the scans are. They go into a site's own page, and into a joint one only
+for synthetic or public cohorts.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _LABEL_GREY = (
 
 
 def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.ndarray]:
-    """Returns model -> predicted mask of one case, `case<number>.<model>.npy` in any of the folders, in the table's order."""
+    """Returns model -> predicted mask of one case, `case<number>.<model>.npy` in any of the
+    folders, in the table's order.
+    """
     files = [
         file
         for folder in folders
@@ -42,9 +46,11 @@ def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.
 def choose_cases(
     cases: Sequence[Any], folders: Sequence[str | os.PathLike], model: str
 ) -> list[tuple[str, Any]]:
-    """Returns ("best" / "median" / "worst", case) of the cases that have masks, by the model's mean Dice over the classes there are.
+    """Returns ("best" / "median" / "worst", case) of the cases that have masks, by the model's mean
+    Dice over the classes there are.
 
-    Fewer than three such cases give fewer entries; without the model's masks the first three are returned without a word.
+    Fewer than three such cases give fewer entries; without the model's masks the first three are
+    returned without a word.
     """
     scored = []
     for case in cases:
@@ -67,7 +73,8 @@ def choose_cases(
 
 
 def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global") -> Figure:
-    """Draws a site's best, median and worst case by a model's Dice: slice, truth, all models (the paper's Fig. 4 and 5).
+    """Draws a site's best, median and worst case by a model's Dice: slice, truth, all models (the
+    paper's Fig. 4 and 5).
 
     Raises:
       ValueError: where no case of the site has a predicted mask.
@@ -93,7 +100,9 @@ def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global"
 
 
 def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where a site keeps the masks of its example cases: the federation's models, and those scored outside it."""
+    """Where a site keeps the masks of its example cases: the federation's models, and those scored
+    outside it.
+    """
     return site_folder / "federated" / "examples", site_folder / "scored" / "examples"
 
 
@@ -141,7 +150,9 @@ def entry(
 
 
 def montage(volume: np.ndarray, columns: int) -> np.ndarray:
-    """Returns all axial slices of [x, y, z] as radiologists look at them, row by row in one picture [rows, columns]."""
+    """Returns all axial slices of [x, y, z] as radiologists look at them, row by row in one picture
+    [rows, columns].
+    """
     width, height, slices = volume.shape
     rows = math.ceil(slices / columns)
     sheet = np.zeros((rows * height, columns * width), volume.dtype)
@@ -174,7 +185,9 @@ def _window(truth: np.ndarray, spacing_mm: Sequence[float], width_mm: float) -> 
 
 
 def _picture(sheet: np.ndarray, kind: str = "png") -> str:
-    """A picture inside the page: CT as JPEG, a fifth of the size, since its noise is not to be measured; labels exactly, as PNG."""
+    """A picture inside the page: CT as JPEG, a fifth of the size, since its noise is not to be
+    measured; labels exactly, as PNG.
+    """
     stream = io.BytesIO()
     options = {"quality": 85} if kind == "jpeg" else {"optimize": True}
     Image.fromarray(sheet).save(stream, format=kind, **options)

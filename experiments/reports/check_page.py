@@ -1,4 +1,6 @@
-"""What the check found, as JSON and as a page with a picture of every case. Both hold case ids and paths and stay at the site."""
+"""What the check found, as JSON and as a page with a picture of every case. Both hold case ids and
+paths and stay at the site.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the distributions as lines of bars, one for each site; empty where too few cases are labelled to show one."""
+    """Returns the distributions as lines of bars, one for each site; empty where too few cases are
+    labelled to show one.
+    """
     lines = []
     for title, unit, edges, series in _distributions(reports):
         lines.append(f"{title}, {edges[0]:g} to {edges[-1]:g} {unit}")

@@ -1,4 +1,6 @@
-"""Pages that stand alone: one HTML file without scripts, fonts or links, light or dark as its reader's screen is."""
+"""Pages that stand alone: one HTML file without scripts, fonts or links, light or dark as its
+reader's screen is.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def text(value: object) -> str:
 
 
 def tiles(values: Iterable[tuple[object, str, str]]) -> str:
-    """Returns large numbers in a row: value, what it counts, and a class ("good", "bad", "warn" or "")."""
+    """Returns large numbers in a row: value, what it counts, and a class ("good", "bad", "warn" or
+    "").
+    """
     return '<div class="tiles">' + "".join(f'<div class="tile"><b class="{kind}">{text(v)}</b>{text(w)}</div>' for v, w, kind in values) + "</div>"  # fmt: skip
 
 
@@ -87,7 +91,8 @@ def picture(pixels: np.ndarray) -> str:
 def histogram(
     edges: Sequence[float], series: Sequence[Sequence[float | None]], *, unit: str
 ) -> str:
-    """Returns bars over bins, as shares of each series' largest bin; a second series is drawn over the first as a line.
+    """Returns bars over bins, as shares of each series' largest bin; a second series is drawn over
+    the first as a line.
 
     Args:
       edges: bins + 1 values.

@@ -1,4 +1,6 @@
-"""What was measured of patients, in words: headings, cells and the rules behind them, for the pages of a run and of a study."""
+"""What was measured of patients, in words: headings, cells and the rules behind them, for the pages
+of a run and of a study.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The table of a prediction: one row per scan with its mask, volumes, connected parts and notes, written as each scan ends."""
+"""The table of a prediction: one row per scan with its mask, volumes, connected parts and notes,
+written as each scan ends.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ COLUMNS = (
 def row(
     scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None
 ) -> dict[str, Any]:
-    """Returns the row of a scan that has a mask. An output beside the mask that could not be written is part of the note."""
+    """Returns the row of a scan that has a mask. An output beside the mask that could not be
+    written is part of the note.
+    """
     return {
         "scan": str(scan),
         "mask": str(mask),
@@ -52,7 +56,8 @@ def failed_row(scan: pathlib.Path, problem: str) -> dict[str, Any]:
 
 
 class Table:
-    """A CSV that holds a row for every scan so far: whatever ends the program, no row of a finished scan is lost.
+    """A CSV that holds a row for every scan so far: whatever ends the program, no row of a finished
+    scan is lost.
 
     Args:
       path: the file; None keeps rows in memory only.

@@ -1,4 +1,6 @@
-"""Table 1 on disk: the JSON that keeps it, the markdown and CSV that show it, the figures beside it, and the way back."""
+"""Table 1 on disk: the JSON that keeps it, the markdown and CSV that show it, the figures beside
+it, and the way back.
+"""
 
 from __future__ import annotations
 
@@ -67,11 +69,13 @@ def write(
     """Writes the table and its figures into a run's folder.
 
     Args:
-      folder: gets `table1.json`, `table1.md`, `table1.csv` and `figures/`; the training curves and the timeline are drawn from
-        `sites/*/*/history.jsonl` and `server/events.jsonl` inside it, where these are.
+      folder: gets `table1.json`, `table1.md`, `table1.csv` and `figures/`; the training curves and
+        the timeline are drawn from `sites/*/*/history.jsonl` and `server/events.jsonl` inside it,
+        where these are.
       rows: per-case rows, as in `results`.
       config: the experiment's configuration as JSON values; `profile` and `seed` among them.
-      notes: sentences about the data, printed with the departures from the paper, e.g. "Data: synthetic cohort, 18/6/6 cases".
+      notes: sentences about the data, printed with the departures from the paper, e.g. "Data:
+          synthetic cohort, 18/6/6 cases".
     Returns:
       The contents of `table1.json`.
     """
@@ -108,11 +112,13 @@ def write(
 def write_table(
     folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes `table1.json`, `table1.md` and `table1.csv`, each whole or not at all, and returns the contents of the first.
+    """Writes `table1.json`, `table1.md` and `table1.csv`, each whole or not at all, and returns the
+    contents of the first.
 
     Args:
-      metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds); optionally `peak_memory_bytes`
-        and `notes` (sentences about the data) and `fingerprints` (of models and data).
+      metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds);
+        optionally `peak_memory_bytes` and `notes` (sentences about the data) and `fingerprints` (of
+        models and data).
     """
     folder = pathlib.Path(folder)
     content = document(rows, metadata)
@@ -123,7 +129,9 @@ def write_table(
 
 
 def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the contents of `table1.json`: what decided the numbers, the table in per cent, and the rows it was computed from."""
+    """Returns the contents of `table1.json`: what decided the numbers, the table in per cent, and
+    the rows it was computed from.
+    """
     cases = latest_rows(rows)
     lines = paper_table.table(cases)
     return {
@@ -147,7 +155,9 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
 
 
 def latest_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one row a model, site, case and grid, the last that was reported, in the table's order."""
+    """Returns one row a model, site, case and grid, the last that was reported, in the table's
+    order.
+    """
     latest = {
         (
             *paper_table.position(row["model"]),
@@ -176,7 +186,9 @@ def read(folder: str | os.PathLike) -> RunReport:
 
 
 def read_events(folder: str | os.PathLike) -> RunReport:
-    """Reads histories, the server's events and the sites' pictures of a run that may not have a table yet."""
+    """Reads histories, the server's events and the sites' pictures of a run that may not have a
+    table yet.
+    """
     folder = pathlib.Path(folder)
     histories: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("sites/*/*/history.jsonl")):
@@ -199,7 +211,8 @@ def comparison(
     count: int = 3,
     width_mm: float | None = 180.0,
 ) -> Figure:
-    """Draws a site's own cases beside what every model made of them. The picture stays at the site, as its scans do.
+    """Draws a site's own cases beside what every model made of them. The picture stays at the site,
+    as its scans do.
 
     Args:
       cases: the site's prepared test cases (`number`, `image`, `label`, `target_mm`).
@@ -243,7 +256,9 @@ def comparison(
 
 
 def stack() -> str:
-    """Returns the installed versions that decide the numbers, e.g. "tensorflow 2.21.0, keras 3.15.1, numpy 2.3.1"; loads none of them."""
+    """Returns the installed versions that decide the numbers, e.g. "tensorflow 2.21.0, keras
+    3.15.1, numpy 2.3.1"; loads none of them.
+    """
     found = []
     for package in ("tensorflow", "keras", "tensorflow-addons", "numpy"):
         try:
@@ -254,7 +269,9 @@ def stack() -> str:
 
 
 def departures(configuration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns (setting, here, in the paper's profile) of every setting that differs from the paper's profile."""
+    """Returns (setting, here, in the paper's profile) of every setting that differs from the
+    paper's profile.
+    """
     found = []
     for name, expected in _paper_settings().items():
         if name in configuration and name not in _NO_DEPARTURE:
@@ -266,7 +283,9 @@ def departures(configuration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def csv_text(content: Mapping[str, Any]) -> str:
-    """Returns the table as CSV: per row and column our per cent, the number of cases behind it, and the paper's per cent."""
+    """Returns the table as CSV: per row and column our per cent, the number of cases behind it, and
+    the paper's per cent.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
@@ -293,7 +312,8 @@ def csv_text(content: Mapping[str, Any]) -> str:
 
 
 def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str:
-    """Returns the whole report: the table, ours beside the paper's, and everything one needs to judge it.
+    """Returns the whole report: the table, ours beside the paper's, and everything one needs to
+    judge it.
 
     Args:
       content: the contents of `table1.json`.
@@ -324,7 +344,9 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
 
 
 def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
-    """Returns mean and range over several runs as a table, and how many of them showed each finding."""
+    """Returns mean and range over several runs as a table, and how many of them showed each
+    finding.
+    """
     summary = paper_table.several(contents)
     seeds = ", ".join(str(content["seed"]) for content in contents)
     lines = [

@@ -1,4 +1,6 @@
-"""Does a result follow from its own rows? The table computed again, every file beside it compared with the digest it was made from."""
+"""Does a result follow from its own rows? The table computed again, every file beside it compared
+with the digest it was made from.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""Numbers made of per-case rows: Table 1, intervals, claims and verdicts, digests. No pages, no training."""
+"""Numbers made of per-case rows: Table 1, intervals, claims and verdicts, digests. No pages, no
+training.
+"""

@@ -1,4 +1,6 @@
-"""What of a case's scores goes into a per-case row: column names, all made of the words that federated.security.report_filter lets out."""
+"""What of a case's scores goes into a per-case row: column names, all made of the words that
+federated.security.report_filter lets out.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ SCORE = "score_tumour"  # of a row: the patient's score, see c2fnas.scores.tumou
 
 
 def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
-    """Returns a class's columns of a row, e.g. `hd95_mm_pancreas`; None where there is no score (rule in c2fnas.scores.metrics)."""
+    """Returns a class's columns of a row, e.g. `hd95_mm_pancreas`; None where there is no score
+    (rule in c2fnas.scores.metrics).
+    """
     values = {
         "dice": scores.dice,
         "hd95_mm": scores.hd95_mm,
@@ -73,7 +77,8 @@ def of_files(
     *,
     orientation: str | None = None,
 ) -> dict[str, float | None]:
-    """Returns the columns of both classes for a mask and a label map, NIfTI files on one grid in whatever axis orders.
+    """Returns the columns of both classes for a mask and a label map, NIfTI files on one grid in
+    whatever axis orders.
 
     Args:
       prediction: the mask; None for one that is missing, which counts as a mask of nothing.

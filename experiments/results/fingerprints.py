@@ -1,4 +1,6 @@
-"""What a result was made from, as digests: rows, models, each site's prepared data. A digest names no case and holds no number."""
+"""What a result was made from, as digests: rows, models, each site's prepared data. A digest names
+no case and holds no number.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,17 @@ def of_file(path: str | os.PathLike) -> str:
 
 
 def of_prepared_data(case_store: str | os.PathLike) -> str:
-    """Returns one digest for a site's prepared cases: the content of its files, the settings and who is in which split."""
+    """Returns one digest for a site's prepared cases: the content of its files, the settings and
+    who is in which split.
+    """
     index = atomic.read_json(pathlib.Path(case_store) / "index.json")
     kept = {key: index[key] for key in ("settings", "splits", "sources", "numbers") if key in index}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def of_run(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
-    """Returns the digests of what lies in a run's folder: `models` (name -> digest) and `data` (site -> digest).
+    """Returns the digests of what lies in a run's folder: `models` (name -> digest) and `data`
+    (site -> digest).
 
     What is not at hand, e.g. the sites' folders beside a real server, is left out.
     """

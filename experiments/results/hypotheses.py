@@ -1,18 +1,22 @@
-"""The paper's claims, and ours beside them, as hypotheses: what is compared, by how much, and by which rule a verdict falls.
+"""The paper's claims, and ours beside them, as hypotheses: what is compared, by how much, and by
+which rule a verdict falls.
 
-Everything here was written before a number was looked at: the claims follow the paper's sections 3 and 4, the margins are what its words
-("slightly better", "comparable", "drops only moderately") allow at the size of its own differences, and the rules are below.
+Everything here was written before a number was looked at: the claims follow the paper's sections 3
+and 4, the margins are what its words ("slightly better", "comparable", "drops only moderately")
+allow at the size of its own differences, and the rules are below.
 
-Rules. A part compares two models on the same patients (or one model on two sites' patients): d is the first minus the second, in the
-column's unit. Its mean has a 95 % interval that holds patients and trainings (`patients_and_trainings`), and a p of the same statistic,
-two-sided, adjusted by Holm over all parts of all hypotheses that were measured. Supported and contradicted need p < 0.05 after Holm, and
+Rules. A part compares two models on the same patients (or one model on two sites' patients): d is
+the first minus the second, in the column's unit. Its mean has a 95 % interval that holds patients
+and trainings (`patients_and_trainings`), and a p of the same statistic, two-sided, adjusted by Holm
+over all parts of all hypotheses that were measured. Supported and contradicted need p < 0.05 after
+Holm, and
   greater          the interval above 0; contradicted below
   less             the interval below 0; contradicted above
   not_less, bound  the interval above -margin: at least as good, within the margin; contradicted below
   gone, zero       the exact interval of the share of cases that are marked at all below the limit of 5 %; contradicted above
-What is neither is undecided, and so is what shows no spread between trainings. Not measured is what lacks a number or has fewer than three
-trainings. A hypothesis is supported where all its parts are, contradicted where one is, not measured where one is not measured and none
-contradicts it.
+What is neither is undecided, and so is what shows no spread between trainings. Not measured is what
+lacks a number or has fewer than three trainings. A hypothesis is supported where all its parts are,
+contradicted where one is, not measured where one is not measured and none contradicts it.
 """
 
 from __future__ import annotations
@@ -50,7 +54,8 @@ Unit = tuple[str, str, int]  # cohort, site, running number of the case
 class Run:
     """Per-case rows of one training. Runs of one cohort share its patients.
 
-    Runs of one seed are variants of one training (other processors, other threads): each patient's values are averaged over them first.
+    Runs of one seed are variants of one training (other processors, other threads): each patient's
+    values are averaged over them first.
     """
 
     seed: int
@@ -67,7 +72,8 @@ class Part:
       first, second: models; several are averaged per patient.
       measure: a key of `MEASURES`.
       margin: in the measure's unit.
-      sites: for a comparison of one measure on two sites' patients, (first's site, second's site); else the measure's own site counts.
+      sites: for a comparison of one measure on two sites' patients, (first's site, second's site);
+          else the measure's own site counts.
       paper: the same difference from the paper's Table 1, None where it has none.
     """
 
@@ -103,14 +109,15 @@ class Hypothesis:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A part with its numbers, in the measure's unit; of a share of cases 0 to 1. None where nothing was measured.
+    """A part with its numbers, in the measure's unit; of a share of cases 0 to 1. None where
+    nothing was measured.
 
     Attributes:
       by_seed: each training's own difference, or number of marked cases.
       trainings: how many the interval is made of.
       design: `patients_and_trainings.OWN` or `SAME`, None where nothing was measured.
-      detectable: the smallest true distance from 0 (or from the margin) that this study shows with 80 % power, by this part alone. Of a
-        share: how high it may still be if no case is marked.
+      detectable: the smallest true distance from 0 (or from the margin) that this study shows with
+        80 % power, by this part alone. Of a share: how high it may still be if no case is marked.
       detectable_holm: the same at Holm's strictest step.
     """
 
@@ -173,7 +180,9 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number of each patient. `columns` are the names it may have in a row; the first that is there counts."""
+    """A number of each patient. `columns` are the names it may have in a row; the first that is
+    there counts.
+    """
 
     text: str
     unit: str
@@ -181,7 +190,8 @@ class Measure:
     sites: tuple[str, ...]
     factor: float = 1.0
     healthy_only: bool = False  # patients without a tumour
-    found_only: bool = False  # a value of 0 is none: a model that finds nothing finds it in no piece, which is no merit
+    # a value of 0 is none: a model that finds nothing finds it in no piece, which is no merit
+    found_only: bool = False
 
 
 MEASURES: dict[str, Measure] = {
@@ -247,7 +257,9 @@ def evaluate(
 
 
 def judge(outcome: Outcome) -> str:
-    """Returns the verdict on one part by the rules above, from its interval, adjusted p and number of trainings alone."""
+    """Returns the verdict on one part by the rules above, from its interval, adjusted p and number
+    of trainings alone.
+    """
     part, interval = outcome.part, outcome.interval
     if interval is None or outcome.trainings < LEAST_TRAININGS:
         return NOT_MEASURED
@@ -297,7 +309,9 @@ class _Scores:
     def of(
         self, models: Sequence[str], measure: str, site: str | None = None, *, marked: bool = False
     ) -> dict[Unit, float]:
-        """Returns the values of the units that every one of `models` has a value on; with `marked` 1 for a value above 0, else 0."""
+        """Returns the values of the units that every one of `models` has a value on; with `marked`
+        1 for a value above 0, else 0.
+        """
         each = [self._of(model, MEASURES[measure], site, marked) for model in models]
         if not each:
             return {}
@@ -331,9 +345,11 @@ class _Scores:
         return values
 
     def _contributions(self, model: str) -> dict[Unit, float]:
-        """Each patient's share in Average: their mean is Average, (mean pancreas of all + mean tumour of C2) / 2, of the pooled patients.
+        """Each patient's share in Average: their mean is Average, (mean pancreas of all + mean
+        tumour of C2) / 2, of the pooled patients.
 
-        A case of C1 carries half its pancreas Dice; one of C2 also half its tumour Dice times all cases over C2's.
+        A case of C1 carries half its pancreas Dice; one of C2 also half its tumour Dice times all
+        cases over C2's.
         """
         pancreas = {
             **self._of(model, MEASURES["pancreas"], "C1"),
@@ -453,7 +469,9 @@ def _estimate(groups: _Groups) -> float:
 
 
 def _strata(patients: Sequence[_Groups]) -> list[tuple[float, np.ndarray]]:
-    """Returns weight and values of every site's patients, so that the sum of weight times mean is the mean over the cohorts."""
+    """Returns weight and values of every site's patients, so that the sum of weight times mean is
+    the mean over the cohorts.
+    """
     strata = []
     for groups in patients:
         for weight, values in groups:

@@ -1,10 +1,13 @@
-"""Intervals and tests of means and shares: arrays in, values out. Knows no model, no column and no file.
+"""Intervals and tests of means and shares: arrays in, values out. Knows no model, no column and no
+file.
 
-A *unit* is what is independent: a patient, or a training. Values stand on the last axis; axes before it are repetitions, each with an
-interval of its own, so that a simulation asks the same code as a report does.
+A *unit* is what is independent: a patient, or a training. Values stand on the last axis; axes
+before it are repetitions, each with an interval of its own, so that a simulation asks the same code
+as a report does.
 
-The interval of a mean is Student's t, per stratum, with Welch and Satterthwaite's degrees of freedom over the strata, and wider where the
-values are skewed. The percentile bootstrap is not used: of six values it covers 82 to 87 % where it says 95.
+The interval of a mean is Student's t, per stratum, with Welch and Satterthwaite's degrees of
+freedom over the strata, and wider where the values are skewed. The percentile bootstrap is not
+used: of six values it covers 82 to 87 % where it says 95.
 
 scipy.stats takes as long to import as the rest of a small program: only what needs it imports it.
 """
@@ -19,8 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 LEVEL = 0.95
-# Of the Edgeworth term below: 1.5 on the long side, since so few values understate their skewness, and half of that on the other, since
-# they also mistake its sign. Chosen for a coverage of at least 93 % from six values of an exponential (tests/benchmarks/verdict_rates.py).
+# Of the Edgeworth term below: 1.5 on the long side, since so few values understate their skewness,
+# and half of that on the other, since they also mistake its sign. Chosen for a coverage of at least
+# 93 % from six values of an exponential (tests/benchmarks/verdict_rates.py).
 _LONG_SIDE, _SHORT_SIDE = 1.5, 0.75
 
 Bounds = tuple[float | None, float | None]
@@ -29,9 +33,11 @@ NO_BOUNDS: Bounds = (None, None)
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval about it, in the unit of what was measured; `count` units made it.
+    """An estimate and the interval about it, in the unit of what was measured; `count` units made
+    it.
 
-    An end is None where the values cannot say it: one value, or values that are all alike, show no spread.
+    An end is None where the values cannot say it: one value, or values that are all alike, show no
+    spread.
     """
 
     estimate: float
@@ -47,11 +53,13 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """An estimate with its standard error: what an interval, a test and a study's power are made of. Floats or arrays of one shape.
+    """An estimate with its standard error: what an interval, a test and a study's power are made
+    of. Floats or arrays of one shape.
 
     Attributes:
       freedom: degrees of freedom of `error`.
-      skewness: of the estimate, third central moment over `error` cubed; 0 leaves Student's t as it is.
+      skewness: of the estimate, third central moment over `error` cubed; 0 leaves Student's t as it
+          is.
     """
 
     estimate: np.ndarray
@@ -62,8 +70,8 @@ class Mean:
     def ends(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """Returns the two ends of the interval.
 
-        For a skewed mean the t statistic's own quantiles are off by skewness (2 t^2 + 1) / 6 (Hall 1992, after Johnson 1978); the interval
-        grows by that, and never shrinks.
+        For a skewed mean the t statistic's own quantiles are off by skewness (2 t^2 + 1) / 6 (Hall
+        1992, after Johnson 1978); the interval grows by that, and never shrinks.
         """
         from scipy import stats
 
@@ -75,7 +83,9 @@ class Mean:
         )
 
     def p(self, null: float = 0.0) -> np.ndarray:
-        """Returns the two-sided p of the mean being `null`: below 0.05 exactly where the 95 % interval leaves it out. 1 without spread."""
+        """Returns the two-sided p of the mean being `null`: below 0.05 exactly where the 95 %
+        interval leaves it out. 1 without spread.
+        """
         from scipy import stats
 
         known = np.asarray(self.error) > 0
@@ -90,7 +100,9 @@ class Mean:
         return np.where(known, np.minimum(1.0, 2 * stats.t.sf(t, self.freedom)), 1.0)
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
-        """Returns the true distance from a null that this interval would leave out in `power` of all repetitions. Of one mean, no array."""
+        """Returns the true distance from a null that this interval would leave out in `power` of
+        all repetitions. Of one mean, no array.
+        """
         from scipy import optimize, stats
 
         freedom = round(float(self.freedom), 1)
@@ -114,14 +126,17 @@ class Mean:
 
 @functools.cache
 def _relative_errors(freedom: float) -> np.ndarray:
-    """Returns 500 equally likely values of an estimated standard error over the true one: it varies as the root of a chi-square."""
+    """Returns 500 equally likely values of an estimated standard error over the true one: it varies
+    as the root of a chi-square.
+    """
     from scipy import stats
 
     return np.sqrt(stats.chi2.ppf((np.arange(500) + 0.5) / 500, freedom) / freedom)
 
 
 def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
-    """Returns the sum of weight times mean over independent groups, e.g. strata with their shares, or 1 and -1 for a difference.
+    """Returns the sum of weight times mean over independent groups, e.g. strata with their shares,
+    or 1 and -1 for a difference.
 
     A group of one value has no spread of its own and takes the others' pooled variance.
 
@@ -170,12 +185,14 @@ def mean_interval(
 ) -> Interval:
     """Returns the mean of `values` and its interval.
 
-    Values that are all alike show no spread. Within bounds the interval is then what values that `n` units do not show could do to the mean:
-    a share of up to 1 - ((1 - level) / 2) ** (1 / n) may lie at a bound. Without bounds the ends are None.
+    Values that are all alike show no spread. Within bounds the interval is then what values that
+    `n` units do not show could do to the mean: a share of up to 1 - ((1 - level) / 2) ** (1 / n)
+    may lie at a bound. Without bounds the ends are None.
 
     Args:
       values: one a unit.
-      strata: unit -> group whose size is given (sites, seeds), so that what lies between groups is no spread.
+      strata: unit -> group whose size is given (sites, seeds), so that what lies between groups is
+          no spread.
       bounds: which no value can leave; the ends stay within.
     Raises:
       ValueError: without a value, or where the lengths differ.
@@ -208,7 +225,9 @@ def mean_interval(
 
 
 def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval | None:
-    """Returns mean and Student's t interval over repetitions (seeds); None for fewer than two, which show no spread."""
+    """Returns mean and Student's t interval over repetitions (seeds); None for fewer than two,
+    which show no spread.
+    """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
@@ -223,7 +242,9 @@ def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interv
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Returns p-values adjusted for their number (Holm 1979), never below what they were nor above 1; None stays None and counts not."""
+    """Returns p-values adjusted for their number (Holm 1979), never below what they were nor above
+    1; None stays None and counts not.
+    """
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)
     highest = 0.0
@@ -236,7 +257,9 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 def binomial_ends(
     successes: np.ndarray, trials: np.ndarray, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends of the exact interval of a share (Clopper and Pearson 1934); numbers need not be whole."""
+    """Returns the ends of the exact interval of a share (Clopper and Pearson 1934); numbers need
+    not be whole.
+    """
     from scipy import stats
 
     tail = (1 - level) / 2
@@ -249,7 +272,9 @@ def binomial_ends(
 
 
 def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> Interval:
-    """Returns a share and its exact interval, see `binomial_ends`. Raises ValueError without a trial."""
+    """Returns a share and its exact interval, see `binomial_ends`. Raises ValueError without a
+    trial.
+    """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a share; expected at least one trial")
     low, high = binomial_ends(np.asarray(float(successes)), np.asarray(float(trials)), level)
@@ -257,7 +282,9 @@ def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> In
 
 
 def binomial_p(successes: np.ndarray, trials: np.ndarray, share: float) -> np.ndarray:
-    """Returns twice the smaller tail for a true `share`: below 0.05 exactly where `binomial_ends` leave it out."""
+    """Returns twice the smaller tail for a true `share`: below 0.05 exactly where `binomial_ends`
+    leave it out.
+    """
     from scipy import stats
 
     with np.errstate(invalid="ignore"):

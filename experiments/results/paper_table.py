@@ -1,8 +1,10 @@
-"""Table 1 as a value: per-case rows in, means in per cent out. Knows no network, no picture and no layout.
+"""Table 1 as a value: per-case rows in, means in per cent out. Knows no network, no picture and no
+layout.
 
-A row is what a site reports for one model on one of its test cases: `model`, `site` ("C1" or "C2"), `case` (running number in
-the site's cohort), `grid` ("training" or "native"), `dice_pancreas` and `dice_tumour` (0 to 1, or None where the class is in
-neither the truth nor the prediction: such a case does not count in the mean), `volume_ml_*` and `truth_ml_*`.
+A row is what a site reports for one model on one of its test cases: `model`, `site` ("C1" or "C2"),
+`case` (running number in the site's cohort), `grid` ("training" or "native"), `dice_pancreas` and
+`dice_tumour` (0 to 1, or None where the class is in neither the truth nor the prediction: such a
+case does not count in the mean), `volume_ml_*` and `truth_ml_*`.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ MODELS = ("C1_baseline", "C2_baseline", "C1_FL_local", "C2_FL_local", "FL_global
 AVERAGE = "Average"
 BEST_GLOBAL = "FL_best_global"
 ROWS = (*MODELS, AVERAGE, BEST_GLOBAL)
-# Rows that the paper does not have, by the same definitions: both sites' data in one place, one site's baseline trained on at the other,
-# and the federation without the VAE branch.
+# Rows that the paper does not have, by the same definitions: both sites' data in one place, one
+# site's baseline trained on at the other, and the federation without the VAE branch.
 POOLED, C1_TO_C2, C2_TO_C1, NO_VAE = (
     "pooled",
     "finetuned_C1_to_C2",
@@ -40,7 +42,8 @@ ROW_KEYS = (
 )
 
 PAPER_TEST_CASES = {"C1": 84, "C2": 100}
-# As printed in Wang, Shen, Roth et al. 2020, Table 1; its bottom row included, which is not the mean of the five above it.
+# As printed in Wang, Shen, Roth et al. 2020, Table 1; its bottom row included, which is not the
+# mean of the five above it.
 PAPER_TABLE: dict[str, dict[str, float]] = {
     name: dict(zip(COLUMNS, values, strict=True))
     for name, values in {
@@ -59,9 +62,10 @@ class TableRow:
     """One line of the table.
 
     Attributes:
-      percent: column -> mean Dice in per cent; None where no case, or not every column it is made of, contributes.
-      cases: column -> number of cases behind the mean, absent classes left out (0 for the row of means and the column "average",
-        which are made of means).
+      percent: column -> mean Dice in per cent; None where no case, or not every column it is made
+          of, contributes.
+      cases: column -> number of cases behind the mean, absent classes left out (0 for the row of
+        means and the column "average", which are made of means).
     """
 
     percent: Mapping[str, float | None]
@@ -84,13 +88,16 @@ class Finding:
 
 
 def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[str, Any]]:
-    """Reads per-case rows from a JSON-lines file; with `any_site` also those of sites that Table 1 has no column for.
+    """Reads per-case rows from a JSON-lines file; with `any_site` also those of sites that Table 1
+    has no column for.
 
-    Of the candidates for a shared choice only the chosen one is left, under its row's name; see `shared_choice`. Rows of validation cases
-    are used and left out, and every model for which they fit a healthy gate has its rows with it too; see `gated_rows`.
+    Of the candidates for a shared choice only the chosen one is left, under its row's name; see
+    `shared_choice`. Rows of validation cases are used and left out, and every model for which they
+    fit a healthy gate has its rows with it too; see `gated_rows`.
 
     Raises:
-      ValueError: naming the file, the line and the key where a line is no JSON object or lacks a key of a row.
+      ValueError: naming the file, the line and the key where a line is no JSON object or lacks a
+          key of a row.
     """
     path, rows = pathlib.Path(path), []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -110,17 +117,18 @@ def read_rows(path: str | os.PathLike, *, any_site: bool = False) -> list[dict[s
 def table(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str, TableRow]:
     """Computes the table from per-case rows.
 
-    C1 pancreas, C2 pancreas and C2 tumour are means over cases; the pancreas average is the mean over all test cases of both
-    sites, which weights the sites by their numbers of cases; Average is the mean of the pancreas average and C2 tumour. The row
-    "Average" is the mean of the five models' rows. `FL_best_global` stands beneath it and is not part of it.
+    C1 pancreas, C2 pancreas and C2 tumour are means over cases; the pancreas average is the mean
+    over all test cases of both sites, which weights the sites by their numbers of cases; Average is
+    the mean of the pancreas average and C2 tumour. The row "Average" is the mean of the five
+    models' rows. `FL_best_global` stands beneath it and is not part of it.
 
     Args:
-      rows: per-case rows, in any order. A row of the same model, site, case and grid as an earlier one replaces it: a site that
-        was interrupted may have reported twice.
+      rows: per-case rows, in any order. A row of the same model, site, case and grid as an earlier
+        one replaces it: a site that was interrupted may have reported twice.
       grid: the grid whose rows count, "training" or "native".
     Returns:
-      Row name -> row, in the paper's order; models that the paper does not have stand last. A model without rows is absent, and
-      so is "Average" unless all five models are there.
+      Row name -> row, in the paper's order; models that the paper does not have stand last. A model
+      without rows is absent, and so is "Average" unless all five models are there.
     Raises:
       ValueError: for an unknown grid, or a row that lacks a key or is of an unknown site or grid.
     """
@@ -144,7 +152,9 @@ def table(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str
 
 
 def findings(lines: Mapping[str, TableRow]) -> dict[str, Finding]:
-    """Holds the paper's four findings against a table; a finding whose numbers are missing neither holds nor fails."""
+    """Holds the paper's four findings against a table; a finding whose numbers are missing neither
+    holds nor fails.
+    """
 
     def value(name: str, column: str) -> float | None:
         return lines[name].percent[column] if name in lines else None
@@ -195,7 +205,9 @@ def findings(lines: Mapping[str, TableRow]) -> dict[str, Finding]:
 def false_tumours(
     rows: Iterable[Mapping[str, Any]], grid: str = "training"
 ) -> dict[str, tuple[int, int]]:
-    """Returns model -> (cases without a tumour in which it marks one, cases without a tumour), in the table's order."""
+    """Returns model -> (cases without a tumour in which it marks one, cases without a tumour), in
+    the table's order.
+    """
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
         if row["grid"] == grid and row["truth_ml_tumour"] == 0.0:
@@ -205,7 +217,8 @@ def false_tumours(
 
 
 def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns row -> column -> mean, lowest, highest (per cent) and runs, over several runs' `table1.json` contents.
+    """Returns row -> column -> mean, lowest, highest (per cent) and runs, over several runs'
+    `table1.json` contents.
 
     A run without a row or a number does not count there; a cell that no run has is absent.
     """
@@ -270,7 +283,9 @@ def _model_row(rows: Sequence[Mapping[str, Any]]) -> TableRow:
 
 
 def _pooled(percent: Mapping[str, float | None], cases: Mapping[str, int]) -> float | None:
-    """Mean pancreas Dice over the cases of both sites; None unless both contribute, as one site's mean is no stand-in for both."""
+    """Mean pancreas Dice over the cases of both sites; None unless both contribute, as one site's
+    mean is no stand-in for both.
+    """
     sites = ("C1_pancreas", "C2_pancreas")
     if not all(cases[site] for site in sites):
         return None
@@ -286,7 +301,9 @@ def _mean_row(rows: Sequence[TableRow]) -> TableRow:
 
 
 def position(name: str) -> tuple[int, str]:
-    """Sort key that puts models in the order of the table, others after them by name, and those with the gate last, in the same order."""
+    """Sort key that puts models in the order of the table, others after them by name, and those
+    with the gate last, in the same order.
+    """
     known, base = (*ROWS, *BEYOND), name.removesuffix(gated_rows.SUFFIX)
     place = known.index(base) if base in known else len(known)
     return (place + (base != name) * (len(known) + 1), name)

@@ -1,12 +1,15 @@
-"""Does a model tell patients with a tumour from those without? Rows of cases in, shares with intervals out.
+"""Does a model tell patients with a tumour from those without? Rows of cases in, shares with
+intervals out.
 
-A patient *has* a tumour where the truth holds one, and *is called* to have one where the mask holds at least one voxel of it, which is
-where the score (c2fnas.scores.tumour_score) is above 0. A tumour is a connected part of the truth, and is *found* where it shares a voxel with
-the mask's tumour; a *false alarm* is a connected part of the mask's tumour that shares none with the truth's.
+A patient *has* a tumour where the truth holds one, and *is called* to have one where the mask holds
+at least one voxel of it, which is where the score (c2fnas.scores.tumour_score) is above 0. A tumour
+is a connected part of the truth, and is *found* where it shares a voxel with the mask's tumour; a
+*false alarm* is a connected part of the mask's tumour that shares none with the truth's.
 
-Intervals are of patients, not of trainings: exact (Clopper and Pearson 1934) for shares; for the AUC Newcombe's of 2006 (his method 5:
-Hanley and McNeil's variance at the bound rather than at the estimate), which does not shrink to a point at an AUC of 1; the project's
-interval of a mean for false alarms. Tumours count as independent of each other, also where one patient has several.
+Intervals are of patients, not of trainings: exact (Clopper and Pearson 1934) for shares; for the
+AUC Newcombe's of 2006 (his method 5: Hanley and McNeil's variance at the bound rather than at the
+estimate), which does not shrink to a point at an AUC of 1; the project's interval of a mean for
+false alarms. Tumours count as independent of each other, also where one patient has several.
 """
 
 from __future__ import annotations
@@ -54,10 +57,12 @@ class _Patient:
 
 
 def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, Any]]:
-    """Returns model -> measure -> {"estimate", "low", "high", "count"} or None, and "froc", see `free_response`; in the table's order.
+    """Returns model -> measure -> {"estimate", "low", "high", "count"} or None, and "froc", see
+    `free_response`; in the table's order.
 
-    `count` is of patients, of tumours for `tumours_found`. A patient whom several runs of one cohort scored counts once, with the mean.
-    The AUC compares patients of one run with each other, since each training has a scale of its own.
+    `count` is of patients, of tumours for `tumours_found`. A patient whom several runs of one
+    cohort scored counts once, with the mean. The AUC compares patients of one run with each other,
+    since each training has a scale of its own.
     """
     found: dict[str, list[_Patient]] = {}
     for number, run in enumerate(runs):
@@ -75,7 +80,9 @@ def of_rows(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[s
 
 
 def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:
-    """Returns the probability that a patient with a tumour scores higher than one without; equal scores count one half."""
+    """Returns the probability that a patient with a tumour scores higher than one without; equal
+    scores count one half.
+    """
     one, other = np.asarray(with_tumour, float)[:, None], np.asarray(healthy, float)[None, :]
     return float(np.mean((one > other) + 0.5 * (one == other)))
 
@@ -111,13 +118,15 @@ def auc_interval(
 
 
 def free_response(patients: Sequence[tuple[float, int, int, int]]) -> list[dict[str, float]]:
-    """Returns the free-response curve: what is found, and at how many false alarms, when only patients above a threshold count.
+    """Returns the free-response curve: what is found, and at how many false alarms, when only
+    patients above a threshold count.
 
     Args:
       patients: (score, tumours, found, false alarms) of each.
     Returns:
-      From the highest threshold down to 0, the mask as it is, points of `threshold`, `false_alarms` (per patient), `found` (share of the
-      tumours) and its exact interval `low`, `high`. Empty without a tumour.
+      From the highest threshold down to 0, the mask as it is, points of `threshold`, `false_alarms`
+      (per patient), `found` (share of the tumours) and its exact interval `low`, `high`. Empty
+      without a tumour.
     """
     tumours = sum(patient[1] for patient in patients)
     if not tumours:
@@ -194,7 +203,8 @@ def _means(patients: Sequence[_Patient], value) -> dict[tuple[str, str, int], fl
 
 
 def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
-    # the sum is whole where every patient has one run; else the interval is that of one run's patients, which is wider than needed
+    # the sum is whole where every patient has one run; else the interval is that of one run's
+    # patients, which is wider than needed
     return (
         _json(intervals.share_interval(round(math.fsum(values.values()), 9), len(values)))
         if values

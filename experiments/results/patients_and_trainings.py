@@ -1,17 +1,22 @@
-"""What a study can say of a number that varies between patients and between trainings: interval, test, power. Arrays in, values out.
+"""What a study can say of a number that varies between patients and between trainings: interval,
+test, power. Arrays in, values out.
 
-A training is a seed: its initial weights, its order of patches and, in a synthetic study, its own patients. Its number varies although
-nothing in the method does, so patients alone, however many, cannot say what the next training would give. There are two designs.
+A training is a seed: its initial weights, its order of patches and, in a synthetic study, its own
+patients. Its number varies although nothing in the method does, so patients alone, however many,
+cannot say what the next training would give. There are two designs.
 
-* Every training has patients of its own. The mean of each training is one value; Student's t over them holds whatever varies, patients
-  included, with one degree of freedom less than there are trainings. Three means may lie together by luck, closer than their patients can
-  make them: the interval is then that of the patients, stratified, if it is wider.
-* All trainings are tested on the same patients. What they share does not show between trainings: the variances of the patients' means
-  (each over the trainings) and of the trainings' means add up, degrees of freedom by Welch and Satterthwaite. What one patient does in one
-  training is in both, so the sum errs towards a wider interval (Owen 2007).
+* Every training has patients of its own. The mean of each training is one value; Student's t over
+  them holds whatever varies, patients included, with one degree of freedom less than there are
+  trainings. Three means may lie together by luck, closer than their patients can make them: the
+  interval is then that of the patients, stratified, if it is wider.
+* All trainings are tested on the same patients. What they share does not show between trainings:
+  the variances of the patients' means (each over the trainings) and of the trainings' means add up,
+  degrees of freedom by Welch and Satterthwaite. What one patient does in one training is in both,
+  so the sum errs towards a wider interval (Owen 2007).
 
-A mixed model gives the same with equal numbers of patients, and with two degrees of freedom its likelihood has no better answer. A bootstrap
-of three trainings has ten different resamples. Both designs are simulated in tests/benchmarks/verdict_rates.py.
+A mixed model gives the same with equal numbers of patients, and with two degrees of freedom its
+likelihood has no better answer. A bootstrap of three trainings has ten different resamples. Both
+designs are simulated in tests/benchmarks/verdict_rates.py.
 """
 
 from __future__ import annotations
@@ -25,13 +30,16 @@ from experiments.results.intervals import LEVEL, Mean
 
 LEAST_TRAININGS = 3
 OWN, SAME = "own patients in every training", "the same patients in every training"
-# the lowest of the simulated studies with 6 or 7 patients a site; docs/verdicts.md says where it is reached
+# the lowest of the simulated studies with 6 or 7 patients a site; docs/verdicts.md says where it is
+# reached
 COVERAGE = {OWN: 0.95, SAME: 0.93, "share": 0.99}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A number with all that it varies by. Its interval is the widest of its parts', its p the largest; the two agree."""
+    """A number with all that it varies by. Its interval is the widest of its parts', its p the
+    largest; the two agree.
+    """
 
     parts: tuple[Mean, ...]
 
@@ -41,7 +49,9 @@ class Evidence:
 
     @property
     def has_spread(self) -> np.ndarray:
-        """False where all trainings gave the same number, to the bit: there is nothing then to judge a difference by."""
+        """False where all trainings gave the same number, to the bit: there is nothing then to
+        judge a difference by.
+        """
         return np.asarray(self.parts[0].error) > 0
 
     def ends(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +62,9 @@ class Evidence:
         return np.maximum.reduce([part.p(null) for part in self.parts])
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
-        """Returns the smallest true distance that a study with this spread shows in `power` of its repetitions."""
+        """Returns the smallest true distance that a study with this spread shows in `power` of its
+        repetitions.
+        """
         return max(part.detectable(level, power) for part in self.parts)
 
 
@@ -61,8 +73,8 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
 
     Args:
       trainings: [..., K], each training's own estimate; at least two.
-      patients: the estimate as a combination of patients, each patient's value averaged over the trainings that share it; None where
-        too few patients show a spread.
+      patients: the estimate as a combination of patients, each patient's value averaged over the
+        trainings that share it; None where too few patients show a spread.
       design: OWN or SAME.
     """
     trainings = np.asarray(trainings, dtype=float)
@@ -108,10 +120,12 @@ class Share:
 
 
 def share(trainings: np.ndarray, patients: int, design: str) -> Share:
-    """Returns a share with the patients' exact interval, made wider by what trainings vary (Korn and Graubard 1998).
+    """Returns a share with the patients' exact interval, made wider by what trainings vary (Korn
+    and Graubard 1998).
 
-    The number of patients is divided by the design effect, the variance of the share over that of independent patients (never below 1),
-    and by the square of Student's quantile for the trainings' degrees of freedom over that for the patients'.
+    The number of patients is divided by the design effect, the variance of the share over that of
+    independent patients (never below 1), and by the square of Student's quantile for the trainings'
+    degrees of freedom over that for the patients'.
 
     Args:
       trainings: [..., K], the share in each training.

@@ -1,4 +1,6 @@
-"""Per-case rows as means with their intervals and numbers of cases, as tables. Knows no network and no scan."""
+"""Per-case rows as means with their intervals and numbers of cases, as tables. Knows no network and
+no scan.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ _LENGTHS: Bounds = (0.0, None)  # and volumes, parts, ratios: all others
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
-    """Returns column -> its mean over the cases that have a score, with its interval; None for a column without one.
+    """Returns column -> its mean over the cases that have a score, with its interval; None for a
+    column without one.
 
-    Where the cases show no spread (one case, or all alike) an end is as far as the measure's bounds allow, and None where it has none. Columns stand in the order measure, class.
+    Where the cases show no spread (one case, or all alike) an end is as far as the measure's bounds
+    allow, and None where it has none. Columns stand in the order measure, class.
     """
     found: dict[str, Interval | None] = {}
     for measure in case_rows.UNITS:
@@ -40,7 +44,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
 
 
 def by_model(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one line a model, site, grid and column of a federation's rows: mean, interval, number of cases."""
+    """Returns one line a model, site, grid and column of a federation's rows: mean, interval,
+    number of cases.
+    """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["model"], row["site"], row["grid"]), []).append(row)
@@ -52,7 +58,9 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def lines(summary: Mapping[str, Interval | None]) -> list[dict[str, Any]]:
-    """Returns a line a column for a table: measure, class, mean, low, high, cases; numbers absent where there is no case."""
+    """Returns a line a column for a table: measure, class, mean, low, high, cases; numbers absent
+    where there is no case.
+    """
     result = []
     for column, interval in summary.items():
         measure, _, name = column.rpartition("_")

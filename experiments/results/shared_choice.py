@@ -1,8 +1,10 @@
-"""Which local model of a site is its best by every site's validation: the choice that a site cannot make alone without all labels.
+"""Which local model of a site is its best by every site's validation: the choice that a site cannot
+make alone without all labels.
 
-A site whose labels lack a class cannot see on its own validation cases what its model has unlearned of it. It lends some of its local
-models, the candidates; every site scores them on its validation cases as well as on its test cases, and the rows decide here. Models
-travel, scans do not. The chosen candidate's test rows become those of `<site>_FL_local_shared`.
+A site whose labels lack a class cannot see on its own validation cases what its model has unlearned
+of it. It lends some of its local models, the candidates; every site scores them on its validation
+cases as well as on its test cases, and the rows decide here. Models travel, scans do not. The
+chosen candidate's test rows become those of `<site>_FL_local_shared`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def candidate_of(name: str) -> tuple[str, int] | None:
 
 
 def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) -> list[int]:
-    """Returns the rounds whose local models are lent: at most `candidates` of those with a validation, evenly apart, the last one included."""
+    """Returns the rounds whose local models are lent: at most `candidates` of those with a
+    validation, evenly apart, the last one included.
+    """
     validated = [
         r for r in range(1, num_rounds + 1) if r % validation_every == 0 or r == num_rounds
     ]
@@ -38,11 +42,12 @@ def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) ->
 
 
 def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows without the candidates'; each site's chosen candidate stands as `…_shared`, with its `round`. Rows of validation cases
-    stay: the healthy gate is fitted to some of them, see `gated_rows`.
+    """Returns rows without the candidates'; each site's chosen candidate stands as `…_shared`, with
+    its `round`. Rows of validation cases stay: the healthy gate is fitted to some of them, see
+    `gated_rows`.
 
-    The choice: of every class the mean Dice over all validation cases of all sites that show it or are marked with it, then the mean of
-    the classes. Where two are equal, the later round.
+    The choice: of every class the mean Dice over all validation cases of all sites that show it or
+    are marked with it, then the mean of the classes. Where two are equal, the later round.
     """
     rows = [dict(row) for row in rows]
     chosen = choose(rows)
@@ -60,7 +65,9 @@ def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Returns model -> round of its candidate that is chosen; a model without candidates or without validation rows is absent."""
+    """Returns model -> round of its candidate that is chosen; a model without candidates or without
+    validation rows is absent.
+    """
     scores: dict[str, dict[int, float]] = {}
     latest = {(row["model"], row["site"], row["case"]): row for row in rows if row["grid"] == GRID}
     for name in {model for model, _, _ in latest}:

@@ -1,4 +1,6 @@
-"""One run of Table 1 as a value: its sites, where their scans come from, what is trained, what it will cost."""
+"""One run of Table 1 as a value: its sites, where their scans come from, what is trained, what it
+will cost.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ class SiteSpec:
 
     Attributes:
       name: "C1", "C2"; further sites, which Table 1 has no column for, "C3" and so on.
-      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty where `manifest` or `deformed` is given.
-      phantom: which of the phantoms its synthetic patients are, see `preprocessing.phantom.hospital`.
-      cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would share patients.
+      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty
+          where `manifest` or `deformed` is given.
+      phantom: which of the phantoms its synthetic patients are, see
+          `preprocessing.phantom.hospital`.
+      cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would
+          share patients.
       manifest: list of real scans.
-      deformed: list of real CTs with masks of healthy pancreases, of which the site's cases are deformed copies, drawn by `cohort_seed`.
+      deformed: list of real CTs with masks of healthy pancreases, of which the site's cases are
+          deformed copies, drawn by `cohort_seed`.
       split: cases for training, validation, test; None takes the default of experiments.prepare.
       split_list: committed list of who is in which split, in place of a drawn one.
     """
@@ -92,10 +98,13 @@ class RunSpec:
     notes: tuple[str, ...] = ()
 
 
-# Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of 48^3 with 8 filters, cases of 3 mm.
+# Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of
+# 48^3 with 8 filters, cases of 3 mm.
 _STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.82, 0.8, 0.8, 1.6, 0.25, 8.0
 _RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
-_DEFORMED_S = 60.0  # a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says it better
+# a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says
+# it better
+_DEFORMED_S = 60.0
 _DEMO_MACS = (
     4 * 48**3 * 189_772_333_056 / 96**3 / 16
 )  # a quarter of the filters is a sixteenth of the work
@@ -103,7 +112,9 @@ _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
 
 def cost(spec: RunSpec) -> dict[str, float]:
-    """Returns stage -> estimated seconds on two cores. Coarse: right to about a third for the demo profile, an order of magnitude elsewhere."""
+    """Returns stage -> estimated seconds on two cores. Coarse: right to about a third for the demo
+    profile, an order of magnitude elsewhere.
+    """
     config = spec.config
     gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
     work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
@@ -118,7 +129,8 @@ def cost(spec: RunSpec) -> dict[str, float]:
     own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
     alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
-    # at a site without tumours a gate is fitted to every model's validation cases, and shared candidates are chosen by all sites'
+    # at a site without tumours a gate is fitted to every model's validation cases, and shared
+    # candidates are chosen by all sites'
     evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
     received = (
         epochs
@@ -161,7 +173,9 @@ def cost(spec: RunSpec) -> dict[str, float]:
 
 
 def disk_bytes(spec: RunSpec) -> float:
-    """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model of every round."""
+    """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model
+    of every round.
+    """
     gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
     cases = sum(site.made for site in spec.sites)
     return (

@@ -1,4 +1,6 @@
-"""Runs programs side by side: their output in log files, their progress on the terminal, their memory added up."""
+"""Runs programs side by side: their output in log files, their progress on the terminal, their
+memory added up.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,15 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class ProgramFailed(ValueError):
-    """A program ended with an error; the message carries its name, exit code, log file and last lines."""
+    """A program ended with an error; the message carries its name, exit code, log file and last
+    lines.
+    """
 
 
 class Terminated(BaseException):
-    """SIGTERM, while programs run; not an Exception, so that nothing on the way takes it for a failure."""
+    """SIGTERM, while programs run; not an Exception, so that nothing on the way takes it for a
+    failure.
+    """
 
 
 @dataclasses.dataclass
@@ -49,7 +55,9 @@ class Program:
     process: subprocess.Popen
 
     def last_words(self, limit: int = 16384) -> str:
-        """Returns the newest line of the log that is this product's: progress, an event or an error; without one the newest of all."""
+        """Returns the newest line of the log that is this product's: progress, an event or an
+        error; without one the newest of all.
+        """
         lines = self._tail(limit)
         own = [line for line in lines if _OWN_WORDS.match(line)]
         return (own or lines or [""])[-1].removeprefix(progress.PREFIX)
@@ -77,14 +85,16 @@ class Program:
 class ProgramGroup:
     """Programs of one run. Used as a context manager: whatever still runs at its end is stopped.
 
-    When this process is killed its programs end too; SIGTERM ends them first and then this process, with a line on standard error.
+    When this process is killed its programs end too; SIGTERM ends them first and then this process,
+    with a line on standard error.
 
     Args:
       environment: variables that the programs get besides those of this process.
       python: starts the programs.
 
     Attributes:
-      peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen while waiting.
+      peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen
+          while waiting.
     """
 
     def __init__(
@@ -148,7 +158,9 @@ class ProgramGroup:
         log: str | None = None,
         python: str | None = None,
     ) -> Program:
-        """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or name>.log`."""
+        """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or
+        name>.log`.
+        """
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
             process, held = leash.start(
@@ -171,7 +183,8 @@ class ProgramGroup:
         Args:
           programs: the programs to wait for.
           what: the stage's name on the terminal.
-          also_alive: programs that must not end badly meanwhile, e.g. the server that the others talk to.
+          also_alive: programs that must not end badly meanwhile, e.g. the server that the others
+              talk to.
         Raises:
           ProgramFailed: as soon as one of them ends with an error.
         """
@@ -192,7 +205,9 @@ class ProgramGroup:
     def wait_for(
         self, ready: Callable[[], bool], program: Program, what: str, timeout_s: float
     ) -> None:
-        """Waits until `ready()`; raises ProgramFailed where `program` ends first or the time is over."""
+        """Waits until `ready()`; raises ProgramFailed where `program` ends first or the time is
+        over.
+        """
         deadline = time.monotonic() + timeout_s
         while not ready():
             if program.process.poll() is not None:

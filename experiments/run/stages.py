@@ -1,6 +1,8 @@
-"""The stages of one run: programs started, waited for and never started again once they have ended well.
+"""The stages of one run: programs started, waited for and never started again once they have ended
+well.
 
-Every stage runs the programs that a real federation runs, as processes of their own that find each other over TLS only.
+Every stage runs the programs that a real federation runs, as processes of their own that find each
+other over TLS only.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class Run:
     def stage(
         self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]
     ) -> None:
-        """Does `work` once: a stage that was finished before is passed over. Time of interrupted tries counts in."""
+        """Does `work` once: a stage that was finished before is passed over. Time of interrupted
+        tries counts in.
+        """
         if self.done(name):
             print(
                 f"{name}: done before, in {minutes(self.state['wall_seconds'][name])}", flush=True
@@ -88,7 +92,9 @@ class Run:
 
 
 class Stages:
-    """The stages of a run, in their order. Each method may be called again and does only what is left."""
+    """The stages of a run, in their order. Each method may be called again and does only what is
+    left.
+    """
 
     def __init__(self, spec: RunSpec, run: Run):
         self._spec, self._run, self._folder = spec, run, spec.folder
@@ -110,7 +116,9 @@ class Stages:
         self._stage("table and figures", self._table)
 
     def beyond(self) -> None:
-        """The rows that the paper does not have: they need `table1` first, and both sites' data in one place (pooled)."""
+        """The rows that the paper does not have: they need `table1` first, and both sites' data in
+        one place (pooled).
+        """
         if not self._run.done("table and figures"):
             self.table1()
         if POOLED in self._spec.beyond:
@@ -158,7 +166,9 @@ class Stages:
         return {site.name: site for site in self._spec.sites if site.deformed is not None}
 
     def _make_deformed(self, group: processes.ProgramGroup) -> None:
-        """One program makes both sites, since a source's copies must not be in one split here and in another there."""
+        """One program makes both sites, since a source's copies must not be in one split here and
+        in another there.
+        """
         sites = self._deformed()
         first = next(iter(sites.values()))
         arguments = [
@@ -199,7 +209,9 @@ class Stages:
         group.wait(programs, "preparation")
 
     def _manifest(self, site: SiteSpec) -> pathlib.Path:
-        """The site's list of scans; patients of two synthetic hospitals at one site are listed together."""
+        """The site's list of scans; patients of two synthetic hospitals at one site are listed
+        together.
+        """
         if site.manifest is not None:
             return site.manifest
         if site.deformed is not None:
@@ -365,7 +377,9 @@ class Stages:
 
 
 def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows that have reached a run's folder, finished or not; sites that Table 1 has no column for are left out."""
+    """Returns the rows that have reached a run's folder, finished or not; sites that Table 1 has no
+    column for are left out.
+    """
     rows = []
     for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
         if file.exists():

@@ -1,8 +1,9 @@
-"""A study, a run or a site as one HTML page: opens from disk, asks no network for anything, light and dark, prints.
+"""A study, a run or a site as one HTML page: opens from disk, asks no network for anything, light
+and dark, prints.
 
-The page is a template, a style sheet and scripts of this package with the data as JSON beside them; its own security policy forbids it to
-load anything. A joint page holds numbers only, and pictures where the cohort is synthetic or public; a site's page, which stays at the
-site, holds its pictures.
+The page is a template, a style sheet and scripts of this package with the data as JSON beside them;
+its own security policy forbids it to load anything. A joint page holds numbers only, and pictures
+where the cohort is synthetic or public; a site's page, which stays at the site, holds its pictures.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
 
     Args:
       content: of `study_results.collect`.
-      folder: of the study's runs, for the servers' logs, the histories and, where the cohort allows it, the pictures.
+      folder: of the study's runs, for the servers' logs, the histories and, where the cohort allows
+          it, the pictures.
     """
     folder = pathlib.Path(folder)
     runs = [
@@ -131,7 +133,9 @@ def browser_cases(
     *,
     all_cases: bool = False,
 ) -> list[dict[str, Any]]:
-    """Returns the cases for the slice browser, best, median and worst of FL_global at each site whose folder is at hand."""
+    """Returns the cases for the slice browser, best, median and worst of FL_global at each site
+    whose folder is at hand.
+    """
     found = []
     for site in sites:
         home = pathlib.Path(run_folder) / "sites" / site
@@ -205,7 +209,9 @@ def _numbers(
 
 
 def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was measured of patients; a study of an earlier release did not, and its rows are measured now."""
+    """What was measured of patients; a study of an earlier release did not, and its rows are
+    measured now.
+    """
     if "patients" in content:
         return content["patients"]
     runs: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
@@ -251,7 +257,9 @@ def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
 
 
 def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns one run's federation for the page: what each site did from when to when, in seconds since the server started."""
+    """Returns one run's federation for the page: what each site did from when to when, in seconds
+    since the server started.
+    """
     found = [event for event in found if isinstance(event.get("time"), (int, float))]
     start = min((event["time"] for event in found), default=0.0)
     end = max((event["time"] for event in found), default=0.0)

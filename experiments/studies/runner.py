@@ -1,4 +1,6 @@
-"""A study's runs one after the other: what is left of each, a failure kept beside its run, the cost before it starts."""
+"""A study's runs one after the other: what is left of each, a failure kept beside its run, the cost
+before it starts.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def run(
 
 
 def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
-    """Returns what is left of the study and what it will cost; stages already timed here scale the estimate."""
+    """Returns what is left of the study and what it will cost; stages already timed here scale the
+    estimate.
+    """
     costs = {key: run_plan.cost(spec) for key, spec in specs.items()}
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
@@ -82,7 +86,9 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
 
 
 def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpec, str]]:
-    """The table of every seed first, then what goes beyond it: a study cut short has fewer extras, not fewer seeds."""
+    """The table of every seed first, then what goes beyond it: a study cut short has fewer extras,
+    not fewer seeds.
+    """
     first = study.points[0].label
     for key, spec in specs.items():
         if key[0] == first:
@@ -99,7 +105,9 @@ def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpe
 
 
 def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
-    """Does what is left of a run; returns what went wrong, if anything did, and keeps it beside the run."""
+    """Does what is left of a run; returns what went wrong, if anything did, and keeps it beside the
+    run.
+    """
     failure = spec.folder / "failure.txt"
     failure.unlink(missing_ok=True)
     try:
@@ -118,7 +126,8 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
 
 
 def other_python(own: str | os.PathLike) -> str:
-    """Returns the Python of the other stack: of the environment beside this one, `.venv/py3.11` and `.venv/py3.12` for instance.
+    """Returns the Python of the other stack: of the environment beside this one, `.venv/py3.11` and
+    `.venv/py3.12` for instance.
 
     Raises:
       ProgramFailed: where there is none.

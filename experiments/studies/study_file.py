@@ -1,4 +1,5 @@
-"""A study as a file: which seeds, which points, which sites. Read once, checked, turned into frozen values.
+"""A study as a file: which seeds, which points, which sites. Read once, checked, turned into frozen
+values.
 
     {
       "name": "demo",
@@ -9,18 +10,20 @@
       "phantom": "hard",                      of synthetic cohorts, optional: "standard" or "hard", see docs/data.md
       "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}},
       "points": [
-        {"label": "table1", "beyond": ["pooled", "finetuned"]},
-        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
+        {"label": "table1", "beyond": ["pooled", "finetuned"]}, {"label": "no_vae", "settings":
+        {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
       ],
       "axis": "local epochs per round"        for a sweep: what the points' labels are values of
       "variants": true                        the points are one setting, computed in different ways: see below
     }
 
-The first point is the study's table; `rows` of a later point enter that table under the names given. In a sweep, which has an `axis`,
-every point has a table of its own. A point may replace `sites` and `phantom`. In place of a `cohort` or a `manifest`, sites C1 and C2 may have
-`"deformed": "manifest.json"`, a list of real CTs with masks of healthy pancreases of which experiments.deform_cohort makes them; `split` is then
-the number of copies. Points of variants may give `threads_per_site`, an `environment` of their
-programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
+The first point is the study's table; `rows` of a later point enter that table under the names
+given. In a sweep, which has an `axis`, every point has a table of its own. A point may replace
+`sites` and `phantom`. In place of a `cohort` or a `manifest`, sites C1 and C2 may have `"deformed":
+"manifest.json"`, a list of real CTs with masks of healthy pancreases of which
+experiments.deform_cohort makes them; `split` is then the number of copies. Points of variants may
+give `threads_per_site`, an `environment` of their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
 counts in how many variants each finding holds.
 """
 
@@ -110,7 +113,8 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
     """Reads a study file.
 
     Args:
-      data: where the paths of manifests start; by default at the file's own folder, as all its other paths do.
+      data: where the paths of manifests start; by default at the file's own folder, as all its
+          other paths do.
     Raises:
       ValueError: naming the file, the key, its value and what is expected.
     """
@@ -163,7 +167,9 @@ def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
 
 
 def cohort_key(study: Study, config: ExperimentConfig) -> str:
-    """Returns what tells two seeds' cases apart: synthetic patients and deformed copies are drawn anew with each seed, real scans are the same."""
+    """Returns what tells two seeds' cases apart: synthetic patients and deformed copies are drawn
+    anew with each seed, real scans are the same.
+    """
     drawn = any("cohort" in site or "deformed" in site for site in study.points[0].sites.values())
     return f"seed {config.seed}" if drawn else "the cohort"
 

@@ -1,4 +1,6 @@
-"""A study's numbers: every run's rows in one table with means and intervals over seeds, verdicts, costs, curves of a sweep."""
+"""A study's numbers: every run's rows in one table with means and intervals over seeds, verdicts,
+costs, curves of a sweep.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def collect(
     joint = joint_rows(study, runs)
     if not study.variants:
         return {**content, **_joint(joint)}
-    # every variant is a run of the same method: the table stays that of the first, the claims are judged by all
+    # every variant is a run of the same method: the table stays that of the first, the claims are
+    # judged by all
     judged = [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
     return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
 
@@ -138,7 +141,9 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
 def _joint(
     joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()
 ) -> dict[str, Any]:
-    """Returns what all rows say together; `judged` are the runs that the claims are judged by, where they are more than the table's."""
+    """Returns what all rows say together; `judged` are the runs that the claims are judged by,
+    where they are more than the table's.
+    """
     return {
         "table": table(joint),
         "native": table(joint, "native"),
@@ -152,7 +157,9 @@ def _joint(
 
 
 def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypotheses.Run]:
-    """Returns one run a seed: all rows of the study's first point, and of the later ones those they name, under their new names."""
+    """Returns one run a seed: all rows of the study's first point, and of the later ones those they
+    name, under their new names.
+    """
     renamed = {point.label: point.rows for point in study.points}
     first = study.points[0].label
     joint = []
@@ -178,7 +185,8 @@ def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypothes
 def table(
     runs: Sequence[hypotheses.Run], grid: str = "training"
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns row -> column -> mean over seeds, its Student interval (None for one seed), each seed's value, number of cases.
+    """Returns row -> column -> mean over seeds, its Student interval (None for one seed), each
+    seed's value, number of cases.
 
     A seed that lacks a row or a number does not count there; a cell that no seed has is absent.
     """
@@ -207,7 +215,9 @@ def table(
 
 
 def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns, point by point, its label, table over seeds and cost (wall seconds a run, bytes on the wire)."""
+    """Returns, point by point, its label, table over seeds and cost (wall seconds a run, bytes on
+    the wire).
+    """
     points = []
     for point in study.points:
         own = [run for run in runs if run["label"] == point.label]
@@ -228,7 +238,9 @@ def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def traffic(found) -> dict[str, Any]:
-    """Returns the bytes that each site sent and fetched, and the seconds it trained, as the server's log has it."""
+    """Returns the bytes that each site sent and fetched, and the seconds it trained, as the
+    server's log has it.
+    """
     sites: dict[str, dict[str, float]] = {}
     for event in found:
         if event.get("site") and event["event"] in ("pulled", "pushed", "published"):
@@ -355,7 +367,8 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
 
 
 def part_numbers(part: Mapping[str, Any]) -> str:
-    """Returns a part's estimate, interval, what it is made from, coverage, adjusted p and power in words.
+    """Returns a part's estimate, interval, what it is made from, coverage, adjusted p and power in
+    words.
 
     `part` may be of an earlier release, which counted patients alone and knew no power.
     """

@@ -1,7 +1,9 @@
-"""One setting computed in different ways: in how many of the variants does each finding of the paper hold, and how far do numbers move?
+"""One setting computed in different ways: in how many of the variants does each finding of the
+paper hold, and how far do numbers move?
 
-Threads, processor instructions, stack and the arithmetic of the norm change the order of additions and so the last bits, and a training
-makes other numbers of other bits. A finding that depends on them is no finding.
+Threads, processor instructions, stack and the arithmetic of the norm change the order of additions
+and so the last bits, and a training makes other numbers of other bits. A finding that depends on
+them is no finding.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Args:
       runs: of `study_results.collect`, with `label`, `seed`, `state` and `rows`.
     Returns:
-      `runs`, per finished run its `label`, `seed`, whether each finding `holds` and the `values` of the table in per cent; `findings`,
-      per finding its claim, in how many runs it holds, of how many, and in which it does not; `spread`, per row and column the mean and
-      the standard deviation over the variants of one seed, averaged over the seeds as variances are.
+      `runs`, per finished run its `label`, `seed`, whether each finding `holds` and the `values` of
+      the table in per cent; `findings`, per finding its claim, in how many runs it holds, of how
+      many, and in which it does not; `spread`, per row and column the mean and the standard
+      deviation over the variants of one seed, averaged over the seeds as variances are.
     """
     finished = [run for run in runs if run["state"] == "finished"]
     listed, claims = [], {}
@@ -107,7 +110,8 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
             values = [value for own in by_seed.values() for value in own]
             several = [own for own in by_seed.values() if len(own) > 1]
             if values:
-                # pooled over the seeds: each has as many degrees of freedom as it has variants beyond the first
+                # pooled over the seeds: each has as many degrees of freedom as it has variants
+                # beyond the first
                 freedom = sum(len(own) - 1 for own in several)
                 variance = (
                     sum((len(own) - 1) * statistics.variance(own) for own in several) / freedom

@@ -1,1 +1,3 @@
-"""What an operator uses from outside the server: the client for status and orders, TensorBoard summaries."""
+"""What an operator uses from outside the server: the client for status and orders, TensorBoard
+summaries.
+"""

@@ -1,4 +1,6 @@
-"""What the operator and the doctor use to ask a server: one short call each, over mutual TLS with the kit at hand."""
+"""What the operator and the doctor use to ask a server: one short call each, over mutual TLS with
+the kit at hand.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +90,8 @@ class Kit:
 class AdminClient:
     """Calls of the `Operation` service. A context manager.
 
-    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with the reason; ServerMisbehaves for
-    an answer that no server of this product gives.
+    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with
+    the reason; ServerMisbehaves for an answer that no server of this product gives.
     """
 
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):

@@ -1,4 +1,6 @@
-"""What of a run's events goes to TensorBoard: scores of every global model, metrics of every update, size and time of rounds."""
+"""What of a run's events goes to TensorBoard: scores of every global model, metrics of every
+update, size and time of rounds.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""How updates become a global model: the checks an update must pass, the weighted mean, the choice of the best model."""
+"""How updates become a global model: the checks an update must pass, the weighted mean, the choice
+of the best model.
+"""

@@ -10,7 +10,9 @@ SCORE = "dice"  # the key of a site's scores by which global models are compared
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The best global model. `mean` and `worst` hold, per model number, the weighted mean and the lowest site score."""
+    """The best global model. `mean` and `worst` hold, per model number, the weighted mean and the
+    lowest site score.
+    """
 
     best: int
     mean: Mapping[int, float]
@@ -24,8 +26,9 @@ def select(
 ) -> Selection | None:
     """Returns the model with the highest weighted mean score, or None where nothing was scored.
 
-    Models are comparable only on the same sites: those that scored the newest scored model. A model one of them did not
-    score is no candidate. A tie goes to the later model, which has seen more data.
+    Models are comparable only on the same sites: those that scored the newest scored model. A model
+    one of them did not score is no candidate. A tie goes to the later model, which has seen more
+    data.
 
     Args:
       scores: model number (0 = initial) to site to score, higher is better.
@@ -57,7 +60,8 @@ def select(
 def has_plateaued(
     mean: Mapping[int, float], *, patience: int, min_improvement: float = 0.0
 ) -> bool:
-    """Returns whether none of the last `patience` models is better, by more than `min_improvement`, than the best one before them.
+    """Returns whether none of the last `patience` models is better, by more than `min_improvement`,
+    than the best one before them.
 
     Args:
       mean: model number to mean score.

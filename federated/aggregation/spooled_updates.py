@@ -1,4 +1,6 @@
-"""The average of a round's spooled updates, each read once and checked to be what was received, unless that is known already."""
+"""The average of a round's spooled updates, each read once and checked to be what was received,
+unless that is known already.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,17 @@ def average(
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
     verified: Collection[pathlib.Path] = (),
 ) -> Manifest:
-    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its manifest.
+    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its
+    manifest.
 
     Args:
       rounding: applied to each piece of the mean.
       verified: those of the files that are known to be what was received.
     Raises:
-      CorruptUpdate: naming an update whose content the disk has changed or lost; `target` is then as it was.
-      OSError: where the system cannot read an update or write the mean; the updates may be as good as ever.
+      CorruptUpdate: naming an update whose content the disk has changed or lost; `target` is then
+          as it was.
+      OSError: where the system cannot read an update or write the mean; the updates may be as good
+          as ever.
     """
     with contextlib.ExitStack() as opened:
         sources = {
@@ -63,7 +68,9 @@ def average(
 
 
 class _PendingUpdate:
-    """A spooled update whose chunks are each read once, and of which it is told afterwards whether it was what had been received."""
+    """A spooled update whose chunks are each read once, and of which it is told afterwards whether
+    it was what had been received.
+    """
 
     def __init__(self, path: pathlib.Path, update: Update, *, verified: bool):
         self._update, self._surely = update, verified

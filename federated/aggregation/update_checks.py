@@ -1,4 +1,6 @@
-"""What an update must be to be averaged: the federation's tensors, finite, and no change out of all proportion."""
+"""What an update must be to be averaged: the federation's tensors, finite, and no change out of all
+proportion.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ _SMALL_VALUE = 1e-3
 
 
 class UpdateCheck:
-    """Looks at the pieces of an update as they arrive, in any order; keeps a number a piece, and one a bad tensor.
+    """Looks at the pieces of an update as they arrive, in any order; keeps a number a piece, and
+    one a bad tensor.
 
     Args:
       specs: of the update, in canonical order.
-      reference: the global model that the update changes, with the same tensors. None where only finiteness counts.
+      reference: the global model that the update changes, with the same tensors. None where only
+          finiteness counts.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], reference: TensorFile | None = None):
@@ -54,7 +58,8 @@ class UpdateCheck:
                 )
                 squares = float(np.dot(change, change))
                 total += squares
-            # Squares that add up to a number have no value in them that is none; only else is each looked at.
+            # Squares that add up to a number have no value in them that is none; only else is each
+            # looked at.
             finite &= math.isfinite(squares) or bool(np.isfinite(values).all())
         if not finite:
             self._not_finite[index] = self._count(start, data)
@@ -83,7 +88,9 @@ class UpdateCheck:
         return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
 
     def check(self, what: str) -> None:
-        """Raises UpdateRefused with a reason for every tensor that holds a value that is not finite."""
+        """Raises UpdateRefused with a reason for every tensor that holds a value that is not
+        finite.
+        """
         counts: Counter[int] = sum(self._not_finite.values(), Counter())
         reasons = [
             Reason(
@@ -118,7 +125,9 @@ def norm_of(file: TensorFile) -> float:
 def _values(
     data: bytes, start: int, runs: Sequence[tuple[np.dtype, int, int]]
 ) -> Iterator[np.ndarray]:
-    """Yields the values of a piece that begins at byte `start` of a model, one array for each dtype in it."""
+    """Yields the values of a piece that begins at byte `start` of a model, one array for each dtype
+    in it.
+    """
     for dtype, run_start, run_bytes in runs:
         begin, end = (
             max(start, run_start) - start,
@@ -131,10 +140,12 @@ def _values(
 def usual_change(others: Sequence[float], *, initial_norm: float, num_values: int) -> float:
     """Returns how far an update may be expected to change the model, Euclidean norm.
 
-    That is the median of what other sites' updates changed, and never less than a fifth of the norm of the initial model: before anybody
-    else has sent anything there is nothing else to go by, and a hostile site that sends tiny changes must not shut the others out. Nor is
-    it more than twice that norm, or a model that grows would widen the bound from round to round. The caller's own updates are left out.
-    For scale: a whole training of 65 epochs in the demo's profile moves the weights by 0.37 times the norm of the initial ones.
+    That is the median of what other sites' updates changed, and never less than a fifth of the norm
+    of the initial model: before anybody else has sent anything there is nothing else to go by, and
+    a hostile site that sends tiny changes must not shut the others out. Nor is it more than twice
+    that norm, or a model that grows would widen the bound from round to round. The caller's own
+    updates are left out. For scale: a whole training of 65 epochs in the demo's profile moves the
+    weights by 0.37 times the norm of the initial ones.
 
     Args:
       others: norms of the changes by other sites, in the rounds before and in the open one.

@@ -1,4 +1,6 @@
-"""The weighted mean of updates, in one order and one precision: the same bits for any arrival order, chunk size or restart."""
+"""The weighted mean of updates, in one order and one precision: the same bits for any arrival
+order, chunk size or restart.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ _WORKERS, _AHEAD = (
 
 
 def mean_of(slabs: Iterable[np.ndarray], num_examples: Sequence[int]) -> np.ndarray:
-    """Returns sum(n_i * x_i) / sum(n_i), accumulated in float64 in the order given, in the dtype of the inputs.
+    """Returns sum(n_i * x_i) / sum(n_i), accumulated in float64 in the order given, in the dtype of
+    the inputs.
 
-    One slab is asked for after the other, so a generator keeps one of them in memory. An integer n times a float32 is exact in
-    float64 while n < 2**29, so the mean of one site is that site, bit for bit.
+    One slab is asked for after the other, so a generator keeps one of them in memory. An integer n
+    times a float32 is exact in float64 while n < 2**29, so the mean of one site is that site, bit
+    for bit.
     """
     total = term = dtype = None
     for slab, examples in zip(slabs, num_examples, strict=True):
@@ -54,7 +58,8 @@ class Contribution:
 
 
 def weighted_mean(contributions: Iterable[Contribution]) -> NamedArrays:
-    """Returns the mean of the contributions weighted by `num_examples`, summed in the order of site names.
+    """Returns the mean of the contributions weighted by `num_examples`, summed in the order of site
+    names.
 
     Raises:
       ValueError: for no contribution, or one without examples.
@@ -97,7 +102,8 @@ def weighted_mean_of_sources(
     *,
     finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
 ) -> None:
-    """Averages spooled updates into `sink`, slab by slab: memory grows with neither model nor number of sites.
+    """Averages spooled updates into `sink`, slab by slab: memory grows with neither model nor
+    number of sites.
 
     Args:
       sources: site name to (source, num_examples); equal specs are checked.

@@ -1,1 +1,3 @@
-"""The server's log as a hash chain, and the verification of everything that a finished run left behind."""
+"""The server's log as a hash chain, and the verification of everything that a finished run left
+behind.
+"""

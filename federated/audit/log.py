@@ -1,9 +1,12 @@
-"""An event log that cannot be changed unnoticed: every line holds the hash of the one before it, a round's end is signed.
+"""An event log that cannot be changed unnoticed: every line holds the hash of the one before it, a
+round's end is signed.
 
-    {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>, "hash": <of this line up to here>, "signature": ...}
+    {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>, "hash": <of
+    this line up to here>, "signature": ...}
 
-`hash` is the SHA-256 of the line's own bytes with this key and what follows left out. Whoever changes, removes or inserts a
-line has to rewrite all later ones, which a head noted elsewhere (`head`) and the signatures of the server's key give away.
+`hash` is the SHA-256 of the line's own bytes with this key and what follows left out. Whoever
+changes, removes or inserts a line has to rewrite all later ones, which a head noted elsewhere
+(`head`) and the signatures of the server's key give away.
 """
 
 from __future__ import annotations
@@ -38,14 +41,16 @@ _LINE = re.compile(
 
 
 class AuditLog(EventLog):
-    """Appends chained events. Thread-safe; a half line that a kill left behind is cut off, for it was never acknowledged.
+    """Appends chained events. Thread-safe; a half line that a kill left behind is cut off, for it
+    was never acknowledged.
 
     Args:
       path, clock: as in `EventLog`.
       key: PEM file of the key that signs the end of a round; None signs nothing.
       listeners: told every record once it is written, e.g. for TensorBoard.
     Raises:
-      ValueError: for a log whose last line is not chained: it is of another program, or was changed.
+      ValueError: for a log whose last line is not chained: it is of another program, or was
+          changed.
     """
 
     def __init__(
@@ -136,10 +141,12 @@ class BrokenChain(ValueError):
 def read_chain(
     path: str | os.PathLike, authority: x509.Certificate | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields the records of a log, each checked. Half a line at the end is passed over: the log may be growing.
+    """Yields the records of a log, each checked. Half a line at the end is passed over: the log may
+    be growing.
 
     Args:
-      authority: of the federation; where given, the end of a round must be signed by the key of a server that it certified.
+      authority: of the federation; where given, the end of a round must be signed by the key of a
+          server that it certified.
     Raises:
       BrokenChain: at the first line that was changed, moved, removed or inserted.
     """
@@ -172,7 +179,9 @@ def read_chain(
 
 
 def backfill(log: EventLog, store: Store) -> None:
-    """Logs what the store holds and the log does not: a kill, a power cut or a full disk may come between the two."""
+    """Logs what the store holds and the log does not: a kill, a power cut or a full disk may come
+    between the two.
+    """
     known = _replayed(log.read())
     globals_, counted, models = store.globals(), store.counted_updates(), store.models()
     beyond = [number for number in known.aggregated if number not in globals_]
@@ -274,7 +283,9 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
 
 
 def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
-    """Returns the certificate that a server announced at its start. Raises BrokenChain unless the authority issued it to a server."""
+    """Returns the certificate that a server announced at its start. Raises BrokenChain unless the
+    authority issued it to a server.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(record["certificate"].encode("ascii"))
     except (KeyError, ValueError) as error:

@@ -1,4 +1,6 @@
-"""Checks what a server left: its log, its models, the lent models, the rows and the selection against each other."""
+"""Checks what a server left: its log, its models, the lent models, the rows and the selection
+against each other.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,8 @@ class _Run:
 def verify(
     store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = ""
 ) -> Verified:
-    """Checks the log of a store, what the store holds against the log, and recomputes every aggregation whose updates are still there.
+    """Checks the log of a store, what the store holds against the log, and recomputes every
+    aggregation whose updates are still there.
 
     Reads only, and may run beside the server.
 
@@ -210,7 +213,9 @@ def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
 
 
 def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
-    """Compares `rows.jsonl` with what the log says of each site's rows; returns the sites whose rows are as logged."""
+    """Compares `rows.jsonl` with what the log says of each site's rows; returns the sites whose
+    rows are as logged.
+    """
     by_site: dict[str, list[bytes]] = {}
     path = store / "rows.jsonl"
     if path.exists():
@@ -248,7 +253,9 @@ def _line_of(records: dict[str, dict[str, Any]]) -> int:
 
 
 def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
-    """Selects the best global model again from the logged scores, once it is fixed; returns its round."""
+    """Selects the best global model again from the logged scores, once it is fixed; returns its
+    round.
+    """
     if run.fixed is None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]

@@ -1,4 +1,6 @@
-"""The calls under way at a server: how many each caller may hold, how long each may stand still, and what ends them early."""
+"""The calls under way at a server: how many each caller may hold, how long each may stand still,
+and what ends them early.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from absl import logging
 
 from federated.errors import FederationError, TooManyCalls
 
-PER_CALLER = 6  # a call that waits, a heart beat, a transfer or its place in the queue; as many again of a site that was killed
+# a call that waits, a heart beat, a transfer or its place in the queue; as many again of a site
+# that was killed
+PER_CALLER = 6
 FIRST_MESSAGE_S = 60.0  # from a call's headers to its first message
 SILENCE_S = (
     600.0  # between two messages of a transfer, either way; slow links send one far more often
@@ -22,7 +26,9 @@ _CHECK_EVERY_S = 1.0
 
 
 class Call:
-    """One call under way; `moved` is told of every message, so that a slow transfer goes on and a silent one ends."""
+    """One call under way; `moved` is told of every message, so that a slow transfer goes on and a
+    silent one ends.
+    """
 
     def __init__(
         self,
@@ -51,9 +57,10 @@ class Call:
 class Calls:
     """Every call of every caller, from its headers to its end. Thread-safe.
 
-    A caller may be a site that is allowed here, or one that was a moment ago: holding calls open costs it its own places only.
-    Once a second each call is looked at: one that has stood still for too long is ended, and so is one whose caller would be
-    turned away by now (evicted, revoked, expired). A transfer that was ended goes on where it was once the site may come again.
+    A caller may be a site that is allowed here, or one that was a moment ago: holding calls open
+    costs it its own places only. Once a second each call is looked at: one that has stood still for
+    too long is ended, and so is one whose caller would be turned away by now (evicted, revoked,
+    expired). A transfer that was ended goes on where it was once the site may come again.
 
     Args:
       per_caller: calls that one caller may hold at the same time.
@@ -79,7 +86,8 @@ class Calls:
         """Holds a place of `caller` for the block.
 
         Args:
-          verify: raises a FederationError once the caller is no longer let in; asked again and again.
+          verify: raises a FederationError once the caller is no longer let in; asked again and
+              again.
         Raises:
           TooManyCalls: while all places of this caller are taken.
         """

@@ -1,4 +1,6 @@
-"""How a service of this package answers with an error: one gRPC status, the error's class and its reasons in the trailing metadata."""
+"""How a service of this package answers with an error: one gRPC status, the error's class and its
+reasons in the trailing metadata.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,15 @@ _lines = LineBudget()
 def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
     """Returns a handler that answers with `error` before it reads a message."""
     _log(error)
-    # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the method is.
+    # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the
+    # method is.
     return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, error))
 
 
 class Answering:
-    """A call's block: ends it with the errors of this package; anything else is logged here and told to the caller in general terms."""
+    """A call's block: ends it with the errors of this package; anything else is logged here and
+    told to the caller in general terms.
+    """
 
     def __init__(self, context: grpc.ServicerContext):
         self._context = context
@@ -78,7 +83,8 @@ class Answering:
 
 
 def storage_trouble(error: BaseException | None) -> errors.StorageTrouble | None:
-    """Returns what a caller is told where the system keeps the server from reading or writing its store; None for any other error.
+    """Returns what a caller is told where the system keeps the server from reading or writing its
+    store; None for any other error.
 
     That passes, and the caller tries again. A database that is damaged does not pass.
     """

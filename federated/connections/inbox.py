@@ -11,8 +11,9 @@ import grpc
 class Inbox:
     """Keeps what has arrived until it is asked for, whatever becomes of the call.
 
-    gRPC forgets a message that arrived whole when the call is cut before the handler has asked for it: of a transfer that is cut that
-    would be a chunk more to send again. It reads one message ahead of the handler, so this holds one at most.
+    gRPC forgets a message that arrived whole when the call is cut before the handler has asked for
+    it: of a transfer that is cut that would be a chunk more to send again. It reads one message
+    ahead of the handler, so this holds one at most.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,9 @@ class Inbox:
         return data
 
     def messages(self, stream: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields every message of `stream`; of one that was cut first what arrived, then raises gRPC's error."""
+        """Yields every message of `stream`; of one that was cut first what arrived, then raises
+        gRPC's error.
+        """
         cut = None
         try:
             for _ in stream:

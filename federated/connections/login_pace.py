@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from federated.errors import TooManyCalls
 
-AT_ONCE = 20  # logins in a row, e.g. of a site that is restarted again and again while somebody sets it up
+# logins in a row, e.g. of a site that is restarted again and again while somebody sets it up
+AT_ONCE = 20
 EVERY_S = 1.0  # after that
 _LONGEST_WAIT_S = 10.0
 
@@ -16,8 +17,8 @@ _LONGEST_WAIT_S = 10.0
 class LoginPace:
     """When each site may log in next. Thread-safe.
 
-    A login costs the server a handshake and the comparison of two plans. A site that logs in without end waits here, in its own
-    call, and takes no time from the rounds of the others.
+    A login costs the server a handshake and the comparison of two plans. A site that logs in
+    without end waits here, in its own call, and takes no time from the rounds of the others.
 
     Args:
       clock: seconds, of any beginning.
@@ -37,7 +38,8 @@ class LoginPace:
         """Returns how many seconds the next login of `site` has to wait.
 
         Raises:
-          TooManyCalls: if it would have to wait for more than ten seconds, because as many wait before it.
+          TooManyCalls: if it would have to wait for more than ten seconds, because as many wait
+              before it.
         """
         with self._lock:
             now = self._clock()

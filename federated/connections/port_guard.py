@@ -1,7 +1,9 @@
-"""Keeps room at the server's port: connections that hold a place and say nothing make way, and no caller holds many.
+"""Keeps room at the server's port: connections that hold a place and say nothing make way, and no
+caller holds many.
 
-gRPC itself takes a fixed number of connections and ends handshakes that stand still. That alone would let whoever comes first hold
-every place for as long as a handshake may take, and one site with a valid certificate hold them for ever.
+gRPC itself takes a fixed number of connections and ends handshakes that stand still. That alone
+would let whoever comes first hold every place for as long as a handshake may take, and one site
+with a valid certificate hold them for ever.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ Address = tuple[str, int]
 class PortGuard:
     """Looks at the process's connections on one port. Thread-safe.
 
-    While fewer than three quarters of the places are taken, nobody is sent away but by gRPC's own time limits. Beyond that,
-    connections over which no known caller has made a call are closed at random until they hold a quarter of the places at most.
+    While fewer than three quarters of the places are taken, nobody is sent away but by gRPC's own
+    time limits. Beyond that, connections over which no known caller has made a call are closed at
+    random until they hold a quarter of the places at most.
 
     Args:
       places: connections that gRPC takes at most.
@@ -44,14 +47,18 @@ class PortGuard:
         self._over = threading.Event()
 
     def note(self, peer: str, caller: str) -> None:
-        """Notes whose connection it is. `peer` as gRPC writes it: "ipv4:127.0.0.1:1234", "ipv6:%5B::1%5D:1234"."""
+        """Notes whose connection it is. `peer` as gRPC writes it: "ipv4:127.0.0.1:1234",
+        "ipv6:%5B::1%5D:1234".
+        """
         address = _address(peer)
         if address is not None:
             with self._lock:
                 self._callers[address] = caller
 
     def look(self, port: int) -> int:
-        """Closes the connections to the server's own `port` that have to make way; returns how many."""
+        """Closes the connections to the server's own `port` that have to make way; returns how
+        many.
+        """
         now = self._clock()
         with contextlib.ExitStack() as stack:
             connections = {
@@ -106,7 +113,9 @@ class PortGuard:
 
 
 def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:
-    """Returns the oldest connections of each caller that has more than it may: a site that comes again keeps the new one."""
+    """Returns the oldest connections of each caller that has more than it may: a site that comes
+    again keeps the new one.
+    """
     by_caller = defaultdict[str, list[Address]](list)
     for address in sorted(callers, key=since.__getitem__):
         by_caller[callers[address]].append(address)
@@ -116,7 +125,9 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
 
 
 def _connections(port: int) -> Iterator[tuple[Address, socket.socket]]:
-    """Yields this process's connections to its own `port`: the other end's address, and a socket of ours for the same connection."""
+    """Yields this process's connections to its own `port`: the other end's address, and a socket of
+    ours for the same connection.
+    """
     for name in os.listdir("/dev/fd"):
         try:
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
@@ -148,5 +159,7 @@ def _address(peer: str) -> Address | None:
 
 
 def _plain(host: str) -> str:
-    """Returns an address as both sources write it: a dual-stack socket shows an IPv4 address as ::ffff:127.0.0.1."""
+    """Returns an address as both sources write it: a dual-stack socket shows an IPv4 address as
+    ::ffff:127.0.0.1.
+    """
     return host.removeprefix("::ffff:").partition("%")[0]

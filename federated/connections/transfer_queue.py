@@ -1,4 +1,6 @@
-"""Transfers take turns: a few move bytes at once, so that memory does not grow with the sites, and no site holds more than one turn."""
+"""Transfers take turns: a few move bytes at once, so that memory does not grow with the sites, and
+no site holds more than one turn.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,21 @@ PACE_BYTES = 32 * 2**20  # in `lapse_s` seconds; at the default 5 s about 54 Mbi
 
 
 class TransferQueue:
-    """Hands out `count` turns: first to the name that had its last turn longest ago, else in the order in which they are asked for.
+    """Hands out `count` turns: first to the name that had its last turn longest ago, else in the
+    order in which they are asked for.
 
-    Thread-safe. Each name holds one turn at a time: calls that hold one and move nothing delay only further calls of the same name.
+    Thread-safe. Each name holds one turn at a time: calls that hold one and move nothing delay only
+    further calls of the same name.
 
-    A slow link starves nobody: a turn lapses once its transfer moves fewer than PACE_BYTES in `lapse_s` seconds, and the transfer
-    goes on without it, as does whoever has waited for `patience_s`.
+    A slow link starves nobody: a turn lapses once its transfer moves fewer than PACE_BYTES in
+    `lapse_s` seconds, and the transfer goes on without it, as does whoever has waited for
+    `patience_s`.
 
     Args:
       count: turns at once.
       lapse_s: how long a turn lasts from its beginning, and again from every PACE_BYTES.
-      patience_s: how long a turn is waited for. The other end gives up a call that stands still; this must be far below that.
+      patience_s: how long a turn is waited for. The other end gives up a call that stands still;
+          this must be far below that.
       clock: seconds.
     """
 
@@ -55,11 +61,14 @@ class TransferQueue:
     def turn(
         self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None
     ) -> Iterator[Slot]:
-        """Waits for a turn and holds it for the block; in the end the block goes on without one rather than not at all.
+        """Waits for a turn and holds it for the block; in the end the block goes on without one
+        rather than not at all.
 
         Args:
-          name: whose turn it is. One that was reserved under this name is taken over without a wait.
-          wanted: asked at the start and at every `wake`; who does not want a turn any more gives up its place.
+          name: whose turn it is. One that was reserved under this name is taken over without a
+              wait.
+          wanted: asked at the start and at every `wake`; who does not want a turn any more gives up
+              its place.
         """
         with self._changed:
             turn = self._reserved.pop(name, None) or self._queued(wanted, name)
@@ -69,7 +78,9 @@ class TransferQueue:
             self._end(turn)
 
     def reserve(self, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Waits for a turn that the next `turn` of that name takes over. It lapses as any other, so nobody need come for it."""
+        """Waits for a turn that the next `turn` of that name takes over. It lapses as any other, so
+        nobody need come for it.
+        """
         with self._changed:
             self._held.discard(self._reserved.pop(name, None))
             self._reserved[name] = self._queued(wanted, name)
@@ -101,7 +112,9 @@ class TransferQueue:
         return turn
 
     def _next(self) -> Slot | None:
-        """Returns whose turn it is: names that hold one wait, and among the others comes first who was not served for longest."""
+        """Returns whose turn it is: names that hold one wait, and among the others comes first who
+        was not served for longest.
+        """
         busy = {held.name for held in self._held} - {None}
         waiting = (turn for turn in self._queue if turn.name not in busy)
         return min(

@@ -1,4 +1,6 @@
-"""The doctor's whole round: every check that concerns a site, or a server, in the order in which one cause hides the next."""
+"""The doctor's whole round: every check that concerns a site, or a server, in the order in which
+one cause hides the next.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from federated.wire.endpoint import ServerEndpoint
 _USUAL_MODEL = (
     100 * 10**6
 )  # bytes of the full-size network in float32, where nobody says how large it is
-_SITE_COPIES = 6  # model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
+# model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
+_SITE_COPIES = 6
 
 
 def of_site(
@@ -113,7 +116,8 @@ def of_server(
         found, model_bytes = _initial(initial_model, model_bytes)
         findings.append(found)
     if store is not None:
-        # Global models, each site's update twice (the open round's and the last one's), the models that sites lend.
+        # Global models, each site's update twice (the open round's and the last one's), the models
+        # that sites lend.
         needed = model_bytes * (num_rounds + 1 + 4 * sites)
         findings += doctor_kit.check_folder("store", store, needed, disk_usage)
         findings.append(doctor_kit.check_private("private folder", store))

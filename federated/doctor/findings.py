@@ -1,6 +1,8 @@
-"""Finds out why a site or a server cannot work, and says how to mend it: one finding a check, nothing is changed.
+"""Finds out why a site or a server cannot work, and says how to mend it: one finding a check,
+nothing is changed.
 
-The checks of a kit and a machine are in `doctor_kit`, those of the way to the server in `doctor_network`.
+The checks of a kit and a machine are in `doctor_kit`, those of the way to the server in
+`doctor_network`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Checks that need no network: the files of a kit, its certificates, the folders, the installed packages."""
+"""Checks that need no network: the files of a kit, its certificates, the folders, the installed
+packages.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
 
 
 def check_private(check: str, folder: pathlib.Path) -> Finding:
-    """Checks that other accounts of the machine cannot read a folder and what is in it. One that is missing will be made private."""
+    """Checks that other accounts of the machine cannot read a folder and what is in it. One that is
+    missing will be made private.
+    """
     if not folder.is_dir():
         return good(check, f"{folder} will be made private")
     open_ones = list(private.open_to_others(folder))

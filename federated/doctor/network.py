@@ -1,4 +1,5 @@
-"""Checks of the way to the server, step by step: proxy, name, port, TLS, certificates, and what the server itself says.
+"""Checks of the way to the server, step by step: proxy, name, port, TLS, certificates, and what the
+server itself says.
 
 gRPC calls all of these failures UNAVAILABLE; here each is told apart.
 """

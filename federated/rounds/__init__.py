@@ -1,1 +1,3 @@
-"""The rules of a run as pure functions: rounds, tasks, the plan, what sites declare. No files, no sockets, no clock."""
+"""The rules of a run as pure functions: rounds, tasks, the plan, what sites declare. No files, no
+sockets, no clock.
+"""

@@ -1,4 +1,6 @@
-"""What a site may say at login about the classes that its labels show: words of a fixed list, and nothing else."""
+"""What a site may say at login about the classes that its labels show: words of a fixed list, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _MOST = 16  # classes
 
 
 def check_labels(site: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Returns the declaration, sorted by class. Raises UpdateRefused where it is not class names and words of the list."""
+    """Returns the declaration, sorted by class. Raises UpdateRefused where it is not class names
+    and words of the list.
+    """
     odd = [word for word in labels.values() if word not in WORDS]
     if odd or len(labels) > _MOST or not all(_NAME.fullmatch(name) for name in labels):
         raise UpdateRefused(

@@ -1,4 +1,6 @@
-"""The plan of a federation: a nested dict of everything that must be the same at every site, and how two plans differ."""
+"""The plan of a federation: a nested dict of everything that must be the same at every site, and
+how two plans differ.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ _ABSENT = object()
 
 
 def normal(plan: dict) -> dict:
-    """Returns the plan as JSON gives it back: tuples are lists, keys are strings. Raises ValueError where it is no JSON."""
+    """Returns the plan as JSON gives it back: tuples are lists, keys are strings. Raises ValueError
+    where it is no JSON.
+    """
     try:
         return json.loads(json.dumps(plan, allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:

@@ -1,11 +1,13 @@
-"""A round as a pure state machine: which update counts, whom it waits for and when it is over. No clock, no lock, no file.
+"""A round as a pure state machine: which update counts, whom it waits for and when it is over. No
+clock, no lock, no file.
 
 A round is open from `opened_at`. It is over
-  at once, when every site that it may still expect has pushed (`max_num_clients`, less those that left);
-  `wait_after_min_clients_s` after the minimum was there, else;
-  `round_deadline_s` after it was opened at the latest, where there is a deadline.
-While bytes of a missing site still arrive, the last two move on with them, by `max_extension_s` at most: a slow link is no
-failure. A deadline that passes below the minimum starts another attempt, which keeps the updates that are there.
+  at once, when every site that it may still expect has pushed (`max_num_clients`, less those that
+  left); `wait_after_min_clients_s` after the minimum was there, else; `round_deadline_s` after it
+  was opened at the latest, where there is a deadline.
+While bytes of a missing site still arrive, the last two move on with them, by `max_extension_s` at
+most: a slow link is no failure. A deadline that passes below the minimum starts another attempt,
+which keeps the updates that are there.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class Update:
 
 
 class Arrival(NamedTuple):
-    """An update under way: since when its bytes come without a gap longer than the grace, and when the last ones came."""
+    """An update under way: since when its bytes come without a gap longer than the grace, and when
+    the last ones came.
+    """
 
     since: float
     last: float
@@ -120,7 +124,9 @@ def check(state: Round, update: Update, *, policy: Policy) -> None:
 
 
 def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round:
-    """Returns `state` with `update` recorded. A retry replaces itself, so a lost reply does no harm. Raises as `check`."""
+    """Returns `state` with `update` recorded. A retry replaces itself, so a lost reply does no
+    harm. Raises as `check`.
+    """
     check(state, update, policy=policy)
     received = {**state.received, update.site: update}
     reached = state.min_reached_at
@@ -137,7 +143,9 @@ def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round
 
 
 def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
-    """Returns `state` knowing that bytes of a site's update came just now; the site is there again if it had left."""
+    """Returns `state` knowing that bytes of a site's update came just now; the site is there again
+    if it had left.
+    """
     if site in state.received:
         return state
     before = state.arriving.get(site)
@@ -149,28 +157,36 @@ def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
 
 
 def refused(state: Round, site: str) -> Round:
-    """Returns `state` in which nothing of a site is under way any more: what it sent was refused, and nobody waits for it to try again."""
+    """Returns `state` in which nothing of a site is under way any more: what it sent was refused,
+    and nobody waits for it to try again.
+    """
     return dataclasses.replace(
         state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site}
     )
 
 
 def without(state: Round, absent: Iterable[str]) -> Round:
-    """Returns `state` waiting for none of `absent`, and again for those that were absent and are not any more."""
+    """Returns `state` waiting for none of `absent`, and again for those that were absent and are
+    not any more.
+    """
     absent = frozenset(absent)
     arriving = {site: arrival for site, arrival in state.arriving.items() if site not in absent}
     return dataclasses.replace(state, absent=absent, arriving=arriving)
 
 
 def withdrawn(state: Round, site: str, *, policy: Policy) -> Round:
-    """Returns `state` without the update of a site; below the minimum, the wait begins anew once it is there again."""
+    """Returns `state` without the update of a site; below the minimum, the wait begins anew once it
+    is there again.
+    """
     received = {name: update for name, update in state.received.items() if name != site}
     reached = state.min_reached_at if len(received) >= policy.min_num_clients else None
     return dataclasses.replace(state, received=received, min_reached_at=reached)
 
 
 def reopened(state: Round, *, now: float) -> Round:
-    """Returns the next attempt at a round whose deadline passed below the minimum: same updates, a fresh deadline."""
+    """Returns the next attempt at a round whose deadline passed below the minimum: same updates, a
+    fresh deadline.
+    """
     return dataclasses.replace(state, opened_at=now, attempt=state.attempt + 1)
 
 
@@ -198,7 +214,9 @@ def closes_at(state: Round, policy: Policy) -> float | None:
 
 
 def expires_at(state: Round, policy: Policy) -> float | None:
-    """Returns when this attempt ends for want of updates; None where there is no deadline or the minimum is there."""
+    """Returns when this attempt ends for want of updates; None where there is no deadline or the
+    minimum is there.
+    """
     if policy.round_deadline_s is None or state.min_reached_at is not None:
         return None
     return _extended(state.opened_at + policy.round_deadline_s, state, policy)
@@ -225,7 +243,9 @@ def next_moment(state: Round, policy: Policy) -> float | None:
 
 
 def _extended(due: float, state: Round, policy: Policy) -> float:
-    """Moves a deadline on while bytes arrive. Only what was under way before the deadline, as it then was, counts."""
+    """Moves a deadline on while bytes arrive. Only what was under way before the deadline, as it
+    then was, counts.
+    """
     limit = due + policy.max_extension_s
     for arrival in sorted(state.arriving.values()):
         if arrival.since <= due:

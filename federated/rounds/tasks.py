@@ -1,4 +1,6 @@
-"""What a site is to do next, as a pure function of what has been done: the order of a whole run in one place."""
+"""What a site is to do next, as a pure function of what has been done: the order of a whole run in
+one place.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ MODEL_NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 )  # names files, rows and lines of logs at both ends: never a path
 MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's journal
-# Models that a site evaluates in one run. The largest federation of hospitals that trained one segmentation model, FeTS 2022, had 71
-# sites: with three models each and the two global ones that would be 215. Each costs a site a pass over its test cases.
+# Models that a site evaluates in one run. The largest federation of hospitals that trained one
+# segmentation model, FeTS 2022, had 71 sites: with three models each and the two global ones that
+# would be 215. Each costs a site a pass over its test cases.
 MAX_MODELS = 256
 MAX_DISCARDED = (
     100  # times that a run may go back, so that no server keeps a site training for ever
@@ -32,7 +35,9 @@ def global_name(number: int) -> str:
 
 
 def global_number(name: str) -> int | None:
-    """Returns the number of the global model of that name, None where it is not the name of a numbered one."""
+    """Returns the number of the global model of that name, None where it is not the name of a
+    numbered one.
+    """
     match = re.fullmatch(r"round_(\d{3,9})", name)
     return int(match[1]) if match else None
 
@@ -44,9 +49,11 @@ def is_global(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing to do. `train`: pull `model`, score it, train, push as `round`. `score`: pull and score `model` only.
+    """One thing to do. `train`: pull `model`, score it, train, push as `round`. `score`: pull and
+    score `model` only.
 
-    `publish`: send the local models. `evaluate`: pull each of `models`, score it on the own test cases, submit the rows.
+    `publish`: send the local models. `evaluate`: pull each of `models`, score it on the own test
+    cases, submit the rows.
     """
 
     kind: Kind
@@ -66,13 +73,16 @@ def check_task(
     discarded: int = 0,
     evaluated: Collection[str] = (),
 ) -> None:
-    """Checks, at a site, a task against what the site has done already: rounds go forward, and nothing is without bounds.
+    """Checks, at a site, a task against what the site has done already: rounds go forward, and
+    nothing is without bounds.
 
     Args:
-      trained: the last round that this site trained, 0 before the first. The same round may come again, because the server may
-        have lost its update. A later one than the next may come, because the site may have been away.
+      trained: the last round that this site trained, 0 before the first. The same round may come
+        again, because the server may have lost its update. A later one than the next may come,
+        because the site may have been away.
       num_rounds: of the run, as the server said at login.
-      discarded: how often the run had been taken back when this site heard of it last. Each further time it may go back to any round.
+      discarded: how often the run had been taken back when this site heard of it last. Each further
+          time it may go back to any round.
       evaluated: models that this site has evaluated in this run.
     Raises:
       ServerMisbehaves: naming the task and what is wrong with it.
@@ -108,7 +118,9 @@ def check_task(
 
 
 def check_model_name(name: str) -> None:
-    """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a path, a row or a line of a log."""
+    """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a
+    path, a row or a line of a log.
+    """
     if not MODEL_NAME.fullmatch(name):
         shown = printable.text(repr(name), limit=80)
         raise errors.ServerMisbehaves.because(
@@ -155,7 +167,9 @@ class Progress:
 
 
 def next_task(progress: Progress, site: str) -> Task:
-    """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart does no harm."""
+    """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart
+    does no harm.
+    """
     if progress.paused and not progress.finished:
         return Task("wait")
     if progress.open_round is not None:

@@ -1,1 +1,3 @@
-"""Who is who and what may leave: certificates, TLS, credentials, kits, revocation, the filter of reports."""
+"""Who is who and what may leave: certificates, TLS, credentials, kits, revocation, the filter of
+reports.
+"""

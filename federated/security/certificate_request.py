@@ -1,9 +1,11 @@
-"""A site that makes its own key: it sends a request, the operator certifies it, and no secret ever travels.
+"""A site that makes its own key: it sends a request, the operator certifies it, and no secret ever
+travels.
 
 <kit>/{site.key, credential, site.csr}           after `request`; only site.csr is sent
 <kit>/{ca.pem, site.pem, site.key, credential, site.json}   after `install` of the operator's answer
 
-Both ways are checked by voice: the operator hears the request's fingerprint, the site hears the authority's.
+Both ways are checked by voice: the operator hears the request's fingerprint, the site hears the
+authority's.
 """
 
 from __future__ import annotations
@@ -20,17 +22,20 @@ from federated.security.credentials import hashed, new_secret
 from federated.security.provisioning import RESERVED, SITE_NAME, read_request_file, write_private
 from runkit import atomic, private
 
-_NEXT_KEY = "site.key.next"  # the key of a request under way; the kit's own key goes on working until the answer is installed
+# the key of a request under way; the kit's own key goes on working until the answer is installed
+_NEXT_KEY = "site.key.next"
 _HOST = re.compile(r"[^\s/]{1,253}")
 
 
 def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
-    """Makes a key and `site.csr`, the certificate request to send. In a kit that is in use this begins its renewal.
+    """Makes a key and `site.csr`, the certificate request to send. In a kit that is in use this
+    begins its renewal.
 
     The credential is made with the first request and kept by later ones.
 
     Raises:
-      ValueError: for a name that cannot be used, a kit of another site, or a link in place of a file.
+      ValueError: for a name that cannot be used, a kit of another site, or a link in place of a
+          file.
     """
     kit = pathlib.Path(kit_folder)
     private.refuse_links(kit)
@@ -66,16 +71,19 @@ def install(
 ) -> x509.Certificate:
     """Takes the operator's answer into the kit; returns the certificate that is in use from now on.
 
-    The answer travels unprotected. What makes it genuine is the authority's fingerprint, read out by the operator: the first time it must
-    be given, later the authority, the address and the site's name must be those of the kit.
+    The answer travels unprotected. What makes it genuine is the authority's fingerprint, read out
+    by the operator: the first time it must be given, later the authority, the address and the
+    site's name must be those of the kit.
 
     Args:
-      authority: fingerprint of the authority, as it was read out: groups, colons and capitals do not matter.
-      confirm_change: the operator has confirmed that the authority, host, port or name is another from now on; a new authority needs its
-        fingerprint too.
+      authority: fingerprint of the authority, as it was read out: groups, colons and capitals do
+          not matter.
+      confirm_change: the operator has confirmed that the authority, host, port or name is another
+        from now on; a new authority needs its fingerprint too.
     Raises:
-      ValueError: where the answer is not whole, holds a link, is for another key or site, not of the authority it comes with, or where
-        that authority, or a change, is not confirmed. The kit is then as before.
+      ValueError: where the answer is not whole, holds a link, is for another key or site, not of
+        the authority it comes with, or where that authority, or a change, is not confirmed. The kit
+        is then as before.
     """
     kit, answer = pathlib.Path(kit_folder), pathlib.Path(answer_folder)
     private.refuse_links(kit)
@@ -122,7 +130,8 @@ def install(
     atomic.write_json(kit / "site.json", about)
     if statement.is_file():
         revocation.keep(kit, statement.read_bytes(), kit / "ca.pem")
-    # Certificate and key cannot be replaced in one step. A kill between the two leaves the next key in place: install again.
+    # Certificate and key cannot be replaced in one step. A kill between the two leaves the next key
+    # in place: install again.
     atomic.write_bytes(kit / "site.pem", (answer / "site.pem").read_bytes())
     os.replace(kit / _NEXT_KEY, kit / "site.key")
     atomic.sync_directory(kit)
@@ -136,7 +145,8 @@ def authority_of(kit_folder: str | os.PathLike) -> str:
 
 
 def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike) -> int:
-    """Keeps the authority's statement on revoked server certificates in a kit; returns from which generation on they are trusted.
+    """Keeps the authority's statement on revoked server certificates in a kit; returns from which
+    generation on they are trusted.
 
     The authority has signed it, so it does not matter how it came.
 
@@ -159,7 +169,9 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
 def _check_authority(
     kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certificate, given: str
 ) -> None:
-    """Raises ValueError unless the authority is the one whose fingerprint was read out; in a kit in use it may be left out."""
+    """Raises ValueError unless the authority is the one whose fingerprint was read out; in a kit in
+    use it may be left out.
+    """
     if not given:
         if not (kit / "ca.pem").is_file():
             raise ValueError(
@@ -182,7 +194,9 @@ def _check_changes(
     given: str,
     confirmed: bool,
 ) -> None:
-    """Raises ValueError where authority, site, host or port is another than in the kit, unless that was confirmed."""
+    """Raises ValueError where authority, site, host or port is another than in the kit, unless that
+    was confirmed.
+    """
     changes = []
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
         changes.append("its authority is another than the kit's")
@@ -219,7 +233,9 @@ def _certificate(path: pathlib.Path) -> x509.Certificate:
 
 
 def _address(path: pathlib.Path) -> dict[str, str | int]:
-    """Returns {"site", "host", "port"} of a site.json. Raises ValueError for anything else in their place."""
+    """Returns {"site", "host", "port"} of a site.json. Raises ValueError for anything else in their
+    place.
+    """
     about = atomic.read_json(path)
     try:
         site, host, port = about["site"], about["host"], about["port"]

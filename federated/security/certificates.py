@@ -1,4 +1,6 @@
-"""X.509 as a federation uses it: one authority, P-256 keys, one purpose a certificate. Bytes in, bytes out; no files."""
+"""X.509 as a federation uses it: one authority, P-256 keys, one purpose a certificate. Bytes in,
+bytes out; no files.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _SPOKEN_BITS = 128  # of a fingerprint are compared at least
 
 
 class Request(NamedTuple):
-    """What a site asks to be certified. The key's private half never left it, and of its credential it tells the hash only."""
+    """What a site asks to be certified. The key's private half never left it, and of its credential
+    it tells the hash only.
+    """
 
     name: str
     public_key: ec.EllipticCurvePublicKey
@@ -62,11 +66,13 @@ def issue(
     hosts: Sequence[str] = (),
     generation: int = 0,
 ) -> x509.Certificate:
-    """Returns a certificate: of a server where `hosts` are given, else of a client. It ends with its authority at the latest.
+    """Returns a certificate: of a server where `hosts` are given, else of a client. It ends with
+    its authority at the latest.
 
     Args:
-      generation: how often the server's certificate was revoked before this one. The certificate bears the name of every generation up
-        to it, so that a client that has not heard of the newest revocation still connects, and hears of it.
+      generation: how often the server's certificate was revoked before this one. The certificate
+        bears the name of every generation up to it, so that a client that has not heard of the
+        newest revocation still connects, and hears of it.
     """
     ends = min(now + datetime.timedelta(days=valid_days), authority.not_valid_after_utc)
     if ends <= now:
@@ -95,7 +101,9 @@ def issue(
 
 
 def new_request(name: str, key: ec.EllipticCurvePrivateKey, credential_sha256: str) -> bytes:
-    """Returns a PEM certificate request. It carries the credential's hash as challenge password, so its signature covers it."""
+    """Returns a PEM certificate request. It carries the credential's hash as challenge password, so
+    its signature covers it.
+    """
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_name(name))
@@ -106,7 +114,9 @@ def new_request(name: str, key: ec.EllipticCurvePrivateKey, credential_sha256: s
 
 
 def read_request(pem: bytes) -> Request:
-    """Returns what a request asks for. Raises ValueError unless it is one of `new_request`, signed by the key it names."""
+    """Returns what a request asks for. Raises ValueError unless it is one of `new_request`, signed
+    by the key it names.
+    """
     try:
         request = x509.load_pem_x509_csr(pem)
         digest = request.attributes.get_attribute_for_oid(
@@ -136,12 +146,16 @@ def read_request(pem: bytes) -> Request:
 
 
 def server_name(generation: int) -> str:
-    """Returns the name that server certificates bear from a generation on. Nobody can be reached under it (RFC 6761)."""
+    """Returns the name that server certificates bear from a generation on. Nobody can be reached
+    under it (RFC 6761).
+    """
     return f"server-{generation}.federation.invalid"
 
 
 def generation_of(certificate: x509.Certificate) -> int:
-    """Returns the generation of a server's certificate, 0 where no certificate was revoked before it."""
+    """Returns the generation of a server's certificate, 0 where no certificate was revoked before
+    it.
+    """
     return max(
         (
             int(found[1])
@@ -159,8 +173,9 @@ def new_revocation(
     authority_key: ec.EllipticCurvePrivateKey,
     now: datetime.datetime,
 ) -> bytes:
-    """Returns the authority's statement that server certificates before a generation are revoked: a PEM list of revoked certificates
-    (X.509 CRL) whose number is the generation. It holds as long as the authority does.
+    """Returns the authority's statement that server certificates before a generation are revoked: a
+    PEM list of revoked certificates (X.509 CRL) whose number is the generation. It holds as long as
+    the authority does.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -204,7 +219,9 @@ def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """Returns the SHA-256 of the DER form, as `openssl x509 -fingerprint -sha256` prints it, without colons."""
+    """Returns the SHA-256 of the DER form, as `openssl x509 -fingerprint -sha256` prints it,
+    without colons.
+    """
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
@@ -227,7 +244,8 @@ def spoken(digest: str) -> str:
 
 
 def is_spoken(text: str, digest: str) -> bool:
-    """Returns whether a fingerprint as somebody typed it, in groups, with colons or in capitals, is that of `digest`.
+    """Returns whether a fingerprint as somebody typed it, in groups, with colons or in capitals, is
+    that of `digest`.
 
     Raises:
       ValueError: for what is no fingerprint, or for fewer than 128 bits of one.
@@ -246,7 +264,9 @@ def common_name(certificate: x509.Certificate) -> str:
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Returns the names and addresses under which a server's certificate may be reached, as printable text."""
+    """Returns the names and addresses under which a server's certificate may be reached, as
+    printable text.
+    """
     return [name for name in _alternatives(certificate) if not _GENERATION.fullmatch(name)]
 
 

@@ -1,4 +1,6 @@
-"""From credential to token to site. Secrets are 256 bits; what is stored of them is a SHA-256, so a stolen store opens nothing."""
+"""From credential to token to site. Secrets are 256 bits; what is stored of them is a SHA-256, so a
+stolen store opens nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ def new_secret() -> str:
 
 
 def hashed(secret: str) -> str:
-    """Returns what is kept of a secret. Plain SHA-256 will do: 256 random bits cannot be guessed, slow or fast."""
+    """Returns what is kept of a secret. Plain SHA-256 will do: 256 random bits cannot be guessed,
+    slow or fast.
+    """
     return hashlib.sha256(secret.encode("utf-8")).hexdigest()
 
 
 class CredentialBook:
-    """Which sites there are, the hashes of their credentials and the operator's, and which certificates are refused."""
+    """Which sites there are, the hashes of their credentials and the operator's, and which
+    certificates are refused.
+    """
 
     def __init__(
         self, hashes: Mapping[str, str], *, operator: str = "", revoked: Iterable[str] = ()
@@ -45,10 +51,12 @@ class CredentialBook:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> CredentialBook:
-        """Reads `credentials.json`, and again whenever it changes, so that a revocation holds at the next call.
+        """Reads `credentials.json`, and again whenever it changes, so that a revocation holds at
+        the next call.
 
         Raises:
-          ValueError: naming a file that is missing or malformed. Once it was read, a bad file is logged and the last good one holds.
+          ValueError: naming a file that is missing or malformed. Once it was read, a bad file is
+              logged and the last good one holds.
         """
         path = pathlib.Path(path)
         private.refuse_link(path)
@@ -111,7 +119,9 @@ class CredentialBook:
         return tuple(sorted(self._hashes))
 
     def check(self, site: str, credential: str) -> None:
-        """Raises WrongCredential unless `credential` was issued to `site`; the message tells not which of the two is wrong."""
+        """Raises WrongCredential unless `credential` was issued to `site`; the message tells not
+        which of the two is wrong.
+        """
         self._refresh()
         expected = self._hashes.get(site, "0" * 64)
         if not hmac.compare_digest(expected, hashed(credential)) or site not in self._hashes:
@@ -128,9 +138,11 @@ class CredentialBook:
             )
 
     def server_revocation(self) -> tuple[int, bytes]:
-        """Returns (generation, the authority's statement) of the revoked server certificates; (0, b"") where none was revoked.
+        """Returns (generation, the authority's statement) of the revoked server certificates; (0,
+        b"") where none was revoked.
 
-        Nor is there anything to say before this server has its own new certificate: sites that knew would refuse it.
+        Nor is there anything to say before this server has its own new certificate: sites that knew
+        would refuse it.
         """
         self._refresh()
         if self._path is None or not self._revocation:
@@ -197,8 +209,8 @@ class Sessions:
       lifetime_s: seconds until a token expires.
       clock: seconds since the epoch.
       run: the tokens hold in this run only, even where the table of hashes was copied from another.
-      generation: of the server's certificate. Tokens of an earlier one are unknown: with its key somebody may have seen them, and at the
-        new login sites hear of the revocation.
+      generation: of the server's certificate. Tokens of an earlier one are unknown: with its key
+        somebody may have seen them, and at the new login sites hear of the revocation.
     """
 
     def __init__(
@@ -219,7 +231,8 @@ class Sessions:
         )
 
     def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
-        """Returns (token, when it expires); the token is bound to the site and to the certificate it logged in with.
+        """Returns (token, when it expires); the token is bound to the site and to the certificate
+        it logged in with.
 
         Args:
           until: when the certificate ends, seconds since the epoch.
@@ -233,7 +246,8 @@ class Sessions:
         """Returns the site a token was issued to.
 
         Args:
-          certificate: digest of the caller's certificate; None where the connection is not known yet.
+          certificate: digest of the caller's certificate; None where the connection is not known
+              yet.
         Raises:
           SessionExpired: for an unknown token or one past its lifetime.
           CertificateRefused: where another certificate presents it.

@@ -1,4 +1,6 @@
-"""Warns of certificates before they end: at the start of server and site, in the status, and by the doctor."""
+"""Warns of certificates before they end: at the start of server and site, in the status, and by the
+doctor.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from federated.security import certificates
 
 
 def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> list[str]:
-    """Returns a line for every certificate of a kit that ends within 30 days or has ended; a damaged one is left to the doctor."""
+    """Returns a line for every certificate of a kit that ends within 30 days or has ended; a
+    damaged one is left to the doctor.
+    """
     now, lines = now or datetime.datetime.now(datetime.timezone.utc), []
     for path in sorted(pathlib.Path(kit).glob("*.pem")):
         try:

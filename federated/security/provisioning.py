@@ -1,12 +1,14 @@
-"""Makes what a federation needs to trust each other: an authority, the server's kit, the operator's and one per site.
+"""Makes what a federation needs to trust each other: an authority, the server's kit, the operator's
+and one per site.
 
 <folder>/authority/{ca.pem, ca.key, federation.json}   stays offline; needed only to provision, renew and revoke
          server/{ca.pem, server.pem, server.key, credentials.json}
          operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
          <site>/{ca.pem, site.pem, site.key, credential, site.json}
 
-A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in them is secret. Once a certificate of
-the server was revoked, authority, operator and sites have the statement on it too, `revoked.crl` (see `revocation`).
+A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in
+them is secret. Once a certificate of the server was revoked, authority, operator and sites have the
+statement on it too, `revoked.crl` (see `revocation`).
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ def provision(
     """Writes an authority of its own and all kits, private to this account; returns the folder.
 
     Args:
-      server_hosts: names or addresses under which sites reach the server, the first being the one written into their kits;
-        localhost, 127.0.0.1 and ::1 are added to the certificate.
+      server_hosts: names or addresses under which sites reach the server, the first being the one
+        written into their kits; localhost, 127.0.0.1 and ::1 are added to the certificate.
       sites: those whose keys are made here; their names name folders, certificates and rows.
       port: the server's port, for the sites' kits.
       valid_days: lifetime of the certificates, which can be renewed while the authority lives.
@@ -57,7 +59,8 @@ def provision(
       requests: certificate requests of sites that made their own keys.
       overwrite: replaces kits that are there; the old ones stop working.
     Raises:
-      ValueError: for a name that cannot be used, a request that is none, or a folder that holds kits already.
+      ValueError: for a name that cannot be used, a request that is none, or a folder that holds
+          kits already.
     """
     hosts = [
         addresses.plain(host)
@@ -148,13 +151,16 @@ def add(
 ) -> list[str]:
     """Takes further sites in, and renews those that send a request; returns their names.
 
-    The server's `credentials.json` changes with it: where the server is another machine, copy that file there.
+    The server's `credentials.json` changes with it: where the server is another machine, copy that
+    file there.
 
     Args:
-      replace_credential: sites whose request may come with another credential than the one that is known. Somebody who can make a request
-        cannot take a site's place without the operator saying so.
+      replace_credential: sites whose request may come with another credential than the one that is
+        known. Somebody who can make a request cannot take a site's place without the operator
+        saying so.
     Raises:
-      ValueError: for names that cannot be used or are there already, a request that is none, or one with an unexpected credential.
+      ValueError: for names that cannot be used or are there already, a request that is none, or one
+          with an unexpected credential.
     """
     authority = _Authority.of(folder)
     asked = [read_request_file(path) for path in requests]
@@ -209,10 +215,12 @@ def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
 
 
 def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
-    """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do running sessions.
+    """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do
+    running sessions.
 
     Raises:
-      ValueError: for a name that has no kit here; a site that made its own key sends a new request instead (see `add`).
+      ValueError: for a name that has no kit here; a site that made its own key sends a new request
+          instead (see `add`).
     """
     authority = _Authority.of(folder)
     for name in names:
@@ -225,13 +233,15 @@ def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 
 
 
 def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
-    """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued to them is refused.
+    """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued
+    to them is refused.
 
-    A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that file, and until it is
-    there let the operator evict the site.
+    A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that
+    file, and until it is there let the operator evict the site.
 
-    "server" makes a new key and certificate for the server, and a statement that earlier ones are revoked: the server hands it on at every
-    login, and from then on a site refuses them. Carry the whole folder to the server.
+    "server" makes a new key and certificate for the server, and a statement that earlier ones are
+    revoked: the server hands it on at every login, and from then on a site refuses them. Carry the
+    whole folder to the server.
 
     Args:
       valid_days: lifetime of the server's new certificate.
@@ -314,7 +324,9 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file into a private folder, whole or not at all: an empty credential would be one that anybody knows."""
+    """Writes a file into a private folder, whole or not at all: an empty credential would be one
+    that anybody knows.
+    """
     atomic.write_bytes(path, content)
 
 
@@ -352,7 +364,9 @@ class _Authority:
         return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
-        """Writes a kit with a fresh key; a kit that is there keeps its credential where none is given."""
+        """Writes a kit with a fresh key; a kit that is there keeps its credential where none is
+        given.
+        """
         there, file = self._member(name), _FILE.get(name, "site")
         key = certificates.new_key()
         hosts = [*self.about["hosts"], "localhost", "127.0.0.1", "::1"] if name == "server" else ()
@@ -382,7 +396,9 @@ class _Authority:
             self._write_address(kit, request.name)
 
     def revoke_server(self, valid_days: int) -> bytes:
-        """Begins a generation of server certificates with a new one; returns the statement that revokes all earlier ones."""
+        """Begins a generation of server certificates with a new one; returns the statement that
+        revokes all earlier ones.
+        """
         held = [
             int(entry["serial"], 16)
             for entry in self.about["issued"]
@@ -462,9 +478,11 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
-    """Raises ValueError where a model of one site could be taken for another's: their names begin with the site's and '_'.
+    """Raises ValueError where a model of one site could be taken for another's: their names begin
+    with the site's and '_'.
 
-    Two sites that an earlier release let in together stay: of such names the server gives a model to the longer one (see `intake`).
+    Two sites that an earlier release let in together stay: of such names the server gives a model
+    to the longer one (see `intake`).
     """
     for name in new:
         for other in (*known, *new):

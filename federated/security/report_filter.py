@@ -1,4 +1,6 @@
-"""What may leave a site in a report: numbers under known names. Both ends pass every report through this gate."""
+"""What may leave a site in a report: numbers under known names. Both ends pass every report through
+this gate.
+"""
 
 from __future__ import annotations
 
@@ -78,17 +80,20 @@ _MAX_METRICS = 64
 
 
 def check_metrics(metrics: Mapping[str, Any], *, what: str) -> dict[str, float]:
-    """Returns `metrics` as plain floats in the order of their names, since a protobuf map keeps none; None means no value and is left out.
+    """Returns `metrics` as plain floats in the order of their names, since a protobuf map keeps
+    none; None means no value and is left out.
 
     Raises:
-      PrivacyRefused: for more than 64 of them, a key that is not a short metric name, or a value that is not a finite number of at most
-        1e30: a mean of such numbers is finite, in float32 too.
+      PrivacyRefused: for more than 64 of them, a key that is not a short metric name, or a value
+        that is not a finite number of at most 1e30: a mean of such numbers is finite, in float32
+        too.
     """
     return _checked(metrics, what, lambda key: _ANY)
 
 
 def check_scores(scores: Mapping[str, Any], *, what: str) -> dict[str, float]:
-    """Returns what a site scored on a global model, as `check_metrics`; each score lies in the range of its kind, a Dice between 0 and 1.
+    """Returns what a site scored on a global model, as `check_metrics`; each score lies in the
+    range of its kind, a Dice between 0 and 1.
 
     Raises:
       PrivacyRefused: as `check_metrics`, or for a score out of its range.
@@ -119,7 +124,9 @@ def check_rows(
     models: Iterable[str],
     max_cases: int = _MAX_CASE,
 ) -> list[dict[str, Any]]:
-    """Returns per-case rows as plain values, columns in the order given. Raises PrivacyRefused as `checked_rows`."""
+    """Returns per-case rows as plain values, columns in the order given. Raises PrivacyRefused as
+    `checked_rows`.
+    """
     return list(checked_rows(rows, site=site, models=models, max_cases=max_cases))
 
 
@@ -132,15 +139,16 @@ def checked_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yields per-case rows as plain values, columns in the order given, each checked as it comes.
 
-    A row holds `model`, `site`, `case` (the case's running number from 1) and `grid` ("training" or "native"), may hold
-    `class`, and beyond these only numbers, or None, under names made of the words in `WORDS`. There is one row for each model, case,
-    grid and class.
+    A row holds `model`, `site`, `case` (the case's running number from 1) and `grid` ("training" or
+    "native"), may hold `class`, and beyond these only numbers, or None, under names made of the
+    words in `WORDS`. There is one row for each model, case, grid and class.
 
     Args:
       max_cases: so many different cases a site can have.
     Raises:
-      PrivacyRefused: naming row and column, never the content of a column that is not known to be harmless; also for a second row of
-        the same case, and beyond MAX_ROWS rows or `max_cases` cases.
+      PrivacyRefused: naming row and column, never the content of a column that is not known to be
+        harmless; also for a second row of the same case, and beyond MAX_ROWS rows or `max_cases`
+        cases.
     """
     known_models, seen, cases = set(models), set[tuple[Any, ...]](), set[int]()
     for position, row in enumerate(rows, start=1):
@@ -215,7 +223,8 @@ def _range_of(words: Iterable[str]) -> tuple[float, float]:
 
 
 def _number(value: Any, where: str, allowed: tuple[float, float]) -> float:
-    # NumPy scalars count as numbers through __float__; strings have none, and bool is an int that means something else.
+    # NumPy scalars count as numbers through __float__; strings have none, and bool is an int that
+    # means something else.
     if (
         isinstance(value, (bool, str, bytes))
         or not hasattr(value, "__float__")

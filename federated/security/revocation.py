@@ -1,10 +1,12 @@
-"""What a site or an operator knows of revoked server certificates: a statement of the authority, kept in a file.
+"""What a site or an operator knows of revoked server certificates: a statement of the authority,
+kept in a file.
 
 <kit>/revoked.crl        came with the answer, or by `experiments.request --revoked`
 <site>/federated/revoked.crl   was handed on by the server at a login
 
-A client in gRPC for Python is neither given a list of revoked certificates nor the server's certificate. So it asks TLS for a *name* that
-only certificates from a generation on bear (see `certificates.issue`): one that was revoked does not bear it.
+A client in gRPC for Python is neither given a list of revoked certificates nor the server's
+certificate. So it asks TLS for a *name* that only certificates from a generation on bear (see
+`certificates.issue`): one that was revoked does not bear it.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ MAX_BYTES = 64 * 2**10
 
 
 def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) -> int:
-    """Returns the generation from which on server certificates are trusted by what is in `folders`; 0 where nothing was revoked.
+    """Returns the generation from which on server certificates are trusted by what is in `folders`;
+    0 where nothing was revoked.
 
     Args:
-      authority: ca.pem, whose statements count. Others, and damaged ones, are logged and passed over.
+      authority: ca.pem, whose statements count. Others, and damaged ones, are logged and passed
+          over.
     """
     known = 0
     for folder in folders:
@@ -52,7 +56,9 @@ def read(statement: bytes, authority: str | os.PathLike) -> int:
 
 
 def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:
-    """Keeps a statement in `folder` unless a later one is there; returns its generation. Raises ValueError, OSError."""
+    """Keeps a statement in `folder` unless a later one is there; returns its generation. Raises
+    ValueError, OSError.
+    """
     generation = read(statement, authority)
     if generation > lowest_trusted(authority, folder):
         atomic.write_bytes(pathlib.Path(folder) / FILE, statement)

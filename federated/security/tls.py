@@ -1,4 +1,6 @@
-"""Certificates in use: what gRPC needs from the files of a kit, who is at the other end, and why a connection fails."""
+"""Certificates in use: what gRPC needs from the files of a kit, who is at the other end, and why a
+connection fails.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class Identity:
     """The authority both ends trust, and the own certificate with its key, in PEM files.
 
     Attributes:
-      generation: from which on this end trusts server certificates; earlier ones were revoked (see `revocation`).
+      generation: from which on this end trusts server certificates; earlier ones were revoked (see
+          `revocation`).
     """
 
     authority: pathlib.Path
@@ -61,9 +64,11 @@ class Identity:
         """Finds the files of a kit.
 
         Args:
-          learned: folder in which this end keeps what servers said about revoked certificates, where that is not the kit.
+          learned: folder in which this end keeps what servers said about revoked certificates,
+              where that is not the kit.
         Raises:
-          ValueError: naming the file that is missing, unreadable, a link, or belongs to another key.
+          ValueError: naming the file that is missing, unreadable, a link, or belongs to another
+              key.
         """
         folder = pathlib.Path(folder)
         identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
@@ -74,9 +79,11 @@ class Identity:
         return dataclasses.replace(identity, generation=known)
 
     def expected_name(self, host: str) -> str:
-        """Returns the name that the server's certificate must bear: the host's, or, once one was revoked, that of its generation.
+        """Returns the name that the server's certificate must bear: the host's, or, once one was
+        revoked, that of its generation.
 
-        gRPC checks one name only. The second is as good: none but servers of this federation get it from the authority.
+        gRPC checks one name only. The second is as good: none but servers of this federation get it
+        from the authority.
         """
         return server_name(self.generation) if self.generation else host
 
@@ -118,7 +125,8 @@ class Identity:
         return context
 
     def for_server(self) -> grpc.ServerCredentials:
-        """Mutual TLS: a caller without a certificate of our authority is turned away in the handshake.
+        """Mutual TLS: a caller without a certificate of our authority is turned away in the
+        handshake.
 
         A renewed certificate is served from the next handshake on, without a restart.
         """
@@ -181,7 +189,9 @@ def caller(context: grpc.ServicerContext) -> tuple[str, str]:
 
 
 def certificate_ends(context: grpc.ServicerContext) -> float:
-    """Returns when the caller's certificate ends, seconds since the epoch; 0 where there is none that can be read."""
+    """Returns when the caller's certificate ends, seconds since the epoch; 0 where there is none
+    that can be read.
+    """
     pem = (context.auth_context().get("x509_pem_cert") or [b""])[0]
     try:
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
@@ -190,17 +200,20 @@ def certificate_ends(context: grpc.ServicerContext) -> float:
 
 
 def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
-    """Returns what a call that gRPC gave up as UNAVAILABLE is taken for: gRPC tells a refused certificate and a restart alike.
+    """Returns what a call that gRPC gave up as UNAVAILABLE is taken for: gRPC tells a refused
+    certificate and a restart alike.
 
-    Only what gRPC itself met can end a site for good: whoever else answers at that name, e.g. where gRPC goes through a proxy, proves
-    nothing. In one case gRPC cannot tell the cause, a connection that the server closes; then the server is called again, on the same way.
+    Only what gRPC itself met can end a site for good: whoever else answers at that name, e.g. where
+    gRPC goes through a proxy, proves nothing. In one case gRPC cannot tell the cause, a connection
+    that the server closes; then the server is called again, on the same way.
 
     Args:
       details: gRPC's own text. It holds addresses and internals, and is not shown.
       way: to the server, with the proxy settings that gRPC has.
     Returns:
       CertificateRefused: one end does not trust the other; trying again does not help.
-      CertificateOutOfDate: a certificate has ended, or not begun; trying again helps once it is renewed.
+      CertificateOutOfDate: a certificate has ended, or not begun; trying again helps once it is
+          renewed.
       ServerUnreachable: anything else; worth another try.
     """
     where = printable.text(endpoint.address)
@@ -230,8 +243,8 @@ def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) 
             f"{where}: whoever listens there does not speak TLS; check host and port"
         )
     hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
-    # A server that refuses a client's certificate hangs up after a handshake that, to the client, went well. So does one that
-    # is killed in that moment, but not three times running.
+    # A server that refuses a client's certificate hangs up after a handshake that, to the client,
+    # went well. So does one that is killed in that moment, but not three times running.
     if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
         ends = identity.ends
         if (
@@ -260,7 +273,9 @@ def _words(details: str) -> str:
 
 
 def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
-    """Returns whether this federation's server closes the connection right after a handshake in which it proved who it is."""
+    """Returns whether this federation's server closes the connection right after a handshake in
+    which it proved who it is.
+    """
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False

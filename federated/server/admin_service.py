@@ -1,4 +1,6 @@
-"""The operator's side door of a server: probe, status and orders, each call checked on its headers before a message is read."""
+"""The operator's side door of a server: probe, status and orders, each call checked on its headers
+before a message is read.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class AdminGate(grpc.ServerInterceptor):
         return self._handler(*self._methods[method]) if method in self._methods else None
 
     def _handler(self, method: Callable, request: Any, reply: Any) -> grpc.RpcMethodHandler:
-        """Returns a handler that is a stream both ways to gRPC, which then reads no message before it is asked for one."""
+        """Returns a handler that is a stream both ways to gRPC, which then reads no message before
+        it is asked for one.
+        """
 
         def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
             with Answering(context):
@@ -116,7 +120,9 @@ class AdminGate(grpc.ServerInterceptor):
         return name
 
     def _caller(self, context: grpc.ServicerContext) -> str:
-        """Returns who calls, once the certificate of the connection is found to bear the name of the credential."""
+        """Returns who calls, once the certificate of the connection is found to bear the name of
+        the credential.
+        """
         name, _ = conversion.presented_credential(context.invocation_metadata())
         owner, certificate = tls.caller(context)
         self._credentials.check_certificate(certificate)

@@ -31,8 +31,11 @@ class ServerConfig:
     late_updates: str = (
         "discard"  # or "keep": what comes after its round was averaged counts in the next one
     )
-    max_change_ratio: float = 10.0  # an update that changes the model so many times more than is usual (see `gate`) is refused; 0: never
-    transport: str = "raw"  # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
+    # an update that changes the model so many times more than is usual (see `gate`) is refused; 0:
+    # never
+    max_change_ratio: float = 10.0
+    # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
+    transport: str = "raw"
     patience_rounds: int = (
         0  # so many scored global models without a better mean score end the run; 0: never
     )
@@ -44,7 +47,8 @@ class ServerConfig:
         True  # after the last round: publish models, evaluate them everywhere, collect rows
     )
     token_lifetime_s: float = 24 * 3600.0
-    poll_s: float = 20.0  # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    poll_s: float = 20.0
     transfers_at_once: int = (
         2  # models on their way from or to sites; memory grows with these, not with the sites
     )
@@ -125,7 +129,9 @@ class ServerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ServerSummary:
-    """How a server ended. `finished` is False when it was stopped first; the same command goes on then."""
+    """How a server ended. `finished` is False when it was stopped first; the same command goes on
+    then.
+    """
 
     finished: bool
     rounds: int  # aggregated

@@ -1,8 +1,9 @@
 """The run as the server leads it: who may come, what they send, when a round is over, what is next.
 
-Any number of threads call the methods that stand for a site's request; one thread drives (`drive`), and it alone aggregates,
-selects and decides that a phase is over. The parts: `admission` (who), `intake` (updates and models), `evaluation` (scores and
-rows), `averaging` (the mean), `steering` (the operator), `rounds` and `agenda` (the rules, pure), over one `run_state`.
+Any number of threads call the methods that stand for a site's request; one thread drives (`drive`),
+and it alone aggregates, selects and decides that a phase is over. The parts: `admission` (who),
+`intake` (updates and models), `evaluation` (scores and rows), `averaging` (the mean), `steering`
+(the operator), `rounds` and `agenda` (the rules, pure), over one `run_state`.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ class Coordinator:
     def next_task(
         self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True
     ) -> tasks.Task:
-        """Returns what `site` is to do; while that is to wait, answers only after `wait_s`, or when `asking` turns false."""
+        """Returns what `site` is to do; while that is to wait, answers only after `wait_s`, or when
+        `asking` turns false.
+        """
         run, deadline = self._run, time.monotonic() + wait_s
         with run.changed:
             while True:
@@ -173,7 +176,8 @@ class Coordinator:
     def open_model(
         self, site: str, name: str, sha256: str | None = None
     ) -> tuple[TensorFile, Manifest]:
-        """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a published one.
+        """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a
+        published one.
 
         Raises:
           UnknownModel: also where it is not the model of digest `sha256` any more.
@@ -208,8 +212,9 @@ class Coordinator:
     def drive(self) -> bool:
         """Leads the run until it is finished (True) or `stop` is called (False).
 
-        While the system refuses (a full disk, too many open files, a read that fails), it says so, waits, and tries again. What was
-        confirmed stays, sites wait meanwhile, and nothing is dropped: only what a file holds can make it corrupt.
+        While the system refuses (a full disk, too many open files, a read that fails), it says so,
+        waits, and tries again. What was confirmed stays, sites wait meanwhile, and nothing is
+        dropped: only what a file holds can make it corrupt.
 
         Raises:
           sqlite3.DatabaseError: where the database itself is damaged.
@@ -236,7 +241,9 @@ class Coordinator:
                 )
 
     def advance(self) -> float | None:
-        """Does all that is due; returns seconds until something may be due by the clock alone, None if nothing will be."""
+        """Does all that is due; returns seconds until something may be due by the clock alone, None
+        if nothing will be.
+        """
         run = self._run
         while True:
             with run.changed:
@@ -269,7 +276,9 @@ class Coordinator:
                 run.closing = False
 
     def wait_confirmed(self) -> None:
-        """Returns when every site that was not sent away knows that the run is finished, after `linger_s` at the latest."""
+        """Returns when every site that was not sent away knows that the run is finished, after
+        `linger_s` at the latest.
+        """
         with self._run.changed:
             self._run.changed.wait_for(
                 lambda: self._run.stopping or self._all_confirmed(), self._run.config.linger_s
@@ -282,7 +291,9 @@ class Coordinator:
             self._run.changed.notify_all()
 
     def close(self) -> None:
-        """Stops, and closes the store under the lock: SQLite must not be closed beneath a thread that still answers a site."""
+        """Stops, and closes the store under the lock: SQLite must not be closed beneath a thread
+        that still answers a site.
+        """
         with self._run.changed:
             self.stop()
             self._intake.close()
@@ -300,7 +311,9 @@ class Coordinator:
             )
 
     def _close_round(self, closed: rounds.Round) -> None:
-        """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late updates are refused."""
+        """Aggregates without the lock: sites go on scoring, waiting and beating meanwhile; late
+        updates are refused.
+        """
         run, began = self._run, time.monotonic()
         error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
@@ -379,7 +392,9 @@ class Coordinator:
         return max(0.0, min(known) - now) if known else None
 
     def _give_back(self, update: rounds.Update) -> None:
-        """Takes a spooled update that the disk has corrupted out of its round, so that the site makes it again."""
+        """Takes a spooled update that the disk has corrupted out of its round, so that the site
+        makes it again.
+        """
         run = self._run
         with run.changed:
             run.store.forget_update(update)
@@ -409,7 +424,8 @@ class Coordinator:
         )
 
     def _all_confirmed(self) -> bool:
-        # also a site whose updates came too late for every round: it would wait for a server that has left
+        # also a site whose updates came too late for every round: it would wait for a server that
+        # has left
         return all(
             record.confirmed or record.evicted for record in self._run.store.sites().values()
         )

@@ -1,4 +1,6 @@
-"""After the last round: whose scores and models are waited for, which models every site evaluates, and the rows they return."""
+"""After the last round: whose scores and models are waited for, which models every site evaluates,
+and the rows they return.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Evaluation:
                 or run.store.fixed_models()
                 or run.store.finished
             ):
-                return  # sent again; or it comes after the best model was chosen, and changes nothing any longer
+                # sent again; or it comes after the best model was chosen, and changes nothing any
+                # longer
+                return
             times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
             if times > _RESCORED:
                 raise errors.UpdateRefused(
@@ -70,7 +74,9 @@ class Evaluation:
             run.log("scored", site=site, model=model, scores=checked)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
-        """Records that `site` has published all it will. Raises UnknownModel for a name that has not arrived."""
+        """Records that `site` has published all it will. Raises UnknownModel for a name that has
+        not arrived.
+        """
         run = self._run
         with run.changed:
             held = {name for name, (owner, _) in run.store.models().items() if owner == site}
@@ -89,7 +95,8 @@ class Evaluation:
     def submit_rows(
         self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
     ) -> None:
-        """Records the per-case rows of `site`, each checked as it arrives. They count once: rows that come later change nothing.
+        """Records the per-case rows of `site`, each checked as it arrives. They count once: rows
+        that come later change nothing.
 
         Args:
           verify: raises once the site is no longer let in; asked again when the last row is there.
@@ -109,7 +116,8 @@ class Evaluation:
                 )
             if site in run.store.reported():
                 return
-            # A site that evaluates them while another is sent away may still report the other's models; they are left out.
+            # A site that evaluates them while another is sent away may still report the other's
+            # models; they are left out.
             withdrawn, cases = (
                 run.store.withdrawn_models(),
                 _cases(run.store.sites()[site].num_examples),
@@ -133,7 +141,9 @@ class Evaluation:
             self._log_rows([site])
 
     def withdraw(self, site: str) -> list[str]:
-        """Takes the models of a site that is sent away out of the run, with the lock held; returns their names."""
+        """Takes the models of a site that is sent away out of the run, with the lock held; returns
+        their names.
+        """
         return self._run.store.drop_models(site)
 
     def rewrite_rows(self) -> None:
@@ -150,7 +160,9 @@ class Evaluation:
                 self._run.log("rows", site=site, rows=count, sha256=sha256)
 
     def advance(self, now: float) -> float | None:
-        """Moves on after the last round: selection, fixing the models to evaluate, the end; returns seconds until the clock may matter."""
+        """Moves on after the last round: selection, fixing the models to evaluate, the end; returns
+        seconds until the clock may matter.
+        """
         run = self._run
         if run.store.finished:
             return None
@@ -185,7 +197,9 @@ class Evaluation:
         return next_silent
 
     def has_plateaued(self) -> bool:
-        """Returns whether the mean score has not improved for as many global models as the operator has patience."""
+        """Returns whether the mean score has not improved for as many global models as the operator
+        has patience.
+        """
         config = self._run.config
         chosen = self._chosen()
         return chosen is not None and model_selection.has_plateaued(

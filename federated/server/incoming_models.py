@@ -1,4 +1,6 @@
-"""The models that sites are sending: one a site, which a second attempt, or two at once, go on filling."""
+"""The models that sites are sending: one a site, which a second attempt, or two at once, go on
+filling.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from federated.tensors.partial_file import PartialModel
 
 
 class Transfer:
-    """A model under way with the gate that looks at it. Its files are closed when nobody uses it any more."""
+    """A model under way with the gate that looks at it. Its files are closed when nobody uses it
+    any more.
+    """
 
     def __init__(self, partial: PartialModel, gate: UpdateCheck, close: Callable[[], None]):
         self.partial, self.gate = partial, gate
@@ -31,7 +35,9 @@ class Transfer:
                 self._close()
 
     def retire(self) -> None:
-        """Closes the files: a thread that still writes keeps them open until it is done, lest it write into another file."""
+        """Closes the files: a thread that still writes keeps them open until it is done, lest it
+        write into another file.
+        """
         with self._lock:
             idle = not self._users and not self._retired
             self._retired = True
@@ -49,7 +55,9 @@ class Transfers:
 
     @contextlib.contextmanager
     def of(self, site: str, key: str, begin: Callable[[], Transfer]) -> Iterator[Transfer]:
-        """Yields the transfer of `site` named `key`: the one under way, or what `begin` makes, in place of any other of that site."""
+        """Yields the transfer of `site` named `key`: the one under way, or what `begin` makes, in
+        place of any other of that site.
+        """
         with self._lock:
             site_lock = self._site_locks.setdefault(site, threading.Lock())
         with site_lock:  # `begin` reads what a file holds already, which takes its time

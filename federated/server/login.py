@@ -1,4 +1,6 @@
-"""Who takes part: a credential and the server's plan let a site in, a token says afterwards which site calls."""
+"""Who takes part: a credential and the server's plan let a site in, a token says afterwards which
+site calls.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +53,11 @@ class Login:
 
         Args:
           labels: what the site's labels show of each class, see `declared`.
-          certificate_ends: seconds since the epoch; the token ends with the certificate at the latest.
+          certificate_ends: seconds since the epoch; the token ends with the certificate at the
+              latest.
         Raises:
-          WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers, PlanDiffers, FederationFull, UpdateRefused.
+          WrongCredential, CertificateRefused, CertificateOutOfDate, UnknownSite, VersionDiffers,
+          PlanDiffers, FederationFull, UpdateRefused.
         """
         with self._noting_refusal(site):
             self._credentials.check(site, credential)
@@ -127,7 +131,9 @@ class Login:
 
     @contextlib.contextmanager
     def _noting_refusal(self, site: str) -> Iterator[None]:
-        """Logs the 1st, 10th, 100th, ... refusal of a kind in the block: a caller that keeps trying must not fill the disk."""
+        """Logs the 1st, 10th, 100th, ... refusal of a kind in the block: a caller that keeps trying
+        must not fill the disk.
+        """
         try:
             yield
         except errors.FederationError as error:
@@ -144,7 +150,9 @@ class Login:
             )
 
     def site_of(self, token: str, certificate: str | None = None) -> str:
-        """Returns whose token it is, and notes that the site was heard. Raises SessionExpired, CertificateRefused."""
+        """Returns whose token it is, and notes that the site was heard. Raises SessionExpired,
+        CertificateRefused.
+        """
         run = self._run
         with run.changed:
             site = self.check_token(token, certificate)

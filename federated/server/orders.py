@@ -1,4 +1,6 @@
-"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it come again, go back, end early."""
+"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it
+come again, go back, end early.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class Orders:
                 run.log("resumed", round=run.round.number if run.round else None)
 
     def evict(self, site: str) -> None:
-        """Sends a site away: its sessions end; its update of the open round, its lent models, scores and rows do not count.
+        """Sends a site away: its sessions end; its update of the open round, its lent models,
+        scores and rows do not count.
 
         Raises:
           UnknownSite, StaleUpdate.
@@ -75,7 +78,9 @@ class Orders:
         run.store.empty_discarded()
 
     def readmit(self, site: str) -> None:
-        """Lets a site that was sent away log in again, and any site with another number of training cases. Raises UnknownSite."""
+        """Lets a site that was sent away log in again, and any site with another number of training
+        cases. Raises UnknownSite.
+        """
         run = self._run
         with run.changed:
             self._check_known(site)
@@ -86,10 +91,12 @@ class Orders:
             run.note_change()
 
     def discard_round(self, number: int) -> None:
-        """Takes the run back to the global model before round `number`; that round and those after it are trained again.
+        """Takes the run back to the global model before round `number`; that round and those after
+        it are trained again.
 
         Raises:
-          OrderRefused: where there is no such round, or a site that was not sent away has reported its rows and left.
+          OrderRefused: where there is no such round, or a site that was not sent away has reported
+              its rows and left.
           StaleUpdate: while a round is being averaged.
         """
         run = self._run
@@ -119,7 +126,9 @@ class Orders:
                 raise errors.OrderRefused(
                     f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
                 )
-            run.stale = True  # whatever goes wrong from here on, nothing is taken for a round that is no longer the store's
+            # whatever goes wrong from here on, nothing is taken for a round that is no longer the
+            # store's
+            run.stale = True
             try:
                 store.discard_rounds(number)
                 run.log(
@@ -140,7 +149,9 @@ class Orders:
         run.store.empty_discarded()
 
     def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
-        """Makes the open round the last one, or the one before it; returns its number. The evaluation follows as usual."""
+        """Makes the open round the last one, or the one before it; returns its number. The
+        evaluation follows as usual.
+        """
         run = self._run
         with run.changed:
             if run.round is None:
@@ -154,7 +165,8 @@ class Orders:
         return number
 
     def hindrance(self) -> str:
-        """Returns what keeps the run from going on by itself, and what the operator can order; "" where nothing does.
+        """Returns what keeps the run from going on by itself, and what the operator can order; ""
+        where nothing does.
 
         A site that is only slow is no hindrance; one that has left, or was sent away, may be.
         """

@@ -1,4 +1,6 @@
-"""The operator's place at a running server: the whole picture, and orders, for `operation` to carry over the wire."""
+"""The operator's place at a running server: the whole picture, and orders, for `operation` to carry
+over the wire.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Overview:
       events: the run's log, for the head of its chain.
       tally: hears every event.
       store_folder: for the scores behind the selection, and the space left.
-      warnings: what the operator should know, e.g. certificates that end soon; asked at every status.
+      warnings: what the operator should know, e.g. certificates that end soon; asked at every
+          status.
     """
 
     def __init__(
@@ -39,7 +42,8 @@ class Overview:
         self.standing, self.model_facts = steering.standing, steering.model_facts
 
     def order(self, kind: str, site: str, round_number: int = 0) -> str:
-        """Carries an order out, for good before it is answered; the answer says too what keeps the run from going on.
+        """Carries an order out, for good before it is answered; the answer says too what keeps the
+        run from going on.
 
         Raises:
           OrderRefused, UnknownSite, StaleUpdate.

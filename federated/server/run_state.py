@@ -1,4 +1,6 @@
-"""What the parts of a coordinator share: one store, one lock, one clock, the open round, and the log of what happened."""
+"""What the parts of a coordinator share: one store, one lock, one clock, the open round, and the
+log of what happened.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,23 @@ from runkit.line_budget import LineBudget
 
 
 class RunState:
-    """One run of a federation while a server leads it. Everything but `log` is touched only with `changed` held.
+    """One run of a federation while a server leads it. Everything but `log` is touched only with
+    `changed` held.
 
     Args:
       clock: seconds since the epoch, for what people and certificates tell.
       monotonic: seconds, of any beginning, of a clock that nobody sets.
     Attributes:
-      clock: decides deadlines and silence: the time of day at which the server started, carried on by `monotonic`. A step of the
-        machine's clock, by an hour or a day, moves none of them. What the store keeps of it is understood by the next server.
+      clock: decides deadlines and silence: the time of day at which the server started, carried on
+        by `monotonic`. A step of the machine's clock, by an hour or a day, moves none of them. What
+        the store keeps of it is understood by the next server.
       wall_clock: decides when tokens and certificates end.
-      changed: the lock, and the condition that is notified when a site's next task or the driving thread's may have changed.
+      changed: the lock, and the condition that is notified when a site's next task or the driving
+          thread's may have changed.
       round: the open round, None after the last one.
       closing: the open round is over and being aggregated, without the lock.
-      stale: the open round may not be that of the store, after an error in the middle of closing one.
+      stale: the open round may not be that of the store, after an error in the middle of closing
+          one.
       log_is_behind: an event could not be written; the store has what it was about.
       trouble: why the system keeps the run from going on at the moment, "" where nothing does.
       untouched: which updates in the spool need not be checked again.
@@ -103,7 +109,8 @@ class RunState:
     def log(self, event: str, **fields: Any) -> None:
         """Appends an event; no field may hold a secret or a path.
 
-        An event that cannot be written fails nothing: the store has what was done, and the log is completed from it (`audit.backfill`).
+        An event that cannot be written fails nothing: the store has what was done, and the log is
+        completed from it (`audit.backfill`).
         """
         try:
             self._events.append(event, **fields)
@@ -117,7 +124,9 @@ class RunState:
         )
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
-        """Appends an event that a site can bring about as often as it likes: beyond a budget of lines it is only counted."""
+        """Appends an event that a site can bring about as often as it likes: beyond a budget of
+        lines it is only counted.
+        """
         omitted = self._lines.take((site, event))
         if omitted is not None:
             self.log(event, site=site, **fields, **({"omitted": omitted} if omitted else {}))
@@ -145,8 +154,8 @@ class RunState:
     ) -> tuple[frozenset[str], float | None]:
         """Returns (whom a closing phase waits for, seconds until that may change).
 
-        A silent site is no longer waited for, but never so that fewer than the minimum remain: with minimum = maximum no
-        clock decides.
+        A silent site is no longer waited for, but never so that fewer than the minimum remain: with
+        minimum = maximum no clock decides.
         """
         sites = self.store.sites()
         participants = frozenset(site for site in participants if not sites[site].evicted)

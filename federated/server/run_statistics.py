@@ -1,4 +1,6 @@
-"""What a run's event log adds up to: bytes each way, how far each site is, how long each round took. For the status table."""
+"""What a run's event log adds up to: bytes each way, how far each site is, how long each round
+took. For the status table.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class SiteStatistics:
 
 @dataclasses.dataclass
 class RoundStatistics:
-    """One round; `wall_s` is from its opening to its global model, None where the opening was not seen."""
+    """One round; `wall_s` is from its opening to its global model, None where the opening was not
+    seen.
+    """
 
     sites: dict[str, int]
     wall_s: float | None

@@ -1,4 +1,6 @@
-"""Serving a run: opens the store, listens, leads the run to its end, and leaves in good order when told to stop."""
+"""Serving a run: opens the store, listens, leads the run to its end, and leaves in good order when
+told to stop.
+"""
 
 from __future__ import annotations
 
@@ -60,16 +62,18 @@ def serve(
     on_ready: Callable[[int], None] = lambda port: None,
     stop: threading.Event | None = None,
 ) -> ServerSummary:
-    """Serves one run until every round is aggregated and every site's rows are in, or until SIGTERM, SIGINT or `stop`.
+    """Serves one run until every round is aggregated and every site's rows are in, or until
+    SIGTERM, SIGINT or `stop`.
 
-    Started again with the same store, it goes on where it was. The process becomes a server's: its threads share their pools
-    of freed memory from here on.
+    Started again with the same store, it goes on where it was. The process becomes a server's: its
+    threads share their pools of freed memory from here on.
 
     Args:
       config: the operator's decisions.
       store_folder: made if missing; holds the whole state (see `storage`).
       kit_folder: the server's folder as `provision` made it.
-      initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
+      initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
+          JSON.
       clock: seconds since the epoch; for the log, tokens and certificates.
       monotonic: seconds; for deadlines and silence.
       listeners: told every event as it is logged in `<store>/events.jsonl`.
@@ -202,7 +206,9 @@ def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
 
 
 def _places(connections: int) -> int:
-    """Asks for as many open files as all connections and the store need; returns how many connections there is room for."""
+    """Asks for as many open files as all connections and the store need; returns how many
+    connections there is room for.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _STORE_FILES
     if soft < wanted:
@@ -214,7 +220,8 @@ def _places(connections: int) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return connections
-    # Where the system allows few: a third for connections, one for the door, which looks at all of them at once, one for the store.
+    # Where the system allows few: a third for connections, one for the door, which looks at all of
+    # them at once, one for the store.
     return min(connections, max(limit - _STORE_FILES, limit // 3))
 
 
@@ -229,7 +236,8 @@ def _listen(
     places: int,
     sites: int,
 ) -> tuple[grpc.Server, int]:
-    # Every site may hold all its calls, and the operator its own: nobody's calls wait for a thread that another one holds.
+    # Every site may hold all its calls, and the operator its own: nobody's calls wait for a thread
+    # that another one holds.
     workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
@@ -249,7 +257,8 @@ def _listen(
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),
-            # Else every connection keeps the buffer that its fastest moment asked for, a megabyte and more; an older gRPC ignores it.
+            # Else every connection keeps the buffer that its fastest moment asked for, a megabyte
+            # and more; an older gRPC ignores it.
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
@@ -273,7 +282,9 @@ def _listen(
 
 @contextlib.contextmanager
 def _signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `handle` inside the block; only the main thread can have handlers, elsewhere nothing changes."""
+    """SIGTERM and SIGINT call `handle` inside the block; only the main thread can have handlers,
+    elsewhere nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

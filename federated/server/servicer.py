@@ -1,4 +1,6 @@
-"""gRPC in, coordinator, gRPC out: decodes, calls, encodes, and maps each error to one status code. Decides nothing else."""
+"""gRPC in, coordinator, gRPC out: decodes, calls, encodes, and maps each error to one status code.
+Decides nothing else.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Caller(NamedTuple):
 
 
 class TokenGate(grpc.ServerInterceptor):
-    """Turns a call without a valid token, a login without a valid credential, away on its headers: no message is read."""
+    """Turns a call without a valid token, a login without a valid credential, away on its headers:
+    no message is read.
+    """
 
     def __init__(self, coordinator: Coordinator):
         self._coordinator = coordinator
@@ -69,7 +73,8 @@ class TokenGate(grpc.ServerInterceptor):
 
 
 class WeightExchangeServicer:
-    """The service over a coordinator: one method for each call, given the caller, the request and gRPC's context.
+    """The service over a coordinator: one method for each call, given the caller, the request and
+    gRPC's context.
 
     Args:
       turns: models move one after the other, see there.
@@ -216,8 +221,9 @@ class WeightExchangeServicer:
     def handler(self, name: str) -> grpc.RpcMethodHandler | None:
         """Returns how gRPC is to answer calls of one method, None where there is no such method.
 
-        Every method is a stream both ways to gRPC, which then reads no message before it is asked for one: it is clear from whom a
-        message comes, and that the caller has a place, before it is read and decoded. On the wire nothing is different.
+        Every method is a stream both ways to gRPC, which then reads no message before it is asked
+        for one: it is clear from whom a message comes, and that the caller has a place, before it
+        is read and decoded. On the wire nothing is different.
         """
         if name not in _METHODS:
             return None
@@ -269,7 +275,9 @@ class WeightExchangeServicer:
         )
 
     def _caller(self, method: str, context: grpc.ServicerContext) -> Caller:
-        """Returns the token's site once the connection's certificate is found to be the one it was issued to."""
+        """Returns the token's site once the connection's certificate is found to be the one it was
+        issued to.
+        """
         if method == "Login":  # its credential was found to be right on the headers
             return Caller(
                 conversion.presented_credential(context.invocation_metadata())[0], lambda: None
@@ -282,7 +290,8 @@ class WeightExchangeServicer:
         return Caller(site, lambda: self._coordinator.check_token(token, certificate))
 
 
-# name -> (decoder, encoder, which ways it streams, bytes that a message may have: None for a model's header)
+# name -> (decoder, encoder, which ways it streams, bytes that a message may have: None for a
+# model's header)
 _METHODS = {
     "Login": (pb.LoginRequest.FromString, pb.LoginReply.SerializeToString, "", _PLAN),
     "NextTask": (pb.TaskRequest.FromString, pb.Task.SerializeToString, "", _SMALL),
@@ -304,7 +313,9 @@ def _noted(chunks: Iterator[codec.Chunk], turn: Slot) -> Iterator[codec.Chunk]:
 
 
 def add_to_server(servicer: WeightExchangeServicer, server: grpc.Server) -> None:
-    """Registers the service. Messages are decoded by its handlers, not by gRPC, which would decode whatever comes."""
+    """Registers the service. Messages are decoded by its handlers, not by gRPC, which would decode
+    whatever comes.
+    """
     server.add_generic_rpc_handlers((_Handlers(servicer),))
 
 

@@ -1,4 +1,6 @@
-"""What sites send: updates and published models, checked before, while and after they arrive, and durable before their receipt."""
+"""What sites send: updates and published models, checked before, while and after they arrive, and
+durable before their receipt.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from federated.wire.messages import Answer, Offer, Receipt
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_LENT = 8  # models of one site; each takes its place on the server's disk and everybody's time
-_REPLACED = 20  # different updates that a site may send for one round; an honest one that was killed makes the same or one more
+# different updates that a site may send for one round; an honest one that was killed makes the same
+# or one more
+_REPLACED = 20
 _HISTORY = 5  # closed rounds whose changes say what is usual
 _NOTE_EVERY_S = 1.0  # that bytes of a site came
 _LOOKING = max(
@@ -43,7 +47,9 @@ class Uploads:
     """
 
     def __init__(self, run: RunState, site_names: Callable[[], Collection[str]] = tuple):
-        """`site_names`: every site there is, logged in or not; names of models begin with one of them."""
+        """`site_names`: every site there is, logged in or not; names of models begin with one of
+        them.
+        """
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
         self._pushed: Counter[tuple[str, int]] = Counter()
         self._most: dict[
@@ -52,10 +58,12 @@ class Uploads:
         self._looking = threading.Semaphore(_LOOKING)
 
     def offer(self, site: str, offer: Offer) -> Answer:
-        """Checks what a site announces and says which chunks are missing, or, where all of it is there already, its receipt.
+        """Checks what a site announces and says which chunks are missing, or, where all of it is
+        there already, its receipt.
 
         Raises:
-          StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer, PrivacyRefused, StorageTrouble.
+          StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer,
+          PrivacyRefused, StorageTrouble.
         """
         receipt = self._checked(site, offer)
         if receipt is not None:
@@ -79,9 +87,11 @@ class Uploads:
         """Takes the missing chunks; checks and syncs the whole, records it, and only then returns.
 
         Args:
-          verify: raises once the site is no longer let in. An upload may take hours, so it is asked again when everything is there.
+          verify: raises once the site is no longer let in. An upload may take hours, so it is asked
+              again when everything is there.
         Raises:
-          As `offer`, and what `verify` raises: and nothing changed, but that a next attempt need not send again what arrived.
+          As `offer`, and what `verify` raises: and nothing changed, but that a next attempt need
+              not send again what arrived.
         """
         began, received = time.monotonic(), 0
         receipt = self._checked(site, offer)
@@ -202,7 +212,8 @@ class Uploads:
                 run.round = state
                 run.untouched.note(run.store.update_path(update))
                 run.note_change()
-                run.log(  # with the lock held: the log must have the update before the round that counts it
+                # with the lock held: the log must have the update before the round that counts it
+                run.log(
                     "pushed",
                     site=site,
                     round=offer.round,
@@ -260,7 +271,9 @@ class Uploads:
         rounds.check(run.round, update, policy=run.policy)
 
     def _is_published(self, site: str, offer: Offer) -> bool:
-        """Returns whether the very model is there already. Raises ModelRefused where it may not be, StaleUpdate where not now."""
+        """Returns whether the very model is there already. Raises ModelRefused where it may not be,
+        StaleUpdate where not now.
+        """
         store = self._run.store
         owner, sha256 = store.models().get(offer.model, (site, ""))
         if owner != site:
@@ -284,7 +297,9 @@ class Uploads:
         return False
 
     def _check_name(self, site: str, name: str) -> None:
-        """Raises ModelRefused unless the name is well-formed and begins with the site's own, so that nobody takes another's."""
+        """Raises ModelRefused unless the name is well-formed and begins with the site's own, so
+        that nobody takes another's.
+        """
         if not _MODEL_NAME.fullmatch(name) or tasks.is_global(name):
             raise errors.ModelRefused(
                 f"model name {name[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
@@ -303,7 +318,9 @@ class Uploads:
             )
 
     def _note_progress(self, site: str, offer: Offer, pieces: int = 0) -> None:
-        """Notes that a site's update gets on. Only pieces beyond those it has had of the round count: asking again keeps no round open."""
+        """Notes that a site's update gets on. Only pieces beyond those it has had of the round
+        count: asking again keeps no round open.
+        """
         run = self._run
         with run.changed:
             run.last_seen[site] = run.clock()

@@ -1,4 +1,5 @@
-"""The transport over gRPC with mutual TLS: a deadline for each call, errors raised as the server raised them.
+"""The transport over gRPC with mutual TLS: a deadline for each call, errors raised as the server
+raised them.
 
 What the server answers is read by `replies`, and nothing of it is used unchecked.
 """
@@ -34,10 +35,13 @@ from runkit import atomic, printable, private
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
-_SILENCE_S = 600.0  # a transfer may take hours on a slow link and wait for its turn first, but not this long; a dead link shows sooner
+# a transfer may take hours on a slow link and wait for its turn first, but not this long; a dead
+# link shows sooner
+_SILENCE_S = 600.0
 _OPTIONS = (
     *conversion.CHANNEL_OPTIONS,
-    # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own backoff.
+    # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own
+    # backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
     (
         "grpc.min_reconnect_backoff_ms",
@@ -54,11 +58,13 @@ def connect(
     port: int | None = None,
     learned: str | os.PathLike | None = None,
 ) -> GrpcTransport:
-    """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No connection is made yet.
+    """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No
+    connection is made yet.
 
     Args:
       host, port: in place of those in the kit's `site.json`.
-      learned: folder that keeps what the server says about its revoked certificates; the kit's where none is given.
+      learned: folder that keeps what the server says about its revoked certificates; the kit's
+          where none is given.
     Raises:
       ValueError: for a kit that is not whole, without a port, or with a link in place of a file.
     """
@@ -116,7 +122,9 @@ class GrpcTransport:
             learned,
         )
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
-        self._other_encoding = False  # than the session's; the server may have been started with another, so one login is worth a try
+        # than the session's; the server may have been started with another, so one login is worth a
+        # try
+        self._other_encoding = False
         self._open_channel()
 
     def _open_channel(self) -> None:
@@ -138,9 +146,11 @@ class GrpcTransport:
         )
 
     def _renewed(self) -> bool:
-        """Takes the kit's certificate anew where it was renewed since the connection was made; returns whether it was.
+        """Takes the kit's certificate anew where it was renewed since the connection was made;
+        returns whether it was.
 
-        The token belongs to the certificate that it was issued to, so the next call finds that a login is due.
+        The token belongs to the certificate that it was issued to, so the next call finds that a
+        login is due.
         """
         version = self._identity.version()
         if not version or version == self._opened:
@@ -242,7 +252,9 @@ class GrpcTransport:
     def _chunks(
         self, messages: Iterator[bytes], model: str, wanted: set[int]
     ) -> Iterator[codec.Chunk]:
-        """Yields the chunks that were asked for. A stream with anything else in it would never end, and is not read further."""
+        """Yields the chunks that were asked for. A stream with anything else in it would never end,
+        and is not read further.
+        """
         for message in messages:
             chunk = chunk_encoding.chunk_from_bytes(message)
             if chunk.index not in wanted:
@@ -400,7 +412,9 @@ class GrpcTransport:
 
 
 class _Watchdog:
-    """Cancels a transfer that stands still. Its deadline moves with every message, so that a slow link is no failure."""
+    """Cancels a transfer that stands still. Its deadline moves with every message, so that a slow
+    link is no failure.
+    """
 
     def __init__(self, call: Any = None):
         self._call = call

@@ -1,4 +1,6 @@
-"""What a site remembers across restarts: which run it is in, what it has done, and the update it has not delivered yet."""
+"""What a site remembers across restarts: which run it is in, what it has done, and the update it
+has not delivered yet.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,11 @@ class PendingUpdate:
 
 
 class Journal:
-    """A folder that is consistent after a kill at any moment: one JSON file, replaced atomically, and files it points to.
+    """A folder that is consistent after a kill at any moment: one JSON file, replaced atomically,
+    and files it points to.
 
-    What is in a file counts only while it is what this class wrote there: the update and the rows of a model are known by digest.
+    What is in a file counts only while it is what this class wrote there: the update and the rows
+    of a model are known by digest.
 
     Raises:
       ValueError: for a journal that is not JSON, or not a journal's.
@@ -120,9 +124,11 @@ class Journal:
             )
 
     def enter(self, run: str, authority: str = "") -> None:
-        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one, or to another federation.
+        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one,
+        or to another federation.
 
-        A journal of an earlier release has no authority yet: it takes that of the run that it continues.
+        A journal of an earlier release has no authority yet: it takes that of the run that it
+        continues.
         """
         self.check_authority(authority)
         if self._state["run"] not in (None, run):
@@ -135,7 +141,8 @@ class Journal:
             self._set(run=run, authority=authority)
 
     def _remedy(self) -> str:
-        # Weights, optimiser and best model of the earlier run lie beside the journal, and must not begin the next run.
+        # Weights, optimiser and best model of the earlier run lie beside the journal, and must not
+        # begin the next run.
         return f"To take part in the other run, move {self.folder.parent} away (it holds what the earlier run left) and start again"
 
     @property
@@ -169,7 +176,9 @@ class Journal:
         return self._state["discarded"]
 
     def go_back(self, round_number: int, discarded: int) -> None:
-        """Forgets what came of a round and of all later ones: they are trained, scored and evaluated anew."""
+        """Forgets what came of a round and of all later ones: they are trained, scored and
+        evaluated anew.
+        """
         scores = {
             model: found
             for model, found in self._state["scores"].items()
@@ -194,7 +203,9 @@ class Journal:
 
     @property
     def incoming_path(self) -> pathlib.Path:
-        """Where global models arrive; one stays until the next is written over it, so that a restart need not fetch it again."""
+        """Where global models arrive; one stays until the next is written over it, so that a
+        restart need not fetch it again.
+        """
         return self.folder / "incoming.safetensors"
 
     @property
@@ -209,7 +220,9 @@ class Journal:
         num_examples: int,
         metrics: Mapping[str, float],
     ) -> PendingUpdate:
-        """Keeps a trained update until its receipt is there; it survives a kill at once, a power cut once `wait_until_durable` returns."""
+        """Keeps a trained update until its receipt is there; it survives a kill at once, a power
+        cut once `wait_until_durable` returns.
+        """
         self.wait_until_durable()
         self._state["update"] = self._manifest = None
         manifest = tensor_files.save_as(
@@ -221,7 +234,9 @@ class Journal:
         self._syncing = threading.Thread(
             target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync"
         )
-        self._syncing.start()  # while the update is sent: the server's copy is soon as good, and a corrupt one here is known by its digest
+        # while the update is sent: the server's copy is soon as good, and a corrupt one here is
+        # known by its digest
+        self._syncing.start()
         return spooled
 
     def _sync_update(self, file: int) -> None:
@@ -242,10 +257,12 @@ class Journal:
     def release_update(self) -> None:
         """Forgets an update that was confirmed, and removes it.
 
-        That it was noted may survive a kill: without its file it counts for nothing, and sent again it is only confirmed again.
+        That it was noted may survive a kill: without its file it counts for nothing, and sent again
+        it is only confirmed again.
         """
         self._state["update"] = self._manifest = None
-        # now, while others are waited for, and not when the next takes its place: removing takes as long as copying
+        # now, while others are waited for, and not when the next takes its place: removing takes as
+        # long as copying
         self.update_path.unlink(missing_ok=True)
 
     def drop_update(self) -> None:
@@ -274,7 +291,9 @@ class Journal:
 
     @property
     def reported(self) -> bool:
-        """Whether the server has confirmed the last thing that a site owes it: its rows, or else its scores of the last global model."""
+        """Whether the server has confirmed the last thing that a site owes it: its rows, or else
+        its scores of the last global model.
+        """
         return self._state["reported"]
 
     def keep_reported(self) -> None:
@@ -286,7 +305,9 @@ class Journal:
         return tuple(self._state["rows"])
 
     def rows(self, model: str) -> list[dict[str, Any]] | None:
-        """Returns the rows of a model that has been evaluated already; None where the file is not the one that was noted."""
+        """Returns the rows of a model that has been evaluated already; None where the file is not
+        the one that was noted.
+        """
         try:
             content = self._rows_path(model).read_bytes()
         except FileNotFoundError:

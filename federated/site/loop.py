@@ -1,7 +1,8 @@
-"""A site's part in a run: pull, score, train, push, and at the end evaluate; over any transport, killed and restarted at will.
+"""A site's part in a run: pull, score, train, push, and at the end evaluate; over any transport,
+killed and restarted at will.
 
-The server says what is next (`agenda`), so the loop owns no schedule. It owns the round journal and the unsent push,
-nothing else: optimiser, scans and pictures belong to the trainer.
+The server says what is next (`agenda`), so the loop owns no schedule. It owns the round journal and
+the unsent push, nothing else: optimiser, scans and pictures belong to the trainer.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from federated.wire.messages import Session
 from runkit import backoff, folder_lock, printable, private
 from runkit.events import EventLog
 
-_BREATH_S = 1.0  # an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a pause
+# an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a
+# pause
+_BREATH_S = 1.0
 
 
 class SiteTrainer(Protocol):
     """What the loop drives.
 
     Attributes:
-      plan: JSON-able nested dict of all that must be the same at every site; the server compares it, difference by difference.
+      plan: JSON-able nested dict of all that must be the same at every site; the server compares
+          it, difference by difference.
       num_examples: training cases; they weight the site's update.
-      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the attribute, or with None, declares nothing.
-      score_every: a received global model is scored where its number is a multiple of this, and the last one always; 1 for a trainer
-        without the attribute.
-      specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes must have them before a byte of
-        it is written.
+      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the
+          attribute, or with None, declares nothing.
+      score_every: a received global model is scored where its number is a multiple of this, and the
+        last one always; 1 for a trainer without the attribute.
+      specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes
+        must have them before a byte of it is written.
     """
 
     plan: dict
@@ -51,28 +56,37 @@ class SiteTrainer(Protocol):
     specs: Sequence[TensorSpec]
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
-        """Scores a received global model on the site's own validation cases; key "dice" is the mean that selects models."""
+        """Scores a received global model on the site's own validation cases; key "dice" is the mean
+        that selects models.
+        """
 
     def train(
         self, weights: NamedArrays, round_number: int
     ) -> tuple[NamedArrays, Mapping[str, float]]:
         """Trains the local epochs of a round from `weights`; returns (weights, metrics).
 
-        After a kill it is called again with the same arguments, even when it had returned: it goes on, or does it again.
+        After a kill it is called again with the same arguments, even when it had returned: it goes
+        on, or does it again.
         """
 
     def local_models(self) -> Mapping[str, NamedArrays]:
-        """Returns the models this site contributes to cross-site evaluation, e.g. {"C1_baseline": ..., "C1_FL_local": ...}."""
+        """Returns the models this site contributes to cross-site evaluation, e.g. {"C1_baseline":
+        ..., "C1_FL_local": ...}.
+        """
 
     def evaluate(self, model_name: str, weights: NamedArrays) -> list[dict[str, Any]]:
-        """Returns per-case rows on the own test cases; what a row may hold is written in `privacy.check_rows`."""
+        """Returns per-case rows on the own test cases; what a row may hold is written in
+        `privacy.check_rows`.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteSummary:
-    """How the loop ended. `finished` is False when it was stopped first; the same command goes on then.
+    """How the loop ended. `finished` is False when it was stopped first; the same command goes on
+    then.
 
-    `remark` is what people should know of the end, "" where there is nothing to say: e.g. that the run ended without this site.
+    `remark` is what people should know of the end, "" where there is nothing to say: e.g. that the
+    run ended without this site.
     """
 
     site: str
@@ -83,7 +97,9 @@ class SiteSummary:
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised in the main thread; not an Exception, so that nothing on the way takes it for a failure."""
+    """SIGTERM, raised in the main thread; not an Exception, so that nothing on the way takes it for
+    a failure.
+    """
 
 
 def run(
@@ -99,22 +115,26 @@ def run(
 ) -> SiteSummary:
     """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
 
-    Started again with the same journal folder, it goes on: what was scored, trained, published or evaluated is not done
-    twice, and an update that was not confirmed is sent again. While the server is away it waits, for hours if need be.
+    Started again with the same journal folder, it goes on: what was scored, trained, published or
+    evaluated is not done twice, and an update that was not confirmed is sent again. While the
+    server is away it waits, for hours if need be.
 
     Args:
       trainer: the site's training and evaluation.
       transport: the way to the server; closed at the end.
       journal_folder: this site's memory of this run.
-      authority: fingerprint of the authority that the site trusts, "" for none; a journal belongs to one.
+      authority: fingerprint of the authority that the site trusts, "" for none; a journal belongs
+          to one.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
       pause, pauses: how and how long to wait before a call is tried again.
     Raises:
-      WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers, DifferentRun: the site cannot take part.
-      UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made cannot leave or cannot be used.
+      WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
+      DifferentRun: the site cannot take part. UpdateRefused, IncompatibleWeights, ModelRefused,
+      PrivacyRefused: what the trainer made cannot leave or cannot be used.
       FolderInUse: another process has the journal.
-      ServerMisbehaves: the server sent what no server of this product sends. An update that was not confirmed is kept.
+      ServerMisbehaves: the server sent what no server of this product sends. An update that was not
+          confirmed is kept.
     """
     held = folder_lock.hold(private.folder(journal_folder))
     try:
@@ -219,9 +239,11 @@ class _Loop:
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
     def _login(self) -> Session | None:
-        """Logs in. Returns None where nobody answers a site that has done its part: the run may have ended while it was away.
+        """Logs in. Returns None where nobody answers a site that has done its part: the run may
+        have ended while it was away.
 
-        Such a site asks all the same, because the server may lead another run by now, or have gone back.
+        Such a site asks all the same, because the server may lead another run by now, or have gone
+        back.
         """
         if self._journal.finished or self._journal.reported:
             try:
@@ -252,7 +274,9 @@ class _Loop:
         return task
 
     def _do(self, task: Task) -> None:
-        """Carries a task out. One that comes again, as after an update that was lost, is put off longer each time."""
+        """Carries a task out. One that comes again, as after an update that was lost, is put off
+        longer each time.
+        """
         journal = self._journal
         check_task(
             task,
@@ -276,7 +300,8 @@ class _Loop:
         try:
             self._carry_out(task)
         except (errors.StaleUpdate, errors.UnknownModel) as error:
-            # The run went another way meanwhile: the operator took it back, or sent the site away whose model was asked for.
+            # The run went another way meanwhile: the operator took it back, or sent the site away
+            # whose model was asked for.
             self._pulled = None
             self.note("dropped", task=task.kind, round=task.round, error=type(error).__name__)
 
@@ -343,7 +368,9 @@ class _Loop:
         except errors.ServerMisbehaves:
             raise  # the update is good, and waits for a server that is
         except errors.FederationError:
-            self._journal.drop_update()  # refused for what it is: sent again it would be refused again, trained again it may not be
+            # refused for what it is: sent again it would be refused again, trained again it may not
+            # be
+            self._journal.drop_update()
             raise
         else:
             self.rounds += 1
@@ -465,7 +492,9 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM raises Terminated inside the block; only the main thread can have handlers, elsewhere nothing changes."""
+    """SIGTERM raises Terminated inside the block; only the main thread can have handlers, elsewhere
+    nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

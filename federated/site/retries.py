@@ -1,4 +1,6 @@
-"""A transport that does not give up: waits while the server is away, logs in again when its token is no longer good."""
+"""A transport that does not give up: waits while the server is away, logs in again when its token
+is no longer good.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Persistent:
       pauses: a fresh sequence of pauses in seconds for each call.
       pause: waits that many seconds; handed in so that tests need not.
       on_retry: told the error each time a call has to be tried again.
-    Raises (any method): what the server refused; never ServerUnreachable, DamagedTransfer, StorageTrouble or SessionExpired.
+    Raises (any method): what the server refused; never ServerUnreachable, DamagedTransfer,
+    StorageTrouble or SessionExpired.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Persistent:
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
-                if logged_in:  # just now: a server that voids every token at once must not be asked without a pause
+                # just now: a server that voids every token at once must not be asked without a
+                # pause
+                if logged_in:
                     self._wait(name, next(pauses), error)
                 else:
                     self._on_retry(error)

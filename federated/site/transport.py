@@ -20,8 +20,8 @@ def unknown() -> None:
 class Transport(Protocol):
     """Calls to the server. Each may be repeated: a lost reply does no harm.
 
-    Every method raises ServerUnreachable when the server is away, SessionExpired when a login is due, and otherwise what
-    the coordinator's method of the same name raises.
+    Every method raises ServerUnreachable when the server is away, SessionExpired when a login is
+    due, and otherwise what the coordinator's method of the same name raises.
     """
 
     site: str
@@ -29,24 +29,32 @@ class Transport(Protocol):
     def login(
         self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
-        """Logs in; `labels` says of each class whether the site's labels show it, in the words of `declared.WORDS`."""
+        """Logs in; `labels` says of each class whether the site's labels show it, in the words of
+        `declared.WORDS`.
+        """
 
     def next_task(self) -> Task:
-        """Returns the next task; waits for one on the server's side, as long as the session's `poll_s`."""
+        """Returns the next task; waits for one on the server's side, as long as the session's
+        `poll_s`.
+        """
 
     def heart_beat(self) -> None: ...
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
     ) -> Manifest:
-        """Brings a model into the file `path` and returns its manifest; what is there of it already is not sent again.
+        """Brings a model into the file `path` and returns its manifest; what is there of it already
+        is not sent again.
 
         Args:
-          specs: of the site's own model; a description that differs raises ServerMisbehaves, and the file stays as it is.
+          specs: of the site's own model; a description that differs raises ServerMisbehaves, and
+              the file stays as it is.
         """
 
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
-        """Tells what the site scored on global model number `model`; `sha256` is the digest of the weights that were scored."""
+        """Tells what the site scored on global model number `model`; `sha256` is the digest of the
+        weights that were scored.
+        """
 
     def push(
         self,
@@ -62,8 +70,10 @@ class Transport(Protocol):
         """Sends the update in the file `path`.
 
         Args:
-          discarded: how often the run had gone back when the update was trained: it changes no global model made since.
-          manifest: returns what the file holds while nobody has touched it since the caller looked, else None: then it is read.
+          discarded: how often the run had gone back when the update was trained: it changes no
+              global model made since.
+          manifest: returns what the file holds while nobody has touched it since the caller looked,
+              else None: then it is read.
         """
 
     def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt: ...
@@ -83,7 +93,8 @@ def offering(
     manifest: Callable[[], Manifest | None] = unknown,
     **about: Any,
 ) -> Iterator[tuple[TensorFile, Offer]]:
-    """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the model of that digest.
+    """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the
+    model of that digest.
 
     Args:
       manifest: as in `Transport.push`.

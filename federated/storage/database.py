@@ -1,4 +1,6 @@
-"""The facts of a run in SQLite (write-ahead log): settings, sites, sessions, scores, what was published and reported."""
+"""The facts of a run in SQLite (write-ahead log): settings, sites, sessions, scores, what was
+published and reported.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +57,16 @@ def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
 
 
 class Records:
-    """Facts that survive a crash. Every method that changes one returns after the change is on disk.
+    """Facts that survive a crash. Every method that changes one returns after the change is on
+    disk.
 
-    Any thread may call any method: one statement runs at a time, and a transaction keeps out every other. What must hold between two
-    calls is for the caller's own lock.
+    Any thread may call any method: one statement runs at a time, and a transaction keeps out every
+    other. What must hold between two calls is for the caller's own lock.
     """
 
     def __init__(self, path: str | os.PathLike):
-        # Two threads that run one statement share its cursor in the connection's cache, and take rows from each other.
+        # Two threads that run one statement share its cursor in the connection's cache, and take
+        # rows from each other.
         self._serial = threading.RLock()
         os.close(
             private.opener(path, os.O_RDWR | os.O_CREAT)
@@ -170,7 +174,9 @@ class Records:
             database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
 
     def evict(self, site: str, evicted: bool) -> None:
-        """Sends a site away, with all its sessions and its update of the open round, or lets it come again."""
+        """Sends a site away, with all its sessions and its update of the open round, or lets it
+        come again.
+        """
         with self._transaction() as database:
             if evicted:
                 database.execute(
@@ -241,7 +247,9 @@ class Records:
         return None if row is None else Update(*row)
 
     def counted_updates(self) -> dict[int, list[Update]]:
-        """Returns round to the updates that count in it, by site; their files are there for the newest rounds only."""
+        """Returns round to the updates that count in it, by site; their files are there for the
+        newest rounds only.
+        """
         result: dict[int, list[Update]] = {}
         for counts_in, *update in self._all(
             "SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"
@@ -256,7 +264,9 @@ class Records:
         )
 
     def changes_of_others(self, site: str, *, since: int) -> list[float]:
-        """Returns the norms of the changes by other sites that count in round `since` or later; those of evicted sites do not count."""
+        """Returns the norms of the changes by other sites that count in round `since` or later;
+        those of evicted sites do not count.
+        """
         found = self._all(
             "SELECT change FROM updates WHERE site != ? AND counts_in >= ? "
             "AND site NOT IN (SELECT name FROM sites WHERE evicted) ORDER BY counts_in, site",
@@ -314,7 +324,9 @@ class Records:
         return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
 
     def fix_models(self, names: Sequence[str], best: int) -> None:
-        """Fixes which models every site evaluates, and which global model is the best one from now on."""
+        """Fixes which models every site evaluates, and which global model is the best one from now
+        on.
+        """
         self._set_value("evaluation", {"models": list(names), "best": best})
 
     def fixed_models(self) -> tuple[str, ...]:

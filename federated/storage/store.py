@@ -1,4 +1,5 @@
-"""What the server remembers: SQLite (write-ahead log) for facts, safetensors files for weights. What it confirms survives a crash.
+"""What the server remembers: SQLite (write-ahead log) for facts, safetensors files for weights.
+What it confirms survives a crash.
 
     <store>/state.sqlite              run, sessions, rounds, updates, scores, models, rows
             global/round_000.safetensors   every global model; round_000 is the initial one
@@ -11,8 +12,8 @@
             incoming/                 transfers under way; a restart goes on with them
             discarded/                of closed rounds and old models, about to be removed
 
-A file gets its final name only when it is whole and synced, and counts only when the database says so; what a kill leaves
-in between is removed at the next start.
+A file gets its final name only when it is whole and synced, and counts only when the database says
+so; what a kill leaves in between is removed at the next start.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ FORMAT = "2"
 
 
 class Store(Records):
-    """The durable state of one run. Every method that changes it returns after the change is on disk.
+    """The durable state of one run. Every method that changes it returns after the change is on
+    disk.
 
     Not thread-safe: the coordinator's lock protects it.
 
@@ -116,12 +118,13 @@ class Store(Records):
     def open_run(
         self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = ""
     ) -> None:
-        """Starts a run from the initial model, or checks that the run in the store is the one asked for.
+        """Starts a run from the initial model, or checks that the run in the store is the one asked
+        for.
 
         Args:
           initial: safetensors file; its metadata key "plan" holds the plan as JSON.
-          authority: fingerprint of the federation's authority, "" for none. A store belongs to one; that of an earlier release, which
-            knows none, takes this one.
+          authority: fingerprint of the federation's authority, "" for none. A store belongs to one;
+            that of an earlier release, which knows none, takes this one.
         Raises:
           ValueError: for a file that is no model or has no plan.
           DifferentRun: listing what differs from the run in the store.
@@ -178,7 +181,9 @@ class Store(Records):
     # Rounds.
 
     def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
-        """Returns where a model of a site arrives; what it did not finish sending before is gone, one transfer a site stays."""
+        """Returns where a model of a site arrives; what it did not finish sending before is gone,
+        one transfer a site stays.
+        """
         path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
         for other in path.parent.glob(f"{site}.*.safetensors"):
             if other.name != path.name and other.name.count(".") == path.name.count("."):
@@ -191,7 +196,8 @@ class Store(Records):
             path.unlink(missing_ok=True)
 
     def update_path(self, update: Update) -> pathlib.Path:
-        # The digest is part of the name: an update that replaces another never overwrites the one the database still counts.
+        # The digest is part of the name: an update that replaces another never overwrites the one
+        # the database still counts.
         return (
             self.folder
             / "spool"
@@ -208,7 +214,8 @@ class Store(Records):
         counts_in: int | None = None,
         change: float = 0.0,
     ) -> None:
-        """Moves a whole and synced file into the spool and records it; replaces what the site sent for that round before.
+        """Moves a whole and synced file into the spool and records it; replaces what the site sent
+        for that round before.
 
         Args:
           counts_in: round in which it is averaged, if not the one it was trained for.
@@ -266,7 +273,8 @@ class Store(Records):
     def open_round(self, policy: Policy, *, now: float) -> Round | None:
         """Returns the open round, as it was before a restart, or None after the last one.
 
-        Nothing in it is later than `now`: the machine's clock may have been set back since it was written.
+        Nothing in it is later than `now`: the machine's clock may have been set back since it was
+        written.
         """
         (closed,) = self._one("SELECT MAX(number) FROM globals")
         if closed >= self.num_rounds(policy):
@@ -299,11 +307,13 @@ class Store(Records):
     def close_round(
         self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0
     ) -> None:
-        """Records the aggregate of `closed`, whose file is in place, and takes the round's spool and what has become old out of the store.
+        """Records the aggregate of `closed`, whose file is in place, and takes the round's spool
+        and what has become old out of the store.
 
         Args:
           keep_updates: newest rounds whose updates stay, in `kept`.
-          keep_globals: newest global models that stay, 0 for all; the initial and the best ones always do.
+          keep_globals: newest global models that stay, 0 for all; the initial and the best ones
+              always do.
         """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
@@ -327,9 +337,11 @@ class Store(Records):
             os.replace(path, self._discarded / path.name)
 
     def empty_discarded(self) -> None:
-        """Removes what is no longer part of the store. The only method that needs no lock: nobody else looks there.
+        """Removes what is no longer part of the store. The only method that needs no lock: nobody
+        else looks there.
 
-        Removing a model takes as long as copying it, so whoever waits for the next round need not wait for this.
+        Removing a model takes as long as copying it, so whoever waits for the next round need not
+        wait for this.
         """
         for path in self._discarded.iterdir():
             if path.is_dir():
@@ -346,10 +358,11 @@ class Store(Records):
     # Selection and cross-site evaluation.
 
     def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
-        """Makes global model `best` the best one, and `worst_site` that of the best worst site: each file whole or as before.
+        """Makes global model `best` the best one, and `worst_site` that of the best worst site:
+        each file whole or as before.
 
-        The models come first, then `selection.json`; each model names its round in its metadata. A kill in between is mended
-        by the same call, which every start makes again.
+        The models come first, then `selection.json`; each model names its round in its metadata. A
+        kill in between is mended by the same call, which every start makes again.
         """
         record = self.folder / "selection.json"
         before = atomic.read_json(record) if record.exists() else {}
@@ -386,7 +399,9 @@ class Store(Records):
             insert_addresses(database, manifest)
 
     def drop_models(self, site: str) -> list[str]:
-        """Takes the models that a site published out of the store, and out of what is evaluated; returns their names."""
+        """Takes the models that a site published out of the store, and out of what is evaluated;
+        returns their names.
+        """
         names = [name for name, (owner, _) in self.models().items() if owner == site]
         fixed = self._value("evaluation")
         with (
@@ -408,7 +423,9 @@ class Store(Records):
         return names
 
     def keep_rows(self, site: str, lines: Sequence[str]) -> None:
-        """Records the rows of a site, JSON one by one, in place of those it sent before, and writes `rows.jsonl` anew."""
+        """Records the rows of a site, JSON one by one, in place of those it sent before, and writes
+        `rows.jsonl` anew.
+        """
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO reports VALUES (?, ?)", (site, f"[{', '.join(lines)}]")
@@ -425,7 +442,9 @@ class Store(Records):
         ]
 
     def row_digests(self) -> dict[str, tuple[int, str]]:
-        """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of its lines of `rows.jsonl`."""
+        """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of
+        its lines of `rows.jsonl`.
+        """
         found = {
             site: self.row_lines(site)
             for site in sorted(self.reported())
@@ -446,7 +465,9 @@ class Store(Records):
     # Going back.
 
     def discard_rounds(self, first: int) -> None:
-        """Takes the run back to global model `first - 1`: what came of later rounds is no longer part of the store."""
+        """Takes the run back to global model `first - 1`: what came of later rounds is no longer
+        part of the store.
+        """
         times = self.discarded + 1
         paths = [self.update_path(update) for update in self._spooled()]
         paths += [self.global_path(number) for number in self.globals() if number >= first]
@@ -474,7 +495,9 @@ class Store(Records):
             logging.warning("event=discarded_files_left reason=%s", error.strerror)
 
     def _forget_discarded(self, first: int) -> None:
-        """Removes the choice of a global model of round `first` or later, and such rounds' kept updates."""
+        """Removes the choice of a global model of round `first` or later, and such rounds' kept
+        updates.
+        """
         if max(self._best_rounds()) >= first:
             (
                 self.folder / "selection.json"
@@ -493,7 +516,9 @@ def rows_digest(lines: Iterable[str]) -> str:
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Makes `target` the file `source`, which is never written again: by a second name where the disk can, else by a copy."""
+    """Makes `target` the file `source`, which is never written again: by a second name where the
+    disk can, else by a copy.
+    """
     temporary = target.with_name(f".partial-{target.name}")
     temporary.unlink(missing_ok=True)
     try:

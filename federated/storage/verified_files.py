@@ -1,4 +1,6 @@
-"""Files that this process verified as it wrote them and that nobody has touched since: they need no second check."""
+"""Files that this process verified as it wrote them and that nobody has touched since: they need no
+second check.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ _SECOND_NS = 1_000_000_000
 class VerifiedFiles:
     """Files that were noted moments ago and that nobody has touched since.
 
-    For a minute only: until then a file lies in memory; later it may come back from a disk that has corrupted it, which no stamp shows.
-    Not thread-safe.
+    For a minute only: until then a file lies in memory; later it may come back from a disk that has
+    corrupted it, which no stamp shows. Not thread-safe.
 
     Args:
       clock: seconds; of `now_ns` nanoseconds since the epoch, as files are stamped.
@@ -36,8 +38,9 @@ class VerifiedFiles:
     def note(self, path: pathlib.Path) -> None:
         """Notes a file whose content has been checked and whose name is final.
 
-        Left out is one whose stamp a change would perhaps not alter: written within the tick, or on a disk that stamps whole seconds. So is
-        one that cannot be looked at: whoever reads it will say why.
+        Left out is one whose stamp a change would perhaps not alter: written within the tick, or on
+        a disk that stamps whole seconds. So is one that cannot be looked at: whoever reads it will
+        say why.
         """
         now = self._clock()
         self._noted = {

@@ -1,7 +1,9 @@
-"""How the bytes of a chunk travel: as they are, deflated, or as float16 where that loses nothing. Never pickle.
+"""How the bytes of a chunk travel: as they are, deflated, or as float16 where that loses nothing.
+Never pickle.
 
-Whatever the way, the receiver gets the very bytes back, and knows it by their SHA-256. `half` halves a model whose values are
-float16 numbers already: both ends round before they name a model (`rounded`), and report what the rounding cost.
+Whatever the way, the receiver gets the very bytes back, and knows it by their SHA-256. `half`
+halves a model whose values are float16 numbers already: both ends round before they name a model
+(`rounded`), and report what the rounding cost.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def chunks(
 
 
 def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
-    """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises DamagedTransfer."""
+    """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises
+    DamagedTransfer.
+    """
     if chunk.encoding == RAW and len(chunk.data) == size:
         return chunk.data
     if chunk.encoding == HALF and len(chunk.data) * 2 == size and size % 4 == 0:
@@ -88,7 +92,8 @@ def _halved(data: bytes) -> tuple[bytes, int]:
 
 
 def _deflated(data: bytes) -> tuple[bytes, int]:
-    # Byte planes first: signs and exponents of neighbouring weights are alike, the low bits of their mantissas are not.
+    # Byte planes first: signs and exponents of neighbouring weights are alike, the low bits of
+    # their mantissas are not.
     body = len(data) // 4 * 4
     planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
     packed = zlib.compress(planes, 1)
@@ -127,7 +132,9 @@ class RoundingError:
 
 
 def rounded_values(values: np.ndarray, error: RoundingError) -> np.ndarray:
-    """Returns float32 values rounded to the nearest float16, still as float32; what is too large for float16 stays as it is."""
+    """Returns float32 values rounded to the nearest float16, still as float32; what is too large
+    for float16 stays as it is.
+    """
     with np.errstate(over="ignore"):
         result = values.astype(_FLOAT16).astype(_FLOAT32)
     result = np.where(np.isfinite(result), result, values)  # [...] as given, scalars too
@@ -141,6 +148,8 @@ def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
-    """Returns a model whose float32 values are float16 numbers, and what that cost; other dtypes stay as they are."""
+    """Returns a model whose float32 values are float16 numbers, and what that cost; other dtypes
+    stay as they are.
+    """
     error = RoundingError()
     return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error

@@ -1,4 +1,6 @@
-"""A model that arrives in pieces, in any order and over any number of attempts: the file itself says which pieces are there."""
+"""A model that arrives in pieces, in any order and over any number of attempts: the file itself
+says which pieces are there.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,21 @@ from runkit import atomic, private, writeback
 
 
 class PartialModel:
-    """A safetensors file in the making. Several threads may fill it at once: each writes only what belongs there.
+    """A safetensors file in the making. Several threads may fill it at once: each writes only what
+    belongs there.
 
-    A piece counts as there when its bytes have the SHA-256 of the manifest, so a file that a kill, a cut or a full disk left
-    behind goes on where it is, and nothing besides the file needs to be remembered.
+    A piece counts as there when its bytes have the SHA-256 of the manifest, so a file that a kill,
+    a cut or a full disk left behind goes on where it is, and nothing besides the file needs to be
+    remembered.
 
     Args:
       path: the file; one that began with another header is written over.
       manifest: what is to arrive; checked before a byte is written.
       metadata: of the file.
-      durable: the model is to be synced by `finish`; each piece is then on its way to the disk while the next ones arrive.
-      look: told (index, bytes) of every piece that is there, before it counts; of one that came twice perhaps twice.
+      durable: the model is to be synced by `finish`; each piece is then on its way to the disk
+          while the next ones arrive.
+      look: told (index, bytes) of every piece that is there, before it counts; of one that came
+          twice perhaps twice.
     Raises:
       IncompatibleWeights: for a declaration that cannot be.
     """
@@ -55,7 +61,8 @@ class PartialModel:
             if os.pread(self._file, len(header), 0) == header:
                 self._recognise()
             else:
-                # What another model left is written over: the memory and the disk that it has need not be given back and asked for again.
+                # What another model left is written over: the memory and the disk that it has need
+                # not be given back and asked for again.
                 with self._naming():
                     _write(self._file, header, 0)
                 os.ftruncate(
@@ -108,7 +115,9 @@ class PartialModel:
             self._there.add(index)
 
     def finish(self) -> None:
-        """Syncs the whole model to disk. Raises DamagedTransfer while pieces are missing or another transfer took the file away."""
+        """Syncs the whole model to disk. Raises DamagedTransfer while pieces are missing or another
+        transfer took the file away.
+        """
         missing = self.missing()
         if missing:
             raise errors.DamagedTransfer(

@@ -1,7 +1,8 @@
 """Weights on disk: safetensors files, read and written piece by piece.
 
-The safetensors package reads and writes whole models; a server that must not grow with model or site needs pieces. The
-format is a length (uint64), a JSON header and the bytes of all tensors without a gap, so both programs read each other's files.
+The safetensors package reads and writes whole models; a server that must not grow with model or
+site needs pieces. The format is a length (uint64), a JSON header and the bytes of all tensors
+without a gap, so both programs read each other's files.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ class TensorFile:
       specs: the tensors in canonical order.
       metadata: the header's strings.
     Raises:
-      ValueError: naming the file, for anything but a whole safetensors file of floating-point tensors. Only what a file holds makes
-        it corrupt: callers may drop such a file.
-      OSError: where the system cannot open or read it (no such file, too many open files, no permission, a failing disk). It says
-        nothing about the content, so nothing may be dropped because of it.
+      ValueError: naming the file, for anything but a whole safetensors file of floating-point
+        tensors. Only what a file holds makes it corrupt: callers may drop such a file.
+      OSError: where the system cannot open or read it (no such file, too many open files, no
+        permission, a failing disk). It says nothing about the content, so nothing may be dropped
+        because of it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -96,7 +98,8 @@ class TensorFile:
                 raise ValueError(
                     f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it"
                 )
-        # Where each tensor begins among all bytes in canonical order, and whether the file has them in that order without a gap.
+        # Where each tensor begins among all bytes in canonical order, and whether the file has them
+        # in that order without a gap.
         self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
         self._first = self._start[self.specs[0].name][0]
         self._in_order = all(
@@ -136,7 +139,9 @@ class TensorFile:
         return b"".join(pieces)
 
     def read(self) -> NamedArrays:
-        """Returns all tensors, as parts of one piece of memory: the system hands out a large one in far fewer, larger pages."""
+        """Returns all tensors, as parts of one piece of memory: the system hands out a large one in
+        far fewer, larger pages.
+        """
         memory, arrays = np.empty(self.nbytes, dtype=np.uint8), {}
         for spec, place in zip(self.specs, self._places, strict=False):
             part = memory[place : place + spec.nbytes]
@@ -165,7 +170,9 @@ class TensorFile:
 
 
 def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    """Returns what comes before the bytes of the tensors; these follow in canonical order, without a gap."""
+    """Returns what comes before the bytes of the tensors; these follow in canonical order, without
+    a gap.
+    """
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for spec in specs:
@@ -181,9 +188,11 @@ def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> byt
 
 
 class TensorFileWriter:
-    """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be given any pieces.
+    """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be
+    given any pieces.
 
-    Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context manager.
+    Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context
+    manager.
     """
 
     def __init__(
@@ -249,7 +258,8 @@ def save_as(
     """Writes `arrays` atomically and returns their manifest.
 
     Args:
-      sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by its digest.
+      sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by
+          its digest.
     """
     with (
         atomic.naming(path, sum(array.nbytes for array in arrays.values())),

@@ -1,4 +1,6 @@
-"""Named arrays: what a model is to this package, how two of them are compared, and the digest that identifies one."""
+"""Named arrays: what a model is to this package, how two of them are compared, and the digest that
+identifies one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from federated import errors
 
 NamedArrays = dict[str, np.ndarray]
 
-# Little-endian, as safetensors stores them. Floating point only: the mean of integers is not an integer.
+# Little-endian, as safetensors stores them. Floating point only: the mean of integers is not an
+# integer.
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -53,15 +56,19 @@ class TensorSpec:
 
 
 def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Returns `specs` in the one order used on the wire, on disk and in digests: widest dtype first, then by name.
+    """Returns `specs` in the one order used on the wire, on disk and in digests: widest dtype
+    first, then by name.
 
-    It is the order of the safetensors library, and keeps every array aligned in a file or buffer that starts aligned.
+    It is the order of the safetensors library, and keeps every array aligned in a file or buffer
+    that starts aligned.
     """
     return tuple(sorted(specs, key=lambda s: (-DTYPES[s.dtype].itemsize, s.name)))
 
 
 def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
-    """Returns the specs of `arrays` in canonical order. Raises IncompatibleWeights for a dtype that cannot be averaged."""
+    """Returns the specs of `arrays` in canonical order. Raises IncompatibleWeights for a dtype that
+    cannot be averaged.
+    """
     specs = []
     for name, array in arrays.items():
         code = _CODES.get(np.dtype(array.dtype).newbyteorder("<"))
@@ -77,8 +84,8 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
     """Checks a declaration from outside before a byte is allocated for it.
 
     Raises:
-      IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes, negative sizes, more than
-        `max_bytes` in total, or another order than the canonical one.
+      IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes,
+        negative sizes, more than `max_bytes` in total, or another order than the canonical one.
     """
     if not 0 < len(specs) <= MAX_TENSORS:
         raise errors.IncompatibleWeights(
@@ -116,7 +123,9 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
 def differences(
     expected: Iterable[TensorSpec], received: Iterable[TensorSpec]
 ) -> list[errors.Reason]:
-    """Returns a reason for every name, shape or dtype in which `received` is not `expected`; empty when they agree."""
+    """Returns a reason for every name, shape or dtype in which `received` is not `expected`; empty
+    when they agree.
+    """
     wanted, got = {s.name: s for s in expected}, {s.name: s for s in received}
     found = []
     for name in sorted(wanted.keys() | got.keys()):
@@ -134,7 +143,9 @@ def differences(
 def check_same(
     expected: Sequence[TensorSpec], received: Sequence[TensorSpec], *, what: str
 ) -> None:
-    """Raises IncompatibleWeights listing what differs; `what` names the model, e.g. "update of site 'C1'"."""
+    """Raises IncompatibleWeights listing what differs; `what` names the model, e.g. "update of site
+    'C1'".
+    """
     if tuple(expected) == tuple(received):
         return
     reasons = differences(expected, received)
@@ -150,10 +161,12 @@ def check_same(
 
 
 class Digest:
-    """Names a model by its content: its bytes in canonical order, cut every `CHUNK_BYTES`, each piece by its SHA-256.
+    """Names a model by its content: its bytes in canonical order, cut every `CHUNK_BYTES`, each
+    piece by its SHA-256.
 
-    The name of the whole is the SHA-256 over the declaration and the names of the pieces. It is the same for any sizes in
-    which the bytes are handed in, for any file and host, and a receiver can check every piece for itself.
+    The name of the whole is the SHA-256 over the declaration and the names of the pieces. It is the
+    same for any sizes in which the bytes are handed in, for any file and host, and a receiver can
+    check every piece for itself.
     """
 
     def __init__(self, specs: Sequence[TensorSpec]):
@@ -186,7 +199,9 @@ class Digest:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one after the other."""
+    """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
+    after the other.
+    """
 
     specs: tuple[TensorSpec, ...]
     addresses: bytes
@@ -231,7 +246,9 @@ class Manifest:
 
 
 def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
-    """Returns (dtype, first byte, bytes) of each stretch of one dtype in the canonical byte order: three at most."""
+    """Returns (dtype, first byte, bytes) of each stretch of one dtype in the canonical byte order:
+    three at most.
+    """
     runs: list[tuple[np.dtype, int, int]] = []
     start = 0
     for code, group in itertools.groupby(specs, key=lambda spec: spec.dtype):

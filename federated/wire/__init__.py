@@ -1,1 +1,3 @@
-"""What travels: protobuf messages and their checked values, chunk encodings, addresses and endpoints."""
+"""What travels: protobuf messages and their checked values, chunk encodings, addresses and
+endpoints.
+"""

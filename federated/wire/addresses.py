@@ -6,7 +6,9 @@ import ipaddress
 
 
 def plain(host: str) -> str:
-    """Returns a host without the brackets that an IPv6 address has in "[::1]:8443"; sockets and certificates take it so."""
+    """Returns a host without the brackets that an IPv6 address has in "[::1]:8443"; sockets and
+    certificates take it so.
+    """
     inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return inside if ":" in inside else host
 

@@ -1,7 +1,9 @@
-"""Chunks as bytes: the protobuf encoding of `Chunk` and `ModelPart`, written and read with one copy of the data instead of four.
+"""Chunks as bytes: the protobuf encoding of `Chunk` and `ModelPart`, written and read with one copy
+of the data instead of four.
 
-What does not look exactly as this module writes it goes to protobuf itself, so that any implementation of
-`weight_exchange.proto` is understood, and both read the same out of the same bytes.
+What does not look exactly as this module writes it goes to protobuf itself, so that any
+implementation of `weight_exchange.proto` is understood, and both read the same out of the same
+bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def chunk_from_bytes(data: bytes) -> Chunk:
 
 
 def part_from_bytes(data: bytes) -> conversion.Part:
-    """Raises DamagedTransfer, IncompatibleWeights for bytes that are neither a chunk nor the header of a model."""
+    """Raises DamagedTransfer, IncompatibleWeights for bytes that are neither a chunk nor the header
+    of a model.
+    """
     if data[:1] == bytes((_PART_CHUNK,)):
         size, start = _read_varint(data, 1)
         chunk = _read(data, start) if start + size == len(data) else None
@@ -70,7 +74,9 @@ def _pieces(chunk: Chunk) -> list[bytes]:
 
 
 def _read(data: bytes, at: int) -> Chunk | None:
-    """Returns the chunk from byte `at` to the end as `_pieces` writes it, its data a view; None for anything else."""
+    """Returns the chunk from byte `at` to the end as `_pieces` writes it, its data a view; None for
+    anything else.
+    """
     index = encoding = 0
     if data[at : at + 1] == bytes((_INDEX,)):
         index, at = _read_varint(data, at + 1)

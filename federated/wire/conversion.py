@@ -1,4 +1,6 @@
-"""Between the values of this package and the messages of `weight_exchange.proto`; both ends use it, neither decides anything here."""
+"""Between the values of this package and the messages of `weight_exchange.proto`; both ends use it,
+neither decides anything here.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ CHANNEL_OPTIONS = (
         64 * 2**10,
     ),  # errors travel in it, and one may list every difference of two plans
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
-    # Beyond the message that is being read a stream has this much in flight and no more: it bounds a site's share of the server's memory,
-    # and what a cut loses. The window opens for the whole of a message as soon as it is asked for, so a far link is hardly slower.
+    # Beyond the message that is being read a stream has this much in flight and no more: it bounds
+    # a site's share of the server's memory, and what a cut loses. The window opens for the whole of
+    # a message as soon as it is asked for, so a far link is hardly slower.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**18),
-    # A peer that vanished without a word (power cut, dead link) is noticed within about a minute while a call is open.
+    # A peer that vanished without a word (power cut, dead link) is noticed within about a minute
+    # while a call is open.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -142,7 +146,9 @@ def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
 
 
 def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:
-    """Returns the chunks that are named. Raises DamagedTransfer for ranges that overlap, run backwards or go beyond the model."""
+    """Returns the chunks that are named. Raises DamagedTransfer for ranges that overlap, run
+    backwards or go beyond the model.
+    """
     indices: list[int] = []
     for message in messages:
         first = message.first
@@ -174,7 +180,9 @@ Part = Offer | Chunk  # of a transfer: the header, then chunks
 
 
 def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
-    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the header is not the first part."""
+    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the
+    header is not the first part.
+    """
     stream = iter(parts)
     first = next(stream, None)
     if not isinstance(first, Offer):

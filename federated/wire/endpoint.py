@@ -1,9 +1,11 @@
 """The way to a server: straight, or through the proxy that gRPC takes by its own rules.
 
-gRPC looks at `grpc_proxy`, `https_proxy` and `http_proxy`, in lower case only; the first that is set counts, even where it is empty.
-It speaks plain HTTP to a proxy, so another scheme than `http://` makes it go straight. Credentials in the address are percent-decoded, and a
-port that is missing is 443. `no_grpc_proxy`, else `no_proxy`, lists ends of host names, and networks for a server that is given by address.
-Loopback is never reached through a proxy: `channel_options` sees to it.
+gRPC looks at `grpc_proxy`, `https_proxy` and `http_proxy`, in lower case only; the first that is
+set counts, even where it is empty. It speaks plain HTTP to a proxy, so another scheme than
+`http://` makes it go straight. Credentials in the address are percent-decoded, and a port that is
+missing is 443. `no_grpc_proxy`, else `no_proxy`, lists ends of host names, and networks for a
+server that is given by address. Loopback is never reached through a proxy: `channel_options` sees
+to it.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class ServerEndpoint:
 
     @property
     def passed_over(self) -> list[tuple[str, str]]:
-        """Returns the proxy settings that gRPC passes over for this server: (what and why, how to correct it or "" where it is right).
+        """Returns the proxy settings that gRPC passes over for this server: (what and why, how to
+        correct it or "" where it is right).
 
         No text holds the value of a variable, which may have a password in it.
         """
@@ -169,7 +172,9 @@ def _parsed(variable: str, value: str) -> Proxy | None:
 
 
 def _covers(entry: str, host: str) -> bool:
-    """Returns whether an entry of no_proxy covers a host: an end of its name, or a network where the host is an address."""
+    """Returns whether an entry of no_proxy covers a host: an end of its name, or a network where
+    the host is an address.
+    """
     if host.lower().endswith(entry.lower()):
         return True
     try:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from federated.tensors.weights import Manifest
 
-OPERATION_PREFIX = "/federation_operation.Operation/"  # of the methods by which an operator or a doctor asks a server
+# of the methods by which an operator or a doctor asks a server
+OPERATION_PREFIX = "/federation_operation.Operation/"
 PROTOCOL = (
     2  # of the weight exchange; raised when the two ends would no longer understand each other
 )
@@ -33,12 +34,15 @@ class Session:
     ends_with_scores: bool = (
         False  # nothing is asked of a site after the scores of the last global model
     )
-    revocation: bytes = b""  # the authority's statement on revoked server certificates, if there is one; see `revocation`
+    # the authority's statement on revoked server certificates, if there is one; see `revocation`
+    revocation: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """Says that `what` of `site` is checked, on disk and counted once. The same bytes give the same receipt."""
+    """Says that `what` of `site` is checked, on disk and counted once. The same bytes give the same
+    receipt.
+    """
 
     site: str
     what: str  # "round_003" or the name of a published model
@@ -55,7 +59,9 @@ class Offer:
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     discarded: int | None = (
-        None  # of an update: how often the run had gone back when it was trained; None from an earlier release
+        # of an update: how often the run had gone back when it was trained; None from an earlier
+        # release
+        None
     )
 
     @property
@@ -65,7 +71,9 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a server says to an offer: a receipt where it has the model already, else which chunks it misses."""
+    """What a server says to an offer: a receipt where it has the model already, else which chunks
+    it misses.
+    """
 
     receipt: Receipt | None = None
     missing: tuple[int, ...] = ()

@@ -1,7 +1,9 @@
-"""What a server answers, read at a site or by the operator: every value has a type, a pattern, a range and a size, or is refused.
+"""What a server answers, read at a site or by the operator: every value has a type, a pattern, a
+range and a size, or is refused.
 
-Bytes in, values out. A site trusts the server to average and nothing else, so nothing of a reply is used before it is found to
-be what a server of this product could send. What depends on the state of the site is in `agenda.check_task`.
+Bytes in, values out. A site trusts the server to average and nothing else, so nothing of a reply is
+used before it is found to be what a server of this product could send. What depends on the state of
+the site is in `agenda.check_task`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
-    """Returns the message that a reply of the server holds. Raises ServerMisbehaves for one that is too large or no such message."""
+    """Returns the message that a reply of the server holds. Raises ServerMisbehaves for one that is
+    too large or no such message.
+    """
     if len(data) > limit:
         raise _refused(
             f"answers with {len(data)} bytes where a {kind.DESCRIPTOR.name} has at most {limit}"
@@ -51,7 +55,9 @@ def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
 
 
 def error(call: grpc.Call) -> errors.FederationError | None:
-    """Returns the error that the server raised, its texts made printable; None where the call failed for another reason."""
+    """Returns the error that the server raised, its texts made printable; None where the call
+    failed for another reason.
+    """
     trailing = dict(call.trailing_metadata() or ())
     kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
     if kind is None:
@@ -98,7 +104,9 @@ def session(message: pb.LoginReply) -> Session:
 
 
 def task(message: pb.Task) -> Task:
-    """Returns a task whose names are names; whether it is one for this site now, `agenda.check_task` says. Raises ServerMisbehaves."""
+    """Returns a task whose names are names; whether it is one for this site now,
+    `agenda.check_task` says. Raises ServerMisbehaves.
+    """
     found = conversion.task_from_message(message)
     _check("task", "kind", found.kind, bool(_KIND.fullmatch(found.kind)), "a word")
     _check_range("task", "round", found.round, 0, MAX_ROUND)
@@ -114,7 +122,8 @@ def manifest(
 
     Args:
       model: the name that was asked for.
-      specs: of the site's own model, in canonical order; every model of a federation has them. None takes any, for tools.
+      specs: of the site's own model, in canonical order; every model of a federation has them. None
+          takes any, for tools.
     Raises:
       ServerMisbehaves: for another model, or a description that is none.
     """
@@ -132,7 +141,9 @@ def manifest(
 
 
 def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
-    """Raises ServerMisbehaves unless a model has the tensors of this site's own, before a byte of it is allocated or written."""
+    """Raises ServerMisbehaves unless a model has the tensors of this site's own, before a byte of
+    it is allocated or written.
+    """
     try:
         check_same(specs, found.specs, what=f"model {model!r} of the server")
     except errors.IncompatibleWeights as error:
@@ -143,7 +154,9 @@ def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> 
 
 
 def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha256: str) -> Answer:
-    """Returns what the server says to an offer: a receipt for the very thing, or which chunks it lacks. Raises ServerMisbehaves."""
+    """Returns what the server says to an offer: a receipt for the very thing, or which chunks it
+    lacks. Raises ServerMisbehaves.
+    """
     try:
         found = conversion.answer_from_message(message, num_chunks=num_chunks)
     except errors.DamagedTransfer as error:
@@ -156,7 +169,9 @@ def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha
 
 
 def check_receipt(receipt: Receipt, *, site: str, what: str, sha256: str) -> Receipt:
-    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very thing that this site sent."""
+    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very thing that this site
+    sent.
+    """
     if receipt != Receipt(site, what, sha256):
         raise _refused(
             f"gives a receipt for {_shown(receipt.what)} of site {_shown(receipt.site)} ({_shown(receipt.sha256[:12])}…); "
@@ -185,7 +200,9 @@ def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
 
 
 def status(message: operation_pb.StatusReply) -> dict[str, Any]:
-    """Returns a status whose texts are printable and which has what `experiments.status` shows. Raises ServerMisbehaves."""
+    """Returns a status whose texts are printable and which has what `experiments.status` shows.
+    Raises ServerMisbehaves.
+    """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _STATUS)
     for name, site in found["sites"].items():

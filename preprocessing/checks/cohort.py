@@ -1,8 +1,10 @@
-"""What a site's dataset is, in numbers that may be shown to the others: what a federation needs to see before it trains.
+"""What a site's dataset is, in numbers that may be shown to the others: what a federation needs to
+see before it trains.
 
-A report holds no case id, path, date or picture and no value of a single patient. What describes patients (volumes, HU, sizes)
-comes as percentiles, each the mean of the three cases around it, and as histograms, in which a bin of one or two cases is not told;
-with fewer than three cases nothing of it is told. The spacing, a setting of the scanner, has its range.
+A report holds no case id, path, date or picture and no value of a single patient. What describes
+patients (volumes, HU, sizes) comes as percentiles, each the mean of the three cases around it, and
+as histograms, in which a bin of one or two cases is not told; with fewer than three cases nothing
+of it is told. The spacing, a setting of the scanner, has its range.
 """
 
 from __future__ import annotations
@@ -154,7 +156,9 @@ def rows(*reports: Mapping[str, Any]) -> list[list[str]]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Returns in words what two sites differ in so much that a model trained at one may fail at the other."""
+    """Returns in words what two sites differ in so much that a model trained at one may fail at the
+    other.
+    """
     names, found = (one["site"], other["site"]), []
     for axis in "xyz":
         values = [report["spacing_mm"][axis] for report in (one, other)]
@@ -199,7 +203,9 @@ def _range(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def _patients(values: Sequence[float]) -> dict[str, Any] | None:
-    """Returns mean, spread and percentiles, each of them the mean of the three values around it; None of fewer values."""
+    """Returns mean, spread and percentiles, each of them the mean of the three values around it;
+    None of fewer values.
+    """
     if len(values) < FEWEST_CASES:
         return None
     ordered = np.sort(np.asarray(values, dtype=np.float64))

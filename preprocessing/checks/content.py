@@ -1,7 +1,8 @@
 """What the voxels say about a scan and its label, whatever their headers say.
 
-All of it is read from a thinned-out scan and a box around the label: some milliseconds of a preparation that takes a second. A label
-that fits its CT is not compared with anything; only a suspicious one is tried mirrored and moved.
+All of it is read from a thinned-out scan and a box around the label: some milliseconds of a
+preparation that takes a second. A label that fits its CT is not compared with anything; only a
+suspicious one is tried mirrored and moved.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from preprocessing.volume import Volume
 
 _SAMPLES = 60_000  # voxels of the whole scan that are looked at
 _TISSUE_HU, _AIR_HU = (-200, 300), -200
-_TISSUE_SHARE = 0.01  # a patient fills a third of a field of view; raw detector values and swapped files fall far below
+# a patient fills a third of a field of view; raw detector values and swapped files fall far below
+_TISSUE_SHARE = 0.01
 _OFFSET_SHARE = (
     0.05  # bone, metal and contrast medium do not fill so much of a scan, nor does padding
 )
@@ -30,7 +32,8 @@ _NEAR_MM, _NEAR_SHARE = (
 )  # of a tumour of 10 cm that touches the pancreas, a fifth lies so near
 _POINTS = 3000
 _VOLUME_ML = (10.0, 600.0)
-# the fit (`label_fit`): a label in its place has 0.6 and more, mirrored up to 0.3, moved by 10 mm up to 0.5, of another patient up to 0.6
+# the fit (`label_fit`): a label in its place has 0.6 and more, mirrored up to 0.3, moved by 10 mm
+# up to 0.5, of another patient up to 0.6
 _GOOD_FIT, _POOR_FIT = 0.45, 0.25
 _MIRRORED_FIT, _MIRRORED_GAIN = 0.6, 0.3
 _MOVED_FIT, _MOVED_GAIN = 0.55, 0.4
@@ -161,7 +164,9 @@ def _check_place(
 
 
 def _tumour_distance_mm(where: label_fit.Sample) -> tuple[float | None, float]:
-    """Returns the shortest distance from tumour to pancreas (None without pancreas), and the share of the tumour that lies near it."""
+    """Returns the shortest distance from tumour to pancreas (None without pancreas), and the share
+    of the tumour that lies near it.
+    """
     tumour, pancreas = (np.argwhere(where.label == value) * where.spacing_mm for value in (2, 1))
     if not len(tumour):
         return 0.0, 1.0
@@ -173,7 +178,9 @@ def _tumour_distance_mm(where: label_fit.Sample) -> tuple[float | None, float]:
 
 
 def _thinned(array: np.ndarray) -> np.ndarray:
-    """Returns some ten thousand voxels of all of a volume, whole lines fewest: the fastest axis is thinned least."""
+    """Returns some ten thousand voxels of all of a volume, whole lines fewest: the fastest axis is
+    thinned least.
+    """
     order = np.argsort([-abs(s) for s in array.strides], kind="stable")
     steps = [1, 1, 1]
     for axis in (*order, *order):

@@ -1,4 +1,6 @@
-"""Whether a scan and its label belong together: geometry first, then what their voxels say (`content`)."""
+"""Whether a scan and its label belong together: geometry first, then what their voxels say
+(`content`).
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,16 @@ def check_case(
 ) -> list[IntegrityError]:
     """Checks a scan and its label against the rules.
 
-    The two may be stored in different axis orders: what counts is where each voxel lies in the patient.
+    The two may be stored in different axis orders: what counts is where each voxel lies in the
+    patient.
 
     Args:
       image, label: as read from their files, or brought to RAS+.
       names: what to call the two in the error, as a rule their paths.
       accepted: ids of rules that this case may break.
     Returns:
-      What is unusual and refuses nothing, what the scan's reader found included: rules of severity "warning".
+      What is unusual and refuses nothing, what the scan's reader found included: rules of severity
+      "warning".
     Raises:
       IntegrityError: for the first rule that is broken.
     """
@@ -77,7 +81,8 @@ def check_scan(image: Volume, name: str) -> list[IntegrityError]:
 
 
 def require_whole_scan(image: Sequence[int], label: Sequence[int], names: tuple[str, str]) -> None:
-    """Raises IntegrityError, naming the scan, where its label has more slices: then slices are missing, and the label may be right.
+    """Raises IntegrityError, naming the scan, where its label has more slices: then slices are
+    missing, and the label may be right.
 
     Args:
       image, label: voxels along each axis, in the same order.

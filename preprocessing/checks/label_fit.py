@@ -1,8 +1,10 @@
-"""How well a label fits a CT: the step in HU across its surface, in units of the spread on both sides.
+"""How well a label fits a CT: the step in HU across its surface, in units of the spread on both
+sides.
 
-An organ's label is uniform inside and meets something else outside, mostly fat. Mirrored or moved it lies across organs, fat and
-gas, and the step is gone: on real and synthetic scans 0.7 to 2.3 where the label belongs, at most 0.5 elsewhere. It needs a few
-tens of thousands of voxels around the label, at about 2 mm, whatever the size of the scan.
+An organ's label is uniform inside and meets something else outside, mostly fat. Mirrored or moved
+it lies across organs, fat and gas, and the step is gone: on real and synthetic scans 0.7 to 2.3
+where the label belongs, at most 0.5 elsewhere. It needs a few tens of thousands of voxels around
+the label, at about 2 mm, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Sample:
 
     @functools.cached_property
     def sides(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The label and the shell 4 mm around it (in plane only where slices are thicker), as masks; None for too few voxels."""
+        """The label and the shell 4 mm around it (in plane only where slices are thicker), as
+        masks; None for too few voxels.
+        """
         inside = self.label > 0
         if np.count_nonzero(inside) < _FEWEST_VOXELS:
             return None
@@ -91,14 +95,16 @@ def sample(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> Sample 
 def bounding_box(
     label: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> list[tuple[int, int]] | None:
-    """Returns first and behind-last index of the voxels above 0 along each axis, None where there are none.
+    """Returns first and behind-last index of the voxels above 0 along each axis, None where there
+    are none.
 
-    Only slabs 2 mm apart are searched, so the box may miss 2 mm at the ends of the axis that is slowest in memory; a label thinner
-    than that is found all the same.
+    Only slabs 2 mm apart are searched, so the box may miss 2 mm at the ends of the axis that is
+    slowest in memory; a label thinner than that is found all the same.
     """
     order = np.argsort([-abs(s) for s in label.strides], kind="stable")
     backwards = [label.strides[axis] < 0 for axis in order]
-    # as it lies in memory: whole slabs then are contiguous. bool: its `any` takes 16 bytes at a time and stops at the first hit
+    # as it lies in memory: whole slabs then are contiguous. bool: its `any` takes 16 bytes at a
+    # time and stops at the first hit
     view = label.view(np.bool_).transpose(order)[
         tuple(slice(None, None, -1) if b else slice(None) for b in backwards)
     ]
@@ -122,7 +128,8 @@ def bounding_box(
 
 
 def fit(image: np.ndarray, where: Sample, flip: Flip = (False, False, False)) -> float | None:
-    """Returns the step across the label's surface by the spread; None for a label of too few voxels.
+    """Returns the step across the label's surface by the spread; None for a label of too few
+    voxels.
 
     Args:
       image: HU [x, y, z] on the label's grid.
@@ -136,13 +143,17 @@ def fit(image: np.ndarray, where: Sample, flip: Flip = (False, False, False)) ->
 
 
 def fits(image: np.ndarray, where: Sample) -> dict[Flip, float]:
-    """Returns the fit under each of the eight mirror images, best first; empty for a label of too few voxels."""
+    """Returns the fit under each of the eight mirror images, best first; empty for a label of too
+    few voxels.
+    """
     found = {flip: fit(image, where, flip) for flip in FLIPS}
     return {} if None in found.values() else dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, float, float]] | None:
-    """Returns the best fit within 48 mm and where it is: mm along x, y, z from where the label lies. None for too few voxels."""
+    """Returns the best fit within 48 mm and where it is: mm along x, y, z from where the label
+    lies. None for too few voxels.
+    """
     if where.sides is None:
         return None
     inside, shell = where.sides

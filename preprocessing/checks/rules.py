@@ -1,7 +1,8 @@
-"""The rules a site's data must pass, as data: each has an id that never changes, so that a report can be searched and a rule cited.
+"""The rules a site's data must pass, as data: each has an id that never changes, so that a report
+can be searched and a rule cited.
 
-F files, G geometry, L labels, C content, D DICOM series, M manifests, X the cohort as a whole, N the layout of NIH Pancreas-CT.
-docs/data.md lists them for users.
+F files, G geometry, L labels, C content, D DICOM series, M manifests, X the cohort as a whole, N
+the layout of NIH Pancreas-CT. docs/data.md lists them for users.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from absl import logging
 from runkit import printable
 
 SPACING_MM = (0.05, 20.0)
-MISPLACED_VOXELS = 0.25  # of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
+# of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
+MISPLACED_VOXELS = 0.25
 
 _EXCLUDE = "or list the case under `excluded` in the manifest"
 _ACCEPT = (
@@ -29,7 +31,8 @@ class Rule:
 
     Attributes:
       severity: an "error" refuses the case, a "warning" is only reported.
-      acceptable: whether a manifest may accept a case that breaks it: judgements of content, never what makes a case unusable.
+      acceptable: whether a manifest may accept a case that breaks it: judgements of content, never
+          what makes a case unusable.
     """
 
     id: str
@@ -379,9 +382,11 @@ class IntegrityError(ValueError):
 
 
 def refusal(error: Exception, file) -> IntegrityError:
-    """Returns why a case is refused whose files raised an error: the error itself where it is a rule, else that it cannot be processed.
+    """Returns why a case is refused whose files raised an error: the error itself where it is a
+    rule, else that it cannot be processed.
 
-    A programming error is one case's failure as well; its stack trace goes to the log, where someone may find the cause.
+    A programming error is one case's failure as well; its stack trace goes to the log, where
+    someone may find the cause.
     """
     if isinstance(error, IntegrityError):
         return error
@@ -414,5 +419,7 @@ def contradicts_declaration(file, classes: Sequence[str]) -> IntegrityError:
 
 
 def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:
-    """Returns the error to raise for a file that breaks a rule; `fix` where the rule's own can be said more precisely."""
+    """Returns the error to raise for a file that breaks a rule; `fix` where the rule's own can be
+    said more precisely.
+    """
     return IntegrityError(rule.id, str(file), problem, fix or rule.fix)

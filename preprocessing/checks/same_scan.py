@@ -1,7 +1,9 @@
-"""Whether two cases are the same scan: under another name, in another file format or axis order, or cropped along the patient.
+"""Whether two cases are the same scan: under another name, in another file format or axis order, or
+cropped along the patient.
 
-Each axial slice leaves a mark, a hash of its thinned-out voxels; scans that share many marks are one. NIH Pancreas-CT once listed
-the same patient three times, cropped differently: between the parts of a split that is a leak.
+Each axial slice leaves a mark, a hash of its thinned-out voxels; scans that share many marks are
+one. NIH Pancreas-CT once listed the same patient three times, cropped differently: between the
+parts of a split that is a leak.
 """
 
 from __future__ import annotations

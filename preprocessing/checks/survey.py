@@ -1,4 +1,5 @@
-"""A cohort looked at, case by case, without preparing it: which rules each case breaks, what it measures, and a picture of it.
+"""A cohort looked at, case by case, without preparing it: which rules each case breaks, what it
+measures, and a picture of it.
 
 The check writes what is found here into its report, and the cohort report sums it up.
 """
@@ -34,7 +35,8 @@ class Facts:
       shape, spacing_mm: along x, y, z in RAS+.
       axes: directions of the file's axes, e.g. "LPS".
       volume_ml: class -> volume; of classes that occur.
-      hu: class -> counts of its voxels between `HU_EDGES`; beyond them voxels count in the first and last bin.
+      hu: class -> counts of its voxels between `HU_EDGES`; beyond them voxels count in the first
+          and last bin.
       median_hu: class -> median.
     """
 
@@ -48,7 +50,9 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finding:
-    """One case. `problems` are its broken rules, errors first; without an error it is `usable`. A picture is uint8 [rows, columns, 3]."""
+    """One case. `problems` are its broken rules, errors first; without an error it is `usable`. A
+    picture is uint8 [rows, columns, 3].
+    """
 
     case: Case
     problems: tuple[IntegrityError, ...]
@@ -77,12 +81,14 @@ def survey(
     each: Callable[[list[Finding]], None] = lambda found: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Finding]:
-    """Returns a finding for every included case, in the order of the manifest; no case stops the others.
+    """Returns a finding for every included case, in the order of the manifest; no case stops the
+    others.
 
     Args:
       workers: cases at the same time, each in its own process.
-      each: is given what was found so far, in the order of the manifest, as cases end: as often as takes a twentieth of the time, since
-        who writes all of it each time would spend most of the time on a cohort of thousands so.
+      each: is given what was found so far, in the order of the manifest, as cases end: as often as
+        takes a twentieth of the time, since who writes all of it each time would spend most of the
+        time on a cohort of thousands so.
       clock: seconds, of any beginning.
     Raises:
       ValueError: if the reader that a case needs is not installed.
@@ -144,7 +150,9 @@ def _measured(
 
 
 def picture(image: Volume, label: Volume | None) -> np.ndarray:
-    """Returns the axial slice with most of the label, or the middle one, as the patient is usually shown: right on the left, front up."""
+    """Returns the axial slice with most of the label, or the middle one, as the patient is usually
+    shown: right on the left, front up.
+    """
     areas = None if label is None else np.count_nonzero(label.array, axis=(0, 1))
     k = image.shape[2] // 2 if areas is None or not areas.any() else int(np.argmax(areas))
     extent = [n * s for n, s in zip(image.shape[:2], image.spacing_mm, strict=False)]

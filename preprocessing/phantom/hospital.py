@@ -1,13 +1,17 @@
-"""The synthetic hospitals as data: who their patients are, how they are prepared, when they are scanned and by what.
+"""The synthetic hospitals as data: who their patients are, how they are prepared, when they are
+scanned and by what.
 
-C1 scans healthy people early in the portal-venous phase, after they have drunk gas powder and water: a pancreas brighter than the liver,
-poorly enhanced bowel full of fluid, a large stomach of gas and fluid that presses on the pancreas, thin slices. C2 scans older patients with
-pancreatic cancer later, after dilute oral contrast: a thinner, lobulated pancreas that has washed out below the liver, bright bowel, a collapsed
-stomach, thick slices. Liver and bowel of one hospital are thus about as bright as the pancreas of the other, and C1's fluid is about as dark as
-C2's tumours: a network that has learnt one hospital meets what it looks for at the other one, in the wrong organs.
+C1 scans healthy people early in the portal-venous phase, after they have drunk gas powder and
+water: a pancreas brighter than the liver, poorly enhanced bowel full of fluid, a large stomach of
+gas and fluid that presses on the pancreas, thin slices. C2 scans older patients with pancreatic
+cancer later, after dilute oral contrast: a thinner, lobulated pancreas that has washed out below
+the liver, bright bowel, a collapsed stomach, thick slices. Liver and bowel of one hospital are thus
+about as bright as the pancreas of the other, and C1's fluid is about as dark as C2's tumours: a
+network that has learnt one hospital meets what it looks for at the other one, in the wrong organs.
 
-That is the standard phantom. The hard one has the same hospitals with what makes a real scan hard: small and faint tumours, more noise, and
-nothing in stomach or bowel that tells the hospital. docs/data.md says what was measured, and what each of them can and cannot show.
+That is the standard phantom. The hard one has the same hospitals with what makes a real scan hard:
+small and faint tumours, more noise, and nothing in stomach or bowel that tells the hospital.
+docs/data.md says what was measured, and what each of them can and cannot show.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class Site:
     calcified: float  # share of patients with a calcified aorta
     tumour: bool
     tumours: Tumours | None = (
-        None  # of patients who have one; None: of 37 mm across, darker by `hu["tumour_below_pancreas"]`
+        # of patients who have one; None: of 37 mm across, darker by `hu["tumour_below_pancreas"]`
+        None
     )
     noise_hu: Range  # in a slice of 1 mm, at the centre of the body
     noise_passes: int  # the reconstruction kernel: how often white noise is smoothed in plane
@@ -76,14 +81,17 @@ SITES = {
     ),
 }  # fmt: skip
 
-# What stomach and bowel show in the hard phantom, at both hospitals: fluid, in a fifth of the patients oral contrast, walls of one brightness.
+# What stomach and bowel show in the hard phantom, at both hospitals: fluid, in a fifth of the
+# patients oral contrast, walls of one brightness.
 _SAME_CONTENTS = {
     "bowel_wall": (95, 8), "bowel_content": (25, 10), "stomach_wall": (95, 8), "stomach_content": (25, 10), "oral_contrast": (230, 50),
 }  # fmt: skip
 
 
 def _harder(site: Site, noise_hu: Range) -> Site:
-    """Returns a hospital of the hard phantom. The stomach's size, the phase of the contrast and the scanner still differ between the two."""
+    """Returns a hospital of the hard phantom. The stomach's size, the phase of the contrast and the
+    scanner still differ between the two.
+    """
     return dataclasses.replace(
         site,
         hu={**site.hu, **_SAME_CONTENTS},
@@ -95,7 +103,8 @@ def _harder(site: Site, noise_hu: Range) -> Site:
     )
 
 
-# Noise: chosen so that both have the real scan's deviation after preparation at 3 mm (tests/benchmarks/phantoms.py measures it).
+# Noise: chosen so that both have the real scan's deviation after preparation at 3 mm
+# (tests/benchmarks/phantoms.py measures it).
 HARD_SITES = {"C1": _harder(SITES["C1"], (12.5, 16.2)), "C2": _harder(SITES["C2"], (20.8, 27.0))}
 PHANTOMS = {"standard": SITES, "hard": HARD_SITES}
 

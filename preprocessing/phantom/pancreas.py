@@ -14,7 +14,9 @@ from preprocessing.phantom.viscera import jittered
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the labels are made of: distances in mm float32 on `box`; `tumour` is None in a healthy patient."""
+    """What the labels are made of: distances in mm float32 on `box`; `tumour` is None in a healthy
+    patient.
+    """
 
     box: Box
     pancreas: np.ndarray
@@ -22,10 +24,12 @@ class Target:
 
 
 def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Target:
-    """Paints pancreas and tumour into the room the other organs leave. Returns the shapes the labels are made of.
+    """Paints pancreas and tumour into the room the other organs leave. Returns the shapes the
+    labels are made of.
 
-    The pancreas is a tube of varying radius along a spline: uncinate process and head inside the duodenum's C, neck in front of the
-    superior mesenteric vein, body over the aorta, tail rising to the splenic hilum.
+    The pancreas is a tube of varying radius along a spline: uncinate process and head inside the
+    duodenum's C, neck in front of the superior mesenteric vein, body over the aorta, tail rising to
+    the splenic hilum.
     """
     space, hu = canvas.space, patient.hu
     rise, press = patient.tail_rise_mm, 5.0 * max(0.0, patient.stomach_size - 0.7)
@@ -72,7 +76,9 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
 
 
 def _draw_tumour_place(rng: np.random.Generator) -> int:
-    """Returns an index into the 40 samples of the centreline: six of ten tumours sit in the head, as in the clinic."""
+    """Returns an index into the 40 samples of the centreline: six of ten tumours sit in the head,
+    as in the clinic.
+    """
     first, last = ((4, 15), (18, 28), (29, 36))[rng.choice(3, p=(0.6, 0.22, 0.18))]
     return int(rng.integers(first, last))
 

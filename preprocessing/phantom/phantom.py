@@ -28,7 +28,9 @@ from runkit import atomic, progress
 from runkit import workers as processes
 from runkit.randomness import generator
 
-_VERSION = 3  # of the anatomy; part of every key, so that patients of one version were never looked at while another was made
+# of the anatomy; part of every key, so that patients of one version were never looked at while
+# another was made
+_VERSION = 3
 _GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
 _C2_THIN, _C2_ALL = 40, 486  # volumes with slices of 1 mm, and all of them
 _SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
@@ -36,11 +38,13 @@ _SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CohortConfig:
-    """A hospital's cohort. Case `i` depends on everything here but `cases`, so a cohort can be enlarged later.
+    """A hospital's cohort. Case `i` depends on everything here but `cases`, so a cohort can be
+    enlarged later.
 
-    `phantom` chooses between "standard" and "hard", see `phantom_site`; the two have different patients.
-    `spacings` chooses C1's slice range: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (a thousand slices and more). `in_plane_mm` and `slice_mm`, where
-    given, take the place of the hospital's own spacings; values are drawn uniformly from such a range.
+    `phantom` chooses between "standard" and "hard", see `phantom_site`; the two have different
+    patients. `spacings` chooses C1's slice range: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (a
+    thousand slices and more). `in_plane_mm` and `slice_mm`, where given, take the place of the
+    hospital's own spacings; values are drawn uniformly from such a range.
     """
 
     site: str
@@ -80,8 +84,8 @@ def case_id(config: CohortConfig, index: int) -> str:
 def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
     """Returns the native spacing of case `index` (from 0).
 
-    C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm and 1 mm at 446:40, spread evenly: of the
-    first n cases, round(40 n / 486) are thin.
+    C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm
+    and 1 mm at 446:40, spread evenly: of the first n cases, round(40 n / 486) are thin.
     """
     rng = _generator(config, index, "spacing")
     in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
@@ -100,9 +104,11 @@ def _thin_until(cases: int) -> int:
 
 
 def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
-    """Returns CT (int16 HU) and labels (uint8: 1 pancreas, 2 tumour) of case `index`, a function of the configuration only.
+    """Returns CT (int16 HU) and labels (uint8: 1 pancreas, 2 tumour) of case `index`, a function of
+    the configuration only.
 
-    C1 stores its voxels left to right reversed (LAS+) and C2 as RAS+, since hospitals do differ there.
+    C1 stores its voxels left to right reversed (LAS+) and C2 as RAS+, since hospitals do differ
+    there.
     """
 
     def rng(what: str) -> np.random.Generator:
@@ -173,8 +179,9 @@ def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> 
 def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathlib.Path:
     """Writes images/, labels/, manifest.json and cohort.json and returns the manifest's path.
 
-    A case that is there already is not made again; a stopped run goes on where it was. The same configuration gives the same bytes on
-    the same machine and NumPy; another NumPy may round single voxels of the CT differently, by 1 HU.
+    A case that is there already is not made again; a stopped run goes on where it was. The same
+    configuration gives the same bytes on the same machine and NumPy; another NumPy may round single
+    voxels of the CT differently, by 1 HU.
 
     Raises:
       ValueError: if `folder` holds a cohort of another configuration.

@@ -1,7 +1,9 @@
-"""The scanner of the synthetic hospital: anatomy on a coarse grid in, CT and labels on the native grid out.
+"""The scanner of the synthetic hospital: anatomy on a coarse grid in, CT and labels on the native
+grid out.
 
-Every slice is the mean over its thickness, so that 5 mm slices blur what crosses them obliquely. Slices are made one at a time: they stay in
-the processor's cache, and the memory needed is the int16 volume's own.
+Every slice is the mean over its thickness, so that 5 mm slices blur what crosses them obliquely.
+Slices are made one at a time: they stay in the processor's cache, and the memory needed is the
+int16 volume's own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _BYTE_VARIANCE = (256**2 - 1) / 12.0
 
 @dataclasses.dataclass(frozen=True)
 class Acquisition:
-    """Native grid and image quality of one scan. Slices are contiguous: their thickness is their distance."""
+    """Native grid and image quality of one scan. Slices are contiguous: their thickness is their
+    distance.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -39,7 +43,9 @@ def linear_weights(
     count: int,
     thickness_mm: float = 0.0,
 ) -> sparse.csr_matrix:
-    """Returns float32 [positions, count]: linear interpolation on a grid, averaged over `thickness_mm` around each position."""
+    """Returns float32 [positions, count]: linear interpolation on a grid, averaged over
+    `thickness_mm` around each position.
+    """
     samples = max(1, int(np.ceil(thickness_mm / 0.5)))
     shifts = (np.arange(samples) + 0.5) / samples * thickness_mm - thickness_mm / 2
     place = np.clip(
@@ -63,7 +69,8 @@ def scan(
     acquisition: Acquisition,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CT int16 [x, y, z] and labels uint8 [x, y, z], both in Fortran order, as NIfTI stores them.
+    """Returns CT int16 [x, y, z] and labels uint8 [x, y, z], both in Fortran order, as NIfTI stores
+    them.
 
     Args:
       hu, body: anatomy and distance to the skin on the grid of `space`.
@@ -104,7 +111,9 @@ def scan(
 def _labels(
     target: Target, weights: list[sparse.csr_matrix], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Returns labels uint8 [z, y, x]: the implicit shapes at the native voxel centres; a tumour voxel is not pancreas."""
+    """Returns labels uint8 [z, y, x]: the implicit shapes at the native voxel centres; a tumour
+    voxel is not pancreas.
+    """
     labels = np.zeros(shape[::-1], np.uint8)
     rows, inner = [], []
     for axis, box in enumerate(
@@ -131,7 +140,9 @@ def _labels(
 
 
 def _shading(space: Space, body: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Beam hardening, mildly: the middle of the body a few HU too dark, and a slow drift over the field of view."""
+    """Beam hardening, mildly: the middle of the body a few HU too dark, and a slow drift over the
+    field of view.
+    """
     inside = np.clip(-body / 100.0, 0.0, 1.0)
     drift = np.sin(
         (space.x * rng.normal(0, 1) + space.y * rng.normal(0, 1)) / 90.0 + rng.uniform(0, 6)
@@ -140,7 +151,9 @@ def _shading(space: Space, body: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray) -> np.ndarray:
-    """Noise's standard deviation in HU [y, x]: loudest where the rays cross most tissue, quiet in the air."""
+    """Noise's standard deviation in HU [y, x]: loudest where the rays cross most tissue, quiet in
+    the air.
+    """
     middle = body[:, :, space.shape[2] // 2]
     coarse = acquisition.noise_hu * np.clip(0.45 - middle / 90.0, 0.3, 1.15)
     return np.ascontiguousarray(
@@ -151,7 +164,8 @@ def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray)
 class _Noise:
     """Slices of correlated noise of unit variance [y, x].
 
-    White noise is the sum of two random bytes, which the smoothing makes all but Gaussian, at a tenth of the cost of normals.
+    White noise is the sum of two random bytes, which the smoothing makes all but Gaussian, at a
+    tenth of the cost of normals.
     """
 
     def __init__(self, acquisition: Acquisition, rng: np.random.Generator):

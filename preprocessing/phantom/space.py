@@ -1,9 +1,12 @@
-"""Implicit shapes of the synthetic patient: where a voxel lies in the body, how far it is from a shape, and painting HU there.
+"""Implicit shapes of the synthetic patient: where a voxel lies in the body, how far it is from a
+shape, and painting HU there.
 
-Distances are signed, in mm, negative inside. They are exact near a surface and only roughly right far from it, which is all
-that painting with a soft edge and thresholding need. Coordinates are RAS+ mm of the *patient* (x to the patient's right, y to the front,
-z to the head; the origin is the centre of the vertebral body at the level of the pancreas), not of the scanner: `Space` holds the way
-between them, with a smooth random deformation, so that no organ of any patient is a textbook ellipsoid.
+Distances are signed, in mm, negative inside. They are exact near a surface and only roughly right
+far from it, which is all that painting with a soft edge and thresholding need. Coordinates are RAS+
+mm of the *patient* (x to the patient's right, y to the front, z to the head; the origin is the
+centre of the vertebral body at the level of the pancreas), not of the scanner: `Space` holds the
+way between them, with a smooth random deformation, so that no organ of any patient is a textbook
+ellipsoid.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 Box = tuple[slice, slice, slice]
-REACH_MM = 12.0  # how far outside a tube its distance is computed by default; farther away it stays at this value
+# how far outside a tube its distance is computed by default; farther away it stays at this value
+REACH_MM = 12.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """How the patient lies on the table: rotation about the long axis in degrees, size, shift in mm."""
+    """How the patient lies on the table: rotation about the long axis in degrees, size, shift in
+    mm.
+    """
 
     rotation_deg: float = 0.0
     size: float = 1.0
@@ -29,7 +35,8 @@ class Pose:
 
 
 class Space:
-    """A coarse isotropic grid over the field of view and, for each of its voxels, the place in the patient.
+    """A coarse isotropic grid over the field of view and, for each of its voxels, the place in the
+    patient.
 
     Args:
       lower_mm, upper_mm: scanner coordinates of the first and (at least) the last voxel centre.
@@ -78,12 +85,17 @@ class Space:
         self.fine = [self.lumps(9.0, rng) for _ in range(2)]
 
     def lumps(self, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """Returns smooth noise float32 [x, y, z] of zero mean and unit variance, whose bumps are about `scale_mm` wide."""
+        """Returns smooth noise float32 [x, y, z] of zero mean and unit variance, whose bumps are
+        about `scale_mm` wide.
+        """
         return lumps(self.shape, (self.spacing_mm,) * 3, scale_mm, rng)
 
     def box(self, lower, upper) -> Box:
-        """Returns the slices that hold every voxel whose place in the patient may lie between the corners `lower` and `upper`."""
-        # Plain numbers: this is called a thousand times a patient, and small arrays cost ten times as much.
+        """Returns the slices that hold every voxel whose place in the patient may lie between the
+        corners `lower` and `upper`.
+        """
+        # Plain numbers: this is called a thousand times a patient, and small arrays cost ten times
+        # as much.
         size, cos, sin = self._pose.size, self._cos, self._sin
         middle = [(float(a) + float(b)) / 2.0 for a, b in zip(lower, upper, strict=True)]
         half = [(float(b) - float(a)) / 2.0 * size for a, b in zip(lower, upper, strict=True)]
@@ -92,7 +104,8 @@ class Space:
             abs(sin) * half[0] + abs(cos) * half[1],
             half[2],
         ]
-        # The deformation is followed in the middle of the box; away from it, it differs by no more than the margin.
+        # The deformation is followed in the middle of the box; away from it, it differs by no more
+        # than the margin.
         centre = self._place_on_grid(middle)
         index = tuple(min(max(round(c), 0), n - 1) for c, n in zip(centre, self.shape, strict=True))
         centre = self._place_on_grid(
@@ -151,7 +164,8 @@ class Canvas:
         """Mixes `hu` (number or array of the box) into the picture where `distance` is negative.
 
         Args:
-          edge_mm: width over which the mix goes from none to all; the grid's spacing by default, which is the partial volume of a voxel.
+          edge_mm: width over which the mix goes from none to all; the grid's spacing by default,
+              which is the partial volume of a voxel.
           occupy: whether later organs must keep out (see `free`).
           gap_mm, gap_hu: a rim painted first, e.g. the fat plane between two organs.
         """
@@ -164,7 +178,9 @@ class Canvas:
             np.minimum(self.occupied[box], distance, out=self.occupied[box])
 
     def free(self, box: Box, distance: np.ndarray, gap_mm: float = 0.0) -> np.ndarray:
-        """Returns `distance` with everything that is already occupied, and a gap around it, taken away."""
+        """Returns `distance` with everything that is already occupied, and a gap around it, taken
+        away.
+        """
         return np.maximum(distance, gap_mm - self.occupied[box])
 
 
@@ -177,7 +193,9 @@ def ellipsoid(
     tilt_deg: float = 0.0,
     within: Box | None = None,
 ) -> tuple[Box, np.ndarray]:
-    """Returns (box, distance) of an ellipsoid turned by `turn_deg` about z and then tilted by `tilt_deg` about x."""
+    """Returns (box, distance) of an ellipsoid turned by `turn_deg` about z and then tilted by
+    `tilt_deg` about x.
+    """
     longest = max(radii) if turn_deg or tilt_deg else np.asarray(radii)
     box = within or space.box(
         np.asarray(centre) - longest - REACH_MM / 2, np.asarray(centre) + longest + REACH_MM / 2
@@ -197,7 +215,9 @@ def ellipsoid(
 
 
 def spline(points, samples: int) -> np.ndarray:
-    """Returns [samples, k] along a cubic spline through `points` [n, k]; columns beyond the third (radii) ride along."""
+    """Returns [samples, k] along a cubic spline through `points` [n, k]; columns beyond the third
+    (radii) ride along.
+    """
     points = np.asarray(points, float)
     along = np.concatenate(
         [[0.0], np.cumsum(np.linalg.norm(np.diff(points[:, :3], axis=0), axis=1))]
@@ -217,7 +237,8 @@ def tube(
 
     Args:
       path: [n, 4] centre x, y, z and radius in mm; straight cones between.
-      stretch: divides the distance along x, y, z: (1, 0.7, 1) is a tube flattened to 0.7 from front to back.
+      stretch: divides the distance along x, y, z: (1, 0.7, 1) is a tube flattened to 0.7 from front
+          to back.
       within: box to fill instead of the tube's own.
       reach_mm: how far outside the distance is needed; it stays at this value farther away.
     """
@@ -259,13 +280,17 @@ def tube(
 
 
 def smooth_union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
-    """Returns the distance to either shape, with the crease between them filled over about `blend_mm` (Quilez's polynomial minimum)."""
+    """Returns the distance to either shape, with the crease between them filled over about
+    `blend_mm` (Quilez's polynomial minimum).
+    """
     overlap = np.maximum(np.float32(blend_mm) - np.abs(a - b), 0.0)
     return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / blend_mm)
 
 
 def lumps(shape, spacing_mm, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns smooth noise float32 of `shape`, as `Space.lumps` does, on a grid of any spacing along each axis."""
+    """Returns smooth noise float32 of `shape`, as `Space.lumps` does, on a grid of any spacing
+    along each axis.
+    """
     steps = [scale_mm / 2.0 / spacing for spacing in spacing_mm]
     field = rng.standard_normal(
         [int(np.ceil((n - 1) / step)) + 4 for n, step in zip(shape, steps, strict=True)],

@@ -33,7 +33,8 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     )  # the chest is wider than the waist
     side = x / (patient.width_mm * waist)
     front = y / (patient.depth_mm * waist)
-    # Between an ellipse (last factor 0) and a rectangle (1), like a superellipse of power 2.4 but without powers, which are slow.
+    # Between an ellipse (last factor 0) and a rectangle (1), like a superellipse of power 2.4 but
+    # without powers, which are slow.
     square, half = (side * front) ** 2, (side * side + front * front) * np.float32(0.5)
     unit = np.sqrt(
         half + np.sqrt(np.maximum(half * half - square * np.float32(0.28), 0.0))
@@ -92,7 +93,9 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
 def _paint_table(
     canvas: Canvas, patient: Patient, body: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A curved shell of carbon fibre around foam, under the back. It belongs to the scanner: no pose and no deformation moves it."""
+    """A curved shell of carbon fibre around foam, under the back. It belongs to the scanner: no
+    pose and no deformation moves it.
+    """
     space = canvas.space
     back = int(np.flatnonzero((body < 0).any(axis=(0, 2)))[0])  # the row that the patient lies on
     below = (slice(None), slice(0, min(space.shape[1], back + 20)), slice(None))

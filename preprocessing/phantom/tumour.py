@@ -1,4 +1,6 @@
-"""A tumour: how large and how dark it is, its shape inside the room there is, and the HU it shows. For phantoms and for real scans."""
+"""A tumour: how large and how dark it is, its shape inside the room there is, and the HU it shows.
+For phantoms and for real scans.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ class Tumours:
     """The tumours of a hospital's patients.
 
     Attributes:
-      volume_ml: smallest and largest; the logarithm is uniform, so that there are as many between 2 and 6 ml as between 6 and 18.
+      volume_ml: smallest and largest; the logarithm is uniform, so that there are as many between 2
+          and 6 ml as between 6 and 18.
       below_organ_hu: least and most that a tumour is darker than the organ, uniform.
-      iso_dense: share of tumours that differ from the organ by at most `iso_dense_hu` instead. Source of the default: Prokesch et al. 2002
-        (Radiology 224), 6 of 53 on multidetector CT.
+      iso_dense: share of tumours that differ from the organ by at most `iso_dense_hu` instead.
+        Source of the default: Prokesch et al. 2002 (Radiology 224), 6 of 53 on multidetector CT.
     """
 
     volume_ml: tuple[float, float] = (2.0, 45.0)
@@ -50,10 +53,12 @@ def diameter_mm(volume_ml: float) -> float:
 def grow(
     space: Space, box: Box, centre, diameter: float, room: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns the distance in mm, float32 on `box`, to a lumpy ellipsoid around `centre` with the volume of a ball of `diameter` mm.
+    """Returns the distance in mm, float32 on `box`, to a lumpy ellipsoid around `centre` with the
+    volume of a ball of `diameter` mm.
 
     Args:
-      room: float [box], positive where the tumour may be; it grows into what is left by at most 8 mm to make up for what is not.
+      room: float [box], positive where the tumour may be; it grows into what is left by at most 8
+          mm to make up for what is not.
     """
     radii = np.array([1.0, 1.0, 1.0]) * diameter / 2 * rng.uniform(0.82, 1.2, 3)
     _, shape = ellipsoid(space, centre, radii, turn_deg=rng.uniform(0, 180), within=box)
@@ -89,7 +94,9 @@ def tissue_hu(
 def of_volume(
     distance: np.ndarray, room: np.ndarray, volume_ml: float, spacing_mm: float, *, limit_mm: float
 ) -> np.ndarray:
-    """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0) has `volume_ml`; one piece."""
+    """Returns the shape grown or shrunk by at most `limit_mm` so that its part inside `room` (> 0)
+    has `volume_ml`; one piece.
+    """
     inside = np.sort(distance[room > 0], axis=None)
     count = min(int(volume_ml * 1000.0 / spacing_mm**3), len(inside) - 1)
     growth = float(np.clip(inside[count], -limit_mm, limit_mm))

@@ -1,4 +1,6 @@
-"""The organs around the pancreas, painted into the trunk: vessels, kidneys, liver, spleen, stomach, duodenum, colon and bowel."""
+"""The organs around the pancreas, painted into the trunk: vessels, kidneys, liver, spleen, stomach,
+duodenum, colon and bowel.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _GAS_HU = -960.0
 
 
 def jittered(points, spread_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns `points` [n, 4] (x, y, z, radius), each moved at random and each radius scaled by a few percent."""
+    """Returns `points` [n, 4] (x, y, z, radius), each moved at random and each radius scaled by a
+    few percent.
+    """
     points = np.array(points, float)
     points[:, :3] += rng.normal(0.0, spread_mm, (len(points), 3))
     points[:, 3] *= rng.normal(1.0, 0.05, len(points)).clip(0.88, 1.12)
@@ -20,7 +24,9 @@ def jittered(points, spread_mm: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
-    """Aorta, vena cava and their branches; the splenic, mesenteric and portal veins run where the pancreas will lie on them."""
+    """Aorta, vena cava and their branches; the splenic, mesenteric and portal veins run where the
+    pancreas will lie on them.
+    """
     space, hu = canvas.space, patient.hu
     aorta = spline(
         jittered(
@@ -246,7 +252,9 @@ def paint_hollow(
     gas_from_y: float | None,
     gap_hu: float,
 ) -> None:
-    """Paints a hollow organ: wall, content, and gas above (in front of) the fluid level of a patient who lies on the back."""
+    """Paints a hollow organ: wall, content, and gas above (in front of) the fluid level of a
+    patient who lies on the back.
+    """
     canvas.paint(box, distance, wall_hu, gap_mm=1.2, gap_hu=gap_hu)
     lumen = distance + wall_mm
     canvas.paint(box, lumen, content_hu, occupy=False)
@@ -257,7 +265,9 @@ def paint_hollow(
 
 
 def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
-    """The stomach, from the fundus under the left dome to the pylorus: a balloon at C1, folded walls around little content at C2."""
+    """The stomach, from the fundus under the left dome to the pylorus: a balloon at C1, folded
+    walls around little content at C2.
+    """
     space, hu, size = canvas.space, patient.hu, patient.stomach_size
     drop = 6.0 * (1.0 - size)
     path = jittered(
@@ -298,7 +308,9 @@ def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random
 def paint_duodenum_and_gallbladder(
     canvas: Canvas, patient: Patient, rng: np.random.Generator
 ) -> None:
-    """The duodenum's C around the pancreatic head; filled with water it is a dark neighbour of the pancreas that is no tumour."""
+    """The duodenum's C around the pancreatic head; filled with water it is a dark neighbour of the
+    pancreas that is no tumour.
+    """
     space, hu = canvas.space, patient.hu
     filled = patient.site.duodenum_filled
     reach = rng.uniform(12.0, 15.5) if filled else rng.uniform(9.5, 12.5)
@@ -347,7 +359,9 @@ def paint_duodenum_and_gallbladder(
 
 
 def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
-    """The colon as a frame: ascending, both flexures, transverse and descending, with gas, stool and haustra."""
+    """The colon as a frame: ascending, both flexures, transverse and descending, with gas, stool
+    and haustra.
+    """
     space, hu = canvas.space, patient.hu
     lift = rng.normal(0, 8)
     paths = [
@@ -378,7 +392,9 @@ def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.G
 def paint_small_bowel(
     canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator
 ) -> None:
-    """Jejunal loops packed into what is left of the lower and left abdomen, and the vessels of their mesentery."""
+    """Jejunal loops packed into what is left of the lower and left abdomen, and the vessels of
+    their mesentery.
+    """
     space, hu = canvas.space, patient.hu
     for number in range(24):
         start = np.array([rng.uniform(-105, 45), rng.uniform(52, 128), rng.uniform(-95, -8)])

@@ -2,8 +2,9 @@
 
     .venv/py3.11/bin/python -m tests.benchmarks.check_cost
 
-Geometry, HU, the place of the label and the marks of the slices, as a preparation does them, for the two scans of `scans.py`. Processor
-time of one run: rules 15 ms and marks 5 ms for 512 x 512 x 200 voxels, 6.5 and 1.2 ms for 512 x 512 x 50.
+Geometry, HU, the place of the label and the marks of the slices, as a preparation does them, for
+the two scans of `scans.py`. Processor time of one run: rules 15 ms and marks 5 ms for 512 x 512 x
+200 voxels, 6.5 and 1.2 ms for 512 x 512 x 50.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A whole round without training: our server and sites, the least that gRPC allows, NVFLARE and Flower; time and server memory.
+"""A whole round without training: our server and sites, the least that gRPC allows, NVFLARE and
+Flower; time and server memory.
 
     .venv/py3.11/bin/python -m tests.benchmarks.federated_rounds --peers_python=.venv/peers/bin/python
     SITES=2,8 VALUES=20000000 ROUNDS=4 ...       sites, float32 values in 150 arrays, rounds (the first is not counted)
@@ -6,11 +7,13 @@
     MEMORY=2,8,32 VALUES=20000000 ...            server memory only, ours only
     MEMORY=2,8,32 VALUES=250000000 ROUNDS=1 ...  the same with a model of 1 GB in tensors of 28 MiB; takes 36 GB of disk
 
-Every site is a process; a site adds a constant to what it gets. Where only the server's memory counts, the sites are threads of a few
-processes, keep models on disk alone, and all send the same update. Ours has everything on: mutual TLS, checks, fsync, audit, scores.
-`floor` is one Python gRPC server under mutual TLS that adds up what comes in memory, with no check, hash or file. NVFLARE runs
-FedAvg in its simulator, without TLS, and keeps no global model on disk, which favours it. Flower runs its SuperLink and a SuperNode a site, without TLS,
-which favours it too; with ROUNDS above 4 it takes long, `FLOWER=0` leaves it out.
+Every site is a process; a site adds a constant to what it gets. Where only the server's memory
+counts, the sites are threads of a few processes, keep models on disk alone, and all send the same
+update. Ours has everything on: mutual TLS, checks, fsync, audit, scores. `floor` is one Python gRPC
+server under mutual TLS that adds up what comes in memory, with no check, hash or file. NVFLARE runs
+FedAvg in its simulator, without TLS, and keeps no global model on disk, which favours it. Flower
+runs its SuperLink and a SuperNode a site, without TLS, which favours it too; with ROUNDS above 4 it
+takes long, `FLOWER=0` leaves it out.
 """
 
 from __future__ import annotations
@@ -137,7 +140,9 @@ def _processes():
 
 
 def _relay(folder: str, names: list[str], port: int) -> None:
-    """Takes the part of several sites that hold no model in memory: what comes is thrown away, what is sent lies there."""
+    """Takes the part of several sites that hold no model in memory: what comes is thrown away, what
+    is sent lies there.
+    """
     from federated.site import grpc_transport
     from federated.tensors import tensor_files
 

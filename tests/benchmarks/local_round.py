@@ -1,10 +1,12 @@
-"""What one local round at a site without tumours makes of the global model, under each loss for missing labels.
+"""What one local round at a site without tumours makes of the global model, under each loss for
+missing labels.
 
 .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
 
-Takes the global models of a finished run of Table 1. For each treatment and round r, C1 trains rounds r - 1 and r from the global models
-that it received then (the first so that Adam's moments are those of a site under way), and both sites' validation cases score what comes
-out. Nothing of the run is changed.
+Takes the global models of a finished run of Table 1. For each treatment and round r, C1 trains
+rounds r - 1 and r from the global models that it received then (the first so that Adam's moments
+are those of a site under way), and both sites' validation cases score what comes out. Nothing of
+the run is changed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ TREATMENTS = {
 def rows(
     run: pathlib.Path, treatments: Sequence[str], rounds: Sequence[int]
 ) -> Iterator[tuple[str, int, dict[str, float], dict[str, float]]]:
-    """Yields (model, round, scores at C1, scores at C2); the model is "received", "aggregated" or a treatment."""
+    """Yields (model, round, scores at C1, scores at C2); the model is "received", "aggregated" or a
+    treatment.
+    """
     import tensorflow as tf
 
     from c2fnas import keras_stack, named_weights

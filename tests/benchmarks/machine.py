@@ -1,4 +1,6 @@
-"""Which processor a benchmark ran on: ratios between programs differ between processors, above all with AVX-512 and without."""
+"""Which processor a benchmark ran on: ratios between programs differ between processors, above all
+with AVX-512 and without.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import platform
 
 
 def describe() -> str:
-    """Returns the processor, how many of its cores this process may use, its widest vector unit, and how busy it is, in one line."""
+    """Returns the processor, how many of its cores this process may use, its widest vector unit,
+    and how busy it is, in one line.
+    """
     name, flags = platform.processor() or platform.machine(), ""
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():

@@ -1,14 +1,18 @@
-"""The corpus of malformed and of odd but valid inputs (`tests/preprocessing/corpus.py`), read by the product, nnU-Net and MONAI.
+"""The corpus of malformed and of odd but valid inputs (`tests/preprocessing/corpus.py`), read by
+the product, nnU-Net and MONAI.
 
     .venv/py3.11/bin/python -m tests.benchmarks.malformed --peers_python=.venv/peers/bin/python
 
-nnU-Net: `verify_dataset_integrity` over a dataset of the one case; what it prints as a warning and lets pass counts as passed, with a
-mark. It reads no DICOM. MONAI: `load_decathlon_datalist` for a decathlon file, then `LoadImaged` (PydicomReader for a folder),
-`EnsureChannelFirstd`, `Orientationd`, `Spacingd` to 1 mm. Neither has our manifest: those kinds have "-". A refusal "names the file"
-when its message, or what was printed before, contains the path of the file that is wrong.
+nnU-Net: `verify_dataset_integrity` over a dataset of the one case; what it prints as a warning and
+lets pass counts as passed, with a mark. It reads no DICOM. MONAI: `load_decathlon_datalist` for a
+decathlon file, then `LoadImaged` (PydicomReader for a folder), `EnsureChannelFirstd`,
+`Orientationd`, `Spacingd` to 1 mm. Neither has our manifest: those kinds have "-". A refusal "names
+the file" when its message, or what was printed before, contains the path of the file that is wrong.
 
-One run with the corpus as it then was (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of
-91; accepted of the valid ones 88 of 88, 74 of 75, 81 of 83; the file is named in 107, 21 and 11 of the refusals. NaN and truncated files pass nnU-Net since SimpleITK turns both into zeros.
+One run with the corpus as it then was (nnU-Net 2.8.1, MONAI 1.6.1): refused of the malformed inputs
+that each reads, product 107 of 107, nnU-Net 21 of 63, MONAI 20 of 91; accepted of the valid ones 88
+of 88, 74 of 75, 81 of 83; the file is named in 107, 21 and 11 of the refusals. NaN and truncated
+files pass nnU-Net since SimpleITK turns both into zeros.
 """
 
 from __future__ import annotations
@@ -124,7 +128,9 @@ def _sum(found: list[dict[str, Any]], kinds: list[tuple[int, Any]], wanted: str)
 
 
 def _read_corpus(folder: pathlib.Path, read: Callable[[pathlib.Path], None]) -> None:
-    """Prints, as JSON, what a reader does with each kind: an exception refuses it, NotImplementedError means that it reads no such thing."""
+    """Prints, as JSON, what a reader does with each kind: an exception refuses it,
+    NotImplementedError means that it reads no such thing.
+    """
     found = []
     for kind in json.loads((folder / "corpus.json").read_text()):
         manifest, said = folder / kind["manifest"], io.StringIO()
@@ -157,7 +163,9 @@ def _product(manifest: pathlib.Path) -> None:
 
 
 def _cases(manifest: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns image and label of the listed cases with their full paths; only what a user of other software would have listed himself."""
+    """Returns image and label of the listed cases with their full paths; only what a user of other
+    software would have listed himself.
+    """
     value = json.loads(manifest.read_text())
     if "training" in value:
         return [

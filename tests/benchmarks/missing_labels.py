@@ -1,4 +1,5 @@
-"""What a training step costs under each loss for missing labels, at the demo's size (8 filters, 48^3, batch 4), beside the loss as it is.
+"""What a training step costs under each loss for missing labels, at the demo's size (8 filters,
+48^3, batch 4), beside the loss as it is.
 
 .venv/py3.11/bin/python -m tests.benchmarks.missing_labels --repetitions=3
 """

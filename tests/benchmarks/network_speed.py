@@ -1,11 +1,13 @@
-"""Forward pass and training step of C2FNAS beside the same network in PyTorch, on this machine's CPU.
+"""Forward pass and training step of C2FNAS beside the same network in PyTorch, on this machine's
+CPU.
 
     .venv/py3.11/bin/python -m tests.benchmarks.network_speed --peers_python=.venv/peers/bin/python
 
-8 filters, 64^3, batch 2, no VAE branch, Dice + cross-entropy, Adam, float32. PyTorch's network is built in its own environment from
-the same table of cells, gets the weights made here, and its logits must agree to 1e-4 before anything is timed. It runs in both
-memory formats; the better of the two is the reference. Memory is the highest resident size during the steps, less the resident size
-once model, optimizer and batch were there.
+8 filters, 64^3, batch 2, no VAE branch, Dice + cross-entropy, Adam, float32. PyTorch's network is
+built in its own environment from the same table of cells, gets the weights made here, and its
+logits must agree to 1e-4 before anything is timed. It runs in both memory formats; the better of
+the two is the reference. Memory is the highest resident size during the steps, less the resident
+size once model, optimizer and batch were there.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ def prepare(folder: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     arrays = named_weights.read(built)
     for name, array in arrays.items():
-        # At their start values a forgotten one would go unseen. A beta near 1 leaves most voxels above the ReLU's 0: around 0 the
-        # start weights are chaotic, and 36 norms amplify the last bit of either framework to 1e-3.
+        # At their start values a forgotten one would go unseen. A beta near 1 leaves most voxels
+        # above the ReLU's 0: around 0 the start weights are chaotic, and 36 norms amplify the last
+        # bit of either framework to 1e-3.
         if name.endswith(("gamma", "beta", "bias")):
             arrays[name] = (
                 array
@@ -44,7 +47,8 @@ def prepare(folder: str) -> dict[str, float]:
                 + float(name.endswith("beta"))
             )
     named_weights.assign(built, arrays)
-    # Smooth, as organs are: on noise, 36 norms in a row amplify the last bit of either framework to more than the tolerance.
+    # Smooth, as organs are: on noise, 36 norms in a row amplify the last bit of either framework to
+    # more than the tolerance.
     x, y, z = np.meshgrid(*[np.linspace(0, 1, SIZE)] * 3, indexing="ij")
     waves = [
         np.sin(7 * x + 3 * y + turn) * np.cos(5 * z - 2 * x) * 0.8

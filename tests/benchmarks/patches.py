@@ -1,13 +1,17 @@
-"""Patches of 96 x 96 x 96 a second from one case of 360 x 360 x 200, half of them on the foreground: ours beside MONAI's.
+"""Patches of 96 x 96 x 96 a second from one case of 360 x 360 x 200, half of them on the
+foreground: ours beside MONAI's.
 
 .venv/py3.11/bin/python -m tests.benchmarks.patches --peers_python=.venv/peers/bin/python
 
-Ours reads the case store's memory maps (page cache warm) and keeps float16 and uint8; MONAI crops float32 arrays in memory, tracking
-their geometry as it does by default (LoadImage gives such), once with that switched off, and its views are made contiguous, as
-batching would. `index_mib` is what each keeps to know the voxels to draw from.
+Ours reads the case store's memory maps (page cache warm) and keeps float16 and uint8; MONAI crops
+float32 arrays in memory, tracking their geometry as it does by default (LoadImage gives such), once
+with that switched off, and its views are made contiguous, as batching would. `index_mib` is what
+each keeps to know the voxels to draw from.
 
-Medians: ours 3.4 (two shared cores) to 3.8 times (a Xeon with AVX-512, nothing else running) MONAI's best with cached indices as it
-comes, 1.3 times that with tracking off on both; on the shared cores 117 times its best without cached indices; 0.41 of copying contiguous memory, and the pipeline 0.76 of the sampler.
+Medians: ours 3.4 (two shared cores) to 3.8 times (a Xeon with AVX-512, nothing else running)
+MONAI's best with cached indices as it comes, 1.3 times that with tracking off on both; on the
+shared cores 117 times its best without cached indices; 0.41 of copying contiguous memory, and the
+pipeline 0.76 of the sampler.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def peak_mib() -> float:
 
 
 def of_tree(action: Callable[[], object]) -> float:
-    """Returns the highest memory of this process and its children while `action` ran, in MiB; shared pages are counted once."""
+    """Returns the highest memory of this process and its children while `action` ran, in MiB;
+    shared pages are counted once.
+    """
     import psutil
 
     me, highest, done = psutil.Process(), [0.0], threading.Event()

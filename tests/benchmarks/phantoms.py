@@ -1,16 +1,23 @@
-"""How far the synthetic cohorts are from a real scan: noise and its texture, tumours, contents of stomach and bowel, measured in one way.
+"""How far the synthetic cohorts are from a real scan: noise and its texture, tumours, contents of
+stomach and bowel, measured in one way.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz --pancreas=7 --stomach=6 --bowel=18
+    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz
+    --pancreas=7 --stomach=6 --bowel=18
 
-`--ct` is a real abdominal CT and may be left out; `--organs` is an organ map on its grid, and the other three say which of its values are which
-organ. Everything is measured after preparation at 3 mm (linear interpolation, no window):
+`--ct` is a real abdominal CT and may be left out; `--organs` is an organ map on its grid, and the
+other three say which of its values are which organ. Everything is measured after preparation at 3
+mm (linear interpolation, no window):
 
-* noise: standard deviation of blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone, of which the tenth with the flattest
-  surroundings counts (gradient of the scan smoothed by 6 mm, which the noise hardly reaches); median and tenth to ninetieth percentile.
-* texture: correlation of neighbours along x, y, z in these blocks, after each block's mean is taken away. White noise has 0.
-* tumours: volume, and the median HU of the organ less that of the tumour, both a voxel away from their surfaces.
-* contents: median HU of stomach and bowel without gas. Of a phantom, the voxels of the contents are those that follow when the contents, and
-  nothing else, become 1000 HU brighter; of a real scan, those of the organ map a voxel away from its surface.
+* noise: standard deviation of blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone,
+  of which the tenth with the flattest surroundings counts (gradient of the scan smoothed by 6 mm,
+  which the noise hardly reaches); median and tenth to ninetieth percentile.
+* texture: correlation of neighbours along x, y, z in these blocks, after each block's mean is taken
+  away. White noise has 0.
+* tumours: volume, and the median HU of the organ less that of the tumour, both a voxel away from
+  their surfaces.
+* contents: median HU of stomach and bowel without gas. Of a phantom, the voxels of the contents are
+  those that follow when the contents, and nothing else, become 1000 HU brighter; of a real scan,
+  those of the organ map a voxel away from its surface.
 
 About five minutes for each phantom on two cores.
 """
@@ -41,7 +48,9 @@ def at_3_mm(volume: Volume, *, labels: bool = False) -> np.ndarray:
 
 
 def noise(ct: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis, of a CT at 3 mm."""
+    """Returns `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis, of a
+    CT at 3 mm.
+    """
     ct = ct.astype(np.float64)
     lowest, highest = ndimage.minimum_filter(ct, _BLOCK), ndimage.maximum_filter(ct, _BLOCK)
     soft = (lowest > -60) & (highest < 300) & (ndimage.gaussian_filter(ct, 2.0) > 0)

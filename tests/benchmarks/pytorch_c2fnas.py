@@ -1,4 +1,6 @@
-"""C2FNAS in PyTorch, built from the product's table of cells, for the comparison of speed and of logits. Needs no TensorFlow."""
+"""C2FNAS in PyTorch, built from the product's table of cells, for the comparison of speed and of
+logits. Needs no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ class C2FNAS(nn.Module):
         return self.classifier(F.relu(self.end_second(double(voxels))))
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Sets every weight from the product's canonical names; raises KeyError where one is left over or missing."""
+        """Sets every weight from the product's canonical names; raises KeyError where one is left
+        over or missing.
+        """
         left = dict(arrays)
 
         def fill(block, name):

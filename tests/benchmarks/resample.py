@@ -1,12 +1,15 @@
-"""Resampling one CT to 1 mm: ours beside MONAI's Spacing, SimpleITK's linear resample, torch's interpolate and scipy's zoom.
+"""Resampling one CT to 1 mm: ours beside MONAI's Spacing, SimpleITK's linear resample, torch's
+interpolate and scipy's zoom.
 
 .venv/py3.11/bin/python -m tests.benchmarks.resample --peers_python=.venv/peers/bin/python
 
-Each candidate is handed the voxels as its own reader leaves them: ours int16 in file order, SimpleITK an image, the others a float32
-array. `peak_mib` is the highest memory while resampling, input and result included, the libraries not; the difference is the largest to
-MONAI's result in shares of the HU range (4096), where shape and affine are equal.
+Each candidate is handed the voxels as its own reader leaves them: ours int16 in file order,
+SimpleITK an image, the others a float32 array. `peak_mib` is the highest memory while resampling,
+input and result included, the libraries not; the difference is the largest to MONAI's result in
+shares of the HU range (4096), where shape and affine are equal.
 
-Two shared cores, medians of 3: MONAI's default takes 19-22 times as long as ours, SimpleITK 2.8-4.0 times, torch 1.3-1.6 times.
+Two shared cores, medians of 3: MONAI's default takes 19-22 times as long as ours, SimpleITK 2.8-4.0
+times, torch 1.3-1.6 times.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scans that the preprocessing benchmarks read: two synthetic CT of full size, made once and kept.
 
-a: 512 x 512 x 200 voxels of 0.7 x 0.7 x 1.0 mm, b: 512 x 512 x 50 of 0.68 x 0.68 x 5.0 mm; int16 with noise, stored LPS as scanners'
-converters leave them, gzip level 6, a label map beside each.
+a: 512 x 512 x 200 voxels of 0.7 x 0.7 x 1.0 mm, b: 512 x 512 x 50 of 0.68 x 0.68 x 5.0 mm; int16
+with noise, stored LPS as scanners' converters leave them, gzip level 6, a label map beside each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def paths(name: str) -> tuple[str, str]:
 
 
 def make() -> None:
-    """Makes the scans that are missing. Needs the product's environment, about half a minute and 90 MB."""
+    """Makes the scans that are missing. Needs the product's environment, about half a minute and 90
+    MB.
+    """
     from preprocessing import nifti
     from preprocessing.phantom import phantom
     from preprocessing.volume import Volume

@@ -1,13 +1,16 @@
-"""Measures candidates in turn (A B C A B C ...), each repetition in a process of its own, and prints medians and ratios.
+"""Measures candidates in turn (A B C A B C ...), each repetition in a process of its own, and
+prints medians and ratios.
 
-A benchmark is a module `tests.benchmarks.<name>` whose functions each measure one candidate once and return figures, e.g.
-`{"seconds": 0.41}`. Peers live in an environment of their own (`requirements-segmentation.txt`, `requirements-federation.txt`):
+A benchmark is a module `tests.benchmarks.<name>` whose functions each measure one candidate once
+and return figures, e.g. `{"seconds": 0.41}`. Peers live in an environment of their own
+(`requirements-segmentation.txt`, `requirements-federation.txt`):
 
-    python3.11 -m venv .venv/peers && .venv/peers/bin/pip install -r tests/benchmarks/requirements-segmentation.txt
-    .venv/py3.11/bin/python -m tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
+    python3.11 -m venv .venv/peers && .venv/peers/bin/pip install -r
+    tests/benchmarks/requirements-segmentation.txt .venv/py3.11/bin/python -m
+    tests.benchmarks.<name> --peers_python=.venv/peers/bin/python
 
-A measuring function runs in the environment of its candidate, so it imports what it measures inside itself, and a module of
-benchmarks imports nothing at the top that one of the environments lacks.
+A measuring function runs in the environment of its candidate, so it imports what it measures inside
+itself, and a module of benchmarks imports nothing at the top that one of the environments lacks.
 """
 
 from __future__ import annotations
@@ -50,8 +53,9 @@ def measure(
 ) -> dict[str, dict[str, list[float]]]:
     """Returns candidate -> figure -> one value a counted repetition.
 
-    The candidates take turns, so a machine that slows down slows all of them. To what a function returns, `peak_mib`, the highest
-    resident memory of its process, is added unless it measures that itself.
+    The candidates take turns, so a machine that slows down slows all of them. To what a function
+    returns, `peak_mib`, the highest resident memory of its process, is added unless it measures
+    that itself.
 
     Raises:
       RuntimeError: naming the candidate whose process failed, with the end of what it said.
@@ -72,7 +76,9 @@ def measure(
 def table(
     figures: Mapping[str, Mapping[str, Sequence[float]]], *, figure: str, reference: str
 ) -> str:
-    """Returns a Markdown table of one figure: median, range, and the median's ratio to that of `reference`."""
+    """Returns a Markdown table of one figure: median, range, and the median's ratio to that of
+    `reference`.
+    """
     base = statistics.median(figures[reference][figure])
     lines = [f"| {figure} | median | range | / {reference} |", "|---|---|---|---|"]
     for name, measured in figures.items():
@@ -86,7 +92,9 @@ def table(
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Returns the flags that every benchmark has: --peers_python (may be left out: peers are then skipped, and it says so), --repetitions."""
+    """Returns the flags that every benchmark has: --peers_python (may be left out: peers are then
+    skipped, and it says so), --repetitions.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

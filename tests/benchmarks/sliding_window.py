@@ -1,14 +1,19 @@
-"""Blending beyond the network: a trivial network over 360 x 360 x 200 in windows of 96, overlap 0.5, Gaussian.
+"""Blending beyond the network: a trivial network over 360 x 360 x 200 in windows of 96, overlap
+0.5, Gaussian.
 
     .venv/py3.11/bin/python -m tests.benchmarks.sliding_window --peers_python=.venv/peers/bin/python
 
-Ours gives the mask, class by class of the blended logits; the peers give blended logits, without the argmax that would follow.
-`beyond_seconds` is the whole minus as many calls of the network alone (`beyond_cpu_seconds`: of all processors together); `above_mib` is the peak of resident memory above that at the
-start of the call. nnU-Net's loop is its own code, called with its defaults for the CPU and without mirroring.
+Ours gives the mask, class by class of the blended logits; the peers give blended logits, without
+the argmax that would follow. `beyond_seconds` is the whole minus as many calls of the network alone
+(`beyond_cpu_seconds`: of all processors together); `above_mib` is the peak of resident memory above
+that at the start of the call. nnU-Net's loop is its own code, called with its defaults for the CPU
+and without mirroring.
 
-Medians, beyond the network, in times ours: MONAI 1.17 and nnU-Net 1.94 on a Xeon with AVX-512 with nothing else running; 1.4 to 1.65 and
-2.5 to 2.8 on two shared cores. As a whole, with the stand-in network, which TensorFlow computes in 0.26 s and PyTorch in 0.18 s: MONAI
-1.01, nnU-Net 1.48 on that Xeon. Memory above the start 4.0 and 4.8 times ours. Copying the patches (0.04 s), the network's output where no cache holds its place (0.05 s) and the sums at the speed of memory (0.08 s) are
+Medians, beyond the network, in times ours: MONAI 1.17 and nnU-Net 1.94 on a Xeon with AVX-512 with
+nothing else running; 1.4 to 1.65 and 2.5 to 2.8 on two shared cores. As a whole, with the stand-in
+network, which TensorFlow computes in 0.26 s and PyTorch in 0.18 s: MONAI 1.01, nnU-Net 1.48 on that
+Xeon. Memory above the start 4.0 and 4.8 times ours. Copying the patches (0.04 s), the network's
+output where no cache holds its place (0.05 s) and the sums at the speed of memory (0.08 s) are
 together 0.4 of MONAI's time: nearer than that nothing comes that blends window by window.
 """
 
@@ -32,7 +37,9 @@ def image() -> np.ndarray:
 
 
 class Peak:
-    """Resident memory above that at the start, in MiB, looked at every 2 ms: the system's own peak would hold what came before."""
+    """Resident memory above that at the start, in MiB, looked at every 2 ms: the system's own peak
+    would hold what came before.
+    """
 
     def __init__(self):
         self._page = resource.getpagesize()

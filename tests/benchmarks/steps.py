@@ -7,7 +7,9 @@ from typing import Any
 
 
 def step_seconds(trainer: Any, *, steps: int, leave_out: int) -> float:
-    """Returns the median seconds of a step of a `c2fnas.training.Trainer`, without the first few, which compile."""
+    """Returns the median seconds of a step of a `c2fnas.training.Trainer`, without the first few,
+    which compile.
+    """
     import numpy as np
     import tensorflow as tf
 

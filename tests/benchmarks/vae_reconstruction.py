@@ -1,9 +1,12 @@
-"""How well the VAE branch reconstructs validation patches, beside the mean image of the training patches.
+"""How well the VAE branch reconstructs validation patches, beside the mean image of the training
+patches.
 
-.venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo --models=initial.safetensors,sites/C2/baseline/best.safetensors
+.venv/py3.11/bin/python -m tests.benchmarks.vae_reconstruction --run=runs/demo
+--models=initial.safetensors,sites/C2/baseline/best.safetensors
 
-Mean squared differences of intensities in [-1, 1], latent noise left out. A branch that has learned nothing predicts the mean image at
-best; `explained` is the share of the mean image's squared difference that the branch explains.
+Mean squared differences of intensities in [-1, 1], latent noise left out. A branch that has learned
+nothing predicts the mean image at best; `explained` is the share of the mean image's squared
+difference that the branch explains.
 """
 
 from __future__ import annotations

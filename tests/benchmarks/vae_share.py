@@ -1,4 +1,5 @@
-"""What the VAE branch costs at the paper's size: 32 filters, 96^3, one patch; its weights, MACs, and the step's time without and with it.
+"""What the VAE branch costs at the paper's size: 32 filters, 96^3, one patch; its weights, MACs,
+and the step's time without and with it.
 
 .venv/py3.11/bin/python -m tests.benchmarks.vae_share --repetitions=3
 """

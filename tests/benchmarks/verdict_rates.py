@@ -1,14 +1,16 @@
-"""How often a verdict is wrong, an interval holds the truth, and a difference is found: the study's own rules on simulated studies.
+"""How often a verdict is wrong, an interval holds the truth, and a difference is found: the study's
+own rules on simulated studies.
 
     .venv/py3.11/bin/python -m tests.benchmarks.verdict_rates
 
-Prints as Markdown: the interval of a mean over patients; the verdicts, with trainings that vary by 0, 3 and 8 points (standard deviation),
-patients by 10 and 20, three and five trainings, 6 or 7 patients a site; the same for shares of patients; and what a study can show. The
-numbers of docs/verdicts.md are from here. Rates are of REPETITIONS simulated studies, before Holm, which makes verdicts rarer. Half a minute
-on one core; the same seed gives the same tables.
+Prints as Markdown: the interval of a mean over patients; the verdicts, with trainings that vary by
+0, 3 and 8 points (standard deviation), patients by 10 and 20, three and five trainings, 6 or 7
+patients a site; the same for shares of patients; and what a study can show. The numbers of
+docs/verdicts.md are from here. Rates are of REPETITIONS simulated studies, before Holm, which makes
+verdicts rarer. Half a minute on one core; the same seed gives the same tables.
 
-A false verdict is one at the truth that the rule leaves open: no difference for "greater" and "less", exactly the margin for "not less"
-and "bound", exactly the limit for "gone" and "zero".
+A false verdict is one at the truth that the rule leaves open: no difference for "greater" and
+"less", exactly the margin for "not less" and "bound", exactly the limit for "gone" and "zero".
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def _lump(share: float) -> Draw:
-    """Dice-like: a share of the cases at 0, the others 0.67 on average with a standard deviation of 0.13."""
+    """Dice-like: a share of the cases at 0, the others 0.67 on average with a standard deviation of
+    0.13.
+    """
     return lambda rng, shape: np.where(rng.random(shape) < share, 0.0, rng.beta(8, 4, shape))
 
 
@@ -49,7 +53,8 @@ DISTRIBUTIONS: dict[str, tuple[Draw, float]] = {
         0.25,
     ),
 }
-# where no method that looks at the values alone can cover: what makes the mean is often not in the sample
+# where no method that looks at the values alone can cover: what makes the mean is often not in the
+# sample
 BEYOND: dict[str, tuple[Draw, float]] = {
     "lumped: 2 in 10 at 0": (_lump(0.2), 0.8 * 2 / 3),
     "lumped: 1 in 20 at 0, the others 0.80 to 0.85": (
@@ -67,7 +72,9 @@ STRATA = {"6": (6,), "13": (13,), "6 + 7": (6, 7), "39": (39,), "3 x (6 + 7)": (
 def mean_coverage(
     draw: Draw, truth: float, sizes: Sequence[int], repetitions: int = REPETITIONS, seed: int = 1
 ) -> tuple[float, float]:
-    """Returns the share of intervals of a mean that hold it, and their width over that of plain Student's t (on average)."""
+    """Returns the share of intervals of a mean that hold it, and their width over that of plain
+    Student's t (on average).
+    """
     rng = generator(seed, "coverage", *map(int, sizes))
     total = sum(sizes)
     mean = intervals.combination([(n / total, draw(rng, (repetitions, n))) for n in sizes])
@@ -87,7 +94,8 @@ def study(
     Args:
       truth: mean over all patients and trainings.
       sizes: patients of a training by site, e.g. 6 and 7.
-      shape: of what patients differ by: "normal", "skewed" (exponential) or "lumped" (half of them 0).
+      shape: of what patients differ by: "normal", "skewed" (exponential) or "lumped" (half of them
+          0).
       interaction_sd: what one patient does in one training, where trainings share their patients.
     """
     rng = generator(seed, "study", design, shape, trainings, *map(int, sizes))
@@ -145,7 +153,9 @@ def shares(
     repetitions: int = REPETITIONS,
     seed: int = 1,
 ) -> two.Share:
-    """Returns the shares of marked patients of `repetitions` studies; a training's own share is beta distributed about the truth."""
+    """Returns the shares of marked patients of `repetitions` studies; a training's own share is
+    beta distributed about the truth.
+    """
     rng = generator(seed, "shares", design, trainings, patients)
     dims = (repetitions, trainings)
     if training_sd:
@@ -164,7 +174,9 @@ def shares(
 def detectable(
     trainings: int, patients: int, training_sd: float, patient_sd: float = 15.0
 ) -> tuple[float, float]:
-    """Returns the smallest difference that is found with 80 % power, by a claim alone and at Holm's strictest step over PARTS."""
+    """Returns the smallest difference that is found with 80 % power, by a claim alone and at Holm's
+    strictest step over PARTS.
+    """
     error = ((training_sd**2 + patient_sd**2 / patients) / trainings) ** 0.5
     mean = intervals.Mean(np.zeros(()), np.array(error), np.array(trainings - 1.0), np.zeros(()))
     return mean.detectable(), mean.detectable(1 - hypotheses.ALPHA / PARTS)

@@ -1,4 +1,6 @@
-"""The network's parts once more, slowly and in float64 NumPy, one case at a time: what the layers are tested against."""
+"""The network's parts once more, slowly and in float64 NumPy, one case at a time: what the layers
+are tested against.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import numpy as np
 
 
 def convolve(voxels: np.ndarray, kernel: np.ndarray, *, stride: int = 1) -> np.ndarray:
-    """[x, y, z, c] with [i, j, k, c, o]; zeros beyond the border, half a kernel on each side, whatever the stride."""
+    """[x, y, z, c] with [i, j, k, c, o]; zeros beyond the border, half a kernel on each side,
+    whatever the stride.
+    """
     pads = [(n // 2, n // 2) for n in kernel.shape[:3]]
     padded = np.pad(voxels.astype(np.float64), [*pads, (0, 0)])
     sizes = [(n + stride - 1) // stride for n in voxels.shape[:3]]
@@ -39,7 +43,9 @@ def relu(voxels: np.ndarray) -> np.ndarray:
 
 
 def double(voxels: np.ndarray) -> np.ndarray:
-    """Every new voxel from its position: centre (i + 0.5) / 2 - 0.5 of the old grid, clamped, eight neighbours weighted."""
+    """Every new voxel from its position: centre (i + 0.5) / 2 - 0.5 of the old grid, clamped, eight
+    neighbours weighted.
+    """
     nx, ny, nz, channels = voxels.shape
     result = np.zeros((2 * nx, 2 * ny, 2 * nz, channels))
     neighbours = [[_two_neighbours(i, n) for i in range(2 * n)] for n in (nx, ny, nz)]
@@ -70,7 +76,9 @@ def block(
 
 
 def logits(architecture, weights: dict[str, np.ndarray], image: np.ndarray) -> np.ndarray:
-    """[x, y, z, 1] to [x, y, z, classes]: the whole segmentation network, for a genotype whose cells merge after the operation."""
+    """[x, y, z, 1] to [x, y, z, classes]: the whole segmentation network, for a genotype whose
+    cells merge after the operation.
+    """
     outputs = [
         block(
             normalise(convolve(image, weights["stem/first/kernel"]), *_norm(weights, "stem/first")),

@@ -18,7 +18,8 @@ STEPS = 3
 
 
 def devices(replicas: int) -> tf.distribute.Strategy:
-    # One process can run TensorFlow's collective reduction, the default, over one number of devices only: that is four.
+    # One process can run TensorFlow's collective reduction, the default, over one number of devices
+    # only: that is four.
     reduction = tf.distribute.ReductionToOneDevice() if replicas == 2 else None
     return tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(replicas)], cross_device_ops=reduction
@@ -44,7 +45,9 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
 
 
 def adam(replicas: int) -> dict[str, list[float]]:
-    """Three steps of Adam with given gradients on every replica: what it leaves in the weights, in its moments and in its count."""
+    """Three steps of Adam with given gradients on every replica: what it leaves in the weights, in
+    its moments and in its count.
+    """
     strategy = devices(replicas)
     with strategy.scope():
         make = tf.keras.Variable if keras_stack.IS_KERAS_3 else tf.Variable
@@ -86,7 +89,8 @@ def main() -> None:
     for replicas in (1, 2, 4):
         parts, weights = run(replicas)
         reference = reference or weights
-        # Relative to the largest weight of each array; single weights near 0 differ by rounding alone.
+        # Relative to the largest weight of each array; single weights near 0 differ by rounding
+        # alone.
         difference = max(
             np.abs(weights[name] - reference[name]).max() / max(np.abs(reference[name]).max(), 1e-3)
             for name in weights

@@ -44,7 +44,8 @@ def test_validate_scores_whole_volumes():
     scores = inference.validate(
         iter([types.SimpleNamespace(image=image, label=label), other]), by_brightness, WINDOW
     )
-    # First case: pancreas 2*1/(2+1), tumour 2*1/(1+2); second: pancreas 1, tumour predicted where there is none.
+    # First case: pancreas 2*1/(2+1), tumour 2*1/(1+2); second: pancreas 1, tumour predicted where
+    # there is none.
     assert scores["dice_pancreas"] == pytest.approx((2 / 3 + 1) / 2)
     assert scores["dice_tumour"] == pytest.approx((2 / 3 + 0) / 2)
     assert scores["dice"] == pytest.approx((scores["dice_pancreas"] + scores["dice_tumour"]) / 2)

@@ -96,7 +96,8 @@ def test_cross_entropy_stays_finite_for_large_logits():
 
 @pytest.mark.parametrize("include_background", [True, False])
 def test_gradients_are_those_of_the_definition(include_background):
-    # d cross entropy / d logits = (p - truth) / voxels; the Dice gradient by central differences in float64.
+    # d cross entropy / d logits = (p - truth) / voxels; the Dice gradient by central differences in
+    # float64.
     logits, labels = _case(2)
     variable = tf.Variable(logits)
     with tf.GradientTape(persistent=True) as tape:

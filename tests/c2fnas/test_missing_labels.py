@@ -1,4 +1,6 @@
-"""Losses of a site that does not label every class, against loops in float64 and difference quotients."""
+"""Losses of a site that does not label every class, against loops in float64 and difference
+quotients.
+"""
 
 import math
 
@@ -169,7 +171,8 @@ def test_a_received_model_that_sees_nothing_missing_leaves_the_labels_as_they_ar
 
 
 def test_an_absent_class_costs_next_to_nothing_only_far_below_the_smoothing():
-    # 1,000 voxels of background and a class whose probabilities add up to `mass`; its Dice is smooth / (mass + smooth).
+    # 1,000 voxels of background and a class whose probabilities add up to `mass`; its Dice is
+    # smooth / (mass + smooth).
     for mass, expected in ((1e-8, 0.001), (1e-5, 0.5), (1e-2, 0.999)):
         logits = np.zeros((1, 10, 10, 10, 2), np.float32)
         logits[..., 1] = math.log(mass / 1000.0)

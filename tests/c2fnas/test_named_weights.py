@@ -133,7 +133,9 @@ def test_one_name_for_two_variables_is_refused():
 
 
 def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_path):
-    """A limit on the size of a file fails a write as a full disk does; safetensors has an error of its own for it."""
+    """A limit on the size of a file fails a write as a full disk does; safetensors has an error of
+    its own for it.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:

@@ -21,7 +21,9 @@ def _image(*shape, seed=0):
 
 
 def count_macs(model, size):
-    """Traces `model` for one volume, computes nothing, and counts output voxels times kernel of each convolution layer."""
+    """Traces `model` for one volume, computes nothing, and counts output voxels times kernel of
+    each convolution layer.
+    """
     counted = collections.Counter()
 
     def watch(layer):
@@ -168,7 +170,9 @@ def test_committed_weights_give_the_committed_logits(name):
 
 
 def test_logits_are_those_of_float64_arithmetic():
-    """The whole searched network once more in NumPy; a norm that sums a channel up voxel by voxel in float32 fails here."""
+    """The whole searched network once more in NumPy; a norm that sums a channel up voxel by voxel
+    in float32 fails here.
+    """
     architecture = genotype.named("c2fnas").with_size(filters=1)
     arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")
     image, _ = make_fixture.patch()

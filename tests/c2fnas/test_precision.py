@@ -20,7 +20,9 @@ def _trainer(precision, **changes):
     ("precision", "tolerance"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)]
 )
 def test_outputs_are_float32_and_near_those_of_float32(precision, tolerance):
-    """The tolerance is relative to the range of the output: 8 bits of mantissa after a dozen norms, and 11."""
+    """The tolerance is relative to the range of the output: 8 bits of mantissa after a dozen norms,
+    and 11.
+    """
     image = tiny.batch(0)["image"].astype(np.float32)
     exact = tiny.build(tiny.SHALLOW).train_outputs(image)
     mixed = tiny.build(tiny.SHALLOW, precision=precision)

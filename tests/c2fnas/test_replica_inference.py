@@ -1,4 +1,6 @@
-"""Windows shared over replicas. Logical devices must be made before TensorFlow starts, so this runs in a process of its own."""
+"""Windows shared over replicas. Logical devices must be made before TensorFlow starts, so this runs
+in a process of its own.
+"""
 
 import json
 import pathlib

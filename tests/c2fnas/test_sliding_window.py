@@ -21,7 +21,9 @@ def position_dependent(patches):
 
 
 def brute_force(image, logits_fn, config):
-    """Every window by itself, three nested loops, weights as a full 3D array, sum of weights as a full volume."""
+    """Every window by itself, three nested loops, weights as a full 3D array, sum of weights as a
+    full volume.
+    """
     total, norm = None, np.zeros(image.shape)
     offsets = [np.arange(n) - (n - 1) / 2 for n in config.size]
     if config.blending == "gaussian":

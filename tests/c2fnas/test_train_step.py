@@ -14,7 +14,9 @@ from tests.c2fnas import tiny
 
 @pytest.fixture(scope="module")
 def stepped():
-    """A network with plain SGD, its outputs before a step, the step's parts, and the weights before and after."""
+    """A network with plain SGD, its outputs before a step, the step's parts, and the weights before
+    and after.
+    """
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         network = tiny.build()
@@ -70,8 +72,8 @@ def test_loss_parts_are_those_of_numpy(stepped):
 
 def test_one_sgd_step_is_minus_rate_times_the_gradient_of_the_mean_loss(stepped):
     network, batch, outputs, _, before, after = stepped
-    # The classifier's bias adds to the logits directly: its gradient from cross entropy alone is mean(p - t), by hand; the
-    # Dice part by a difference quotient.
+    # The classifier's bias adds to the logits directly: its gradient from cross entropy alone is
+    # mean(p - t), by hand; the Dice part by a difference quotient.
     truth = np.eye(3)[batch["label"]]
 
     def loss(bias):

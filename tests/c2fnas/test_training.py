@@ -17,7 +17,9 @@ def _deterministic():
 
 @pytest.fixture(scope="module")
 def shared():
-    """One trainer for all tests (tracing its step is what takes time), and its state before the first step."""
+    """One trainer for all tests (tracing its step is what takes time), and its state before the
+    first step.
+    """
     trainer = tiny.trainer()
     return trainer, trainer.state()
 
@@ -79,7 +81,8 @@ def test_training_learns_and_reports(trainer):
 def test_the_first_adam_step_moves_every_weight_by_the_learning_rate(trainer):
     before = trainer.weights()
     trainer.train(tiny.datasets, 1)
-    # m / sqrt(v) is the gradient's sign after one step, whatever its size: a closed form that shows the assigned rate.
+    # m / sqrt(v) is the gradient's sign after one step, whatever its size: a closed form that shows
+    # the assigned rate.
     moved = np.abs(trainer.weights()["end/classifier/bias"] - before["end/classifier/bias"])
     np.testing.assert_allclose(moved, 1e-2, rtol=1e-3)
 

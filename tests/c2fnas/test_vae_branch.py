@@ -122,7 +122,9 @@ def test_noise_of_one_patch_does_not_reach_another():
     ("kind", "expected"), [("direct", 3 * 512 * 6**3 * 128 // 32), ("reduced", 3 * 16 * 3**3 * 128)]
 )
 def test_sizes_of_the_dense_layers_by_hand(kind, expected):
-    """At full width the direct ones hold 42.6 million values, the reduced ones 0.17; here the width is one 32nd."""
+    """At full width the direct ones hold 42.6 million values, the reduced ones 0.17; here the width
+    is one 32nd.
+    """
     layers, genotype = NamedLayers(), named("c2fnas").with_size(filters=1)
     branch = VaeBranch(layers, genotype, (96, 96, 96), kind=kind, latent_size=128)
     branch(tf.keras.Input((6, 6, 6, 16)), tf.keras.Input((128,)))
@@ -150,7 +152,9 @@ def test_unknown_kind_and_size_are_refused():
 
 
 def test_cost_at_full_size_by_hand():
-    """Encoder end 6x6x6x512, reduced to 3x3x3x16, latent 128, decoder 256, 128 and 64 filters at 12, 24 and 48."""
+    """Encoder end 6x6x6x512, reduced to 3x3x3x16, latent 128, decoder 256, 128 and 64 filters at
+    12, 24 and 48.
+    """
     built = network.build(named("c2fnas"), patch_size=(96, 96, 96))
     dense = 432 * 128 * 2 + 128 * 432
     scales = [

@@ -1,4 +1,6 @@
-"""A network of three small cells, one down and one up, and a data set that is a function of the step: seconds instead of minutes."""
+"""A network of three small cells, one down and one up, and a data set that is a function of the
+step: seconds instead of minutes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from c2fnas import network, training
 from c2fnas.genotype import CellGene, Genotype
 from runkit import randomness
 
-# Rewriting a graph costs more time than it saves in a few steps of a small network. oneDNN's kernels are not chosen by it.
+# Rewriting a graph costs more time than it saves in a few steps of a small network. oneDNN's
+# kernels are not chosen by it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 PATCH = (16, 16, 8)
@@ -50,7 +53,9 @@ def trainer(**changes) -> training.Trainer:
 
 
 def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
-    """Patches of noise with a bright box (class 1) and a dark one (class 2) at places that depend on step and slot."""
+    """Patches of noise with a bright box (class 1) and a dark one (class 2) at places that depend
+    on step and slot.
+    """
     images, labels, seeds = [], [], []
     for slot in range(size):
         random = randomness.generator(11, step, slot)

@@ -1,4 +1,6 @@
-"""The commands of the guides: the deployment walk runs them from there, so that guide and walk cannot differ."""
+"""The commands of the guides: the deployment walk runs them from there, so that guide and walk
+cannot differ.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class Line:
     Args:
       rate: bytes a second and direction.
       delay_s: added to every piece.
-      cut_after: bytes of a direction after which a connection is dropped, for the first `cuts` times.
+      cut_after: bytes of a direction after which a connection is dropped, for the first `cuts`
+          times.
     """
 
     def __init__(

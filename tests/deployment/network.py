@@ -1,4 +1,6 @@
-"""Hosts in network namespaces on one bridge: each has its own address, its own idea of names, and nothing else."""
+"""Hosts in network namespaces on one bridge: each has its own address, its own idea of names, and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,11 @@ class Host:
         )
 
     def start(self, commands: str, log: pathlib.Path, **environment: str) -> subprocess.Popen:
-        """Starts shell commands in the host's folder, in a process group of their own, their output appended to `log`."""
-        # `ip netns exec` gives a mount namespace of its own, in which the hosts file can be the host's.
+        """Starts shell commands in the host's folder, in a process group of their own, their output
+        appended to `log`.
+        """
+        # `ip netns exec` gives a mount namespace of its own, in which the hosts file can be the
+        # host's.
         inside = 'mount --bind "$0" /etc/hosts && exec sh -euc "$1"'
         with open(log, "ab") as stream:
             return subprocess.Popen(

@@ -1,6 +1,8 @@
-"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`. Those that need TensorFlow are played by toys.
+"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`. Those that need
+TensorFlow are played by toys.
 
-The toys take the same flags and speak to the same server with the same plan; only their network is a few numbers.
+The toys take the same flags and speak to the same server with the same plan; only their network is
+a few numbers.
 """
 
 from __future__ import annotations

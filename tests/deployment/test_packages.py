@@ -108,7 +108,9 @@ def _regex(pattern):
 
 
 def _sent(path, lines):
-    """Returns whether a path is sent to a build: the last pattern that fits it or a folder above it decides."""
+    """Returns whether a path is sent to a build: the last pattern that fits it or a folder above it
+    decides.
+    """
     sent, above = True, [path, *(str(parent) for parent in pathlib.PurePosixPath(path).parents)]
     for line in lines:
         if any(_regex(line.lstrip("!")).fullmatch(place) for place in above):
@@ -117,7 +119,9 @@ def _sent(path, lines):
 
 
 def _copied(folder):
-    """Returns the files below `folder` that the container file copies, as its COPY lines and .dockerignore say."""
+    """Returns the files below `folder` that the container file copies, as its COPY lines and
+    .dockerignore say.
+    """
     text = (guide.DOCS / "deployment" / "Containerfile").read_text().replace("\\\n", " ")
     sources = [
         word
@@ -288,7 +292,8 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         "from absl import flags\n"
         "def load(name):\n"
         "    importlib.import_module(name)\n"
-        "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"  # two programs define a flag of one name
+        # two programs define a flag of one name
+        "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"
         f"for name in {programs!r}: load(name)\n"
         "import federated\n"
         "for module in pkgutil.walk_packages(federated.__path__, 'federated.'): importlib.import_module(module.name)\n"

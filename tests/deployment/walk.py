@@ -1,10 +1,12 @@
-"""A deployment from the first key to the audit: a server and two hospitals, each in a network of its own.
+"""A deployment from the first key to the audit: a server and two hospitals, each in a network of
+its own.
 
     sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk          real programs on synthetic scans
     sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk --toys   the same without TensorFlow, in seconds
 
-Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md); what is done here is what people do between
-them: carrying files, comparing fingerprints, stopping and starting. The second hospital's line is slow and drops connections.
+Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md); what is done
+here is what people do between them: carrying files, comparing fingerprints, stopping and starting.
+The second hospital's line is slow and drops connections.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Walk:
     """The walk under way.
 
     Args:
-      folder: made here; each host's files are in a folder of its name, what the programs said in `<host>.<step>.log`.
+      folder: made here; each host's files are in a folder of its name, what the programs said in
+          `<host>.<step>.log`.
       toys: play the programs that need TensorFlow.
       say: told what is being done.
     """
@@ -51,7 +54,9 @@ class Walk:
         self._timeout_s = 120.0 if toys else 900.0
 
     def run(self) -> None:
-        """Walks; raises AssertionError with what a program said where something does not go as the guides say."""
+        """Walks; raises AssertionError with what a program said where something does not go as the
+        guides say.
+        """
         self._folder.mkdir(parents=True)
         program = f"{sys.executable} -m tests.deployment.stand_in" if self._toys else sys.executable
         environment = {
@@ -121,7 +126,9 @@ class Walk:
         self._carry("operator", "initial.safetensors", "server", "initial.safetensors")
 
     def _exchanged_on_the_way(self, site: str, host: str) -> None:
-        """Somebody on the way answers in the operator's place; with the fingerprint from the telephone it is refused."""
+        """Somebody on the way answers in the operator's place; with the fingerprint from the
+        telephone it is refused.
+        """
         forged = provisioning.provision(
             self._folder / "somebody",
             "attacker.example",
@@ -369,7 +376,9 @@ class Walk:
 
 
 def _is_running(group: int) -> bool:
-    """Returns whether a process group has a process that still runs; one that only waits to be reaped does not."""
+    """Returns whether a process group has a process that still runs; one that only waits to be
+    reaped does not.
+    """
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended while we looked
             state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]

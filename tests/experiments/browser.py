@@ -1,4 +1,6 @@
-"""A headless Chromium for tests, over chromedriver's HTTP interface (W3C WebDriver); standard library only."""
+"""A headless Chromium for tests, over chromedriver's HTTP interface (W3C WebDriver); standard
+library only.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ class Browser:
                 raise AssertionError(f"after {timeout_s:.0f} s still not: {script}")
 
     def messages(self) -> list[str]:
-        """Returns what the page wrote to the console since the last call, errors and refusals among it."""
+        """Returns what the page wrote to the console since the last call, errors and refusals among
+        it.
+        """
         return [
             f"{entry['level']} {entry['message']}"
             for entry in self._call("POST", "/se/log", {"type": "browser"})

@@ -1,4 +1,6 @@
-"""A program as those of the product, which meets foreign text that nothing has escaped: `python -m tests.experiments.foreign_program <how>`."""
+"""A program as those of the product, which meets foreign text that nothing has escaped: `python -m
+tests.experiments.foreign_program <how>`.
+"""
 
 import sys
 import threading

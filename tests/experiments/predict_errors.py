@@ -1,4 +1,6 @@
-"""Runs `predict` several times in one process and prints the error of each as JSON. Argument: a JSON list of lists of flags."""
+"""Runs `predict` several times in one process and prints the error of each as JSON. Argument: a
+JSON list of lists of flags.
+"""
 
 import json
 import sys

@@ -19,7 +19,9 @@ NEED_TENSORFLOW = [name for name, text in PROGRAMS.items() if "needs_tensorflow=
 
 
 def run(program: str, *flags: object, folder=None, path=None) -> subprocess.CompletedProcess:
-    """Runs `python -m experiments.<program>` in `folder`; modules in `path` take the place of installed ones."""
+    """Runs `python -m experiments.<program>` in `folder`; modules in `path` take the place of
+    installed ones.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, ROOT)))),

@@ -1,4 +1,6 @@
-"""A small finished run for the tests of what is made from one: rows, histories, the server's events, a site's picture."""
+"""A small finished run for the tests of what is made from one: rows, histories, the server's
+events, a site's picture.
+"""
 
 import numpy as np
 
@@ -36,7 +38,9 @@ DICE = {
 
 
 def rows(models=tuple(DICE)):
-    """Rows on both grids; Dice on the native grid is half of that on the training grid, so that they cannot be mixed up."""
+    """Rows on both grids; Dice on the native grid is half of that on the training grid, so that
+    they cannot be mixed up.
+    """
     found = []
     for model in models:
         c1, c2 = DICE[model]
@@ -103,7 +107,9 @@ def leave_traces(folder):
 
 
 def leave_cases(folder):
-    """Prepares tiny scans at both sites and leaves masks of two models: two test cases at C1, three at C2."""
+    """Prepares tiny scans at both sites and leaves masks of two models: two test cases at C1, three
+    at C2.
+    """
     for site, count in (("C1", 4), ("C2", 5)):
         cases = []
         for number in range(count):

@@ -1,4 +1,6 @@
-"""A study small enough for tests: two sites of tiny scans on disk, a network of three cells, the real programs around them."""
+"""A study small enough for tests: two sites of tiny scans on disk, a network of three cells, the
+real programs around them.
+"""
 
 from __future__ import annotations
 
@@ -80,11 +82,15 @@ class Study:
             )
 
     def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:
-        """Returns a group for programs of the study; those named by `fresh` are started as a user does, the others forked."""
+        """Returns a group for programs of the study; those named by `fresh` are started as a user
+        does, the others forked.
+        """
         return forked.Group(self.folder / "logs", fresh=fresh)
 
     def prepare(self) -> None:
-        """Makes scans, case stores, kits and the initial model, each by its program, started as a user does."""
+        """Makes scans, case stores, kits and the initial model, each by its program, started as a
+        user does.
+        """
         self.make_scans()
         with self.group(fresh=("prepare C1", "kits", "init")) as group:
             programs = [
@@ -166,7 +172,9 @@ class Study:
 
 
 def scan(site: str, number: int) -> tuple[Volume, Volume]:
-    """Returns a CT of fat with noise and a bright box (pancreas), at C2 with a dark one beside it (tumour), and its label."""
+    """Returns a CT of fat with noise and a bright box (pancreas), at C2 with a dark one beside it
+    (tumour), and its label.
+    """
     rng = generator(18, site, number)
     shape, spacing = (26, 24, 14), (2.5, 2.5, 5.0)
     hu, label = rng.normal(-90.0, 20.0, shape), np.zeros(shape, np.uint8)

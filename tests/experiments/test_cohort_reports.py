@@ -30,7 +30,9 @@ def run(program, *flags):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """The reports of a healthy site and of one with tumours, by their programs, and what the comparison printed."""
+    """The reports of a healthy site and of one with tumours, by their programs, and what the
+    comparison printed.
+    """
     folder = tmp_path_factory.mktemp("cohorts")
     for site, labels in (("C1", LABEL.array > 0), ("C2", LABEL.array)):
         cases = []

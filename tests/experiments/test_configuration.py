@@ -68,7 +68,9 @@ def test_plan_changes_with_what_sites_must_share_and_not_with_the_seed():
 
 
 def _resolved(*arguments):
-    """The configuration as an entry point sees it: absl's flags are global, so each look has a process of its own."""
+    """The configuration as an entry point sees it: absl's flags are global, so each look has a
+    process of its own.
+    """
     program = (
         "import json, sys\nfrom absl import flags\nfrom experiments import flags as f\nf.define_experiment()\nflags.FLAGS(sys.argv)\n"
         "print(json.dumps(f.experiment_config().to_json()))\nprint(f.experiment_flags_text(), file=sys.stderr)"

@@ -30,7 +30,9 @@ def half():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Five labels: a and d with a mask, b without one, c with a broken one, e of a healthy patient without one."""
+    """Five labels: a and d with a mask, b without one, c with a broken one, e of a healthy patient
+    without one.
+    """
     for name, label in {
         "a": truth(),
         "b": truth(),

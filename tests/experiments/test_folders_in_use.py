@@ -1,4 +1,6 @@
-"""Two programs on one kit, or one folder of a site: the second is refused before it changes anything."""
+"""Two programs on one kit, or one folder of a site: the second is refused before it changes
+anything.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Text that others wrote, through every entrance, and what programs print of it: no control character, no forged line, no override."""
+"""Text that others wrote, through every entrance, and what programs print of it: no control
+character, no forged line, no override.
+"""
 
 import datetime
 import json
@@ -48,7 +50,9 @@ def clean(text):
 
 
 def printed(module, *flags, code=0, expect):
-    """Returns what a program prints, which holds `expect`, so that the foreign text did come through."""
+    """Returns what a program prints, which holds `expect`, so that the foreign text did come
+    through.
+    """
     returned, out, err = run(module, *flags)
     assert returned == code, err
     whole = clean(out) + clean(err)

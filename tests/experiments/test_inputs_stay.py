@@ -1,4 +1,6 @@
-"""No program changes what it reads: scans, labels, manifests, models and stores keep their bytes and times."""
+"""No program changes what it reads: scans, labels, manifests, models and stores keep their bytes
+and times.
+"""
 
 import hashlib
 import json
@@ -15,7 +17,8 @@ from tests.experiments.study import CASES, SHALLOW, Study, scan
 from tests.preprocessing import dicom_files, test_deformed_cohort
 
 ROOT = pathlib.Path(__file__).parents[2]
-# programs that read no scan, label, manifest, model or store of a site, or that write where they read: kits, the server's own folder, runs
+# programs that read no scan, label, manifest, model or store of a site, or that write where they
+# read: kits, the server's own folder, runs
 OTHERS = {
     "audit",
     "doctor",

@@ -1,4 +1,6 @@
-"""`predict` as a user starts it: what it refuses to replace, what it keeps a record of, and names of all kinds."""
+"""`predict` as a user starts it: what it refuses to replace, what it keeps a record of, and names
+of all kinds.
+"""
 
 import csv
 import dataclasses

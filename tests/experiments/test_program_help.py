@@ -1,4 +1,6 @@
-"""--help of every program: what it does, an example, its own flags, the required ones first; and wrong flags in one line."""
+"""--help of every program: what it does, an example, its own flags, the required ones first; and
+wrong flags in one line.
+"""
 
 import ast
 import codecs
@@ -15,7 +17,9 @@ _CONDITIONAL = {("request", "site"), ("operate", "site")}
 
 @pytest.fixture(scope="module")
 def slow_packages_refuse(tmp_path_factory):
-    """A folder of packages that raise where a program imports them; each takes a second or more, and help needs none."""
+    """A folder of packages that raise where a program imports them; each takes a second or more,
+    and help needs none.
+    """
     folder = tmp_path_factory.mktemp("slow packages")
     for name in ("tensorflow", "scipy", "matplotlib", "numba", "nibabel", "pydicom"):
         (folder / f"{name}.py").write_text(

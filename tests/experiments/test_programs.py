@@ -35,7 +35,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(study):
-    """The store of a run that nothing disturbed; the sites' folders are kept as they were before it."""
+    """The store of a run that nothing disturbed; the sites' folders are kept as they were before
+    it.
+    """
     shutil.copytree(study.folder / "sites", study.folder / "sites before")
     store = study.folder / "store"
     with study.group(fresh=("server", "join C1")) as group:
@@ -155,8 +157,9 @@ def test_one_site_of_each_stack_federate(study, finished):
         group.wait([*sites, server], "federation")
     expected, _ = named_weights.load(finished / "global" / "round_001.safetensors")
     found, _ = named_weights.load(store / "global" / "round_001.safetensors")
-    # The same patches and noise reach both stacks; their kernels round differently, and Adam's first steps are the size of the
-    # rate whatever the gradient, so single weights may differ by a few of them.
+    # The same patches and noise reach both stacks; their kernels round differently, and Adam's
+    # first steps are the size of the rate whatever the gradient, so single weights may differ by a
+    # few of them.
     differences = np.concatenate(
         [np.abs(expected[name] - found[name]).ravel() for name in expected]
     )

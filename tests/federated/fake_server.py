@@ -1,4 +1,6 @@
-"""A server that answers whatever a test says: real gRPC over mutual TLS, with a kit that sites trust, and no honesty at all."""
+"""A server that answers whatever a test says: real gRPC over mutual TLS, with a kit that sites
+trust, and no honesty at all.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class FakeServer:
     """Answers like an honest server that has one toy model, except where a test sets `answers`.
 
     Attributes:
-      answers: method -> function of (request as bytes or an iterator of bytes, context); returns a message, bytes, or for Pull an
-        iterator of them.
+      answers: method -> function of (request as bytes or an iterator of bytes, context); returns a
+        message, bytes, or for Pull an iterator of them.
       tasks: handed out one by one; then the run is finished.
       repeat: a task that is handed out again and again in place of all that.
       received: (method, request) of every call, in order; of a stream in, the list of its messages.

@@ -1,4 +1,6 @@
-"""Programs of a federation that are started again whenever they were killed, and what they leave behind."""
+"""Programs of a federation that are started again whenever they were killed, and what they leave
+behind.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Program:
-    """A program that is started again whenever it was killed, each time with the next kill of its list."""
+    """A program that is started again whenever it was killed, each time with the next kill of its
+    list.
+    """
 
     def __init__(self, log, *arguments, kills=(), environment=None):
         self._log, self._arguments, self._kills, self._environment = (
@@ -104,7 +108,8 @@ def federate(
     """Runs a server and two sites to their end; returns (store folder, number of deaths).
 
     Args:
-      server_kills, site_kills: where a program kills itself, one a life; every one has to be reached.
+      server_kills, site_kills: where a program kills itself, one a life; every one has to be
+          reached.
       bulk: values of a further tensor, for updates of several chunks.
       meanwhile: called again and again with the programs that are running.
     """

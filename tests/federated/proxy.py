@@ -1,4 +1,6 @@
-"""A TCP proxy that counts bytes, cuts every connection once so many have passed, and lets through only so many a second; and an HTTP proxy."""
+"""A TCP proxy that counts bytes, cuts every connection once so many have passed, and lets through
+only so many a second; and an HTTP proxy.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,8 @@ class Link:
 
 
 class HttpProxy(Link):
-    """Lets CONNECT through: every name is the server on `port`, as the name of a server behind a hospital's proxy is known to the proxy alone.
+    """Lets CONNECT through: every name is the server on `port`, as the name of a server behind a
+    hospital's proxy is known to the proxy alone.
 
     Attributes:
       requests: heads of all requests so far.

@@ -1,4 +1,6 @@
-"""What a caller with a certificate of the federation may try, and one without: nothing stops the run, and nobody else notices."""
+"""What a caller with a certificate of the federation may try, and one without: nothing stops the
+run, and nobody else notices.
+"""
 
 import contextlib
 import errno

@@ -1,4 +1,6 @@
-"""Whole federations of separate programs over TLS, killed in mid-run: they end with the same bits as one left alone."""
+"""Whole federations of separate programs over TLS, killed in mid-run: they end with the same bits
+as one left alone.
+"""
 
 import json
 
@@ -15,7 +17,8 @@ SERVER_KILLS = [
     "event:pushed:1",  # recorded, its receipt not sent
     "Store.close_round:before:1",  # the aggregate is in place, the round not closed
     "Store.close_round:after:1",  # closed, nothing selected
-    "Store.empty_discarded:before:2",  # the next round is open, the spool of the closed one not yet removed
+    # the next round is open, the spool of the closed one not yet removed
+    "Store.empty_discarded:before:2",
     "PartialModel.put:after:2",  # in the middle of a transfer
     "Store.keep_model:before:1",
     "Store.fix_models:after:1",

@@ -1,4 +1,6 @@
-"""Short samples of the soaks: strangers' requests while honest sites go on, random input to every decoder, cut links."""
+"""Short samples of the soaks: strangers' requests while honest sites go on, random input to every
+decoder, cut links.
+"""
 
 from federated.tensors.weights import CHUNK_BYTES
 from tests.soak import forged, fuzz_decoder, rounds, slow_link

@@ -9,7 +9,8 @@ import federated
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Which folders each folder may import; `errors` is everyone's. Each line names only folders above it, so that imports point one way.
+# Which folders each folder may import; `errors` is everyone's. Each line names only folders above
+# it, so that imports point one way.
 MAY_IMPORT = {
     "tensors": set(),
     "rounds": set(),

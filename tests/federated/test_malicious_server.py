@@ -1,4 +1,6 @@
-"""A site whose server means harm: nothing is written but the journal's own files, and the loop ends in one clear error."""
+"""A site whose server means harm: nothing is written but the journal's own files, and the loop ends
+in one clear error.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""Sites and operators in a network with a proxy: what goes through it, and what a restart behind it means."""
+"""Sites and operators in a network with a proxy: what goes through it, and what a restart behind it
+means.
+"""
 
 import socket
 
@@ -51,7 +53,9 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
 def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(
     serving, tmp_path, kits, take_part, through, monkeypatch
 ):
-    """Who dials the server's name directly, not by way of the proxy, meets a machine of somebody else, with a certificate that is not trusted."""
+    """Who dials the server's name directly, not by way of the proxy, meets a machine of somebody
+    else, with a certificate that is not trusted.
+    """
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     settings = {"server_kit": own / "server", "min_num_clients": 1, "max_num_clients": 1}
     looked_up = socket.getaddrinfo

@@ -1,4 +1,6 @@
-"""Transfers that are cut: what arrived is not sent again, in either direction, whoever was restarted meanwhile."""
+"""Transfers that are cut: what arrived is not sent again, in either direction, whoever was
+restarted meanwhile.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""What a server keeps of old rounds, and that what it keeps is enough for the best model and the audit."""
+"""What a server keeps of old rounds, and that what it keeps is enough for the best model and the
+audit.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from tests.federated.server.test_coordinator import Site
 
 
 def run_rounds(run, scores):
-    """Leads as many rounds as there are scores; `scores[n]` is what both sites report on global model n."""
+    """Leads as many rounds as there are scores; `scores[n]` is what both sites report on global
+    model n.
+    """
     first, second = Site(run, "C1"), Site(run, "C2")
     for number, score in enumerate(scores, start=1):
         for site in (first, second):

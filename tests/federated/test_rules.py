@@ -155,7 +155,9 @@ def score_rounds(run, site, scores):
 
 @pytest.mark.parametrize("planted", [0, 2, 5])
 def test_a_ruined_last_model_is_never_the_one_that_is_handed_out(opened, planted):
-    """The weakness the paper names: its last aggregate is taken unselected. `test_selection` has the hundred random runs."""
+    """The weakness the paper names: its last aggregate is taken unselected. `test_selection` has
+    the hundred random runs.
+    """
     scores = [0.65 + (0.2 if number == planted else 0.001 * number) for number in range(5)] + [
         0.9 if planted == 5 else 0.05
     ]

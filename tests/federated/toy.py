@@ -1,4 +1,6 @@
-"""A trainer without a network: its numbers are dyadic fractions, so that what a federation should give is known exactly."""
+"""A trainer without a network: its numbers are dyadic fractions, so that what a federation should
+give is known exactly.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def write_initial(path, *, plan=None, arrays=None):
 
 
 class ToyTrainer:
-    """Halves the weights and adds the site's step times the round; scores by the round number that the weights hold."""
+    """Halves the weights and adds the site's step times the round; scores by the round number that
+    the weights hold.
+    """
 
     _bulk = 0
 
@@ -91,7 +95,9 @@ class ToyTrainer:
 
 
 def expected_globals(sites, num_rounds):
-    """Returns the global models of rounds 0, 1, ... by plain float64 arithmetic, exact on these numbers."""
+    """Returns the global models of rounds 0, 1, ... by plain float64 arithmetic, exact on these
+    numbers.
+    """
     models = [{name: array.astype(np.float64) for name, array in INITIAL.items()}]
     total = sum(EXAMPLES[site] for site in sites)
     for number in range(1, num_rounds + 1):

@@ -1,10 +1,12 @@
-"""A server or a toy site as a program of its own, which may be told to kill itself at a named point.
+"""A server or a toy site as a program of its own, which may be told to kill itself at a named
+point.
 
     python -m tests.federated.toy_process server <store> <kit> <initial> [kill]
     python -m tests.federated.toy_process site <journal> <kit> <port> [kill]
 
-A kill is "<where>:<before|after>:<n>": at the n-th call of a class's method or a module's function, e.g.
-"Store.close_round:before:1", or "event:<name>:<n>": once the n-th event of that name is in the log.
+A kill is "<where>:<before|after>:<n>": at the n-th call of a class's method or a module's function,
+e.g. "Store.close_round:before:1", or "event:<name>:<n>": once the n-th event of that name is in the
+log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Scans and manifests as they should not be, and as they may be: each kind is a folder with a manifest.json of one small case.
+"""Scans and manifests as they should not be, and as they may be: each kind is a folder with a
+manifest.json of one small case.
 
     python -m tests.preprocessing.corpus FOLDER      writes all of them, and FOLDER/corpus.json, which says what each is
 

@@ -1,4 +1,6 @@
-"""Building blocks of the corpus: one small patient, and functions that write it to files in good and in bad ways."""
+"""Building blocks of the corpus: one small patient, and functions that write it to files in good
+and in bad ways.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Kind:
     Attributes:
       group: "nifti", "dicom", "manifest" or "cohort".
       rule: id of the rule that refuses it, None for one that is valid.
-      make: writes image, label or manifest into a folder; what it returns is merged into the manifest.
+      make: writes image, label or manifest into a folder; what it returns is merged into the
+          manifest.
       file: end of the path that the refusal names.
     """
 
@@ -38,7 +41,9 @@ class Kind:
 
 
 def patient() -> tuple[Volume, Volume]:
-    """Returns a small abdomen, int16 HU and labels, both RAS+: nothing in it is where its mirror image would be."""
+    """Returns a small abdomen, int16 HU and labels, both RAS+: nothing in it is where its mirror
+    image would be.
+    """
     x, y, z = np.meshgrid(
         *(AFFINE[a, 3] + AFFINE[a, a] * np.arange(n) for a, n in enumerate(SHAPE)), indexing="ij"
     )
@@ -79,7 +84,9 @@ def nifti(
     dtype=None,
     header=None,
 ) -> None:
-    """Saves an array by nibabel; `change` edits the header's bytes, which nibabel itself would put right."""
+    """Saves an array by nibabel; `change` edits the header's bytes, which nibabel itself would put
+    right.
+    """
     image = kind(array, affine, header, dtype=dtype or array.dtype)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, path)

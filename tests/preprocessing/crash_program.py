@@ -1,9 +1,11 @@
-"""Kills a preparation before everything it does to the disk, and at random times, and runs it again.
+"""Kills a preparation before everything it does to the disk, and at random times, and runs it
+again.
 
 python -m tests.preprocessing.crash_program FOLDER
 
-Each attempt is a forked child, since starting an interpreter takes longer than preparing the cohort. Prints one JSON object: how many
-points there are, how many attempts were made, and what went wrong.
+Each attempt is a forked child, since starting an interpreter takes longer than preparing the
+cohort. Prints one JSON object: how many points there are, how many attempts were made, and what
+went wrong.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def forked(action: Callable[[], None], *, kill_after_s: float | None = None) -> 
 
 
 def killing(number: int | None, counted: pathlib.Path) -> None:
-    """Makes the process kill itself at point `number`; without one, it writes down how many points it passed."""
+    """Makes the process kill itself at point `number`; without one, it writes down how many points
+    it passed.
+    """
     passed = 0
 
     def point() -> None:

@@ -25,7 +25,9 @@ def slices(
     intercept: float = -1024.0,
     stored_as: str = "<u2",
 ) -> list[Dataset]:
-    """Returns a dataset for each slice of a CT, array axis z through the slices; the affine may be any that is not sheared."""
+    """Returns a dataset for each slice of a CT, array axis z through the slices; the affine may be
+    any that is not sheared.
+    """
     to_lps = np.diag([-1.0, -1.0, 1.0])
     columns = to_lps @ volume.affine[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
@@ -72,7 +74,9 @@ def save(
     syntax: str | None = None,
     name: Callable[[int], str] | None = None,
 ) -> None:
-    """Writes datasets, compressed where a transfer syntax is given, under names that say nothing about their order."""
+    """Writes datasets, compressed where a transfer syntax is given, under names that say nothing
+    about their order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for i, ds in enumerate(datasets):
         if syntax is not None:

@@ -1,7 +1,8 @@
-"""Series with something wrong in their headers: seeded, written byte by byte, so that no library puts right what should be wrong.
+"""Series with something wrong in their headers: seeded, written byte by byte, so that no library
+puts right what should be wrong.
 
-A series starts as one that every reader reads (explicit or implicit, with or without a preamble, compressed, one multi-frame file) and
-is then changed in one place, or in two.
+A series starts as one that every reader reads (explicit or implicit, with or without a preamble,
+compressed, one multi-frame file) and is then changed in one place, or in two.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ _SYNTAXES = (
 
 @dataclasses.dataclass
 class Element:
-    """One attribute as bytes. `items` are those of a sequence; `claimed` is the length that the file says, None for the true one."""
+    """One attribute as bytes. `items` are those of a sequence; `claimed` is the length that the
+    file says, None for the true one.
+    """
 
     tag: int
     representation: bytes
@@ -125,7 +128,9 @@ def label() -> np.ndarray:
 
 
 def write(folder: pathlib.Path, seed: int, voxels: int = 7) -> str:
-    """Writes a series into a folder that is not there yet, and returns what is wrong with it. `voxels` is the seed of its voxels."""
+    """Writes a series into a folder that is not there yet, and returns what is wrong with it.
+    `voxels` is the seed of its voxels.
+    """
     rng = random.Random(seed)
     form = rng.choice(_FORMS)
     files = _series(form, voxels)
@@ -261,7 +266,9 @@ def _mutate(files: list[File], chosen: list[int], rng: random.Random) -> str:
 
 
 def _found(file: File, name: str, rng: random.Random) -> tuple[list[Element], Element]:
-    """Returns an attribute and the data set that it stands in, another one where the file has none of that name."""
+    """Returns an attribute and the data set that it stands in, another one where the file has none
+    of that name.
+    """
     there = list(_walk(file.elements))
     tag = int(pydicom.tag.Tag(name))
     named = [pair for pair in there if pair[1].tag == tag]

@@ -1,4 +1,6 @@
-"""Seeded mutations of NIfTI files: headers, data sizes and compressed streams as damaged disks and odd exporters leave them."""
+"""Seeded mutations of NIfTI files: headers, data sizes and compressed streams as damaged disks and
+odd exporters leave them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Deformations against closed forms: what a field may not do, and what warping by a known field gives."""
+"""Deformations against closed forms: what a field may not do, and what warping by a known field
+gives.
+"""
 
 import numpy as np
 import pytest

@@ -16,7 +16,9 @@ CONFIG = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (4, 2, 2), "C2": (
 
 
 def write_sources(folder, count=2):
-    """Scans of a bar of organ in fat; their organ maps have the pancreas as 7 and something else as 3."""
+    """Scans of a bar of organ in fat; their organ maps have the pancreas as 7 and something else as
+    3.
+    """
     cases = []
     for number in range(count):
         hu = generator(8, "source", number).normal(-90, 10, (50, 40, 24))

@@ -1,4 +1,6 @@
-"""Which files of a folder are a series: links, archives, missing preambles; and slices that did not arrive."""
+"""Which files of a folder are a series: links, archives, missing preambles; and slices that did not
+arrive.
+"""
 
 import copy
 import gzip
@@ -356,7 +358,9 @@ def test_other_objects_are_counted_by_what_they_are(tmp_path):
 
 
 def parts(counts, *, concatenated):
-    """Returns a multi-frame image of a CT in files of so many frames each, as a concatenation or as images of their own."""
+    """Returns a multi-frame image of a CT in files of so many frames each, as a concatenation or as
+    images of their own.
+    """
     whole, found, begin = enhanced(CT), [], 0
     size = len(whole.PixelData) // whole.NumberOfFrames
     for number, count in enumerate(counts, start=1):

@@ -1,4 +1,6 @@
-"""What is asked of a header is a value, absent, or refused with the file's and the attribute's name."""
+"""What is asked of a header is a value, absent, or refused with the file's and the attribute's
+name.
+"""
 
 import struct
 import types

@@ -1,4 +1,6 @@
-"""Whatever is wrong in a header: the series is read, or refused by a rule with a file. `tests/soak/dicom_headers.py` is the long run."""
+"""Whatever is wrong in a header: the series is read, or refused by a rule with a file.
+`tests/soak/dicom_headers.py` is the long run.
+"""
 
 import os
 import warnings

@@ -1,4 +1,6 @@
-"""A sample of the fuzz over NIfTI files; `tests/soak/fuzz_nifti.py` runs thousands of them and compares them with SimpleITK."""
+"""A sample of the fuzz over NIfTI files; `tests/soak/fuzz_nifti.py` runs thousands of them and
+compares them with SimpleITK.
+"""
 
 import json
 import pathlib

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-# Sixteen threads each hold memory while the others ask for some; prints how many pools the C library says it has made for them. Not the
-# resident memory: what a system pages out in between is not let go.
+# Sixteen threads each hold memory while the others ask for some; prints how many pools the C
+# library says it has made for them. Not the resident memory: what a system pages out in between is
+# not let go.
 _POOLS = """
 import ctypes, re, sys, tempfile, threading
 from runkit import allocator
@@ -28,7 +29,8 @@ with tempfile.NamedTemporaryFile("r") as report:
 """
 
 
-# Page faults of a loop that needs a buffer of a megabyte at a time, beside a larger one that comes and goes.
+# Page faults of a loop that needs a buffer of a megabyte at a time, beside a larger one that comes
+# and goes.
 _BUFFERS = """
 import resource, sys
 from runkit import allocator

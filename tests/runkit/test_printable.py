@@ -21,7 +21,9 @@ FOREIGN = [
 
 
 def harmless(text):
-    """No character of a text is a control, a format, a separator of lines, half of a pair, or unassigned."""
+    """No character of a text is a control, a format, a separator of lines, half of a pair, or
+    unassigned.
+    """
     return all(
         unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn"}
         for character in text

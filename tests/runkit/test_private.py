@@ -1,4 +1,6 @@
-"""What a run keeps to itself. Every test runs under a umask that would let everybody read and write."""
+"""What a run keeps to itself. Every test runs under a umask that would let everybody read and
+write.
+"""
 
 import os
 import pathlib

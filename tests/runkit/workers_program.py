@@ -1,4 +1,6 @@
-"""Starts two workers, each of which leaves an empty file <process id>.worker in the folder given, and waits for them for ever."""
+"""Starts two workers, each of which leaves an empty file <process id>.worker in the folder given,
+and waits for them for ever.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""Every attack of the threat model against a running server, while three honest sites go through their rounds.
+"""Every attack of the threat model against a running server, while three honest sites go through
+their rounds.
 
     .venv/py3.11/bin/python -m tests.soak.attacks                       every attack, one after the other
     .venv/py3.11/bin/python -m tests.soak.attacks --attacks=idle,rows   some of them
 
-Server, honest sites and attacker are processes of their own. For each attack it prints whether the honest rounds gave the right bits,
-how long one took beside the same without an attack (from ten seconds after the attack's begin), the growth of the server's memory and
-disk, and how long the operator's status took at most. The attacker is a stranger without a certificate, or site C4, which has one.
+Server, honest sites and attacker are processes of their own. For each attack it prints whether the
+honest rounds gave the right bits, how long one took beside the same without an attack (from ten
+seconds after the attack's begin), the growth of the server's memory and disk, and how long the
+operator's status took at most. The attacker is a stranger without a certificate, or site C4, which
+has one.
 """
 
 from __future__ import annotations
@@ -113,7 +116,9 @@ class Target:
 
 
 def idle(target: Target) -> None:
-    """A stranger opens a thousand connections and sends nothing, and opens them again as they are closed."""
+    """A stranger opens a thousand connections and sends nothing, and opens them again as they are
+    closed.
+    """
     held: list[socket.socket] = []
     while not target.over.is_set():
         held = [one for one in held if not _closed(one)]
@@ -198,7 +203,9 @@ def headers(target: Target) -> None:
 
 
 def turns(target: Target) -> None:
-    """A site asks for models and reads none, and begins uploads and sends nothing: each call waits for a turn, holds it, and comes again."""
+    """A site asks for models and reads none, and begins uploads and sends nothing: each call waits
+    for a turn, holds it, and comes again.
+    """
     metadata = target.token()
     request = pb.PullRequest(
         model="round_000", chunks=[pb.Range(first=0, count=12)]
@@ -412,7 +419,9 @@ def disk_mib(folder: pathlib.Path) -> float:
 
 
 def run(attack: str | None, *, rounds: int = 60, warm_up_s: float = 10.0) -> dict:
-    """Returns what the honest sites and the operator saw while one attack went on, None for no attack."""
+    """Returns what the honest sites and the operator saw while one attack went on, None for no
+    attack.
+    """
     context = multiprocessing.get_context("spawn")
     folder = pathlib.Path(tempfile.mkdtemp())
     processes = []

@@ -1,13 +1,17 @@
-"""Thousands of DICOM series with something wrong in their headers: each is read, or refused by a rule that names the file.
+"""Thousands of DICOM series with something wrong in their headers: each is read, or refused by a
+rule that names the file.
 
-    .venv/py3.11/bin/python -m tests.soak.dicom_headers --series=2000 --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.soak.dicom_headers --series=2000
+    --peers_python=.venv/peers/bin/python
 
-Where the product reads a series, SimpleITK (GDCM) and plain pydicom (every file, sorted by position, rescaled) read it as well, in an
-environment of their own (requirements-dicom.txt beside this file). Where a peer gets other voxels, or puts them elsewhere, the product
-had to refuse: the series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared. What the product refuses the
-peers are not asked: SimpleITK takes minutes for some of it.
+Where the product reads a series, SimpleITK (GDCM) and plain pydicom (every file, sorted by
+position, rescaled) read it as well, in an environment of their own (requirements-dicom.txt beside
+this file). Where a peer gets other voxels, or puts them elsewhere, the product had to refuse: the
+series is named and the exit code is 1. Padding, which the peers leave as it is, is not compared.
+What the product refuses the peers are not asked: SimpleITK takes minutes for some of it.
 
-Each series also goes through what the programs do with a case (`programs` beside this file). `--first` chooses the seeds.
+Each series also goes through what the programs do with a case (`programs` beside this file).
+`--first` chooses the seeds.
 """
 
 from __future__ import annotations
@@ -88,8 +92,8 @@ def read_or_refused(folder: pathlib.Path) -> str:
     """Returns "read", with the volume in ours.npz beside the series, or the id of the rule.
 
     Raises:
-      AssertionError: for a refusal that names no file of the series or has several lines, voxels that are not finite, or a program that
-        ends in anything but a value or a rule.
+      AssertionError: for a refusal that names no file of the series or has several lines, voxels
+        that are not finite, or a program that ends in anything but a value or a rule.
       Exception: whatever a reader raised that is no rule.
     """
     from preprocessing import dicom, nifti
@@ -116,7 +120,9 @@ def read_or_refused(folder: pathlib.Path) -> str:
 
 
 def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
-    """Prints what the peer made of the series that the product read; returns how many it reads otherwise."""
+    """Prints what the peer made of the series that the product read; returns how many it reads
+    otherwise.
+    """
     counts: collections.Counter[str] = collections.Counter()
     outcomes = json.loads((folder / f"{peer}.json").read_text())
     differing = []
@@ -140,7 +146,9 @@ def compare(folder: pathlib.Path, made: dict[str, str], peer: str) -> int:
 
 
 def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> str | None:
-    """Returns in what two readings differ, None where each voxel has one value and one place. They may run along z the other way."""
+    """Returns in what two readings differ, None where each voxel has one value and one place. They
+    may run along z the other way.
+    """
     array, affine = theirs["array"].astype(np.float64), theirs["affine"]
     if array.shape != ours["array"].shape:
         return f"{ours['array'].shape} voxels here, {array.shape} there"
@@ -168,7 +176,9 @@ def _difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> s
 
 
 def read_all(folder: pathlib.Path, read: Any) -> None:
-    """Reads every series that the product read by a peer into <peer>.npz beside it, and what came of each into <peer>.json."""
+    """Reads every series that the product read by a peer into <peer>.npz beside it, and what came
+    of each into <peer>.json.
+    """
     outcomes, peer = {}, read.__name__.strip("_")
     for case in sorted(path.parent for path in folder.glob("*/ours.npz")):
         try:
@@ -202,7 +212,9 @@ def _simpleitk(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pydicom(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads as short scripts do: every file that pydicom parses and that has pixels, sorted along the normal of the first."""
+    """Reads as short scripts do: every file that pydicom parses and that has pixels, sorted along
+    the normal of the first.
+    """
     import pydicom
     from pydicom.pixels import apply_rescale
 

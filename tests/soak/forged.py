@@ -1,10 +1,12 @@
-"""Forged, replayed, expired, truncated, oversized and random requests against a server in which honest sites go on.
+"""Forged, replayed, expired, truncated, oversized and random requests against a server in which
+honest sites go on.
 
     .venv/py3.11/bin/python -m tests.soak.forged --requests=100000
 
-The attacker has a certificate of the federation (without one, the handshake ends it): that of C3, and tokens that are made up,
-expired, cut, or stolen from C1 on the wire. Honest C1 and C2 run their rounds meanwhile. Prints how many were accepted (none may
-be), the server's memory before and after, and whether the honest rounds gave the right bits.
+The attacker has a certificate of the federation (without one, the handshake ends it): that of C3,
+and tokens that are made up, expired, cut, or stolen from C1 on the wire. Honest C1 and C2 run their
+rounds meanwhile. Prints how many were accepted (none may be), the server's memory before and after,
+and whether the honest rounds gave the right bits.
 """
 
 from __future__ import annotations
@@ -135,7 +137,9 @@ def memory(pid: int) -> float:
 
 
 def run(requests: int, *, threads: int = 4, rounds: int = 20, seed: int = 1) -> dict:
-    """Returns the outcomes, the server's memory in MiB before and after, and how many honest rounds were right meanwhile."""
+    """Returns the outcomes, the server's memory in MiB before and after, and how many honest rounds
+    were right meanwhile.
+    """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -1,9 +1,11 @@
-"""A million random inputs to everything that decodes what came from a network: no crash, no more memory than was declared.
+"""A million random inputs to everything that decodes what came from a network: no crash, no more
+memory than was declared.
 
     .venv/py3.11/bin/python -m tests.soak.fuzz_decoder --inputs=1000000
 
-Inputs are random bytes and valid messages with bytes changed, cut, repeated and inserted. Every one has to be read, or be refused
-with an error of this package. Peak memory beyond the input is taken by tracemalloc in a sample of one in a hundred, since it slows all.
+Inputs are random bytes and valid messages with bytes changed, cut, repeated and inserted. Every one
+has to be read, or be refused with an error of this package. Peak memory beyond the input is taken
+by tracemalloc in a sample of one in a hundred, since it slows all.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def read_message(data: bytes) -> None:
 
 
 def fuzz(inputs: int, *, seed: int = 1) -> float:
-    """Returns the most memory that one of the sampled inputs took, in bytes. Raises whatever a decoder should not have raised."""
+    """Returns the most memory that one of the sampled inputs took, in bytes. Raises whatever a
+    decoder should not have raised.
+    """
     rng, most = random.Random(seed), 0
     seeds = [chunk_encoding.part_to_bytes(part) for part in (OFFER, *CHUNKS)]
     seeds += [

@@ -1,12 +1,15 @@
-"""Mutated NIfTI files through every program that reads scans: each ends in a value or in a rule with its file.
+"""Mutated NIfTI files through every program that reads scans: each ends in a value or in a rule
+with its file.
 
-    .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500 --peers_python=.venv/peers/bin/python
+    .venv/py3.11/bin/python -m tests.soak.fuzz_nifti --files=1500
+    --peers_python=.venv/peers/bin/python
 
-Each mutated file, every third one a label, is read by what the programs call (`programs` beside this file). An IntegrityError or a value
-is an end; anything else, also a finding of rule F09 that is a programming error, is counted and fails. `odd_cohort` starts the programs themselves.
+Each mutated file, every third one a label, is read by what the programs call (`programs` beside
+this file). An IntegrityError or a value is an end; anything else, also a finding of rule F09 that
+is a programming error, is counted and fails. `odd_cohort` starts the programs themselves.
 
-With an interpreter that has SimpleITK (requirements-segmentation.txt), it reads the same files. Where both read one, voxels and the places of the
-corners must agree, or ours must have refused.
+With an interpreter that has SimpleITK (requirements-segmentation.txt), it reads the same files.
+Where both read one, voxels and the places of the corners must agree, or ours must have refused.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ def is_label(number: int) -> bool:
 def fuzz(
     folder: pathlib.Path, files: int, seed: int = 1
 ) -> tuple[collections.Counter[str], list[str]]:
-    """Returns how often each end was met, and what ended in something else. The mutated files stay in the folder."""
+    """Returns how often each end was met, and what ended in something else. The mutated files stay
+    in the folder.
+    """
     from preprocessing.manifest import Case
     from tests.preprocessing.nifti_fuzz import mutations, whole_files
     from tests.soak import programs

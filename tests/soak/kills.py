@@ -1,9 +1,11 @@
-"""Federations of separate programs, killed at every named point and at random times: the same bits as the run left alone.
+"""Federations of separate programs, killed at every named point and at random times: the same bits
+as the run left alone.
 
     .venv/py3.11/bin/python -m tests.soak.kills --kills=200
 
-A kill is SIGKILL. Programs are started again at once, as systemd would. Counts the kills; stops with an error at the first
-run whose global models, best model, selection, published models or rows differ in one byte, or that does not end by itself.
+A kill is SIGKILL. Programs are started again at once, as systemd would. Counts the kills; stops
+with an error at the first run whose global models, best model, selection, published models or rows
+differ in one byte, or that does not end by itself.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Thousands of odd scans and labels as one cohort through the programs themselves: prepare, prepare --check, cohort_report, predict, evaluate.
+"""Thousands of odd scans and labels as one cohort through the programs themselves: prepare, prepare
+--check, cohort_report, predict, evaluate.
 
     .venv/py3.11/bin/python -m tests.soak.odd_cohort --series=1000 --files=1000
 
-Each program is started once, predict with a small real network. Of the mutated NIfTI files every third is a label. A good case stands first, in
-the middle and last. Every case must end in a value or in one rule with a file of the cohort, the good ones in a value, nothing in a stack trace;
-and no input may change.
+Each program is started once, predict with a small real network. Of the mutated NIfTI files every
+third is a label. A good case stands first, in the middle and last. Every case must end in a value
+or in one rule with a file of the cohort, the good ones in a value, nothing in a stack trace; and no
+input may change.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _LABEL_EVERY = 3
 
 
 def write(folder: pathlib.Path, series: int, files: int, first: int = 0) -> list[str]:
-    """Writes scans, labels and manifest of a cohort; returns the case ids, each scan and label another."""
+    """Writes scans, labels and manifest of a cohort; returns the case ids, each scan and label
+    another.
+    """
     from preprocessing import nifti
     from preprocessing.volume import Volume
     from tests.preprocessing import corpus_files, dicom_mutations, nifti_fuzz

@@ -1,9 +1,11 @@
-"""A preparation that is killed again and again, wherever it is: started again it ends in the same store, byte for byte.
+"""A preparation that is killed again and again, wherever it is: started again it ends in the same
+store, byte for byte.
 
     .venv/py3.11/bin/python -m tests.soak.prepare_kills --kills=100
 
-Every start gets SIGKILL after a random time, the whole family of processes or one of it by chance, until one has come to its end; that is
-one run. A case that was in the store after a kill must be there untouched at the end.
+Every start gets SIGKILL after a random time, the whole family of processes or one of it by chance,
+until one has come to its end; that is one run. A case that was in the store after a kill must be
+there untouched at the end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What the programs that read scans do with one case, called in this process: prepare, prepare --check, cohort_report, predict, evaluate.
+"""What the programs that read scans do with one case, called in this process: prepare, prepare
+--check, cohort_report, predict, evaluate.
 
-The network of predict is a stand-in of two thresholds; everything else is the product's own code. `odd_cohort` starts the programs
-themselves, with a real network.
+The network of predict is a stand-in of two thresholds; everything else is the product's own code.
+`odd_cohort` starts the programs themselves, with a real network.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ _UNFORESEEN = "an unforeseen"
 def ends(
     case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns how each program ended, `VALUE` or the id of a rule, and what ended in something else.
+    """Returns how each program ended, `VALUE` or the id of a rule, and what ended in something
+    else.
 
     Args:
       case: with a label.
-      odd: which of its two is mutated. predict reads a mutated scan only; evaluate scores its mask, or a mutated label as if it were one.
+      odd: which of its two is mutated. predict reads a mutated scan only; evaluate scores its mask,
+          or a mutated label as if it were one.
       folder: where results go; a rule must name a file in it.
       truth: a good label, for evaluate.
     """
@@ -52,7 +55,9 @@ def ends(
 def _runs(
     case, odd: pathlib.Path, folder: pathlib.Path, truth: pathlib.Path
 ) -> dict[str, Callable]:
-    """Returns program -> what it does with one case; each returns the rule that is broken, or None, or raises it."""
+    """Returns program -> what it does with one case; each returns the rule that is broken, or None,
+    or raises it.
+    """
     from c2fnas.sliding_window import WindowConfig
     from experiments.models import scan_prediction
     from experiments.reports import cohort_page

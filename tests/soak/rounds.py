@@ -1,9 +1,11 @@
-"""A thousand rounds with four sites and one call in a hundred cut: memory, threads, descriptors and disk stay where they are.
+"""A thousand rounds with four sites and one call in a hundred cut: memory, threads, descriptors and
+disk stay where they are.
 
     .venv/py3.11/bin/python -m tests.soak.rounds --rounds=1000
 
-The server is a program of its own; the sites reach it through links that are cut at random. Prints its figures along the run and
-the slope of each over the second half, and stops with an error where the result is not the one worked out by hand.
+The server is a program of its own; the sites reach it through links that are cut at random. Prints
+its figures along the run and the slope of each over the second half, and stops with an error where
+the result is not the one worked out by hand.
 """
 
 from __future__ import annotations

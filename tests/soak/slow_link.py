@@ -1,11 +1,14 @@
-"""A large model over a slow link that is cut three times: it arrives, no more than the cuts cost is sent again, and nobody else waits.
+"""A large model over a slow link that is cut three times: it arrives, no more than the cuts cost is
+sent again, and nobody else waits.
 
     .venv/py3.11/bin/python -m tests.soak.slow_link --megabytes=758 --rate=1
 
-Server, slow site and quick site are programs of their own under mutual TLS; the slow site's link passes `--rate` megabytes a second each
-way and is cut once on the way down and twice on the way up. The round's deadline is shorter than the transfers together, so that it is
-their progress that keeps it open. Meanwhile the quick site, which has delivered, beats and fetches the model over and over. The figures
-are printed as JSON: bytes that passed the slow link for each of the model, and what the quick site's calls took before and meanwhile.
+Server, slow site and quick site are programs of their own under mutual TLS; the slow site's link
+passes `--rate` megabytes a second each way and is cut once on the way down and twice on the way up.
+The round's deadline is shorter than the transfers together, so that it is their progress that keeps
+it open. Meanwhile the quick site, which has delivered, beats and fetches the model over and over.
+The figures are printed as JSON: bytes that passed the slow link for each of the model, and what the
+quick site's calls took before and meanwhile.
 """
 
 from __future__ import annotations
@@ -167,11 +170,13 @@ class _QuickSite:
 def run(
     megabytes: float, rate: float, *, deadline_s: float | None = None, fetch_every_s: float = 20.0
 ) -> dict:
-    """Returns the figures up to the mean of the round; raises where that is not the one worked out by hand.
+    """Returns the figures up to the mean of the round; raises where that is not the one worked out
+    by hand.
 
     Args:
       megabytes, rate: of the model, and a second over the slow link each way.
-      deadline_s: of the round; an update's progress moves it on, the time before one begins has to fit into it.
+      deadline_s: of the round; an update's progress moves it on, the time before one begins has to
+          fit into it.
     """
     ports = multiprocessing.get_context("spawn").Queue()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:

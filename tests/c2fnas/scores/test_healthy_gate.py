@@ -53,7 +53,8 @@ def test_the_promise_holds_whatever_the_distribution(draw):
 
 
 def test_how_often_a_handful_of_patients_shows_more_than_the_share():
-    # more than one of six above the highest of six others: the two highest of twelve are both tested ones
+    # more than one of six above the highest of six others: the two highest of twelve are both
+    # tested ones
     assert healthy_gate.fit(np.arange(6.0)).chance_of_more(6) == pytest.approx(6 / 12 * 5 / 11)
     rng = np.random.default_rng(3)
     fitted, tested = np.sort(rng.random((20000, 20)), axis=1), rng.random((20000, 10))

@@ -10,7 +10,9 @@ SPACING = (0.7, 1.1, 2.5)
 
 
 def blobs(seed, shape=(8, 7, 6)):
-    """Two masks, smooth enough for surfaces and rough enough for every kind of neighbourhood; the first touches the border."""
+    """Two masks, smooth enough for surfaces and rough enough for every kind of neighbourhood; the
+    first touches the border.
+    """
     noise = np.random.default_rng(seed).random((2, *shape))
     smooth = noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2)
     return smooth > np.quantile(smooth, 0.6)
@@ -29,7 +31,9 @@ def border_by_loop(mask):
 
 
 def elements_by_loop(mask):
-    """Every 2x2x2 neighbourhood, beyond the volume included, whose voxels differ: place of its first voxel, area."""
+    """Every 2x2x2 neighbourhood, beyond the volume included, whose voxels differ: place of its
+    first voxel, area.
+    """
     area, padded, points, weights = surface_elements.areas(SPACING), np.pad(mask, 1), [], []
     for place in np.ndindex(*(n - 1 for n in padded.shape)):
         corners = [
@@ -153,7 +157,9 @@ SPACINGS = [
 
 
 def within_by_distance_transform(prediction, truth, spacing, tolerance):
-    """The surface Dice by area as DeepMind computes it: from distance transforms of the whole volume."""
+    """The surface Dice by area as DeepMind computes it: from distance transforms of the whole
+    volume.
+    """
     codes = []
     for mask in (prediction, truth):
         padded = np.pad(mask, 1)
@@ -224,7 +230,8 @@ def test_a_box_shifted_by_five_voxels_of_04_mm_lies_within_2_mm(start):
 
 
 def test_of_two_points_equally_far_the_one_that_rounds_below_the_tolerance_counts():
-    # 3 x 0.1 mm is a little more than 0.3 in floating point, 1 x 0.3 mm is not: to the tree both are as near
+    # 3 x 0.1 mm is a little more than 0.3 in floating point, 1 x 0.3 mm is not: to the tree both
+    # are as near
     spacing = (0.1, 0.2, 0.3)
     one = surface.Surface(np.zeros((1, 3), dtype=np.int64), np.ones(1), "border", spacing)
     for places in ([(3, 0, 0), (0, 0, 1)], [(0, 0, 1), (3, 0, 0)]):

@@ -33,13 +33,17 @@ def panel(picture, figure, index):
 
 
 def centre_of(part, colour, tolerance=0.25):
-    """Mean (row, column) of the pixels near a colour, as shares of the panel; None where there are none."""
+    """Mean (row, column) of the pixels near a colour, as shares of the panel; None where there are
+    none.
+    """
     where = np.argwhere(np.abs(part - to_rgb(colour)).max(axis=-1) < tolerance)
     return tuple(where.mean(axis=0) / part.shape[:2]) if len(where) else None
 
 
 def a_case(shape=(40, 30), spacing=(2.0, 2.0), predictions=("C1_baseline", "FL_global")):
-    """Pancreas at the patient's right, in front; tumour at the left, behind (RAS+: x grows to the right, y to the front)."""
+    """Pancreas at the patient's right, in front; tumour at the left, behind (RAS+: x grows to the
+    right, y to the front).
+    """
     truth = np.zeros(shape, np.uint8)
     truth[int(0.75 * shape[0]) : int(0.9 * shape[0]), int(0.7 * shape[1]) : int(0.9 * shape[1])] = 1
     truth[int(0.1 * shape[0]) : int(0.25 * shape[0]), int(0.1 * shape[1]) : int(0.3 * shape[1])] = 2

@@ -42,13 +42,17 @@ def _start_workers(folder, die_at=(-1, -1)):
 
 
 def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
-    """Machine 1 is killed after two of three steps; both are started again and go on from the chief's last checkpoint."""
+    """Machine 1 is killed after two of three steps; both are started again and go on from the
+    chief's last checkpoint.
+    """
     chief, other = _start_workers(tmp_path, die_at=(-1, 2))
     try:
         assert other.wait(timeout=240) == -9, (tmp_path / "worker1.log").read_text()[-3000:]
     finally:
         for machine in (chief, other):
-            machine.kill()  # what supervises the machines does that: alone the chief waits for the other until TensorFlow gives up
+            # what supervises the machines does that: alone the chief waits for the other until
+            # TensorFlow gives up
+            machine.kill()
             machine.wait()
     assert (tmp_path / checkpoints.FILE_NAME).exists()
     assert not (tmp_path / "final_0.safetensors").exists()
@@ -57,7 +61,8 @@ def test_two_machines_train_as_one_and_go_on_after_one_is_killed(tmp_path):
     for index, process in enumerate(again):
         assert process.wait(timeout=240) == 0, (tmp_path / f"worker{index}.log").read_text()[-3000:]
         results.append(json.loads((tmp_path / f"worker{index}.json").read_text().splitlines()[-1]))
-    # Killed at the start of its third step, machine 1 may have caught the chief while it wrote the second checkpoint.
+    # Killed at the start of its third step, machine 1 may have caught the chief while it wrote the
+    # second checkpoint.
     assert (
         results[0] == results[1] and results[0]["replicas"] == 2 and results[0]["first"] in (1, 2)
     )

@@ -1,4 +1,6 @@
-"""A federated site that does not label every class: what its local round leaves of what others taught."""
+"""A federated site that does not label every class: what its local round leaves of what others
+taught.
+"""
 
 import dataclasses
 import json

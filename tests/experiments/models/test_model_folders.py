@@ -74,7 +74,8 @@ def test_every_final_model_of_a_run_becomes_a_folder_that_says_what_is_behind_it
     ]  # no other weights are there
     models = {path.name: model_folder.load(path) for path in written}
     assert {name: float(model.weights["end/classifier/kernel"].max()) for name, model in models.items()} == {
-        "C1_baseline": 0, "C2_baseline": 1, "C1_FL_local": 2, "FL_global": 4  # the last round, not the first in a list
+        # the last round, not the first in a list
+        "C1_baseline": 0, "C2_baseline": 1, "C1_FL_local": 2, "FL_global": 4
     }  # fmt: skip
     alone, together = models["C2_baseline"].training_data, models["FL_global"].training_data
     assert alone["cases"] == {"C2": {"training": 1, "validation": 1, "test": 1}} and alone[

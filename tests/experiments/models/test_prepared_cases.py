@@ -1,4 +1,6 @@
-"""Prepared cases that are not those of the plan: named difference by difference, wherever cases are trained on or scored."""
+"""Prepared cases that are not those of the plan: named difference by difference, wherever cases are
+trained on or scored.
+"""
 
 import json
 import os

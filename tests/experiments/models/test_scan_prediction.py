@@ -34,7 +34,9 @@ def scan(
     spacing=(1.5, 1.5, 3.0),
     hu=80.0,
 ):
-    """Writes fat with a bright box; the affine is oblique and reverses two axes, and the header says more than a mask may repeat."""
+    """Writes fat with a bright box; the affine is oblique and reverses two axes, and the header
+    says more than a mask may repeat.
+    """
     voxels = np.random.default_rng(1).normal(-90, 5, shape).round()
     voxels[0] = -1000
     if box is not None:

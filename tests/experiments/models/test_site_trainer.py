@@ -81,7 +81,9 @@ def test_the_own_model_is_validated_as_often_as_asked_and_in_the_last_round(
 
 
 def test_what_a_training_leaves_is_private_whatever_the_umask(config, store, initial, tmp_path):
-    """Checkpoints, best model, predictions, and TensorBoard's files, which TensorFlow writes as the umask says."""
+    """Checkpoints, best model, predictions, and TensorBoard's files, which TensorFlow writes as the
+    umask says.
+    """
     folder = tmp_path / "federated"
     folder.mkdir()
     folder.chmod(0o755)  # an earlier release's
@@ -161,7 +163,8 @@ def test_a_name_that_is_a_path_names_no_picture(config, store, initial, tmp_path
         ], name
 
 
-# A round is `local_epochs` epochs with the learning rates of that round, whatever happened before it.
+# A round is `local_epochs` epochs with the learning rates of that round, whatever happened before
+# it.
 
 
 def steps_of(site):
@@ -175,7 +178,9 @@ def steps_of(site):
 
 
 def of_round(number, config, steps_per_epoch):
-    """The steps of a round, worked out by hand: half a cosine from the first rate to the last, over the whole run."""
+    """The steps of a round, worked out by hand: half a cosine from the first rate to the last, over
+    the whole run.
+    """
     length = config.local_epochs * steps_per_epoch
     drop, total = config.learning_rate - config.final_learning_rate, length * config.num_rounds
     return [
@@ -216,7 +221,9 @@ def test_a_round_is_its_own_epochs_at_a_site_that_is_late_comes_back_or_is_taken
 def test_a_round_is_its_own_epochs_at_a_site_that_was_killed_also_by_an_earlier_release(
     config, store, initial, tmp_path, monkeypatch
 ):
-    """An earlier release trained a late site's missed rounds too: its checkpoint is from the first of six epochs."""
+    """An earlier release trained a late site's missed rounds too: its checkpoint is from the first
+    of six epochs.
+    """
     config = dataclasses.replace(config, num_rounds=4, local_epochs=2, validation_every=4)
     earlier, weights = trainer(config, store, tmp_path), initial
     epoch = earlier._sampler.steps_per_epoch

@@ -132,7 +132,8 @@ def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
         "clip_norm": 1.0,
     }
     assert {name for name, *_ in table1_report.departures(unlike)} == set(unlike)
-    # what decides which run it is, how it is computed, what is done about accidents, and rows that Table 1 has besides
+    # what decides which run it is, how it is computed, what is done about accidents, and rows that
+    # Table 1 has besides
     no_departure = {
         "seed",
         "class_prior",

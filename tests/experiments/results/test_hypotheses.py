@@ -63,7 +63,8 @@ def trainings(gains=GAINS, sign=1.0, cohort=None, **more):
 def test_a_clear_difference_is_supported_and_its_opposite_contradicted():
     found = verdict([GREATER], *trainings())
     (outcome,) = found.outcomes
-    # the trainings' means 10, 12, 11 points: Student's t with 2 degrees of freedom, standard error 1/sqrt(3)
+    # the trainings' means 10, 12, 11 points: Student's t with 2 degrees of freedom, standard error
+    # 1/sqrt(3)
     theirs = stats.ttest_1samp([10.0, 12.0, 11.0], 0.0)
     assert outcome.interval.estimate == pytest.approx(11.0) and (
         outcome.interval.count,
@@ -158,7 +159,8 @@ def test_the_same_patients_under_every_training_count_once():
         "the same patients in every training",
     )
     assert outcome.interval.estimate == pytest.approx(11.0)
-    # patients' means 32/3, 12, 31/3, 11 points, and the trainings' 10, 12, 11: their variances add up
+    # patients' means 32/3, 12, 31/3, 11 points, and the trainings' 10, 12, 11: their variances add
+    # up
     patients = np.array([32 / 3, 12, 31 / 3, 11])
     error = (patients.var(ddof=1) / 4 + 1 / 3) ** 0.5
     freedom = error**4 / ((patients.var(ddof=1) / 4) ** 2 / 3 + (1 / 3) ** 2 / 2)

@@ -7,7 +7,8 @@ from tests.benchmarks import verdict_rates
 
 
 def test_holm_by_hand():
-    # ascending 0.01 x 4 = 0.04; 0.02 x 3 = 0.06; 0.03 x 2 = 0.06; 0.4 x 1 = 0.4; the one without a test counts not
+    # ascending 0.01 x 4 = 0.04; 0.02 x 3 = 0.06; 0.03 x 2 = 0.06; 0.4 x 1 = 0.4; the one without a
+    # test counts not
     adjusted = intervals.holm({"c": 0.03, "a": 0.01, "none": None, "d": 0.4, "b": 0.02})
     assert adjusted == {
         "c": pytest.approx(0.06),
@@ -67,10 +68,12 @@ def test_a_difference_of_two_groups_is_welchs():
 
 
 def test_strata_have_their_own_means_and_one_value_takes_the_others_spread():
-    # two groups without any spread inside: their sizes are fixed, so the mean cannot move, and how far it could is not known
+    # two groups without any spread inside: their sizes are fixed, so the mean cannot move, and how
+    # far it could is not known
     interval = intervals.mean_interval([1.0, 1.0, 5.0, 5.0], ["a", "a", "b", "b"])
     assert interval == intervals.Interval(3.0, None, None, 4)
-    # variance 2 in "a", taken by "b" too: (2/3)^2 * 2/2 + (1/3)^2 * 2 with one degree of freedom each
+    # variance 2 in "a", taken by "b" too: (2/3)^2 * 2/2 + (1/3)^2 * 2 with one degree of freedom
+    # each
     mean = intervals.combination([(2 / 3, np.array([1.0, 3.0])), (1 / 3, np.array([9.0]))])
     assert float(mean.error) ** 2 == pytest.approx(4 / 9 + 2 / 9) and float(
         mean.freedom

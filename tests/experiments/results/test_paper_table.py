@@ -87,7 +87,8 @@ def test_sites_weigh_by_their_cases_and_absent_classes_do_not_count():
         case("FL_global", "C2", 2, None, 0.8),
     ]
     row = paper_table.table(rows)["FL_global"]
-    # C1 (0.9+0.7+0.5)/3, C2 0.3 of one case, tumour (0.4+0.8)/2; pancreas (2.1+0.3)/4 = 0.6; (0.6+0.6)/2
+    # C1 (0.9+0.7+0.5)/3, C2 0.3 of one case, tumour (0.4+0.8)/2; pancreas (2.1+0.3)/4 = 0.6;
+    # (0.6+0.6)/2
     np.testing.assert_allclose(
         [row.percent[c] for c in paper_table.COLUMNS], [70.0, 30.0, 60.0, 60.0, 60.0]
     )

@@ -79,7 +79,8 @@ def test_a_perfect_auc_of_few_patients_leaves_room():
 def test_the_free_response_curve_ends_at_the_mask_as_it_is():
     curve = patients.of_rows(ROWS)["FL_global"]["froc"]
     steps = [(point["threshold"], point["false_alarms"], point["found"]) for point in curve]
-    # patients above 9: none; above 5: the one of 9; above 2: those of 9, 5 and 5; above 1: also 2; above 0: also 1
+    # patients above 9: none; above 5: the one of 9; above 2: those of 9, 5 and 5; above 1: also 2;
+    # above 0: also 1
     assert steps == [
         (9.0, 0.0, 0.0),
         (5.0, 0.0, 1 / 5),

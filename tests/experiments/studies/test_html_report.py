@@ -159,7 +159,8 @@ def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run
     assert window.run(cell) == "80.0"
     window.run(CHOOSE, "table-grid", "native")
     assert window.run(cell) == "40.0"
-    # a curve and a dot a model, beside the table of patients: C2_baseline marks a tumour in every one of five
+    # a curve and a dot a model, beside the table of patients: C2_baseline marks a tumour in every
+    # one of five
     drawn = "return [...document.querySelectorAll('#froc ' + arguments[0])].length"
     assert window.run(drawn, "path") == window.run(drawn, "circle") == 5
     cells = "return [...document.querySelectorAll('#s-patients tr')].map(r => [...r.children].map(c => c.textContent)).find(r => r[0] === 'C2_baseline')"

@@ -405,7 +405,9 @@ def test_every_study_file_that_is_committed_is_valid(tmp_path):
 
 
 class FakePrograms:
-    """Stands in for programs: each leaves at once what the real one leaves at its end; one of them may fail."""
+    """Stands in for programs: each leaves at once what the real one leaves at its end; one of them
+    may fail.
+    """
 
     def __init__(self):
         self.started, self.failing, self.flags = [], set(), {}
@@ -540,7 +542,8 @@ def test_a_file_of_its_own_that_a_study_cannot_write_ends_it_with_one_line(
     done = subprocess.run(
         [sys.executable, "-m", "experiments.study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}", *flags],
         cwd=pathlib.Path(__file__).parents[3], capture_output=True, text=True, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # as a disk that is full
+        # as a disk that is full
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     words = r"cannot be written \(File too large; it takes [\d,]+ bytes\); [\d.]+ MB are free there\. .* run the same command again: "
     assert done.returncode == 1 and re.fullmatch(

@@ -1,4 +1,6 @@
-"""One setting in several variants: how a variant's programs are started, and the counts and spreads by hand."""
+"""One setting in several variants: how a variant's programs are started, and the counts and spreads
+by hand.
+"""
 
 import pytest
 
@@ -36,7 +38,8 @@ RUNS = [run("as_it_is", 1, tumour=50.0), run("avx2", 1, tumour=0.0), run("as_it_
 
 def test_findings_are_counted_over_the_finished_runs_and_those_that_fail_are_named():
     found = study_variants.collect(RUNS)["findings"]["fl_local_models_beat_the_baselines"]
-    # With a tumour Dice of 0 the Average of C1_FL_local is (81.6 + 65.2) / 4 = 36.7, below (61.95 + 54.5... of the baselines) / 2
+    # With a tumour Dice of 0 the Average of C1_FL_local is (81.6 + 65.2) / 4 = 36.7, below (61.95 +
+    # 54.5... of the baselines) / 2
     assert (found["holds"], found["of"], found["fails"]) == (4, 5, [["avx2", 1]])
 
 

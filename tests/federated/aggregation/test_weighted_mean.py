@@ -68,7 +68,9 @@ def test_accumulation_does_not_lose_a_small_site_beside_a_large_one():
 
 
 def _check_mean_of_files(folder, contributions):
-    """The mean of spooled files has the bits of the mean in memory, in whatever order the files are named."""
+    """The mean of spooled files has the bits of the mean in memory, in whatever order the files are
+    named.
+    """
     sources = {}
     for c in contributions:
         tensor_files.save(folder / c.site, c.arrays)

@@ -108,7 +108,8 @@ def test_any_flipped_bit_is_found_at_its_line(store, authority):
         line = content[:position].count(b"\n") + 1
         with pytest.raises(audit_log.BrokenChain) as caught:
             list(audit_log.read_chain(path, authority))
-        # A flipped line end joins two lines, or splits one: the first of them is named, or the next.
+        # A flipped line end joins two lines, or splits one: the first of them is named, or the
+        # next.
         assert caught.value.line in (line, line + 1)
 
 

@@ -5,7 +5,9 @@ from federated.connections.inbox import Inbox
 
 
 def stream(inbox, messages, *, unseen=(), cut=False):
-    """As gRPC: every message is deserialized as it arrives; of a call that was cut the last is not given out."""
+    """As gRPC: every message is deserialized as it arrives; of a call that was cut the last is not
+    given out.
+    """
     for message in messages:
         yield inbox.arrived(message)
     for message in unseen:

@@ -1,4 +1,6 @@
-"""TransferQueue: so many at once, in order, for a bounded wait, and not for who has left. The clock is the test's own; nothing sleeps."""
+"""TransferQueue: so many at once, in order, for a bounded wait, and not for who has left. The clock
+is the test's own; nothing sleeps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from federated.connections.transfer_queue import PACE_BYTES, TransferQueue
 
 
 class Clock:
-    """Stands still until it is moved, and tells that it was read: who waits for a turn reads it with the lock held until it waits."""
+    """Stands still until it is moved, and tells that it was read: who waits for a turn reads it
+    with the lock held until it waits.
+    """
 
     def __init__(self):
         self.now, self._read = 0.0, threading.Semaphore(0)

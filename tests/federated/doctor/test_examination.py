@@ -81,7 +81,9 @@ def listening(treat=lambda connection: None):
 
 
 def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=None):
-    """Serves TLS with the certificate of a folder and then stays silent until the other end hangs up."""
+    """Serves TLS with the certificate of a folder and then stays silent until the other end hangs
+    up.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem_folder / f"{name}.pem", pem_folder / f"{name}.key")
     if ask_for_certificate:
@@ -99,7 +101,9 @@ def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=No
 def certificate_folder(
     kits, folder, *, days=30, now=None, hosts=("localhost",), name="authority of somebody else"
 ):
-    """Makes a server's certificate by hand: of the kits' authority, at another time or for other hosts, or of somebody else's."""
+    """Makes a server's certificate by hand: of the kits' authority, at another time or for other
+    hosts, or of somebody else's.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
@@ -242,7 +246,9 @@ def test_somebody_has_renamed_the_site_in_the_kit(kit):
 
 
 def test_the_host_and_port_of_a_kit_may_be_edited(serving, kit):
-    """Elsewhere an edited start-up kit no longer starts: here the address is no part of what is signed."""
+    """Elsewhere an edited start-up kit no longer starts: here the address is no part of what is
+    signed.
+    """
     atomic.write_json(
         kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port}
     )
@@ -546,7 +552,9 @@ PROXY = "http://127.0.0.1:{port}"
     ],
 )
 def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
-    """What gRPC does, and not what is written about it, is asked: whether the proxy hears of the call, and with which credentials."""
+    """What gRPC does, and not what is written about it, is asked: whether the proxy hears of the
+    call, and with which credentials.
+    """
     with http_proxy(1) as proxy:
         environ = {name: value.format(port=proxy.port) for name, value in environ.items()}
         for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):

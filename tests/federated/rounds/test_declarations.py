@@ -1,4 +1,6 @@
-"""What a site declares of its labels at login: taken in words of a fixed list only, kept by the store, shown by the status."""
+"""What a site declares of its labels at login: taken in words of a fixed list only, kept by the
+store, shown by the status.
+"""
 
 import json
 import sqlite3

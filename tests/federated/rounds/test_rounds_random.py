@@ -1,4 +1,6 @@
-"""Ten thousand random schedules of a round under a virtual clock: what must hold whatever sites and clocks do."""
+"""Ten thousand random schedules of a round under a virtual clock: what must hold whatever sites and
+clocks do.
+"""
 
 import dataclasses
 import random
@@ -38,7 +40,9 @@ def random_policy(rng):
 
 
 class Schedule:
-    """Plays one round with sites that push, dawdle, leave, come back, are sent away, and push again; a driver that looks when due."""
+    """Plays one round with sites that push, dawdle, leave, come back, are sent away, and push
+    again; a driver that looks when due.
+    """
 
     def __init__(self, rng):
         self.rng, self.policy = rng, random_policy(rng)

@@ -211,7 +211,9 @@ def test_an_answer_without_the_right_fingerprint_changes_nothing(federation, ask
 
 
 def attackers_answer(kit, folder, **about):
-    """The answer that somebody on the way makes from the request: whole, and of an authority of his own."""
+    """The answer that somebody on the way makes from the request: whole, and of an authority of his
+    own.
+    """
     forged = provisioning.provision(folder, "attacker.example", (), requests=[kit / "site.csr"])
     name = provisioning.read_request_file(kit / "site.csr").name
     return forged, forged / name
@@ -266,7 +268,9 @@ def test_a_renewal_with_another_address_is_refused_unless_confirmed(
 
 
 def test_an_answer_under_another_name_is_refused(federation, tmp_path):
-    """The operator's own mistake, or his address book's: the certificate is for this key, but not for this site."""
+    """The operator's own mistake, or his address book's: the certificate is for this key, but not
+    for this site.
+    """
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C2")
     key = serialization.load_pem_private_key((kit / "site.key.next").read_bytes(), None)

@@ -1,4 +1,6 @@
-"""A stolen key of the server: from the revocation on it is worth nothing to whoever has it, and sites go on."""
+"""A stolen key of the server: from the revocation on it is worth nothing to whoever has it, and
+sites go on.
+"""
 
 import json
 import shutil
@@ -134,7 +136,9 @@ def test_a_run_goes_on_over_a_revocation_to_the_exact_weights(serving, federatio
 def test_a_server_says_nothing_before_it_has_its_new_certificate(
     serving, federation, stolen, tmp_path
 ):
-    """Where credentials.json is carried before the rest, sites would otherwise refuse the genuine server."""
+    """Where credentials.json is carried before the rest, sites would otherwise refuse the genuine
+    server.
+    """
     shutil.copytree(federation / "server", tmp_path / "kit")
     running = serving(server_kit=tmp_path / "kit")
     provisioning.revoke(federation, ["server"])
@@ -225,7 +229,9 @@ def test_a_forged_statement_from_a_server_changes_nothing(
 
 
 def test_a_kit_that_may_not_be_written_is_no_obstacle(serving, federation, tmp_path, monkeypatch):
-    """In the example unit the kit is read-only: what was learned is kept in the site's folder, and in any case by the process."""
+    """In the example unit the kit is read-only: what was learned is kept in the site's folder, and
+    in any case by the process.
+    """
     provisioning.revoke(federation, ["server"])
     running = serving(server_kit=federation / "server")
     (tmp_path / "site").mkdir()
@@ -247,7 +253,9 @@ def test_a_kit_that_may_not_be_written_is_no_obstacle(serving, federation, tmp_p
 def test_a_site_of_the_release_before_goes_on_with_a_server_whose_key_was_revoked(
     serving, federation
 ):
-    """It asks for the host's name, which new certificates bear too, and passes over a field that it does not know."""
+    """It asks for the host's name, which new certificates bear too, and passes over a field that it
+    does not know.
+    """
     provisioning.revoke(federation, ["server"])
     running = serving(server_kit=federation / "server")
     kit = federation / "C1"

@@ -271,7 +271,9 @@ def test_a_kit_never_shows_its_credential(kits):
 
 
 def test_no_secret_is_in_any_log_reply_or_error(serving, asking, kits, tmp_path, caplog, capfd):
-    """Everything that the operator's side says, with every level of logging on, holds no credential, key or hash of one."""
+    """Everything that the operator's side says, with every level of logging on, holds no
+    credential, key or hash of one.
+    """
     caplog.set_level("DEBUG")
     running = serving()
     said = []

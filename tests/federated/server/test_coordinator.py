@@ -99,7 +99,9 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
 
 
 def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(opened, clock):
-    """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at work."""
+    """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at
+    work.
+    """
     steady = Clock(50.0)  # as after a start of the machine
     settings = {
         "min_num_clients": 1,

@@ -116,7 +116,9 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
 
 @pytest.fixture
 def left(opened, tmp_path, clock):
-    """Two sites are the minimum and the maximum; after a round C2 leaves for ever. The run, C1, and the operator's desk."""
+    """Two sites are the minimum and the maximum; after a round C2 leaves for ever. The run, C1, and
+    the operator's desk.
+    """
     run = opened(heart_beat_timeout_s=600.0)
     first, second = Site(run, "C1"), Site(run, "C2")
     for site in (first, second):

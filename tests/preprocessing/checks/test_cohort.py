@@ -43,7 +43,8 @@ def test_numbers_by_hand():
     assert report["spacing_mm"]["x"] == {"lowest": 0.6, "median": 0.8, "highest": 1.0}
     assert report["extent_mm"]["y"]["median"] == pytest.approx(280)
     told = report["volume_ml"]["pancreas"]
-    # each percentile is the mean of three cases: the lowest three, the middle three, the highest three
+    # each percentile is the mean of three cases: the lowest three, the middle three, the highest
+    # three
     assert (told["p5"], told["median"], told["p95"]) == (72.0, pytest.approx((72 + 83 + 95) / 3, rel=1e-3), pytest.approx((83 + 95 + 118) / 3, rel=1e-3))  # fmt: skip
     assert told["mean"] == pytest.approx(85.8)
     assert report["hu"]["pancreas"]["median"] == pytest.approx(
