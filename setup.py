@@ -76,14 +76,21 @@ setup(
             *_SITE,
             *_DICOM,
             *_DICOM_SEG,
+            "grpc-stubs>=1.53",
             "ipykernel>=6.29",
+            "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.9",
             # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
             "pyjpegls>=1.4",
             "pytest>=8.0",
+            "pytest-cov>=5.0",
             "pytest-xdist>=3.7",  # --no-loadscope-reorder
             "ruff>=0.6",
+            "types-protobuf<5; python_version < '3.12'",
+            "types-protobuf>=5; python_version >= '3.12'",
+            "types-psutil>=5.9",
+            "types-tqdm>=4.66",
         ],
     },
     classifiers=[
