@@ -13,25 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from runkit import private, text_files
+from runkit.durable import sync_directory
 
 _PARTIAL = ".partial-"
 _DISK = tuple(
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)
 )
-
-
-def sync_directory(folder: str | os.PathLike) -> None:
-    """Makes a rename inside `folder` survive a power cut. A no-op where directories cannot be
-    opened (Windows).
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (PermissionError, IsADirectoryError):
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

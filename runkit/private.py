@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from runkit.durable import sync_directory
+
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _warned: set[str] = set()
 
@@ -43,7 +45,7 @@ def tree(path: str | os.PathLike) -> pathlib.Path:
 
 def make(path: str | os.PathLike) -> pathlib.Path:
     """Makes a folder and those above it that are missing, none more open than the one that holds
-    it.
+    it. A power cut does not take it away again.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -51,6 +53,8 @@ def make(path: str | os.PathLike) -> pathlib.Path:
             make(path.parent)
         try:
             path.mkdir(mode=0o777 & _given(path.parent))
+            # Without this, a power cut could take the folder with all that is synced in it.
+            sync_directory(path.parent)
         except FileExistsError:  # another process was quicker, or it is no folder
             if not path.is_dir():
                 raise

@@ -31,10 +31,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates
 from federated.storage.store import Store
+from runkit import atomic
+from runkit.durable import sync_directory
 from runkit.events import EventLog
 
 FIRST = "0" * 64  # what the first line has for `previous`
 SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
+# On disk before the next line is written: an operator may note the hash of a signed line.
+SYNCED = SIGNED | {"started"}
 _LINE = re.compile(
     rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
 )
@@ -83,6 +87,8 @@ class AuditLog(EventLog):
             if self.path.exists() and self.path.stat().st_size != self._size:
                 os.truncate(self.path, self._size)  # a disk that was full took half a line
             super().append(event, **fields)
+            if event in SYNCED:
+                self._sync()
             self._count, (self._head, record) = self._count + 1, self._pending
             self._size = self.path.stat().st_size
         for listener in self._listeners:
@@ -98,6 +104,11 @@ class AuditLog(EventLog):
                 )
                 logging.warning("event=listener_failed reason=%s", reason)
 
+    def _sync(self) -> None:
+        with open(self.path, "rb+") as stream:
+            os.fsync(stream.fileno())
+        sync_directory(self.path.parent)
+
     def _line(self, record: dict[str, Any]) -> str:
         record = {**record, "line": self._count + 1, "previous": self._head}
         text = json.dumps(record, allow_nan=False)
@@ -112,22 +123,41 @@ class AuditLog(EventLog):
     def _resume(self) -> None:
         if not self.path.exists():
             return
-        with open(self.path, "rb+") as stream:
-            last = b""
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                last = line
-                self._count += 1
-                self._size += len(line)
-            stream.truncate(self._size)
-        if last:
-            found = _LINE.fullmatch(last)
-            if not found:
-                raise ValueError(
-                    f"{self.path}: line {self._count} is not chained; move the file away, or restore it from a backup"
-                )
-            self._head = found["hash"].decode("ascii")
+        damage = None
+        try:
+            for record in read_chain(self.path):
+                self._count, self._head = record["line"], record["hash"]
+        except BrokenChain as error:
+            damage = error
+        with open(self.path, "rb") as stream:
+            self._size = sum(len(stream.readline()) for _ in range(self._count))
+            rest = stream.read()
+        if damage is not None:
+            self._set_aside(rest, damage)
+        if rest:
+            os.truncate(self.path, self._size)
+        if damage is not None:
+            self.append("log_cut", lines=rest.count(b"\n"), reason=str(damage))
+
+    def _set_aside(self, rest: bytes, damage: BrokenChain) -> None:
+        """Keeps the end of the log that a power cut has damaged beside it; what it told is logged
+        again from the store.
+
+        Raises:
+          ValueError: where it cannot be the work of a power cut: such a line is synced, with all
+            that is before it, before the next is written.
+        """
+        earlier = rest[: rest.rstrip(b"\n").rfind(b"\n") + 1]
+        if not self._count or any(b'"event": "%s"' % name.encode() in earlier for name in SYNCED):
+            raise ValueError(
+                f"{self.path}: line {damage.line} is not chained; move the file away, or restore it "
+                "from a backup"
+            )
+        aside = self.path.with_name(f"{self.path.stem}.damaged-{damage.line}.jsonl")
+        atomic.write_bytes(aside, rest)
+        logging.warning(
+            "event=log_cut line=%d lines=%d kept_in=%s", damage.line, rest.count(b"\n"), aside.name
+        )
 
 
 class BrokenChain(ValueError):
@@ -229,9 +259,25 @@ def backfill(log: EventLog, store: Store) -> None:
             log.append("evicted", site=site, dropped=None, models=gone, backfilled=True)
         elif not record.evicted and site in known.evicted:
             log.append("readmitted", site=site, backfilled=True)
+    for site, record in store.sites().items():
+        if record.num_examples and known.num_examples.get(site) != record.num_examples:
+            log.append("login", site=site, num_examples=record.num_examples, backfilled=True)
+    scores = store.scores()
+    for model, by_site in scores.items():
+        for site, found in by_site.items():
+            if known.scores.get((model, site)) != found:
+                log.append("scored", site=site, model=model, scores=found, backfilled=True)
     for name, (site, sha256) in models.items():
         if known.published.get(name) != sha256:
             log.append("published", site=site, model=name, sha256=sha256, backfilled=True)
+    if store.fixed_models() and not known.fixed:
+        log.append(
+            "models_fixed",
+            models=list(store.fixed_models()),
+            best_round=store.fixed_best(),
+            scored_by=sorted(scores.get(max(scores, default=0), {})),
+            backfilled=True,
+        )
     for site, (count, sha256) in store.row_digests().items():
         if known.rows.get(site) != sha256:
             log.append("rows", site=site, rows=count, sha256=sha256, backfilled=True)
@@ -249,6 +295,10 @@ class _Known:
     owners: dict[str, str] = dataclasses.field(default_factory=dict)  # name of a model -> site
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
     evicted: set[str] = dataclasses.field(default_factory=set)
+    num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
+    # (model, site) -> scores
+    scores: dict[tuple[int, str], dict[str, float]] = dataclasses.field(default_factory=dict)
+    fixed: bool = False  # which models are evaluated
 
 
 def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
@@ -272,8 +322,16 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
             known.evicted.discard(record["site"])
         elif event == "rows":
             known.rows[record["site"]] = record.get("sha256", "")
+        elif event == "login":
+            known.num_examples[record["site"]] = record["num_examples"]
+        elif event == "scored":
+            known.scores[record["model"], record["site"]] = record.get("scores", {})
+        elif event == "models_fixed":
+            known.fixed = True
         elif event == "round_discarded":
             first = record["round"]
+            known.scores = {key: found for key, found in known.scores.items() if key[0] < first}
+            known.fixed = False
             known.aggregated = {
                 number: sha256 for number, sha256 in known.aggregated.items() if number < first
             }

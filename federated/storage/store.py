@@ -529,3 +529,5 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> None:
         return
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # a rename onto the same file does nothing
+    # Now, so that a record that names this model cannot outlive a power cut without it.
+    atomic.sync_directory(target.parent)

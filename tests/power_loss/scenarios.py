@@ -1,0 +1,58 @@
+"""What power is cut to: name, recording, check, and which syncs may be missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+from tests.federated.programs import results
+from tests.power_loss import checkpoints, federation, recording
+from tests.power_loss.disk import Operation
+
+NAMES = ("server", "site", "all", "checkpoints")
+
+# Syncs whose absence costs time or nothing, with the reason.
+_OPTIONAL: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """A recorded program. `below` are the folders that lose power, None for all."""
+
+    name: str
+    operations: Sequence[Operation]
+    below: tuple[str, ...] | None
+    check: Callable[[pathlib.Path, Sequence[str]], None]
+
+    def syncs(self) -> list[str]:
+        """Returns the functions that ask for syncs in the folders that lose power."""
+        return sorted(
+            {
+                operation.text
+                for operation in self.operations
+                if operation.kind == "sync"
+                and (self.below is None or operation.place.split("/")[0] in (*self.below, "."))
+            }
+        )
+
+    def optional(self, text: str) -> str | None:
+        return next((why for part, why in _OPTIONAL.items() if part in text), None)
+
+
+def record(name: str, folder: pathlib.Path) -> Scenario:
+    """Runs the program of a scenario once, recorded. Raises `recording.CannotRecord`."""
+    root, kits = folder / "root", folder / "kits"
+    root.mkdir(parents=True)
+    if name == "checkpoints":
+        operations = recording.record(checkpoints.command(root), root)
+        return Scenario(name, operations, None, checkpoints.check)
+    federation.prepare(kits)
+    operations = recording.record(federation.command(root, kits), root)
+    expected = results(root / "server", federation.ROUNDS)
+    return Scenario(
+        name,
+        operations,
+        federation.CUT[name],
+        lambda disk, marks: federation.check(disk, kits, marks, expected),
+    )
