@@ -32,7 +32,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federated.security import certificates
 from federated.storage.store import Store
 from runkit import atomic
-from runkit.durable import sync_directory
 from runkit.events import EventLog
 
 FIRST = "0" * 64  # what the first line has for `previous`
@@ -107,7 +106,6 @@ class AuditLog(EventLog):
     def _sync(self) -> None:
         with open(self.path, "rb+") as stream:
             os.fsync(stream.fileno())
-        sync_directory(self.path.parent)
 
     def _line(self, record: dict[str, Any]) -> str:
         record = {**record, "line": self._count + 1, "previous": self._head}

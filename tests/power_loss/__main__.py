@@ -71,9 +71,9 @@ def _states(scenario: scenarios.Scenario, count: int, seed: int) -> int:
 def _mutants(scenario: scenarios.Scenario, count: int, seed: int) -> int:
     """Returns how many missing syncs no state showed, beside those that are known to be optional."""
     survivors = 0
-    for text in scenario.syncs():
-        mutant = without_syncs(scenario.operations, {text})
-        cuts = harness.sampled(mutant, count, seed=seed, below=scenario.below)
+    for text, syncs in scenario.syncs():
+        mutant, positions = without_syncs(scenario.operations, syncs)
+        cuts = harness.sampled(mutant, count, seed=seed, below=scenario.below, positions=positions)
         failures = harness.try_all(mutant, cuts, scenario.check, stop_after=1)
         reason = scenario.optional(text)
         survived = not failures and reason is None

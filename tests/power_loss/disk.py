@@ -148,17 +148,28 @@ def digest(content: Mapping[str, bytes | None]) -> str:
     return found.hexdigest()
 
 
-def without_syncs(operations: Sequence[Operation], texts: Collection[str]) -> list[Operation]:
-    """Returns the recording of the same program without the syncs that these lines asked for."""
-    return [
-        operation
-        for operation in operations
-        if operation.kind != "sync" or operation.text not in texts
-    ]
+def without_syncs(
+    operations: Sequence[Operation], texts: Collection[str], *, reach: int = 60
+) -> tuple[list[Operation], set[int]]:
+    """Returns the recording of the same program without the syncs that these functions asked for,
+    and the positions where that may show: the next `reach` after each.
+    """
+    result: list[Operation] = []
+    positions: set[int] = set()
+    for operation in operations:
+        if operation.kind == "sync" and operation.text in texts:
+            positions.update(range(len(result), len(result) + reach))
+        else:
+            result.append(operation)
+    return result, positions
 
 
 def cuts(
-    operations: Sequence[Operation], rng: random.Random, *, below: frozenset[str] | None = None
+    operations: Sequence[Operation],
+    rng: random.Random,
+    *,
+    below: frozenset[str] | None = None,
+    positions: Collection[int] | None = None,
 ) -> Iterator[Cut]:
     """Yields cuts after every operation, the likeliest faults of each position first.
 
@@ -168,10 +179,11 @@ def cuts(
 
     Args:
       below: folders at the top that lose power; what is in the others has arrived. None: all.
+      positions: only after so many operations.
     """
     for position in range(1, len(operations) + 1):
         last = operations[position - 1]
-        if last.kind == "sync":
+        if last.kind == "sync" or (positions is not None and position not in positions):
             continue  # the next operation shows what it did; a cut here is one that came before it
         every = unsynced(operations, position)
         loose = [i for i in every if below is None or operations[i].place.split("/")[0] in below]

@@ -36,6 +36,7 @@ from tests.power_loss import recording, sync_lines
 
 SITES = ("C1", "C2")
 ROUNDS = 3
+STORE = "server/store"
 _SECRETS = {site: f"secret of {site}" for site in SITES}
 # the parties whose disks lose power together
 CUT = {"server": ("server",), "site": ("C1",), "all": ("server", *SITES)}
@@ -82,6 +83,15 @@ class _Marking(simulation.InProcessTransport):
         recording.mark(f"rows {self.site}")
 
 
+class _MarkingLog(audit_log.AuditLog):
+    """Marks the hash of each signed line, which an operator may note."""
+
+    def append(self, event, **fields):
+        super().append(event, **fields)
+        if event in audit_log.SIGNED:
+            recording.mark(f"head {self.head[1]}")
+
+
 @contextlib.contextmanager
 def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
     """Opens what `serve` opens, without its sockets."""
@@ -96,7 +106,7 @@ def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
             local_epochs=config.local_epochs,
             authority=identity.authority_fingerprint,
         )
-        events = audit_log.AuditLog(folder / "events.jsonl", key=identity.key)
+        events = _MarkingLog(folder / "events.jsonl", key=identity.key)
         events.append(
             "started",
             release="0",
@@ -129,13 +139,13 @@ def run(
             failures.append(error)
             coordinator.stop()
 
-    with _leading(root / "server", kits) as coordinator:
+    with _leading(root / STORE, kits) as coordinator:
 
         def site(name: str) -> None:
             loop.run(
                 toy.ToyTrainer(name),
                 transport(coordinator, name, _SECRETS[name], wait_s=5.0),
-                root / name,
+                root / name / "journal",
                 pauses=lambda: iter((0.01,) * 20),
             )
 
@@ -166,14 +176,15 @@ def check(
       marks: what was confirmed before it.
       expected: the results of a run without a cut.
     """
-    with contextlib.closing(Store(root / "server")) as store:
+    with contextlib.closing(Store(root / STORE)) as store:
         _check_confirmed(store, marks)
     run(root, kits, simulation.InProcessTransport)
-    found = results(root / "server", ROUNDS)
+    found = results(root / STORE, ROUNDS)
     differing = [name for name, content in expected.items() if found[name] != content]
     assert not differing, f"other bits in {', '.join(differing)}"
     authority = x509.load_pem_x509_certificate((kits / "server" / "ca.pem").read_bytes())
-    verified = verification.verify(root / "server", authority)
+    heads = [text.split()[1] for text in marks if text.startswith("head ")]
+    verified = verification.verify(root / STORE, authority, head=heads[-1] if heads else "")
     assert verified.rounds == tuple(range(1, ROUNDS + 1)), verified
 
 
@@ -200,7 +211,7 @@ def _check_confirmed(store: Store, marks: Sequence[str]) -> None:
             assert words[0] in store.declared(), f"the declaration of {words[0]} is lost"
         elif kind == "rows":
             assert words[0] in store.reported(), f"the rows of {words[0]} are lost"
-        else:
+        elif kind != "head":
             raise ValueError(text)
 
 

@@ -8,7 +8,7 @@ import pathlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tests.power_loss import disk
 from tests.power_loss.disk import Cut, Operation
@@ -34,15 +34,19 @@ def sampled(
     *,
     seed: int = 1,
     below: Iterable[str] | None = None,
+    positions: Collection[int] | None = None,
 ) -> list[Cut]:
     """Returns up to `count` cuts that leave different disks, spread evenly over the run.
 
     Args:
       below: folders at the top that lose power; the others keep everything.
+      positions: only after so many operations.
     """
     rng = random.Random(seed)
     by_position: dict[int, list[Cut]] = collections.defaultdict(list)
-    for cut in disk.cuts(operations, rng, below=None if below is None else frozenset(below)):
+    for cut in disk.cuts(
+        operations, rng, below=None if below is None else frozenset(below), positions=positions
+    ):
         by_position[cut.position].append(cut)
     order = []  # the first of each position, then the second, ...
     for rank in range(max(map(len, by_position.values()), default=0)):

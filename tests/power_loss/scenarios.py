@@ -25,16 +25,19 @@ class Scenario:
     below: tuple[str, ...] | None
     check: Callable[[pathlib.Path, Sequence[str]], None]
 
-    def syncs(self) -> list[str]:
-        """Returns the functions that ask for syncs in the folders that lose power."""
-        return sorted(
-            {
-                operation.text
-                for operation in self.operations
-                if operation.kind == "sync"
-                and (self.below is None or operation.place.split("/")[0] in (*self.below, "."))
-            }
-        )
+    def syncs(self) -> list[tuple[str, frozenset[str]]]:
+        """Returns who asks for syncs in the folders that lose power: (function, texts of its
+        syncs). SQLite's are one, as its PRAGMA synchronous decides on all of them.
+        """
+        texts = {
+            operation.text
+            for operation in self.operations
+            if operation.kind == "sync"
+            and (self.below is None or operation.place.split("/")[0] in (*self.below, "."))
+        }
+        sqlite = frozenset(text for text in texts if text.startswith("SQLite"))
+        one_by_one = [(text, frozenset({text})) for text in sorted(texts - sqlite)]
+        return one_by_one + ([("PRAGMA synchronous", sqlite)] if sqlite else [])
 
     def optional(self, text: str) -> str | None:
         return next((why for part, why in _OPTIONAL.items() if part in text), None)
@@ -49,7 +52,7 @@ def record(name: str, folder: pathlib.Path) -> Scenario:
         return Scenario(name, operations, None, checkpoints.check)
     federation.prepare(kits)
     operations = recording.record(federation.command(root, kits), root)
-    expected = results(root / "server", federation.ROUNDS)
+    expected = results(root / federation.STORE, federation.ROUNDS)
     return Scenario(
         name,
         operations,

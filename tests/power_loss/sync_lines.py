@@ -36,7 +36,7 @@ def _asker() -> str:
             package, *rest = path.relative_to(_PRODUCT).with_suffix("").parts
             if package in _PACKAGES:
                 names.append(".".join((package, *rest, frame.f_code.co_name)))
-                if package != "runkit":
+                if package != "runkit" or names[-1] == "runkit.private.make":
                     break
         frame = frame.f_back
     return " < ".join(names)
