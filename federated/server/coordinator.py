@@ -8,12 +8,10 @@ and it alone aggregates, selects and decides that a phase is over. The parts: `a
 
 from __future__ import annotations
 
-import math
 import pathlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from absl import logging
 
@@ -32,7 +30,6 @@ from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import CHUNK_BYTES, Manifest
-from federated.wire.messages import PROTOCOL, Answer, Offer, Receipt, Session
 from runkit import backoff
 from runkit.events import EventLog
 
@@ -62,10 +59,19 @@ class Coordinator:
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
-        self._admission = Login(self._run, credentials)
-        self._intake = Uploads(self._run, lambda: credentials.sites)
+        self._login = Login(self._run, credentials)
+        self._uploads = Uploads(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
-        self.steering = Orders(self._run, self._intake, self._evaluation)
+        self.steering = Orders(self._run, self._uploads, self._evaluation)
+        # Requests of sites that one part answers by itself; its docstrings say what they raise.
+        self.check_credential = self._login.check_credential
+        self.login = self._login.login
+        self.record_of, self.identify = self._login.record_of, self._login.identify
+        self.site_of, self.check_token = self._login.site_of, self._login.check_token
+        self.offer, self.send = self._uploads.offer, self._uploads.send
+        self.report_scores = self._evaluation.report_scores
+        self.declare_models = self._evaluation.declare_models
+        self.submit_rows = self._evaluation.submit_rows
         if (
             max(store.globals()) and store.best_round() is None
         ):  # a kill came between a round that was discarded and the next choice
@@ -76,65 +82,6 @@ class Coordinator:
                 round=self._run.round.number,
                 received=sorted(self._run.round.received),
             )
-
-    # Requests of sites; what they raise is written where they are carried out.
-
-    def login(
-        self,
-        site: str,
-        credential: str,
-        plan: dict,
-        num_examples: int,
-        *,
-        certificate: str = "",
-        certificate_ends: float = math.inf,
-        protocol: int = PROTOCOL,
-        labels: Mapping[str, str] | None = None,
-    ) -> Session:
-        return self._admission.login(
-            site,
-            credential,
-            plan,
-            num_examples,
-            certificate=certificate,
-            certificate_ends=certificate_ends,
-            protocol=protocol,
-            labels=labels or {},
-        )
-
-    def site_of(self, token: str, certificate: str | None = None) -> str:
-        return self._admission.site_of(token, certificate)
-
-    def check_token(self, token: str, certificate: str | None = None) -> str:
-        return self._admission.check_token(token, certificate)
-
-    def check_credential(self, site: str, credential: str) -> None:
-        self._admission.check_credential(site, credential)
-
-    def offer(self, site: str, offer: Offer) -> Answer:
-        return self._intake.offer(site, offer)
-
-    def send(
-        self,
-        site: str,
-        offer: Offer,
-        chunks: Iterable[codec.Chunk],
-        verify: Callable[[], Any] = lambda: None,
-    ) -> Receipt:
-        return self._intake.send(site, offer, chunks, verify)
-
-    def report_scores(
-        self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
-    ) -> None:
-        self._evaluation.report_scores(site, model, scores, sha256)
-
-    def declare_models(self, site: str, names: Sequence[str]) -> None:
-        self._evaluation.declare_models(site, names)
-
-    def submit_rows(
-        self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
-    ) -> None:
-        self._evaluation.submit_rows(site, rows, verify)
 
     def next_task(
         self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True
@@ -296,7 +243,7 @@ class Coordinator:
         """
         with self._run.changed:
             self.stop()
-            self._intake.close()
+            self._uploads.close()
             self._run.store.close()
 
     def summary(self) -> ServerSummary:

@@ -78,6 +78,7 @@ class RunState:
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
+            self.num_values = sum(spec.size for spec in initial.specs)
             self.initial_norm = norm_of(initial)
 
     @property
@@ -117,11 +118,11 @@ class RunState:
         except OSError as error:
             self.log_is_behind = True
             logging.error("event=log_not_written reason=%s", error.strerror)
-        logging.info(
-            "event=%s %s",
-            event,
-            " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()),
-        )
+        shown = []
+        for key, value in fields.items():
+            number = value is None or isinstance(value, (int, float))
+            shown.append(f"{key}={value if number else printable.text(value)}")
+        logging.info("event=%s %s", event, " ".join(shown))
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
         """Appends an event that a site can bring about as often as it likes: beyond a budget of

@@ -30,12 +30,12 @@ from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
-from federated.server.admin_service import AdminGate
+from federated.server.admin_service import AdminServicer
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
 from federated.server.overview import Overview
 from federated.server.run_statistics import RunStatistics
-from federated.server.servicer import TokenGate, WeightExchangeServicer, add_to_server
+from federated.server.servicer import WeightExchangeServicer
 from federated.storage.store import Store
 from federated.wire import addresses, conversion
 from runkit import allocator, atomic, interrupts, private, release
@@ -138,10 +138,10 @@ def serve(
         places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
         door = PortGuard(places)
         calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
-        gate = AdminGate(desk, credentials, calls[1], clock=clock)
+        admin = AdminServicer(desk, credentials, calls[1], clock=clock)
         sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
         server, port = _listen(
-            coordinator, gate, calls[0], config, identity, port, places=places, sites=sites
+            coordinator, admin, calls[0], config, identity, port, places=places, sites=sites
         )
         for watched in (calls[0].watched(), calls[1].watched(), door.watched(port)):
             watching.enter_context(watched)
@@ -227,7 +227,7 @@ def _places(connections: int) -> int:
 
 def _listen(
     coordinator: Coordinator,
-    operation: AdminGate,
+    admin: AdminServicer,
     calls: Calls,
     config: ServerConfig,
     identity: Identity,
@@ -241,7 +241,6 @@ def _listen(
     workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
-        interceptors=(operation, TokenGate(coordinator)),
         maximum_concurrent_rpcs=workers,
         options=[
             *conversion.CHANNEL_OPTIONS,
@@ -262,12 +261,11 @@ def _listen(
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(
-        WeightExchangeServicer(
-            coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
-        ),
-        server,
+    # Messages are decoded by these handlers, not by gRPC, which would decode whatever comes.
+    exchange = WeightExchangeServicer(
+        coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
     )
+    server.add_generic_rpc_handlers((exchange, admin))
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
     except RuntimeError:

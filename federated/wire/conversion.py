@@ -12,8 +12,7 @@ from federated import errors
 from federated.rounds.tasks import Task
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import ranges
-from federated.tensors.tensor_files import MAX_BYTES
-from federated.tensors.weights import Manifest, TensorSpec, check_declaration
+from federated.tensors.weights import Manifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
@@ -45,6 +44,7 @@ CHANNEL_OPTIONS = (
 
 
 Metadata = tuple[tuple[str, str], ...]
+Presented = Iterable[tuple[str, str | bytes]] | None  # metadata as gRPC hands them to a server
 
 
 def token_metadata(token: str) -> Metadata:
@@ -57,18 +57,14 @@ def credential_metadata(name: str, credential: str) -> Metadata:
     return ((TOKEN_KEY, f"{_CREDENTIAL}{name}:{credential}"),)
 
 
-def presented_token(metadata: Any) -> str:
-    """Returns the token that a call carries, or ""."""
-    return _after(_TOKEN, metadata)
-
-
-def presented_credential(metadata: Any) -> tuple[str, str]:
-    """Returns (name, credential) that a call carries, or empty ones."""
-    name, _, credential = _after(_CREDENTIAL, metadata).rpartition(":")
+def presented_credential(metadata: Presented) -> tuple[str, str]:
+    """Returns the (name, credential) that a call carries, or empty strings."""
+    name, _, credential = presented_token(metadata, _CREDENTIAL).rpartition(":")
     return name[:64], credential
 
 
-def _after(prefix: str, metadata: Any) -> str:
+def presented_token(metadata: Presented, prefix: str = _TOKEN) -> str:
+    """Returns the token that a call carries, or "": what follows `prefix` in its authorization."""
     for key, value in metadata or ():
         if key == TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
             return value[len(prefix) :]
@@ -127,7 +123,6 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
 def header_from_message(message: pb.ModelHeader) -> Offer:
     """Raises IncompatibleWeights, DamagedTransfer for a header that is not one of a model."""
     specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors)
-    check_declaration(specs, max_bytes=MAX_BYTES)
     manifest = Manifest(specs, message.addresses)
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None

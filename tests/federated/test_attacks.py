@@ -126,7 +126,7 @@ def test_beyond_its_places_a_site_is_told_so_and_tries_again(serving, channel):
     try:
         refused = next(call for _, call in held[6:] if _ended(call))
         assert fails(refused) == grpc.StatusCode.RESOURCE_EXHAUSTED
-        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"):
+        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls in progress"):
             transport.heart_beat()
         assert errors.TooManyCalls in errors.RETRYABLE
     finally:

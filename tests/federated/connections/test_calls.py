@@ -29,7 +29,7 @@ def test_a_caller_has_so_many_places_and_takes_none_of_another(calls):
         for _ in range(PER_CALLER):
             stack.enter_context(calls.of("C1", Context()))
         with (
-            pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"),
+            pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls in progress"),
             calls.of("C1", Context()),
         ):
             pass

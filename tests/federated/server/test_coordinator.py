@@ -400,7 +400,7 @@ def test_a_plan_that_differs_is_refused_and_nobody_is_enrolled(opened):
 def test_a_site_that_is_no_longer_provisioned_is_out_at_once(opened):
     run = opened()
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
-    run.lead._admission._credentials = credentials.CredentialBook({"C2": "0" * 64})
+    run.lead._login._credentials = credentials.CredentialBook({"C2": "0" * 64})
     with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part"):
         run.lead.site_of(token)
 

@@ -49,7 +49,7 @@ def test_an_evicted_site_is_out_at_once_and_its_update_does_not_count(opened):
     run.lead.steering.evict("C2")
     with pytest.raises(errors.SessionExpired):
         run.lead.site_of(token)
-    with pytest.raises(errors.UnknownSite, match="'C2' was sent away"):
+    with pytest.raises(errors.UnknownSite, match="'C2' was evicted"):
         run.lead.login("C2", "secret of C2", toy.PLAN, 10)
     run.lead.advance()
     assert scale(run, 1) == 1.0  # at once: nobody else is expected
