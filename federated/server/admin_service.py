@@ -114,7 +114,7 @@ class AdminServicer(grpc.GenericRpcHandler):
 
         return grpc.stream_stream_rpc_method_handler(answer, None, reply.SerializeToString)
 
-    def _check_credential(self, metadata: conversion.Metadata) -> str:
+    def _check_credential(self, metadata: conversion.Presented) -> str:
         name, secret = conversion.presented_credential(metadata)
         if name == OPERATOR:
             self._credentials.check_operator(secret)

@@ -183,7 +183,11 @@ class Login:
         return self.identify(self.record_of(token), certificate)
 
     def check_token(self, token: str, certificate: str = "") -> str:
-        """Returns the site that a token was issued to. Raises SessionExpired, CertificateRefused."""
+        """Returns the site that a token was issued to.
+
+        Raises:
+          SessionExpired, CertificateRefused.
+        """
         with self._run.changed:
             site = self._sessions.site_of(token, certificate)
             self._credentials.check_standing(site, certificate)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 from federated import errors
 from federated.aggregation import update_checks
@@ -68,18 +69,17 @@ class CheckedOffer:
 
     def __post_init__(self, site_names: Callable[[], Collection[str]]) -> None:
         site, offer, sha256 = self.site, self.offer, self.offer.manifest.sha256
+        found: dict[str, Any] = {"sha256": sha256}
         if offer.model:
             _check_name(site, offer.model, site_names())
-            found = {"what": f"model {offer.model!r} of site {site!r}"}
+            found["what"] = f"model {offer.model!r} of site {site!r}"
         else:
-            found = {
-                "what": f"update of site {site!r} for round {offer.round}",
-                "update": rounds.Update(site, offer.round, offer.num_examples, sha256),
-                "metrics": report_filter.check_metrics(
-                    offer.metrics, what=f"metrics of site {site!r}"
-                ),
-            }
-        for name, value in {**found, "sha256": sha256}.items():
+            found["what"] = f"update of site {site!r} for round {offer.round}"
+            found["update"] = rounds.Update(site, offer.round, offer.num_examples, sha256)
+            found["metrics"] = report_filter.check_metrics(
+                offer.metrics, what=f"metrics of site {site!r}"
+            )
+        for name, value in found.items():
             object.__setattr__(self, name, value)
 
     def receipt(self) -> Receipt:

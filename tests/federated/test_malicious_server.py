@@ -318,7 +318,7 @@ def test_chunks_that_the_update_has_not_are_not_sent(fake, join, missing):
     fake.answers["Offer"] = lambda request, context: pb.OfferReply(
         missing=[pb.Range(first=first, count=count) for first, count in missing]
     )
-    refused(join, "asks for chunks that round_001 has not")
+    refused(join, "asks for chunks that round_001 does not have")
     assert fake.calls("Send") == []
 
 

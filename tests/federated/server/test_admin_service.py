@@ -105,10 +105,10 @@ def test_orders_hold_at_once_and_are_in_the_audit_log(training, asking, tmp_path
     assert operator.status()["phase"] == "paused"
     operator.order("resume")
     assert transport.next_task().kind == "train"
-    assert "C1 is sent away" in operator.order("evict", "C1")
+    assert "C1 is evicted" in operator.order("evict", "C1")
     with pytest.raises(errors.SessionExpired):
         transport.next_task()
-    with pytest.raises(errors.UnknownSite, match="was sent away"):
+    with pytest.raises(errors.UnknownSite, match="was evicted"):
         transport.login(toy.PLAN, 30)
     assert operator.probe().standing == "operator"
     assert asking(running, "C1").probe().standing == "evicted"

@@ -123,8 +123,8 @@ def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(open
     clock.now += 25 * 3600.0
     steady.now += 5.0
     assert run.lead.advance() == 5.0  # the second site is waited for
-    assert run.lead.steering.status()["sites"]["C2"]["state"] == "training"
-    assert run.lead.steering.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
+    assert run.lead.orders.status()["sites"]["C2"]["state"] == "training"
+    assert run.lead.orders.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
     second.push(2)
     run.lead.advance()
     assert set(run.store.globals()) == {0, 1, 2}

@@ -25,7 +25,6 @@ from federated.storage import store
 from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire import weight_exchange_pb2_grpc as pb_grpc
 from runkit import events
 from tests.federated import toy
 
@@ -166,6 +165,15 @@ def test_a_site_too_many_is_told_who_takes_part(serving):
     second.close()
 
 
+def ask(channel, method, requests, metadata):
+    """Makes a raw call and returns the bytes of its replies."""
+    call = channel.stream_stream(
+        f"/weight_exchange.WeightExchange/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+    )
+    return list(call(iter(requests), metadata=metadata, timeout=30))
+
+
 def test_without_a_token_no_message_is_read(serving, kits):
     running = serving()
     identity = Identity.of(kits / "C1", "site")
@@ -177,28 +185,21 @@ def test_without_a_token_no_message_is_read(serving, kits):
             yield pb.ModelPart(chunk=pb.Chunk(data=b"\0" * 2**20))
 
     with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
-        stub = pb_grpc.WeightExchangeStub(channel)
         for metadata in (
             (),
             ((conversion.TOKEN_KEY, "Bearer made-up"),),
             ((conversion.TOKEN_KEY, "made-up"),),
             ((conversion.TOKEN_KEY, "Credential C1:made-up"),),
         ):
-            for call in (
-                lambda m: stub.Send(endless(), metadata=m, timeout=30),
-                lambda m: stub.NextTask(pb.TaskRequest(), metadata=m, timeout=30),
-                lambda m: list(
-                    stub.Pull(pb.PullRequest(model="round_000"), metadata=m, timeout=30)
-                ),
-                lambda m: stub.Offer(
-                    pb.ModelHeader(addresses=bytes(2**20)), metadata=m, timeout=30
-                ),
-                lambda m: stub.Login(
-                    pb.LoginRequest(site="C1", plan_json=" " * 2**20), metadata=m, timeout=30
-                ),
+            for method, requests in (
+                ("Send", endless()),
+                ("NextTask", [pb.TaskRequest()]),
+                ("Pull", [pb.PullRequest(model="round_000")]),
+                ("Offer", [pb.ModelHeader(addresses=bytes(2**20))]),
+                ("Login", [pb.LoginRequest(site="C1", plan_json=" " * 2**20)]),
             ):
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(metadata)
+                    ask(channel, method, requests, metadata)
                 assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
     assert len(sent) < 4 * 8  # what fits into a flow-control window, of a stream without an end
     assert list((running.folder / "incoming").iterdir()) == []
@@ -212,9 +213,7 @@ def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
         f"localhost:{running.port}", Identity.of(kits / "C2", "site").for_client()
     )
     with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
-        pb_grpc.WeightExchangeStub(channel).NextTask(
-            pb.TaskRequest(), metadata=((conversion.TOKEN_KEY, f"Bearer {token}"),), timeout=30
-        )
+        ask(channel, "NextTask", [pb.TaskRequest()], ((conversion.TOKEN_KEY, f"Bearer {token}"),))
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     transport.close()
 
