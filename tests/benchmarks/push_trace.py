@@ -3,17 +3,23 @@
     .venv/py3.11/bin/python -m tests.benchmarks.push_trace [--list]
 
 A server on loopback takes one update of a model of three tensors and one chunk, over mutual TLS.
-Counted is everything in `federated/` and `runkit/` that the server's own threads run for it: the
-thread in which gRPC receives a call's headers and those that handle calls, from the arrival of
-`Offer` to the receipt of `Send`. The site runs in the main thread, which is left out, and so are
-the threads that watch the calls and the port and the one that leads the rounds.
+The count covers everything in `federated/` and `runkit/` that the server runs for the update, from
+the arrival of `Offer` to the receipt of `Send`: in the thread in which gRPC receives a call's
+headers and in those that handle calls. It leaves out the site, which runs in the main thread, and
+the threads that watch the calls and the port and that lead the rounds.
 
-A call is the start of a function in Python, a comprehension or generator expression among them; a
-generator that goes on is not another call. Since Python 3.12 list, set and dict comprehensions
-are no functions of their own, so compare figures of one version.
+A call is the start of a Python function; a generator that is resumed does not start. Python 3.11
+runs every comprehension as a function, later versions only generator expressions, so compare
+figures of one version.
 
-Python 3.11, `--list` left out:
-    before  642 calls of 187 functions in 36 files
+                                              Python 3.11                   Python 3.12
+    each layer checks what it is given        642 calls, 36 files           603 calls, 36 files
+    checked values, fewer layers              303 calls, 33 files           283 calls, 33 files
+
+Of the 303, about 90 are the store, its files and the log (SQLite, the durable file, the chained
+line), 50 the three looks at the token, each of which sees whether the file of credentials has
+changed, 45 the two headers' tensors, which grow with the model, 35 gRPC's messages, and 25 the
+turns and places of calls.
 """
 
 from __future__ import annotations
@@ -116,7 +122,14 @@ def _push(folder: pathlib.Path, trace: Trace) -> None:
         transport.login(toy.PLAN, 30)
         server.join(_SETTLE_S)
         trace.counting = True
-        transport.push(update, sha256, round_number=1, num_examples=30, metrics={"loss": 1.0})
+        transport.push(
+            update,
+            sha256,
+            round_number=1,
+            num_examples=30,
+            metrics={"loss": 1.0},
+            discarded=0,
+        )
         server.join(_SETTLE_S)
         trace.counting = False
         transport.close()
