@@ -136,9 +136,12 @@ class CredentialBook:
                 f"the certificate {certificate[:16]}… was revoked; have the federation's operator certify a new key of this site"
             )
 
-    def check_standing(self, site: str, certificate: str) -> None:
+    def check_standing(self, site: str, certificate: str = "") -> None:
         """Raises CertificateRefused as `check_certificate`, SessionExpired for a site that is no
         longer provisioned.
+
+        Args:
+          certificate: "" while the connection is not known yet.
         """
         self.check_certificate(certificate)  # reads the file again if it has changed
         if site not in self._hashes:

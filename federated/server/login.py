@@ -166,7 +166,9 @@ class Login:
     def record_of(self, token: str) -> TokenRecord:
         """Returns what the token of a call's headers stands for. Raises SessionExpired."""
         with self._run.changed:
-            return self._sessions.record_of(token)
+            record = self._sessions.record_of(token)
+            self._credentials.check_standing(record.site)
+            return record
 
     def identify(self, record: TokenRecord, certificate: str) -> str:
         """Returns the site of a token that came with the site's own certificate, and records that

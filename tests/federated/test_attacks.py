@@ -1,5 +1,5 @@
-"""What a caller with a certificate of the federation may try, and one without: nothing stops the
-run, and nobody else notices.
+"""Attacks by callers with and without a certificate of the federation: none stops the run or
+affects another site.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ class HalfOpen:
 
 
 def hold(channel, method, metadata, *messages):
-    """Opens a call that sends `messages` and then nothing; returns what ends it, and the call."""
+    """Opens a call that sends `messages` and then stays silent; returns its stream and the call."""
     silent = HalfOpen(*messages)
     call = channel.stream_stream(SERVICE + method)(iter(silent), metadata=metadata)
     return silent, call
@@ -117,7 +117,7 @@ def test_half_open_calls_of_one_site_lock_nobody_out(serving, channel, operator,
     hostile.close()
 
 
-def test_beyond_its_places_a_site_is_told_so_and_tries_again(serving, channel):
+def test_a_site_with_too_many_calls_is_told_so_and_tries_again(serving, channel):
     running = serving()
     transport = running.connect("C1")
     metadata = conversion.token_metadata(transport.login(toy.PLAN, 30).token)
@@ -141,14 +141,14 @@ def _ended(call, seconds=10):
 
 
 def _soon(condition, seconds=10):
-    """Whether a condition that another thread is to bring about comes to hold."""
+    """Returns whether a condition that depends on another thread becomes true in time."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         pause.wait(0.01)
     return condition()
 
 
-def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_count(
+def test_evicting_a_site_ends_its_calls_and_its_upload_does_not_count(
     serving, channel, operator, tmp_path
 ):
     running = serving(min_num_clients=1, max_num_clients=2)
@@ -173,7 +173,7 @@ def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_coun
     hostile.close()
 
 
-def test_who_a_caller_is_is_asked_again_when_an_upload_ends(opened):
+def test_a_caller_is_verified_again_when_its_upload_ends(opened):
     run = opened(min_num_clients=1, max_num_clients=2)
     site = Site(run, "C2")
     token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
@@ -270,7 +270,7 @@ def test_a_score_out_of_its_range_is_refused_and_the_run_goes_on(opened, value):
     assert run.lead.drive()
 
 
-def test_a_store_that_holds_an_absurd_score_already_is_led_to_its_end(opened):
+def test_a_run_whose_store_holds_an_absurd_score_comes_to_its_end(opened):
     run, *_ = finished_rounds(opened, cross_site_evaluation=False)
     run.store.record_scores(1, "C1", {"dice": 1.7e308})
     run.store.record_scores(1, "C2", {"dice": 0.25})
@@ -310,7 +310,7 @@ def test_two_sites_bound_each_other_from_the_first_round(opened):
         assert abs(scale(run, number)) < 20
 
 
-def test_a_hostile_site_that_sends_tiny_changes_shuts_nobody_out(opened):
+def test_a_hostile_site_that_sends_tiny_changes_excludes_no_other_site(opened):
     run = opened(num_rounds=3, min_num_clients=2, max_num_clients=2)
     _, honest = Site(run, "C1"), Site(run, "C2")
     for number in (1, 2, 3):
@@ -383,7 +383,7 @@ def test_a_site_that_evaluates_while_another_is_evicted_may_report_what_it_has(o
     }
 
 
-def test_one_site_lends_so_many_models_and_no_more(opened):
+def test_one_site_lends_a_limited_number_of_models(opened):
     _, first, _ = finished_rounds(opened)
     for number in range(8):
         first.publish(f"C1_{number}", float(number))
@@ -394,7 +394,7 @@ def test_one_site_lends_so_many_models_and_no_more(opened):
     first.publish("C1_7", 9.0)  # another version of one that is there
 
 
-def test_no_call_puts_much_into_the_log(opened):
+def test_no_call_writes_much_to_the_log(opened):
     run, first, _ = finished_rounds(opened)
     first.publish("C1_FL_local")
     before = (run.folder / "events.jsonl").stat().st_size
@@ -437,7 +437,7 @@ def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits,
     assert "Traceback" not in caplog.text
 
 
-def test_sessions_do_not_pile_up(opened):
+def test_a_site_keeps_only_its_newest_sessions(opened):
     run = opened()
     tokens = [run.lead.login("C1", "secret of C1", toy.PLAN, 30).token for _ in range(30)]
     assert run.store._one("SELECT COUNT(*) FROM sessions") == (8,)
@@ -840,7 +840,7 @@ def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, mo
     assert run.store.counted(1) == {"C1", "C2"} and run.lead.orders.status()["best_round"] == 1
 
 
-def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(
+def test_a_site_that_was_evicted_and_readmitted_lends_its_models_again(
     serving, operator, take_part
 ):
     running = serving(num_rounds=1, max_num_clients=2)

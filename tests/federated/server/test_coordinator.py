@@ -16,7 +16,7 @@ from tests.federated.conftest import Clock
 
 
 class Site:
-    """A site's requests by hand."""
+    """Makes a site's requests one by one."""
 
     def __init__(self, run, name):
         self.run, self.name = run, name
@@ -83,7 +83,7 @@ def test_a_round_closes_after_the_wait_when_the_minimum_is_there(opened, clock):
     assert third.task() == tasks.Task("train", round=2, model="round_001")
 
 
-def test_the_maximum_closes_a_round_at_once(opened):
+def test_the_maximum_closes_a_round_immediately(opened):
     run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=1e9)
     for name, value in (("C1", 1.0), ("C2", 5.0)):
         Site(run, name).push(1, value)
@@ -98,9 +98,9 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
     assert opened(**settings).lead.advance() == 6.0
 
 
-def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(opened, clock):
-    """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at
-    work.
+def test_setting_the_machines_clock_moves_no_deadline_and_makes_no_site_silent(opened, clock):
+    """The clock is set back by an hour in the middle of the wait, and forward by a day while a site
+    trains.
     """
     steady = Clock(50.0)  # as after a start of the machine
     settings = {
@@ -187,7 +187,7 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
 
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
-def test_an_update_that_the_disk_spoilt_is_asked_for_again_and_poisons_nothing(
+def test_an_update_that_the_disk_corrupted_is_trained_again_and_does_no_harm(
     opened, harm, restarted
 ):
     run = opened()
@@ -316,7 +316,7 @@ def test_reserved_and_malformed_names_are_refused(opened, name):
     assert list((run.folder / "models").iterdir()) == []
 
 
-def test_models_and_rows_have_their_time(opened):
+def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
@@ -348,8 +348,8 @@ def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
     assert run.store.finished and [site.task().kind for site in sites] == ["finished"] * 2
 
 
-def test_at_the_end_a_site_that_no_round_counted_is_told_too(opened, clock):
-    """It would wait for days for a server that has left."""
+def test_a_site_that_no_round_counted_also_hears_of_the_end(opened, clock):
+    """Otherwise it would wait for days for a server that has left."""
     run = opened(
         num_rounds=1,
         min_num_clients=1,

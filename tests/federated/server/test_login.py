@@ -53,6 +53,13 @@ def test_what_changes_between_the_two_looks_counts(logged_in, book, error):
         run.lead.check_token(token, CERTIFICATE)
 
 
+def test_a_site_that_is_no_longer_provisioned_fails_at_the_first_look(logged_in):
+    run, token = logged_in
+    run.lead._login._credentials = CredentialBook({"C2": "0" * 64})
+    with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part"):
+        run.lead.record_of(token)
+
+
 def test_an_unknown_token_fails_at_the_first_look(logged_in):
     run, token = logged_in
     for unknown in ("", "x", token[:-1], token + "x"):

@@ -16,7 +16,7 @@ def pair(opened):
     return run, Site(run, "C1"), Site(run, "C2")
 
 
-def test_a_paused_run_gives_out_no_work_and_closes_no_round_but_takes_what_comes(opened, pair):
+def test_a_paused_run_hands_out_no_task_and_closes_no_round_but_accepts_updates(opened, pair):
     run, first, second = pair
     first.push(1, 1.0)
     run.lead.orders.pause()
@@ -116,8 +116,8 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
 
 @pytest.fixture
 def left(opened, tmp_path, clock):
-    """Two sites are the minimum and the maximum; after a round C2 leaves for ever. The run, C1, and
-    the operator's desk.
+    """Returns a run, its site C1, and the operator's view of it. Two sites are both the minimum and
+    the maximum, and after the first round C2 has left for good.
     """
     run = opened(heart_beat_timeout_s=600.0)
     first, second = Site(run, "C1"), Site(run, "C2")
@@ -138,7 +138,7 @@ EVICT, END = "--order=evict --site=C2", "--order=finish_now"
 
 
 def evaluated(run, site):
-    """Does what is asked of a site in the evaluation, and returns whether the run is finished then."""
+    """Does a site's tasks in the evaluation, and returns whether the run has finished."""
     run.lead.advance()
     for _ in range(5):
         task = site.task()
@@ -152,7 +152,7 @@ def evaluated(run, site):
     return run.store.finished
 
 
-def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_says_helps(left):
+def test_finish_names_a_site_that_has_left_for_good_and_its_advice_helps(left):
     run, first, desk = left
     answer = desk.order("finish", "")
     assert answer.startswith("round 2 is the last one; once its updates are in")
@@ -174,7 +174,7 @@ def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_s
     assert evaluated(run, first) and desk.status()["warnings"] == []
 
 
-def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(left):
+def test_finish_now_names_the_sites_that_the_evaluation_waits_for_and_its_advice_helps(left):
     run, first, desk = left
     answer = desk.order("finish_now", "")
     assert answer.startswith("the open round is abandoned; the run ends with global model 1")
@@ -185,7 +185,7 @@ def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(le
     assert desk.order("finish", "") == "the run has finished already, with global model 1"
 
 
-def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
+def test_an_order_that_nothing_hinders_says_no_more(opened, tmp_path, clock):
     run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0)
     first, _ = Site(run, "C1"), Site(run, "C2")
     desk = overview.Overview(
@@ -206,7 +206,7 @@ def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
     run.lead.advance()
     answer = desk.order("finish_now", "")
     assert (
-        answer
-        == "the rounds are over already; the run ends with global model 1 once the sites have evaluated it"
+        answer == "the rounds are over already; the run ends with global model 1 "
+        "once the sites have evaluated it"
     )
     assert evaluated(run, first)

@@ -47,7 +47,7 @@ def push(transport, path, round_number=1, num_examples=30):
     )
 
 
-def test_whole_federation_over_mutual_tls(serving, take_part):
+def test_a_whole_federation_over_mutual_tls(serving, take_part):
     running = serving()
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     summaries = take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -84,7 +84,7 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     ) and rows[0]["dice_tumour"] is None
 
 
-def test_a_federation_whose_transfers_go_one_by_one_comes_to_the_same_models(serving, take_part):
+def test_a_federation_with_one_transfer_at_a_time_makes_the_same_models(serving, take_part):
     running = serving(transfers_at_once=1)
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -152,7 +152,7 @@ def test_every_difference_of_the_plan_is_listed(serving):
     transport.close()
 
 
-def test_a_site_too_many_is_told_who_takes_part(serving):
+def test_a_site_too_many_hears_which_sites_take_part(serving):
     running = serving(min_num_clients=1, max_num_clients=1)
     first, second = running.connect("C1"), running.connect("C2")
     first.login(toy.PLAN, 30)
@@ -537,7 +537,7 @@ def test_many_megabytes_both_ways(serving, tmp_path):
     transport.close()
 
 
-def test_plain_and_old_tls_get_nowhere(serving):
+def test_connections_without_tls_or_with_an_old_version_are_refused(serving):
     running = serving()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
