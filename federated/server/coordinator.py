@@ -120,9 +120,7 @@ class Coordinator:
             1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
         )
 
-    def open_model(
-        self, site: str, name: str, sha256: str | None = None
-    ) -> tuple[TensorFile, Manifest]:
+    def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
         """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
         file and its manifest.
 

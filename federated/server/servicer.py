@@ -200,7 +200,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
     def Describe(
         self, caller: Caller, request: pb.ModelName, context: grpc.ServicerContext
     ) -> pb.ModelHeader:
-        file, manifest = self._coordinator.open_model(caller.site, request.model)
+        file, manifest = self._coordinator.open_model(request.model)
         file.close()
         return conversion.header_to_message(Offer(manifest, model=request.model))
 
@@ -210,9 +210,7 @@ class WeightExchangeServicer(grpc.GenericRpcHandler):
         context.add_callback(self._queue.wake)  # a site that hangs up gives up its place at once
         with self._queue.turn(context.is_active, name=caller.site) as turn:
             began, sent = time.monotonic(), 0
-            file, manifest = self._coordinator.open_model(
-                caller.site, request.model, request.sha256
-            )
+            file, manifest = self._coordinator.open_model(request.model, request.sha256)
             with file:
                 wanted = conversion.indices_from_messages(
                     request.chunks, num_chunks=manifest.num_chunks

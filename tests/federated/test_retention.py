@@ -44,7 +44,7 @@ def test_old_models_are_removed_except_the_initial_the_best_and_the_newest(opene
         errors.UnknownModel,
         match=r"'round_002'.*there are round_000, round_003, round_007, round_008",
     ):
-        run.lead.open_model("C1", "round_002")
+        run.lead.open_model("round_002")
 
 
 def test_a_plateau_counts_models_that_were_removed(opened):

@@ -245,7 +245,7 @@ def test_closing_phases_wait_for_every_site_when_minimum_is_maximum(opened, cloc
     run.lead.advance()
     models = ("C1_baseline", "FL_global", "FL_best_global")
     assert first.task() == second.task() == tasks.Task("evaluate", models=models)
-    file, _ = run.lead.open_model("C2", "FL_best_global")
+    file, _ = run.lead.open_model("FL_best_global")
     with file:
         assert file.metadata["round"] == "2"  # scored 0.3, the others less
     for site in (first, second):
@@ -323,7 +323,7 @@ def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
         with pytest.raises(
             errors.UnknownModel, match=f"no model '{name}' here; there are round_000"
         ):
-            run.lead.open_model("C1", name)
+            run.lead.open_model(name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
         run.lead.submit_rows("C1", [first.row()])
     play_rounds(run, (first, second), number=1)
