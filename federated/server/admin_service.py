@@ -53,7 +53,7 @@ class AdminServicer(grpc.GenericRpcHandler):
 
     Args:
       api: answers the calls.
-      credentials: of all who may call.
+      credentials: of the operator and of every site.
       calls: the calls in progress; the operator has places of its own, however many the sites take.
       clock: seconds since the epoch.
     """

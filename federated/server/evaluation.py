@@ -51,7 +51,7 @@ class Evaluation:
                 )
             if sha256 not in ("", run.store.globals()[model]):
                 raise errors.UnknownModel(
-                    f"global model {model} is another one by now; ask for the next task"
+                    f"global model {model} has been replaced; ask for the next task"
                 )
             if (
                 run.store.scores().get(model, {}).get(site) == checked

@@ -13,7 +13,7 @@ from federated.tensors.partial_file import PartialModel
 
 
 class Transfer:
-    """A model in transfer and the check of its values. Its files are closed once nobody uses them.
+    """A model in transfer and the check of its values. Its files are closed after their last use.
 
     `Transfers` calls the methods with its lock held.
 

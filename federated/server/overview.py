@@ -75,7 +75,7 @@ class Overview:
             orders.discard_round(round_number)
             return (
                 f"back to global model {round_number - 1}: round {round_number} is open again, "
-                "and every site trains it anew"
+                "and every site trains it again"
             )
         if kind in ("finish", "finish_now"):
             status = orders.status()

@@ -659,7 +659,7 @@ def test_sites_follow_a_run_that_goes_back_and_the_audit_knows_of_it(serving, op
     trainers = {"C1": toy.ToyTrainer("C1", on_train=on_train), "C2": toy.ToyTrainer("C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
     assert running.join().finished and answers == [
-        "back to global model 1: round 2 is open again, and every site trains it anew"
+        "back to global model 1: round 2 is open again, and every site trains it again"
     ]
     assert trainers["C1"].calls.count("train 2") == 2
     for number, model in enumerate(toy.expected_globals(("C1", "C2"), 4)):

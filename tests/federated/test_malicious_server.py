@@ -59,7 +59,7 @@ def join(fake, kits, tmp_path):
         def pause(seconds):
             pauses.append(seconds)
             if len(pauses) > longest:
-                raise KeyboardInterrupt  # a loop that goes on for ever is stopped here
+                raise KeyboardInterrupt  # stops a loop that would go on forever
 
         with fake_server.serving(fake, kits / "server") as port:
             transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)

@@ -71,7 +71,7 @@ class Queue:
             assert not thread.is_alive()
 
     def nobody_came(self) -> bool:
-        self.turns.wake()  # takes the lock: who had read the clock waits by now, or has gone on
+        self.turns.wake()  # takes the lock: a call that had read the clock waits now, or has gone on
         return self.came.empty()
 
 

@@ -160,7 +160,7 @@ def test_a_site_too_many_hears_which_sites_take_part(serving):
         errors.FederationFull, match="'C2' is one too many: C1 take part and max_num_clients is 1"
     ):
         second.login(toy.PLAN, 10)
-    first.login(toy.PLAN, 30)  # the one who takes part may come again
+    first.login(toy.PLAN, 30)  # a site that takes part may log in again
     first.close()
     second.close()
 
@@ -194,6 +194,7 @@ def test_without_a_token_no_message_is_read(serving, kits):
             for method, requests in (
                 ("Send", endless()),
                 ("NextTask", [pb.TaskRequest()]),
+                ("NoSuchMethod", [pb.TaskRequest()]),
                 ("Pull", [pb.PullRequest(model="round_000")]),
                 ("Offer", [pb.ModelHeader(addresses=bytes(2**20))]),
                 ("Login", [pb.LoginRequest(site="C1", plan_json=" " * 2**20)]),
@@ -344,7 +345,7 @@ def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries
         for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
         if e["event"] == "retry"
     ]
-    if method != "finish":  # where the server is at work for itself, it alone waits
+    if method != "finish":  # without a request, only the server itself waits
         assert "StorageTrouble" in retries and set(retries) <= {"StorageTrouble"}
         assert (
             "the server cannot use its store (its disk is full); its operator must free space"
