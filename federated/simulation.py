@@ -48,7 +48,8 @@ class InProcessTransport:
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
     ) -> Manifest:
-        file, manifest = self._coordinator.open_model(self._verified(), model)
+        self._verified()
+        file, manifest = self._coordinator.open_model(model)
         if specs is not None:
             replies.check_specs(manifest, model=model, specs=specs)
         with file, PartialModel(path, manifest, {"sha256": manifest.sha256}) as partial:

@@ -1,4 +1,4 @@
-"""The calls under way at a server: how many each caller may hold, how long each may stand still,
+"""The calls in progress at a server: how many each caller may have, how long each may stand still,
 and what ends them early.
 """
 
@@ -8,25 +8,26 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import grpc
 from absl import logging
 
 from federated.errors import FederationError, TooManyCalls
 
-# a call that waits, a heart beat, a transfer or its place in the queue; as many again of a site
-# that was killed
+# A waiting call, a heart beat, a transfer or its place in the queue; and as many again that are
+# left over from a site that was killed.
 PER_CALLER = 6
 FIRST_MESSAGE_S = 60.0  # from a call's headers to its first message
-SILENCE_S = (
-    600.0  # between two messages of a transfer, either way; slow links send one far more often
-)
+# Between two messages of a transfer, in either direction; slow links send one far more often.
+SILENCE_S = 600.0
 _CHECK_EVERY_S = 1.0
+
+Message = TypeVar("Message")
 
 
 class Call:
-    """One call under way; `moved` is told of every message, so that a slow transfer goes on and a
+    """One call in progress. `moved` reports every message, so that a slow transfer goes on and a
     silent one ends.
     """
 
@@ -34,7 +35,7 @@ class Call:
         self,
         caller: str,
         context: grpc.ServicerContext,
-        verify: Callable[[], Any],
+        verify: Callable[[], object],
         clock: Callable[[], float],
     ):
         self.caller, self.verify = caller, verify
@@ -44,8 +45,8 @@ class Call:
     def moved(self) -> None:
         self.ends = self._clock() + SILENCE_S
 
-    def following(self, messages: Iterable[Any]) -> Iterator[Any]:
-        """Yields `messages`, each of which moves the call's deadline on."""
+    def following(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yields `messages`; each one extends the call's deadline."""
         for message in messages:
             self.moved()
             yield message
@@ -57,22 +58,22 @@ class Call:
 class Calls:
     """Every call of every caller, from its headers to its end. Thread-safe.
 
-    A caller may be a site that is allowed here, or one that was a moment ago: holding calls open
-    costs it its own places only. Once a second each call is looked at: one that has stood still for
-    too long is ended, and so is one whose caller would be turned away by now (evicted, revoked,
-    expired). A transfer that was ended goes on where it was once the site may come again.
+    A caller is a site that is admitted, or was a moment ago. By holding calls open it uses up only
+    its own places. Once a second every call is checked: it ends if it has stood still for too long,
+    or if its caller would now be turned away (evicted, revoked, expired). An upload that ended this
+    way resumes once the site is admitted again.
 
     Args:
-      per_caller: calls that one caller may hold at the same time.
-      on_call: told (the connection as gRPC names it, caller) of each call.
-      clock: seconds, of any beginning.
+      per_caller: limit on the calls that one caller may have at the same time.
+      on_call: called with (the connection as gRPC names it, caller) for each call.
+      clock: seconds since any fixed moment.
     """
 
     def __init__(
         self,
         per_caller: int = PER_CALLER,
         *,
-        on_call: Callable[[str, str], Any] = lambda peer, caller: None,
+        on_call: Callable[[str, str], object] = lambda peer, caller: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._per_caller, self._on_call, self._clock = per_caller, on_call, clock
@@ -81,13 +82,15 @@ class Calls:
 
     @contextlib.contextmanager
     def of(
-        self, caller: str, context: grpc.ServicerContext, verify: Callable[[], Any] = lambda: None
+        self,
+        caller: str,
+        context: grpc.ServicerContext,
+        verify: Callable[[], object] = lambda: None,
     ) -> Iterator[Call]:
-        """Holds a place of `caller` for the block.
+        """Holds one of the caller's places for the duration of the block.
 
         Args:
-          verify: raises a FederationError once the caller is no longer let in; asked again and
-              again.
+          verify: raises a FederationError once the caller is no longer admitted; called repeatedly.
         Raises:
           TooManyCalls: while all places of this caller are taken.
         """
@@ -97,7 +100,8 @@ class Calls:
             held = self._held.setdefault(caller, set())
             if len(held) >= self._per_caller:
                 raise TooManyCalls(
-                    f"{caller!r} has {len(held)} calls under way, the most that are taken; wait until one of them ends"
+                    f"{caller!r} has {len(held)} calls in progress, the most that are allowed; "
+                    "wait until one of them ends"
                 )
             held.add(call)
         try:
@@ -109,11 +113,11 @@ class Calls:
                     del self._held[caller]
 
     def check(self) -> None:
-        """Ends what should no longer go on."""
+        """Ends the calls that must not go on."""
         now = self._clock()
         with self._lock:
-            under_way = [call for held in self._held.values() for call in held]
-        for call in under_way:
+            in_progress = [call for held in self._held.values() for call in held]
+        for call in in_progress:
             reason = "silence" if now >= call.ends else _refusal(call)
             if reason:
                 logging.info("event=call_ended caller=%s reason=%s", call.caller, reason)
@@ -121,7 +125,7 @@ class Calls:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Looks at the calls every second while the block runs."""
+        """Checks the calls every second while the block runs."""
         thread = threading.Thread(target=self._watch, name="calls", daemon=True)
         thread.start()
         try:
@@ -134,7 +138,7 @@ class Calls:
         while not self._over.wait(_CHECK_EVERY_S):
             try:
                 self.check()
-            except Exception:  # a look that fails ends no call; the next one comes in a second
+            except Exception:  # a check that fails ends no call; the next one follows in a second
                 logging.exception("event=calls_not_checked")
 
 

@@ -1,11 +1,13 @@
-"""How a service of this package answers with an error: one gRPC status, the error's class and its
-reasons in the trailing metadata.
+"""Errors as replies: one gRPC status per class; the class name and its reasons travel in the
+trailing metadata.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
+from collections.abc import Iterator
 from typing import NoReturn
 
 import grpc
@@ -36,11 +38,9 @@ _STATUS = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.DamagedTransfer: grpc.StatusCode.DATA_LOSS,
 }
-_MAX_TEXT = (
-    24 * 2**10
-)  # of an error: percent-encoding may double it, and the other end takes 64 KiB of metadata
-
-
+# Bytes of an error's text: percent-encoding may double it, and the other end accepts 64 KiB of
+# metadata.
+_MAX_TEXT = 24 * 2**10
 _MAX_LOGGED = 1500  # characters of it in the server's own log
 _lines = LineBudget()
 
@@ -48,57 +48,55 @@ _lines = LineBudget()
 def turned_away(error: errors.FederationError) -> grpc.RpcMethodHandler:
     """Returns a handler that answers with `error` before it reads a message."""
     _log(error)
-    # Stream in, stream out: gRPC reads no message before such a handler asks for one, whatever the
+    # Stream in, stream out: before such a handler asks for a message gRPC reads none, whatever the
     # method is.
     return grpc.stream_stream_rpc_method_handler(lambda _, context: _abort(context, error))
 
 
-class Answering:
-    """A call's block: ends it with the errors of this package; anything else is logged here and
-    told to the caller in general terms.
+@contextlib.contextmanager
+def answering(context: grpc.ServicerContext) -> Iterator[None]:
+    """Ends a call with the error that its block raises.
+
+    Errors of this package go to the caller as they are. Any other error is logged here, and the
+    caller hears only that the server failed.
     """
-
-    def __init__(self, context: grpc.ServicerContext):
-        self._context = context
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        error = storage_trouble(error) or error
-        if isinstance(error, errors.FederationError):
-            _log(error)
-            _abort(self._context, error)
-        if (
-            isinstance(error, Exception)
-            and self._context.is_active()
-            and not isinstance(error, grpc.RpcError)
-        ):
+    try:
+        yield
+    except grpc.RpcError:
+        raise
+    except Exception as error:
+        told = storage_trouble(error) or error
+        if isinstance(told, errors.FederationError):
+            _log(told)
+            _abort(context, told)
+        if context.is_active():
             logging.exception("event=failed")
-            self._context.abort(
+            context.abort(
                 grpc.StatusCode.INTERNAL, "the server failed on this request; its log says why"
             )
+        raise
 
 
-def storage_trouble(error: BaseException | None) -> errors.StorageTrouble | None:
-    """Returns what a caller is told where the system keeps the server from reading or writing its
-    store; None for any other error.
+def storage_trouble(error: BaseException) -> errors.StorageTrouble | None:
+    """Returns the reply for an error of the system that keeps the server from using its store;
+    None for any other error.
 
-    That passes, and the caller tries again. A database that is damaged does not pass.
+    Such trouble passes, and the caller tries again. A damaged database does not pass.
     """
     if not isinstance(error, (OSError, sqlite3.OperationalError)):
         return None
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error)
     why = "its disk is full" if full else getattr(error, "strerror", None) or str(error)
     return errors.StorageTrouble(
-        f"the server cannot use its store ({why}); its operator must free space or mend the folder, and the site tries again by itself"
+        f"the server cannot use its store ({why}); its operator must free space or mend the "
+        "folder, and the site tries again by itself"
     )
 
 
 def _log(error: errors.FederationError) -> None:
-    """Logs a refusal; callers that keep being refused do not fill the log."""
+    """Logs a refusal, within a budget: a caller that is refused again and again must not fill the
+    log.
+    """
     omitted = _lines.take(type(error).__name__)
     if omitted is not None:
         more = f" omitted={omitted}" if omitted else ""

@@ -1,40 +1,72 @@
-"""The messages of one incoming stream, the last one included."""
+"""The messages of one incoming stream, counted, measured and decoded as they are asked for."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+
+from federated.errors import DamagedTransfer
 
 
 class Inbox:
-    """Keeps what has arrived until it is asked for, whatever becomes of the call.
+    """Keeps what has arrived until it is asked for, even if the call is cut meanwhile.
 
-    gRPC forgets a message that arrived whole when the call is cut before the handler has asked for
-    it: of a transfer that is cut that would be a chunk more to send again. It reads one message
-    ahead of the handler, so this holds one at most.
+    If a call is cut before the handler asks for a message that arrived whole, gRPC forgets that
+    message; in a transfer, that would be one more chunk to send again. gRPC reads one message ahead
+    of the handler, so the inbox holds at most one.
+
+    Args:
+      read: decodes a message; may raise DecodeError.
+      max_bytes: size limit for a message; a larger one is refused before it is decoded.
     """
 
-    def __init__(self) -> None:
-        self._messages = collections.deque[bytes]()
+    def __init__(self, read: Callable[[bytes], Any], max_bytes: int):
+        self._read, self._max_bytes = read, max_bytes
+        self._waiting = collections.deque[bytes]()
 
     def arrived(self, data: bytes) -> bytes:
-        """The stream's deserializer: called with every message before the call's end can be seen."""
-        self._messages.append(data)
+        """Keeps a message; the stream's deserializer, which gRPC calls before it ends the call."""
+        self._waiting.append(data)
         return data
 
-    def messages(self, stream: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields every message of `stream`; of one that was cut first what arrived, then raises
-        gRPC's error.
+    def messages(
+        self, stream: Iterable[bytes], on_message: Callable[[], None] = lambda: None
+    ) -> Iterator[Any]:
+        """Yields every message of `stream`, decoded.
+
+        Args:
+          on_message: called for every message before it is decoded.
+        Raises:
+          DamagedTransfer: for a message that is too large or cannot be decoded.
+          grpc.RpcError: if the call was cut, after everything that had arrived.
         """
         cut = None
         try:
             for _ in stream:
-                yield self._messages.popleft()
+                on_message()
+                yield self._next()
         except grpc.RpcError as error:
             cut = error
-        while self._messages:
-            yield self._messages.popleft()
+        while self._waiting:
+            on_message()
+            yield self._next()
         if cut is not None:
             raise cut
+
+    def _next(self) -> Any:
+        data = self._waiting.popleft()
+        if len(data) > self._max_bytes:
+            raise DamagedTransfer(
+                f"a message of {len(data)} bytes came where {self._max_bytes} are the most; "
+                "install the same release"
+            )
+        try:
+            return self._read(data)
+        except DecodeError as error:
+            raise DamagedTransfer(
+                "a message cannot be read; install the same release at both ends"
+            ) from error

@@ -1,4 +1,4 @@
-"""How often a site may log in: a few times in a row after restarts, and then once in a while."""
+"""How often a site may log in: several times in a row after restarts, then at a steady pace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from federated.errors import TooManyCalls
 
-# logins in a row, e.g. of a site that is restarted again and again while somebody sets it up
+# Logins in a row, e.g. of a site that is restarted again and again while it is being set up.
 AT_ONCE = 20
 EVERY_S = 1.0  # after that
 _LONGEST_WAIT_S = 10.0
@@ -17,11 +17,11 @@ _LONGEST_WAIT_S = 10.0
 class LoginPace:
     """When each site may log in next. Thread-safe.
 
-    A login costs the server a handshake and the comparison of two plans. A site that logs in
-    without end waits here, in its own call, and takes no time from the rounds of the others.
+    A login costs the server a handshake and the comparison of two plans. A site that keeps logging
+    in waits here, in its own call, and takes no time from the rounds of the others.
 
     Args:
-      clock: seconds, of any beginning.
+      clock: seconds since any fixed moment.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class LoginPace:
         """Returns how many seconds the next login of `site` has to wait.
 
         Raises:
-          TooManyCalls: if it would have to wait for more than ten seconds, because as many wait
-              before it.
+          TooManyCalls: if it would have to wait for more than ten seconds behind earlier ones.
         """
         with self._lock:
             now = self._clock()
             free_at = max(self._free_at.get(site, 0.0), now - self._ahead_s) + self._every_s
             if free_at - now > _LONGEST_WAIT_S:
                 raise TooManyCalls(
-                    f"{site!r} logs in too often; it may once every {self._every_s:g} s, so wait and try again"
+                    f"{site!r} logs in too often; one login every {self._every_s:g} s is allowed, "
+                    "so wait and try again"
                 )
             self._free_at[site] = free_at
             return max(0.0, free_at - now)

@@ -1,9 +1,8 @@
-"""Keeps room at the server's port: connections that hold a place and say nothing make way, and no
-caller holds many.
+"""Keeps room at the server's port: silent connections make way, and no caller holds many.
 
-gRPC itself takes a fixed number of connections and ends handshakes that stand still. That alone
-would let whoever comes first hold every place for as long as a handshake may take, and one site
-with a valid certificate hold them for ever.
+gRPC itself accepts a fixed number of connections and ends handshakes that stand still. With these
+limits alone, the first to come could hold every place for as long as a handshake may take, and one
+site with a valid certificate could hold them forever.
 """
 
 from __future__ import annotations
@@ -28,36 +27,36 @@ Address = tuple[str, int]
 
 
 class PortGuard:
-    """Looks at the process's connections on one port. Thread-safe.
+    """Watches the process's connections on one port. Thread-safe.
 
-    While fewer than three quarters of the places are taken, nobody is sent away but by gRPC's own
-    time limits. Beyond that, connections over which no known caller has made a call are closed at
-    random until they hold a quarter of the places at most.
+    While fewer than three quarters of the places are taken, only gRPC's own time limits close a
+    connection. Beyond that, connections on which no known caller has made a call are closed at
+    random until they hold at most a quarter of the places.
 
     Args:
-      places: connections that gRPC takes at most.
-      clock: seconds, of any beginning.
+      places: the number of connections that gRPC accepts.
+      clock: seconds since any fixed moment.
     """
 
     def __init__(self, places: int, *, clock: Callable[[], float] = time.monotonic):
         self._places, self._clock = places, clock
         self._lock = threading.Lock()
-        self._callers: dict[Address, str] = {}
+        self._callers: dict[str, str] = {}  # peer -> caller
         self._since: dict[Address, float] = {}
         self._over = threading.Event()
 
     def note(self, peer: str, caller: str) -> None:
-        """Notes whose connection it is. `peer` as gRPC writes it: "ipv4:127.0.0.1:1234",
-        "ipv6:%5B::1%5D:1234".
+        """Records whose connection it is.
+
+        Args:
+          peer: as gRPC writes it: "ipv4:127.0.0.1:1234", "ipv6:%5B::1%5D:1234".
         """
-        address = _address(peer)
-        if address is not None:
-            with self._lock:
-                self._callers[address] = caller
+        with self._lock:
+            self._callers[peer] = caller
 
     def look(self, port: int) -> int:
-        """Closes the connections to the server's own `port` that have to make way; returns how
-        many.
+        """Closes the connections to the server's own `port` that have to make way; returns their
+        number.
         """
         now = self._clock()
         with contextlib.ExitStack() as stack:
@@ -65,13 +64,19 @@ class PortGuard:
                 address: stack.enter_context(held) for address, held in _connections(port)
             }
             with self._lock:
+                found = {peer: _address(peer) for peer in self._callers}
                 self._callers = {
-                    address: caller
-                    for address, caller in self._callers.items()
-                    if address in connections
+                    peer: caller
+                    for peer, caller in self._callers.items()
+                    if found[peer] in connections
                 }
                 self._since = {address: self._since.get(address, now) for address in connections}
-                callers, since = dict(self._callers), dict(self._since)
+                callers = {
+                    address: self._callers[peer]
+                    for peer, address in found.items()
+                    if address is not None and peer in self._callers
+                }
+                since = dict(self._since)
             leaving = _beyond(callers, since)
             unknown = [address for address in connections if address not in callers]
             if len(connections) >= 3 * self._places // 4:
@@ -80,15 +85,14 @@ class PortGuard:
                 leaving += old[: max(0, len(unknown) - self._places // 4)]
             for address in leaving:
                 with contextlib.suppress(OSError):  # it may have ended by itself
-                    connections[address].shutdown(
-                        socket.SHUT_RDWR
-                    )  # gRPC finds it closed, and closes its end
+                    # gRPC notices that it is closed, and closes its end.
+                    connections[address].shutdown(socket.SHUT_RDWR)
         return len(leaving)
 
     @contextlib.contextmanager
     def watched(self, port: int) -> Iterator[None]:
-        """Looks again and again while the block runs."""
-        thread = threading.Thread(target=self._watch, args=(port,), name="door", daemon=True)
+        """Looks four times a second while the block runs."""
+        thread = threading.Thread(target=self._watch, args=(port,), name="port_guard", daemon=True)
         thread.start()
         try:
             yield
@@ -101,7 +105,7 @@ class PortGuard:
         while not self._over.wait(_EVERY_S):
             try:
                 closed = self.look(port)
-            except OSError as error:  # no descriptor is free to look with; gRPC's own limits hold
+            except OSError as error:  # no free descriptor to look with; gRPC's own limits hold
                 logging.debug("event=door_blind reason=%s", error.strerror)
                 continue
             if closed and self._clock() - told >= 60:
@@ -113,8 +117,8 @@ class PortGuard:
 
 
 def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Address]:
-    """Returns the oldest connections of each caller that has more than it may: a site that comes
-    again keeps the new one.
+    """Returns the oldest connections of each caller that has too many: a site that connects again
+    keeps the new one.
     """
     by_caller = defaultdict[str, list[Address]](list)
     for address in sorted(callers, key=since.__getitem__):
@@ -125,8 +129,8 @@ def _beyond(callers: dict[Address, str], since: dict[Address, float]) -> list[Ad
 
 
 def _connections(port: int) -> Iterator[tuple[Address, socket.socket]]:
-    """Yields this process's connections to its own `port`: the other end's address, and a socket of
-    ours for the same connection.
+    """Yields this process's connections to its own `port`: the address of the other end, and a
+    duplicate of our socket.
     """
     for name in os.listdir("/dev/fd"):
         try:

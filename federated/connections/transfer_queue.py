@@ -1,5 +1,5 @@
-"""Transfers take turns: a few move bytes at once, so that memory does not grow with the sites, and
-no site holds more than one turn.
+"""Transfers take turns: only a few move bytes at once, so that memory does not grow with the number
+of sites, and no site holds more than one turn.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ PACE_BYTES = 32 * 2**20  # in `lapse_s` seconds; at the default 5 s about 54 Mbi
 
 
 class TransferQueue:
-    """Hands out `count` turns: first to the name that had its last turn longest ago, else in the
-    order in which they are asked for.
+    """Hands out `count` turns. The next one goes to the name whose last turn is longest ago, or, if
+    that does not decide, to the first to ask.
 
-    Thread-safe. Each name holds one turn at a time: calls that hold one and move nothing delay only
-    further calls of the same name.
+    Thread-safe. Each name holds one turn at a time, so calls that hold a turn and move nothing
+    delay only further calls of the same name.
 
-    A slow link starves nobody: a turn lapses once its transfer moves fewer than PACE_BYTES in
-    `lapse_s` seconds, and the transfer goes on without it, as does whoever has waited for
+    A slow link starves no other: a turn lapses when its transfer moves fewer than PACE_BYTES in
+    `lapse_s` seconds, and the transfer goes on without it. So does a transfer that has waited for
     `patience_s`.
 
     Args:
       count: turns at once.
-      lapse_s: how long a turn lasts from its beginning, and again from every PACE_BYTES.
-      patience_s: how long a turn is waited for. The other end gives up a call that stands still;
-          this must be far below that.
+      lapse_s: how long a turn lasts from its start, and again from every PACE_BYTES.
+      patience_s: how long a transfer waits for a turn. Must be far below the time after which the
+          other end gives up a call that stands still.
       clock: seconds.
     """
 
@@ -43,32 +43,24 @@ class TransferQueue:
     ):
         if count < 1:
             raise ValueError(f"{count} turns; expected at least 1")
-        self._count, self._lapse_s, self._patience_s, self._clock = (
-            count,
-            lapse_s,
-            patience_s,
-            clock,
-        )
+        self._count, self._lapse_s = count, lapse_s
+        self._patience_s, self._clock = patience_s, clock
         self._changed = threading.Condition()
         self._queue, self._held = collections.deque[Slot](), set[Slot]()
-        self._reserved: dict[str, Slot] = {}
-        self._served, self._serving = (
-            dict[str | None, int](),
-            itertools.count(1),
-        )  # name -> when it had its last turn
+        self._reserved: dict[str | None, Slot] = {}
+        # name -> number of its last turn; turns are numbered from 1
+        self._served, self._serving = dict[str | None, int](), itertools.count(1)
 
     @contextlib.contextmanager
     def turn(
         self, wanted: Callable[[], bool] = lambda: True, *, name: str | None = None
     ) -> Iterator[Slot]:
-        """Waits for a turn and holds it for the block; in the end the block goes on without one
-        rather than not at all.
+        """Waits for a turn and holds it for the block. A block that waits too long runs without a
+        turn.
 
         Args:
-          name: whose turn it is. One that was reserved under this name is taken over without a
-              wait.
-          wanted: asked at the start and at every `wake`; who does not want a turn any more gives up
-              its place.
+          name: whose turn it is. A turn reserved under this name is used at once.
+          wanted: called at the start and at every `wake`; once it returns False, the wait ends.
         """
         with self._changed:
             turn = self._reserved.pop(name, None) or self._queued(wanted, name)
@@ -78,11 +70,13 @@ class TransferQueue:
             self._end(turn)
 
     def reserve(self, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Waits for a turn that the next `turn` of that name takes over. It lapses as any other, so
-        nobody need come for it.
+        """Waits for a turn, which the next `turn` of that name uses. If none comes, it lapses like
+        any other.
         """
         with self._changed:
-            self._held.discard(self._reserved.pop(name, None))
+            earlier = self._reserved.pop(name, None)
+            if earlier is not None:
+                self._held.discard(earlier)
             self._reserved[name] = self._queued(wanted, name)
 
     def _end(self, turn: Slot) -> None:
@@ -91,7 +85,7 @@ class TransferQueue:
             self._changed.notify_all()
 
     def _queued(self, wanted: Callable[[], bool], name: str | None) -> Slot:
-        """Returns a turn once it is there or not waited for any more; called with the lock held."""
+        """Returns a turn once it is free or the wait is over; called with the lock held."""
         turn, now = Slot(self._clock, self._lapse_s, name), self._clock()
         until = now + self._patience_s
         self._queue.append(turn)
@@ -107,22 +101,21 @@ class TransferQueue:
                 now = self._clock()
         finally:
             self._queue.remove(turn)
-            self._changed.notify_all()  # the next may be the first now
+            self._changed.notify_all()  # the next one may be the first now
         turn.begin()
         return turn
 
     def _next(self) -> Slot | None:
-        """Returns whose turn it is: names that hold one wait, and among the others comes first who
-        was not served for longest.
+        """Returns whose turn is next. A name that holds one waits; among the others, the one that
+        was not served for longest goes first.
         """
         busy = {held.name for held in self._held} - {None}
         waiting = (turn for turn in self._queue if turn.name not in busy)
-        return min(
-            waiting, key=lambda turn: self._served.get(turn.name, 0), default=None
-        )  # the first in the queue of equal ones
+        # Of equal ones `min` takes the first in the queue.
+        return min(waiting, key=lambda turn: self._served.get(turn.name, 0), default=None)
 
     def wake(self) -> None:
-        """Makes everyone who waits look again whether a turn is still wanted, and at the clock."""
+        """Makes every waiting call check again whether it still wants a turn, and the clock."""
         with self._changed:
             self._changed.notify_all()
 
@@ -139,7 +132,7 @@ class Slot:
         self.ends = self._clock() + self._lapse_s
 
     def moved(self, nbytes: int) -> None:
-        """Notes that the transfer moved so many bytes more."""
+        """Reports that the transfer moved `nbytes` more bytes."""
         self._moved += nbytes
         if self._moved >= PACE_BYTES:
             self._moved = 0

@@ -71,12 +71,11 @@ class CredentialBook:
         return book
 
     def _version(self, *files: str) -> tuple[int, ...]:
-        found = [
-            os.stat(path) for path in (self._path, *(self._path.with_name(name) for name in files))
-        ]
-        return tuple(
-            number for about in found for number in (about.st_mtime_ns, about.st_size, about.st_ino)
-        )
+        version: tuple[int, ...] = ()
+        for path in (self._path, *map(self._path.with_name, files)):
+            about = os.stat(path)
+            version += about.st_mtime_ns, about.st_size, about.st_ino
+        return version
 
     def _load(self) -> None:
         private.refuse_link(self._path)
@@ -137,6 +136,24 @@ class CredentialBook:
                 f"the certificate {certificate[:16]}… was revoked; have the federation's operator certify a new key of this site"
             )
 
+    def check_standing(self, site: str, certificate: str = "") -> None:
+        """Raises CertificateRefused as `check_certificate`, SessionExpired for a site that is no
+        longer provisioned.
+
+        Args:
+          certificate: "" while the connection is not known yet.
+        """
+        self.check_certificate(certificate)  # reads the file again if it has changed
+        if site not in self._hashes:
+            raise SessionExpired(
+                f"site {site!r} no longer has a part in this federation; "
+                "ask the server's operator for a kit"
+            )
+
+    def server_generation(self) -> int:
+        """Returns the generation of the server's certificate, 0 where none was revoked."""
+        return self.server_revocation()[0]
+
     def server_revocation(self) -> tuple[int, bytes]:
         """Returns (generation, the authority's statement) of the revoked server certificates; (0,
         b"") where none was revoked.
@@ -185,7 +202,7 @@ class CredentialBook:
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class TokenRecord:
     """What a token stands for."""
 
     site: str
@@ -196,9 +213,9 @@ class Session:
 class SessionStore(Protocol):
     """Where sessions survive a restart, e.g. `storage.Store`."""
 
-    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None: ...
+    def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None: ...
 
-    def session(self, token_sha256: str) -> Session | None: ...
+    def session(self, token_sha256: str) -> TokenRecord | None: ...
 
 
 class Sessions:
@@ -239,29 +256,39 @@ class Sessions:
         """
         token, now = new_secret(), self._clock()
         expires_at = min(now + self._lifetime_s, until)
-        self._store.add_session(self._key(token), Session(site, certificate, expires_at), now=now)
+        self._store.add_session(
+            self._key(token), TokenRecord(site, certificate, expires_at), now=now
+        )
         return token, expires_at
 
-    def site_of(self, token: str, certificate: str | None = None) -> str:
-        """Returns the site a token was issued to.
+    def site_of(self, token: str, certificate: str) -> str:
+        """Returns the site a token was issued to. Raises as `record_of` and `check_bound`."""
+        record = self.record_of(token)
+        self.check_bound(record, certificate)
+        return record.site
 
-        Args:
-          certificate: digest of the caller's certificate; None where the connection is not known
-              yet.
+    def record_of(self, token: str) -> TokenRecord:
+        """Returns what a token stands for, while the connection it came over is not known yet.
+
         Raises:
           SessionExpired: for an unknown token or one past its lifetime.
-          CertificateRefused: where another certificate presents it.
         """
-        session = self._store.session(self._key(token))
-        if session is None:
+        record = self._store.session(self._key(token))
+        if record is None:
             raise SessionExpired("the token is not known here; log in again")
-        if self._clock() >= session.expires_at:
-            raise SessionExpired(f"the token of site {session.site!r} has expired; log in again")
-        if certificate is not None and not hmac.compare_digest(session.certificate, certificate):
+        if self._clock() >= record.expires_at:
+            raise SessionExpired(f"the token of site {record.site!r} has expired; log in again")
+        return record
+
+    def check_bound(self, record: TokenRecord, certificate: str) -> None:
+        """Raises CertificateRefused unless the caller's certificate, given by its digest, is the
+        one that the token was issued to.
+        """
+        if not hmac.compare_digest(record.certificate, certificate):
             raise CertificateRefused(
-                f"the token of site {session.site!r} came with another certificate than at login; log in again from that site"
+                f"the token of site {record.site!r} came with another certificate than at login; "
+                "log in again from that site"
             )
-        return session.site
 
     def _key(self, token: str) -> str:
         generation = self._generation()

@@ -1,4 +1,4 @@
-"""The operator's side door of a server: probe, status and orders, each call checked on its headers
+"""The operator's service of a server: probe, status and orders. Each call is checked on its headers
 before a message is read.
 """
 
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from federated import errors
 from federated.connections.calls import Calls
-from federated.connections.error_replies import Answering, turned_away
+from federated.connections.error_replies import answering, turned_away
 from federated.security import tls
 from federated.security.credentials import CredentialBook
 from federated.wire import conversion
@@ -28,54 +28,55 @@ ORDERS = ("pause", "resume", "evict", "admit", "discard_round", "finish", "finis
 
 
 class AdminApi(Protocol):
-    """What the operator can see and do, e.g. `control_desk.Overview`."""
+    """What the operator can see and do, e.g. `overview.Overview`."""
 
     def standing(self, site: str) -> str:
-        """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
+        """Returns the standing of a site: "admitted", "welcome" (it may log in), "evicted" or
+        "full".
+        """
 
-    def model_facts(self) -> tuple[int, dict]:
+    def model_facts(self) -> tuple[int, dict[str, Any]]:
         """Returns (bytes of the model, the plan)."""
 
     def log_head(self) -> tuple[int, str]:
         """Returns (lines of the run's log, hash of the last one)."""
 
     def status(self) -> dict[str, Any]:
-        """Returns the whole picture as JSON-able values."""
+        """Returns the state of the run as JSON-able values."""
 
     def order(self, kind: str, site: str, round_number: int) -> str:
-        """Carries an order out and returns what came of it. Raises OrderRefused."""
+        """Carries an order out and returns the result in words. Raises OrderRefused."""
 
 
-class AdminGate(grpc.ServerInterceptor):
-    """Answers the calls of this service and lets all others pass.
+class AdminServicer(grpc.GenericRpcHandler):
+    """Answers the calls of this service and no others.
 
     Args:
-      desk: carries the calls out.
-      credentials: whose callers' credentials are known.
-      calls: the calls under way; the operator has places of its own there, whatever the sites do.
+      api: answers the calls.
+      credentials: of the operator and of every site.
+      calls: the calls in progress; the operator has places of its own, however many the sites take.
       clock: seconds since the epoch.
     """
 
     def __init__(
         self,
-        desk: AdminApi,
+        api: AdminApi,
         credentials: CredentialBook,
         calls: Calls,
         *,
         clock: Callable[[], float] = time.time,
     ):
-        self._desk, self._credentials, self._calls, self._clock = desk, credentials, calls, clock
-        self._methods = {
+        self._api, self._credentials, self._calls, self._clock = api, credentials, calls, clock
+        self._methods: dict[str, tuple[Callable[[str, Any], Any], Any, Any]] = {
             "Probe": (self._probe, pb.ProbeRequest, pb.ProbeReply),
             "Status": (self._status, pb.StatusRequest, pb.StatusReply),
             "Order": (self._order, pb.OrderRequest, pb.OrderReply),
         }
 
-    def intercept_service(
-        self, continuation: Callable, details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Returns how gRPC is to answer a call; called with the headers, before any message."""
         if not details.method.startswith(OPERATION_PREFIX):
-            return continuation(details)
+            return None
         method = details.method[len(OPERATION_PREFIX) :]
         try:
             name = self._check_credential(details.invocation_metadata)
@@ -87,13 +88,15 @@ class AdminGate(grpc.ServerInterceptor):
             return turned_away(error)
         return self._handler(*self._methods[method]) if method in self._methods else None
 
-    def _handler(self, method: Callable, request: Any, reply: Any) -> grpc.RpcMethodHandler:
-        """Returns a handler that is a stream both ways to gRPC, which then reads no message before
-        it is asked for one.
+    def _handler(
+        self, method: Callable[[str, Any], Any], request: Any, reply: Any
+    ) -> grpc.RpcMethodHandler:
+        """Returns a handler that to gRPC is a stream both ways, so that gRPC reads no message
+        before it is asked for one.
         """
 
         def answer(stream: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-            with Answering(context):
+            with answering(context):
                 name = self._caller(context)
                 with self._calls.of(name, context, lambda: self._caller(context)) as call:
                     data = next(call.following(stream), b"")
@@ -111,7 +114,7 @@ class AdminGate(grpc.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(answer, None, reply.SerializeToString)
 
-    def _check_credential(self, metadata: Any) -> str:
+    def _check_credential(self, metadata: conversion.Presented) -> str:
         name, secret = conversion.presented_credential(metadata)
         if name == OPERATOR:
             self._credentials.check_operator(secret)
@@ -120,7 +123,7 @@ class AdminGate(grpc.ServerInterceptor):
         return name
 
     def _caller(self, context: grpc.ServicerContext) -> str:
-        """Returns who calls, once the certificate of the connection is found to bear the name of
+        """Returns the caller, once the certificate of the connection is found to bear the name of
         the credential.
         """
         name, _ = conversion.presented_credential(context.invocation_metadata())
@@ -128,18 +131,19 @@ class AdminGate(grpc.ServerInterceptor):
         self._credentials.check_certificate(certificate)
         if owner != name:
             raise errors.CertificateRefused(
-                f"the certificate is that of {owner!r}, the credential of {name!r}; use one kit, whole"
+                f"the certificate is that of {owner!r}, the credential of {name!r}; "
+                "use one kit, whole"
             )
         return name
 
     def _probe(self, name: str, request: pb.ProbeRequest) -> pb.ProbeReply:
-        size, plan = self._desk.model_facts()
-        lines, head = self._desk.log_head()
+        size, plan = self._api.model_facts()
+        lines, head = self._api.log_head()
         return pb.ProbeReply(
             time=self._clock(),
             protocol=PROTOCOL,
             release=release.version(),
-            standing=OPERATOR if name == OPERATOR else self._desk.standing(name),
+            standing=OPERATOR if name == OPERATOR else self._api.standing(name),
             model_bytes=size,
             plan_json=json.dumps(plan),
             log_lines=lines,
@@ -147,11 +151,11 @@ class AdminGate(grpc.ServerInterceptor):
         )
 
     def _status(self, name: str, request: pb.StatusRequest) -> pb.StatusReply:
-        return pb.StatusReply(status_json=json.dumps(self._desk.status(), allow_nan=False))
+        return pb.StatusReply(status_json=json.dumps(self._api.status(), allow_nan=False))
 
     def _order(self, name: str, request: pb.OrderRequest) -> pb.OrderReply:
         if request.kind not in ORDERS:
             raise errors.OrderRefused(
                 f"there is no order {request.kind[:40]!r}; there are {', '.join(ORDERS)}"
             )
-        return pb.OrderReply(answer=self._desk.order(request.kind, request.site, request.round))
+        return pb.OrderReply(answer=self._api.order(request.kind, request.site, request.round))

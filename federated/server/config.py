@@ -1,10 +1,10 @@
-"""What the operator of a server decides, and how a server says that it ended."""
+"""The operator's decisions for a server, and its summary of how a run ended."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
@@ -14,55 +14,48 @@ from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Names as in Clara Train, whose users read them at sight."""
+    """The operator's decisions. Names as in Clara Train, which its users recognise."""
 
     num_rounds: int
     local_epochs: int = 10
     min_num_clients: int = 2
     max_num_clients: int = 2
     wait_after_min_clients_s: float = 10.0
-    round_deadline_s: float | None = (
-        None  # of a round, from its opening; moves on while updates arrive
-    )
-    progress_grace_s: float = (
-        60.0  # how long a transfer that has begun may stand still before it is no longer waited for
-    )
-    max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
-    late_updates: str = (
-        "discard"  # or "keep": what comes after its round was averaged counts in the next one
-    )
-    # an update that changes the model so many times more than is usual (see `gate`) is refused; 0:
-    # never
+    # Of a round, from its opening; extended while updates arrive.
+    round_deadline_s: float | None = None
+    # How long a transfer in progress may stand still before the round no longer waits for it.
+    progress_grace_s: float = 60.0
+    max_extension_s: float = 6 * 3600.0  # limit on all extensions of a deadline together
+    # With "keep", an update that arrives after its round was averaged counts in the next one.
+    late_updates: Literal["discard", "keep"] = "discard"
+    # An update that changes the model this many times more than usual (see `update_checks`) is
+    # refused; 0 accepts every change.
     max_change_ratio: float = 10.0
-    # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
+    # How models travel: unchanged, losslessly compressed ("deflate"), or rounded to float16
+    # ("half").
     transport: str = "raw"
-    patience_rounds: int = (
-        0  # so many scored global models without a better mean score end the run; 0: never
-    )
+    # The run ends after this many scored global models without a better mean score; 0: never.
+    patience_rounds: int = 0
     min_improvement: float = 0.0  # of the mean score, to count as better
-    heart_beat_timeout_s: float = (
-        600.0  # silent for longer, a site is no longer waited for while enough others remain
-    )
-    cross_site_evaluation: bool = (
-        True  # after the last round: publish models, evaluate them everywhere, collect rows
-    )
+    # A site that is silent for longer is no longer waited for, as long as enough others remain.
+    heart_beat_timeout_s: float = 600.0
+    # After the last round: publish models, evaluate them at every site, collect rows.
+    cross_site_evaluation: bool = True
     token_lifetime_s: float = 24 * 3600.0
-    # a site that waits asks again after this long; each waiting site holds a thread meanwhile
+    # A waiting site asks again after this time; meanwhile it occupies a thread.
     poll_s: float = 20.0
-    transfers_at_once: int = (
-        2  # models on their way from or to sites; memory grows with these, not with the sites
-    )
-    keep_updates: int = (
-        1  # rounds whose updates stay on disk, so that an audit can average them again
-    )
-    keep_globals: int = (
-        0  # newest global models that stay beside the initial and the best ones, 0 for all
-    )
-    linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
+    # Models in transfer from or to sites; memory grows with these, not with the number of sites.
+    transfers_at_once: int = 2
+    # Rounds whose updates stay on disk, so that an audit can average them again.
+    keep_updates: int = 1
+    # Newest global models that stay besides the initial and the best ones; 0 keeps all.
+    keep_globals: int = 0
+    # How long a server stays up after the end for sites that have not heard of it.
+    linger_s: float = 60.0
     host: str = "0.0.0.0"
     port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _ = self.policy
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
@@ -74,30 +67,35 @@ class ServerConfig:
             )
         if self.max_change_ratio and not self.max_change_ratio > 1:
             raise ValueError(
-                f"max_change_ratio is {self.max_change_ratio}; expected more than 1, or 0 for no such check"
+                f"max_change_ratio is {self.max_change_ratio}; "
+                "expected more than 1, or 0 for no such check"
             )
         if self.patience_rounds < 0 or self.min_improvement < 0:
             raise ValueError(
-                f"patience_rounds is {self.patience_rounds}, min_improvement {self.min_improvement}; expected 0 or more of both"
+                f"patience_rounds is {self.patience_rounds}, "
+                f"min_improvement {self.min_improvement}; expected 0 or more of both"
             )
         if self.transfers_at_once < 1:
             raise ValueError(f"transfers_at_once is {self.transfers_at_once}; expected at least 1")
         if self.keep_updates < 0 or self.keep_globals < 0 or self.keep_globals == 1:
-            # The newest but one is scored while the newest is made, and may turn out the best.
+            # The newest but one is scored while the newest is made, and may prove to be the best.
             raise ValueError(
-                f"keep_updates is {self.keep_updates}, keep_globals {self.keep_globals}; expected 0 or more rounds, and 0 or at least 2 models"
+                f"keep_updates is {self.keep_updates}, keep_globals {self.keep_globals}; "
+                "expected 0 or more rounds, and 0 or at least 2 models"
             )
         for name in ("heart_beat_timeout_s", "token_lifetime_s", "poll_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, more than 0")
         if not (self.num_rounds <= MAX_ROUND and self.local_epochs <= MAX_ROUND):
             raise ValueError(
-                f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; sites take at most {MAX_ROUND} of each"
+                f"num_rounds is {self.num_rounds}, local_epochs {self.local_epochs}; "
+                f"sites accept at most {MAX_ROUND} of each"
             )
         for name, seconds in (("poll_s", self.poll_s), ("heart_beat_timeout_s", self.heart_beat_s)):
             if not MIN_WAIT_S <= seconds <= MAX_WAIT_S:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}; sites would ask every {seconds:g} s, and take {MIN_WAIT_S:g} to {MAX_WAIT_S:g} s"
+                    f"{name} is {getattr(self, name)}; sites would ask every {seconds:g} s, "
+                    f"and accept {MIN_WAIT_S:g} to {MAX_WAIT_S:g} s"
                 )
 
     @property
@@ -106,7 +104,7 @@ class ServerConfig:
         return min(60.0, self.heart_beat_timeout_s / 4)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all settings as JSON-able values; "inf" stands for a time without an end."""
+        """Returns all settings as JSON-able values; "inf" stands for an unlimited time."""
         values = dataclasses.asdict(self)
         return {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -129,8 +127,8 @@ class ServerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ServerSummary:
-    """How a server ended. `finished` is False when it was stopped first; the same command goes on
-    then.
+    """How a server ended. `finished` is False if it was stopped before the end of the run; the same
+    command then resumes it.
     """
 
     finished: bool

@@ -1,19 +1,18 @@
-"""The run as the server leads it: who may come, what they send, when a round is over, what is next.
+"""The run as the server leads it: logins, updates, the end of a round, the next task.
 
-Any number of threads call the methods that stand for a site's request; one thread drives (`drive`),
-and it alone aggregates, selects and decides that a phase is over. The parts: `admission` (who),
-`intake` (updates and models), `evaluation` (scores and rows), `averaging` (the mean), `steering`
-(the operator), `rounds` and `agenda` (the rules, pure), over one `run_state`.
+Any number of threads call the methods that stand for a site's request. One thread drives the run
+(`drive`), and it alone aggregates, selects and decides that a phase is over. The parts are `login`,
+`uploads` (updates and models), `evaluation` (scores and rows) and `orders` (the operator's), over
+one `run_state`; the rules are the pure functions of `rounds` and `tasks`.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 import pathlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from absl import logging
 
@@ -32,7 +31,6 @@ from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import CHUNK_BYTES, Manifest
-from federated.wire.messages import PROTOCOL, Answer, Offer, Receipt, Session
 from runkit import backoff
 from runkit.events import EventLog
 
@@ -43,12 +41,12 @@ class Coordinator:
     Args:
       store: an open store whose run has been opened.
       config: the operator's decisions.
-      credentials: which sites there are.
-      events: log of what happened.
-      clock: seconds since the epoch; decides when tokens and certificates end.
+      credentials: the sites of the federation and their credentials.
+      events: the run's log.
+      clock: seconds since the epoch; decides when tokens and certificates expire.
       monotonic: seconds; decides deadlines and silence.
     Attributes:
-      steering: requests of the operator.
+      orders: the operator's orders.
     """
 
     def __init__(
@@ -62,13 +60,21 @@ class Coordinator:
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
-        self._admission = Login(self._run, credentials)
-        self._intake = Uploads(self._run, lambda: credentials.sites)
+        self._login = Login(self._run, credentials)
+        self._uploads = Uploads(self._run, lambda: credentials.sites)
         self._evaluation = Evaluation(self._run)
-        self.steering = Orders(self._run, self._intake, self._evaluation)
-        if (
-            max(store.globals()) and store.best_round() is None
-        ):  # a kill came between a round that was discarded and the next choice
+        self.orders = Orders(self._run, self._uploads, self._evaluation)
+        # Requests of sites that one part answers by itself; its docstrings say what they raise.
+        self.check_credential = self._login.check_credential
+        self.login = self._login.login
+        self.record_of, self.identify = self._login.record_of, self._login.identify
+        self.site_of, self.check_token = self._login.site_of, self._login.check_token
+        self.offer, self.send = self._uploads.offer, self._uploads.send
+        self.report_scores = self._evaluation.report_scores
+        self.declare_models = self._evaluation.declare_models
+        self.submit_rows = self._evaluation.submit_rows
+        if max(store.globals()) and store.best_round() is None:
+            # The server was killed between discarding a round and the next selection.
             self._evaluation.select()
         if self._run.round is not None:
             self._run.log(
@@ -77,70 +83,11 @@ class Coordinator:
                 received=sorted(self._run.round.received),
             )
 
-    # Requests of sites; what they raise is written where they are carried out.
-
-    def login(
-        self,
-        site: str,
-        credential: str,
-        plan: dict,
-        num_examples: int,
-        *,
-        certificate: str = "",
-        certificate_ends: float = math.inf,
-        protocol: int = PROTOCOL,
-        labels: Mapping[str, str] | None = None,
-    ) -> Session:
-        return self._admission.login(
-            site,
-            credential,
-            plan,
-            num_examples,
-            certificate=certificate,
-            certificate_ends=certificate_ends,
-            protocol=protocol,
-            labels=labels or {},
-        )
-
-    def site_of(self, token: str, certificate: str | None = None) -> str:
-        return self._admission.site_of(token, certificate)
-
-    def check_token(self, token: str, certificate: str | None = None) -> str:
-        return self._admission.check_token(token, certificate)
-
-    def check_credential(self, site: str, credential: str) -> None:
-        self._admission.check_credential(site, credential)
-
-    def offer(self, site: str, offer: Offer) -> Answer:
-        return self._intake.offer(site, offer)
-
-    def send(
-        self,
-        site: str,
-        offer: Offer,
-        chunks: Iterable[codec.Chunk],
-        verify: Callable[[], Any] = lambda: None,
-    ) -> Receipt:
-        return self._intake.send(site, offer, chunks, verify)
-
-    def report_scores(
-        self, site: str, model: int, scores: Mapping[str, float], sha256: str = ""
-    ) -> None:
-        self._evaluation.report_scores(site, model, scores, sha256)
-
-    def declare_models(self, site: str, names: Sequence[str]) -> None:
-        self._evaluation.declare_models(site, names)
-
-    def submit_rows(
-        self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
-    ) -> None:
-        self._evaluation.submit_rows(site, rows, verify)
-
     def next_task(
         self, site: str, *, wait_s: float = 0.0, asking: Callable[[], bool] = lambda: True
     ) -> tasks.Task:
-        """Returns what `site` is to do; while that is to wait, answers only after `wait_s`, or when
-        `asking` turns false.
+        """Returns the next task of `site`. If that is to wait, returns only after `wait_s`, or once
+        `asking` returns False.
         """
         run, deadline = self._run, time.monotonic() + wait_s
         with run.changed:
@@ -157,7 +104,7 @@ class Coordinator:
             return task
 
     def wake(self) -> None:
-        """Makes every waiting request look again whether its caller is still there."""
+        """Makes every waiting request check again whether its caller is still there."""
         with self._run.changed:
             self._run.changed.notify_all()
 
@@ -167,27 +114,26 @@ class Coordinator:
 
     @property
     def header_bytes(self) -> int:
-        """Returns about how many bytes the header of one of this run's models has."""
+        """Returns roughly the size in bytes of the header of one of this run's models."""
         specs = self._run.specs
         return sum(len(spec.name) + 40 for spec in specs) + 32 * (
             1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
         )
 
-    def open_model(
-        self, site: str, name: str, sha256: str | None = None
-    ) -> tuple[TensorFile, Manifest]:
-        """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a
-        published one.
+    def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
+        """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
+        file and its manifest.
 
         Raises:
-          UnknownModel: also where it is not the model of digest `sha256` any more.
+          UnknownModel: if there is none of that name, or it is no longer the one of digest
+              `sha256`.
         """
         store = self._run.store
         with self._run.changed:
             path, held = self._locate(name)
             if sha256 not in (None, held):
                 raise errors.UnknownModel(
-                    f"model {name[:80]!r} is another one by now; ask for its description again"
+                    f"model {name[:80]!r} has been replaced; ask for its description again"
                 )
             file = TensorFile(path)
             addresses = store.manifest_addresses(held)
@@ -199,7 +145,7 @@ class Coordinator:
         return file, Manifest(file.specs, addresses)
 
     def note_pulled(self, site: str, name: str, *, nbytes: int, seconds: float) -> None:
-        """Logs that `site` received what it asked for of a model."""
+        """Logs that `site` received the chunks of a model that it asked for."""
         with self._run.changed:
             self._run.note_traffic(site, sent=nbytes)
         if nbytes:
@@ -210,14 +156,14 @@ class Coordinator:
     # The driving thread.
 
     def drive(self) -> bool:
-        """Leads the run until it is finished (True) or `stop` is called (False).
+        """Leads the run until it is finished (returns True) or `stop` is called (False).
 
-        While the system refuses (a full disk, too many open files, a read that fails), it says so,
-        waits, and tries again. What was confirmed stays, sites wait meanwhile, and nothing is
-        dropped: only what a file holds can make it corrupt.
+        On trouble with the system (a full disk, too many open files, a failed read) it logs the
+        trouble, waits and tries again. Sites wait meanwhile. What was confirmed stays, and nothing
+        is dropped: only its content makes a file corrupt.
 
         Raises:
-          sqlite3.DatabaseError: where the database itself is damaged.
+          sqlite3.DatabaseError: if the database itself is damaged.
         """
         run, pauses = self._run, backoff.pauses(1.0)
         while True:
@@ -236,13 +182,14 @@ class Coordinator:
                     run.changed.wait_for(lambda: run.stopping, wait_s)
                 continue
             with run.changed:
-                run.changed.wait_for(
-                    lambda seen=version: run.version != seen or run.stopping, wait_s
-                )
+                run.changed.wait_for(functools.partial(self._has_changed_since, version), wait_s)
+
+    def _has_changed_since(self, version: int) -> bool:
+        return self._run.version != version or self._run.stopping
 
     def advance(self) -> float | None:
-        """Does all that is due; returns seconds until something may be due by the clock alone, None
-        if nothing will be.
+        """Does everything that is due. Returns seconds until something may be due by the clock
+        alone, or None if nothing will be.
         """
         run = self._run
         while True:
@@ -262,21 +209,21 @@ class Coordinator:
                     return self._evaluation.advance(now)
                 run.round = rounds.without(run.round, run.absent(now))
                 if rounds.is_expired(run.round, run.policy, now=now):
-                    self._try_again(now)
+                    self._try_again(run.round, now)
                     continue
                 if not rounds.is_over(run.round, run.policy, now=now):
-                    return self._seconds_until_due(now)
+                    return self._seconds_until_due(run.round, now)
                 run.closing, closed = True, run.round
             try:
                 self._close_round(closed)
-            except BaseException:  # the store may have closed it, or not: it knows
+            except BaseException:  # only the store knows whether the round is closed
                 run.stale = run.log_is_behind = True
                 raise
             finally:
                 run.closing = False
 
     def wait_confirmed(self) -> None:
-        """Returns when every site that was not sent away knows that the run is finished, after
+        """Returns when every site that was not evicted knows that the run is finished, after
         `linger_s` at the latest.
         """
         with self._run.changed:
@@ -291,12 +238,12 @@ class Coordinator:
             self._run.changed.notify_all()
 
     def close(self) -> None:
-        """Stops, and closes the store under the lock: SQLite must not be closed beneath a thread
-        that still answers a site.
+        """Stops, and closes the store under the lock: SQLite must not be closed while a thread
+        still answers a site.
         """
         with self._run.changed:
             self.stop()
-            self._intake.close()
+            self._uploads.close()
             self._run.store.close()
 
     def summary(self) -> ServerSummary:
@@ -365,35 +312,35 @@ class Coordinator:
                 run.log("round_opened", round=run.round.number, received=[])
         run.store.empty_discarded()
 
-    def _try_again(self, now: float) -> None:
+    def _try_again(self, expired: rounds.Round, now: float) -> None:
         """Starts another attempt at a round whose deadline passed below the minimum."""
         run = self._run
-        run.round = rounds.reopened(run.round, now=now)
-        run.store.keep_attempt(run.round.number, run.round.attempt, now)
+        run.round = state = rounds.reopened(expired, now=now)
+        run.store.keep_attempt(state.number, state.attempt, now)
         run.note_change()
         run.log(
             "round_expired",
-            round=run.round.number,
-            attempt=run.round.attempt,
-            received=sorted(run.round.received),
+            round=state.number,
+            attempt=state.attempt,
+            received=sorted(state.received),
         )
 
-    def _seconds_until_due(self, now: float) -> float | None:
+    def _seconds_until_due(self, state: rounds.Round, now: float) -> float | None:
         run = self._run
-        moments = [rounds.next_moment(run.round, run.policy)]
-        if run.round.min_reached_at is not None:  # then a site that falls silent may end the wait
+        moments = [rounds.next_moment(state, run.policy)]
+        if state.min_reached_at is not None:  # then a site that falls silent may end the wait
             timeout_s = run.config.heart_beat_timeout_s
             moments += [
                 seen + timeout_s
                 for site, seen in run.last_seen.items()
-                if site not in run.round.absent and seen + timeout_s > now
+                if site not in state.absent and seen + timeout_s > now
             ]
         known = [moment for moment in moments if moment is not None]
         return max(0.0, min(known) - now) if known else None
 
     def _give_back(self, update: rounds.Update) -> None:
-        """Takes a spooled update that the disk has corrupted out of its round, so that the site
-        makes it again.
+        """Removes a spooled update that the disk has corrupted from its round, so that the site
+        trains it again.
         """
         run = self._run
         with run.changed:
@@ -410,9 +357,8 @@ class Coordinator:
         elif name == tasks.BEST_GLOBAL and store.fixed_models():
             name = tasks.global_name(store.fixed_best())
         number = tasks.global_number(name)
-        if (
-            number is not None and number in digests and store.global_path(number).exists()
-        ):  # an old one may have been removed
+        # An old one may have been removed.
+        if number is not None and number in digests and store.global_path(number).exists():
             return store.global_path(number), digests[number]
         if name in store.models():
             return store.model_path(name), store.models()[name][1]
@@ -424,8 +370,8 @@ class Coordinator:
         )
 
     def _all_confirmed(self) -> bool:
-        # also a site whose updates came too late for every round: it would wait for a server that
-        # has left
+        # This includes a site whose updates came too late for every round: otherwise it would wait
+        # for a server that has left.
         return all(
             record.confirmed or record.evicted for record in self._run.store.sites().values()
         )

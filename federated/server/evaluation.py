@@ -1,5 +1,5 @@
-"""After the last round: whose scores and models are waited for, which models every site evaluates,
-and the rows they return.
+"""Scores and selection of global models, and what follows the last round: the models that every
+site evaluates, and the rows that the sites return.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from federated.server.run_state import RunState
 from federated.storage.database import SiteRecord
 
 _RESCORED = 20  # different scores of one model that a site may send
-_FEW_CASES, _CASES_PER_EXAMPLE = (
-    1000,
-    10,
-)  # test cases that a site can have, given its training cases: far more than any split leaves
+# Test cases that a site can have, given its training cases: far more than any split leaves.
+_FEW_CASES, _CASES_PER_EXAMPLE = 1000, 10
 
 
 def _cases(num_examples: int) -> int:
@@ -43,38 +41,36 @@ class Evaluation:
         Raises:
           UnknownModel, PrivacyRefused, UpdateRefused.
         """
-        run, checked = (
-            self._run,
-            report_filter.check_scores(scores, what=f"scores of site {site!r}"),
-        )
+        run = self._run
+        checked = report_filter.check_scores(scores, what=f"scores of site {site!r}")
         with run.changed:
             if model not in run.store.globals():
                 raise errors.UnknownModel(
-                    f"there is no global model {model} to score; the last one is {max(run.store.globals())}"
+                    f"there is no global model {model} to score; "
+                    f"the last one is {max(run.store.globals())}"
                 )
             if sha256 not in ("", run.store.globals()[model]):
                 raise errors.UnknownModel(
-                    f"global model {model} is another one by now; ask for the next task"
+                    f"global model {model} has been replaced; ask for the next task"
                 )
             if (
                 run.store.scores().get(model, {}).get(site) == checked
                 or run.store.fixed_models()
                 or run.store.finished
             ):
-                # sent again; or it comes after the best model was chosen, and changes nothing any
-                # longer
-                return
+                return  # sent again, or too late: the best model is chosen already
             times = self._rescored[site, model] = self._rescored.get((site, model), 0) + 1
             if times > _RESCORED:
                 raise errors.UpdateRefused(
-                    f"site {site!r} scored model {model} in {_RESCORED} different ways; its last scores stay"
+                    f"site {site!r} scored model {model} in {_RESCORED} different ways; "
+                    "its last scores stay"
                 )
             run.store.record_scores(model, site, checked)
             run.note_change()
             run.log("scored", site=site, model=model, scores=checked)
 
     def declare_models(self, site: str, names: Sequence[str]) -> None:
-        """Records that `site` has published all it will. Raises UnknownModel for a name that has
+        """Records that `site` will publish no more models. Raises UnknownModel for a name that has
         not arrived.
         """
         run = self._run
@@ -93,13 +89,16 @@ class Evaluation:
             run.log("declared", site=site, models=sorted(set(names)))
 
     def submit_rows(
-        self, site: str, rows: Iterable[Mapping[str, Any]], verify: Callable[[], Any] = lambda: None
+        self,
+        site: str,
+        rows: Iterable[Mapping[str, Any]],
+        verify: Callable[[], object] = lambda: None,
     ) -> None:
-        """Records the per-case rows of `site`, each checked as it arrives. They count once: rows
-        that come later change nothing.
+        """Records the per-case rows of `site`, each checked as it arrives. They count once; later
+        rows change nothing.
 
         Args:
-          verify: raises once the site is no longer let in; asked again when the last row is there.
+          verify: raises once the site is no longer admitted; called again after the last row.
         Raises:
           PrivacyRefused, UnknownModel, UnknownSite, and what `verify` raises.
         """
@@ -108,22 +107,22 @@ class Evaluation:
             models = run.store.fixed_models()
             if not models:
                 raise errors.UnknownModel(
-                    f"site {site!r} sent rows before the models to evaluate were fixed; ask for the next task"
+                    f"site {site!r} sent rows before the models to evaluate were fixed; "
+                    "ask for the next task"
                 )
             if site not in run.store.participants():
                 raise errors.UnknownSite(
-                    f"site {site!r} sent rows but no update in any round; only sites that took part evaluate"
+                    f"site {site!r} sent rows but no update in any round; "
+                    "only sites that took part evaluate"
                 )
             if site in run.store.reported():
                 return
-            # A site that evaluates them while another is sent away may still report the other's
-            # models; they are left out.
-            withdrawn, cases = (
-                run.store.withdrawn_models(),
-                _cases(run.store.sites()[site].num_examples),
-            )
+            # A site that evaluates while another one is evicted may still report the models of the
+            # other one; they are left out.
+            withdrawn = run.store.withdrawn_models()
+            cases = _cases(run.store.sites()[site].num_examples)
             discarded = run.store.discarded
-        # As text, which takes a tenth of the memory of a row's numbers and names.
+        # Kept as text, which takes a tenth of the memory of a row's numbers and names.
         checked = report_filter.checked_rows(
             rows, site=site, models=(*models, *withdrawn), max_cases=cases
         )
@@ -132,7 +131,8 @@ class Evaluation:
             verify()
             if run.store.discarded != discarded:
                 raise errors.UnknownModel(
-                    f"site {site!r} sent rows of models that were discarded meanwhile; ask for the next task"
+                    f"site {site!r} sent rows of models that were discarded meanwhile; "
+                    "ask for the next task"
                 )
             if site in run.store.reported():
                 return
@@ -141,13 +141,15 @@ class Evaluation:
             self._log_rows([site])
 
     def withdraw(self, site: str) -> list[str]:
-        """Takes the models of a site that is sent away out of the run, with the lock held; returns
-        their names.
+        """Removes the models of an evicted site from the run and returns their names; called with
+        the lock held.
         """
         return self._run.store.drop_models(site)
 
     def rewrite_rows(self) -> None:
-        """Brings `rows.jsonl` up to which sites and models count, with the lock held."""
+        """Writes `rows.jsonl` with the sites and models that count now; called with the lock
+        held.
+        """
         if self._run.store.reported():
             self._run.store.write_rows()
             self._log_rows(self._run.store.row_digests())
@@ -160,8 +162,8 @@ class Evaluation:
                 self._run.log("rows", site=site, rows=count, sha256=sha256)
 
     def advance(self, now: float) -> float | None:
-        """Moves on after the last round: selection, fixing the models to evaluate, the end; returns
-        seconds until the clock may matter.
+        """Takes the next step after the last round: selection, the list of models to evaluate, the
+        end. Returns seconds until something may be due by the clock alone, or None.
         """
         run = self._run
         if run.store.finished:
@@ -197,9 +199,7 @@ class Evaluation:
         return next_silent
 
     def has_plateaued(self) -> bool:
-        """Returns whether the mean score has not improved for as many global models as the operator
-        has patience.
-        """
+        """Returns whether the mean score has not improved for `patience_rounds` global models."""
         config = self._run.config
         chosen = self._chosen()
         return chosen is not None and model_selection.has_plateaued(
@@ -223,7 +223,7 @@ class Evaluation:
 
     @staticmethod
     def _counts(record: SiteRecord, values: Mapping[str, float]) -> bool:
-        # A store of an earlier release may hold a score of 1e308, whose mean is infinite.
+        # The store of an earlier release may hold a score of 1e308, whose mean is infinite.
         return not record.evicted and 0 <= values.get(model_selection.SCORE, -1.0) <= 1
 
     def _scored_by(self) -> list[str]:
@@ -235,11 +235,9 @@ class Evaluation:
         """Compares what has been scored so far, keeps the best model, and returns its number."""
         run = self._run
         scores, last = run.store.scores(), max(run.store.globals())
-        every, chosen = (
-            self._chosen(),
-            self._chosen(held_only=True),
-        )  # an old model may have been removed
-        if chosen is None:
+        every = self._chosen()
+        chosen = self._chosen(held_only=True)  # an old model may have been removed
+        if every is None or chosen is None:
             run.store.keep_selection(
                 last,
                 last,

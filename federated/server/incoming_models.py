@@ -1,5 +1,5 @@
-"""The models that sites are sending: one a site, which a second attempt, or two at once, go on
-filling.
+"""The models that sites are sending: at most one for each site. A second attempt, or two at once,
+fill the same one.
 """
 
 from __future__ import annotations
@@ -13,73 +13,78 @@ from federated.tensors.partial_file import PartialModel
 
 
 class Transfer:
-    """A model under way with the gate that looks at it. Its files are closed when nobody uses it
-    any more.
+    """A model in transfer and the check of its values. Its files are closed after their last use.
+
+    `Transfers` calls the methods with its lock held.
+
+    Args:
+      partial: what has arrived.
+      check: has seen every chunk of it.
+      close: closes the files.
     """
 
-    def __init__(self, partial: PartialModel, gate: UpdateCheck, close: Callable[[], None]):
-        self.partial, self.gate = partial, gate
-        self._close, self._users, self._retired, self._lock = close, 0, False, threading.Lock()
+    def __init__(self, partial: PartialModel, check: UpdateCheck, close: Callable[[], None]):
+        self.partial, self.check = partial, check
+        self._close, self._users, self._retired = close, 0, False
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[Transfer]:
-        with self._lock:
-            self._users += 1
-        try:
-            yield self
-        finally:
-            with self._lock:
-                self._users -= 1
-                last = self._retired and not self._users
-            if last:
-                self._close()
+    def begin_use(self) -> bool:
+        """Counts a user; returns False if the transfer is over."""
+        self._users += not self._retired
+        return not self._retired
+
+    def end_use(self) -> None:
+        self._users -= 1
+        if self._retired and not self._users:
+            self._close()
 
     def retire(self) -> None:
-        """Closes the files: a thread that still writes keeps them open until it is done, lest it
-        write into another file.
+        """Closes the files, or leaves that to the last user: a thread that still writes must not
+        find its file's number given to another file.
         """
-        with self._lock:
-            idle = not self._users and not self._retired
-            self._retired = True
-        if idle:
+        if not self._retired and not self._users:
             self._close()
+        self._retired = True
 
 
 class Transfers:
-    """Which transfer each site has under way. Thread-safe; a site waits for nobody but itself."""
+    """The transfer of each site. Thread-safe; a site waits only for itself."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._site_locks: dict[str, threading.Lock] = {}
-        self._under_way: dict[str, tuple[str, Transfer]] = {}
+        self._in_progress: dict[str, tuple[str, Transfer]] = {}
 
     @contextlib.contextmanager
     def of(self, site: str, key: str, begin: Callable[[], Transfer]) -> Iterator[Transfer]:
-        """Yields the transfer of `site` named `key`: the one under way, or what `begin` makes, in
-        place of any other of that site.
+        """Yields the transfer of `site` named `key`: the one in progress, or the result of `begin`
+        in place of any other transfer of that site.
         """
         with self._lock:
             site_lock = self._site_locks.setdefault(site, threading.Lock())
-        with site_lock:  # `begin` reads what a file holds already, which takes its time
-            held = self._under_way.get(site)
-            if held is None or held[0] != key:
+        with site_lock:  # `begin` reads what a file holds already, which takes time
+            with self._lock:
+                name, transfer = self._in_progress.get(site, ("", None))
+                found = transfer is not None and name == key and transfer.begin_use()
+            if transfer is None or not found:
                 self.end(site)
-                self._under_way[site] = (key, begin())
-            transfer = self._under_way[site][1]
-            used = transfer.in_use()
-            used.__enter__()
+                transfer = begin()
+                with self._lock:
+                    self._in_progress[site] = (key, transfer)
+                    transfer.begin_use()
         try:
             yield transfer
         finally:
-            used.__exit__(None, None, None)
+            with self._lock:
+                transfer.end_use()
 
     def end(self, site: str, key: str | None = None) -> None:
-        """Forgets the transfer of a site, if it is the one named `key`."""
-        held = self._under_way.get(site)
-        if held is not None and key in (None, held[0]):
-            del self._under_way[site]
-            held[1].retire()
+        """Forgets the transfer of a site, if there is one, and if it is named `key` where given."""
+        with self._lock:
+            held = self._in_progress.get(site)
+            if held is not None and key in (None, held[0]):
+                del self._in_progress[site]
+                held[1].retire()
 
     def close(self) -> None:
-        for site in list(self._under_way):
+        for site in list(self._in_progress):
             self.end(site)

@@ -1,5 +1,5 @@
-"""What an operator may do to a run while it goes on: look, pause, resume, send a site away, let it
-come again, go back, end early.
+"""What the operator may do to a run in progress: look, pause, resume, evict a site and readmit it,
+go back to an earlier round, end the run early.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from federated.rounds import rounds, tasks
 from federated.server.evaluation import Evaluation
 from federated.server.run_state import RunState
 from federated.server.uploads import Uploads
+from federated.storage.database import SiteRecord
 
 
 class Orders:
-    """Requests of the operator; each holds across restarts, and asking twice does no harm."""
+    """The operator's orders. Each holds across restarts, and giving it twice does no harm."""
 
-    def __init__(self, run: RunState, intake: Uploads, evaluation: Evaluation):
-        self._run, self._intake, self._evaluation = run, intake, evaluation
+    def __init__(self, run: RunState, uploads: Uploads, evaluation: Evaluation):
+        self._run, self._uploads, self._evaluation = run, uploads, evaluation
 
     def pause(self) -> None:
-        """Gives out no more work and closes no round; what sites still send is taken."""
+        """Stops handing out tasks and closing rounds; sites may still send updates."""
         run = self._run
         with run.changed:
             if not run.store.paused:
@@ -29,7 +30,7 @@ class Orders:
                 run.log("paused", round=run.round.number if run.round else None)
 
     def resume(self) -> None:
-        """Goes on; deadlines count from now."""
+        """Ends a pause; deadlines count from now."""
         run = self._run
         with run.changed:
             if run.store.paused:
@@ -42,30 +43,31 @@ class Orders:
                 run.log("resumed", round=run.round.number if run.round else None)
 
     def evict(self, site: str) -> None:
-        """Sends a site away: its sessions end; its update of the open round, its lent models,
-        scores and rows do not count.
+        """Evicts a site: its sessions end; its update of the open round, its lent models, scores
+        and rows do not count.
 
         Raises:
-          UnknownSite, StaleUpdate.
+          UnknownSite.
+          StaleUpdate: while its update is being averaged.
         """
         run = self._run
         with run.changed:
             self._check_known(site)
-            if run.closing and site in run.round.received:
-                raise errors.StaleUpdate(
-                    f"round {run.round.number} is being averaged with the update of site {site!r}; ask again in a moment"
-                )
-            models = self._evaluation.withdraw(
-                site
-            )  # first: a site whose models are gone, and that is not sent away, lends them anew
             update = run.round.received.get(site) if run.round else None
+            if run.round is not None and run.closing and update is not None:
+                raise errors.StaleUpdate(
+                    f"round {run.round.number} is being averaged with the update of site {site!r}; "
+                    "ask again in a moment"
+                )
+            # First of all: if the eviction then fails, the site lends its models again.
+            models = self._evaluation.withdraw(site)
             try:
                 run.store.evict(site, True)
                 if not run.closing:
                     run.reopen()
                 if update is not None:
                     run.store.forget_update(update)
-                self._intake.drop(site)
+                self._uploads.drop(site)
                 run.log(
                     "evicted", site=site, dropped=update.sha256 if update else None, models=models
                 )
@@ -78,8 +80,8 @@ class Orders:
         run.store.empty_discarded()
 
     def readmit(self, site: str) -> None:
-        """Lets a site that was sent away log in again, and any site with another number of training
-        cases. Raises UnknownSite.
+        """Lets a site log in again: after its eviction, or with another number of training cases.
+        Raises UnknownSite.
         """
         run = self._run
         with run.changed:
@@ -95,8 +97,8 @@ class Orders:
         it are trained again.
 
         Raises:
-          OrderRefused: where there is no such round, or a site that was not sent away has reported
-              its rows and left.
+          OrderRefused: if there is no such round, or a site that was not evicted has reported its
+              rows and left.
           StaleUpdate: while a round is being averaged.
         """
         run = self._run
@@ -116,18 +118,21 @@ class Orders:
             ]
             if left or store.finished:
                 raise errors.OrderRefused(
-                    f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has finished its part; a site that should not count can be sent away first"
+                    f"round {number} cannot be discarded: {', '.join(left) or 'every site'} has "
+                    "finished its part; a site that should not count can be evicted first"
                 )
             if store.discarded >= tasks.MAX_DISCARDED:
                 raise errors.OrderRefused(
-                    f"the run has gone back {store.discarded} times, the most that sites follow; start a new one"
+                    f"the run has gone back {store.discarded} times, the most that sites follow; "
+                    "start a new one"
                 )
             if not store.global_path(number - 1).exists():
                 raise errors.OrderRefused(
-                    f"round {number} cannot be discarded: global model {number - 1} is no longer kept (--keep_globals)"
+                    f"round {number} cannot be discarded: "
+                    f"global model {number - 1} is no longer kept (--keep_globals)"
                 )
-            # whatever goes wrong from here on, nothing is taken for a round that is no longer the
-            # store's
+            # Whatever fails from here on, no update is accepted for a round that the store no
+            # longer has.
             run.stale = True
             try:
                 store.discard_rounds(number)
@@ -149,8 +154,8 @@ class Orders:
         run.store.empty_discarded()
 
     def finish(self, *, immediately: bool = False, reason: str = "operator") -> int:
-        """Makes the open round the last one, or the one before it; returns its number. The
-        evaluation follows as usual.
+        """Makes the open round the last one, or with `immediately` the one before it; returns its
+        number. The evaluation follows as usual.
         """
         run = self._run
         with run.changed:
@@ -165,10 +170,9 @@ class Orders:
         return number
 
     def hindrance(self) -> str:
-        """Returns what keeps the run from going on by itself, and what the operator can order; ""
-        where nothing does.
+        """Returns what keeps the run from going on by itself and which orders help, or "".
 
-        A site that is only slow is no hindrance; one that has left, or was sent away, may be.
+        A slow site is not a hindrance; a site that has left or was evicted may be one.
         """
         run = self._run
         with run.changed:
@@ -176,7 +180,7 @@ class Orders:
             if store.finished:
                 return ""
             if store.paused:
-                return "the run is paused, and goes on after --order=resume"
+                return "the run is paused and goes on after --order=resume"
             sites = store.sites()
             silent = [site for site in sorted(run.absent(now)) if not sites[site].evicted]
             if state is not None and not run.closing:
@@ -189,8 +193,10 @@ class Orders:
                 missing = [site for site in silent if site not in state.received]
                 if lacking > 0 and (missing or any(record.evicted for record in sites.values())):
                     return (
-                        f"round {state.number} needs {run.policy.min_num_clients} updates; {len(state.received)} are in, and {len(coming)} more "
-                        f"can come from the sites that are heard{self._silence(missing, now)}. {self._remedy(missing, state.number)}"
+                        f"round {state.number} needs {run.policy.min_num_clients} updates; "
+                        f"{len(state.received)} are in, and {len(coming)} more can come from the "
+                        f"sites that are heard{self._silence(missing, now)}. "
+                        f"{self._remedy(missing, state.number)}"
                     )
             waited_for, _ = run.expected(store.participants(), now)
             done = (
@@ -202,7 +208,8 @@ class Orders:
             if not missing:
                 return ""
             orders = ", ".join(f"--order=evict --site={site}" for site in missing)
-            return f"the evaluation {'waits' if state is None else 'will wait'} for {self._names(missing, now)}; without it: {orders}"
+            waits = "waits" if state is None else "will wait"
+            return f"the evaluation {waits} for {self._names(missing, now)}; without it: {orders}"
 
     def _silence(self, missing: list[str], now: float) -> str:
         return f" (not from {self._names(missing, now)})" if missing else ""
@@ -215,12 +222,20 @@ class Orders:
     def _remedy(self, missing: list[str], number: int) -> str:
         orders = [f"--order=evict --site={site}" for site in missing]
         if number == 1:
-            return "No round has been averaged yet, so the run cannot end with a model: have another site join, or stop the server"
-        end = f"--order=finish_now ends the run with global model {number - 1}, whose evaluation then follows"
+            return (
+                "No round has been averaged yet, so the run cannot end with a model: "
+                "have another site join, or stop the server"
+            )
+        end = (
+            f"--order=finish_now ends the run with global model {number - 1}, "
+            "whose evaluation then follows"
+        )
         return f"Have another site join, or give up the round: {', then '.join([*orders, end])}"
 
     def standing(self, site: str) -> str:
-        """Returns how a site stands: "admitted", "welcome" (it may log in), "evicted" or "full"."""
+        """Returns the standing of a site: "admitted", "welcome" (it may log in), "evicted" or
+        "full".
+        """
         run = self._run
         with run.changed:
             sites = run.store.sites()
@@ -235,7 +250,7 @@ class Orders:
             return sum(spec.nbytes for spec in self._run.specs), self._run.store.plan
 
     def status(self) -> dict[str, Any]:
-        """Returns where the run is, as plain values: for a table or JSON. Ages are in seconds."""
+        """Returns the state of the run as plain values for a table or JSON; ages in seconds."""
         run = self._run
         with run.changed:
             store, state, now = run.store, run.round, run.clock()
@@ -279,7 +294,7 @@ class Orders:
                 "sites": sites,
             }
 
-    def _state_of(self, site: str, record: Any, now: float) -> str:
+    def _state_of(self, site: str, record: SiteRecord, now: float) -> str:
         run = self._run
         if record.evicted:
             return "evicted"
@@ -302,7 +317,7 @@ class Orders:
 
 
 def _spoken(seconds: float) -> str:
-    """Returns how long something lasts, e.g. "3 min" or "2.5 h"."""
+    """Returns a duration in words, e.g. "3 min" or "2.5 h"."""
     return (
         f"{seconds:.0f} s"
         if seconds < 120

@@ -1,6 +1,4 @@
-"""What the parts of a coordinator share: one store, one lock, one clock, the open round, and the
-log of what happened.
-"""
+"""What the parts of a coordinator share: a store, a lock, a clock, the open round and the log."""
 
 from __future__ import annotations
 
@@ -23,27 +21,27 @@ from runkit.line_budget import LineBudget
 
 
 class RunState:
-    """One run of a federation while a server leads it. Everything but `log` is touched only with
+    """One run of a federation while a server leads it. Everything but `log` may be used only with
     `changed` held.
 
     Args:
-      clock: seconds since the epoch, for what people and certificates tell.
-      monotonic: seconds, of any beginning, of a clock that nobody sets.
+      clock: seconds since the epoch, the time of day.
+      monotonic: seconds since any fixed moment, of a clock that is never set.
     Attributes:
-      clock: decides deadlines and silence: the time of day at which the server started, carried on
-        by `monotonic`. A step of the machine's clock, by an hour or a day, moves none of them. What
-        the store keeps of it is understood by the next server.
-      wall_clock: decides when tokens and certificates end.
-      changed: the lock, and the condition that is notified when a site's next task or the driving
-          thread's may have changed.
+      clock: decides deadlines and silence. It is the time of day at which the server started,
+          continued by `monotonic`, so that no deadline moves when the machine's clock is set. The
+          next server understands the times that the store keeps.
+      wall_clock: decides when tokens and certificates expire.
+      changed: the lock, and the condition that is notified when the next task of a site or of the
+          driving thread may have changed.
       round: the open round, None after the last one.
-      closing: the open round is over and being aggregated, without the lock.
-      stale: the open round may not be that of the store, after an error in the middle of closing
-          one.
-      log_is_behind: an event could not be written; the store has what it was about.
-      trouble: why the system keeps the run from going on at the moment, "" where nothing does.
-      untouched: which updates in the spool need not be checked again.
-      specs, metadata: of the initial model, and so of every model of the run.
+      closing: the open round is over and is being aggregated, without the lock.
+      stale: the open round may differ from that of the store, after an error while one was closed.
+      log_is_behind: an event could not be written; the store holds what it was about.
+      trouble: why the system keeps the run from going on at the moment, or "".
+      traffic: site -> bytes of models (sent to it, received from it) since the server started.
+      untouched: the spooled updates that need not be checked again.
+      specs, metadata, num_values: of the initial model, and so of every model of the run.
       initial_norm: Euclidean norm of the initial model.
     """
 
@@ -67,17 +65,15 @@ class RunState:
         self.log_is_behind = False
         self.trouble = ""
         self._lines = LineBudget(burst=1000, every_s=10.0)
-        self.traffic: dict[
-            str, tuple[int, int]
-        ] = {}  # site -> bytes of models (sent to, received from) it since the server started
+        self.traffic: dict[str, tuple[int, int]] = {}
         self.untouched = VerifiedFiles()
         self.round: Round | None = None
-        self.last_seen = dict.fromkeys(
-            store.sites(), self.clock()
-        )  # nobody is silent because the server was
+        # The time during which the server was away does not count as a site's silence.
+        self.last_seen = dict.fromkeys(store.sites(), self.clock())
         self.reopen()
         with TensorFile(store.global_path(0)) as initial:
             self.specs, self.metadata = initial.specs, initial.metadata
+            self.num_values = sum(spec.size for spec in initial.specs)
             self.initial_norm = norm_of(initial)
 
     @property
@@ -85,12 +81,12 @@ class RunState:
         return self.store.num_rounds(self.policy)
 
     def reopen(self) -> None:
-        """Takes the open round from the store, with the sites that are away."""
+        """Reads the open round from the store, and adds which sites are absent."""
         state = self.store.open_round(self.policy, now=self.clock())
         self.round = None if state is None else rounds.without(state, self.absent(self.clock()))
 
     def absent(self, now: float) -> frozenset[str]:
-        """Returns the sites that were sent away or have been silent for too long."""
+        """Returns the sites that were evicted or have been silent for too long."""
         timeout_s = self.config.heart_beat_timeout_s
         return frozenset(
             site
@@ -109,23 +105,23 @@ class RunState:
     def log(self, event: str, **fields: Any) -> None:
         """Appends an event; no field may hold a secret or a path.
 
-        An event that cannot be written fails nothing: the store has what was done, and the log is
-        completed from it (`audit.backfill`).
+        Nothing fails if the event cannot be written: the store holds what was done, and the log is
+        completed from it (`audit.log.backfill`).
         """
         try:
             self._events.append(event, **fields)
         except OSError as error:
             self.log_is_behind = True
             logging.error("event=log_not_written reason=%s", error.strerror)
-        logging.info(
-            "event=%s %s",
-            event,
-            " ".join(f"{key}={printable.text(value)}" for key, value in fields.items()),
-        )
+        shown = []
+        for key, value in fields.items():
+            number = value is None or isinstance(value, (int, float))
+            shown.append(f"{key}={value if number else printable.text(value)}")
+        logging.info("event=%s %s", event, " ".join(shown))
 
     def log_repeatable(self, event: str, *, site: str, **fields: Any) -> None:
-        """Appends an event that a site can bring about as often as it likes: beyond a budget of
-        lines it is only counted.
+        """Appends an event that a site can cause as often as it likes; beyond a budget of lines it
+        is only counted.
         """
         omitted = self._lines.take((site, event))
         if omitted is not None:
@@ -152,9 +148,9 @@ class RunState:
     def expected(
         self, participants: frozenset[str], now: float
     ) -> tuple[frozenset[str], float | None]:
-        """Returns (whom a closing phase waits for, seconds until that may change).
+        """Returns (the sites that a closing phase waits for, seconds until that may change).
 
-        A silent site is no longer waited for, but never so that fewer than the minimum remain: with
+        The phase does not wait for a silent site, unless fewer than the minimum would remain: with
         minimum = maximum no clock decides.
         """
         sites = self.store.sites()

@@ -1,5 +1,5 @@
-"""What a run's event log adds up to: bytes each way, how far each site is, how long each round
-took. For the status table.
+"""Statistics of a run from its event log, for the status table: bytes in each direction, the
+progress of each site, the duration of each round.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_KEPT_ROUNDS = 1000  # a longer run shows its newest ones
+_KEPT_ROUNDS = 1000  # a longer run shows only its newest ones
 
 
 @dataclasses.dataclass
 class SiteStatistics:
-    """One site. `doing` is the last thing it is known to have done, `at` when."""
+    """One site. `doing` is the last thing it is known to have done, and `at` the time of that."""
 
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -27,8 +27,8 @@ class SiteStatistics:
 
 @dataclasses.dataclass
 class RoundStatistics:
-    """One round; `wall_s` is from its opening to its global model, None where the opening was not
-    seen.
+    """One round. `wall_s` is the time from its opening to its global model, None if the opening is
+    not in the log.
     """
 
     sites: dict[str, int]
@@ -39,10 +39,10 @@ class RoundStatistics:
 
 
 class RunStatistics:
-    """Adds up the records of an event log; fits `AuditLog(listeners=[tally.note])`.
+    """Adds up the records of an event log; for `AuditLog(listeners=[statistics.note])`.
 
     Args:
-      records: what was logged before, e.g. `AuditLog.read()`.
+      records: earlier records, e.g. `AuditLog.read()`.
     """
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()):
@@ -54,7 +54,7 @@ class RunStatistics:
             self.note(record)
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """Takes one record; one of an unknown kind changes nothing."""
+        """Adds one record; a record of an unknown kind changes nothing."""
         event, at = record.get("event"), float(record.get("time", 0.0))
         if isinstance(record.get("site"), str):
             site = self.sites.setdefault(record["site"], SiteStatistics())

@@ -1,6 +1,4 @@
-"""Serving a run: opens the store, listens, leads the run to its end, and leaves in good order when
-told to stop.
-"""
+"""Serves a run: opens the store, listens, leads the run to its end, and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -30,24 +28,26 @@ from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
-from federated.server.admin_service import AdminGate
+from federated.server.admin_service import AdminServicer
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
 from federated.server.overview import Overview
 from federated.server.run_statistics import RunStatistics
-from federated.server.servicer import TokenGate, WeightExchangeServicer, add_to_server
+from federated.server.servicer import WeightExchangeServicer
 from federated.storage.store import Store
 from federated.wire import addresses, conversion
 from runkit import allocator, atomic, interrupts, private, release
 
-_GRACE_S = 5.0  # calls under way when the server stops
-_CONNECTIONS = 256  # beside four for each site
-_STORE_FILES = 512  # descriptors for the store, and then some
-_HANDSHAKE_MS = 10_000  # over the slowest line worth having (5 kB/s) it takes two seconds
-_STREAMS = 100  # calls of one connection, those that are turned away included
+_GRACE_S = 5.0  # for calls in progress when the server stops
+_CONNECTIONS = 256  # besides four for each site
+_STORE_FILES = 512  # descriptors for the store, with a margin
+_HANDSHAKE_MS = 10_000  # over the slowest usable line (5 kB/s) it takes two seconds
+_STREAMS = 100  # calls of one connection, with those that are turned away
 _OPERATION_CALLS = 4  # of each caller to the operator's service
-_SITES_TO_COME = 4  # that may be provisioned while the server runs
+_SITES_TO_COME = 4  # sites that may be provisioned while the server runs
 _TURNED_AWAY = 16  # calls that are being refused
+# How serving ended: None at the end of the run, the reason of a stop, or an error.
+Endings = queue.SimpleQueue[None | str | BaseException]
 
 
 def serve(
@@ -65,24 +65,24 @@ def serve(
     """Serves one run until every round is aggregated and every site's rows are in, or until
     SIGTERM, SIGINT or `stop`.
 
-    Started again with the same store, it goes on where it was. The process becomes a server's: its
-    threads share their pools of freed memory from here on.
+    Start it again with the same store to resume. It changes the process for good: from here on all
+    threads share their pools of freed memory.
 
     Args:
       config: the operator's decisions.
-      store_folder: made if missing; holds the whole state (see `storage`).
-      kit_folder: the server's folder as `provision` made it.
+      store_folder: made if missing; holds the whole state (see `storage.store`).
+      kit_folder: the server's folder as made by `provision`.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
           JSON.
       clock: seconds since the epoch; for the log, tokens and certificates.
       monotonic: seconds; for deadlines and silence.
-      listeners: told every event as it is logged in `<store>/events.jsonl`.
+      listeners: called with every event that is logged in `<store>/events.jsonl`.
       on_ready: called with the bound port once sites may connect.
-      stop: set from another thread, ends serving.
+      stop: set it from another thread to end serving.
     Raises:
       ValueError: for a kit or initial model that cannot be used.
-      PortInUse, StoreInUse, DifferentRun: naming what is in the way.
-      StorageTrouble: where the store cannot be written any more; what was confirmed is safe.
+      PortInUse, StoreInUse, DifferentRun: naming the port, store or run at fault.
+      StorageTrouble: if the store can no longer be written; what was confirmed is safe.
     """
     allocator.share_arenas()
     allocator.keep_buffers()
@@ -93,8 +93,9 @@ def serve(
     credentials = CredentialBook.read(pathlib.Path(kit_folder) / "credentials.json")
     if len(credentials.sites) < config.min_num_clients:
         raise FederationFull(
-            f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows {len(credentials.sites)} sites "
-            f"({', '.join(credentials.sites)}); provision more sites or lower the minimum"
+            f"min_num_clients is {config.min_num_clients}, but {kit_folder} knows "
+            f"{len(credentials.sites)} sites ({', '.join(credentials.sites)}); "
+            "provision more sites or lower the minimum"
         )
     for line in expiry.warnings(kit_folder):
         logging.warning("event=certificate_ends %s", line)
@@ -106,15 +107,15 @@ def serve(
             local_epochs=config.local_epochs,
             authority=identity.authority_fingerprint,
         )
-        tally = RunStatistics()
+        statistics = RunStatistics()
         events = AuditLog(
             store_folder / "events.jsonl",
             clock=clock,
             key=identity.key,
-            listeners=[tally.note, *listeners],
+            listeners=[statistics.note, *listeners],
         )
         for record in events.read():
-            tally.note(record)
+            statistics.note(record)
         certificate = identity.certificate.read_text(encoding="ascii")
         events.append(
             "started", release=release.version(), certificate=certificate, settings=config.to_json()
@@ -123,10 +124,10 @@ def serve(
         coordinator = Coordinator(
             store, config, credentials, events, clock=clock, monotonic=monotonic
         )
-        desk = Overview(
-            coordinator.steering,
+        overview = Overview(
+            coordinator.orders,
             events,
-            tally,
+            statistics,
             store_folder,
             warnings=lambda: expiry.warnings(kit_folder),
         )
@@ -136,18 +137,17 @@ def serve(
     with contextlib.closing(coordinator), contextlib.ExitStack() as watching:
         port = _chosen_port(config, store_folder)
         places = _places(_CONNECTIONS + 4 * max(len(credentials.sites), config.max_num_clients))
-        door = PortGuard(places)
-        calls = Calls(on_call=door.note), Calls(_OPERATION_CALLS, on_call=door.note)
-        gate = AdminGate(desk, credentials, calls[1], clock=clock)
+        guard = PortGuard(places)
+        calls = Calls(on_call=guard.note), Calls(_OPERATION_CALLS, on_call=guard.note)
+        admin = AdminServicer(overview, credentials, calls[1], clock=clock)
         sites = max(len(credentials.sites), config.max_num_clients) + _SITES_TO_COME
         server, port = _listen(
-            coordinator, gate, calls[0], config, identity, port, places=places, sites=sites
+            coordinator, admin, calls[0], config, identity, port, places=places, sites=sites
         )
-        for watched in (calls[0].watched(), calls[1].watched(), door.watched(port)):
+        for watched in (calls[0].watched(), calls[1].watched(), guard.watched(port)):
             watching.enter_context(watched)
-        endings: queue.SimpleQueue = (
-            queue.SimpleQueue()
-        )  # put() is safe inside a signal handler, an Event's set() is not
+        # Its put() is safe inside a signal handler; an Event's set() is not.
+        endings: Endings = queue.SimpleQueue()
         try:
             with _signals(lambda number: endings.put(f"signal {signal.Signals(number).name}")):
                 _watch(stop, endings)
@@ -173,7 +173,7 @@ def serve(
         finally:
             coordinator.stop()
             server.stop(_GRACE_S).wait()
-            with contextlib.suppress(OSError):  # the reason to stop may be a full disk
+            with contextlib.suppress(OSError):  # a full disk may be why the server stops
                 events.append("stopped")
         if isinstance(ending, BaseException):
             raise ending
@@ -182,7 +182,7 @@ def serve(
         return coordinator.summary()
 
 
-def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
+def _drive(coordinator: Coordinator, endings: Endings) -> None:
     try:
         if coordinator.drive():
             coordinator.wait_confirmed()
@@ -190,8 +190,9 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
     except (OSError, sqlite3.Error) as error:
         endings.put(
             StorageTrouble(
-                f"the store cannot be read or written any more ({getattr(error, 'strerror', None) or error}); "
-                "free space or mend the folder and start again: what was confirmed to sites is safe"
+                "the store can no longer be read or written "
+                f"({getattr(error, 'strerror', None) or error}); free space or mend the folder "
+                "and start again: what was confirmed to sites is safe"
             )
         )
     except BaseException as error:  # handed to the thread that serves, which raises it
@@ -200,13 +201,13 @@ def _drive(coordinator: Coordinator, endings: queue.SimpleQueue) -> None:
 
 def _chosen_port(config: ServerConfig, store_folder: pathlib.Path) -> int:
     address = store_folder / "address.json"
-    return config.port or (
-        atomic.read_json(address)["port"] if address.exists() else 0
-    )  # sites look for it where it was
+    if config.port or not address.exists():
+        return config.port
+    return atomic.read_json(address)["port"]  # after a restart, sites look for the same port
 
 
 def _places(connections: int) -> int:
-    """Asks for as many open files as all connections and the store need; returns how many
+    """Raises the limit on open files to what all connections and the store need; returns how many
     connections there is room for.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -220,14 +221,14 @@ def _places(connections: int) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return connections
-    # Where the system allows few: a third for connections, one for the door, which looks at all of
-    # them at once, one for the store.
+    # If the system allows few files: a third for connections, a third for the port guard, which
+    # opens all of them at once, and a third for the store.
     return min(connections, max(limit - _STORE_FILES, limit // 3))
 
 
 def _listen(
     coordinator: Coordinator,
-    operation: AdminGate,
+    admin: AdminServicer,
     calls: Calls,
     config: ServerConfig,
     identity: Identity,
@@ -236,54 +237,49 @@ def _listen(
     places: int,
     sites: int,
 ) -> tuple[grpc.Server, int]:
-    # Every site may hold all its calls, and the operator its own: nobody's calls wait for a thread
-    # that another one holds.
+    # Enough for every site and the operator to have all their calls at once: no call waits for a
+    # thread that another caller holds.
     workers = (PER_CALLER + _OPERATION_CALLS) * sites + _OPERATION_CALLS + _TURNED_AWAY
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rpc"),
-        interceptors=(operation, TokenGate(coordinator)),
         maximum_concurrent_rpcs=workers,
         options=[
             *conversion.CHANNEL_OPTIONS,
-            (
-                "grpc.so_reuseport",
-                0,
-            ),  # else a second server on the port would silently take half of the calls
-            (
-                "grpc.max_allowed_incoming_connections",
-                places,
-            ),  # each takes a descriptor, which the store needs too
+            # Otherwise a second server on the port would silently take half of the calls.
+            ("grpc.so_reuseport", 0),
+            # Each takes a descriptor, and the store needs some, too.
+            ("grpc.max_allowed_incoming_connections", places),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_concurrent_streams", _STREAMS),
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.http2.max_ping_strikes", 0),
-            # Else every connection keeps the buffer that its fastest moment asked for, a megabyte
-            # and more; an older gRPC ignores it.
+            # Otherwise every connection keeps the largest buffer that it ever needed, a megabyte
+            # and more. Older versions of gRPC ignore this option.
             ("grpc.experimental.tcp_max_read_buffer_size", 128 * 2**10),
         ],
     )
-    add_to_server(
-        WeightExchangeServicer(
-            coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
-        ),
-        server,
+    # Messages are decoded by these handlers, not by gRPC, which would decode whatever comes.
+    exchange = WeightExchangeServicer(
+        coordinator, TransferQueue(config.transfers_at_once), calls, poll_s=config.poll_s
     )
+    server.add_generic_rpc_handlers((exchange, admin))
     try:
         bound = server.add_secure_port(addresses.joined(config.host, port), identity.for_server())
     except RuntimeError:
         bound = 0
     if not bound:
         raise PortInUse(
-            f"port {port} on {addresses.plain(config.host)} is in use, or this user may not listen there; stop the program that has it "
-            "(`ss -ltnp` names it), or choose another port and tell the sites"
+            f"port {port} on {addresses.plain(config.host)} is in use, or this user may not listen "
+            "there; stop the program that has it (`ss -ltnp` names it), or choose another port and "
+            "tell the sites"
         )
     return server, bound
 
 
 @contextlib.contextmanager
 def _signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `handle` inside the block; only the main thread can have handlers,
-    elsewhere nothing changes.
+    """Calls `handle` on SIGTERM and SIGINT inside the block. Does nothing outside the main thread,
+    the only one that can have handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -301,8 +297,10 @@ def _signals(handle: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(stop: threading.Event | None, endings: queue.SimpleQueue) -> None:
+def _watch(stop: threading.Event | None, endings: Endings) -> None:
+    def wait(event: threading.Event) -> None:
+        event.wait()
+        endings.put("stop")
+
     if stop is not None:
-        threading.Thread(
-            target=lambda: (stop.wait(), endings.put("stop")), name="stop", daemon=True
-        ).start()
+        threading.Thread(target=wait, args=(stop,), name="stop", daemon=True).start()

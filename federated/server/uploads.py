@@ -1,10 +1,11 @@
-"""What sites send: updates and published models, checked before, while and after they arrive, and
-durable before their receipt.
+"""What sites send: updates and published models. They are checked before, while and after they
+arrive, and durable before their receipt.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -24,57 +25,99 @@ from federated.server.run_state import RunState
 from federated.tensors import codec
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.tensor_files import MAX_BYTES, TensorFile
-from federated.tensors.weights import check_declaration, check_same
+from federated.tensors.tensor_files import TensorFile
+from federated.tensors.weights import check_same
 from federated.wire.messages import Answer, Offer, Receipt
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-MAX_LENT = 8  # models of one site; each takes its place on the server's disk and everybody's time
-# different updates that a site may send for one round; an honest one that was killed makes the same
-# or one more
+# Models that one site may publish; each takes space on the server's disk and time at every site.
+MAX_LENT = 8
+# Different updates that a site may send for one round; an honest site that was killed sends the
+# same one again, or one other.
 _REPLACED = 20
 _HISTORY = 5  # closed rounds whose changes say what is usual
-_NOTE_EVERY_S = 1.0  # that bytes of a site came
-_LOOKING = max(
-    2, os.cpu_count() or 1
-)  # pieces that are checked at the same time: more would only wait for processors, each in its memory
+_NOTE_EVERY_S = 1.0  # between two notes that bytes of a site arrive
+# Chunks that are checked at the same time: more would only wait for a processor, each in memory.
+_CHECKED_AT_ONCE = max(2, os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedOffer:
+    """An offer of one site after all checks that need nothing but the offer; its manifest was
+    checked when it was made. There is no unchecked one, so nothing below checks these again.
+
+    Args:
+      site_names: every site of the federation, logged in or not; the name of a published model
+        begins with one of them.
+    Attributes:
+      what: names the upload in messages.
+      update: as the rounds know it; None for a model that is published.
+      metrics: of an update, as plain floats.
+      sha256: of the model.
+    Raises:
+      ModelRefused: for a model whose name is malformed, reserved or begins with another site's.
+      PrivacyRefused: for metrics that may not leave a site.
+    """
+
+    site: str
+    offer: Offer
+    site_names: dataclasses.InitVar[Callable[[], Collection[str]]]
+    what: str = dataclasses.field(init=False)
+    sha256: str = dataclasses.field(init=False)
+    update: rounds.Update | None = dataclasses.field(init=False, default=None)
+    metrics: dict[str, float] = dataclasses.field(init=False, default_factory=dict)
+
+    def __post_init__(self, site_names: Callable[[], Collection[str]]) -> None:
+        site, offer, sha256 = self.site, self.offer, self.offer.manifest.sha256
+        found: dict[str, Any] = {"sha256": sha256}
+        if offer.model:
+            _check_name(site, offer.model, site_names())
+            found["what"] = f"model {offer.model!r} of site {site!r}"
+        else:
+            found["what"] = f"update of site {site!r} for round {offer.round}"
+            found["update"] = rounds.Update(site, offer.round, offer.num_examples, sha256)
+            found["metrics"] = report_filter.check_metrics(
+                offer.metrics, what=f"metrics of site {site!r}"
+            )
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def receipt(self) -> Receipt:
+        name = self.offer.model or tasks.global_name(self.offer.round)
+        return Receipt(self.site, name, self.sha256)
 
 
 class Uploads:
-    """Takes models from sites. Any number of threads call it.
+    """Receives models from sites. Any number of threads call it.
 
-    An offer without a model's name is an update, else a model for cross-site evaluation.
+    An offer without a model's name is an update, otherwise a model for cross-site evaluation.
+
+    Args:
+      site_names: as in `CheckedOffer`.
     """
 
     def __init__(self, run: RunState, site_names: Callable[[], Collection[str]] = tuple):
-        """`site_names`: every site there is, logged in or not; names of models begin with one of
-        them.
-        """
         self._run, self._transfers, self._site_names = run, Transfers(), site_names
-        self._pushed: Counter[tuple[str, int]] = Counter()
-        self._most: dict[
-            str, tuple[tuple[int, int] | None, int]
-        ] = {}  # site -> (round and attempt, pieces of its update at most)
-        self._looking = threading.Semaphore(_LOOKING)
+        self._sent: Counter[tuple[str, int]] = Counter()  # (site, round) -> different updates
+        # site -> (round and attempt, the most chunks of its update that were there)
+        self._most: dict[str, tuple[tuple[int, int] | None, int]] = {}
+        self._checking = threading.Semaphore(_CHECKED_AT_ONCE)
 
     def offer(self, site: str, offer: Offer) -> Answer:
-        """Checks what a site announces and says which chunks are missing, or, where all of it is
-        there already, its receipt.
+        """Checks an offer and returns which chunks are missing, or the receipt if the server has
+        all of the model already.
 
         Raises:
           StaleUpdate, UpdateRefused, IncompatibleWeights, ModelRefused, DamagedTransfer,
           PrivacyRefused, StorageTrouble.
         """
-        receipt = self._checked(site, offer)
-        if receipt is not None:
-            return Answer(receipt)
-        self._note_progress(
-            site, offer
-        )  # it may have to wait for its turn: no deadline shall pass meanwhile
-        with (
-            self._storing(site),
-            self._transfer(site, offer, self._run.store.discarded) as transfer,
-        ):
+        checked = CheckedOffer(site, offer, self._site_names)
+        discarded = self._accepted(checked)
+        if discarded is None:
+            return Answer(checked.receipt())
+        # The transfer may have to wait for its turn, and no deadline may pass meanwhile.
+        self._note_progress(checked)
+        with self._storing(site), self._transfer(checked, discarded) as transfer:
             return Answer(missing=tuple(transfer.partial.missing()))
 
     def send(
@@ -82,290 +125,293 @@ class Uploads:
         site: str,
         offer: Offer,
         chunks: Iterable[Chunk],
-        verify: Callable[[], Any] = lambda: None,
+        verify: Callable[[], object] = lambda: None,
     ) -> Receipt:
-        """Takes the missing chunks; checks and syncs the whole, records it, and only then returns.
+        """Receives the missing chunks; checks, syncs and records the model, and only then returns.
 
         Args:
-          verify: raises once the site is no longer let in. An upload may take hours, so it is asked
-              again when everything is there.
+          verify: raises once the site is no longer admitted. An upload may take hours, so it is
+            called again before the upload counts.
         Raises:
-          As `offer`, and what `verify` raises: and nothing changed, but that a next attempt need
-              not send again what arrived.
+          As `offer`, and what `verify` raises. Then nothing has changed, except that the next
+          attempt need not send again what arrived.
         """
-        began, received = time.monotonic(), 0
-        receipt = self._checked(site, offer)
-        if receipt is not None:
-            return receipt
-        keep, discarded = self._publish if offer.model else self._push, self._run.store.discarded
-        with self._storing(site), self._transfer(site, offer, discarded) as transfer:
+        run, began, received = self._run, time.monotonic(), 0
+        checked = CheckedOffer(site, offer, self._site_names)
+        discarded = self._accepted(checked)
+        if discarded is None:
+            return checked.receipt()
+        with self._storing(site), self._transfer(checked, discarded) as transfer:
             noted = time.monotonic()
             for chunk in chunks:
-                if chunk.encoding not in codec.ENCODINGS[self._run.config.transport]:
+                if chunk.encoding not in codec.ENCODINGS[run.config.transport]:
                     raise errors.SessionExpired(
-                        f"site {site!r} sends chunks in encoding {chunk.encoding}, and models travel {self._run.config.transport!r} here; "
-                        "log in again to learn how"
+                        f"site {site!r} sends chunks in encoding {chunk.encoding}, but models "
+                        f"travel {run.config.transport!r} here; log in again to learn how"
                     )
-                with self._looking:
+                with self._checking:
                     transfer.partial.put(chunk)
                 received += len(chunk.data)
                 if time.monotonic() - noted >= _NOTE_EVERY_S:
                     noted = time.monotonic()
-                    self._note_progress(site, offer, transfer.partial.num_there)
-            verify()
-            transfer.partial.finish()
+                    self._note_progress(checked, transfer.partial.num_there)
             try:
-                transfer.gate.check(_what(site, offer))
+                transfer.partial.finish()
+            except errors.DamagedTransfer:
+                verify()  # the file of an evicted site is gone; the site should hear the cause
+                raise
+            try:
+                transfer.check.check(checked.what)
                 about = {"received": received, "seconds": round(time.monotonic() - began, 3)}
-                with self._run.changed:
+                with run.changed:
+                    self._wait_while_closing(checked)
                     verify()
-                    if (
-                        self._run.store.discarded != discarded
-                    ):  # what it changes was measured against a model that may be gone
-                        raise errors.StaleUpdate(
-                            f"{_what(site, offer)} came while the operator took the run back; ask for the next task"
-                        )
-                    receipt = keep(site, offer, transfer, about)
+                    self._check_not_taken_back(checked, discarded)
+                    (self._publish if offer.model else self._count)(checked, transfer, about)
+                    run.note_traffic(site, received=received)
             except errors.UpdateRefused as refusal:
-                reasons = [reason._asdict() for reason in refusal.reasons[:30]]
-                with self._run.changed:
-                    self._run.log_repeatable(
-                        "refused", site=site, what=_what(site, offer), reasons=reasons
-                    )
-                    if self._run.round is not None:
-                        self._run.round = rounds.refused(self._run.round, site)
-                        self._run.note_change()
-                transfer.partial.path.unlink(
-                    missing_ok=True
-                )  # sent again it would be refused again
+                self._note_refusal(checked, refusal)
+                # If the site sent it again, it would be refused again.
+                transfer.partial.path.unlink(missing_ok=True)
                 raise
             finally:
-                self._transfers.end(site, _key(offer, discarded))
-        with self._run.changed:
-            self._run.note_traffic(site, received=received)
-        return receipt
+                self._transfers.end(site, _key(checked, discarded))
+        return checked.receipt()
 
     def close(self) -> None:
         self._transfers.close()
 
     def drop(self, site: str) -> None:
-        """Forgets what a site that was sent away has under way."""
+        """Forgets the transfer of a site that was evicted."""
         self._transfers.end(site)
         self._run.store.drop_incoming(site)
 
-    def _checked(self, site: str, offer: Offer) -> Receipt | None:
-        """Returns the receipt of a model that is there already, None for one that may come."""
-        run = self._run
-        check_declaration(offer.manifest.specs, max_bytes=MAX_BYTES)
-        offer.manifest.check(offer.sha256)
-        if offer.model:
-            self._check_name(site, offer.model)
-            with run.changed:
-                if self._is_published(site, offer):
-                    return Receipt(site, offer.model, offer.sha256)
-        else:
-            report_filter.check_metrics(offer.metrics, what=f"metrics of site {site!r}")
-            update = _update(site, offer)
-            with run.changed:
-                if run.store.update(site, offer.round) == update:
-                    return Receipt(
-                        site, tasks.global_name(offer.round), offer.sha256
-                    )  # its receipt was lost on the way
-                self._check_round_takes(update, offer.discarded)
-                record = run.store.sites().get(site)
-            if record is None or offer.num_examples != record.num_examples:
-                known = record.num_examples if record else 0
-                text = f"num_examples {offer.num_examples} for round {offer.round}; expected {known}, the number it logged in with"
-                raise errors.UpdateRefused(
-                    f"site {site!r} sent {text}", reasons=[errors.Reason("", "examples", text)]
-                )
-        check_same(run.specs, offer.manifest.specs, what=_what(site, offer))
-        return None
+    def _accepted(self, checked: CheckedOffer) -> int | None:
+        """Checks an offer against the state of the run: raises what `offer` raises.
 
-    def _push(
-        self, site: str, offer: Offer, transfer: Transfer, about: dict[str, float]
-    ) -> Receipt:
-        run, update = self._run, _update(site, offer)
-        metrics = report_filter.check_metrics(offer.metrics, what=f"metrics of site {site!r}")
+        Returns:
+          How often the operator has taken the run back, or None if the server has all of the model
+          already.
+        """
+        run, offer = self._run, checked.offer
         with run.changed:
-            if run.store.update(site, offer.round) != update:
-                self._check_round_takes(update, offer.discarded)
-                number, change = run.round.number, transfer.gate.change
-                usual = update_checks.usual_change(
-                    run.store.changes_of_others(site, since=number - _HISTORY),
-                    initial_norm=run.initial_norm,
-                    num_values=sum(spec.size for spec in run.specs),
-                )
-                update_checks.check_change(
-                    change, usual, max_ratio=run.config.max_change_ratio, what=_what(site, offer)
-                )
-                self._pushed[site, number] += 1
-                if self._pushed[site, number] > _REPLACED:
-                    raise errors.UpdateRefused(
-                        f"{_what(site, offer)}: {_REPLACED} different updates came before it; the last one counts"
+            if self._is_there(checked):  # its receipt was lost on the way
+                return None
+            self._wait_while_closing(checked)
+            discarded = run.store.discarded
+            if checked.update is not None:
+                # If the run was taken back, the round may be open again, from another global model.
+                if offer.discarded not in (None, discarded):
+                    raise errors.StaleUpdate(
+                        f"site {checked.site!r} trained round {offer.round} before the operator "
+                        "took the run back; ask for the next task"
                     )
-                now = run.clock()
-                state = rounds.accept(run.round, update, policy=run.policy, now=now)
-                run.store.keep_update(
-                    transfer.partial.path, update, metrics, now=now, counts_in=number, change=change
-                )
-                run.round = state
-                run.untouched.note(run.store.update_path(update))
-                run.note_change()
-                # with the lock held: the log must have the update before the round that counts it
-                run.log(
-                    "pushed",
-                    site=site,
-                    round=offer.round,
-                    counts_in=number,
-                    num_examples=offer.num_examples,
-                    sha256=offer.sha256,
-                    bytes=offer.manifest.nbytes,
-                    **about,
-                    change=change if math.isfinite(change) else None,
-                    metrics=metrics,
-                )
-        return Receipt(site, tasks.global_name(offer.round), offer.sha256)
+                rounds.check(self._open_round(checked), checked.update, policy=run.policy)
+                record = run.store.sites().get(checked.site)
+                known = record.num_examples if record else 0
+                if record is None or offer.num_examples != known:
+                    text = (
+                        f"num_examples {offer.num_examples} for round {offer.round}; "
+                        f"expected {known}, the number it logged in with"
+                    )
+                    raise errors.UpdateRefused(
+                        f"site {checked.site!r} sent {text}",
+                        reasons=[errors.Reason("", "examples", text)],
+                    )
+        check_same(run.specs, offer.manifest.specs, what=checked.what)
+        return discarded
 
-    def _publish(
-        self, site: str, offer: Offer, transfer: Transfer, about: dict[str, float]
-    ) -> Receipt:
-        run = self._run
-        with run.changed:
-            if not self._is_published(site, offer):
-                run.store.keep_model(transfer.partial.path, offer.model, site, offer.manifest)
-                run.note_change()
-                run.log(
-                    "published",
-                    site=site,
-                    model=offer.model,
-                    sha256=offer.sha256,
-                    bytes=offer.manifest.nbytes,
-                    **about,
-                )
-        return Receipt(site, offer.model, offer.sha256)
+    def _is_there(self, checked: CheckedOffer) -> bool:
+        """Returns whether the server has this very model. Raises as `_is_published`."""
+        if checked.update is None:
+            return self._is_published(checked)
+        return self._run.store.update(checked.site, checked.offer.round) == checked.update
 
-    def _check_round_takes(self, update: rounds.Update, discarded: int | None) -> None:
+    def _wait_while_closing(self, checked: CheckedOffer) -> None:
+        """Waits for the end of an aggregation if an update may count in the round after it."""
         run = self._run
-        while run.closing and run.policy.late_updates == "keep" and not run.stopping:
-            run.changed.wait(1.0)  # it may count in the next round
-        if discarded not in (
-            None,
-            run.store.discarded,
-        ):  # its round may be open again, from another global model
-            raise errors.StaleUpdate(
-                f"site {update.site!r} trained round {update.round} before the operator took the run back; ask for the next task"
-            )
+        late = checked.update is not None and run.policy.late_updates == "keep"
+        while late and run.closing and not run.stopping:
+            run.changed.wait(1.0)
+
+    def _open_round(self, checked: CheckedOffer) -> rounds.Round:
+        """Returns the open round. Raises StaleUpdate, StorageTrouble if it takes no updates."""
+        run = self._run
         if run.stale:  # the store may have closed or discarded the round that is open here
             raise errors.StorageTrouble(
-                "the server could not read or write its store just now; the site tries again by itself"
+                "the server could not read or write its store just now; "
+                "the site tries again by itself"
             )
+        sent = f"site {checked.site!r} sent round {checked.offer.round}"
         if run.round is None:
-            raise errors.StaleUpdate(
-                f"site {update.site!r} sent round {update.round}, the last round is over; ask for the next task"
-            )
-        if run.closing and update.round == run.round.number:
-            raise errors.StaleUpdate(
-                f"site {update.site!r} sent round {update.round}, which has just closed; ask for the next task"
-            )
-        rounds.check(run.round, update, policy=run.policy)
+            raise errors.StaleUpdate(f"{sent}, the last round is over; ask for the next task")
+        if run.closing and checked.offer.round == run.round.number:
+            raise errors.StaleUpdate(f"{sent}, which has just closed; ask for the next task")
+        return run.round
 
-    def _is_published(self, site: str, offer: Offer) -> bool:
-        """Returns whether the very model is there already. Raises ModelRefused where it may not be,
-        StaleUpdate where not now.
+    def _check_not_taken_back(self, checked: CheckedOffer, discarded: int) -> None:
+        """Raises StaleUpdate if the operator took the run back during the transfer: the change was
+        measured against a global model that may be gone.
         """
-        store = self._run.store
+        if self._run.store.discarded != discarded:
+            raise errors.StaleUpdate(
+                f"{checked.what} came while the operator took the run back; ask for the next task"
+            )
+
+    def _count(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
+        """Lets an update count in the open round; called with the lock held."""
+        run, update, site = self._run, checked.update, checked.site
+        if update is None or self._is_there(checked):
+            return
+        state, now = self._open_round(checked), run.clock()
+        accepted = rounds.accept(state, update, policy=run.policy, now=now)
+        change = transfer.check.change
+        usual = update_checks.usual_change(
+            run.store.changes_of_others(site, since=state.number - _HISTORY),
+            initial_norm=run.initial_norm,
+            num_values=run.num_values,
+        )
+        update_checks.check_change(
+            change, usual, max_ratio=run.config.max_change_ratio, what=checked.what
+        )
+        self._sent[site, state.number] += 1
+        if self._sent[site, state.number] > _REPLACED:
+            raise errors.UpdateRefused(
+                f"{checked.what}: {_REPLACED} different updates came before it; the last one counts"
+            )
+        run.store.keep_update(
+            transfer.partial.path,
+            update,
+            checked.metrics,
+            now=now,
+            counts_in=state.number,
+            change=change,
+        )
+        run.round = accepted
+        run.untouched.note(run.store.update_path(update))
+        run.note_change()
+        # Still with the lock held: the log must have the update before the round that counts it.
+        run.log(
+            "pushed",
+            site=site,
+            round=update.round,
+            counts_in=state.number,
+            num_examples=update.num_examples,
+            sha256=update.sha256,
+            bytes=checked.offer.manifest.nbytes,
+            **about,
+            change=change if math.isfinite(change) else None,
+            metrics=checked.metrics,
+        )
+
+    def _publish(self, checked: CheckedOffer, transfer: Transfer, about: dict[str, float]) -> None:
+        """Keeps a model for cross-site evaluation; called with the lock held."""
+        if self._is_there(checked):
+            return
+        run, offer = self._run, checked.offer
+        run.store.keep_model(transfer.partial.path, offer.model, checked.site, offer.manifest)
+        run.note_change()
+        run.log(
+            "published",
+            site=checked.site,
+            model=offer.model,
+            sha256=checked.sha256,
+            bytes=offer.manifest.nbytes,
+            **about,
+        )
+
+    def _note_refusal(self, checked: CheckedOffer, refusal: errors.UpdateRefused) -> None:
+        run, reasons = self._run, [reason._asdict() for reason in refusal.reasons[:30]]
+        with run.changed:
+            run.log_repeatable("refused", site=checked.site, what=checked.what, reasons=reasons)
+            if run.round is not None:
+                run.round = rounds.refused(run.round, checked.site)
+                run.note_change()
+
+    def _is_published(self, checked: CheckedOffer) -> bool:
+        """Returns whether this very model is published already.
+
+        Raises:
+          ModelRefused: if another site has a model of that name, or this one has too many.
+          StaleUpdate: if models cannot be published now.
+        """
+        site, offer, store = checked.site, checked.offer, self._run.store
         owner, sha256 = store.models().get(offer.model, (site, ""))
         if owner != site:
             raise errors.ModelRefused(
-                f"model {offer.model!r} of site {site!r} has the name of a model of site {owner!r}; rename it"
+                f"{checked.what} has the name of a model of site {owner!r}; rename it"
             )
-        if sha256 == offer.sha256:
+        if sha256 == checked.sha256:
             return True
         if store.fixed_models():
             raise errors.StaleUpdate(
-                f"model {offer.model!r} of site {site!r} came after the models to evaluate were fixed; ask for the next task"
+                f"{checked.what} came after the models to evaluate were fixed; "
+                "ask for the next task"
             )
-        if self._run.round is not None:  # or open again, where the operator has taken the run back
+        if self._run.round is not None:  # or open again, if the operator has taken the run back
             raise errors.StaleUpdate(
-                f"model {offer.model!r} of site {site!r} came before the last round was over; ask for the next task"
+                f"{checked.what} came before the last round was over; ask for the next task"
             )
         if not sha256 and sum(owner == site for owner, _ in store.models().values()) >= MAX_LENT:
             raise errors.ModelRefused(
-                f"model {offer.model!r} of site {site!r} is one too many; a site lends {MAX_LENT} at most"
+                f"{checked.what} is one too many; a site lends {MAX_LENT} at most"
             )
         return False
 
-    def _check_name(self, site: str, name: str) -> None:
-        """Raises ModelRefused unless the name is well-formed and begins with the site's own, so
-        that nobody takes another's.
-        """
-        if not _MODEL_NAME.fullmatch(name) or tasks.is_global(name):
-            raise errors.ModelRefused(
-                f"model name {name[:80]!r} of site {site!r} is reserved or malformed; use letters, digits, '_', '-', at most 64"
-            )
-        # Of sites C1 and C1_north, C1_north_baseline belongs to the second.
-        owner = max(
-            (known for known in {*self._site_names(), site} if name.startswith(f"{known}_")),
-            key=len,
-            default=None,
-        )
-        if owner != site:
-            raise errors.ModelRefused(
-                f"model name {name!r} of site {site!r} does not begin with its own name; call it {site}_{name}"[
-                    :300
-                ]
-            )
+    def _note_progress(self, checked: CheckedOffer, chunks: int = 0) -> None:
+        """Records that a site's update makes progress.
 
-    def _note_progress(self, site: str, offer: Offer, pieces: int = 0) -> None:
-        """Notes that a site's update gets on. Only pieces beyond those it has had of the round
-        count: asking again keeps no round open.
+        Only chunks beyond those that were there before in this round count, so that sending the
+        same ones again keeps no round open.
         """
-        run = self._run
+        run, site = self._run, checked.site
         with run.changed:
-            run.last_seen[site] = run.clock()
+            now = run.clock()
+            run.last_seen[site] = now
+            state = run.round
             if (
-                run.round is not None
-                and not offer.model
-                and offer.round == run.round.number
-                and not run.closing
+                state is None
+                or checked.update is None
+                or checked.update.round != state.number
+                or run.closing
             ):
-                key, most = (run.round.number, run.round.attempt), self._most.get(site, (None, -1))
-                if most[0] == key and pieces <= most[1]:
-                    return
-                self._most[site] = key, pieces
-                run.round = rounds.progressed(run.round, site, policy=run.policy, now=run.clock())
-                run.note_change()
+                return
+            key, most = (state.number, state.attempt), self._most.get(site, (None, -1))
+            if most[0] == key and chunks <= most[1]:
+                return
+            self._most[site] = key, chunks
+            run.round = rounds.progressed(state, site, policy=run.policy, now=now)
+            run.note_change()
 
     def _transfer(
-        self, site: str, offer: Offer, discarded: int
+        self, checked: CheckedOffer, discarded: int
     ) -> contextlib.AbstractContextManager[Transfer]:
-        return self._transfers.of(site, _key(offer, discarded), lambda: self._begin(site, offer))
+        return self._transfers.of(
+            checked.site, _key(checked, discarded), lambda: self._begin(checked)
+        )
 
-    def _begin(self, site: str, offer: Offer) -> Transfer:
-        store, with_files = self._run.store, contextlib.ExitStack()
+    def _begin(self, checked: CheckedOffer) -> Transfer:
+        store, offer, with_files = self._run.store, checked.offer, contextlib.ExitStack()
         with contextlib.ExitStack() as on_error:
             on_error.push(with_files)
             reference = None
-            if not offer.model:
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # an old model may have been cleared away
+            if checked.update is not None:
+                # An old model may have been cleared away.
+                with contextlib.suppress(FileNotFoundError):
                     reference = with_files.enter_context(
                         TensorFile(store.global_path(offer.round - 1))
                     )
-            looking = update_checks.UpdateCheck(offer.manifest.specs, reference)
-            path = store.incoming_path(site, offer.sha256)
+            check = update_checks.UpdateCheck(offer.manifest.specs, reference)
             partial = PartialModel(
-                path,
+                store.incoming_path(checked.site, checked.sha256),
                 offer.manifest,
-                {**self._run.metadata, "site": site},
+                {**self._run.metadata, "site": checked.site},
                 durable=True,
-                look=looking.look,
+                look=check.look,
             )
             with_files.enter_context(partial)
             on_error.pop_all()
-        return Transfer(partial, looking, with_files.close)
+        return Transfer(partial, check, with_files.close)
 
     @contextlib.contextmanager
     def _storing(self, site: str) -> Iterator[None]:
@@ -374,22 +420,35 @@ class Uploads:
         except (OSError, sqlite3.Error) as error:
             self._transfers.end(site)
             raise errors.StorageTrouble(
-                f"the server could not store what site {site!r} sent ({getattr(error, 'strerror', None) or error}); "
-                "its operator must free space or mend the folder, and the site tries again by itself"
+                f"the server could not store what site {site!r} sent "
+                f"({getattr(error, 'strerror', None) or error}); its operator must free space or "
+                "mend the folder, and the site tries again by itself"
             ) from error
 
 
-def _update(site: str, offer: Offer) -> rounds.Update:
-    return rounds.Update(site, offer.round, offer.num_examples, offer.sha256)
-
-
-def _key(offer: Offer, discarded: int) -> str:
-    return f"{offer.model} {offer.round} {offer.sha256} {discarded}"
-
-
-def _what(site: str, offer: Offer) -> str:
-    return (
-        f"model {offer.model!r} of site {site!r}"
-        if offer.model
-        else f"update of site {site!r} for round {offer.round}"
+def _check_name(site: str, name: str, site_names: Collection[str]) -> None:
+    """Raises ModelRefused unless a model's name is well-formed and begins with its site's name, so
+    that no site takes another's.
+    """
+    if not _MODEL_NAME.fullmatch(name) or tasks.is_global(name):
+        raise errors.ModelRefused(
+            f"model name {name[:80]!r} of site {site!r} is reserved or malformed; "
+            "use letters, digits, '_', '-', at most 64"
+        )
+    # With sites C1 and C1_north, C1_north_baseline belongs to the second.
+    owner = max(
+        (known for known in {*site_names, site} if name.startswith(f"{known}_")),
+        key=len,
+        default=None,
     )
+    if owner != site:
+        raise errors.ModelRefused(
+            f"model name {name!r} of site {site!r} does not begin with its own name; "
+            f"call it {site}_{name}"[:300]
+        )
+
+
+def _key(checked: CheckedOffer, discarded: int) -> str:
+    """Returns the name of a transfer: an attempt with the same one resumes it."""
+    offer = checked.offer
+    return f"{offer.model} {offer.round} {checked.sha256} {discarded}"

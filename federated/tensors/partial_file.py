@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
-from federated.tensors.tensor_files import MAX_BYTES, file_header
-from federated.tensors.weights import CHUNK_BYTES, Manifest, check_declaration
+from federated.tensors.tensor_files import file_header
+from federated.tensors.weights import CHUNK_BYTES, Manifest
 from runkit import atomic, private, writeback
 
 
@@ -27,14 +27,12 @@ class PartialModel:
 
     Args:
       path: the file; one that began with another header is written over.
-      manifest: what is to arrive; checked before a byte is written.
+      manifest: what is to arrive.
       metadata: of the file.
       durable: the model is to be synced by `finish`; each piece is then on its way to the disk
           while the next ones arrive.
       look: told (index, bytes) of every piece that is there, before it counts; of one that came
           twice perhaps twice.
-    Raises:
-      IncompatibleWeights: for a declaration that cannot be.
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class PartialModel:
         durable: bool = False,
         look: Callable[[int, bytes], None] = lambda index, data: None,
     ):
-        check_declaration(manifest.specs, max_bytes=MAX_BYTES)
         self.path, self.manifest = pathlib.Path(path), manifest
         self._durable, self._look, self._lock, self._there = (
             durable,

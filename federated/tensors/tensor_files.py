@@ -33,7 +33,6 @@ from federated.tensors.weights import (
 from runkit import atomic, private, writeback
 
 MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
-MAX_BYTES = 64 * 2**30  # of one model file
 _AHEAD = 8 * 2**20  # bytes written before the disk is told to begin with them
 
 
@@ -84,14 +83,14 @@ class TensorFile:
         }
         specs, self._start = [], {}
         for name, entry in header.items():
-            spec = TensorSpec(name, entry["dtype"], tuple(int(n) for n in entry["shape"]))
+            spec = TensorSpec(name, entry["dtype"], tuple(map(int, entry["shape"])))
             specs.append(spec)
             begin, end = entry["data_offsets"]
             self._start[name] = (8 + length + int(begin), int(end) - int(begin))
         self.specs = tuple(specs)
         if all(spec.dtype in DTYPES for spec in specs):
             self.specs = canonical(specs)
-        check_declaration(self.specs, max_bytes=MAX_BYTES)
+        check_declaration(self.specs)
         for spec in self.specs:
             begin, length_of = self._start[spec.name]
             if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ CHUNK_BYTES = 2**20  # a multiple of every dtype: no value lies in two chunks
 ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
 MAX_NAME = 512
+MAX_BYTES = 64 * 2**30  # of one model
 _LISTED = (
     30  # differences spelled out in one message; a model of another genotype may have hundreds
 )
@@ -47,9 +49,9 @@ class TensorSpec:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
-        return self.size * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
@@ -80,8 +82,8 @@ def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
     return canonical(specs)
 
 
-def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
-    """Checks a declaration from outside before a byte is allocated for it.
+def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES) -> int:
+    """Checks a declaration from outside before a byte is allocated for it; returns its bytes.
 
     Raises:
       IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes,
@@ -91,6 +93,7 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
         raise errors.IncompatibleWeights(
             f"{len(specs)} tensors declared; expected 1 to {MAX_TENSORS}"
         )
+    total, in_order, before = 0, True, (-math.inf, "")
     for spec in specs:
         if (
             not spec.name
@@ -105,19 +108,21 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int) -> None:
             raise errors.IncompatibleWeights(
                 f"{spec.name}: dtype {spec.dtype[:20]!r} is not one of {', '.join(DTYPES)}"
             )
-        if len(spec.shape) > 32 or any(n < 0 for n in spec.shape):
+        if len(spec.shape) > 32 or min(spec.shape, default=0) < 0:
             raise errors.IncompatibleWeights(f"{spec.name}: {list(spec.shape)[:40]} is not a shape")
+        place = (-DTYPES[spec.dtype].itemsize, spec.name)  # as `canonical` sorts
+        total, in_order, before = total + spec.nbytes, in_order and before < place, place
     if len({spec.name for spec in specs}) != len(specs):
         raise errors.IncompatibleWeights("a tensor name is declared twice")
-    total = sum(spec.nbytes for spec in specs)
     if total > max_bytes:
         raise errors.IncompatibleWeights(
             f"{total} bytes declared, at most {max_bytes} are allowed here"
         )
-    if tuple(specs) != canonical(specs):
+    if not in_order:
         raise errors.IncompatibleWeights(
             "the tensors are not declared in canonical order (widest dtype first, then by name)"
         )
+    return total
 
 
 def differences(
@@ -201,10 +206,31 @@ class Digest:
 class Manifest:
     """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
     after the other.
+
+    A checked value: there is no manifest of a malformed declaration or with a checksum too few, so
+    nothing that is given one checks it again.
+
+    Attributes:
+      nbytes, num_chunks: of all tensors.
+    Raises:
+      IncompatibleWeights: as `check_declaration`.
+      DamagedTransfer: for another number of checksums than of chunks.
     """
 
     specs: tuple[TensorSpec, ...]
     addresses: bytes
+    nbytes: int = dataclasses.field(init=False, repr=False, compare=False)
+    num_chunks: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        nbytes = check_declaration(self.specs)
+        object.__setattr__(self, "nbytes", nbytes)
+        object.__setattr__(self, "num_chunks", -(-nbytes // CHUNK_BYTES))
+        if len(self.addresses) != self.num_chunks * ADDRESS_BYTES:
+            raise errors.DamagedTransfer(
+                f"{len(self.addresses)} bytes of checksums for {self.num_chunks} chunks; "
+                f"expected {ADDRESS_BYTES} each, send the model again"
+            )
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -212,14 +238,6 @@ class Manifest:
             [[s.name, s.dtype, list(s.shape)] for s in self.specs], separators=(",", ":")
         ).encode("utf-8")
         return hashlib.sha256(declaration + b"\n" + self.addresses).hexdigest()
-
-    @functools.cached_property
-    def nbytes(self) -> int:
-        return sum(spec.nbytes for spec in self.specs)
-
-    @property
-    def num_chunks(self) -> int:
-        return -(-self.nbytes // CHUNK_BYTES)
 
     def size_of(self, index: int) -> int:
         """Returns the bytes of a chunk; all but the last are full."""
@@ -234,11 +252,7 @@ class Manifest:
         )
 
     def check(self, sha256: str) -> None:
-        """Raises DamagedTransfer unless this is a whole manifest of the model of that name."""
-        if len(self.addresses) != self.num_chunks * ADDRESS_BYTES:
-            raise errors.DamagedTransfer(
-                f"{len(self.addresses)} bytes of checksums for {self.num_chunks} chunks; expected {ADDRESS_BYTES} each, send the model again"
-            )
+        """Raises DamagedTransfer unless this is the manifest of the model of that name."""
         if self.sha256 != sha256:
             raise errors.DamagedTransfer(
                 f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; send the model again"
@@ -251,7 +265,7 @@ def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
     """
     runs: list[tuple[np.dtype, int, int]] = []
     start = 0
-    for code, group in itertools.groupby(specs, key=lambda spec: spec.dtype):
+    for code, group in itertools.groupby(specs, key=operator.attrgetter("dtype")):
         nbytes = sum(spec.nbytes for spec in group)
         runs.append((DTYPES[code], start, nbytes))
         start += nbytes

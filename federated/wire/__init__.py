@@ -1,3 +1,1 @@
-"""What travels: protobuf messages and their checked values, chunk encodings, addresses and
-endpoints.
-"""
+"""What travels: protobuf messages and their checked values, chunk encodings, endpoints."""

@@ -1,4 +1,4 @@
-"""Hosts and ports as people write them, IPv6 included, and which hosts are this machine itself."""
+"""Hosts and ports as people write them, with IPv6, and which hosts are this machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import ipaddress
 
 
 def plain(host: str) -> str:
-    """Returns a host without the brackets that an IPv6 address has in "[::1]:8443"; sockets and
-    certificates take it so.
+    """Returns a host as sockets and certificates need it: without the brackets that an IPv6 address
+    has in "[::1]:8443".
     """
     inside = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return inside if ":" in inside else host
 
 
 def joined(host: str, port: int) -> str:
-    """Returns "host:port", an IPv6 address in brackets, as gRPC and people read it."""
+    """Returns "host:port" as gRPC and people read it, an IPv6 address in brackets."""
     host = plain(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -36,13 +36,14 @@ def split(text: str) -> tuple[str, int]:
             ipaddress.IPv6Address(host)
         except ValueError as error:
             raise ValueError(
-                f"{text!r}, and {host!r} is not an IPv6 address; expected host:port, e.g. [2001:db8::1]:8443"
+                f"{text!r}, and {host!r} is not an IPv6 address; "
+                "expected host:port, e.g. [2001:db8::1]:8443"
             ) from error
     return host, int(port)
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host is this machine by its name or address alone; nothing is looked up."""
+    """Returns whether a host is this machine, judged by its text alone, without a look-up."""
     host = plain(host)
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,8 +1,8 @@
 """Chunks as bytes: the protobuf encoding of `Chunk` and `ModelPart`, written and read with one copy
 of the data instead of four.
 
-What does not look exactly as this module writes it goes to protobuf itself, so that any
-implementation of `weight_exchange.proto` is understood, and both read the same out of the same
+Bytes that are not exactly as this module writes them go to protobuf itself, so that any
+implementation of `weight_exchange.proto` is understood. Both readers find the same in the same
 bytes.
 """
 
@@ -32,7 +32,7 @@ def part_to_bytes(part: conversion.Part) -> bytes:
 
 
 def chunk_from_bytes(data: bytes) -> Chunk:
-    """Raises DamagedTransfer for bytes that are no chunk."""
+    """Raises DamagedTransfer for bytes that are not a chunk."""
     chunk = _read(data, 0)
     if chunk is None:
         try:
@@ -65,8 +65,10 @@ def part_from_bytes(data: bytes) -> conversion.Part:
     return Chunk(message.chunk.index, message.chunk.data, message.chunk.encoding)
 
 
-def _pieces(chunk: Chunk) -> list[bytes]:
-    pieces = [bytes((_INDEX,)) + _varint(chunk.index)] if chunk.index else []
+def _pieces(chunk: Chunk) -> list[bytes | memoryview]:
+    pieces: list[bytes | memoryview] = []
+    if chunk.index:
+        pieces.append(bytes((_INDEX,)) + _varint(chunk.index))
     pieces += [bytes((_DATA,)) + _varint(len(chunk.data)), chunk.data]
     if chunk.encoding:
         pieces.append(bytes((_ENCODING,)) + _varint(chunk.encoding))
@@ -74,8 +76,8 @@ def _pieces(chunk: Chunk) -> list[bytes]:
 
 
 def _read(data: bytes, at: int) -> Chunk | None:
-    """Returns the chunk from byte `at` to the end as `_pieces` writes it, its data a view; None for
-    anything else.
+    """Returns the chunk from byte `at` to the end as `_pieces` writes it, its data as a view; None
+    for anything else.
     """
     index = encoding = 0
     if data[at : at + 1] == bytes((_INDEX,)):
@@ -87,11 +89,8 @@ def _read(data: bytes, at: int) -> Chunk | None:
     at += size
     if data[at : at + 1] == bytes((_ENCODING,)):
         encoding, at = _read_varint(data, at + 1)
-    return (
-        Chunk(index, view, encoding)
-        if at == len(data) and len(view) == size and index < 2**32 > encoding
-        else None
-    )
+    whole = at == len(data) and len(view) == size and index < 2**32 > encoding
+    return Chunk(index, view, encoding) if whole else None
 
 
 def _varint(value: int) -> bytes:
@@ -104,7 +103,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns (value, where it ends); a value that is cut or too long ends beyond the data."""
+    """Returns (value, where it ends); a value that is cut off or too long ends beyond the data."""
     value = shift = 0
     for position in range(at, min(at + 5, len(data))):
         value |= (data[position] & 0x7F) << shift

@@ -1,24 +1,23 @@
-"""Between the values of this package and the messages of `weight_exchange.proto`; both ends use it,
-neither decides anything here.
+"""Converts between the values of this package and the messages of `weight_exchange.proto`, for both
+ends.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from federated import errors
-from federated.rounds.tasks import Task
+from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import ranges
-from federated.tensors.tensor_files import MAX_BYTES
-from federated.tensors.weights import Manifest, TensorSpec, check_declaration
+from federated.tensors.weights import Manifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
 ERROR_KEY = "federation-error"  # trailing metadata: class name of the error
-REASONS_KEY = "federation-reasons"  # and why, tensor by tensor
+REASONS_KEY = "federation-reasons"  # trailing metadata: the reasons, tensor by tensor
 TOKEN_KEY = "authorization"
 _TOKEN, _CREDENTIAL = "Bearer ", "Credential "
 _MAX_REASONS, _MAX_REASONS_TEXT = 100, 16 * 2**10
@@ -26,18 +25,16 @@ MAX_MESSAGE = 4 * 2**20  # bytes: a chunk and its envelope, or the header of a m
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
-    (
-        "grpc.max_metadata_size",
-        64 * 2**10,
-    ),  # errors travel in it, and one may list every difference of two plans
+    # Errors travel in metadata, and one may list every difference of two plans.
+    ("grpc.max_metadata_size", 64 * 2**10),
     ("grpc.absolute_max_metadata_size", 128 * 2**10),
-    # Beyond the message that is being read a stream has this much in flight and no more: it bounds
-    # a site's share of the server's memory, and what a cut loses. The window opens for the whole of
-    # a message as soon as it is asked for, so a far link is hardly slower.
+    # Limits what a stream has in flight beyond the message that is being read, and so a site's
+    # share of the server's memory and what a broken connection loses. The window opens for a whole
+    # message as soon as the handler asks for it, so a distant link is hardly slower.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**18),
-    # A peer that vanished without a word (power cut, dead link) is noticed within about a minute
-    # while a call is open.
+    # While a call is open, these notice within about a minute that a peer has vanished (power cut,
+    # dead link).
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -45,30 +42,27 @@ CHANNEL_OPTIONS = (
 
 
 Metadata = tuple[tuple[str, str], ...]
+Presented = Iterable[tuple[str, str | bytes]] | None  # metadata as gRPC hands them to a server
 
 
 def token_metadata(token: str) -> Metadata:
-    """Returns the metadata of a call of a site that is logged in."""
+    """Returns the metadata for the calls of a site that is logged in."""
     return ((TOKEN_KEY, _TOKEN + token),)
 
 
 def credential_metadata(name: str, credential: str) -> Metadata:
-    """Returns the metadata of a login, or of an operator's call."""
+    """Returns the metadata for a login, or for an operator's call."""
     return ((TOKEN_KEY, f"{_CREDENTIAL}{name}:{credential}"),)
 
 
-def presented_token(metadata: Any) -> str:
-    """Returns the token that a call carries, or ""."""
-    return _after(_TOKEN, metadata)
-
-
-def presented_credential(metadata: Any) -> tuple[str, str]:
-    """Returns (name, credential) that a call carries, or empty ones."""
-    name, _, credential = _after(_CREDENTIAL, metadata).rpartition(":")
+def presented_credential(metadata: Presented) -> tuple[str, str]:
+    """Returns the (name, credential) that a call carries, or empty strings."""
+    name, _, credential = presented_token(metadata, _CREDENTIAL).rpartition(":")
     return name[:64], credential
 
 
-def _after(prefix: str, metadata: Any) -> str:
+def presented_token(metadata: Presented, prefix: str = _TOKEN) -> str:
+    """Returns the token that a call carries, or "": what follows `prefix` in its authorization."""
     for key, value in metadata or ():
         if key == TOKEN_KEY and isinstance(value, str) and value.startswith(prefix):
             return value[len(prefix) :]
@@ -87,7 +81,11 @@ def task_to_message(task: Task) -> pb.Task:
 
 def task_from_message(message: pb.Task) -> Task:
     return Task(
-        message.kind, message.round, message.model, tuple(message.models), message.discarded
+        cast(Kind, message.kind),  # any word at all; `tasks.check_task` refuses unknown ones
+        message.round,
+        message.model,
+        tuple(message.models),
+        message.discarded,
     )
 
 
@@ -125,9 +123,12 @@ def header_to_message(offer: Offer) -> pb.ModelHeader:
 
 
 def header_from_message(message: pb.ModelHeader) -> Offer:
-    """Raises IncompatibleWeights, DamagedTransfer for a header that is not one of a model."""
-    specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors)
-    check_declaration(specs, max_bytes=MAX_BYTES)
+    """Returns a header as a checked value.
+
+    Raises:
+      IncompatibleWeights, DamagedTransfer: for a header that describes no model.
+    """
+    specs = tuple([TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors])
     manifest = Manifest(specs, message.addresses)
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
@@ -146,8 +147,10 @@ def ranges_to_messages(indices: Iterable[int]) -> list[pb.Range]:
 
 
 def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> list[int]:
-    """Returns the chunks that are named. Raises DamagedTransfer for ranges that overlap, run
-    backwards or go beyond the model.
+    """Returns the numbers of the chunks in the ranges.
+
+    Raises:
+      DamagedTransfer: for ranges that overlap, run backwards or go beyond the model.
     """
     indices: list[int] = []
     for message in messages:
@@ -158,7 +161,8 @@ def indices_from_messages(messages: Iterable[pb.Range], *, num_chunks: int) -> l
             or (indices and first <= indices[-1])
         ):
             raise errors.DamagedTransfer(
-                f"chunks {first} to {first + message.count - 1} asked for, the model has {num_chunks}, in order"
+                f"chunks {first} to {first + message.count - 1} asked for, "
+                f"the model has {num_chunks}, in order"
             )
         indices.extend(range(first, first + message.count))
     return indices
@@ -176,12 +180,12 @@ def answer_from_message(message: pb.OfferReply, *, num_chunks: int) -> Answer:
     return Answer(missing=tuple(indices_from_messages(message.missing, num_chunks=num_chunks)))
 
 
-Part = Offer | Chunk  # of a transfer: the header, then chunks
+Part = Offer | Chunk  # a transfer is its header, then chunks
 
 
 def model_from_parts(parts: Iterable[Part]) -> tuple[Offer, Iterator[Chunk]]:
-    """Returns (what is announced, the chunks as they arrive). Raises DamagedTransfer where the
-    header is not the first part.
+    """Returns (the header, the chunks as they arrive). Raises DamagedTransfer if the header is not
+    the first part.
     """
     stream = iter(parts)
     first = next(stream, None)
@@ -243,6 +247,6 @@ def row_from_message(message: pb.Row) -> dict[str, Any]:
     }
     if message.class_name:
         row["class"] = message.class_name
-    # A protobuf map has no order: sorted, a row is written alike every time.
+    # A protobuf map has no order; sorted, the same row is always written the same way.
     row.update(sorted([*message.numbers.items(), *((column, None) for column in message.absent)]))
     return row

@@ -1,11 +1,10 @@
-"""The way to a server: straight, or through the proxy that gRPC takes by its own rules.
+"""The way to a server: directly, or through the proxy that gRPC chooses by its own rules.
 
-gRPC looks at `grpc_proxy`, `https_proxy` and `http_proxy`, in lower case only; the first that is
-set counts, even where it is empty. It speaks plain HTTP to a proxy, so another scheme than
-`http://` makes it go straight. Credentials in the address are percent-decoded, and a port that is
-missing is 443. `no_grpc_proxy`, else `no_proxy`, lists ends of host names, and networks for a
-server that is given by address. Loopback is never reached through a proxy: `channel_options` sees
-to it.
+gRPC reads `grpc_proxy`, `https_proxy` and `http_proxy`, in lower case only; the first that is set
+counts, even if it is empty. It speaks plain HTTP to a proxy, so with any scheme but `http://` it
+connects directly. It percent-decodes credentials in the address and takes 443 for a missing port.
+`no_grpc_proxy`, or else `no_proxy`, lists suffixes of host names, and networks for a server that is
+given by address. No proxy is used for loopback: `channel_options` makes sure of that.
 """
 
 from __future__ import annotations
@@ -22,20 +21,17 @@ from typing import NamedTuple
 
 from federated.wire import addresses
 
-_PROXY_VARIABLES = (
-    "grpc_proxy",
-    "https_proxy",
-    "http_proxy",
-)  # in the order in which gRPC looks at them
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 _EXEMPTIONS = ("no_grpc_proxy", "no_proxy")
 _ADDRESS = re.compile(
-    r"http://(?:(?P<secret>[^/?#@]*)@)?(?P<host>\[[^\]/?#@]*\]|[^/?#@:]+)(?::(?P<port>\d{1,5}))?(?:[/?#].*)?"
+    r"http://(?:(?P<secret>[^/?#@]*)@)?(?P<host>\[[^\]/?#@]*\]|[^/?#@:]+)"
+    r"(?::(?P<port>\d{1,5}))?(?:[/?#].*)?"
 )
 _PORT = 443
 
 
 class ProxyRefused(OSError):
-    """A proxy that answers, but does not connect."""
+    """A proxy answers, but does not connect."""
 
 
 class Proxy(NamedTuple):
@@ -49,10 +45,10 @@ class Proxy(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ServerEndpoint:
-    """Where the server is and how to get there.
+    """Where the server is and how to reach it.
 
     Attributes:
-      environ: for the proxy's settings.
+      environ: environment variables, for the proxy's settings.
       timeout_s: time limit for each step.
     """
 
@@ -67,7 +63,7 @@ class ServerEndpoint:
 
     @property
     def proxy(self) -> Proxy | None:
-        """Returns the proxy that gRPC uses, None where it uses none."""
+        """Returns the proxy that gRPC uses, or None if it connects directly."""
         if addresses.is_loopback(self.host) or self._is_exempt():
             return None
         variable = self._variable()
@@ -75,30 +71,31 @@ class ServerEndpoint:
 
     @property
     def passed_over(self) -> list[tuple[str, str]]:
-        """Returns the proxy settings that gRPC passes over for this server: (what and why, how to
-        correct it or "" where it is right).
+        """Returns the proxy settings that gRPC ignores for this server, as (setting and reason,
+        remedy or "" if nothing is wrong).
 
-        No text holds the value of a variable, which may have a password in it.
+        The texts never contain the value of a variable, which may hold a password.
         """
         variable, found = self._variable(), []
         if variable and self.environ[variable]:
             if addresses.is_loopback(self.host):
                 found.append(
-                    (f"{variable} does not count for {self.host}, which is this machine itself", "")
+                    (f"{variable} does not apply to {self.host}, which is this machine", "")
                 )
             elif self._is_exempt():
                 found.append(
                     (
-                        f"{variable} does not count for {self.host}, which {self._exemptions()[0]} names",
+                        f"{variable} does not apply to {self.host}, "
+                        f"which {self._exemptions()[0]} lists",
                         "",
                     )
                 )
             elif _parsed(variable, self.environ[variable]) is None:
-                wanted = "gRPC takes a proxy as http://host:port only, and goes straight otherwise"
+                wanted = "gRPC accepts only http://host:port, and connects directly otherwise"
                 found.append(
                     (
                         f"{variable} is not used: {wanted}",
-                        f"write {variable}=http://host:port, also for a proxy of https",
+                        f"write {variable}=http://host:port, even for an https proxy",
                     )
                 )
         for name in (*_PROXY_VARIABLES, *_EXEMPTIONS):
@@ -128,7 +125,7 @@ class ServerEndpoint:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[socket.socket]:
-        """Opens a TCP connection to the server. Raises OSError, ProxyRefused among them."""
+        """Opens a TCP connection to the server. Raises OSError; ProxyRefused is one."""
         proxy = self.proxy
         if proxy is None:
             with socket.create_connection(
@@ -147,7 +144,7 @@ class ServerEndpoint:
             )
             answer = b""
             while b"\r\n\r\n" not in answer and len(answer) < 2**16:
-                piece = plain.recv(1)  # what follows the answer is the server's
+                piece = plain.recv(1)  # bytes after the answer are the server's
                 if not piece:
                     break
                 answer += piece
@@ -158,12 +155,12 @@ class ServerEndpoint:
 
 
 def channel_options(host: str) -> tuple[tuple[str, int], ...]:
-    """Returns what gRPC must be told so that it reaches this machine itself through no proxy."""
+    """Returns the channel options that make gRPC reach this machine without a proxy."""
     return (("grpc.enable_http_proxy", 0),) if addresses.is_loopback(host) else ()
 
 
 def _parsed(variable: str, value: str) -> Proxy | None:
-    """Returns the proxy that a variable names; None where gRPC cannot use it, and goes straight."""
+    """Returns the proxy that a variable names, or None if gRPC cannot use it."""
     found = _ADDRESS.fullmatch(value)
     if not found or (found["port"] and int(found["port"]) > 65535):
         return None
@@ -172,8 +169,8 @@ def _parsed(variable: str, value: str) -> Proxy | None:
 
 
 def _covers(entry: str, host: str) -> bool:
-    """Returns whether an entry of no_proxy covers a host: an end of its name, or a network where
-    the host is an address.
+    """Returns whether an entry of no_proxy covers a host: as a suffix of its name, or as a network
+    that contains its address.
     """
     if host.lower().endswith(entry.lower()):
         return True

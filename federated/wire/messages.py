@@ -1,4 +1,4 @@
-"""What the two ends hand each other, whatever carries it."""
+"""What the two ends send each other, whatever carries it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping
 
 from federated.tensors.weights import Manifest
 
-# of the methods by which an operator or a doctor asks a server
+# Prefix of the methods by which an operator or a doctor asks a server.
 OPERATION_PREFIX = "/federation_operation.Operation/"
-PROTOCOL = (
-    2  # of the weight exchange; raised when the two ends would no longer understand each other
-)
-MIN_WAIT_S, MAX_WAIT_S = (
-    0.05,
-    3600.0,
-)  # a site asks, and beats, neither more often than this nor less
+# Of the weight exchange; raised when the two ends would no longer understand each other.
+PROTOCOL = 2
+# Limits on a site's pauses between two requests for a task and between two heart beats.
+MIN_WAIT_S, MAX_WAIT_S = 0.05, 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +28,14 @@ class Session:
     poll_s: float
     heart_beat_s: float
     transport: str = "raw"  # how models travel; see `codec`
-    ends_with_scores: bool = (
-        False  # nothing is asked of a site after the scores of the last global model
-    )
-    # the authority's statement on revoked server certificates, if there is one; see `revocation`
-    revocation: bytes = b""
+    ends_with_scores: bool = False  # nothing is asked after the scores of the last global model
+    revocation: bytes = b""  # the authority's list of revoked server certificates, if there is one
 
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """Says that `what` of `site` is checked, on disk and counted once. The same bytes give the same
-    receipt.
+    """Confirms that `what` of `site` was checked, is on disk and counts once. The same bytes give
+    the same receipt.
     """
 
     site: str
@@ -51,18 +45,16 @@ class Receipt:
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """A model as it is announced before its bytes."""
+    """A model as a site announces it before its bytes. Its manifest is a checked value."""
 
     manifest: Manifest
     round: int = 0  # of an update
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    discarded: int | None = (
-        # of an update: how often the run had gone back when it was trained; None from an earlier
-        # release
-        None
-    )
+    # Of an update: how often the run had been taken back when it was trained; None from an earlier
+    # release.
+    discarded: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -71,8 +63,8 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a server says to an offer: a receipt where it has the model already, else which chunks
-    it misses.
+    """A server's reply to an offer: a receipt if it has the model already, otherwise the chunks
+    that it lacks.
     """
 
     receipt: Receipt | None = None

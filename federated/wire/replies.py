@@ -1,9 +1,9 @@
-"""What a server answers, read at a site or by the operator: every value has a type, a pattern, a
-range and a size, or is refused.
+"""Reads a server's replies at a site or for the operator. Every value must have the expected type,
+pattern, range and size, or the reply is refused.
 
-Bytes in, values out. A site trusts the server to average and nothing else, so nothing of a reply is
-used before it is found to be what a server of this product could send. What depends on the state of
-the site is in `agenda.check_task`.
+Bytes in, values out. A site trusts the server to average and nothing else, so it uses no part of a
+reply before the reply is known to be one that a server of this product could send. Checks that
+depend on the state of the site are in `tasks.check_task`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S, Answer, Receipt, Session
 from runkit import printable
 
-SMALL = 64 * 2**10  # bytes of a reply that describes no model: 256 names of models take 17,000
+SMALL = 64 * 2**10  # bytes of a reply without a model: 256 names of models take 17,000
 LARGE = conversion.MAX_MESSAGE
 ERROR_TEXT = 8_000  # characters of a server's error; one may list every difference of two plans
 _MAX_TIME_S = 1e11  # since the epoch: beyond it Python knows no date
@@ -41,8 +41,8 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
-    """Returns the message that a reply of the server holds. Raises ServerMisbehaves for one that is
-    too large or no such message.
+    """Returns the message in a reply of the server. Raises ServerMisbehaves if it is too large or
+    not such a message.
     """
     if len(data) > limit:
         raise _refused(
@@ -55,8 +55,8 @@ def read(data: bytes, kind: type[Reply], *, limit: int = SMALL) -> Reply:
 
 
 def error(call: grpc.Call) -> errors.FederationError | None:
-    """Returns the error that the server raised, its texts made printable; None where the call
-    failed for another reason.
+    """Returns the error that the server raised, with printable texts, or None if the call failed
+    for another reason.
     """
     trailing = dict(call.trailing_metadata() or ())
     kind = errors.by_name(str(trailing.get(conversion.ERROR_KEY, "")))
@@ -70,9 +70,9 @@ def error(call: grpc.Call) -> errors.FederationError | None:
 
 
 def session(message: pb.LoginReply) -> Session:
-    """Raises ServerMisbehaves naming the field that cannot be."""
+    """Returns the reply to a login, checked. Raises ServerMisbehaves naming the field at fault."""
     found = conversion.session_from_message(message)
-    # A token is a secret, so a wrong one is not shown.
+    # A token is a secret, so the message does not show it.
     _check(
         "login reply",
         "token",
@@ -104,8 +104,8 @@ def session(message: pb.LoginReply) -> Session:
 
 
 def task(message: pb.Task) -> Task:
-    """Returns a task whose names are names; whether it is one for this site now,
-    `agenda.check_task` says. Raises ServerMisbehaves.
+    """Returns a task with well-formed names; `tasks.check_task` tells whether this site may do it
+    now. Raises ServerMisbehaves.
     """
     found = conversion.task_from_message(message)
     _check("task", "kind", found.kind, bool(_KIND.fullmatch(found.kind)), "a word")
@@ -118,14 +118,14 @@ def task(message: pb.Task) -> Task:
 def manifest(
     message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec] | None
 ) -> Manifest:
-    """Returns what a model holds that the server described.
+    """Returns the manifest of a model that the server described.
 
     Args:
       model: the name that was asked for.
-      specs: of the site's own model, in canonical order; every model of a federation has them. None
-          takes any, for tools.
+      specs: of the site's own model, in canonical order; every model of a federation has the same.
+          None accepts any, for tools.
     Raises:
-      ServerMisbehaves: for another model, or a description that is none.
+      ServerMisbehaves: for a description of another model, or of something that is not a model.
     """
     if message.model != model:
         raise _refused(f"describes model {_shown(message.model)} where {model} was asked for")
@@ -133,7 +133,7 @@ def manifest(
         found = conversion.header_from_message(message).manifest
     except (errors.IncompatibleWeights, errors.DamagedTransfer) as error:
         raise _refused(
-            f"describes model {model} as a model cannot be ({printable.text(error)})"
+            f"describes model {model} as no model can be ({printable.text(error)})"
         ) from error
     if specs is not None:
         check_specs(found, model=model, specs=specs)
@@ -141,26 +141,32 @@ def manifest(
 
 
 def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
-    """Raises ServerMisbehaves unless a model has the tensors of this site's own, before a byte of
-    it is allocated or written.
+    """Raises ServerMisbehaves unless a model has the tensors of this site's own model.
+
+    Called before a byte of it is allocated or written.
     """
     try:
         check_same(specs, found.specs, what=f"model {model!r} of the server")
     except errors.IncompatibleWeights as error:
         raise _refused(
-            f"describes model {model} as this site's network is not ({printable.text(error, limit=2000)})",
+            f"describes model {model} as this site's network is not "
+            f"({printable.text(error, limit=2000)})",
             reasons=error.reasons,
         ) from error
 
 
 def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha256: str) -> Answer:
-    """Returns what the server says to an offer: a receipt for the very thing, or which chunks it
-    lacks. Raises ServerMisbehaves.
+    """Returns the server's answer to an offer: a receipt for this model, or the missing chunks.
+
+    Raises:
+      ServerMisbehaves.
     """
     try:
         found = conversion.answer_from_message(message, num_chunks=num_chunks)
     except errors.DamagedTransfer as error:
-        raise _refused(f"asks for chunks that {what} has not ({printable.text(error)})") from error
+        raise _refused(
+            f"asks for chunks that {what} does not have ({printable.text(error)})"
+        ) from error
     return (
         Answer(check_receipt(found.receipt, site=site, what=what, sha256=sha256))
         if found.receipt is not None
@@ -169,12 +175,13 @@ def answer(message: pb.OfferReply, *, num_chunks: int, site: str, what: str, sha
 
 
 def check_receipt(receipt: Receipt, *, site: str, what: str, sha256: str) -> Receipt:
-    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very thing that this site
+    """Returns `receipt`. Raises ServerMisbehaves unless it is for the very model that this site
     sent.
     """
     if receipt != Receipt(site, what, sha256):
         raise _refused(
-            f"gives a receipt for {_shown(receipt.what)} of site {_shown(receipt.site)} ({_shown(receipt.sha256[:12])}…); "
+            f"gives a receipt for {_shown(receipt.what)} of site {_shown(receipt.site)} "
+            f"({_shown(receipt.sha256[:12])}…); "
             f"site {site} sent {what} ({sha256[:12]}…)"
         )
     return receipt
@@ -200,14 +207,14 @@ def probe(message: operation_pb.ProbeReply) -> operation_pb.ProbeReply:
 
 
 def status(message: operation_pb.StatusReply) -> dict[str, Any]:
-    """Returns a status whose texts are printable and which has what `experiments.status` shows.
-    Raises ServerMisbehaves.
+    """Returns a status with printable texts and every field that `experiments.status` shows. Raises
+    ServerMisbehaves.
     """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _STATUS)
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE)
-        if "labels" in site:  # an earlier release has none
+        if "labels" in site:  # an earlier release sends none
             _check_shape(f"status of site {name}", site, {"labels": (dict,)})
             _check_shape(
                 f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,))
@@ -222,7 +229,7 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
 
 
 def order(message: operation_pb.OrderReply) -> str:
-    """Returns the answer to an order as printable text."""
+    """Returns the answer to an order, as printable text."""
     return printable.text(message.answer, limit=2000)
 
 
@@ -254,7 +261,7 @@ _ROUND: Mapping[str, tuple[type, ...]] = {
 
 def _object(what: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_no_number)
+        found = json.loads(text, parse_constant=_not_finite)
     except (ValueError, RecursionError) as error:
         raise _refused(f"sends a {what} that is not JSON") from error
     if not isinstance(found, dict):
@@ -262,12 +269,12 @@ def _object(what: str, text: str) -> dict[str, Any]:
     return found
 
 
-def _no_number(name: str) -> float:
+def _not_finite(name: str) -> float:
     raise ValueError(name)
 
 
 def _clean(value: Any) -> Any:
-    """Returns a JSON value with all its texts printable, keys too."""
+    """Returns a JSON value with all its texts made printable, keys included."""
     if isinstance(value, dict):
         return {printable.text(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -292,9 +299,8 @@ def _check_digest(what: str, field: str, value: str) -> None:
 
 
 def _check_range(what: str, field: str, value: float, lowest: float, highest: float) -> None:
-    _check(
-        what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}"
-    )  # false for NaN
+    # NaN lies in no range.
+    _check(what, field, value, lowest <= value <= highest, f"{lowest:g} to {highest:g}")
 
 
 def _check(what: str, field: str, value: Any, holds: bool, expected: str) -> None:

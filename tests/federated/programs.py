@@ -1,6 +1,4 @@
-"""Programs of a federation that are started again whenever they were killed, and what they leave
-behind.
-"""
+"""Programs of a federation that are restarted whenever they are killed, and their results."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Program:
-    """A program that is started again whenever it was killed, each time with the next kill of its
-    list.
-    """
+    """A program that is restarted whenever it is killed, with the next kill of its list."""
 
     def __init__(self, log, *arguments, kills=(), environment=None):
         self._log, self._arguments, self._kills, self._environment = (
@@ -51,7 +47,7 @@ class Program:
             )
 
     def watch(self):
-        """Returns whether the program has ended by itself; brings it back if it was killed."""
+        """Returns whether the program has ended by itself; restarts it if it was killed."""
         code = self.process.poll()
         if code is None:
             return False
@@ -68,7 +64,7 @@ class Program:
         return self._kills
 
     def kill(self):
-        """Kills it as a power cut would, wherever it is; whoever watches brings it back."""
+        """Kills it as a power cut would, wherever it is; `watch` restarts it."""
         if self.process.poll() is None:
             self.process.kill()
 
@@ -81,7 +77,7 @@ class Program:
 
 
 def until(condition, *programs, seconds=60):
-    """Waits for a condition that one of the programs is to bring about."""
+    """Waits for a condition that one of the programs makes true."""
     deadline = time.monotonic() + seconds
     while not condition():
         for program in programs:

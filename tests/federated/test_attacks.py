@@ -1,5 +1,5 @@
-"""What a caller with a certificate of the federation may try, and one without: nothing stops the
-run, and nobody else notices.
+"""Attacks by callers with and without a certificate of the federation: none stops the run or
+affects another site.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ class HalfOpen:
 
 
 def hold(channel, method, metadata, *messages):
-    """Opens a call that sends `messages` and then nothing; returns what ends it, and the call."""
+    """Opens a call that sends `messages` and then stays silent; returns its stream and the call."""
     silent = HalfOpen(*messages)
     call = channel.stream_stream(SERVICE + method)(iter(silent), metadata=metadata)
     return silent, call
@@ -109,7 +109,7 @@ def test_half_open_calls_of_one_site_lock_nobody_out(serving, channel, operator,
         honest.login(toy.PLAN, 30)
         assert honest.next_task() == tasks.Task("train", round=1, model="round_000")
         assert set(operator(running).status()["sites"]) == {"C1", "C3"}
-        assert operator(running).order("evict", "C3").startswith("C3 is sent away")
+        assert operator(running).order("evict", "C3").startswith("C3 is evicted")
         honest.close()
     finally:
         for silent, _ in held:
@@ -117,7 +117,7 @@ def test_half_open_calls_of_one_site_lock_nobody_out(serving, channel, operator,
     hostile.close()
 
 
-def test_beyond_its_places_a_site_is_told_so_and_tries_again(serving, channel):
+def test_a_site_with_too_many_calls_is_told_so_and_tries_again(serving, channel):
     running = serving()
     transport = running.connect("C1")
     metadata = conversion.token_metadata(transport.login(toy.PLAN, 30).token)
@@ -126,7 +126,7 @@ def test_beyond_its_places_a_site_is_told_so_and_tries_again(serving, channel):
     try:
         refused = next(call for _, call in held[6:] if _ended(call))
         assert fails(refused) == grpc.StatusCode.RESOURCE_EXHAUSTED
-        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"):
+        with pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls in progress"):
             transport.heart_beat()
         assert errors.TooManyCalls in errors.RETRYABLE
     finally:
@@ -141,14 +141,14 @@ def _ended(call, seconds=10):
 
 
 def _soon(condition, seconds=10):
-    """Whether a condition that another thread is to bring about comes to hold."""
+    """Returns whether a condition that depends on another thread becomes true in time."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         pause.wait(0.01)
     return condition()
 
 
-def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_count(
+def test_evicting_a_site_ends_its_calls_and_its_upload_does_not_count(
     serving, channel, operator, tmp_path
 ):
     running = serving(min_num_clients=1, max_num_clients=2)
@@ -173,7 +173,7 @@ def test_evicting_or_revoking_a_site_ends_its_calls_and_its_upload_does_not_coun
     hostile.close()
 
 
-def test_who_a_caller_is_is_asked_again_when_an_upload_ends(opened):
+def test_a_caller_is_verified_again_when_its_upload_ends(opened):
     run = opened(min_num_clients=1, max_num_clients=2)
     site = Site(run, "C2")
     token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
@@ -181,7 +181,7 @@ def test_who_a_caller_is_is_asked_again_when_an_upload_ends(opened):
 
     def chunks_and_then_an_eviction(file):
         yield from codec.chunks(file)
-        run.lead.steering.evict("C2")
+        run.lead.orders.evict("C2")
 
     with TensorFile(path) as file, pytest.raises(errors.SessionExpired):
         run.lead.send(
@@ -270,7 +270,7 @@ def test_a_score_out_of_its_range_is_refused_and_the_run_goes_on(opened, value):
     assert run.lead.drive()
 
 
-def test_a_store_that_holds_an_absurd_score_already_is_led_to_its_end(opened):
+def test_a_run_whose_store_holds_an_absurd_score_comes_to_its_end(opened):
     run, *_ = finished_rounds(opened, cross_site_evaluation=False)
     run.store.record_scores(1, "C1", {"dice": 1.7e308})
     run.store.record_scores(1, "C2", {"dice": 0.25})
@@ -310,7 +310,7 @@ def test_two_sites_bound_each_other_from_the_first_round(opened):
         assert abs(scale(run, number)) < 20
 
 
-def test_a_hostile_site_that_sends_tiny_changes_shuts_nobody_out(opened):
+def test_a_hostile_site_that_sends_tiny_changes_excludes_no_other_site(opened):
     run = opened(num_rounds=3, min_num_clients=2, max_num_clients=2)
     _, honest = Site(run, "C1"), Site(run, "C2")
     for number in (1, 2, 3):
@@ -336,7 +336,7 @@ def test_the_number_of_cases_is_that_of_the_login_unless_the_operator_allows_ano
         errors.UpdateRefused, match="logs in with 3000 training cases, and with 30 before"
     ):
         run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
-    run.lead.steering.readmit("C1")
+    run.lead.orders.readmit("C1")
     run.lead.login("C1", "secret of C1", toy.PLAN, 3000)
     site.push(1, num_examples=3000)
 
@@ -355,7 +355,7 @@ def test_an_evicted_sites_models_scores_and_rows_go(opened):
         "FL_best_global",
     }
     run.lead.submit_rows("C1", rows)
-    run.lead.steering.evict("C2")
+    run.lead.orders.evict("C2")
     assert run.store.fixed_models() == ("C1_FL_local", "FL_global", "FL_best_global")
     assert list((run.folder / "models").iterdir()) == [run.store.model_path("C1_FL_local")]
     lines = (run.folder / "rows.jsonl").read_text().splitlines()
@@ -371,7 +371,7 @@ def test_a_site_that_evaluates_while_another_is_evicted_may_report_what_it_has(o
     run, first, second = finished_rounds(opened, min_num_clients=1)
     fixed_models(run, first, second)
     rows = [first.row(model) for model in run.store.fixed_models()]
-    run.lead.steering.evict("C2")
+    run.lead.orders.evict("C2")
     run.lead.submit_rows("C1", rows)
     assert {
         row["model"]
@@ -383,7 +383,7 @@ def test_a_site_that_evaluates_while_another_is_evicted_may_report_what_it_has(o
     }
 
 
-def test_one_site_lends_so_many_models_and_no_more(opened):
+def test_one_site_lends_a_limited_number_of_models(opened):
     _, first, _ = finished_rounds(opened)
     for number in range(8):
         first.publish(f"C1_{number}", float(number))
@@ -394,7 +394,7 @@ def test_one_site_lends_so_many_models_and_no_more(opened):
     first.publish("C1_7", 9.0)  # another version of one that is there
 
 
-def test_no_call_puts_much_into_the_log(opened):
+def test_no_call_writes_much_to_the_log(opened):
     run, first, _ = finished_rounds(opened)
     first.publish("C1_FL_local")
     before = (run.folder / "events.jsonl").stat().st_size
@@ -437,7 +437,7 @@ def test_a_plan_that_cannot_be_read_is_one_short_refusal(serving, channel, kits,
     assert "Traceback" not in caplog.text
 
 
-def test_sessions_do_not_pile_up(opened):
+def test_a_site_keeps_only_its_newest_sessions(opened):
     run = opened()
     tokens = [run.lead.login("C1", "secret of C1", toy.PLAN, 30).token for _ in range(30)]
     assert run.store._one("SELECT COUNT(*) FROM sessions") == (8,)
@@ -629,8 +629,8 @@ def test_a_round_can_be_discarded_and_is_made_again(opened):
     with pytest.raises(
         errors.OrderRefused, match="round 3 cannot be discarded: rounds 1 to 2 are done"
     ):
-        run.lead.steering.discard_round(3)
-    run.lead.steering.discard_round(2)
+        run.lead.orders.discard_round(3)
+    run.lead.orders.discard_round(2)
     assert list(run.store.globals()) == [0, 1] and list((run.folder / "spool").iterdir()) == []
     assert (
         not (run.folder / "global" / "round_002.safetensors").exists()
@@ -659,7 +659,7 @@ def test_sites_follow_a_run_that_goes_back_and_the_audit_knows_of_it(serving, op
     trainers = {"C1": toy.ToyTrainer("C1", on_train=on_train), "C2": toy.ToyTrainer("C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
     assert running.join().finished and answers == [
-        "back to global model 1: round 2 is open again, and every site trains it anew"
+        "back to global model 1: round 2 is open again, and every site trains it again"
     ]
     assert trainers["C1"].calls.count("train 2") == 2
     for number, model in enumerate(toy.expected_globals(("C1", "C2"), 4)):
@@ -683,7 +683,7 @@ def test_a_run_whose_sites_have_finished_cannot_go_back(opened):
     with pytest.raises(
         errors.OrderRefused, match="round 1 cannot be discarded: C1 has finished its part"
     ):
-        run.lead.steering.discard_round(1)
+        run.lead.orders.discard_round(1)
 
 
 def test_a_hostile_site_that_hurries_to_finish_does_not_keep_the_run_from_going_back(opened):
@@ -697,10 +697,10 @@ def test_a_hostile_site_that_hurries_to_finish_does_not_keep_the_run_from_going_
         with pytest.raises(
             errors.OrderRefused, match=f"round 1 cannot be discarded: .*{name}.* finished its part"
         ):
-            run.lead.steering.discard_round(1)
-        run.lead.steering.evict(name)
-    run.lead.steering.discard_round(1)
-    run.lead.steering.readmit("C2")
+            run.lead.orders.discard_round(1)
+        run.lead.orders.evict(name)
+    run.lead.orders.discard_round(1)
+    run.lead.orders.readmit("C2")
     assert (
         first.task()
         == Site(run, "C2").task()
@@ -754,7 +754,7 @@ def test_an_update_of_a_discarded_model_does_not_count_when_its_round_is_open_ag
     first, second, slow = (Site(run, name) for name in ("C1", "C2", "C3"))
     closed_rounds(run, (first, second), (1, 2))
     assert slow.task() == tasks.Task("train", round=3, model="round_002")
-    run.lead.steering.discard_round(2)
+    run.lead.orders.discard_round(2)
     closed_rounds(run, (first, second), (2,))
     with pytest.raises(
         errors.StaleUpdate, match="'C3' trained round 3 before the operator took the run back"
@@ -774,7 +774,7 @@ def test_an_upload_that_began_before_its_model_was_discarded_is_not_measured_aga
     path, offer = hostile.offer(20.0, round=3, num_examples=5)
 
     def chunks(file):
-        run.lead.steering.discard_round(2)
+        run.lead.orders.discard_round(2)
         closed_rounds(run, (first, second), (2,))
         yield from codec.chunks(file)
 
@@ -799,14 +799,14 @@ def test_a_discarded_model_is_gone_though_its_files_could_not_be_moved(opened, m
     closed_rounds(run, sites, (1, 2, 3), 2.0)
     with monkeypatch.context() as broken, contextlib.suppress(Killed):
         broken.setattr(store.Store, "_discard", lambda self, path: raising(error))
-        run.lead.steering.discard_round(3)
+        run.lead.orders.discard_round(3)
     if isinstance(error, Killed):
         run = opened(**settings)
         sites = [Site(run, name) for name in ("C1", "C2")]
     assert {site.task() for site in sites} == {
         tasks.Task("train", round=3, model="round_002", discarded=1)
     }
-    assert run.lead.steering.status()["best_round"] == 2
+    assert run.lead.orders.status()["best_round"] == 2
     closed_rounds(run, sites, (3,), 1.0)
     assert scale(run, 3) == tensor_files.load(run.folder / "best.safetensors")[0]["scale"] == 1.0
     if isinstance(
@@ -837,10 +837,10 @@ def test_no_update_is_confirmed_for_a_round_that_the_store_has_closed(opened, mo
     run.lead.advance()
     with pytest.raises(errors.StaleUpdate, match="'C3' sent round 1, round 2 is open"):
         late.push(1)
-    assert run.store.counted(1) == {"C1", "C2"} and run.lead.steering.status()["best_round"] == 1
+    assert run.store.counted(1) == {"C1", "C2"} and run.lead.orders.status()["best_round"] == 1
 
 
-def test_a_site_that_was_sent_away_and_let_in_again_lends_its_models_anew(
+def test_a_site_that_was_evicted_and_readmitted_lends_its_models_again(
     serving, operator, take_part
 ):
     running = serving(num_rounds=1, max_num_clients=2)
@@ -880,9 +880,9 @@ def test_an_eviction_cut_short_by_a_kill_counts_and_is_in_the_log(opened, monkey
         Site(run, name).push(1)
     with monkeypatch.context() as killed, contextlib.suppress(Killed):
         killed.setattr(store.Store, "forget_update", lambda self, update: raising(Killed()))
-        run.lead.steering.evict("C2")
+        run.lead.orders.evict("C2")
     run = opened(**settings)
-    assert run.lead.steering.status()["updates"] == ["C1"]
+    assert run.lead.orders.status()["updates"] == ["C1"]
     log = audit_log.AuditLog(tmp_path / "events.jsonl")
     for evicted, told in ((True, "evicted"), (False, "readmitted")):
         run.store.evict("C2", evicted)
@@ -900,7 +900,7 @@ def test_models_of_an_evicted_site_leave_the_store_and_the_evaluation_in_one_ste
     assert "C2_FL_local" in run.store.fixed_models()
     with monkeypatch.context() as killed, contextlib.suppress(Killed):
         killed.setattr(store.Store, "fix_models", lambda *given: raising(Killed()))
-        run.lead.steering.evict("C2")
+        run.lead.orders.evict("C2")
     assert "C2_FL_local" not in run.store.models() and "C2_FL_local" not in run.store.fixed_models()
 
 

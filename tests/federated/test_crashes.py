@@ -77,9 +77,7 @@ def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, ki
     assert results(store) == results(undisturbed)
 
 
-def test_told_to_terminate_both_ends_leave_in_good_order_and_go_on_later(
-    tmp_path, kits, undisturbed
-):
+def test_both_ends_stop_cleanly_on_a_signal_and_resume_later(tmp_path, kits, undisturbed):
     folder = tmp_path / "run"
     folder.mkdir()
     initial = toy.write_initial(folder / "initial.safetensors")

@@ -1,12 +1,12 @@
-"""Short samples of the soaks: strangers' requests while honest sites go on, random input to every
-decoder, cut links.
+"""Short versions of the soak tests: forged requests during honest rounds, random input to every
+decoder, broken links.
 """
 
 from federated.tensors.weights import CHUNK_BYTES
 from tests.soak import forged, fuzz_decoder, rounds, slow_link
 
 
-def test_of_forged_requests_none_is_accepted_and_honest_rounds_come_out_right():
+def test_no_forged_request_is_accepted_and_honest_rounds_come_out_right():
     result = forged.run(200, threads=2, rounds=5)
     assert "accepted" not in result["outcomes"] and result["honest_rounds_right"]
     assert set(result["outcomes"]) <= {
@@ -19,7 +19,7 @@ def test_of_forged_requests_none_is_accepted_and_honest_rounds_come_out_right():
     assert after < before + 32
 
 
-def test_decoders_read_or_refuse_whatever_comes():
+def test_decoders_read_or_refuse_any_input():
     assert fuzz_decoder.fuzz(4000) <= fuzz_decoder.BUDGET
 
 

@@ -91,7 +91,10 @@ def test_no_module_needs_tensorflow_or_another_package_of_this_project():
         "c2fnas",
         "experiments",
     ]
-    program = f"import sys\nfor name in {blocked}: sys.modules[name] = None\nfor name in {names}: __import__(name)\n"
+    program = (
+        f"import sys\nfor name in {blocked}: sys.modules[name] = None\n"
+        f"for name in {names}: __import__(name)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -102,7 +105,8 @@ def test_no_module_needs_tensorflow_or_another_package_of_this_project():
 def test_a_site_loads_no_server_code():
     program = (
         "import sys\nimport federated.site.grpc_transport, federated.site.loop\n"
-        "print([m for m in ('server', 'storage', 'audit', 'security.provisioning') if f'federated.{m}' in sys.modules])"
+        "names = ('server', 'storage', 'audit', 'security.provisioning')\n"
+        "print([name for name in names if f'federated.{name}' in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

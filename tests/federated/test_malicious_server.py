@@ -1,5 +1,5 @@
-"""A site whose server means harm: nothing is written but the journal's own files, and the loop ends
-in one clear error.
+"""A site with a malicious server: only the journal's own files are written, and the loop ends with
+one clear error.
 """
 
 import json
@@ -59,7 +59,7 @@ def join(fake, kits, tmp_path):
         def pause(seconds):
             pauses.append(seconds)
             if len(pauses) > longest:
-                raise KeyboardInterrupt  # a loop that goes on for ever is stopped here
+                raise KeyboardInterrupt  # stops a loop that would go on forever
 
         with fake_server.serving(fake, kits / "server") as port:
             transport = grpc_transport.connect(kits / "C1", host="localhost", port=port)
@@ -97,7 +97,7 @@ def refused(join, match, **named):
     return caught.value
 
 
-def test_the_fake_server_is_one_that_a_site_gets_on_with_until_it_misbehaves(fake, join):
+def test_a_site_completes_a_run_with_the_fake_server_until_it_misbehaves(fake, join):
     fake.tasks = [
         pb.Task(kind="train", round=1, model="round_000"),
         pb.Task(kind="evaluate", models=["FL_global", "C2_baseline"]),
@@ -114,7 +114,7 @@ def test_the_fake_server_is_one_that_a_site_gets_on_with_until_it_misbehaves(fak
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("kind", ["evaluate", "train", "score"])
-def test_a_name_that_is_no_name_is_refused_before_it_is_anything_else(fake, join, kind, name):
+def test_a_malformed_name_is_refused_before_it_is_used(fake, join, kind, name):
     where = {"models": [name]} if kind == "evaluate" else {"model": name, "round": 1}
     fake.tasks = [pb.Task(kind=kind, **where)]
     refused(join, r"model")
@@ -150,7 +150,7 @@ def test_a_model_named_twice_is_refused(fake, join):
         (2, "FL_global"),
     ],
 )
-def test_a_round_that_is_not_of_the_run_is_not_trained(fake, join, number, model):
+def test_a_round_beyond_the_run_is_not_trained(fake, join, number, model):
     fake.tasks = [pb.Task(kind="train", round=number, model=model)]
     refused(join, "round")
     assert fake.calls("Describe", "Offer") == []
@@ -313,12 +313,12 @@ def test_a_receipt_for_something_else_is_refused_and_the_update_kept(fake, join,
 @pytest.mark.parametrize(
     "missing", [[(1, 1)], [(0, 2**32 - 1)], [(0, 0)] * 100_000, [(0, 1), (0, 1)]]
 )
-def test_chunks_that_the_update_has_not_are_not_sent(fake, join, missing):
+def test_chunks_that_the_update_does_not_have_are_not_sent(fake, join, missing):
     fake.tasks = [pb.Task(kind="train", round=1, model="round_000")]
     fake.answers["Offer"] = lambda request, context: pb.OfferReply(
         missing=[pb.Range(first=first, count=count) for first, count in missing]
     )
-    refused(join, "asks for chunks that round_001 has not")
+    refused(join, "asks for chunks that round_001 does not have")
     assert fake.calls("Send") == []
 
 
@@ -328,7 +328,7 @@ def test_chunks_that_the_update_has_not_are_not_sent(fake, join, missing):
 @pytest.mark.parametrize(
     "reply", [b"\xff" * 10, b"\x0a\xff\xff\xff\x7f", b"\x7a\x80\x80\x20" + b"x" * 2**19]
 )
-def test_a_reply_that_is_none_or_too_large_is_refused(fake, join, method, reply):
+def test_a_malformed_or_too_large_reply_is_refused(fake, join, method, reply):
     fake.tasks = [
         pb.Task(kind="train", round=1, model="round_000"),
         pb.Task(kind="publish"),
@@ -463,7 +463,7 @@ def operator(fake, kits):
         '{"a": ' + "9" * 5000 + "}",
     ],
 )
-def test_a_status_that_is_none_is_refused(fake, operator, text):
+def test_a_malformed_status_is_refused(fake, operator, text):
     fake.answers["Status"] = lambda request, context: operation_pb2.StatusReply(status_json=text)
     with pytest.raises(errors.ServerMisbehaves) as caught:
         operator.status()

@@ -1,5 +1,5 @@
-"""Sites and operators in a network with a proxy: what goes through it, and what a restart behind it
-means.
+"""Sites and operators in a network with a proxy: which calls use it, and what happens when a server
+behind it restarts.
 """
 
 import socket
@@ -19,7 +19,7 @@ HOST = "fl.study.invalid"  # known to the proxy alone
 
 @pytest.fixture
 def through(monkeypatch):
-    """Makes this process use a proxy, as gRPC finds it."""
+    """Makes this process use a proxy, through the variables that gRPC reads."""
 
     def use(proxy):
         for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
@@ -53,8 +53,8 @@ def test_a_server_on_this_machine_is_never_reached_through_a_proxy(serving, kits
 def test_behind_a_proxy_a_restart_of_the_server_ends_no_site(
     serving, tmp_path, kits, take_part, through, monkeypatch
 ):
-    """Who dials the server's name directly, not by way of the proxy, meets a machine of somebody
-    else, with a certificate that is not trusted.
+    """Without the proxy, the server's name leads to a different machine, whose certificate is not
+    trusted.
     """
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     settings = {"server_kit": own / "server", "min_num_clients": 1, "max_num_clients": 1}

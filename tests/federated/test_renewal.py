@@ -1,4 +1,4 @@
-"""Certificates that change under a running server."""
+"""Certificates that change while the server runs."""
 
 import datetime
 import shutil
@@ -92,7 +92,7 @@ def test_a_revoked_certificate_stays_out_under_a_new_credential(serving, federat
 
 
 def ended(federation, folder, kit, name):
-    """Makes `kit`, a copy of a folder of the federation, one whose certificate ended days ago."""
+    """Makes `kit`, a copy of a folder of the federation with a certificate that ended days ago."""
     past = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=9)
     shutil.copytree(federation / folder, kit)
     if name == "server":

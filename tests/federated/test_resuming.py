@@ -1,4 +1,4 @@
-"""Transfers that are cut: what arrived is not sent again, in either direction, whoever was
+"""Interrupted transfers: in either direction, what arrived is not sent again, even if one end was
 restarted meanwhile.
 """
 
@@ -15,9 +15,8 @@ from tests.federated.proxy import link
 
 CHUNKS = 12
 ARRAYS = {"w": np.random.default_rng(7).normal(size=CHUNKS * CHUNK_BYTES // 4).astype(np.float32)}
-SLACK = (
-    1.1 * CHUNK_BYTES
-)  # the chunk that was cut, and what TLS, HTTP/2 and the second attempt's handshake add to the model's bytes
+# The chunk that was cut, and what TLS, HTTP/2 and the second attempt's handshake add.
+SLACK = 1.1 * CHUNK_BYTES
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_a_handshake_over_a_slow_line_is_waited_for(serving):
         transport.close()
 
 
-def test_another_update_of_the_site_takes_the_place_of_one_that_was_cut(linked, tmp_path):
+def test_another_update_of_the_site_replaces_one_that_was_cut(linked, tmp_path):
     running, wire, transport, _ = linked
     path, sha256 = update(tmp_path)
     wire.cut_up = [wire.up + 6 * CHUNK_BYTES]

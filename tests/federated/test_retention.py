@@ -1,6 +1,4 @@
-"""What a server keeps of old rounds, and that what it keeps is enough for the best model and the
-audit.
-"""
+"""What a server keeps of old rounds, which must be enough for the best model and the audit."""
 
 import numpy as np
 import pytest
@@ -29,14 +27,14 @@ def there(run):
     return [int(path.stem.split("_")[1]) for path in sorted((run.folder / "global").iterdir())]
 
 
-def test_everything_is_kept_unless_said_otherwise(opened):
+def test_everything_is_kept_by_default(opened):
     run = opened(num_rounds=6)
     run_rounds(run, [0.1] * 6)
     assert there(run) == list(range(7))
     assert [path.name for path in (run.folder / "kept").iterdir()] == ["round_006"]
 
 
-def test_old_models_go_but_the_initial_the_best_and_the_newest_stay(opened):
+def test_old_models_are_removed_except_the_initial_the_best_and_the_newest(opened):
     run = opened(num_rounds=9, keep_globals=2)
     #         scores of global models 0 to 7: the third is the best
     run_rounds(run, [0.1, 0.2, 0.3, 0.9, 0.2, 0.3, 0.4, 0.5])
@@ -46,10 +44,10 @@ def test_old_models_go_but_the_initial_the_best_and_the_newest_stay(opened):
         errors.UnknownModel,
         match=r"'round_002'.*there are round_000, round_003, round_007, round_008",
     ):
-        run.lead.open_model("C1", "round_002")
+        run.lead.open_model("round_002")
 
 
-def test_a_plateau_is_seen_over_models_that_are_gone(opened):
+def test_a_plateau_counts_models_that_were_removed(opened):
     run = opened(num_rounds=9, keep_globals=2, patience_rounds=3)
     run_rounds(run, [0.1, 0.9, 0.2, 0.2, 0.2])
     assert run.store.last_round == 5 and there(run) == [0, 1, 4, 5]

@@ -1,4 +1,4 @@
-"""The rules of rounds, gate and selection as sites meet them, through a coordinator with its store."""
+"""The rules of rounds, update checks and selection, through a coordinator with its store."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 from federated import errors
 from federated.aggregation import spooled_updates
 from federated.rounds import tasks
+from federated.server.uploads import CheckedOffer
 from federated.tensors import codec, tensor_files
 from federated.tensors.tensor_files import TensorFile
 from tests.federated import toy
@@ -25,7 +26,7 @@ def logged(run, event):
     return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
-def test_a_change_out_of_all_proportion_is_refused_and_changes_nothing_for_the_others(opened):
+def test_a_disproportionate_change_is_refused_and_affects_no_other_site(opened):
     run = opened(**THREE, max_change_ratio=10.0)
     sites = [Site(run, name) for name in ("C1", "C2", "C3")]
     for site, value in zip(sites, (1.0, 1.5, 2.0), strict=True):
@@ -62,7 +63,7 @@ def test_every_tensor_that_is_not_finite_is_named(opened):
     site.push(1, 1.0)
 
 
-def test_an_update_that_comes_while_its_round_is_averaged_counts_in_the_next_where_late_ones_are_kept(
+def test_an_update_that_arrives_during_averaging_counts_in_the_next_round_if_late_ones_are_kept(
     opened, monkeypatch
 ):
     run = opened(
@@ -106,7 +107,7 @@ def test_a_deadline_below_the_minimum_starts_another_attempt_that_keeps_what_is_
     assert scale(run, 1) == 2.0
 
 
-def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
+def test_a_round_waits_for_a_site_whose_bytes_arrive(opened, clock):
     run = opened(
         min_num_clients=1,
         max_num_clients=2,
@@ -118,7 +119,7 @@ def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
     second = Site(run, "C2")
     path, offer = second.offer(5.0, round=1, num_examples=10)
     clock.now += 9.0
-    run.lead._intake._note_progress("C2", offer)
+    run.lead._uploads._note_progress(CheckedOffer("C2", offer, tuple), chunks=1)
     assert run.lead.advance() == 60.0
     clock.now += 59.0
     with TensorFile(path) as file:
@@ -127,7 +128,9 @@ def test_a_site_whose_bytes_arrive_is_waited_for(opened, clock):
     assert scale(run, 1) == 2.0
 
 
-def test_a_site_that_has_announced_its_update_and_waits_for_its_turn_is_waited_for(opened, clock):
+def test_a_round_waits_for_a_site_that_has_announced_its_update_and_waits_for_its_turn(
+    opened, clock
+):
     run = opened(
         min_num_clients=1,
         max_num_clients=2,
@@ -154,9 +157,9 @@ def score_rounds(run, site, scores):
 
 
 @pytest.mark.parametrize("planted", [0, 2, 5])
-def test_a_ruined_last_model_is_never_the_one_that_is_handed_out(opened, planted):
-    """The weakness the paper names: its last aggregate is taken unselected. `test_selection` has
-    the hundred random runs.
+def test_a_ruined_last_model_is_never_chosen_as_the_best(opened, planted):
+    """The paper names this weakness of its own: it takes the last aggregate without a selection.
+    `test_model_selection` has a hundred random runs.
     """
     scores = [0.65 + (0.2 if number == planted else 0.001 * number) for number in range(5)] + [
         0.9 if planted == 5 else 0.05
@@ -242,7 +245,7 @@ def test_a_full_disk_while_averaging_leaves_the_round_to_be_averaged_later(opene
     os.geteuid() != 0 or sys.platform != "linux",
     reason="mounting a small file system needs root on Linux",
 )
-def test_a_real_file_system_that_fills_up_refuses_cleanly_and_goes_on_when_there_is_room(
+def test_a_real_file_system_that_fills_up_refuses_cleanly_and_resumes_once_there_is_room(
     opened, tmp_path
 ):
     small = tmp_path / "small"

@@ -24,12 +24,12 @@ def calls(clock):
     return Calls(clock=clock)
 
 
-def test_a_caller_has_so_many_places_and_takes_none_of_another(calls):
+def test_a_caller_has_a_fixed_number_of_places_and_takes_none_of_another(calls):
     with contextlib.ExitStack() as stack:
         for _ in range(PER_CALLER):
             stack.enter_context(calls.of("C1", Context()))
         with (
-            pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls under way"),
+            pytest.raises(errors.TooManyCalls, match="'C1' has 6 calls in progress"),
             calls.of("C1", Context()),
         ):
             pass
@@ -62,7 +62,7 @@ def test_a_transfer_goes_on_while_messages_come_and_ends_once_they_do_not(calls,
     assert context.cancelled
 
 
-def test_a_call_whose_caller_is_no_longer_let_in_ends_and_the_others_go_on(calls):
+def test_a_call_whose_caller_is_no_longer_admitted_ends_and_the_others_go_on(calls):
     def refused():
         raise errors.SessionExpired("evicted")
 
@@ -72,7 +72,7 @@ def test_a_call_whose_caller_is_no_longer_let_in_ends_and_the_others_go_on(calls
     assert first.cancelled and not second.cancelled
 
 
-def test_the_connection_of_every_call_is_told():
+def test_the_connection_of_every_call_is_reported():
     told = []
     with Calls(on_call=lambda peer, caller: told.append((peer, caller))).of("C1", Context()):
         assert told == [("ipv4:127.0.0.1:1234", "C1")]

@@ -1,12 +1,14 @@
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 
 from federated.connections.inbox import Inbox
+from federated.errors import DamagedTransfer
 
 
 def stream(inbox, messages, *, unseen=(), cut=False):
-    """As gRPC: every message is deserialized as it arrives; of a call that was cut the last is not
-    given out.
+    """Behaves as gRPC: every message is deserialized as it arrives, and of a call that was cut the
+    last one is not handed out.
     """
     for message in messages:
         yield inbox.arrived(message)
@@ -16,28 +18,52 @@ def stream(inbox, messages, *, unseen=(), cut=False):
         raise grpc.RpcError()
 
 
-def test_a_whole_stream_comes_as_it_is():
-    inbox = Inbox()
-    assert list(inbox.messages(stream(inbox, [b"a", b"", b"b"]))) == [b"a", b"", b"b"]
+@pytest.fixture
+def inbox():
+    return Inbox(bytes.decode, 4)
 
 
-def test_what_arrived_before_a_cut_comes_before_the_error():
-    inbox, got = Inbox(), []
+def test_a_whole_stream_is_decoded_in_order_and_every_message_reported(inbox):
+    told = []
+    messages = inbox.messages(stream(inbox, [b"a", b"", b"b"]), lambda: told.append(1))
+    assert list(messages) == ["a", "", "b"] and len(told) == 3
+
+
+def test_what_arrived_before_a_cut_comes_before_the_error(inbox):
+    got = []
     with pytest.raises(grpc.RpcError):
         for message in inbox.messages(stream(inbox, [b"a"], unseen=[b"b"], cut=True)):
             got.append(message)
-    assert got == [b"a", b"b"]
+    assert got == ["a", "b"]
 
 
-def test_a_handler_that_stops_early_sees_no_error():
-    inbox = Inbox()
-    assert next(inbox.messages(stream(inbox, [b"a", b"b"], cut=True))) == b"a"
+def test_a_handler_that_stops_early_sees_no_error(inbox):
+    assert next(inbox.messages(stream(inbox, [b"a", b"b"], cut=True))) == "a"
 
 
-def test_another_error_of_the_stream_is_passed_on():
+def test_another_error_of_the_stream_is_passed_on(inbox):
     def broken():
         raise RuntimeError("not gRPC's")
         yield
 
     with pytest.raises(RuntimeError, match="not gRPC's"):
-        list(Inbox().messages(broken()))
+        list(inbox.messages(broken()))
+
+
+def test_a_message_beyond_the_limit_is_refused_before_it_is_decoded():
+    decoded = []
+    inbox = Inbox(decoded.append, 4)
+    messages = inbox.messages(stream(inbox, [b"four", b"fives"]))
+    next(messages)
+    with pytest.raises(DamagedTransfer, match="a message of 5 bytes came where 4 are the most"):
+        next(messages)
+    assert decoded == [b"four"]
+
+
+def test_a_message_that_cannot_be_decoded_is_damage():
+    def read(data):
+        raise DecodeError("protobuf's words")
+
+    inbox = Inbox(read, 4)
+    with pytest.raises(DamagedTransfer, match="a message cannot be read"):
+        next(inbox.messages(stream(inbox, [b"a"])))

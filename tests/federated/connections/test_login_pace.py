@@ -16,13 +16,13 @@ class Clock:
         return self.now
 
 
-def test_a_few_logins_in_a_row_wait_for_nothing_and_the_next_ones_come_one_a_second():
+def test_a_few_logins_in_a_row_need_not_wait_and_the_next_come_once_per_second():
     pace = LoginPace(at_once=3, every_s=1.0, clock=Clock())
     assert [pace.reserve("C1") for _ in range(6)] == [0.0, 0.0, 0.0, 1.0, 2.0, 3.0]
     assert pace.reserve("C2") == 0.0  # another site has a pace of its own
 
 
-def test_a_pause_gives_back_what_it_lasted_and_no_more_than_the_first_few():
+def test_a_pause_earns_logins_for_its_length_up_to_the_first_few():
     clock = Clock()
     pace = LoginPace(at_once=3, every_s=1.0, clock=clock)
     for _ in range(5):

@@ -58,7 +58,7 @@ def door(clock):
     return PortGuard(PLACES, clock=clock)
 
 
-def test_nobody_is_sent_away_while_there_is_room(listening, door, clock):
+def test_no_connection_is_closed_while_there_is_room(listening, door, clock):
     listening.connect(3 * PLACES // 4 - 1)
     door.look(listening.port)
     clock.now += 1000

@@ -71,11 +71,11 @@ class Queue:
             assert not thread.is_alive()
 
     def nobody_came(self) -> bool:
-        self.turns.wake()  # takes the lock: who had read the clock waits by now, or has gone on
+        self.turns.wake()  # takes the lock: a call that had read the clock waits now, or has gone on
         return self.came.empty()
 
 
-def test_so_many_at_once_and_first_come_first_served():
+def test_only_so_many_at_once_and_first_come_first_served():
     line = Queue(2)
     line.ask("a")
     line.ask("b")
@@ -107,7 +107,7 @@ def test_a_turn_lapses_when_its_transfer_is_slow_and_not_when_it_is_fast():
     line.let_go("next")
 
 
-def test_who_has_waited_long_enough_goes_on_without_a_turn():
+def test_a_transfer_that_has_waited_long_enough_goes_on_without_a_turn():
     line = Queue(1)
     with line.turns.turn() as turn:
         line.ask("late")
@@ -125,7 +125,7 @@ def test_who_has_waited_long_enough_goes_on_without_a_turn():
     line.let_go("next")
 
 
-def test_who_has_left_gives_up_its_place():
+def test_a_caller_that_has_left_gives_up_its_place():
     line, there = Queue(1), [True]
     with line.turns.turn():
         line.ask("leaves", wanted=lambda: there[0])
@@ -138,7 +138,7 @@ def test_who_has_left_gives_up_its_place():
     line.let_go("leaves", "behind")
 
 
-def test_a_reserved_turn_is_taken_over_without_a_wait():
+def test_a_reserved_turn_is_used_without_waiting():
     line = Queue(1)
     line.turns.reserve("C1")
     line.turns.reserve("C1")  # a second offer of the same site takes no second turn
@@ -150,7 +150,7 @@ def test_a_reserved_turn_is_taken_over_without_a_wait():
     line.let_go("waits")
 
 
-def test_a_reserved_turn_that_nobody_comes_for_lapses():
+def test_an_unused_reserved_turn_lapses():
     line = Queue(1)
     line.turns.reserve("C1")
     line.ask("waits")
@@ -168,7 +168,7 @@ def test_a_turn_comes_back_after_an_error():
     line.let_go("next")
 
 
-def test_no_turns_are_refused():
+def test_a_queue_without_turns_is_refused():
     with pytest.raises(ValueError, match="0 turns; expected at least 1"):
         TransferQueue(0)
 

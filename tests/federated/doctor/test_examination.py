@@ -598,7 +598,7 @@ def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
     proxy = one(findings, "proxy")
     assert (
         proxy.state == "warning"
-        and "https_proxy is not used: gRPC takes a proxy as http://host:port only" in proxy.found
+        and "https_proxy is not used: gRPC accepts only http://host:port" in proxy.found
     )
     assert (
         "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found

@@ -55,7 +55,7 @@ def test_the_store_keeps_it_and_the_last_login_counts(opened):
         "C1": HEALTHY,
         "C2": {},
     }
-    status = run.lead.steering.status()
+    status = run.lead.orders.status()
     assert status["sites"]["C1"]["labels"] == HEALTHY
     run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels={**HEALTHY, "tumour": "unlabelled"})
     assert run.store.sites()["C1"].labels["tumour"] == "unlabelled"

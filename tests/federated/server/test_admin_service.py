@@ -105,10 +105,10 @@ def test_orders_hold_at_once_and_are_in_the_audit_log(training, asking, tmp_path
     assert operator.status()["phase"] == "paused"
     operator.order("resume")
     assert transport.next_task().kind == "train"
-    assert "C1 is sent away" in operator.order("evict", "C1")
+    assert "C1 is evicted" in operator.order("evict", "C1")
     with pytest.raises(errors.SessionExpired):
         transport.next_task()
-    with pytest.raises(errors.UnknownSite, match="was sent away"):
+    with pytest.raises(errors.UnknownSite, match="was evicted"):
         transport.login(toy.PLAN, 30)
     assert operator.probe().standing == "operator"
     assert asking(running, "C1").probe().standing == "evicted"
@@ -151,9 +151,7 @@ def test_finish_ends_the_run_after_the_open_round(training, asking, tmp_path):
         ("admit", "", errors.UnknownSite, "never logged in"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused_with_what_would(
-    training, asking, order, site, kind, message
-):
+def test_a_senseless_order_is_refused_with_the_remedy(training, asking, order, site, kind, message):
     with pytest.raises(kind, match=message):
         asking(training[0]).order(order, site)
 
@@ -175,7 +173,7 @@ def test_a_site_may_probe_but_neither_look_nor_order(serving, asking):
             call()
 
 
-def test_a_full_federation_says_so_to_who_asks(serving, asking):
+def test_a_full_federation_says_so_to_a_site_that_probes_it(serving, asking):
     running = serving(min_num_clients=1, max_num_clients=1)
     transport = running.connect("C1")
     transport.login(toy.PLAN, 30)
@@ -224,7 +222,7 @@ def test_the_operators_credential_is_of_no_use_with_a_sites_certificate_nor_the_
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_an_unknown_method_is_no_way_in(serving, kits):
+def test_an_unknown_method_is_not_a_way_in(serving, kits):
     running = serving()
     identity = tls.Identity.of(kits / "operator", "operator")
     secret = (kits / "operator" / "credential").read_text().strip()
@@ -271,8 +269,8 @@ def test_a_kit_never_shows_its_credential(kits):
 
 
 def test_no_secret_is_in_any_log_reply_or_error(serving, asking, kits, tmp_path, caplog, capfd):
-    """Everything that the operator's side says, with every level of logging on, holds no
-    credential, key or hash of one.
+    """With every level of logging on, no output of the operator's side contains a credential, a key
+    or a hash of one.
     """
     caplog.set_level("DEBUG")
     running = serving()
@@ -346,7 +344,7 @@ def test_a_wrong_credential_is_in_the_log_a_few_times_however_often_it_comes(
     ]
 
 
-def test_who_is_not_the_operator_is_turned_away_before_a_message_is_read(serving, kits):
+def test_only_the_operator_gets_a_message_read(serving, kits):
     running = serving()
     secret = (kits / "C1" / "credential").read_text().strip()
     order = pb.OrderRequest(kind="pause", site="x" * 2**20)

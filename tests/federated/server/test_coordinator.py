@@ -16,7 +16,7 @@ from tests.federated.conftest import Clock
 
 
 class Site:
-    """A site's requests by hand."""
+    """Makes a site's requests one by one."""
 
     def __init__(self, run, name):
         self.run, self.name = run, name
@@ -83,7 +83,7 @@ def test_a_round_closes_after_the_wait_when_the_minimum_is_there(opened, clock):
     assert third.task() == tasks.Task("train", round=2, model="round_001")
 
 
-def test_the_maximum_closes_a_round_at_once(opened):
+def test_the_maximum_closes_a_round_immediately(opened):
     run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=1e9)
     for name, value in (("C1", 1.0), ("C2", 5.0)):
         Site(run, name).push(1, value)
@@ -98,9 +98,9 @@ def test_a_restart_in_the_middle_of_the_wait_keeps_the_deadline(opened, clock):
     assert opened(**settings).lead.advance() == 6.0
 
 
-def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(opened, clock):
-    """The clock is set back an hour in the middle of the wait, and a day ahead while a site is at
-    work.
+def test_setting_the_machines_clock_moves_no_deadline_and_makes_no_site_silent(opened, clock):
+    """The clock is set back by an hour in the middle of the wait, and forward by a day while a site
+    trains.
     """
     steady = Clock(50.0)  # as after a start of the machine
     settings = {
@@ -123,8 +123,8 @@ def test_a_step_of_the_machines_clock_moves_no_deadline_and_silences_nobody(open
     clock.now += 25 * 3600.0
     steady.now += 5.0
     assert run.lead.advance() == 5.0  # the second site is waited for
-    assert run.lead.steering.status()["sites"]["C2"]["state"] == "training"
-    assert run.lead.steering.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
+    assert run.lead.orders.status()["sites"]["C2"]["state"] == "training"
+    assert run.lead.orders.status()["sites"]["C2"]["seconds_since_heard"] == 15.0
     second.push(2)
     run.lead.advance()
     assert set(run.store.globals()) == {0, 1, 2}
@@ -187,7 +187,7 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
 
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
-def test_an_update_that_the_disk_spoilt_is_asked_for_again_and_poisons_nothing(
+def test_an_update_that_the_disk_corrupted_is_trained_again_and_does_no_harm(
     opened, harm, restarted
 ):
     run = opened()
@@ -245,7 +245,7 @@ def test_closing_phases_wait_for_every_site_when_minimum_is_maximum(opened, cloc
     run.lead.advance()
     models = ("C1_baseline", "FL_global", "FL_best_global")
     assert first.task() == second.task() == tasks.Task("evaluate", models=models)
-    file, _ = run.lead.open_model("C2", "FL_best_global")
+    file, _ = run.lead.open_model("FL_best_global")
     with file:
         assert file.metadata["round"] == "2"  # scored 0.3, the others less
     for site in (first, second):
@@ -316,14 +316,14 @@ def test_reserved_and_malformed_names_are_refused(opened, name):
     assert list((run.folder / "models").iterdir()) == []
 
 
-def test_models_and_rows_have_their_time(opened):
+def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
     run = opened(num_rounds=1)
     first, second = Site(run, "C1"), Site(run, "C2")
     for name in ("FL_global", "FL_best_global", "round_001", "nothing"):
         with pytest.raises(
             errors.UnknownModel, match=f"no model '{name}' here; there are round_000"
         ):
-            run.lead.open_model("C1", name)
+            run.lead.open_model(name)
     with pytest.raises(errors.UnknownModel, match="before the models to evaluate were fixed"):
         run.lead.submit_rows("C1", [first.row()])
     play_rounds(run, (first, second), number=1)
@@ -348,8 +348,8 @@ def test_without_cross_site_evaluation_the_last_scores_end_the_run(opened):
     assert run.store.finished and [site.task().kind for site in sites] == ["finished"] * 2
 
 
-def test_at_the_end_a_site_that_no_round_counted_is_told_too(opened, clock):
-    """It would wait for days for a server that has left."""
+def test_a_site_that_no_round_counted_also_hears_of_the_end(opened, clock):
+    """Otherwise it would wait for days for a server that has left."""
     run = opened(
         num_rounds=1,
         min_num_clients=1,
@@ -400,7 +400,7 @@ def test_a_plan_that_differs_is_refused_and_nobody_is_enrolled(opened):
 def test_a_site_that_is_no_longer_provisioned_is_out_at_once(opened):
     run = opened()
     token = run.lead.login("C1", "secret of C1", toy.PLAN, 30).token
-    run.lead._admission._credentials = credentials.CredentialBook({"C2": "0" * 64})
+    run.lead._login._credentials = credentials.CredentialBook({"C2": "0" * 64})
     with pytest.raises(errors.SessionExpired, match="'C1' no longer has a part"):
         run.lead.site_of(token)
 

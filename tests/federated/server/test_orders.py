@@ -16,17 +16,17 @@ def pair(opened):
     return run, Site(run, "C1"), Site(run, "C2")
 
 
-def test_a_paused_run_gives_out_no_work_and_closes_no_round_but_takes_what_comes(opened, pair):
+def test_a_paused_run_hands_out_no_task_and_closes_no_round_but_accepts_updates(opened, pair):
     run, first, second = pair
     first.push(1, 1.0)
-    run.lead.steering.pause()
-    run.lead.steering.pause()
+    run.lead.orders.pause()
+    run.lead.orders.pause()
     assert first.task().kind == second.task().kind == "wait"
     second.push(1, 5.0)
     assert run.lead.advance() is None and list(run.store.globals()) == [0]
     run = opened()  # a pause outlives the server
     assert run.store.paused and run.lead.advance() is None
-    run.lead.steering.resume()
+    run.lead.orders.resume()
     run.lead.advance()
     assert scale(run, 1) == 2.0
 
@@ -34,9 +34,9 @@ def test_a_paused_run_gives_out_no_work_and_closes_no_round_but_takes_what_comes
 def test_a_pause_counts_for_no_deadline(opened, clock):
     run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=10.0)
     Site(run, "C1").push(1)
-    run.lead.steering.pause()
+    run.lead.orders.pause()
     clock.now += 1000.0
-    run.lead.steering.resume()
+    run.lead.orders.resume()
     assert run.lead.advance() == 10.0
 
 
@@ -46,31 +46,31 @@ def test_an_evicted_site_is_out_at_once_and_its_update_does_not_count(opened):
     token = run.lead.login("C2", "secret of C2", toy.PLAN, 10).token
     first.push(1, 1.0)
     second.push(1, 5.0)
-    run.lead.steering.evict("C2")
+    run.lead.orders.evict("C2")
     with pytest.raises(errors.SessionExpired):
         run.lead.site_of(token)
-    with pytest.raises(errors.UnknownSite, match="'C2' was sent away"):
+    with pytest.raises(errors.UnknownSite, match="'C2' was evicted"):
         run.lead.login("C2", "secret of C2", toy.PLAN, 10)
     run.lead.advance()
     assert scale(run, 1) == 1.0  # at once: nobody else is expected
-    run.lead.steering.readmit("C2")
+    run.lead.orders.readmit("C2")
     second = Site(run, "C2")
     assert second.task() == tasks.Task("train", round=2, model="round_001")
     with pytest.raises(errors.UnknownSite, match="'C9' never logged in; there are C1, C2"):
-        run.lead.steering.evict("C9")
+        run.lead.orders.evict("C9")
 
 
 def test_another_site_may_take_the_place_of_an_evicted_one(pair):
     run, _, _ = pair
     with pytest.raises(errors.FederationFull):
         Site(run, "C3")
-    run.lead.steering.evict("C2")
+    run.lead.orders.evict("C2")
     Site(run, "C3")
 
 
 def test_finish_makes_the_open_round_the_last(opened, pair):
     run, first, second = pair
-    assert run.lead.steering.finish() == 1
+    assert run.lead.orders.finish() == 1
     for site in (first, second):
         site.push(1, 3.0)
     run.lead.advance()
@@ -85,7 +85,7 @@ def test_finish_immediately_leaves_the_open_round(pair):
         site.push(1, 3.0)
     run.lead.advance()
     first.push(2, 9.0)
-    assert run.lead.steering.finish(immediately=True) == 1
+    assert run.lead.orders.finish(immediately=True) == 1
     assert second.task() == tasks.Task("score", round=1, model="round_001")
     with pytest.raises(errors.StaleUpdate, match="the last round is over"):
         second.push(2, 9.0)
@@ -96,7 +96,7 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
     first.push(1)
     run.lead.report_scores("C1", 0, {"dice": 0.25})
     clock.now += 5.0
-    status = json.loads(json.dumps(run.lead.steering.status()))
+    status = json.loads(json.dumps(run.lead.orders.status()))
     assert (status["phase"], status["open_round"], status["updates"], status["num_rounds"]) == (
         "rounds",
         1,
@@ -111,13 +111,13 @@ def test_the_status_is_plain_json_and_says_where_each_site_is(pair, clock):
         and status["sites"]["C2"]["seconds_since_heard"] == 5.0
     )
     clock.now += 1e6
-    assert run.lead.steering.status()["sites"]["C2"]["state"] == "silent"
+    assert run.lead.orders.status()["sites"]["C2"]["state"] == "silent"
 
 
 @pytest.fixture
 def left(opened, tmp_path, clock):
-    """Two sites are the minimum and the maximum; after a round C2 leaves for ever. The run, C1, and
-    the operator's desk.
+    """Returns a run, its site C1, and the operator's view of it. Two sites are both the minimum and
+    the maximum, and after the first round C2 has left for good.
     """
     run = opened(heart_beat_timeout_s=600.0)
     first, second = Site(run, "C1"), Site(run, "C2")
@@ -130,7 +130,7 @@ def left(opened, tmp_path, clock):
     return (
         run,
         first,
-        overview.Overview(run.lead.steering, log, run_statistics.RunStatistics(), run.folder),
+        overview.Overview(run.lead.orders, log, run_statistics.RunStatistics(), run.folder),
     )
 
 
@@ -138,7 +138,7 @@ EVICT, END = "--order=evict --site=C2", "--order=finish_now"
 
 
 def evaluated(run, site):
-    """Does what is asked of a site in the evaluation, and returns whether the run is finished then."""
+    """Does a site's tasks in the evaluation, and returns whether the run has finished."""
     run.lead.advance()
     for _ in range(5):
         task = site.task()
@@ -152,7 +152,7 @@ def evaluated(run, site):
     return run.store.finished
 
 
-def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_says_helps(left):
+def test_finish_names_a_site_that_has_left_for_good_and_its_advice_helps(left):
     run, first, desk = left
     answer = desk.order("finish", "")
     assert answer.startswith("round 2 is the last one; once its updates are in")
@@ -174,7 +174,7 @@ def test_finish_says_what_is_missing_when_a_site_has_left_for_ever_and_what_it_s
     assert evaluated(run, first) and desk.status()["warnings"] == []
 
 
-def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(left):
+def test_finish_now_names_the_sites_that_the_evaluation_waits_for_and_its_advice_helps(left):
     run, first, desk = left
     answer = desk.order("finish_now", "")
     assert answer.startswith("the open round is abandoned; the run ends with global model 1")
@@ -182,14 +182,14 @@ def test_finish_now_says_whom_the_evaluation_waits_for_and_what_it_says_helps(le
     assert not evaluated(run, first)
     assert "But" not in desk.order("evict", "C2")
     assert evaluated(run, first)
-    assert desk.order("finish", "") == "the run is finished already, with global model 1"
+    assert desk.order("finish", "") == "the run has finished already, with global model 1"
 
 
-def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
+def test_an_order_that_nothing_hinders_says_no_more(opened, tmp_path, clock):
     run = opened(min_num_clients=1, max_num_clients=2, heart_beat_timeout_s=600.0)
     first, _ = Site(run, "C1"), Site(run, "C2")
     desk = overview.Overview(
-        run.lead.steering,
+        run.lead.orders,
         audit_log.AuditLog(tmp_path / "desk.jsonl"),
         run_statistics.RunStatistics(),
         run.folder,
@@ -200,13 +200,13 @@ def test_an_order_whose_way_is_free_says_nothing_more(opened, tmp_path, clock):
     assert "But" not in desk.order("finish", "") and desk.status()["warnings"] == []
     desk.order("pause", "")
     assert desk.order("finish", "").endswith(
-        "But the run is paused, and goes on after --order=resume"
+        "But the run is paused and goes on after --order=resume"
     )
     desk.order("resume", "")
     run.lead.advance()
     answer = desk.order("finish_now", "")
     assert (
-        answer
-        == "the rounds are over already; the run ends with global model 1 once the sites have evaluated it"
+        answer == "the rounds are over already; the run ends with global model 1 "
+        "once the sites have evaluated it"
     )
     assert evaluated(run, first)

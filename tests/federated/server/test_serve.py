@@ -25,7 +25,6 @@ from federated.storage import store
 from federated.tensors import tensor_files
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
-from federated.wire import weight_exchange_pb2_grpc as pb_grpc
 from runkit import events
 from tests.federated import toy
 
@@ -48,7 +47,7 @@ def push(transport, path, round_number=1, num_examples=30):
     )
 
 
-def test_whole_federation_over_mutual_tls(serving, take_part):
+def test_a_whole_federation_over_mutual_tls(serving, take_part):
     running = serving()
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     summaries = take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -85,7 +84,7 @@ def test_whole_federation_over_mutual_tls(serving, take_part):
     ) and rows[0]["dice_tumour"] is None
 
 
-def test_a_federation_whose_transfers_go_one_by_one_comes_to_the_same_models(serving, take_part):
+def test_a_federation_with_one_transfer_at_a_time_makes_the_same_models(serving, take_part):
     running = serving(transfers_at_once=1)
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -153,7 +152,7 @@ def test_every_difference_of_the_plan_is_listed(serving):
     transport.close()
 
 
-def test_a_site_too_many_is_told_who_takes_part(serving):
+def test_a_site_too_many_hears_which_sites_take_part(serving):
     running = serving(min_num_clients=1, max_num_clients=1)
     first, second = running.connect("C1"), running.connect("C2")
     first.login(toy.PLAN, 30)
@@ -161,9 +160,18 @@ def test_a_site_too_many_is_told_who_takes_part(serving):
         errors.FederationFull, match="'C2' is one too many: C1 take part and max_num_clients is 1"
     ):
         second.login(toy.PLAN, 10)
-    first.login(toy.PLAN, 30)  # the one who takes part may come again
+    first.login(toy.PLAN, 30)  # a site that takes part may log in again
     first.close()
     second.close()
+
+
+def ask(channel, method, requests, metadata):
+    """Makes a raw call and returns the bytes of its replies."""
+    call = channel.stream_stream(
+        f"/weight_exchange.WeightExchange/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+    )
+    return list(call(iter(requests), metadata=metadata, timeout=30))
 
 
 def test_without_a_token_no_message_is_read(serving, kits):
@@ -177,28 +185,22 @@ def test_without_a_token_no_message_is_read(serving, kits):
             yield pb.ModelPart(chunk=pb.Chunk(data=b"\0" * 2**20))
 
     with grpc.secure_channel(f"localhost:{running.port}", identity.for_client()) as channel:
-        stub = pb_grpc.WeightExchangeStub(channel)
         for metadata in (
             (),
             ((conversion.TOKEN_KEY, "Bearer made-up"),),
             ((conversion.TOKEN_KEY, "made-up"),),
             ((conversion.TOKEN_KEY, "Credential C1:made-up"),),
         ):
-            for call in (
-                lambda m: stub.Send(endless(), metadata=m, timeout=30),
-                lambda m: stub.NextTask(pb.TaskRequest(), metadata=m, timeout=30),
-                lambda m: list(
-                    stub.Pull(pb.PullRequest(model="round_000"), metadata=m, timeout=30)
-                ),
-                lambda m: stub.Offer(
-                    pb.ModelHeader(addresses=bytes(2**20)), metadata=m, timeout=30
-                ),
-                lambda m: stub.Login(
-                    pb.LoginRequest(site="C1", plan_json=" " * 2**20), metadata=m, timeout=30
-                ),
+            for method, requests in (
+                ("Send", endless()),
+                ("NextTask", [pb.TaskRequest()]),
+                ("NoSuchMethod", [pb.TaskRequest()]),
+                ("Pull", [pb.PullRequest(model="round_000")]),
+                ("Offer", [pb.ModelHeader(addresses=bytes(2**20))]),
+                ("Login", [pb.LoginRequest(site="C1", plan_json=" " * 2**20)]),
             ):
                 with pytest.raises(grpc.RpcError) as caught:
-                    call(metadata)
+                    ask(channel, method, requests, metadata)
                 assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
     assert len(sent) < 4 * 8  # what fits into a flow-control window, of a stream without an end
     assert list((running.folder / "incoming").iterdir()) == []
@@ -212,9 +214,7 @@ def test_a_token_works_only_from_the_site_it_was_issued_to(serving, kits):
         f"localhost:{running.port}", Identity.of(kits / "C2", "site").for_client()
     )
     with elsewhere as channel, pytest.raises(grpc.RpcError) as caught:
-        pb_grpc.WeightExchangeStub(channel).NextTask(
-            pb.TaskRequest(), metadata=((conversion.TOKEN_KEY, f"Bearer {token}"),), timeout=30
-        )
+        ask(channel, "NextTask", [pb.TaskRequest()], ((conversion.TOKEN_KEY, f"Bearer {token}"),))
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     transport.close()
 
@@ -345,7 +345,7 @@ def test_a_site_learns_that_the_servers_disk_is_full_whatever_it_asked_and_tries
         for e in events.EventLog(tmp_path / "journal_C1" / "events.jsonl").read()
         if e["event"] == "retry"
     ]
-    if method != "finish":  # where the server is at work for itself, it alone waits
+    if method != "finish":  # without a request, only the server itself waits
         assert "StorageTrouble" in retries and set(retries) <= {"StorageTrouble"}
         assert (
             "the server cannot use its store (its disk is full); its operator must free space"
@@ -538,7 +538,7 @@ def test_many_megabytes_both_ways(serving, tmp_path):
     transport.close()
 
 
-def test_plain_and_old_tls_get_nowhere(serving):
+def test_connections_without_tls_or_with_an_old_version_are_refused(serving):
     running = serving()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -130,3 +130,18 @@ def test_a_declaration_is_checked_before_anything_is_allocated_for_it(specs, mes
 def test_integers_are_no_weights():
     with pytest.raises(errors.IncompatibleWeights, match=r"step: dtype int64 cannot be averaged"):
         weights.specs_of({"step": np.zeros(2, np.int64)})
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_there_is_no_manifest_with_another_number_of_checksums_than_of_chunks(count):
+    specs = (weights.TensorSpec("a", "F32", (2**18 + 1,)),)  # one value more than a chunk
+    assert weights.Manifest(specs, bytes(64)).num_chunks == 2
+    with pytest.raises(errors.DamagedTransfer, match="bytes of checksums for 2 chunks"):
+        weights.Manifest(specs, bytes(32 * count))
+
+
+@pytest.mark.parametrize("shapes", [{"b": (1,), "a": (1,)}, {"a": (-1,)}, {"": (1,)}, {}], ids=str)
+def test_there_is_no_manifest_of_a_malformed_declaration(shapes):
+    specs = tuple(weights.TensorSpec(name, "F32", shape) for name, shape in shapes.items())
+    with pytest.raises(errors.IncompatibleWeights):
+        weights.Manifest(specs, bytes(32))

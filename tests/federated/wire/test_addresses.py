@@ -19,7 +19,7 @@ from tests.federated import toy
         ("[2001:db8::7]:65535", "2001:db8::7", 65535),
     ],
 )
-def test_host_and_port_are_taken_apart_and_put_together(text, host, port):
+def test_host_and_port_are_split_and_joined(text, host, port):
     assert addresses.split(text) == (host, port)
     assert addresses.split(addresses.joined(host, port)) == (host, port)
     assert addresses.joined(f"[{host}]" if ":" in host else host, port) == addresses.joined(
@@ -50,9 +50,13 @@ def test_what_is_not_host_and_port_is_refused_with_an_example(text):
 
 @pytest.mark.parametrize(
     ("host", "own"),
-    [("localhost", True), ("LOCALHOST.", True), ("a.localhost", True), ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True),
-     ("fl.example.org", False), ("localhost.org", False), ("10.0.0.1", False), ("0.0.0.0", False), ("::2", False)],
-)  # fmt: skip
+    [
+        *[(host, True) for host in ("localhost", "LOCALHOST.", "a.localhost")],
+        *[(host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]")],
+        *[(host, False) for host in ("fl.example.org", "localhost.org")],
+        *[(host, False) for host in ("10.0.0.1", "0.0.0.0", "::2")],
+    ],
+)
 def test_which_hosts_are_this_machine(host, own):
     assert addresses.is_loopback(host) == own
 

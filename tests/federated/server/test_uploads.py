@@ -1,0 +1,108 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from federated import errors
+from federated.rounds.rounds import Update
+from federated.server.uploads import CheckedOffer
+from federated.tensors import codec
+from federated.tensors.tensor_files import TensorFile
+from federated.tensors.weights import manifest_of
+from federated.wire.messages import Offer, Receipt
+from tests.federated import toy
+from tests.federated.server.test_coordinator import Site
+
+MANIFEST = manifest_of(toy.INITIAL)
+UPDATE = Offer(MANIFEST, round=2, num_examples=30, metrics={"loss": 0.5, "a": 1})
+
+
+def checked(offer, site="C1"):
+    return CheckedOffer(site, offer, lambda: ("C1", "C1_north", "C2"))
+
+
+def test_an_offer_of_an_update_becomes_what_the_round_and_the_store_need():
+    found = checked(UPDATE)
+    assert found.update == Update("C1", 2, 30, MANIFEST.sha256)
+    assert list(found.metrics.items()) == [("a", 1.0), ("loss", 0.5)]  # in order of their names
+    assert found.receipt() == Receipt("C1", "round_002", MANIFEST.sha256)
+    assert found.what == "update of site 'C1' for round 2"
+
+
+def test_an_offer_of_a_model_is_no_update():
+    found = checked(Offer(MANIFEST, model="C1_baseline"))
+    assert found.update is None and found.metrics == {}
+    assert found.receipt() == Receipt("C1", "C1_baseline", MANIFEST.sha256)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("round_001", "reserved or malformed"),
+        ("FL_global", "reserved or malformed"),
+        ("C1_../x", "reserved or malformed"),
+        ("C1_" + "x" * 62, "reserved or malformed"),
+        ("C2_baseline", "does not begin with its own name; call it C1_C2_baseline"),
+        ("C1_north_baseline", "does not begin with its own name"),
+    ],
+)
+def test_a_model_with_a_name_that_is_not_the_sites_cannot_become_a_checked_offer(name, message):
+    with pytest.raises(errors.ModelRefused, match=message):
+        checked(Offer(MANIFEST, model=name))
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"loss": float("nan")},
+        {"loss": 1e31},
+        {"patient Jane": 1.0},
+        {"loss_20240131": 1.0},
+        {f"m{'x' * number}": 1.0 for number in range(65)},
+    ],
+    ids=["not finite", "too large", "not a name", "a date", "too many"],
+)
+def test_metrics_that_may_not_leave_a_site_cannot_become_a_checked_offer(metrics):
+    with pytest.raises(errors.PrivacyRefused, match="metrics of site 'C1'"):
+        checked(dataclasses.replace(UPDATE, metrics=metrics))
+
+
+def test_a_checked_offer_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        checked(UPDATE).metrics = {"patient": 1.0}
+
+
+def test_an_update_of_a_run_that_was_taken_back_is_stale(opened):
+    run = opened(min_num_clients=1, max_num_clients=1)
+    site = Site(run, "C1")
+    site.push(1, discarded=0)
+    run.lead.advance()
+    run.lead.orders.discard_round(1)
+    with pytest.raises(errors.StaleUpdate, match="before the operator took the run back"):
+        site.push(1, 2.0, discarded=0)
+    site.push(1, 2.0, discarded=1)
+
+
+def test_an_update_that_arrives_while_the_run_is_taken_back_does_not_count(opened):
+    """The operator goes back after the offer was accepted and before the last chunk is in."""
+    run = opened(min_num_clients=1, max_num_clients=2, wait_after_min_clients_s=0.0)
+    first, second = Site(run, "C1"), Site(run, "C2")
+    first.push(1)
+    run.lead.advance()
+    path, offer = second.offer(3.0, round=2, num_examples=10)
+
+    def chunks_and_the_order(file):
+        yield from codec.chunks(file)
+        run.lead.orders.discard_round(1)
+
+    with TensorFile(path) as file, pytest.raises(errors.StaleUpdate, match="took the run back"):
+        run.lead.send("C2", offer, chunks_and_the_order(file))
+    assert run.store.counted(1) == run.store.counted(2) == frozenset()
+
+
+def test_a_refused_update_leaves_no_file_behind(opened):
+    run = opened()
+    site = Site(run, "C1")
+    with pytest.raises(errors.UpdateRefused, match="not finite"):
+        site.push(1, np.nan)
+    assert list((run.folder / "incoming").iterdir()) == []
