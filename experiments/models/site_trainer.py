@@ -153,7 +153,7 @@ def augmentation(config: ExperimentConfig) -> Augment | None:
     return functools.partial(augment, config=chosen) if chosen.active else None
 
 
-class SiteTrainer:
+class SegmentationTrainer:
     """Trains and scores one model at one site.
 
     Args:

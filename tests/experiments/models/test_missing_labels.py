@@ -46,7 +46,7 @@ def config(tmp_path):
 def after_a_round(config, store, folder):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     missing = site_trainer.missing_labels(config, store)
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, store, folder, label="C1_FL_local", strategy=strategy, missing=missing
     )
     assert site.labels == HEALTHY
@@ -105,7 +105,7 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
         config, num_rounds=3, local_epochs=1, validation_every=1, shared_candidates=2
     )
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy
     )
     weights, after = named_weights.read(site_trainer.build_network(config)), {}
@@ -130,7 +130,7 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
     assert not list(
         (tmp_path / "site").glob("examples/*r003*")
     )  # the site's figures show the table's models
-    keeps = site_trainer.SiteTrainer(
+    keeps = site_trainer.SegmentationTrainer(
         config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False
     )
     assert keeps.local_models() == {}
@@ -141,7 +141,7 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
     complete.declared = {"pancreas": "complete", "tumour": "complete"}
     config = dataclasses.replace(config, shared_candidates=2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy
     )
     site.train(named_weights.read(site_trainer.build_network(config)), 1)
@@ -159,7 +159,7 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
     ):
         labelled = CaseStore(store.root)
         labelled.declared = declared
-        site = site_trainer.SiteTrainer(
+        site = site_trainer.SegmentationTrainer(
             config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy
         )
         rows = site.evaluate("FL_global", weights)
