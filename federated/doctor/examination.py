@@ -20,7 +20,7 @@ from cryptography import x509
 
 from federated.doctor import kit as doctor_kit
 from federated.doctor import network as doctor_network
-from federated.doctor.findings import Finding, fault, good, is_well, skipped, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, is_well, skipped, warning
 from federated.security import certificates
 from federated.security.credentials import CredentialBook
 from federated.tensors.tensor_files import TensorFile
@@ -46,7 +46,7 @@ def of_site(
     now: Callable[[], float] = time.time,
     disk_usage: Callable = shutil.disk_usage,
     timeout_s: float = 5.0,
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Examines a site, or the operator's machine.
 
     Args:
@@ -105,7 +105,7 @@ def of_server(
     now: Callable[[], float] = time.time,
     disk_usage: Callable = shutil.disk_usage,
     open_files: int | None = None,
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Examines the server's machine; the server may be running or not."""
     findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
     model_bytes, sites = _USUAL_MODEL, 2
@@ -125,7 +125,7 @@ def of_server(
     return findings
 
 
-def _names(kit: pathlib.Path) -> Finding:
+def _names(kit: pathlib.Path) -> Diagnosis:
     hosts = certificates.hosts_of(x509.load_pem_x509_certificate((kit / "server.pem").read_bytes()))
     unknown = []
     for host in hosts:
@@ -142,7 +142,7 @@ def _names(kit: pathlib.Path) -> Finding:
     return good("names", "all can be looked up")
 
 
-def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
+def _listening(kit: pathlib.Path, listen: str, port: int) -> Diagnosis:
     """Says whether the port is free, taken by this very server, or by something else."""
     listen = addresses.plain(listen)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
@@ -190,7 +190,7 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
     )
 
 
-def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
+def _initial(path: pathlib.Path, otherwise: int) -> tuple[Diagnosis, int]:
     try:
         with TensorFile(path) as file:
             json.loads(file.metadata["plan"])

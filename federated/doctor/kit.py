@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from federated.doctor.findings import Finding, fault, good, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, warning
 from federated.security import certificates, revocation
 from federated.security.credentials import CredentialBook
 from runkit import private, release
@@ -46,7 +46,7 @@ def kind_of(kit: pathlib.Path) -> str:
 
 def check_kit(
     kit: pathlib.Path, *, now: datetime.datetime, site: str | None = None
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Checks files and certificates of a kit.
 
     Args:
@@ -68,7 +68,7 @@ def check_kit(
     return findings
 
 
-def _files(kit: pathlib.Path, kind: str) -> Finding:
+def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
     check = "kit"
     if not kit.is_dir():
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
@@ -98,7 +98,7 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
     return good(check, f"a {kind}'s kit, whole")
 
 
-def check_private(check: str, folder: pathlib.Path) -> Finding:
+def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
     """Checks that other accounts of the machine cannot read a folder and what is in it. One that is
     missing will be made private.
     """
@@ -123,7 +123,7 @@ def check_private(check: str, folder: pathlib.Path) -> Finding:
     return good(check, "readable by their owner only")
 
 
-def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Finding]:
+def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
     try:
         certificate = x509.load_pem_x509_certificate((kit / f"{kind}.pem").read_bytes())
         authority = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
@@ -164,7 +164,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
     return findings
 
 
-def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
+def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Diagnosis]:
     try:
         statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get(
             "server_revocation", ""
@@ -195,7 +195,7 @@ def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
 
 def check_validity(
     check: str, name: str, certificate: x509.Certificate, now: datetime.datetime
-) -> Finding:
+) -> Diagnosis:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
         return fault(
@@ -220,7 +220,7 @@ def check_validity(
     return good(check, f"{name} is valid until {ends:%Y-%m-%d}")
 
 
-def _owner(kit: pathlib.Path, site: str | None) -> Finding:
+def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
     check = "site"
     try:
         about = json.loads((kit / "site.json").read_text(encoding="utf-8"))
@@ -248,7 +248,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Finding:
     return good(check, name)
 
 
-def _book(kit: pathlib.Path) -> Finding:
+def _book(kit: pathlib.Path) -> Diagnosis:
     try:
         sites = CredentialBook.read(kit / "credentials.json").sites
     except ValueError as error:
@@ -264,7 +264,7 @@ def _book(kit: pathlib.Path) -> Finding:
     return good("sites", ", ".join(sites))
 
 
-def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Finding]:
+def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Diagnosis]:
     """Checks that what the weight exchange is made of is there and works together."""
     check = "packages"
     try:
@@ -303,7 +303,7 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
 
 def check_folder(
     check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Checks that a folder, or where it would be made, can be written and has room."""
     there = folder
     while not there.exists() and there != there.parent:
@@ -332,7 +332,7 @@ def check_folder(
     return [good(check, f"writable, {size(free)} free")]
 
 
-def check_open_files(limit: int | None = None) -> Finding:
+def check_open_files(limit: int | None = None) -> Diagnosis:
     """Checks the limit of open files; a server holds a few for each site."""
     if limit is None:
         import resource

@@ -18,7 +18,7 @@ from typing import Any
 from cryptography import x509
 
 from federated import errors
-from federated.doctor.findings import Finding, fault, good, skipped, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, skipped, warning
 from federated.doctor.kit import check_validity
 from federated.rounds import plan as plans
 from federated.security import certificates
@@ -50,7 +50,7 @@ def examine(
     *,
     now: Callable[[], float] = time.time,
     plan: dict | None = None,
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Follows the way to the server until a step fails; the steps behind it are marked as skipped.
 
     Args:
@@ -77,7 +77,7 @@ def _steps(
     probe: Callable,
     now: Callable[[], float],
     plan: dict | None,
-) -> Iterator[Finding]:
+) -> Iterator[Diagnosis]:
     yield _proxy(endpoint)
     yield _name(endpoint)
     yield _port(endpoint)
@@ -101,7 +101,7 @@ def _steps(
     )
 
 
-def _proxy(endpoint: ServerEndpoint) -> Finding:
+def _proxy(endpoint: ServerEndpoint) -> Diagnosis:
     proxy = endpoint.proxy
     if proxy is None:
         passed_over = endpoint.passed_over
@@ -132,7 +132,7 @@ def _proxy(endpoint: ServerEndpoint) -> Finding:
         )
 
 
-def _name(endpoint: ServerEndpoint) -> Finding:
+def _name(endpoint: ServerEndpoint) -> Diagnosis:
     if endpoint.proxy:
         return good(
             "name",
@@ -156,7 +156,7 @@ def _name(endpoint: ServerEndpoint) -> Finding:
     return good("name", f"{endpoint.host} is {', '.join(found)}")
 
 
-def _port(endpoint: ServerEndpoint) -> Finding:
+def _port(endpoint: ServerEndpoint) -> Diagnosis:
     began = time.monotonic()
     try:
         with endpoint.connected():
@@ -183,7 +183,9 @@ def _port(endpoint: ServerEndpoint) -> Finding:
         )
 
 
-def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
+def _tls(
+    endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime
+) -> Iterator[Diagnosis]:
     try:
         served, protocol = _look(endpoint, identity)
     except ssl.SSLError as error:
@@ -220,7 +222,7 @@ def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -
         yield _own(endpoint, identity)
 
 
-def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
+def _hung_up(endpoint: ServerEndpoint, reason: str) -> Diagnosis:
     return fault(
         "TLS",
         f"{endpoint.address} hangs up in the handshake ({reason})",
@@ -230,7 +232,7 @@ def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
 
 def _judge(
     endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime
-) -> Finding:
+) -> Diagnosis:
     check = "server's certificate"
     authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
     if not certificates.is_issued_by(served, authority):
@@ -275,7 +277,7 @@ def _judge(
     return finding
 
 
-def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
+def _own(endpoint: ServerEndpoint, identity: Identity) -> Diagnosis:
     check = "own certificate"
     # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
     for _ in range(2):
@@ -303,7 +305,7 @@ def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
     )
 
 
-def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding:
+def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Diagnosis:
     mends = {
         errors.WrongCredential: "the server has another credential for this name, or the site was revoked: ask the operator, who can see it "
         "with experiments.provision --list",
@@ -318,7 +320,7 @@ def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding
     return fault("server", str(error), mend)
 
 
-def _standing(reply: Any) -> Finding:
+def _standing(reply: Any) -> Diagnosis:
     words = {
         "admitted": good("server", "knows this site, which takes part"),
         "welcome": good("server", "knows this site, which may join"),
@@ -338,7 +340,7 @@ def _standing(reply: Any) -> Finding:
     )
 
 
-def _clock(skew_s: float, uncertainty_s: float) -> Finding:
+def _clock(skew_s: float, uncertainty_s: float) -> Diagnosis:
     words = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the server's"
     mend = "set it: timedatectl set-ntp true; certificates and tokens are judged by it"
     if abs(skew_s) - uncertainty_s > _SKEW_FAULT_S:
@@ -348,7 +350,7 @@ def _clock(skew_s: float, uncertainty_s: float) -> Finding:
     return good("clock", words)
 
 
-def _release(reply: Any) -> Finding:
+def _release(reply: Any) -> Diagnosis:
     own = release.version()
     if reply.protocol != PROTOCOL:
         return fault(
@@ -376,7 +378,7 @@ def _release(reply: Any) -> Finding:
     return good("release", f"{own} at both ends, exchange version {PROTOCOL}")
 
 
-def _plan(reply: Any, plan: dict | None) -> Finding:
+def _plan(reply: Any, plan: dict | None) -> Diagnosis:
     if plan is None:
         return skipped("plan", "give the flag file to compare plans")
     differing = plans.differences(json.loads(reply.plan_json), plan)

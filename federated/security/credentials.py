@@ -185,7 +185,7 @@ class CredentialBook:
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class TokenRecord:
     """What a token stands for."""
 
     site: str
@@ -196,9 +196,9 @@ class Session:
 class SessionStore(Protocol):
     """Where sessions survive a restart, e.g. `storage.Store`."""
 
-    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None: ...
+    def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None: ...
 
-    def session(self, token_sha256: str) -> Session | None: ...
+    def session(self, token_sha256: str) -> TokenRecord | None: ...
 
 
 class Sessions:
@@ -239,7 +239,9 @@ class Sessions:
         """
         token, now = new_secret(), self._clock()
         expires_at = min(now + self._lifetime_s, until)
-        self._store.add_session(self._key(token), Session(site, certificate, expires_at), now=now)
+        self._store.add_session(
+            self._key(token), TokenRecord(site, certificate, expires_at), now=now
+        )
         return token, expires_at
 
     def site_of(self, token: str, certificate: str | None = None) -> str:

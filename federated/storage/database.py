@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from federated.rounds.rounds import Update
-from federated.security.credentials import Session
+from federated.security.credentials import TokenRecord
 from federated.tensors.weights import Manifest
 from runkit import private
 
@@ -191,7 +191,7 @@ class Records:
         with self._transaction() as database:
             database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
 
-    def add_session(self, token_sha256: str, session: Session, *, now: float) -> None:
+    def add_session(self, token_sha256: str, session: TokenRecord, *, now: float) -> None:
         """Adds a session, and drops those that have expired and all but the newest few of the site."""
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE expires_at <= ?", (now,))
@@ -205,12 +205,12 @@ class Records:
                 (session.site, _SESSIONS),
             )
 
-    def session(self, token_sha256: str) -> Session | None:
+    def session(self, token_sha256: str) -> TokenRecord | None:
         row = self._one(
             "SELECT site, certificate, expires_at FROM sessions WHERE token_sha256 = ?",
             token_sha256,
         )
-        return None if row is None else Session(*row)
+        return None if row is None else TokenRecord(*row)
 
     # Rounds.
 

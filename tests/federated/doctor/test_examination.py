@@ -15,8 +15,8 @@ import time
 import grpc
 import pytest
 
+from federated.doctor import diagnosis as doctor
 from federated.doctor import examination
-from federated.doctor import findings as doctor
 from federated.doctor import kit as doctor_kit
 from federated.doctor import network as doctor_network
 from federated.security import certificates, provisioning

@@ -12,8 +12,8 @@ from cryptography import x509
 
 from federated import errors
 from federated.admin import client as admin_client
+from federated.doctor import diagnosis as doctor
 from federated.doctor import examination
-from federated.doctor import findings as doctor
 from federated.security import (
     certificate_request,
     certificates,

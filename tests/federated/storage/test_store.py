@@ -8,7 +8,7 @@ import pytest
 
 from federated import errors
 from federated.rounds.rounds import Policy, Round, Update
-from federated.security.credentials import Session
+from federated.security.credentials import TokenRecord
 from federated.storage import store as storage
 from federated.tensors import tensor_files, weights
 from tests.federated import toy
@@ -186,10 +186,10 @@ def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
 
 def test_sessions_survive_a_restart_and_expired_ones_go(reopen):
     store = reopen()
-    store.add_session("old", Session("C1", "cert", 50.0), now=10.0)
-    store.add_session("new", Session("C2", "cert", 200.0), now=60.0)
+    store.add_session("old", TokenRecord("C1", "cert", 50.0), now=10.0)
+    store.add_session("new", TokenRecord("C2", "cert", 200.0), now=60.0)
     store = reopen()
-    assert store.session("old") is None and store.session("new") == Session("C2", "cert", 200.0)
+    assert store.session("old") is None and store.session("new") == TokenRecord("C2", "cert", 200.0)
 
 
 def test_scores_models_and_rows_survive_a_restart(reopen):

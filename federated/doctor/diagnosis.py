@@ -19,7 +19,7 @@ MARKS: dict[State, str] = {"good": "✓", "warning": "!", "fault": "✗", "skipp
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """What a check found. `mend` says what to do about a warning or a fault, and who can do it."""
 
     check: str
@@ -36,28 +36,28 @@ class Finding:
         return dataclasses.asdict(self)
 
 
-def good(check: str, found: str) -> Finding:
-    return Finding(check, "good", found)
+def good(check: str, found: str) -> Diagnosis:
+    return Diagnosis(check, "good", found)
 
 
-def warning(check: str, found: str, mend: str) -> Finding:
-    return Finding(check, "warning", found, mend)
+def warning(check: str, found: str, mend: str) -> Diagnosis:
+    return Diagnosis(check, "warning", found, mend)
 
 
-def fault(check: str, found: str, mend: str) -> Finding:
-    return Finding(check, "fault", found, mend)
+def fault(check: str, found: str, mend: str) -> Diagnosis:
+    return Diagnosis(check, "fault", found, mend)
 
 
-def skipped(check: str, why: str) -> Finding:
-    return Finding(check, "skipped", why)
+def skipped(check: str, why: str) -> Diagnosis:
+    return Diagnosis(check, "skipped", why)
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
+def is_well(findings: Iterable[Diagnosis]) -> bool:
     """Returns whether nothing was found that keeps the federation from working. Warnings do not."""
     return all(finding.state != "fault" for finding in findings)
 
 
-def table(findings: Sequence[Finding], *, width: int = 110) -> str:
+def table(findings: Sequence[Diagnosis], *, width: int = 110) -> str:
     """Returns the findings as text: a mark, the check, what was found; below it, how to mend it."""
     left = max((len(finding.check) for finding in findings), default=0)
     lines = []
