@@ -22,6 +22,7 @@ from federated.aggregation import spooled_updates
 from federated.audit import log as audit_log
 from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
+from federated.security.vocabulary import Vocabulary
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.evaluation import Evaluation
 from federated.server.login import Login
@@ -45,6 +46,7 @@ class Coordinator:
       config: the operator's decisions.
       credentials: which sites there are.
       events: log of what happened.
+      vocabulary: what sites may report.
       clock: seconds since the epoch; decides when tokens and certificates end.
       monotonic: seconds; decides deadlines and silence.
     Attributes:
@@ -58,13 +60,14 @@ class Coordinator:
         credentials: CredentialBook,
         events: EventLog,
         *,
+        vocabulary: Vocabulary,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._admission = Login(self._run, credentials)
         self._intake = Uploads(self._run, lambda: credentials.sites)
-        self._evaluation = Evaluation(self._run)
+        self._evaluation = Evaluation(self._run, vocabulary)
         self.steering = Orders(self._run, self._intake, self._evaluation)
         if (
             max(store.globals()) and store.best_round() is None

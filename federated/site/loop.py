@@ -22,6 +22,7 @@ from absl import logging
 from federated import errors
 from federated.rounds.tasks import MODEL_NAME, Task, check_task
 from federated.security import report_filter
+from federated.security.vocabulary import Vocabulary
 from federated.site.journal import Journal
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
@@ -54,6 +55,7 @@ class SiteTrainer(Protocol):
     plan: dict
     num_examples: int
     specs: Sequence[TensorSpec]
+    vocabulary: Vocabulary
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
         """Scores a received global model on the site's own validation cases; key "dice" is the mean
@@ -181,7 +183,7 @@ class _Loop:
             events,
         )
         self._clock, self._pause, self._pauses = clock, pause, pauses
-        self._specs = canonical(trainer.specs)
+        self._specs, self._vocabulary = canonical(trainer.specs), trainer.vocabulary
         self._server = Persistent(
             transport,
             trainer.plan,
@@ -397,10 +399,10 @@ class _Loop:
         scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
             began = self._clock()
-            scores = report_filter.check_scores(self._trainer.score(pulled), what=what)
+            scores = self._checked_scores(self._trainer.score(pulled), what)
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
-        checked = report_filter.check_scores(scores, what=what)  # again: they may be from a file
+        checked = self._checked_scores(scores, what)  # again: they may be from a file
         self._server.report_scores(number, checked, sha256=self._pulled_sha256)
 
     def _publish(self) -> None:
@@ -452,7 +454,12 @@ class _Loop:
         self.note("rows_submitted", rows=len(collected))
 
     def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-        return report_filter.check_rows(rows, site=self._transport.site, models=[model])
+        return report_filter.check_rows(
+            rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+        )
+
+    def _checked_scores(self, scores: Mapping[str, Any], what: str) -> dict[str, float]:
+        return report_filter.check_scores(scores, vocabulary=self._vocabulary, what=what)
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)

@@ -37,9 +37,11 @@ class ToyTrainer:
     """Halves the weights and adds a step of its own."""
 
     def __init__(self, site: str, plan: dict):
+        from experiments.results.vocabulary import REPORTS
         from federated.tensors.weights import specs_of
 
         self.site, self.plan, self.num_examples, self.specs = site, plan, 30, specs_of(WEIGHTS)
+        self.vocabulary = REPORTS
         self._step = np.float32(0.25 if site == "C1" else 0.5)
 
     def score(self, weights):

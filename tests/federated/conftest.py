@@ -67,7 +67,15 @@ def opened(tmp_path, initial, clock):
             {site: credentials.hashed(secret) for site, secret in secrets.items()}
         )
         log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
-        lead = coordinator.Coordinator(store, config, book, log, clock=clock, monotonic=monotonic)
+        lead = coordinator.Coordinator(
+            store,
+            config,
+            book,
+            log,
+            vocabulary=toy.VOCABULARY,
+            clock=clock,
+            monotonic=monotonic,
+        )
 
         leads.append(lead)
 
@@ -110,6 +118,7 @@ def serving(tmp_path, kits, initial):
                     tmp_path / folder,
                     server_kit or kits / "server",
                     start,
+                    vocabulary=toy.VOCABULARY,
                     stop=stop,
                     on_ready=lambda port: (outcome.update(port=port), ready.set()),
                     **({"clock": clock} if clock else {}),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from c2fnas import named_weights
 from experiments import configuration
 from experiments.models import site_trainer
+from experiments.results.vocabulary import REPORTS
 from federated.security import report_filter
 from preprocessing import manifest, nifti, pipeline
 from preprocessing.case_store import CaseStore
@@ -126,7 +127,10 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
     assert [(row["grid"], row["case"]) for row in rows] == [
         (grid, case) for grid, cases in numbers.items() for case in cases
     ]
-    assert report_filter.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
+    assert (
+        report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["C1_FL_local_r003"])
+        == rows
+    )
     assert not list(
         (tmp_path / "site").glob("examples/*r003*")
     )  # the site's figures show the table's models
@@ -174,7 +178,10 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
             for row in rows
             if row["grid"] == "training"
         )
-        assert report_filter.check_rows(rows, site="C1", models=["FL_global"]) == rows
+        assert (
+            report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["FL_global"])
+            == rows
+        )
         candidate = site.evaluate(
             "C1_FL_local_r001", weights
         )  # every site sends validation rows of these, not every one their scores
