@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-SCORE = "dice"  # the key of a site's scores by which global models are compared
+# The key of a site's scores by which global models are compared. Every store and every message holds
+# it, hence its spelling; it is the only measure that this package knows by name.
+SCORE = "dice"
 
 
 @dataclasses.dataclass(frozen=True)

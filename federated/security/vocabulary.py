@@ -26,8 +26,8 @@ class Vocabulary:
     in a name.
 
     Attributes:
-      classes: what a model tells apart, without the background.
-      grids: the voxel grids on which a model is evaluated.
+      classes: names of the classes that reports are about.
+      grids: names of the grids on which a model is evaluated.
       words: measures and their qualifiers. Each maps to the lowest and highest value of a column
         in whose name it is the first word with a range, or to None if it sets no range.
       counts: words of columns that hold whole numbers.

@@ -58,8 +58,9 @@ class SiteTrainer(Protocol):
     vocabulary: Vocabulary
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
-        """Scores a received global model on the site's own validation cases; key "dice" is the mean
-        that selects models.
+        """Scores a received global model on the site's own validation cases.
+
+        The score under `model_selection.SCORE` is the one by which global models are compared.
         """
 
     def train(
