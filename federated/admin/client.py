@@ -4,9 +4,7 @@ the kit at hand.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -14,77 +12,14 @@ import grpc
 
 from federated import errors
 from federated.security import tls
+from federated.security.kit import Kit
 from federated.wire import addresses, conversion, replies
 from federated.wire import operation_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import OPERATION_PREFIX
-from runkit import atomic, printable, private
+from runkit import printable
 
-_KINDS = ("site", "operator")
 _PAUSE_S, _TRIES = 0.1, 20  # between tries to connect, and how many
-
-
-class NoPort(ValueError):
-    """A kit does not say at which port its server listens; no port was given either."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kit:
-    """A kit of a site or of the operator, read."""
-
-    name: str
-    host: str
-    port: int
-    credential: str = dataclasses.field(repr=False)  # never in a log
-    identity: tls.Identity
-
-    @classmethod
-    def read(
-        cls,
-        folder: str | os.PathLike,
-        *,
-        host: str | None = None,
-        port: int | None = None,
-        learned: str | os.PathLike | None = None,
-    ) -> Kit:
-        """Reads a kit as `provision` made it; changes nothing there.
-
-        Args:
-          host, port: in place of the kit's.
-          learned: as in `tls.Identity.of`.
-        Raises:
-          NoPort: if neither the kit nor `port` names one.
-          ValueError: naming what is missing, malformed or a link.
-        """
-        folder = pathlib.Path(folder)
-        private.refuse_links(folder)
-        kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
-        if kind is None:
-            raise ValueError(
-                f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it"
-            )
-        path = folder / f"{kind}.json"
-        if not (folder / "credential").is_file():
-            raise ValueError(
-                f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it"
-            )
-        about = atomic.read_json(path)
-        try:
-            name, host, port = (
-                str(about[kind]),
-                addresses.plain(host or str(about["host"])),
-                port or int(about["port"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it'
-            ) from error
-        if not port:
-            raise NoPort(
-                f"{path}: port is 0, which names no server; give the port that the server printed"
-            )
-        credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
-        return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
 
 
 class AdminClient:

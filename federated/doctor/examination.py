@@ -23,6 +23,7 @@ from federated.doctor import network as doctor_network
 from federated.doctor.diagnosis import Diagnosis, fault, good, is_well, skipped, warning
 from federated.security import certificates
 from federated.security.credentials import CredentialBook
+from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
@@ -63,17 +64,16 @@ def of_site(
     ]
     model_bytes = _USUAL_MODEL
     if is_well(finding for finding in findings if finding.check != "validity"):
-        from federated.admin import client as admin_client  # after the packages were found to work
+        # Only now, when the packages were found to work.
+        from federated.admin import client as admin_client
 
         try:
-            opened = admin_client.Kit.read(
-                kit, host=host, port=port, learned=folder and folder / "federated"
-            )
-        except admin_client.NoPort as error:
-            return [
-                *findings,
-                fault("port", str(error), "--server=host:port, or the port in the kit's file"),
-            ]
+            opened = Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+        except NoPort as error:
+            mend = "--server=host:port, or the port in the kit's file"
+            return [*findings, fault("port", str(error), mend)]
+        except ValueError as error:
+            return [*findings, fault("kit", str(error), doctor_kit.FRESH_KIT)]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
         replies: list[Any] = []
 

@@ -29,7 +29,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
     "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
 }
-_FRESH_KIT = "ask the federation's operator for this kit again, and take the whole folder"
+FRESH_KIT = "ask the federation's operator for this kit again, and take the whole folder"
 
 
 def kind_of(kit: pathlib.Path) -> str:
@@ -78,7 +78,7 @@ def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
         way_out = (
             "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…"
             if asked
-            else _FRESH_KIT
+            else FRESH_KIT
         )
         return fault(check, f"{', '.join(missing)} missing in {kit}", way_out)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
@@ -131,7 +131,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
     except (ValueError, TypeError) as error:
         return [
             fault(
-                "certificate", f"a file of the kit is damaged ({type(error).__name__})", _FRESH_KIT
+                "certificate", f"a file of the kit is damaged ({type(error).__name__})", FRESH_KIT
             )
         ]
     findings = []
@@ -140,7 +140,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
             fault(
                 "certificate",
                 f"{kind}.pem and {kind}.key are not a pair: two kits were mixed",
-                _FRESH_KIT,
+                FRESH_KIT,
             )
         )
     elif not certificates.is_issued_by(certificate, authority):
@@ -148,7 +148,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[D
             fault(
                 "certificate",
                 f"{kind}.pem is not of the authority in ca.pem: kits of two federations were mixed",
-                _FRESH_KIT,
+                FRESH_KIT,
             )
         )
     else:
@@ -236,9 +236,7 @@ def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
         x509.load_pem_x509_certificate((kit / "site.pem").read_bytes())
     )
     if owner != name:
-        return fault(
-            check, f"the certificate is that of {owner}, site.json says {name}", _FRESH_KIT
-        )
+        return fault(check, f"the certificate is that of {owner}, site.json says {name}", FRESH_KIT)
     if site is not None and site != name:
         return fault(
             check,

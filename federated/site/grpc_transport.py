@@ -23,6 +23,7 @@ from absl import logging
 from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import revocation, tls
+from federated.security.kit import Kit
 from federated.site.transport import offering, unknown
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
@@ -31,7 +32,7 @@ from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import PROTOCOL, Receipt, Session
-from runkit import atomic, printable, private
+from runkit import printable, private
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
@@ -72,55 +73,18 @@ def connect(
     private.refuse_links(folder)
     if folder.is_dir():
         private.tree(folder)
-    for name in ("site.json", "credential"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder / name}: no such file; use the site's folder as `provision` made it"
-            )
-    about = atomic.read_json(folder / "site.json")
-    try:
-        site, host, port = (
-            str(about["site"]),
-            addresses.plain(host or str(about["host"])),
-            port or int(about["port"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f'{folder / "site.json"}: expected {{"site", "host", "port"}}; use the site\'s folder as `provision` made it'
-        ) from error
-    if not port:
-        raise ValueError(
-            f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed"
-        )
-    credential = (folder / "credential").read_text(encoding="ascii").strip()
-    identity = tls.Identity.of(folder, "site", learned=learned)
-    return GrpcTransport(
-        site, credential, identity, host, port, learned=pathlib.Path(learned or folder)
-    )
+    kit = Kit.read(folder, kinds=("site",), host=host, port=port, learned=learned)
+    return GrpcTransport(kit, learned=pathlib.Path(learned or folder))
 
 
 class GrpcTransport:
     """See `transport.Transport`. Thread-safe: heart beats come from a thread of their own."""
 
-    def __init__(
-        self,
-        site: str,
-        credential: str,
-        identity: tls.Identity,
-        host: str,
-        port: int,
-        *,
-        learned: pathlib.Path | None = None,
-    ):
-        self.site = site
-        self.authority = identity.authority_fingerprint
-        self._credential, self._identity, self._host, self._port, self._learned = (
-            credential,
-            identity,
-            host,
-            port,
-            learned,
-        )
+    def __init__(self, kit: Kit, *, learned: pathlib.Path | None = None):
+        self.site, self._credential = kit.name, kit.credential
+        self._identity, self._host, self._port = kit.identity, kit.host, kit.port
+        self.authority = kit.identity.authority_fingerprint
+        self._learned = learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
         # than the session's; the server may have been started with another, so one login is worth a
         # try

@@ -29,11 +29,6 @@ def test_host_and_port_come_from_the_kit_unless_given(kit):
         transport.close()
 
 
-def test_a_kit_without_a_port_says_where_to_get_one(kit):
-    with pytest.raises(ValueError, match=r"site\.json: port is 0.*that the server printed"):
-        grpc_transport.connect(kit)
-
-
 @pytest.mark.parametrize("missing", ["credential", "site.json"])
 def test_a_kit_that_is_not_whole_names_what_is_missing(kit, missing):
     (kit / missing).unlink()
