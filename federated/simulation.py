@@ -1,6 +1,4 @@
-"""Rounds without sockets: sites and a coordinator in one process, for people who develop methods
-and for tests.
-"""
+"""Rounds without sockets: sites and coordinator in one process, for method work and tests."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ from federated.wire.messages import Receipt, Session
 
 
 class InProcessTransport:
-    """A transport to a coordinator in the same process; arrays still pass through the codec, tokens
-    through the sessions.
+    """A transport to a coordinator in the same process.
+
+    Arrays still pass through the codec, and every call presents its token.
     """
 
     def __init__(

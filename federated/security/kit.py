@@ -1,4 +1,4 @@
-"""A kit as `provision` made it, read by whoever connects with it: a site, the operator, the doctor."""
+"""Reads a kit as `provision` made it: for a site, the operator or the doctor."""
 
 from __future__ import annotations
 

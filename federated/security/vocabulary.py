@@ -50,8 +50,8 @@ class Vocabulary:
         if odd or len(named) > _MAX_WORDS:
             raise ValueError(
                 f"the vocabulary has {len(named)} words, among them {odd}; expected at most "
-                f"{_MAX_WORDS}, each of at most 32 letters and digits, no four digits in a row, measures in "
-                "lower case"
+                f"{_MAX_WORDS}, each of at most 32 letters and digits, no four digits in a row, "
+                "measures in lower case"
             )
 
     @functools.cached_property

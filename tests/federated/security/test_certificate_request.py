@@ -119,7 +119,7 @@ def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enro
     certificate_request.request(enrolled, "C2")
     assert (
         provisioning.meaning(federation, provisioning.read_request_file(enrolled / "site.csr"))
-        == "a renewal by the site that is there"
+        == "a renewal by the existing site"
     )
     certificate_request.request(tmp_path / "somebody", "C2")
     assert "ANOTHER CREDENTIAL" in provisioning.meaning(
@@ -162,7 +162,7 @@ def test_an_answer_with_another_authority_is_refused(federation, tmp_path, other
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
     shutil.copy(other_kits / "C1" / "ca.pem", federation / "C2" / "ca.pem")
-    with pytest.raises(ValueError, match=r"is not of the authority in ca\.pem beside it"):
+    with pytest.raises(ValueError, match=r"was not issued by the authority in ca\.pem beside it"):
         certificate_request.install(kit, federation / "C2")
 
 
@@ -196,7 +196,7 @@ def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation
         (lambda digest: digest + "0", "is not a fingerprint"),
         (
             lambda digest: digest[:31] + ("0" if digest[31] != "0" else "1"),
-            "is not the authority with the fingerprint.*changed on its way",
+            "is not the authority with the fingerprint.*changed in transit",
         ),
         (lambda digest: digest[1:33], "is not the authority"),
     ],
@@ -237,7 +237,7 @@ def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation
     said = provisioning.authority_fingerprint(forged)
     with pytest.raises(
         ValueError,
-        match=r"its authority is another than the kit's; host is 'attacker\.example', in the kit 'localhost'",
+        match=r"its authority is not the kit's; host is 'attacker\.example', in the kit 'localhost'",
     ):
         certificate_request.install(enrolled, answer)
     with pytest.raises(ValueError, match="--confirm_change"):
@@ -462,7 +462,7 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
     assert json.loads((federation / "server" / "credentials.json").read_text()) == before
     tls.Identity.of(federation / "server", "server")
     assert expiry.warnings(federation / "C1") == [
-        "site.pem: the certificate ends in 10 days; have it renewed"
+        "site.pem: the certificate expires in 10 days; have it renewed"
     ]
     assert expiry.warnings(enrolled) == []
     with pytest.raises(

@@ -29,7 +29,7 @@ def test_a_certificate_ends_with_its_authority_at_the_latest(authority):
     assert issued(authority, 10).not_valid_after_utc == NOW + datetime.timedelta(days=10)
     assert issued(authority, 1000).not_valid_after_utc == authority[0].not_valid_after_utc
     with pytest.raises(
-        ValueError, match=r"the authority ended on 2026-04-11; provision the federation again"
+        ValueError, match=r"the authority expired on 2026-04-11; provision the federation again"
     ):
         issued(authority, 10, NOW + datetime.timedelta(days=101))
 

@@ -73,7 +73,7 @@ def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
     error = met(kits / "C1", port)
     assert type(
         error
-    ) is errors.ServerUnreachable and f"localhost:{port}: nobody listens there" in str(error)
+    ) is errors.ServerUnreachable and f"localhost:{port}: nothing is listening there" in str(error)
     error = met(kits / "C1", 8443, "no-such-host.invalid")
     assert (
         type(error) is errors.ServerUnreachable
@@ -81,7 +81,7 @@ def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
     )
 
 
-@pytest.mark.parametrize(("days", "text"), [(-10, "has ended"), (10, "is not valid yet")])
+@pytest.mark.parametrize(("days", "text"), [(-10, "has expired"), (10, "is not valid yet")])
 def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp_path, days, text):
     now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
     with listening(

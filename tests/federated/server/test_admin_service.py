@@ -253,7 +253,7 @@ def test_a_kit_that_ends_soon_is_in_the_status(serving, asking, tmp_path):
     provisioning.renew(federation, ["server"], valid_days=7)
     running = serving(server_kit=federation / "server")
     assert asking(running, folder=federation).status()["warnings"] == [
-        "server.pem: the certificate ends in 7 days; have it renewed"
+        "server.pem: the certificate expires in 7 days; have it renewed"
     ]
 
 

@@ -57,7 +57,7 @@ def test_a_transfer_that_stands_still_is_given_up_and_worth_another_try(
 
     watched = threading.Event()
     monkeypatch.setattr(grpc_transport.codec, "chunks", stuck)
-    with pytest.raises(errors.ServerUnreachable, match="the call was cut"):
+    with pytest.raises(errors.ServerUnreachable, match="the call was cut off"):
         transport.push(
             tmp_path / "update.safetensors", sha256, round_number=1, num_examples=30, metrics={}
         )
