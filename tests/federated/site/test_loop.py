@@ -133,7 +133,7 @@ def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, t
     assert summary.finished and again.calls == []
     assert (
         summary.remark
-        == f"this site's part in run {run.store.run_id} is done; the server does not answer"
+        == f"this site has done its part in run {run.store.run_id}; the server does not answer"
     )
 
 
@@ -225,7 +225,7 @@ def test_a_site_that_missed_the_evaluation_leaves_with_a_true_sentence(opened, t
     summary = take_part({"C2": run.transport("C2")}, {"C2": late})["C2"]
     assert summary.finished and late.calls == []
     assert summary.remark.endswith(
-        "needs nothing more of this site, and ends without its evaluation, so its test cases are in no table"
+        "needs nothing more from this site, and ends without its evaluation, so its test cases are in no table"
     )
 
 
