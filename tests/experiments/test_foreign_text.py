@@ -152,7 +152,7 @@ def test_certificates_that_a_doctor_looks_at(fake, kits, tmp_path):  # noqa: F81
             code=1,
             expect="it was issued by",
         )
-    assert "\\x1b" in diagnosis.fault("server's certificate", NASTY, NASTY).mend
+    assert "\\x1b" in diagnosis.fault("server's certificate", NASTY, NASTY).remedy
 
 
 def test_a_request_that_bears_such_a_name(tmp_path):

@@ -45,7 +45,7 @@ def only_fault(findings, check, found, mend):
     """Asserts that there is one fault, that it is this one, and what is said about it."""
     faults = [finding for finding in findings if finding.state == "fault"]
     assert [finding.check for finding in faults] == [check], doctor.table(findings)
-    assert found in faults[0].found and mend in faults[0].mend, doctor.table(findings)
+    assert found in faults[0].found and mend in faults[0].remedy, doctor.table(findings)
 
 
 def one(findings, check):
@@ -162,7 +162,7 @@ def test_the_operators_machine_is_examined_in_the_same_way(serving, kits):
 @pytest.mark.parametrize("name", ["ca.pem", "site.pem", "site.key", "credential", "site.json"])
 def test_a_file_is_missing(kit, name):
     (kit / name).unlink()
-    only_fault(site(kit, 1), "kit", f"{name} missing", "take the whole folder")
+    only_fault(site(kit, 1), "kit", f"{name} missing", "use the whole folder")
 
 
 def test_the_answer_to_a_request_is_not_installed_yet(tmp_path):
@@ -179,7 +179,7 @@ def test_there_is_no_such_folder(tmp_path):
 def test_the_key_can_be_read_by_others(kit):
     (kit / "site.key").chmod(0o644)
     finding = one(site(kit, 1), "private files")
-    assert finding.state == "warning" and "chmod 600 site.key" in finding.mend
+    assert finding.state == "warning" and "chmod 600 site.key" in finding.remedy
 
 
 def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
@@ -193,7 +193,7 @@ def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
         one(findings, "private files").state == one(findings, "private folder").state == "warning"
     )
     assert f"cases in {tmp_path / 'site'}" in one(findings, "private folder").found
-    assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").mend
+    assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").remedy
     finding = one(
         examination.of_server(kits / "server", store=tmp_path / "store", port=0), "private folder"
     )
@@ -211,26 +211,26 @@ def test_the_doctor_shows_the_authority_that_the_operator_reads_out(kits, kit):
 
 def test_the_key_is_of_another_kit(kit, kits):
     shutil.copy(kits / "C2" / "site.key", kit / "site.key")
-    only_fault(site(kit, 1), "certificate", "not a pair", "take the whole folder")
+    only_fault(site(kit, 1), "certificate", "not a pair", "use the whole folder")
 
 
 def test_the_authority_is_of_another_federation(kit, other_kits):
     shutil.copy(other_kits / "C1" / "ca.pem", kit / "ca.pem")
     only_fault(
-        site(kit, 1), "certificate", "not of the authority in ca.pem", "take the whole folder"
+        site(kit, 1), "certificate", "not issued by the authority in ca.pem", "use the whole folder"
     )
 
 
 def test_a_file_of_the_kit_is_damaged(kit):
     (kit / "site.pem").write_text("-----BEGIN CERTIFICATE-----\nhello\n")
-    only_fault(site(kit, 1), "certificate", "damaged", "take the whole folder")
+    only_fault(site(kit, 1), "certificate", "damaged", "use the whole folder")
 
 
 def test_it_is_the_kit_of_another_site(kit):
     only_fault(
         site(kit, 1, site="C2"),
         "site",
-        "kit of C1, the prepared cases are of C2",
+        "kit of C1, the prepared cases are those of C2",
         "use the kit of C2",
     )
 
@@ -241,7 +241,7 @@ def test_somebody_has_renamed_the_site_in_the_kit(kit):
         site(kit, 1),
         "site",
         "certificate is that of C1, site.json says C2",
-        "take the whole folder",
+        "use the whole folder",
     )
 
 
@@ -264,8 +264,8 @@ def test_the_address_in_the_kit_is_not_readable(kit):
     ("days_from_now", "state", "found"),
     [
         (-1, "fault", "not valid before"),
-        (366, "fault", "ended on"),
-        (345, "warning", "ends in"),
+        (366, "fault", "expired on"),
+        (345, "warning", "expires in"),
         (10, "good", "valid until"),
     ],
 )
@@ -277,7 +277,7 @@ def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, 
     )
     finding = next(finding for finding in findings if finding.check == "validity")
     assert finding.state == state and found in finding.found
-    assert state == "good" or ("clock" in finding.mend) == (days_from_now < 0)
+    assert state == "good" or ("clock" in finding.remedy) == (days_from_now < 0)
 
 
 # Faults of the machine.
@@ -299,7 +299,7 @@ def test_the_folder_cannot_be_written(kits, tmp_path):
     (tmp_path / "file").write_text("")
     findings = site(kits / "C1", 1, folder=tmp_path / "file" / "below")
     finding = one(findings, "site's folder")
-    assert finding.state == "fault" and "make it writable" in finding.mend
+    assert finding.state == "fault" and "make it writable" in finding.remedy
 
 
 def test_the_disk_is_full(kits, tmp_path):
@@ -313,7 +313,7 @@ def test_the_disk_is_full(kits, tmp_path):
     assert (
         finding.state == "fault"
         and "1.0 MB free, 600.0 MB needed" in finding.found
-        and "free space" in finding.mend
+        and "free space" in finding.remedy
     )
 
 
@@ -334,7 +334,7 @@ def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
         with contextlib.suppress(OSError):
             (folder / "filler").write_bytes(b"x" * 2**16)
         (finding,) = doctor_kit.check_folder("store", folder, 0)
-        assert finding.state == "fault" and "free space" in finding.mend
+        assert finding.state == "fault" and "free space" in finding.remedy
     finally:
         subprocess.run(["umount", folder], check=True)
 
@@ -359,8 +359,8 @@ def test_nobody_listens(kits):
     only_fault(
         site(kits / "C1", port),
         "port",
-        f"nobody listens on localhost:{port}",
-        "see that the server runs",
+        f"nothing is listening on localhost:{port}",
+        "check that the server is running",
     )
 
 
@@ -372,8 +372,8 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
     only_fault(
         site(kits / "C1", 1),
         "port",
-        "a firewall drops it",
-        "outgoing TCP to localhost:1; nothing needs to be opened inwards",
+        "a firewall drops the connection",
+        "outgoing TCP to localhost:1; no incoming connection is needed",
     )
 
 
@@ -423,7 +423,9 @@ def test_the_servers_certificate_has_ended(kits, tmp_path):
     long_ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=40)
     folder = certificate_folder(kits, tmp_path / "old", now=long_ago)
     with listening(tls_treatment(folder)) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "it ended on", "--renew=server")
+        only_fault(
+            site(kits / "C1", port), "server's certificate", "it expired on", "--renew=server"
+        )
 
 
 def test_the_servers_certificate_has_not_begun_because_the_clock_is_behind(kits, tmp_path):
@@ -477,7 +479,7 @@ def test_a_proxy_refuses(kits, status):
         )
     only_fault(findings, "proxy", status, f"no_proxy={HOST}")
     assert (
-        "https_proxy=http://user:password@host:port" in one(findings, "proxy").mend
+        "https_proxy=http://user:password@host:port" in one(findings, "proxy").remedy
     ) == status.startswith("407")
     assert "hidden" not in doctor.table(findings)
 
@@ -602,7 +604,7 @@ def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
     )
     assert (
         "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found
-        and "write https_proxy=http://host:port" in proxy.mend
+        and "write https_proxy=http://host:port" in proxy.remedy
     )
     assert "hidden" not in doctor.table(findings)
 
@@ -656,7 +658,7 @@ def last_steps(serving, kits, probe, plan=None, folder="store"):
 def test_the_clock_is_off(serving, kits, skew, state):
     finding = one(last_steps(serving, kits, answering(time=time.time() - skew)), "clock")
     assert finding.state == state and ("ahead of" in finding.found) == (skew > 0)
-    assert state == "good" or "timedatectl set-ntp true" in finding.mend
+    assert state == "good" or "timedatectl set-ntp true" in finding.remedy
 
 
 def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monkeypatch):
@@ -678,7 +680,7 @@ def test_the_release_is_another(serving, kits):
     finding = one(
         last_steps(serving, kits, answering(protocol=PROTOCOL + 1, release="9.9")), "release"
     )
-    assert finding.state == "fault" and "install release 9.9 here" in finding.mend
+    assert finding.state == "fault" and "install release 9.9 here" in finding.remedy
     finding = one(last_steps(serving, kits, answering(release="9.9"), folder="second"), "release")
     assert finding.state == "warning" and "understand each other" in finding.found
 
@@ -698,7 +700,7 @@ def test_the_plan_is_another(serving, kits):
 )
 def test_the_server_has_no_place_for_the_site(serving, kits, standing, mend):
     finding = one(last_steps(serving, kits, answering(standing=standing)), "server")
-    assert finding.state == "fault" and mend in finding.mend
+    assert finding.state == "fault" and mend in finding.remedy
 
 
 def test_the_server_is_another_grpc_program(kits):
@@ -747,7 +749,7 @@ def test_a_healthy_server_is_well_whether_it_runs_or_not(serving, kits, initial,
 def test_another_program_has_the_port(kits, other_kits):
     with listening(tls_treatment(other_kits / "server")) as port:
         only_fault(
-            machine(kits, port=port), "port", f"another program listens on {port}", "ss -ltnp"
+            machine(kits, port=port), "port", f"another program is listening on {port}", "ss -ltnp"
         )
 
 
@@ -782,7 +784,7 @@ def test_nobody_may_log_in(tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1",))
     provisioning.revoke(federation, ["C1"])
     findings = examination.of_server(federation / "server", port=free_port(), listen="127.0.0.1")
-    only_fault(findings, "sites", "none may log in", "--add=")
+    only_fault(findings, "sites", "no site may log in", "--add=")
 
 
 def test_too_few_files_may_be_open(kits):

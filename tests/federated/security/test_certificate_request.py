@@ -367,7 +367,7 @@ def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tm
         admin_client.Kit.read(enrolled, port=1)
     now = datetime.datetime.now(datetime.timezone.utc)
     (finding,) = (f for f in doctor_kit.check_kit(enrolled, now=now) if f.state == "fault")
-    assert name in finding.found and "links are not followed" in finding.mend
+    assert name in finding.found and "links are not followed" in finding.remedy
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,6 @@ def test_the_doctor_of_the_server_says_that_its_certificate_is_the_old_one(feder
         examination.of_server(stolen, port=0),
         "revocation",
         "server.pem was revoked",
-        "carry the whole folder",
+        "whole folder",
     )
     assert doctor.is_well(examination.of_server(federation / "server", port=0))

@@ -239,6 +239,7 @@ def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
             site_loop.Journal(tmp_path / "journal_C1"),
             _Silent(),
             *_timing(),
+            authority="",
         ).run()
     second = opened(folder="other_store", min_num_clients=1, max_num_clients=1)
     with pytest.raises(
