@@ -145,7 +145,7 @@ class Walk:
 
     def _serve_and_join(self) -> None:
         output = self._do("hospital1", "hospital doctor", code=1)
-        assert "nobody listens on fl.example.org:8443" in output, output
+        assert "nothing is listening on fl.example.org:8443" in output, output
         self._do("server", "server doctor")
         self._server = self._serve()
         self._line = self._hosts["line"].start(
