@@ -30,7 +30,7 @@ class InProcessTransport:
         self._token = ""
 
     def login(
-        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         session = self._coordinator.login(
             self.site, self._credential, plan, num_examples, labels=labels

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from federated import errors
 from federated.security import tls
@@ -72,7 +73,12 @@ class AdminClient:
         self.close()
 
     def _call(
-        self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL
+        self,
+        method: str,
+        request: Message,
+        reply: type[replies.Reply],
+        *,
+        limit: int = replies.SMALL,
     ) -> replies.Reply:
         call = self._channel.unary_unary(
             OPERATION_PREFIX + method, type(request).SerializeToString, bytes

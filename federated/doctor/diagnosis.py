@@ -18,7 +18,10 @@ MARKS: dict[State, str] = {"good": "✓", "warning": "!", "fault": "✗", "skipp
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What one check found. `remedy` says what to do about a warning or fault, and who can do it."""
+    """What one check found.
+
+    `remedy` says what to do about a warning or fault, and who can do it.
+    """
 
     check: str
     state: State

@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -28,6 +28,9 @@ from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
+
+if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+    from federated.wire.operation_pb2 import ProbeReply
 
 # Bytes of the full-size network in float32; used while the real size is unknown.
 _USUAL_MODEL = 100 * 10**6
@@ -43,10 +46,10 @@ def of_site(
     site: str | None = None,
     host: str | None = None,
     port: int | None = None,
-    plan: dict | None = None,
+    plan: dict[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], float] = time.time,
-    disk_usage: Callable = shutil.disk_usage,
+    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
     timeout_s: float = 5.0,
 ) -> list[Diagnosis]:
     """Examines a site, or the operator's machine.
@@ -77,9 +80,9 @@ def of_site(
         except ValueError as error:
             return [*findings, fault("kit", str(error), doctor_kit.FRESH_KIT)]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
-        replies: list[Any] = []
+        replies: list[ProbeReply] = []
 
-        def probe() -> Any:
+        def probe() -> ProbeReply:
             with admin_client.AdminClient(opened, timeout_s=3 * timeout_s) as operator:
                 replies.append(operator.probe())
             return replies[-1]
@@ -105,7 +108,7 @@ def of_server(
     port: int = 8443,
     num_rounds: int = 60,
     now: Callable[[], float] = time.time,
-    disk_usage: Callable = shutil.disk_usage,
+    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
     open_files: int | None = None,
 ) -> list[Diagnosis]:
     """Examines the server's machine, whether or not the server is running."""

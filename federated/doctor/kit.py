@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from cryptography import x509
 
@@ -26,6 +27,14 @@ KINDS: Mapping[str, Sequence[str]] = {
     "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
     "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
 }
+
+
+class Space(Protocol):
+    @property
+    def free(self) -> int: ...
+
+
+DiskUsage = Callable[[pathlib.Path], Space]
 FRESH_KIT = "ask the federation's operator for this kit again, and use the whole folder"
 
 
@@ -306,7 +315,7 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
 
 
 def check_folder(
-    check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage
+    check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: DiskUsage = shutil.disk_usage
 ) -> list[Diagnosis]:
     """Checks that a folder, or the one in which it would be made, is writable and has room."""
     there = folder

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -26,6 +26,9 @@ from federated.security.tls import Identity
 from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
 from runkit import release
+
+if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+    from federated.wire.operation_pb2 import ProbeReply
 
 _STEPS = (
     "proxy",
@@ -46,10 +49,10 @@ _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
 def examine(
     endpoint: ServerEndpoint,
     identity: Identity,
-    probe: Callable[[], Any],
+    probe: Callable[[], ProbeReply],
     *,
     now: Callable[[], float] = time.time,
-    plan: dict | None = None,
+    plan: dict[str, Any] | None = None,
 ) -> list[Diagnosis]:
     """Checks step by step until one fails, and marks those behind it as skipped.
 
@@ -75,9 +78,9 @@ def examine(
 def _steps(
     endpoint: ServerEndpoint,
     identity: Identity,
-    probe: Callable,
+    probe: Callable[[], ProbeReply],
     now: Callable[[], float],
-    plan: dict | None,
+    plan: dict[str, Any] | None,
 ) -> Iterator[Diagnosis]:
     yield _proxy(endpoint)
     yield _name(endpoint)
@@ -331,7 +334,7 @@ def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Diagnos
     return fault("server", str(error), remedies.get(type(error), otherwise))
 
 
-def _standing(reply: Any) -> Diagnosis:
+def _standing(reply: ProbeReply) -> Diagnosis:
     words = {
         "admitted": good("server", "knows this site, which takes part"),
         "welcome": good("server", "knows this site, which may join"),
@@ -361,7 +364,7 @@ def _clock(skew_s: float, uncertainty_s: float) -> Diagnosis:
     return good("clock", words)
 
 
-def _release(reply: Any) -> Diagnosis:
+def _release(reply: ProbeReply) -> Diagnosis:
     own = release.version()
     if reply.protocol != PROTOCOL:
         return fault(
@@ -391,7 +394,7 @@ def _release(reply: Any) -> Diagnosis:
     return good("release", f"{own} at both ends, exchange version {PROTOCOL}")
 
 
-def _plan(reply: Any, plan: dict | None) -> Diagnosis:
+def _plan(reply: ProbeReply, plan: dict[str, Any] | None) -> Diagnosis:
     if plan is None:
         return skipped("plan", "give the flag file to compare plans")
     differing = plans.differences(json.loads(reply.plan_json), plan)

@@ -15,10 +15,11 @@ import pathlib
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from absl import logging
+from google.protobuf.message import Message
 
 from federated import errors
 from federated.rounds.tasks import Task, global_name
@@ -48,6 +49,8 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+Item = TypeVar("Item")
 
 
 def connect(
@@ -158,7 +161,7 @@ class GrpcTransport:
         before.close()
 
     def login(
-        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         self._renewed()
         request = pb.LoginRequest(
@@ -204,7 +207,8 @@ class GrpcTransport:
                         chunks=conversion.ranges_to_messages(missing),
                     )
                     call = self._pulling(request, metadata=self._metadata())
-                    with _Watchdog(call) as watchdog:
+                    watchdog = _Watchdog()
+                    with watchdog.of(call):
                         for chunk in self._chunks(watchdog.following(call), model, set(missing)):
                             partial.put(chunk)
                 if partial.missing():
@@ -322,7 +326,7 @@ class GrpcTransport:
     def _ask(
         self,
         method: str,
-        request: Any,
+        request: Message,
         reply: type[replies.Reply],
         *,
         timeout_s: float = _SHORT_S,
@@ -374,11 +378,12 @@ class _Watchdog:
     Every message moves the deadline, so that a slow link is not taken for a dead one.
     """
 
-    def __init__(self, call: Any = None):
-        self._call = call
+    _call: grpc.Call
+
+    def __init__(self) -> None:
         self._moved, self._over = threading.Event(), threading.Event()
 
-    def following(self, messages: Iterable[Any]) -> Iterator[Any]:
+    def following(self, messages: Iterable[Item]) -> Iterator[Item]:
         """Yields the messages; each one moves the deadline."""
         try:
             for message in messages:
@@ -390,7 +395,8 @@ class _Watchdog:
                 raise
         self._moved.set()
 
-    def of(self, call: Any) -> _Watchdog:
+    def of(self, call: grpc.Call) -> _Watchdog:
+        """Sets the call to be cancelled."""
         self._call = call
         return self
 

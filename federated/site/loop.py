@@ -40,23 +40,34 @@ _SHORTEST_WAIT_S = 1.0
 class SiteTrainer(Protocol):
     """What the loop calls to train and evaluate.
 
-    Attributes:
-      plan: everything that must be the same at every site, as a nested dict that JSON can hold.
-        The server compares it entry by entry.
-      num_examples: number of training cases; the weight of the site's updates.
-      specs: names, shapes and dtypes of the model's tensors, as `weights.specs_of` returns them.
-        What a server describes must have them before anything is written to disk.
-      vocabulary: what the rows and scores may hold. Anything else stays at the site.
-      labels: optional; class -> what the site's labels show of it, a word of `declarations.WORDS`.
-        Without it, or with None, the site declares nothing.
-      score_every: optional, 1 by default. A global model is scored if its number is a multiple of
-        this; the last one always is.
+    Optional attributes:
+      labels: class -> what the site's labels show of it, a word of `declarations.WORDS`. Without
+        it, or with None, the site declares nothing.
+      score_every: a global model is scored if its number is a multiple of this; the last one always
+        is. 1 by default.
     """
 
-    plan: dict
-    num_examples: int
-    specs: Sequence[TensorSpec]
-    vocabulary: Vocabulary
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Everything that must be the same at every site, as a nested dict that JSON can hold.
+
+        The server compares it entry by entry.
+        """
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training cases, which is the weight of the site's updates."""
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """Names, shapes and dtypes of the model's tensors, as `weights.specs_of` returns them.
+
+        A model that the server describes must have them before anything is written to disk.
+        """
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the rows and scores may hold; anything else stays at the site."""
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
         """Scores a received global model on the site's own validation cases.
@@ -106,7 +117,7 @@ def run(
     authority: str = "",
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], Any] = time.sleep,
+    pause: Callable[[float], object] = time.sleep,
     pauses: Callable[[], Iterator[float]] = backoff.pauses,
 ) -> SiteSummary:
     """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
@@ -166,7 +177,7 @@ class _Loop:
         journal: Journal,
         events: EventLog,
         clock: Callable[[], float],
-        pause: Callable[[float], Any],
+        pause: Callable[[float], object],
         pauses: Callable[[], Iterator[float]],
         authority: str,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -13,6 +13,8 @@ from federated import errors
 from federated.site.transport import Transport
 from federated.wire.messages import Session
 from runkit import backoff, printable
+
+Result = TypeVar("Result")
 
 
 class Persistent:
@@ -31,12 +33,12 @@ class Persistent:
     def __init__(
         self,
         transport: Transport,
-        plan: dict,
+        plan: dict[str, Any],
         num_examples: int,
         *,
         labels: Mapping[str, str] | None = None,
         pauses: Callable[[], Iterator[float]] = backoff.pauses,
-        pause: Callable[[float], Any] = time.sleep,
+        pause: Callable[[float], object] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
     ):
         self._transport, self._plan = transport, plan
@@ -50,13 +52,13 @@ class Persistent:
             may_log_in=False,
         )
 
-    def __getattr__(self, name: str) -> Callable:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._transport, name)
         return functools.wraps(method)(
             lambda *given, **named: self._trying(name, lambda: method(*given, **named))
         )
 
-    def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
+    def _trying(self, name: str, call: Callable[[], Result], *, may_log_in: bool = True) -> Result:
         pauses, logged_in = self._pauses(), False
         while True:
             try:

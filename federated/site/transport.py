@@ -27,7 +27,7 @@ class Transport(Protocol):
     site: str
 
     def login(
-        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         """Logs in.
 
