@@ -1,8 +1,7 @@
-"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`. Those that need
-TensorFlow are played by toys.
+"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`.
 
-The toys take the same flags and speak to the same server with the same plan; only their network is
-a few numbers.
+Toys replace the programs that need TensorFlow. They take the same flags and talk to the same server
+with the same plan; only their network is a few numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def _plan() -> dict:
 
 
 class ToyTrainer:
-    """Halves the weights and adds a step of its own."""
+    """Halves the weights and adds the site's step."""
 
     def __init__(self, site: str, plan: dict):
         from experiments.results.vocabulary import REPORTS

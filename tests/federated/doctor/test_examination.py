@@ -1,4 +1,4 @@
-"""Each test plants one fault and asks that the doctor names it, and how to mend it."""
+"""Each test plants one fault; the doctor has to name it and its remedy."""
 
 import contextlib
 import datetime
@@ -30,7 +30,7 @@ from tests.federated.proxy import http_proxy
 
 @pytest.fixture
 def kit(kits, tmp_path):
-    """C1's kit, for spoiling."""
+    """A copy of C1's kit in which a test may plant a fault."""
     shutil.copytree(kits / "C1", tmp_path / "kit")
     return tmp_path / "kit"
 
@@ -41,11 +41,11 @@ def site(kit, port, **named):
     )
 
 
-def only_fault(findings, check, found, mend):
-    """Asserts that there is one fault, that it is this one, and what is said about it."""
+def only_fault(findings, check, found, remedy):
+    """Asserts that this fault is the only one, and what its texts contain."""
     faults = [finding for finding in findings if finding.state == "fault"]
     assert [finding.check for finding in faults] == [check], doctor.table(findings)
-    assert found in faults[0].found and mend in faults[0].remedy, doctor.table(findings)
+    assert found in faults[0].found and remedy in faults[0].remedy, doctor.table(findings)
 
 
 def one(findings, check):
@@ -55,7 +55,7 @@ def one(findings, check):
 
 @contextlib.contextmanager
 def listening(treat=lambda connection: None):
-    """A listener that treats each connection as told; yields its port."""
+    """Calls `treat` with every connection to a port of this machine; yields the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
@@ -81,9 +81,7 @@ def listening(treat=lambda connection: None):
 
 
 def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=None):
-    """Serves TLS with the certificate of a folder and then stays silent until the other end hangs
-    up.
-    """
+    """Serves TLS with the certificate of a folder, then is silent until the other end hangs up."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem_folder / f"{name}.pem", pem_folder / f"{name}.key")
     if ask_for_certificate:
@@ -101,11 +99,8 @@ def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=No
 def certificate_folder(
     kits, folder, *, days=30, now=None, hosts=("localhost",), name="authority of somebody else"
 ):
-    """Makes a server's certificate by hand: of the kits' authority, at another time or for other
-    hosts, or of somebody else's.
-    """
+    """Makes a server's certificate, by the kits' authority or by another one if `kits` is None."""
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 
     folder.mkdir()
     now = now or datetime.datetime.now(datetime.timezone.utc)
@@ -125,9 +120,7 @@ def certificate_folder(
         )
     else:
         authority = x509.load_pem_x509_certificate((kits / "authority" / "ca.pem").read_bytes())
-        authority_key = serialization.load_pem_private_key(
-            (kits / "authority" / "ca.key").read_bytes(), None
-        )
+        authority_key = certificates.load_key((kits / "authority" / "ca.key").read_bytes())
     issued = certificates.issue(
         "server", key.public_key(), authority, authority_key, days, now, hosts=hosts
     )
@@ -139,7 +132,7 @@ def certificate_folder(
 # A site where nothing is wrong.
 
 
-def test_a_healthy_site_is_well_from_kit_to_plan(serving, kits, tmp_path):
+def test_a_healthy_site_passes_every_check(serving, kits, tmp_path):
     running = serving()
     findings = site(kits / "C1", running.port, folder=tmp_path / "site", plan=toy.PLAN, site="C1")
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
@@ -246,9 +239,7 @@ def test_somebody_has_renamed_the_site_in_the_kit(kit):
 
 
 def test_the_host_and_port_of_a_kit_may_be_edited(serving, kit):
-    """Elsewhere an edited start-up kit no longer starts: here the address is no part of what is
-    signed.
-    """
+    """The address is not part of anything that is signed."""
     atomic.write_json(
         kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port}
     )
@@ -269,7 +260,7 @@ def test_the_address_in_the_kit_is_not_readable(kit):
         (10, "good", "valid until"),
     ],
 )
-def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, found):
+def test_the_certificate_has_expired_or_is_not_valid_yet(kits, days_from_now, state, found):
     findings = doctor_kit.check_kit(
         kits / "C1",
         now=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_from_now),
@@ -339,7 +330,7 @@ def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
-# Faults of the way.
+# Faults on the way to the server.
 
 
 def test_the_name_is_unknown(kits):
@@ -353,7 +344,7 @@ def test_the_name_is_unknown(kits):
     }
 
 
-def test_nobody_listens(kits):
+def test_nothing_is_listening(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     only_fault(
@@ -377,7 +368,7 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
     )
 
 
-def test_something_answers_that_speaks_no_tls(kits):
+def test_the_program_on_the_port_does_not_speak_tls(kits):
     with listening(
         lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     ) as port:
@@ -389,7 +380,7 @@ def test_something_answers_that_speaks_no_tls(kits):
         )
 
 
-def test_a_middle_box_swallows_the_handshake(kits):
+def test_a_device_on_the_way_swallows_the_handshake(kits):
     with listening(lambda connection: connection.recv(2**16) and time.sleep(1.0)) as port:
         only_fault(
             site(kits / "C1", port, timeout_s=0.3), "TLS", "says nothing", "without inspection"
@@ -419,7 +410,7 @@ def test_the_server_is_of_another_federation(kits, other_kits):
         )
 
 
-def test_the_servers_certificate_has_ended(kits, tmp_path):
+def test_the_servers_certificate_has_expired(kits, tmp_path):
     long_ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=40)
     folder = certificate_folder(kits, tmp_path / "old", now=long_ago)
     with listening(tls_treatment(folder)) as port:
@@ -428,7 +419,7 @@ def test_the_servers_certificate_has_ended(kits, tmp_path):
         )
 
 
-def test_the_servers_certificate_has_not_begun_because_the_clock_is_behind(kits, tmp_path):
+def test_the_servers_certificate_is_not_valid_yet_because_the_clock_is_behind(kits, tmp_path):
     tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     folder = certificate_folder(kits, tmp_path / "new", now=tomorrow)
     with listening(tls_treatment(folder)) as port:
@@ -484,7 +475,7 @@ def test_a_proxy_refuses(kits, status):
     assert "hidden" not in doctor.table(findings)
 
 
-def test_a_proxy_is_away(kits):
+def test_a_proxy_is_down(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     findings = site(
@@ -493,9 +484,7 @@ def test_a_proxy_is_away(kits):
     only_fault(findings, "proxy", "cannot be reached", "correct https_proxy")
 
 
-def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(
-    serving, tmp_path, monkeypatch
-):
+def test_a_proxy_that_connects_is_used_and_its_variable_is_named(serving, tmp_path, monkeypatch):
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     with http_proxy(serving(server_kit=own / "server", min_num_clients=1).port) as proxy:
         environ = {"http_proxy": f"http://user:p%40ss@127.0.0.1:{proxy.port}/"}
@@ -553,10 +542,8 @@ PROXY = "http://127.0.0.1:{port}"
         ("[::1]", {"grpc_proxy": PROXY}, None),
     ],
 )
-def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
-    """What gRPC does, and not what is written about it, is asked: whether the proxy hears of the
-    call, and with which credentials.
-    """
+def test_the_doctor_uses_the_proxy_that_grpc_uses(host, environ, used, monkeypatch):
+    """The reference is gRPC itself: whether the proxy sees its call, and with which credentials."""
     with http_proxy(1) as proxy:
         environ = {name: value.format(port=proxy.port) for name, value in environ.items()}
         for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
@@ -587,7 +574,7 @@ def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
             } == lines[1]
 
 
-def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
+def test_a_variable_that_grpc_ignores_is_named_without_its_password(kits):
     findings = site(
         kits / "C1",
         1,
@@ -661,7 +648,7 @@ def test_the_clock_is_off(serving, kits, skew, state):
     assert state == "good" or "timedatectl set-ntp true" in finding.remedy
 
 
-def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monkeypatch):
+def test_unknown_releases_do_not_count_as_equal(serving, kits, monkeypatch):
     monkeypatch.setattr(release, "version", lambda: release.UNKNOWN)
     finding = one(last_steps(serving, kits, answering(release=release.UNKNOWN)), "release")
     assert (
@@ -670,7 +657,7 @@ def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monke
     )
 
 
-def test_a_kit_without_a_port_is_a_finding(kit):
+def test_a_kit_without_a_port_is_a_fault(kit):
     (kit / "site.json").write_text(json.dumps({"site": "C1", "host": "localhost", "port": 0}))
     finding = one(examination.of_site(kit, environ={}), "port")
     assert finding.state == "fault" and "the port that the server printed" in finding.found
@@ -696,11 +683,11 @@ def test_the_plan_is_another(serving, kits):
 
 
 @pytest.mark.parametrize(
-    ("standing", "mend"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")]
+    ("standing", "remedy"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")]
 )
-def test_the_server_has_no_place_for_the_site(serving, kits, standing, mend):
+def test_the_server_does_not_admit_the_site(serving, kits, standing, remedy):
     finding = one(last_steps(serving, kits, answering(standing=standing)), "server")
-    assert finding.state == "fault" and mend in finding.remedy
+    assert finding.state == "fault" and remedy in finding.remedy
 
 
 def test_the_server_is_another_grpc_program(kits):
@@ -737,7 +724,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def test_a_healthy_server_is_well_whether_it_runs_or_not(serving, kits, initial, tmp_path):
+def test_a_healthy_server_passes_whether_or_not_it_is_running(serving, kits, initial, tmp_path):
     findings = machine(kits, store=tmp_path / "new", initial_model=initial)
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
     running = serving()
@@ -780,7 +767,7 @@ def test_a_name_in_the_certificate_cannot_be_looked_up(tmp_path):
     assert finding.state == "warning" and "no-such-host.invalid" in finding.found
 
 
-def test_nobody_may_log_in(tmp_path):
+def test_no_site_may_log_in(tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1",))
     provisioning.revoke(federation, ["C1"])
     findings = examination.of_server(federation / "server", port=free_port(), listen="127.0.0.1")
@@ -807,12 +794,12 @@ def test_the_store_has_no_room_for_a_run(kits, initial, tmp_path):
 def test_the_table_shows_mark_finding_and_remedy():
     findings = [
         doctor.good("kit", "whole"),
-        doctor.fault("port", "nobody listens", "start the server"),
+        doctor.fault("port", "nothing is there", "start the server"),
         doctor.skipped("TLS", "after port"),
     ]
     assert doctor.table(findings).splitlines() == [
         "✓ kit   whole",
-        "✗ port  nobody listens",
+        "✗ port  nothing is there",
         "        → start the server",
         "- TLS   after port",
         "",

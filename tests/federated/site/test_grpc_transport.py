@@ -30,7 +30,7 @@ def test_host_and_port_come_from_the_kit_unless_given(kit):
 
 
 @pytest.mark.parametrize("missing", ["credential", "site.json"])
-def test_a_kit_that_is_not_whole_names_what_is_missing(kit, missing):
+def test_a_file_missing_in_a_kit_is_named(kit, missing):
     (kit / missing).unlink()
     with pytest.raises(ValueError, match=f"{missing}: no such file"):
         grpc_transport.connect(kit, port=1)
