@@ -54,7 +54,7 @@ def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
-    def open_(*, folder="store", monotonic=clock, **settings):
+    def open_(*, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, **settings):
         while leads:
             leads.pop().close()
         config = server_config.ServerConfig(
@@ -72,7 +72,7 @@ def opened(tmp_path, initial, clock):
             config,
             book,
             log,
-            vocabulary=toy.VOCABULARY,
+            vocabulary=vocabulary,
             clock=clock,
             monotonic=monotonic,
         )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import threading
 
@@ -276,6 +277,31 @@ def test_what_may_not_leave_a_site_stops_it_before_anything_is_sent(opened, take
     ) as caught:
         take_part({"C1": run.transport("C1")}, {"C1": Leaky("C1")})
     assert "Doe" not in str(caught.value)
+    assert run.store.rows() == {}
+    run.lead.stop()
+    driver.join(30)
+
+
+@pytest.mark.parametrize("narrow", ["site", "server"])
+def test_a_report_may_hold_only_what_both_ends_have_words_for(opened, take_part, narrow):
+    words = {"dice": (0.0, 1.0), "age": (0.0, 1e3)}
+    wide = dataclasses.replace(toy.VOCABULARY, words={**toy.VOCABULARY.words, **words})
+
+    class Talkative(toy.ToyTrainer):
+        vocabulary = toy.VOCABULARY if narrow == "site" else wide
+
+        def evaluate(self, model_name, weights):
+            return [{**row, "age": 61} for row in super().evaluate(model_name, weights)]
+
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=1,
+        num_rounds=1,
+        vocabulary=wide if narrow == "site" else toy.VOCABULARY,
+    )
+    driver = start_driving(run.lead)
+    with pytest.raises(errors.PrivacyRefused, match="row 1: column 7 has an unknown name"):
+        take_part({"C1": run.transport("C1")}, {"C1": Talkative("C1")})
     assert run.store.rows() == {}
     run.lead.stop()
     driver.join(30)
