@@ -1,4 +1,6 @@
-"""Rounds without sockets: sites and coordinator in one process, for method work and tests."""
+"""Rounds without sockets: sites and a coordinator in one process, for people who develop methods
+and for tests.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,8 @@ from federated.wire.messages import Receipt, Session
 
 
 class InProcessTransport:
-    """A transport to a coordinator in the same process.
-
-    Arrays still pass through the codec, and every call presents its token.
+    """A transport to a coordinator in the same process; arrays still pass through the codec, tokens
+    through the sessions.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class InProcessTransport:
         self._token = ""
 
     def login(
-        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         session = self._coordinator.login(
             self.site, self._credential, plan, num_examples, labels=labels

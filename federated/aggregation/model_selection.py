@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-# The key of a site's scores by which global models are compared. Every store and every message holds
-# it, hence its spelling; it is the only measure that this package knows by name.
-SCORE = "dice"
+SCORE = "dice"  # the key of a site's scores by which global models are compared
 
 
 @dataclasses.dataclass(frozen=True)
