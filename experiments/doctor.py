@@ -20,7 +20,7 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 
 if TYPE_CHECKING:
-    from federated.doctor.findings import Finding
+    from federated.doctor.diagnosis import Diagnosis
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
@@ -37,8 +37,8 @@ flags.DEFINE_bool("json", False, "Print JSON in place of the table.")
 
 def main(argv: list[str]) -> int:
     del argv
+    from federated.doctor import diagnosis as doctor
     from federated.doctor import examination
-    from federated.doctor import findings as doctor
     from federated.doctor import kit as doctor_kit
 
     kit = pathlib.Path(
@@ -91,12 +91,12 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
         return None
 
 
-def _prepared_cases(folder: pathlib.Path) -> Finding:
+def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
     """Compares what the prepared cases were made with, with the plan of the flags where they were
     given.
     """
     from experiments.models import prepared_cases
-    from federated.doctor import findings as doctor
+    from federated.doctor import diagnosis as doctor
     from preprocessing import case_store
 
     check = "prepared cases"

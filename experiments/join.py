@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
             store.site,
             declared_labels.text(store.declared),
         )
-    trainer = site_trainer.SiteTrainer(
+    trainer = site_trainer.SegmentationTrainer(
         config,
         store,
         folder / "federated",

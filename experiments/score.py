@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     )
     store = prepared_cases.open_store(folder / "cases", config)
     # masks for the site's own figures go where the federation's are
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config,
         store,
         folder / "scored",

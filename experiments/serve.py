@@ -17,6 +17,7 @@ from c2fnas import genotype
 from experiments import configuration
 from experiments import flags as experiment_flags
 from experiments.configuration import ExperimentConfig
+from experiments.results.vocabulary import REPORTS
 from federated.admin.tensorboard import RunScalars
 from federated.errors import FederationError
 from federated.rounds import plan as plans
@@ -128,6 +129,7 @@ def main(argv: list[str]) -> int:
         experiment_flags.required("store", "the folder of the run's state"),
         experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
         initial_model,
+        vocabulary=REPORTS,
         listeners=[
             _tell_progress,
             *([RunScalars(ScalarEvents(FLAGS.tensorboard)).note] if FLAGS.tensorboard else []),

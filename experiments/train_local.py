@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     folder_lock.hold(folder / "cases", shared=True)
     if devices.is_chief():  # of several machines that train together it alone writes
         folder_lock.hold(private.folder(model_folder))
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config,
         store,
         model_folder,

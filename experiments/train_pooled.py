@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     )
     weights, _ = named_weights.load(initial)
     folder_lock.hold(private.folder(output))
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, store, output, label="pooled", strategy=tf.distribute.MirroredStrategy()
     )
     for round_number, metrics in site.train_alone(weights):

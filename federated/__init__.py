@@ -1,8 +1,7 @@
-"""Named arrays and rounds: a weight exchange that knows neither a network nor a scan. Never imports
-TensorFlow.
+"""The weight exchange: moves named arrays in rounds and knows neither networks nor scans.
 
-The public names below are loaded when they are first used: a site loads no server code, and a
-server no site code.
+It never imports TensorFlow. The public names below are loaded on first use, so that a site loads no
+server code and a server no site code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What can go wrong in a federation, one class a cause; the class name travels, so both ends raise
-the same error.
+"""What can go wrong in a federation: one class per cause.
+
+The name of the class is sent to the other end, so that both ends raise the same error.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """Why one tensor of a model was refused; `tensor` is empty where it is the model as a whole."""
+    """Why one tensor of a model was refused; `tensor` is empty if it was the model as a whole."""
 
     tensor: str
     kind: str  # "missing", "not_part", "differs", "not_finite", "norm", "examples"
@@ -17,11 +18,11 @@ class Reason(NamedTuple):
 
 
 class FederationError(Exception):
-    """Base of every error of this package. The message names the thing, the value and the way out.
+    """Base of every error of this package. The message names the thing, the value and the remedy.
 
     Attributes:
-      exit_code: of a program that ends with the error.
-      reasons: one for each tensor that is at fault, where tensors are; they travel with the error.
+      exit_code: exit code of a program that ends with this error.
+      reasons: one per tensor at fault, if tensors are; sent to the other end with the error.
     """
 
     exit_code = 1
@@ -32,51 +33,49 @@ class FederationError(Exception):
 
 
 class ServerUnreachable(FederationError):
-    """The server is away, restarting or too busy. The only remedy is to try again, which the site
-    loop does by itself.
-    """
+    """The server is down, restarting or too busy. The site loop keeps trying by itself."""
 
 
 class CertificateOutOfDate(ServerUnreachable):
-    """A certificate of either end has ended, or not begun, by somebody's clock. Trying again helps
-    once it is renewed.
+    """By one end's clock, a certificate has expired or is not valid yet.
+
+    Trying again helps once it is renewed.
     """
 
 
 class TooManyCalls(FederationError):
-    """A caller holds all the calls that one caller may hold. Trying again later is safe."""
+    """One caller has as many calls open as it may. Trying again later is safe."""
 
 
 class DamagedTransfer(FederationError):
-    """Bytes were lost, repeated or changed on the way; nothing was kept. Sending again is safe."""
+    """Bytes were lost, repeated or changed in transit; none were kept. Sending again is safe."""
 
 
 class StorageTrouble(FederationError):
-    """The server could not write what it received (disk full, folder read-only); nothing was
-    acknowledged.
+    """The server could not write what it received, and acknowledged nothing.
+
+    Its disk is full, for example, or its folder read-only.
     """
 
 
 class CertificateRefused(FederationError):
-    """One end does not trust the certificate of the other, or it names somebody else."""
+    """One end does not trust the other's certificate, or it bears another name."""
 
 
 class WrongCredential(FederationError):
-    """Login with a credential that the server did not issue to that site."""
+    """A login with a credential that was not issued to that site."""
 
 
 class SessionExpired(FederationError):
-    """The token is unknown or past its lifetime. The site logs in again by itself."""
+    """The token is unknown or has expired. The site logs in again by itself."""
 
 
 class PlanDiffers(FederationError):
-    """The site would train something else than the server's plan; the message lists every
-    difference.
-    """
+    """The site's plan is not the server's; the message lists every difference."""
 
 
 class FederationFull(FederationError):
-    """As many sites as `max_num_clients` take part already."""
+    """`max_num_clients` sites already take part."""
 
 
 class VersionDiffers(FederationError):
@@ -84,25 +83,28 @@ class VersionDiffers(FederationError):
 
 
 class StaleUpdate(FederationError):
-    """An update for a round that is not open, or a model lent at another time than is due. The site
-    asks for its next task.
+    """An update for a round that is not open, or a model that is not due now.
+
+    The site asks for its next task.
     """
 
 
 class UpdateRefused(FederationError):
-    """An update that must not be averaged: a value that is not finite, no examples, or a change out
-    of all proportion.
+    """An update that must not be averaged.
+
+    It has a non-finite value, counts no examples, or changes the model far too much.
     """
 
 
 class IncompatibleWeights(FederationError):
-    """Arrays whose names, shapes or dtypes are not those of the federation's model: another
-    genotype.
+    """Arrays that are not the federation's model: other names, shapes or dtypes.
+
+    The usual cause is another genotype.
     """
 
 
 class UnknownModel(FederationError):
-    """A model that the server does not hold."""
+    """A model that the server does not have."""
 
 
 class ModelRefused(FederationError):
@@ -110,25 +112,24 @@ class ModelRefused(FederationError):
 
 
 class PrivacyRefused(FederationError):
-    """A report holds something that may not leave a site; the message names the column or key,
-    never its content.
+    """A report holds something that may not leave a site.
+
+    The message names the column or key and never repeats its content.
     """
 
 
 class UnknownSite(FederationError):
-    """A site that has no part in what it asks for."""
+    """The site takes no part in what it asks for."""
 
 
 class ServerMisbehaves(FederationError):
-    """The server sent what no server of this product sends: a path for a name, or a size, number or
-    receipt that cannot be.
+    """The server sent something that no server of this product sends.
 
-    Nothing is done with it, and the call is not tried again: only people can find out what kind of
-    server this is.
+    Examples: a path in place of a name; an impossible size, number or receipt. The site ignores it
+    and does not repeat the call, because only people can find out what kind of server this is.
     """
 
-    # EX_PROTOCOL of <sysexits.h>: a service that ends with it is not to be started again by itself
-    exit_code = 76
+    exit_code = 76  # EX_PROTOCOL of <sysexits.h>: a service manager should not restart the program
 
     @classmethod
     def because(cls, what: str, *, reasons: Sequence[Reason] = ()) -> ServerMisbehaves:
@@ -140,25 +141,25 @@ class ServerMisbehaves(FederationError):
 
 
 class OrderRefused(FederationError):
-    """An order of the operator that cannot be carried out as things stand."""
+    """An operator's order that cannot be carried out now."""
 
 
 class DifferentRun(FederationError):
-    """A folder holds the state of another run than the one asked for."""
+    """A folder holds the state of a different run."""
 
 
 class PortInUse(FederationError):
-    """Another program listens on the server's port."""
+    """Another program is listening on the server's port."""
 
 
 class StoreInUse(FederationError):
-    """Another server process works on the same store folder."""
+    """Another server process is using the same store folder."""
 
 
 RETRYABLE = (ServerUnreachable, DamagedTransfer, StorageTrouble, TooManyCalls)
 
 
 def by_name(name: str) -> type[FederationError] | None:
-    """Returns the class that the other end raised, or None for a name this version does not know."""
+    """Returns the class that the other end raised, or None if this release has no such class."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, FederationError) else None

@@ -97,7 +97,7 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
 def write_best(
     folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
 ) -> None:
-    """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the
+    """Writes the best model of a site's finished training (site_trainer.SegmentationTrainer), scored by the
     site's validation.
     """
     best = trainer.best_score

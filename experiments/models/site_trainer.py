@@ -39,6 +39,7 @@ from c2fnas.train_step import Augment
 from experiments.configuration import ExperimentConfig, plan
 from experiments.results import case_rows, shared_choice
 from experiments.results.case_rows import SCORE
+from experiments.results.vocabulary import REPORTS
 from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
 from preprocessing import dataset, declared_labels, resampling
@@ -153,7 +154,7 @@ def augmentation(config: ExperimentConfig) -> Augment | None:
     return functools.partial(augment, config=chosen) if chosen.active else None
 
 
-class SiteTrainer:
+class SegmentationTrainer:
     """Trains and scores one model at one site.
 
     Args:
@@ -174,6 +175,8 @@ class SiteTrainer:
       writes: whether this process writes files; of several machines that train together only one
           does.
     """
+
+    vocabulary = REPORTS  # what its rows and scores may hold
 
     def __init__(
         self,

@@ -1,3 +1,1 @@
-"""What an operator uses from outside the server: the client for status and orders, TensorBoard
-summaries.
-"""
+"""For operators: the client for status and orders, and TensorBoard summaries."""

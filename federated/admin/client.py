@@ -1,97 +1,36 @@
-"""What the operator and the doctor use to ask a server: one short call each, over mutual TLS with
-the kit at hand.
-"""
+"""The client of the operator and the doctor: short calls to a server, over mutual TLS."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import pathlib
 import time
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from federated import errors
 from federated.security import tls
+from federated.security.kit import Kit
 from federated.wire import addresses, conversion, replies
 from federated.wire import operation_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import OPERATION_PREFIX
-from runkit import atomic, printable, private
+from runkit import printable
 
-_KINDS = ("site", "operator")
-_PAUSE_S, _TRIES = 0.1, 20  # between tries to connect, and how many
-
-
-class NoPort(ValueError):
-    """A kit does not say at which port its server listens; no port was given either."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kit:
-    """A kit of a site or of the operator, read."""
-
-    name: str
-    host: str
-    port: int
-    credential: str = dataclasses.field(repr=False)  # never in a log
-    identity: tls.Identity
-
-    @classmethod
-    def read(
-        cls,
-        folder: str | os.PathLike,
-        *,
-        host: str | None = None,
-        port: int | None = None,
-        learned: str | os.PathLike | None = None,
-    ) -> Kit:
-        """Reads a kit as `provision` made it; changes nothing there.
-
-        Args:
-          host, port: in place of the kit's.
-          learned: as in `tls.Identity.of`.
-        Raises:
-          NoPort: if neither the kit nor `port` names one.
-          ValueError: naming what is missing, malformed or a link.
-        """
-        folder = pathlib.Path(folder)
-        private.refuse_links(folder)
-        kind = next((kind for kind in _KINDS if (folder / f"{kind}.json").is_file()), None)
-        if kind is None:
-            raise ValueError(
-                f"{folder}: neither site.json nor operator.json is there; give a kit as `provision` made it"
-            )
-        path = folder / f"{kind}.json"
-        if not (folder / "credential").is_file():
-            raise ValueError(
-                f"{folder / 'credential'}: no such file; use the whole folder as `provision` made it"
-            )
-        about = atomic.read_json(path)
-        try:
-            name, host, port = (
-                str(about[kind]),
-                addresses.plain(host or str(about["host"])),
-                port or int(about["port"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'{path}: expected {{"{kind}", "host", "port"}}; use the kit as `provision` made it'
-            ) from error
-        if not port:
-            raise NoPort(
-                f"{path}: port is 0, which names no server; give the port that the server printed"
-            )
-        credential = (folder / "credential").read_text(encoding="ascii", errors="replace").strip()
-        return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
+# Many connections may be waiting at the server's port, and room comes up now and then: short pauses
+# get in sooner than long ones.
+_PAUSE_S, _TRIES = 0.1, 20
 
 
 class AdminClient:
     """Calls of the `Operation` service. A context manager.
 
-    Raises (any method): what the server refused, or ServerUnreachable and CertificateRefused with
-    the reason; ServerMisbehaves for an answer that no server of this product gives.
+    Args:
+      timeout_s: time limit for each call.
+    Raises (any method): the error with which the server refused the call; ServerUnreachable or
+    CertificateRefused, with the reason, if there was no answer; ServerMisbehaves for an answer that
+    no server of this product gives.
     """
 
     def __init__(self, kit: Kit, *, timeout_s: float = 15.0):
@@ -134,46 +73,39 @@ class AdminClient:
         self.close()
 
     def _call(
-        self, method: str, request: Any, reply: type[replies.Reply], *, limit: int = replies.SMALL
+        self,
+        method: str,
+        request: Message,
+        reply: type[replies.Reply],
+        *,
+        limit: int = replies.SMALL,
     ) -> replies.Reply:
         call = self._channel.unary_unary(
             OPERATION_PREFIX + method, type(request).SerializeToString, bytes
         )
         metadata = conversion.credential_metadata(self._kit.name, self._kit.credential)
-        for tries_left in reversed(range(_TRIES)):
+        for attempt in range(1, _TRIES + 1):
             try:
                 return replies.read(
                     call(request, timeout=self._timeout_s, metadata=metadata), reply, limit=limit
                 )
             except grpc.RpcError as error:
+                assert isinstance(error, grpc.Call)
                 cut = error.code() == grpc.StatusCode.UNAVAILABLE
-                if not cut or tries_left in (
-                    _TRIES - 1,
-                    0,
-                ):  # to see why takes connections, too: at first, and in the end
+                # Finding out why takes connections too, so only at first and in the end.
+                if not cut or attempt in (1, _TRIES):
                     reason = self._error(error)
-                    if not (cut and tries_left and isinstance(reason, errors.ServerUnreachable)):
+                    may_help = cut and isinstance(reason, errors.ServerUnreachable)
+                    if not may_help or attempt == _TRIES:
                         raise reason from None  # gRPC's own text holds addresses and internals
-            time.sleep(
-                _PAUSE_S
-            )  # a server at whose port many connections wait makes room now and then: often is better than long
-        raise AssertionError("the last try returns or raises")
+            time.sleep(_PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
 
-    def _error(self, error: grpc.RpcError) -> errors.FederationError:
-        where = printable.text(addresses.joined(self._kit.host, self._kit.port))
-        told = replies.error(error)
-        if told is not None:
-            return told
+    def _error(self, error: grpc.Call) -> errors.FederationError:
+        endpoint = ServerEndpoint(self._kit.host, self._kit.port, os.environ)
         if error.code() == grpc.StatusCode.UNIMPLEMENTED:
             return errors.VersionDiffers(
-                f"{where}: the server knows no such call; it is of another release, or another program: install the same at both ends"
+                f"{printable.text(endpoint.address)}: the server knows no such call; it is of "
+                "another release, or another program: install the same at both ends"
             )
-        if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return tls.explain_failure(
-                error.details() or "",
-                ServerEndpoint(self._kit.host, self._kit.port, os.environ),
-                self._kit.identity,
-            )
-        return errors.ServerUnreachable(
-            f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})"
-        )
+        return tls.explain_call(error, endpoint, self._kit.identity)

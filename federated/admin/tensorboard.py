@@ -1,5 +1,6 @@
-"""What of a run's events goes to TensorBoard: scores of every global model, metrics of every
-update, size and time of rounds.
+"""Which of a run's events go to TensorBoard.
+
+The scores of every global model, the metrics of every update, and the size and duration of rounds.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from runkit.scalar_events import ScalarEvents
 
 
 class RunScalars:
-    """Fits `server.serve(listeners=[RunScalars(...).note])`.
+    """Writes events as scalars: `serve(..., listeners=[RunScalars(events).note])`.
 
     Args:
-      events: where the scalars go.
+      events: writer of the scalars.
     """
 
     def __init__(self, events: ScalarEvents):
@@ -45,7 +46,7 @@ class RunScalars:
                 values["round/seconds"] = record["time"] - opened
             self._events.write(record["round"], values)
         elif event == "selected":
-            # The score is of the model before: that one is scored while the next is made.
+            # Sites score a model while they train the next one, so this belongs to the best round.
             self._events.write(
                 record["best_round"],
                 {"selected/mean": record["mean"], "selected/worst": record["worst"]},

@@ -1,1 +1,1 @@
-"""The doctor: checks of kit, folders and network, each ending in one finding with its remedy."""
+"""The doctor: checks of kit, folders and network; each says what it found and what to do."""

@@ -1,5 +1,6 @@
-"""The doctor's whole round: every check that concerns a site, or a server, in the order in which
-one cause hides the next.
+"""All of the doctor's checks for a site or a server.
+
+They come in an order in which the first fault explains those behind it.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
 from federated.doctor import kit as doctor_kit
 from federated.doctor import network as doctor_network
-from federated.doctor.findings import Finding, fault, good, is_well, skipped, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, is_well, skipped, warning
 from federated.security import certificates
 from federated.security.credentials import CredentialBook
+from federated.security.kit import Kit, NoPort
 from federated.tensors.tensor_files import TensorFile
 from federated.wire import addresses
 from federated.wire.endpoint import ServerEndpoint
 
-_USUAL_MODEL = (
-    100 * 10**6
-)  # bytes of the full-size network in float32, where nobody says how large it is
-# model and Adam's moments in two checkpoints, the best model, the update that waits to be sent
+if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+    from federated.wire.operation_pb2 import ProbeReply
+
+# Bytes of the full-size network in float32; used while the real size is unknown.
+_USUAL_MODEL = 100 * 10**6
+# Copies of the model in a site's folder: two checkpoints of model and Adam's moments, the best
+# model, and the update that has not been sent yet.
 _SITE_COPIES = 6
 
 
@@ -41,21 +46,22 @@ def of_site(
     site: str | None = None,
     host: str | None = None,
     port: int | None = None,
-    plan: dict | None = None,
+    plan: dict[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], float] = time.time,
-    disk_usage: Callable = shutil.disk_usage,
+    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
     timeout_s: float = 5.0,
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Examines a site, or the operator's machine.
 
     Args:
-      kit: the folder of the kit.
-      folder: the site's folder of models, where it has one.
-      site: whose prepared cases are in it.
-      host, port: of the server, in place of the kit's.
-      plan: of the site's flags, to be compared with the server's.
-      environ, now, disk_usage, timeout_s: the machine; handed in so that tests can plant faults.
+      kit: folder of the kit.
+      folder: the site's folder of models, if there is one.
+      site: name of the site whose prepared cases are in `folder`.
+      host, port: the server's, used instead of those in the kit.
+      plan: the plan of the site's flags, compared with the server's.
+      environ, now, disk_usage: the machine; parameters, so that tests can plant faults.
+      timeout_s: time limit for each connection.
     """
     findings = [
         *doctor_kit.check_packages(),
@@ -63,21 +69,20 @@ def of_site(
     ]
     model_bytes = _USUAL_MODEL
     if is_well(finding for finding in findings if finding.check != "validity"):
-        from federated.admin import client as admin_client  # after the packages were found to work
+        # Only now, when the packages were found to work.
+        from federated.admin import client as admin_client
 
         try:
-            opened = admin_client.Kit.read(
-                kit, host=host, port=port, learned=folder and folder / "federated"
-            )
-        except admin_client.NoPort as error:
-            return [
-                *findings,
-                fault("port", str(error), "--server=host:port, or the port in the kit's file"),
-            ]
+            opened = Kit.read(kit, host=host, port=port, learned=folder and folder / "federated")
+        except NoPort as error:
+            remedy = "--server=host:port, or the port in the kit's file"
+            return [*findings, fault("port", str(error), remedy)]
+        except ValueError as error:
+            return [*findings, fault("kit", str(error), doctor_kit.FRESH_KIT)]
         endpoint = ServerEndpoint(opened.host, opened.port, environ, timeout_s)
-        replies: list[Any] = []
+        replies: list[ProbeReply] = []
 
-        def probe() -> Any:
+        def probe() -> ProbeReply:
             with admin_client.AdminClient(opened, timeout_s=3 * timeout_s) as operator:
                 replies.append(operator.probe())
             return replies[-1]
@@ -85,7 +90,7 @@ def of_site(
         findings += doctor_network.examine(endpoint, opened.identity, probe, now=now, plan=plan)
         model_bytes = replies[-1].model_bytes if replies else model_bytes
     else:
-        findings.append(skipped("network", "mend the kit first"))
+        findings.append(skipped("network", "repair the kit first"))
     if folder is not None:
         findings += doctor_kit.check_folder(
             "site's folder", folder, _SITE_COPIES * model_bytes, disk_usage
@@ -103,10 +108,10 @@ def of_server(
     port: int = 8443,
     num_rounds: int = 60,
     now: Callable[[], float] = time.time,
-    disk_usage: Callable = shutil.disk_usage,
+    disk_usage: doctor_kit.DiskUsage = shutil.disk_usage,
     open_files: int | None = None,
-) -> list[Finding]:
-    """Examines the server's machine; the server may be running or not."""
+) -> list[Diagnosis]:
+    """Examines the server's machine, whether or not the server is running."""
     findings = [*doctor_kit.check_packages(), *doctor_kit.check_kit(kit, now=_moment(now()))]
     model_bytes, sites = _USUAL_MODEL, 2
     if is_well(finding for finding in findings if finding.check != "validity"):
@@ -116,8 +121,8 @@ def of_server(
         found, model_bytes = _initial(initial_model, model_bytes)
         findings.append(found)
     if store is not None:
-        # Global models, each site's update twice (the open round's and the last one's), the models
-        # that sites lend.
+        # All global models; per site two updates (of the open round and the last one) and two
+        # models that it lends.
         needed = model_bytes * (num_rounds + 1 + 4 * sites)
         findings += doctor_kit.check_folder("store", store, needed, disk_usage)
         findings.append(doctor_kit.check_private("private folder", store))
@@ -125,7 +130,7 @@ def of_server(
     return findings
 
 
-def _names(kit: pathlib.Path) -> Finding:
+def _names(kit: pathlib.Path) -> Diagnosis:
     hosts = certificates.hosts_of(x509.load_pem_x509_certificate((kit / "server.pem").read_bytes()))
     unknown = []
     for host in hosts:
@@ -137,13 +142,13 @@ def _names(kit: pathlib.Path) -> Finding:
         return warning(
             "names",
             f"{', '.join(unknown)} cannot be looked up here",
-            "if sites cannot either: DNS entry, or provision with another name",
+            "if sites cannot look them up either: add a DNS entry, or provision with another name",
         )
     return good("names", "all can be looked up")
 
 
-def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
-    """Says whether the port is free, taken by this very server, or by something else."""
+def _listening(kit: pathlib.Path, listen: str, port: int) -> Diagnosis:
+    """Finds out whether the port is free, or taken by this server or by another program."""
     listen = addresses.plain(listen)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -156,7 +161,7 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
                 return fault(
                     "port",
                     f"this user may not listen on {port}",
-                    "take one of 1024 or more, and tell the sites",
+                    "choose a port of 1024 or more, and tell the sites",
                 )
             if error.errno != errno.EADDRINUSE:
                 return fault(
@@ -166,31 +171,27 @@ def _listening(kit: pathlib.Path, listen: str, port: int) -> Finding:
                 )
     own = certificates.fingerprint_of_pem((kit / "server.pem").read_bytes())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = (
-        False,
-        ssl.CERT_NONE,
-    )  # only the fingerprint is compared
+    # Only the fingerprint matters here.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     address = "localhost" if listen in ("0.0.0.0", "::", "") else listen
     try:
         with (
             socket.create_connection((address, port), timeout=5.0) as plain,
             context.wrap_socket(plain) as secure,
         ):
-            if (
-                certificates.fingerprint_of_bytes(secure.getpeercert(binary_form=True) or b"")
-                == own
-            ):
+            served = secure.getpeercert(binary_form=True) or b""
+            if certificates.fingerprint_of_bytes(served) == own:
                 return good("port", f"this server is running on {port}")
     except OSError:
         pass
     return fault(
         "port",
-        f"another program listens on {port}",
-        "stop it (ss -ltnp names it), or take another port and tell the sites",
+        f"another program is listening on {port}",
+        "stop it (ss -ltnp names it), or choose another port and tell the sites",
     )
 
 
-def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
+def _initial(path: pathlib.Path, otherwise: int) -> tuple[Diagnosis, int]:
     try:
         with TensorFile(path) as file:
             json.loads(file.metadata["plan"])
@@ -198,7 +199,7 @@ def _initial(path: pathlib.Path, otherwise: int) -> tuple[Finding, int]:
                 "initial model", f"{len(file.specs)} tensors, {doctor_kit.size(file.nbytes)}"
             ), file.nbytes
     except (ValueError, KeyError, OSError) as error:
-        words = "carries no plan" if isinstance(error, KeyError) else str(error)
+        words = "has no plan in it" if isinstance(error, KeyError) else str(error)
         return fault("initial model", words, "write it with experiments.init_model"), otherwise
 
 

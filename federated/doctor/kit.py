@@ -1,6 +1,4 @@
-"""Checks that need no network: the files of a kit, its certificates, the folders, the installed
-packages.
-"""
+"""Checks without the network: a kit's files and certificates, folders, installed packages."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
-from federated.doctor.findings import Finding, fault, good, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, warning
 from federated.security import certificates, revocation
 from federated.security.credentials import CredentialBook
 from runkit import private, release
@@ -29,11 +27,19 @@ KINDS: Mapping[str, Sequence[str]] = {
     "operator": ("ca.pem", "operator.pem", "operator.key", "credential", "operator.json"),
     "server": ("ca.pem", "server.pem", "server.key", "credentials.json"),
 }
-_FRESH_KIT = "ask the federation's operator for this kit again, and take the whole folder"
+
+
+class Space(Protocol):
+    @property
+    def free(self) -> int: ...
+
+
+DiskUsage = Callable[[pathlib.Path], Space]
+FRESH_KIT = "ask the federation's operator for this kit again, and use the whole folder"
 
 
 def kind_of(kit: pathlib.Path) -> str:
-    """Returns "server", "operator" or "site"; what is nothing of these is looked at as a site's."""
+    """Returns "server", "operator" or "site"; a folder that is none of them counts as a site's."""
     return next(
         (
             kind
@@ -46,13 +52,13 @@ def kind_of(kit: pathlib.Path) -> str:
 
 def check_kit(
     kit: pathlib.Path, *, now: datetime.datetime, site: str | None = None
-) -> list[Finding]:
-    """Checks files and certificates of a kit.
+) -> list[Diagnosis]:
+    """Checks the files and certificates of a kit.
 
     Args:
-      kit: the folder.
-      now: by this machine's clock.
-      site: name of the site whose prepared cases are here, where known.
+      kit: folder of the kit.
+      now: the time by this machine's clock.
+      site: name of the site whose prepared cases are here, if known.
     """
     kind = kind_of(kit)
     findings = [_files(kit, kind)]
@@ -68,19 +74,20 @@ def check_kit(
     return findings
 
 
-def _files(kit: pathlib.Path, kind: str) -> Finding:
+def _files(kit: pathlib.Path, kind: str) -> Diagnosis:
     check = "kit"
     if not kit.is_dir():
         return fault(check, f"{kit}: no such folder", "give the folder of the kit with --kit")
     missing = [name for name in KINDS[kind] if not (kit / name).is_file()]
     if missing:
         asked = (kit / "site.key.next").is_file()
-        way_out = (
-            "install the operator's answer: python -m experiments.request --kit=… --answer=… --authority=…"
+        remedy = (
+            "install the operator's answer: "
+            "python -m experiments.request --kit=… --answer=… --authority=…"
             if asked
-            else _FRESH_KIT
+            else FRESH_KIT
         )
-        return fault(check, f"{', '.join(missing)} missing in {kit}", way_out)
+        return fault(check, f"{', '.join(missing)} missing in {kit}", remedy)
     links = [path.name for path in sorted(kit.iterdir()) if path.is_symlink()]
     if links:
         return fault(
@@ -95,12 +102,13 @@ def _files(kit: pathlib.Path, kind: str) -> Finding:
             f"{', '.join(unreadable)} may not be read by this user",
             "start the program as the owner of the kit, or chown it",
         )
-    return good(check, f"a {kind}'s kit, whole")
+    return good(check, f"a {kind}'s kit, complete")
 
 
-def check_private(check: str, folder: pathlib.Path) -> Finding:
-    """Checks that other accounts of the machine cannot read a folder and what is in it. One that is
-    missing will be made private.
+def check_private(check: str, folder: pathlib.Path) -> Diagnosis:
+    """Checks that no other account of the machine can read a folder or anything in it.
+
+    A missing folder passes: it will be made private.
     """
     if not folder.is_dir():
         return good(check, f"{folder} will be made private")
@@ -114,24 +122,24 @@ def check_private(check: str, folder: pathlib.Path) -> Finding:
         few = len(open_ones) <= 3 and all(
             path.parent == folder and path.is_file() for path in open_ones
         )
-        mend = (
+        remedy = (
             f"chmod 600 {names.replace(',', '')}, in {folder}"
             if few
             else f"chmod -R go= {folder}, as its owner"
         )
-        return warning(check, f"{names}{more} in {folder} can be read by other users", mend)
+        return warning(check, f"{names}{more} in {folder} can be read by other users", remedy)
     return good(check, "readable by their owner only")
 
 
-def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Finding]:
+def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[Diagnosis]:
     try:
         certificate = x509.load_pem_x509_certificate((kit / f"{kind}.pem").read_bytes())
         authority = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
-        key = serialization.load_pem_private_key((kit / f"{kind}.key").read_bytes(), None)
-    except (ValueError, TypeError) as error:
+        key = certificates.load_key((kit / f"{kind}.key").read_bytes())
+    except ValueError as error:
         return [
             fault(
-                "certificate", f"a file of the kit is damaged ({type(error).__name__})", _FRESH_KIT
+                "certificate", f"a file of the kit is damaged ({type(error).__name__})", FRESH_KIT
             )
         ]
     findings = []
@@ -140,19 +148,21 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
             fault(
                 "certificate",
                 f"{kind}.pem and {kind}.key are not a pair: two kits were mixed",
-                _FRESH_KIT,
+                FRESH_KIT,
             )
         )
     elif not certificates.is_issued_by(certificate, authority):
         findings.append(
             fault(
                 "certificate",
-                f"{kind}.pem is not of the authority in ca.pem: kits of two federations were mixed",
-                _FRESH_KIT,
+                f"{kind}.pem was not issued by the authority in ca.pem: kits of two federations "
+                "were mixed",
+                FRESH_KIT,
             )
         )
     else:
-        about = f"of {certificates.common_name(certificate)}, {certificates.spoken(certificates.fingerprint(certificate))}"
+        spoken = certificates.spoken(certificates.fingerprint(certificate))
+        about = f"of {certificates.common_name(certificate)}, {spoken}"
         findings.append(good("certificate", about))
         findings.append(good("authority", certificates.spoken(certificates.fingerprint(authority))))
     findings.append(check_validity("validity", f"{kind}.pem", certificate, now))
@@ -164,7 +174,7 @@ def _certificate(kit: pathlib.Path, kind: str, now: datetime.datetime) -> list[F
     return findings
 
 
-def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
+def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Diagnosis]:
     try:
         statement = json.loads((kit / "credentials.json").read_text(encoding="utf-8")).get(
             "server_revocation", ""
@@ -175,7 +185,7 @@ def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
             fault(
                 "revocation",
                 f"credentials.json: {error}",
-                "copy credentials.json from where the federation was provisioned",
+                "copy credentials.json from the folder in which the federation was provisioned",
             )
         ]
     if certificates.generation_of(certificate) < generation:
@@ -183,7 +193,7 @@ def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
             fault(
                 "revocation",
                 "server.pem was revoked: sites refuse it",
-                "carry the whole folder of the server here from the operator",
+                "copy the server's whole folder here from the operator",
             )
         ]
     return (
@@ -195,13 +205,15 @@ def _revoked(kit: pathlib.Path, certificate: x509.Certificate) -> list[Finding]:
 
 def check_validity(
     check: str, name: str, certificate: x509.Certificate, now: datetime.datetime
-) -> Finding:
+) -> Diagnosis:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begins:
         return fault(
             check,
-            f"{name} is not valid before {begins:%Y-%m-%d %H:%M} UTC, this machine's clock says {now:%Y-%m-%d %H:%M}",
-            "set the clock (timedatectl set-ntp true); if it is right, ask the operator for a new certificate",
+            f"{name} is not valid before {begins:%Y-%m-%d %H:%M} UTC, this machine's clock says "
+            f"{now:%Y-%m-%d %H:%M}",
+            "set the clock (timedatectl set-ntp true); if it is right, ask the operator for a new "
+            "certificate",
         )
     days = certificates.days_left(certificate, now)
     renew = (
@@ -212,15 +224,15 @@ def check_validity(
     if days <= 0:
         return fault(
             check,
-            f"{name} ended on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}",
+            f"{name} expired on {ends:%Y-%m-%d}, this machine's clock says {now:%Y-%m-%d}",
             renew,
         )
     if days < certificates.WARN_DAYS:
-        return warning(check, f"{name} ends in {days:.0f} days", renew)
+        return warning(check, f"{name} expires in {days:.0f} days", renew)
     return good(check, f"{name} is valid until {ends:%Y-%m-%d}")
 
 
-def _owner(kit: pathlib.Path, site: str | None) -> Finding:
+def _owner(kit: pathlib.Path, site: str | None) -> Diagnosis:
     check = "site"
     try:
         about = json.loads((kit / "site.json").read_text(encoding="utf-8"))
@@ -230,42 +242,42 @@ def _owner(kit: pathlib.Path, site: str | None) -> Finding:
         return fault(
             check,
             f"site.json cannot be read ({type(error).__name__})",
-            'it holds {"site": …, "host": …, "port": …}',
+            'it should hold {"site": …, "host": …, "port": …}',
         )
     owner = certificates.common_name(
         x509.load_pem_x509_certificate((kit / "site.pem").read_bytes())
     )
     if owner != name:
-        return fault(
-            check, f"the certificate is that of {owner}, site.json says {name}", _FRESH_KIT
-        )
+        return fault(check, f"the certificate is that of {owner}, site.json says {name}", FRESH_KIT)
     if site is not None and site != name:
         return fault(
             check,
-            f"this is the kit of {name}, the prepared cases are of {site}",
+            f"this is the kit of {name}, the prepared cases are those of {site}",
             f"use the kit of {site}",
         )
     return good(check, name)
 
 
-def _book(kit: pathlib.Path) -> Finding:
+def _book(kit: pathlib.Path) -> Diagnosis:
     try:
         sites = CredentialBook.read(kit / "credentials.json").sites
     except ValueError as error:
         return fault(
-            "sites", str(error), "copy credentials.json from where the federation was provisioned"
+            "sites",
+            str(error),
+            "copy credentials.json from the folder in which the federation was provisioned",
         )
     if not sites:
         return fault(
             "sites",
-            "none may log in",
+            "no site may log in",
             "add one: python -m experiments.provision --output=… --add=…",
         )
     return good("sites", ", ".join(sites))
 
 
-def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Finding]:
-    """Checks that what the weight exchange is made of is there and works together."""
+def check_packages(importing: Callable[[str], object] = importlib.import_module) -> list[Diagnosis]:
+    """Checks that the packages which the weight exchange needs are installed and fit together."""
     check = "packages"
     try:
         versions = [
@@ -277,20 +289,21 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
             fault(
                 check,
                 f"{error.name} is not installed",
-                "install the product with pip, which brings it along",
+                "install the product with pip, which installs it too",
             )
         ]
     try:
         importing("federated.wire.weight_exchange_pb2")
         importing("federated.wire.operation_pb2")
-    except (
-        Exception
-    ) as error:  # protobuf raises what it likes where generated code and runtime do not fit
+    # protobuf raises all kinds of errors if generated code and library do not fit together.
+    except Exception as error:
+        protobuf = importlib.metadata.version("protobuf")
         return [
             fault(
                 check,
-                f"the messages do not load with protobuf {importlib.metadata.version('protobuf')} ({type(error).__name__})",
-                "pip install --force-reinstall the product: another program has changed protobuf in this environment",
+                f"the messages do not load with protobuf {protobuf} ({type(error).__name__})",
+                "pip install --force-reinstall the product: another program has changed protobuf "
+                "in this environment",
             )
         ]
     return [
@@ -302,9 +315,9 @@ def check_packages(importing: Callable[[str], object] = importlib.import_module)
 
 
 def check_folder(
-    check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: Callable = shutil.disk_usage
-) -> list[Finding]:
-    """Checks that a folder, or where it would be made, can be written and has room."""
+    check: str, folder: pathlib.Path, needed_bytes: int, disk_usage: DiskUsage = shutil.disk_usage
+) -> list[Diagnosis]:
+    """Checks that a folder, or the one in which it would be made, is writable and has room."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -314,26 +327,26 @@ def check_folder(
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        mend = (
+        remedy = (
             "free space on that disk"
             if error.errno == errno.ENOSPC
-            else "make it writable for the user who starts the program, or give another"
+            else "make it writable for the user who starts the program, or choose another folder"
         )
-        return [fault(check, f"{folder} cannot be written ({error.strerror})", mend)]
+        return [fault(check, f"{folder} cannot be written to ({error.strerror})", remedy)]
     free = disk_usage(there).free
     if free < needed_bytes:
         return [
             fault(
                 f"{check}, room",
                 f"{size(free)} free, {size(needed_bytes)} needed",
-                "free space on that disk, or give another folder",
+                "free space on that disk, or choose another folder",
             )
         ]
     return [good(check, f"writable, {size(free)} free")]
 
 
-def check_open_files(limit: int | None = None) -> Finding:
-    """Checks the limit of open files; a server holds a few for each site."""
+def check_open_files(limit: int | None = None) -> Diagnosis:
+    """Checks the limit on open files; a server needs a few for each site."""
     if limit is None:
         import resource
 
@@ -348,6 +361,7 @@ def check_open_files(limit: int | None = None) -> Finding:
 
 
 def size(nbytes: float) -> str:
+    """Returns a number of bytes as text, e.g. "12.3 MB"."""
     for unit in ("B", "kB", "MB"):
         if abs(nbytes) < 1000:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""Checks of the way to the server, step by step: proxy, name, port, TLS, certificates, and what the
-server itself says.
+"""Checks the connection to the server step by step.
 
-gRPC calls all of these failures UNAVAILABLE; here each is told apart.
+Proxy, name, port, TLS, certificates, and what the server itself says. gRPC reports all of these
+failures as UNAVAILABLE; this module tells them apart.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
 from federated import errors
-from federated.doctor.findings import Finding, fault, good, skipped, warning
+from federated.doctor.diagnosis import Diagnosis, fault, good, skipped, warning
 from federated.doctor.kit import check_validity
 from federated.rounds import plan as plans
 from federated.security import certificates
@@ -26,6 +26,9 @@ from federated.security.tls import Identity
 from federated.wire.endpoint import ProxyRefused, ServerEndpoint
 from federated.wire.messages import PROTOCOL
 from runkit import release
+
+if TYPE_CHECKING:  # the messages do not load if protobuf is not the right one
+    from federated.wire.operation_pb2 import ProbeReply
 
 _STEPS = (
     "proxy",
@@ -46,18 +49,19 @@ _SKEW_WARN_S, _SKEW_FAULT_S = 30.0, 300.0
 def examine(
     endpoint: ServerEndpoint,
     identity: Identity,
-    probe: Callable[[], Any],
+    probe: Callable[[], ProbeReply],
     *,
     now: Callable[[], float] = time.time,
-    plan: dict | None = None,
-) -> list[Finding]:
-    """Follows the way to the server until a step fails; the steps behind it are marked as skipped.
+    plan: dict[str, Any] | None = None,
+) -> list[Diagnosis]:
+    """Checks step by step until one fails, and marks those behind it as skipped.
 
     Args:
+      endpoint: where the server is, and the proxy settings.
       identity: the kit's certificates.
-      probe: asks the server, as `operator_client.Operator.probe`.
-      now: this machine's clock, seconds since the epoch.
-      plan: of this site, where known.
+      probe: asks the server about itself, as `AdminClient.probe` does.
+      now: this machine's clock, in seconds since the epoch.
+      plan: this site's plan, if known.
     """
     findings = []
     for finding in _steps(endpoint, identity, probe, now, plan):
@@ -74,10 +78,10 @@ def examine(
 def _steps(
     endpoint: ServerEndpoint,
     identity: Identity,
-    probe: Callable,
+    probe: Callable[[], ProbeReply],
     now: Callable[[], float],
-    plan: dict | None,
-) -> Iterator[Finding]:
+    plan: dict[str, Any] | None,
+) -> Iterator[Diagnosis]:
     yield _proxy(endpoint)
     yield _name(endpoint)
     yield _port(endpoint)
@@ -97,21 +101,20 @@ def _steps(
     yield _plan(reply, plan)
     yield good(
         "server's log",
-        f"line {reply.log_lines}, {reply.log_head[:32]}; note it to hold the server to its log",
+        f"line {reply.log_lines}, {reply.log_head[:32]}; "
+        "note this down, and you can prove later that the log was not rewritten",
     )
 
 
-def _proxy(endpoint: ServerEndpoint) -> Finding:
+def _proxy(endpoint: ServerEndpoint) -> Diagnosis:
     proxy = endpoint.proxy
     if proxy is None:
         passed_over = endpoint.passed_over
         found = "; ".join(["none is used", *(why for why, _ in passed_over)])
-        mends = [mend for _, mend in passed_over if mend]
-        return (
-            warning("proxy", found, "; ".join(mends) + ", if the server is behind that proxy")
-            if mends
-            else good("proxy", found)
-        )
+        remedies = [remedy for _, remedy in passed_over if remedy]
+        if not remedies:
+            return good("proxy", found)
+        return warning("proxy", found, f"{'; '.join(remedies)}, if the server is behind that proxy")
     variable, host, port, _ = proxy
     around = f"or go around it: no_proxy={endpoint.host}"
     try:
@@ -122,7 +125,10 @@ def _proxy(endpoint: ServerEndpoint) -> Finding:
     except ProxyRefused as refused:
         allow = f"have it allow CONNECT to {endpoint.address}"
         if " 407" in str(refused):
-            allow = f"write user and password into {variable}=http://user:password@host:port, percent-encoded, or {allow}"
+            allow = (
+                f"write user and password into {variable}=http://user:password@host:port, "
+                f"percent-encoded, or {allow}"
+            )
         return fault("proxy", f"{host}:{port} ({variable}) answers {refused}", f"{allow}, {around}")
     except OSError as error:
         return fault(
@@ -132,31 +138,26 @@ def _proxy(endpoint: ServerEndpoint) -> Finding:
         )
 
 
-def _name(endpoint: ServerEndpoint) -> Finding:
+def _name(endpoint: ServerEndpoint) -> Diagnosis:
     if endpoint.proxy:
         return good(
             "name",
             f"{endpoint.host} is looked up by the proxy that {endpoint.proxy.variable} names",
         )
     try:
-        found = sorted(
-            {
-                entry[4][0]
-                for entry in socket.getaddrinfo(
-                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-                )
-            }
-        )
+        entries = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return fault(
             "name",
             f"{endpoint.host} is not known here ({_reason(error)})",
-            "check the host in the kit; ask the network team for a DNS entry, or add the server to the hosts file",
+            "check the host in the kit; ask the network team for a DNS entry, or add the server to "
+            "the hosts file",
         )
+    found = sorted({str(address[0]) for *_, address in entries})
     return good("name", f"{endpoint.host} is {', '.join(found)}")
 
 
-def _port(endpoint: ServerEndpoint) -> Finding:
+def _port(endpoint: ServerEndpoint) -> Diagnosis:
     began = time.monotonic()
     try:
         with endpoint.connected():
@@ -166,14 +167,17 @@ def _port(endpoint: ServerEndpoint) -> Finding:
     except ConnectionRefusedError:
         return fault(
             "port",
-            f"nobody listens on {endpoint.address}",
-            "check the port in the kit; have the server's operator see that the server runs (experiments.doctor there)",
+            f"nothing is listening on {endpoint.address}",
+            "check the port in the kit; have the server's operator check that the server is "
+            "running (experiments.doctor there)",
         )
     except TimeoutError:
         return fault(
             "port",
-            f"{endpoint.address} does not answer within {endpoint.timeout_s:g} s: a firewall drops it",
-            f"ask the network team to allow outgoing TCP to {endpoint.address}; nothing needs to be opened inwards",
+            f"{endpoint.address} does not answer within {endpoint.timeout_s:g} s: a firewall drops "
+            "the connection",
+            f"ask the network team to allow outgoing TCP to {endpoint.address}; "
+            "no incoming connection is needed",
         )
     except OSError as error:
         return fault(
@@ -183,7 +187,9 @@ def _port(endpoint: ServerEndpoint) -> Finding:
         )
 
 
-def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -> Iterator[Finding]:
+def _tls(
+    endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime
+) -> Iterator[Diagnosis]:
     try:
         served, protocol = _look(endpoint, identity)
     except ssl.SSLError as error:
@@ -191,8 +197,9 @@ def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -
         if "wrong version" in reason or "http request" in reason or "record layer" in reason:
             yield fault(
                 "TLS",
-                f"whoever listens on {endpoint.address} does not speak TLS",
-                "check host and port; a load balancer in front must pass TCP on as it is, and not end TLS",
+                f"the program listening on {endpoint.address} does not speak TLS",
+                "check host and port; a load balancer in front must pass TCP on unchanged and not "
+                "terminate TLS",
             )
         elif "eof" in reason:
             yield _hung_up(endpoint, "closed")
@@ -207,7 +214,8 @@ def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -
         yield fault(
             "TLS",
             f"{endpoint.address} accepts the connection and then says nothing",
-            "a middle box holds it: ask the network team to pass TCP on unchanged, without inspection",
+            "a device on the way holds it: ask the network team to pass TCP on unchanged, without "
+            "inspection",
         )
         return
     except OSError as error:
@@ -220,17 +228,18 @@ def _tls(endpoint: ServerEndpoint, identity: Identity, now: datetime.datetime) -
         yield _own(endpoint, identity)
 
 
-def _hung_up(endpoint: ServerEndpoint, reason: str) -> Finding:
+def _hung_up(endpoint: ServerEndpoint, reason: str) -> Diagnosis:
     return fault(
         "TLS",
         f"{endpoint.address} hangs up in the handshake ({reason})",
-        "a firewall cuts TLS it cannot inspect, or the server is starting: ask the network team, and try again",
+        "a firewall cuts TLS that it cannot inspect, or the server is starting: try again, and ask "
+        "the network team",
     )
 
 
 def _judge(
     endpoint: ServerEndpoint, identity: Identity, served: x509.Certificate, now: datetime.datetime
-) -> Finding:
+) -> Diagnosis:
     check = "server's certificate"
     authority = x509.load_pem_x509_certificate(identity.authority.read_bytes())
     if not certificates.is_issued_by(served, authority):
@@ -239,43 +248,47 @@ def _judge(
         if issuer == ours:
             return fault(
                 check,
-                "it is of another federation's authority than ca.pem",
-                "check host and port; if they are right, the federation was provisioned again: ask the operator for the new kit",
+                "it was issued by another federation's authority, not the one in ca.pem",
+                "check host and port; if they are right, the federation was provisioned again: ask "
+                "the operator for the new kit",
             )
         return fault(
             check,
-            f"it was issued by {issuer!r}, not by this federation: TLS is inspected on the way, or this is another server",
-            f"ask the network team to exempt {endpoint.address} from TLS inspection; check host and port",
+            f"it was issued by {issuer!r}, not by this federation: TLS is inspected on the way, or "
+            "this is another server",
+            f"ask the network team to exempt {endpoint.address} from TLS inspection; check host "
+            "and port",
         )
     if certificates.generation_of(served) < identity.generation:
         return fault(
             check,
             "it was revoked by the operator: whoever shows it may have stolen the server's key",
-            "do not join; tell the operator, and check host and port. The server itself needs the new folder that was made for it",
+            "do not join; tell the operator, and check host and port. The real server needs the "
+            "new folder that was made for it",
         )
     finding = check_validity(check, "it", served, now)
     if finding.state == "fault":
-        ended = now > served.not_valid_after_utc
-        mend = (
-            "tell the server's operator to renew it: experiments.provision --renew=server; and check this machine's clock"
-            if ended
-            else finding.mend
+        if now <= served.not_valid_after_utc:
+            return finding
+        return dataclasses.replace(
+            finding,
+            remedy="tell the server's operator to renew it: experiments.provision --renew=server; "
+            "and check this machine's clock",
         )
-        return dataclasses.replace(finding, mend=mend)
     names = certificates.hosts_of(served)
     if not any(_matches(name, endpoint.host) for name in names):
-        say = (
-            warning if identity.generation else fault
-        )  # after a revocation another name is asked for, see `tls.Identity`
-        return say(
+        # After a revocation, TLS asks for another name, see `tls.Identity`.
+        report = warning if identity.generation else fault
+        return report(
             check,
             f"it does not bear the name {endpoint.host}, but {', '.join(names)}",
-            "use one of these in the kit's json file; or have the operator provision with this name in --server_host",
+            "use one of these in the kit's json file; or have the operator provision with this "
+            "name in --server_host",
         )
     return finding
 
 
-def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
+def _own(endpoint: ServerEndpoint, identity: Identity) -> Diagnosis:
     check = "own certificate"
     # A server that refuses a certificate hangs up after a handshake that, to the client, went well.
     for _ in range(2):
@@ -292,43 +305,46 @@ def _own(endpoint: ServerEndpoint, identity: Identity) -> Finding:
             return warning(
                 check,
                 "the server says nothing after the handshake",
-                "it may be very busy; try again",
+                "it may be very busy: try again",
             )
         except OSError:
             continue
     return fault(
         check,
         "the server refuses it in the handshake",
-        "it is of another authority than the server's, or invalid by the server's clock: compare clocks, ask the operator for a new kit",
+        "its authority is not the server's, or it is not valid by the server's clock: compare "
+        "clocks, ask the operator for a new kit",
     )
 
 
-def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Finding:
-    mends = {
-        errors.WrongCredential: "the server has another credential for this name, or the site was revoked: ask the operator, who can see it "
-        "with experiments.provision --list",
-        errors.CertificateOutOfDate: "renew it: experiments.request at a site, experiments.provision --renew=server for the server",
-        errors.CertificateRefused: "this certificate was revoked, or the kit mixes two: ask the operator to certify a new key of this site",
-        errors.ServerMisbehaves: "do not join: ask the operator, by telephone, whether this is the federation's server and what runs there",
-        errors.VersionDiffers: "install the same release at both ends; check that the port is the federation's",
+def _refusal(endpoint: ServerEndpoint, error: errors.FederationError) -> Diagnosis:
+    remedies: dict[type[errors.FederationError], str] = {
+        errors.WrongCredential: "the server has another credential for this name, or the site was "
+        "revoked: ask the operator, who can see it with experiments.provision --list",
+        errors.CertificateOutOfDate: "renew it: experiments.request at a site, "
+        "experiments.provision --renew=server for the server",
+        errors.CertificateRefused: "this certificate was revoked, or two kits were mixed: ask the "
+        "operator to certify a new key of this site",
+        errors.ServerMisbehaves: "do not join: ask the operator, by telephone, whether this is the "
+        "federation's server and what runs there",
+        errors.VersionDiffers: "install the same release at both ends; check that the port is the "
+        "federation's",
     }
-    mend = mends.get(
-        type(error), "try again; if it stays, look into the server's log, which names the reason"
-    )
-    return fault("server", str(error), mend)
+    otherwise = "try again; if it fails again, look into the server's log, which names the reason"
+    return fault("server", str(error), remedies.get(type(error), otherwise))
 
 
-def _standing(reply: Any) -> Finding:
+def _standing(reply: ProbeReply) -> Diagnosis:
     words = {
         "admitted": good("server", "knows this site, which takes part"),
         "welcome": good("server", "knows this site, which may join"),
         "operator": good("server", "knows the operator"),
         "evicted": fault(
-            "server", "the operator has sent this site away", "ask the operator to admit it again"
+            "server", "the operator has evicted this site", "ask the operator to admit it again"
         ),
         "full": fault(
             "server",
-            "as many sites as it takes are there already",
+            "it has as many sites as it admits",
             "ask the operator to raise --max_num_clients",
         ),
     }
@@ -338,22 +354,23 @@ def _standing(reply: Any) -> Finding:
     )
 
 
-def _clock(skew_s: float, uncertainty_s: float) -> Finding:
+def _clock(skew_s: float, uncertainty_s: float) -> Diagnosis:
     words = f"{abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the server's"
-    mend = "set it: timedatectl set-ntp true; certificates and tokens are judged by it"
+    remedy = "set it: timedatectl set-ntp true; it decides when certificates and tokens expire"
     if abs(skew_s) - uncertainty_s > _SKEW_FAULT_S:
-        return fault("clock", words, mend)
+        return fault("clock", words, remedy)
     if abs(skew_s) - uncertainty_s > _SKEW_WARN_S:
-        return warning("clock", words, mend)
+        return warning("clock", words, remedy)
     return good("clock", words)
 
 
-def _release(reply: Any) -> Finding:
+def _release(reply: ProbeReply) -> Diagnosis:
     own = release.version()
     if reply.protocol != PROTOCOL:
         return fault(
             "release",
-            f"the server (release {reply.release}) speaks version {reply.protocol} of the exchange, this site (release {own}) {PROTOCOL}",
+            f"the server (release {reply.release}) speaks version {reply.protocol} of the "
+            f"exchange, this site (release {own}) {PROTOCOL}",
             f"install release {reply.release} here",
         )
     unknown = [
@@ -364,7 +381,8 @@ def _release(reply: Any) -> Finding:
     if unknown:
         return warning(
             "release",
-            f"{' and '.join(unknown)} release is unknown: the source is used without installation; exchange version {PROTOCOL} at both ends",
+            f"{' and '.join(unknown)} release is unknown: the source is used without installation; "
+            f"exchange version {PROTOCOL} at both ends",
             "install the same release at both ends (pip install)",
         )
     if reply.release != own:
@@ -376,7 +394,7 @@ def _release(reply: Any) -> Finding:
     return good("release", f"{own} at both ends, exchange version {PROTOCOL}")
 
 
-def _plan(reply: Any, plan: dict | None) -> Finding:
+def _plan(reply: ProbeReply, plan: dict[str, Any] | None) -> Diagnosis:
     if plan is None:
         return skipped("plan", "give the flag file to compare plans")
     differing = plans.differences(json.loads(reply.plan_json), plan)
@@ -388,19 +406,16 @@ def _plan(reply: Any, plan: dict | None) -> Finding:
 
 
 def _look(endpoint: ServerEndpoint, identity: Identity) -> tuple[x509.Certificate, str]:
-    """Returns the certificate that is served, trusted or not, and the TLS version."""
+    """Returns the server's certificate, trusted or not, and the TLS version."""
     context = _context(identity)
-    context.check_hostname, context.verify_mode = (
-        False,
-        ssl.CERT_NONE,
-    )  # only looked at here; judged by `_judge`, trusted by nobody
+    # The certificate is only looked at: `_judge` checks it, and nothing is sent to this server.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
         endpoint.connected() as plain,
         context.wrap_socket(plain, server_hostname=endpoint.host) as secure,
     ):
-        return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)), str(
-            secure.version()
-        )
+        served = secure.getpeercert(binary_form=True) or b""
+        return x509.load_der_x509_certificate(served), str(secure.version())
 
 
 def _context(identity: Identity) -> ssl.SSLContext:

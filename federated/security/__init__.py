@@ -1,3 +1,4 @@
-"""Who is who and what may leave: certificates, TLS, credentials, kits, revocation, the filter of
-reports.
+"""Who takes part, and what may leave a site.
+
+Certificates, TLS, credentials, kits, revocation, and the filter of reports.
 """

@@ -1,11 +1,10 @@
-"""A site that makes its own key: it sends a request, the operator certifies it, and no secret ever
-travels.
+"""A site makes its own key and has the operator certify it; no secret ever travels.
 
-<kit>/{site.key, credential, site.csr}           after `request`; only site.csr is sent
-<kit>/{ca.pem, site.pem, site.key, credential, site.json}   after `install` of the operator's answer
+    <kit>/{site.key.next, credential, site.csr}   after `request`; only site.csr is sent
+    <kit>/{ca.pem, site.pem, site.key, credential, site.json}   after `install` of the answer
 
-Both ways are checked by voice: the operator hears the request's fingerprint, the site hears the
-authority's.
+People check both directions by telephone: the site reads out the request's fingerprint, the
+operator the authority's.
 """
 
 from __future__ import annotations
@@ -15,46 +14,42 @@ import pathlib
 import re
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from federated.security import certificates, revocation
 from federated.security.credentials import hashed, new_secret
-from federated.security.provisioning import RESERVED, SITE_NAME, read_request_file, write_private
+from federated.security.provisioning import check_site_name, read_request_file, write_private
 from runkit import atomic, private
 
-# the key of a request under way; the kit's own key goes on working until the answer is installed
+# The key of a pending request; the kit's own key keeps working until the answer is installed.
 _NEXT_KEY = "site.key.next"
 _HOST = re.compile(r"[^\s/]{1,253}")
 
 
 def request(kit_folder: str | os.PathLike, site: str) -> certificates.Request:
-    """Makes a key and `site.csr`, the certificate request to send. In a kit that is in use this
-    begins its renewal.
+    """Makes a key and `site.csr`, the certificate request to send.
 
-    The credential is made with the first request and kept by later ones.
+    In a kit that is in use, this begins a renewal. The first request makes the credential, and
+    later ones keep it.
 
     Raises:
       ValueError: for a name that cannot be used, a kit of another site, or a link in place of a
-          file.
+        file.
     """
     kit = pathlib.Path(kit_folder)
     private.refuse_links(kit)
-    if not SITE_NAME.fullmatch(site) or site.lower() in RESERVED:
+    check_site_name(site)
+    about = kit / "site.json"
+    if about.is_file() and (owner := atomic.read_json(about).get("site")) != site:
         raise ValueError(
-            f"site name {site!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED)}"
-        )
-    if (kit / "site.json").is_file() and (
-        owner := atomic.read_json(kit / "site.json").get("site")
-    ) != site:
-        raise ValueError(
-            f"{kit} is the kit of site {owner}, not of {site}; give the folder of this site, or a new one"
+            f"{kit} is the kit of site {owner}, not of {site}; "
+            "give the folder of this site, or a new one"
         )
     private.tree(kit)
-    if (
-        not (kit / "credential").is_file() or not (kit / "credential").read_bytes().strip()
-    ):  # cut off in an earlier release
-        write_private(kit / "credential", new_secret().encode("ascii") + b"\n")
-    secret = (kit / "credential").read_text(encoding="ascii").strip()
+    credential = kit / "credential"
+    # A kill of an earlier release may have left an empty one.
+    if not credential.is_file() or not credential.read_bytes().strip():
+        write_private(credential, new_secret().encode("ascii") + b"\n")
+    secret = credential.read_text(encoding="ascii").strip()
     key = certificates.new_key()
     (kit / _NEXT_KEY).unlink(missing_ok=True)
     write_private(kit / _NEXT_KEY, certificates.key_to_pem(key))
@@ -69,21 +64,21 @@ def install(
     authority: str = "",
     confirm_change: bool = False,
 ) -> x509.Certificate:
-    """Takes the operator's answer into the kit; returns the certificate that is in use from now on.
+    """Installs the operator's answer in the kit; returns the certificate that is now in use.
 
-    The answer travels unprotected. What makes it genuine is the authority's fingerprint, read out
-    by the operator: the first time it must be given, later the authority, the address and the
-    site's name must be those of the kit.
+    The answer travels unprotected. Its authority's fingerprint, which the operator reads out,
+    proves that it is genuine: the first answer needs it, and later ones must have the authority,
+    address and site name of the kit.
 
     Args:
-      authority: fingerprint of the authority, as it was read out: groups, colons and capitals do
-          not matter.
-      confirm_change: the operator has confirmed that the authority, host, port or name is another
-        from now on; a new authority needs its fingerprint too.
+      authority: fingerprint of the authority as it was read out; spaces, colons and capitals do not
+        matter.
+      confirm_change: the operator has confirmed a new authority, host, port or name; a new
+        authority needs its fingerprint too.
     Raises:
-      ValueError: where the answer is not whole, holds a link, is for another key or site, not of
-        the authority it comes with, or where that authority, or a change, is not confirmed. The kit
-        is then as before.
+      ValueError: if the answer is incomplete, holds a link, is for another key or site, or was not
+        issued by the authority that comes with it; or if that authority, or a change, is not
+        confirmed. The kit is then unchanged.
     """
     kit, answer = pathlib.Path(kit_folder), pathlib.Path(answer_folder)
     private.refuse_links(kit)
@@ -91,27 +86,31 @@ def install(
     for path in (answer / "ca.pem", answer / "site.pem", answer / "site.json", kit / "credential"):
         if not path.is_file():
             raise ValueError(
-                f"{path}: no such file; give the kit that made the request, and the operator's answer to it, whole"
+                f"{path}: no such file; give the kit that made the request, and the operator's "
+                "whole answer to it"
             )
     if not (kit / _NEXT_KEY).is_file():
         raise ValueError(
-            f"{kit / _NEXT_KEY}: no such file; make a request first, or the answer is installed already"
+            f"{kit / _NEXT_KEY}: no such file; make a request first, unless the answer is "
+            "installed already"
         )
-    key = serialization.load_pem_private_key((kit / _NEXT_KEY).read_bytes(), None)
+    key = certificates.load_key((kit / _NEXT_KEY).read_bytes())
     certificate, issuer = _certificate(answer / "site.pem"), _certificate(answer / "ca.pem")
     if not certificates.same_key(certificate, key):
         raise ValueError(
-            f"{answer / 'site.pem'}: certifies another key than the newest request of {kit}; send site.csr again"
+            f"{answer / 'site.pem'}: certifies another key than the newest request of {kit}; "
+            "send site.csr again"
         )
     if not certificates.is_issued_by(certificate, issuer):
         raise ValueError(
-            f"{answer / 'site.pem'}: is not of the authority in ca.pem beside it; ask the operator for the whole answer"
+            f"{answer / 'site.pem'}: was not issued by the authority in ca.pem beside it; "
+            "ask the operator for the whole answer"
         )
     about = _address(answer / "site.json")
     if about["site"] != certificates.common_name(certificate):
         raise ValueError(
-            f"{answer / 'site.json'}: is of site {about['site']!r}, the certificate beside it of {certificates.common_name(certificate)!r}; "
-            "ask the operator for the whole answer"
+            f"{answer / 'site.json'}: is of site {about['site']!r}, the certificate beside it of "
+            f"{certificates.common_name(certificate)!r}; ask the operator for the whole answer"
         )
     _check_authority(kit, answer, issuer, authority)
     _check_changes(kit, answer, issuer, about, authority, confirm_change)
@@ -125,13 +124,13 @@ def install(
             ) from error
     private.tree(kit)
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
-        (kit / revocation.FILE).unlink(missing_ok=True)  # the former authority's
+        (kit / revocation.FILE).unlink(missing_ok=True)  # by the former authority
     atomic.write_bytes(kit / "ca.pem", (answer / "ca.pem").read_bytes())
     atomic.write_json(kit / "site.json", about)
     if statement.is_file():
         revocation.keep(kit, statement.read_bytes(), kit / "ca.pem")
-    # Certificate and key cannot be replaced in one step. A kill between the two leaves the next key
-    # in place: install again.
+    # Certificate and key cannot be replaced in one step. After a kill between the two, the next key
+    # is still there, and the answer can be installed again.
     atomic.write_bytes(kit / "site.pem", (answer / "site.pem").read_bytes())
     os.replace(kit / _NEXT_KEY, kit / "site.key")
     atomic.sync_directory(kit)
@@ -145,20 +144,22 @@ def authority_of(kit_folder: str | os.PathLike) -> str:
 
 
 def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike) -> int:
-    """Keeps the authority's statement on revoked server certificates in a kit; returns from which
-    generation on they are trusted.
+    """Keeps the authority's statement on revoked server certificates in a kit.
 
-    The authority has signed it, so it does not matter how it came.
+    The authority has signed it, so it may come over any channel.
 
+    Returns:
+      The first generation of server certificates that is trusted.
     Raises:
-      ValueError: for a file that is no such statement of the kit's authority.
+      ValueError: for a file that is not such a statement by the kit's authority.
     """
     kit, path = pathlib.Path(kit_folder), pathlib.Path(statement)
     private.refuse_links(kit)
     for file in (path, kit / "ca.pem"):
         if not file.is_file():
             raise ValueError(
-                f"{file}: no such file; give a kit in use, and the file {revocation.FILE} that the operator sent"
+                f"{file}: no such file; give a kit in use, and the file {revocation.FILE} that the "
+                "operator sent"
             )
     try:
         return revocation.keep(kit, path.read_bytes(), kit / "ca.pem")
@@ -169,20 +170,23 @@ def take_revocation(kit_folder: str | os.PathLike, statement: str | os.PathLike)
 def _check_authority(
     kit: pathlib.Path, answer: pathlib.Path, issuer: x509.Certificate, given: str
 ) -> None:
-    """Raises ValueError unless the authority is the one whose fingerprint was read out; in a kit in
-    use it may be left out.
+    """Raises ValueError unless the authority has the fingerprint that was read out.
+
+    A kit in use needs no fingerprint.
     """
     if not given:
         if not (kit / "ca.pem").is_file():
             raise ValueError(
-                f"{answer}: the authority's fingerprint is missing; let the operator read it out over the telephone, and give it as "
-                '--authority="1234 abcd …": anybody on the way can make an answer, but not one with this fingerprint'
+                f"{answer}: the authority's fingerprint is missing; have the operator read it out "
+                'over the telephone, and give it as --authority="1234 abcd …": anybody on the way '
+                "can forge an answer, but not one with this fingerprint"
             )
         return
     if not certificates.is_spoken(given, certificates.fingerprint(issuer)):
         raise ValueError(
-            f"{answer / 'ca.pem'}: is not the authority with the fingerprint {given[:100]!r}; the answer was changed on its way, or is of "
-            "another federation: do not use it, and ask the operator for it again"
+            f"{answer / 'ca.pem'}: is not the authority with the fingerprint {given[:100]!r}; the "
+            "answer was changed in transit, or is of another federation: do not use it, and ask "
+            "the operator for it again"
         )
 
 
@@ -194,16 +198,14 @@ def _check_changes(
     given: str,
     confirmed: bool,
 ) -> None:
-    """Raises ValueError where authority, site, host or port is another than in the kit, unless that
-    was confirmed.
-    """
+    """Raises ValueError if authority, site, host or port is not the kit's, unless confirmed."""
     changes = []
     if (kit / "ca.pem").is_file() and _certificate(kit / "ca.pem") != issuer:
-        changes.append("its authority is another than the kit's")
+        changes.append("its authority is not the kit's")
         if confirmed and not given:
             raise ValueError(
-                f"{answer}: its authority is another than that of {kit}; give the fingerprint of the new one, which the operator reads out, "
-                "as --authority"
+                f"{answer}: its authority is not that of {kit}; give the fingerprint of the new "
+                "one, which the operator reads out, as --authority"
             )
     if (kit / "site.json").is_file():
         before = _address(kit / "site.json")
@@ -218,8 +220,8 @@ def _check_changes(
         changes.append(f"site is {about['site']!r}, the request was made for {asked!r}")
     if changes and not confirmed:
         raise ValueError(
-            f"{answer}: does not fit the kit {kit}: {'; '.join(changes)}. Ask the operator over the telephone; where this is meant, "
-            "add --confirm_change"
+            f"{answer}: does not fit the kit {kit}: {'; '.join(changes)}. Ask the operator over "
+            "the telephone; if this is intended, add --confirm_change"
         )
 
 
@@ -228,14 +230,12 @@ def _certificate(path: pathlib.Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
         raise ValueError(
-            f"{path}: is no certificate ({type(error).__name__}); ask the operator for it again"
+            f"{path}: is not a certificate ({type(error).__name__}); ask the operator for it again"
         ) from error
 
 
 def _address(path: pathlib.Path) -> dict[str, str | int]:
-    """Returns {"site", "host", "port"} of a site.json. Raises ValueError for anything else in their
-    place.
-    """
+    """Returns {"site", "host", "port"} of a site.json. Raises ValueError if one is malformed."""
     about = atomic.read_json(path)
     try:
         site, host, port = about["site"], about["host"], about["port"]
@@ -251,6 +251,7 @@ def _address(path: pathlib.Path) -> dict[str, str | int]:
         good = False
     if not good:
         raise ValueError(
-            f'{path}: expected {{"site": name, "host": name or address, "port": number}}; ask the operator for it again'
+            f'{path}: expected {{"site": name, "host": name or address, "port": number}}; '
+            "ask the operator for it again"
         )
     return {"site": site, "host": host, "port": port}

@@ -1,5 +1,6 @@
-"""X.509 as a federation uses it: one authority, P-256 keys, one purpose a certificate. Bytes in,
-bytes out; no files.
+"""X.509 as a federation uses it: one authority, P-256 keys, one purpose per certificate.
+
+Functions of bytes and values; no files.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 
 from runkit import printable
 
-BACKDATED = datetime.timedelta(hours=1)  # a site whose clock is a little behind can begin at once
-_NAME = 64  # characters of a common name, as X.520 has it
-WARN_DAYS = 30  # before a certificate ends
+BACKDATED = datetime.timedelta(hours=1)  # so that a site whose clock is slow can start at once
+_NAME = 64  # longest common name in characters (X.520)
+WARN_DAYS = 30  # before a certificate expires
 _GENERATION = re.compile(r"server-([1-9][0-9]{0,5})\.federation\.invalid")
-_SPOKEN_BITS = 128  # of a fingerprint are compared at least
+_SPOKEN_BITS = 128  # of a fingerprint that people compare, at least
 
 
 class Request(NamedTuple):
-    """What a site asks to be certified. The key's private half never left it, and of its credential
-    it tells the hash only.
+    """What a site asks to have certified.
+
+    The private key never leaves the site, and of its credential it sends only the hash.
     """
 
     name: str
     public_key: ec.EllipticCurvePublicKey
     credential_sha256: str
-    fingerprint: str  # to be compared over the telephone
+    fingerprint: str  # compared over the telephone
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -45,7 +47,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def new_authority(
     key: ec.EllipticCurvePrivateKey, valid_days: int, now: datetime.datetime
 ) -> x509.Certificate:
-    """Returns a certificate that signs certificates and nothing else, and no further authority."""
+    """Returns a certificate that may sign certificates of sites and servers, and nothing else."""
     name = _name("federation authority")
     return (
         _builder(name, name, key.public_key(), now, now + datetime.timedelta(days=valid_days))
@@ -66,18 +68,22 @@ def issue(
     hosts: Sequence[str] = (),
     generation: int = 0,
 ) -> x509.Certificate:
-    """Returns a certificate: of a server where `hosts` are given, else of a client. It ends with
-    its authority at the latest.
+    """Returns a server's certificate if `hosts` are given, else a client's.
+
+    It expires no later than its authority.
 
     Args:
       generation: how often the server's certificate was revoked before this one. The certificate
-        bears the name of every generation up to it, so that a client that has not heard of the
-        newest revocation still connects, and hears of it.
+        bears the names of all generations up to this one, so that a client that does not know of
+        the newest revocation can still connect, and then learns of it.
+    Raises:
+      ValueError: if the authority has expired.
     """
     ends = min(now + datetime.timedelta(days=valid_days), authority.not_valid_after_utc)
     if ends <= now:
         raise ValueError(
-            f"the authority ended on {authority.not_valid_after_utc:%Y-%m-%d}; provision the federation again"
+            f"the authority expired on {authority.not_valid_after_utc:%Y-%m-%d}; "
+            "provision the federation again"
         )
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
@@ -101,8 +107,9 @@ def issue(
 
 
 def new_request(name: str, key: ec.EllipticCurvePrivateKey, credential_sha256: str) -> bytes:
-    """Returns a PEM certificate request. It carries the credential's hash as challenge password, so
-    its signature covers it.
+    """Returns a PEM certificate request.
+
+    It carries the credential's hash as challenge password, so that its signature covers the hash.
     """
     return (
         x509.CertificateSigningRequestBuilder()
@@ -114,29 +121,28 @@ def new_request(name: str, key: ec.EllipticCurvePrivateKey, credential_sha256: s
 
 
 def read_request(pem: bytes) -> Request:
-    """Returns what a request asks for. Raises ValueError unless it is one of `new_request`, signed
-    by the key it names.
+    """Returns what a request asks for.
+
+    Raises:
+      ValueError: unless `new_request` made it, and the key it names signed it.
     """
     try:
         request = x509.load_pem_x509_csr(pem)
-        digest = request.attributes.get_attribute_for_oid(
-            AttributeOID.CHALLENGE_PASSWORD
-        ).value.decode("ascii")
+        password = request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD)
+        digest = password.value.decode("ascii")
         names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         key = request.public_key()
-        whole = (
-            request.is_signature_valid
-            and len(names) == 1
-            and isinstance(key, ec.EllipticCurvePublicKey)
-        )
+        signed = request.is_signature_valid
     except (ValueError, x509.AttributeNotFound, InvalidSignature) as error:
         raise ValueError(
             f"not a certificate request of this release ({type(error).__name__})"
         ) from error
-    if not whole or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise ValueError(
-            "a certificate request whose signature, name or credential hash is not right"
-        )
+    if (
+        not (signed and len(names) == 1 and isinstance(key, ec.EllipticCurvePublicKey))
+        or len(digest) != 64
+        or set(digest) - set("0123456789abcdef")
+    ):
+        raise ValueError("a certificate request with a wrong signature, name or credential hash")
     return Request(
         printable.text(names[0].value, limit=_NAME),
         key,
@@ -146,16 +152,15 @@ def read_request(pem: bytes) -> Request:
 
 
 def server_name(generation: int) -> str:
-    """Returns the name that server certificates bear from a generation on. Nobody can be reached
-    under it (RFC 6761).
+    """Returns the name that server certificates bear from a generation on.
+
+    No host can be reached under it (RFC 6761).
     """
     return f"server-{generation}.federation.invalid"
 
 
 def generation_of(certificate: x509.Certificate) -> int:
-    """Returns the generation of a server's certificate, 0 where no certificate was revoked before
-    it.
-    """
+    """Returns the generation of a server's certificate; 0 if none was revoked before it."""
     return max(
         (
             int(found[1])
@@ -173,9 +178,10 @@ def new_revocation(
     authority_key: ec.EllipticCurvePrivateKey,
     now: datetime.datetime,
 ) -> bytes:
-    """Returns the authority's statement that server certificates before a generation are revoked: a
-    PEM list of revoked certificates (X.509 CRL) whose number is the generation. It holds as long as
-    the authority does.
+    """Returns the authority's statement that server certificates before a generation are revoked.
+
+    It is a PEM list of revoked certificates (X.509 CRL) whose number is the generation, and is
+    valid as long as the authority.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -196,17 +202,17 @@ def new_revocation(
 
 
 def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
-    """Returns from which generation on server certificates are trusted.
+    """Returns the first generation of server certificates that is trusted.
 
     Args:
-      authority: whose statement it must be; None where nobody relies on the answer.
+      authority: who must have signed the statement; None if nobody relies on the answer.
     Raises:
-      ValueError: for anything but a statement of `new_revocation` that this authority has signed.
+      ValueError: for anything but a statement by `new_revocation` that this authority signed.
     """
     try:
         statement = x509.load_pem_x509_crl(pem)
         number = statement.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        signed = authority is None or statement.is_signature_valid(authority.public_key())
+        signed = authority is None or _has_signed(authority, statement)
     except (ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature) as error:
         raise ValueError(
             f"not a list of revoked certificates of this release ({type(error).__name__})"
@@ -218,20 +224,24 @@ def read_revocation(pem: bytes, authority: x509.Certificate | None) -> int:
     return number
 
 
+def _has_signed(authority: x509.Certificate, statement: x509.CertificateRevocationList) -> bool:
+    key = authority.public_key()
+    return isinstance(key, ec.EllipticCurvePublicKey) and statement.is_signature_valid(key)
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
-    """Returns the SHA-256 of the DER form, as `openssl x509 -fingerprint -sha256` prints it,
-    without colons.
+    """Returns the SHA-256 of the DER form: what `openssl x509 -fingerprint -sha256` prints.
+
+    Lower-case, without colons.
     """
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def fingerprint_of_pem(pem: bytes) -> str:
-    """Returns the fingerprint of a PEM certificate without parsing it, "" of none."""
-    return (
-        fingerprint_of_bytes(ssl.PEM_cert_to_DER_cert(pem.decode("ascii", "replace")))
-        if pem
-        else ""
-    )
+    """Returns the fingerprint of a PEM certificate without parsing it; "" for b""."""
+    if not pem:
+        return ""
+    return fingerprint_of_bytes(ssl.PEM_cert_to_DER_cert(pem.decode("ascii", "replace")))
 
 
 def fingerprint_of_bytes(der: bytes) -> str:
@@ -239,21 +249,23 @@ def fingerprint_of_bytes(der: bytes) -> str:
 
 
 def spoken(digest: str) -> str:
-    """Returns the first 128 bits of a digest in groups of four, to be read out over the telephone."""
+    """Returns the first 128 bits of a digest in groups of four digits, to be read out."""
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
 
 def is_spoken(text: str, digest: str) -> bool:
-    """Returns whether a fingerprint as somebody typed it, in groups, with colons or in capitals, is
-    that of `digest`.
+    """Returns whether a fingerprint that somebody typed is the beginning of `digest`.
+
+    Spaces, colons, hyphens and capitals do not matter.
 
     Raises:
-      ValueError: for what is no fingerprint, or for fewer than 128 bits of one.
+      ValueError: for text that is not a fingerprint, or for fewer than 128 bits of one.
     """
     given = re.sub(r"[\s:-]", "", text).lower()
     if not re.fullmatch(r"[0-9a-f]*", given) or not _SPOKEN_BITS // 4 <= len(given) <= len(digest):
         raise ValueError(
-            f"{text[:100]!r} is not a fingerprint; give at least its first {_SPOKEN_BITS // 4} digits, 0 to 9 and a to f"
+            f"{text[:100]!r} is not a fingerprint; give at least its first {_SPOKEN_BITS // 4} "
+            "digits, 0 to 9 and a to f"
         )
     return digest.startswith(given)
 
@@ -264,9 +276,7 @@ def common_name(certificate: x509.Certificate) -> str:
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Returns the names and addresses under which a server's certificate may be reached, as
-    printable text.
-    """
+    """Returns the names and addresses that a server's certificate is for, as printable text."""
     return [name for name in _alternatives(certificate) if not _GENERATION.fullmatch(name)]
 
 
@@ -292,7 +302,18 @@ def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 
 def same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
-    return _public_bytes(certificate.public_key()) == _public_bytes(key.public_key())
+    return certificate.public_key() == key.public_key()
+
+
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Returns a private key. Raises ValueError for anything but an unencrypted EC key."""
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except TypeError as error:  # encrypted
+        raise ValueError("the key is encrypted") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the key is not an elliptic-curve key")
+    return key
 
 
 def to_pem(certificate: x509.Certificate) -> bytes:
@@ -302,12 +323,6 @@ def to_pem(certificate: x509.Certificate) -> bytes:
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 

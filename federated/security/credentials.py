@@ -1,5 +1,6 @@
-"""From credential to token to site. Secrets are 256 bits; what is stored of them is a SHA-256, so a
-stolen store opens nothing.
+"""Credentials and tokens: how a server knows which site is calling.
+
+Secrets have 256 bits. Only their SHA-256 is stored, so that a stolen store is of no use.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Protocol
 
 from absl import logging
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from federated.errors import CertificateRefused, SessionExpired, WrongCredential
 from federated.security import certificates
@@ -29,15 +29,20 @@ def new_secret() -> str:
 
 
 def hashed(secret: str) -> str:
-    """Returns what is kept of a secret. Plain SHA-256 will do: 256 random bits cannot be guessed,
-    slow or fast.
+    """Returns what is stored of a secret.
+
+    Plain SHA-256 is enough, because 256 random bits cannot be guessed.
     """
     return hashlib.sha256(secret.encode("utf-8")).hexdigest()
 
 
 class CredentialBook:
-    """Which sites there are, the hashes of their credentials and the operator's, and which
-    certificates are refused.
+    """Who may log in, and which certificates are revoked.
+
+    Args:
+      hashes: site -> hash of its credential.
+      operator: hash of the operator's credential, "" for none.
+      revoked: fingerprints of revoked certificates.
     """
 
     def __init__(
@@ -51,12 +56,13 @@ class CredentialBook:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> CredentialBook:
-        """Reads `credentials.json`, and again whenever it changes, so that a revocation holds at
-        the next call.
+        """Reads `credentials.json`, and reads it again whenever it changes.
+
+        A revocation thus takes effect at the next call. If the file becomes unreadable later, that
+        is logged, and what was read last stays in force.
 
         Raises:
-          ValueError: naming a file that is missing or malformed. Once it was read, a bad file is
-              logged and the last good one holds.
+          ValueError: naming a file that is missing or malformed.
         """
         path = pathlib.Path(path)
         private.refuse_link(path)
@@ -66,26 +72,20 @@ class CredentialBook:
             )
         book = cls({})
         book._path = path
-        book._seen = book._version()
-        book._load()
+        book._seen = _version(path)
+        book._load(path)
         return book
 
-    def _version(self, *files: str) -> tuple[int, ...]:
-        version: tuple[int, ...] = ()
-        for path in (self._path, *map(self._path.with_name, files)):
-            about = os.stat(path)
-            version += about.st_mtime_ns, about.st_size, about.st_ino
-        return version
-
-    def _load(self) -> None:
-        private.refuse_link(self._path)
-        book = atomic.read_json(self._path)
+    def _load(self, path: pathlib.Path) -> None:
+        private.refuse_link(path)
+        book = atomic.read_json(path)
         sites = book.get("sites") if isinstance(book, dict) else None
         if not isinstance(sites, dict) or not all(
             isinstance(h, str) and len(h) == 64 for h in sites.values()
         ):
             raise ValueError(
-                f'{self._path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; provision the federation again'
+                f'{path}: expected {{"sites": {{name: SHA-256 of the credential}}}}; '
+                "provision the federation again"
             )
         self._hashes, self._operator, self._revoked = (
             dict(sites),
@@ -98,9 +98,9 @@ class CredentialBook:
         if self._path is None:
             return
         try:
-            version = self._version()
+            version = _version(self._path)
             if version != self._seen:
-                self._load()
+                self._load(self._path)
                 self._seen = version
                 logging.info(
                     "event=credentials_read sites=%s revoked=%d",
@@ -118,22 +118,25 @@ class CredentialBook:
         return tuple(sorted(self._hashes))
 
     def check(self, site: str, credential: str) -> None:
-        """Raises WrongCredential unless `credential` was issued to `site`; the message tells not
-        which of the two is wrong.
+        """Raises WrongCredential unless `credential` was issued to `site`.
+
+        The message does not say which of the two is wrong.
         """
         self._refresh()
         expected = self._hashes.get(site, "0" * 64)
         if not hmac.compare_digest(expected, hashed(credential)) or site not in self._hashes:
             raise WrongCredential(
-                f"site {site!r} and its credential do not go together here; use the kit that this federation's operator sent, unchanged"
+                f"site {site!r} and its credential do not go together here; use the kit that this "
+                "federation's operator sent, unchanged"
             )
 
     def check_certificate(self, certificate: str) -> None:
-        """Raises CertificateRefused for a certificate (SHA-256 of its DER form) that was revoked."""
+        """Raises CertificateRefused if a certificate, given by its fingerprint, was revoked."""
         self._refresh()
         if certificate in self._revoked:
             raise CertificateRefused(
-                f"the certificate {certificate[:16]}… was revoked; have the federation's operator certify a new key of this site"
+                f"the certificate {certificate[:16]}… was revoked; have the federation's operator "
+                "certify a new key of this site"
             )
 
     def check_standing(self, site: str, certificate: str = "") -> None:
@@ -155,36 +158,31 @@ class CredentialBook:
         return self.server_revocation()[0]
 
     def server_revocation(self) -> tuple[int, bytes]:
-        """Returns (generation, the authority's statement) of the revoked server certificates; (0,
-        b"") where none was revoked.
+        """Returns (generation, the authority's statement) of the revoked server certificates.
 
-        Nor is there anything to say before this server has its own new certificate: sites that knew
-        would refuse it.
+        Returns (0, b"") if none was revoked, and also while this server still has the revoked
+        certificate: a site that knew of the revocation would refuse it.
         """
         self._refresh()
         if self._path is None or not self._revocation:
             return 0, b""
         try:
-            version = self._version("server.pem", "server.key")
+            files = [self._path.with_name(name) for name in ("server.pem", "server.key")]
+            version = _version(self._path, *files)
             if version != self._served[0]:
-                generation = certificates.read_revocation(
-                    self._revocation, None
-                )  # the sites do not take this server's word for it
-                own = x509.load_pem_x509_certificate(
-                    self._path.with_name("server.pem").read_bytes()
-                )
-                key = serialization.load_pem_private_key(
-                    self._path.with_name("server.key").read_bytes(), None
-                )
-                there = certificates.generation_of(own) >= generation and certificates.same_key(
-                    own, key
-                )
-                if not there:
+                # Without the authority: sites check the signature and do not trust this server's.
+                generation = certificates.read_revocation(self._revocation, None)
+                own = x509.load_pem_x509_certificate(files[0].read_bytes())
+                key = certificates.load_key(files[1].read_bytes())
+                new = certificates.generation_of(own) >= generation
+                renewed = new and certificates.same_key(own, key)
+                if not renewed:
                     logging.error(
-                        "event=server_certificate_revoked note=carry_the_new_folder_of_the_server_here generation=%d",
+                        "event=server_certificate_revoked "
+                        "note=carry_the_new_folder_of_the_server_here generation=%d",
                         generation,
                     )
-                self._served = version, (generation, self._revocation) if there else (0, b"")
+                self._served = version, (generation, self._revocation) if renewed else (0, b"")
         except (OSError, ValueError) as error:
             logging.error("event=revocation_unreadable reason=%s", error)
         return self._served[1]
@@ -197,8 +195,18 @@ class CredentialBook:
             or not self._operator
         ):
             raise WrongCredential(
-                "this is not the operator's credential here; use the operator's kit of this federation"
+                "this is not the operator's credential here; "
+                "use the operator's kit of this federation"
             )
+
+
+def _version(*files: pathlib.Path) -> tuple[int, ...]:
+    """Returns a value that changes when one of the files does."""
+    return tuple(
+        number
+        for found in map(os.stat, files)
+        for number in (found.st_mtime_ns, found.st_size, found.st_ino)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,15 +227,16 @@ class SessionStore(Protocol):
 
 
 class Sessions:
-    """Issues tokens and says whose they are.
+    """Issues tokens, and finds the site that a token was issued to.
 
     Args:
       store: keeps hashes of tokens across restarts.
       lifetime_s: seconds until a token expires.
       clock: seconds since the epoch.
-      run: the tokens hold in this run only, even where the table of hashes was copied from another.
-      generation: of the server's certificate. Tokens of an earlier one are unknown: with its key
-        somebody may have seen them, and at the new login sites hear of the revocation.
+      run: the run in which the tokens are valid, even if another run has a copy of the hashes.
+      generation: generation of the server's certificate. Tokens issued under an earlier one are
+        void, because whoever stole its key may have seen them; and logging in again tells the sites
+        about the revocation.
     """
 
     def __init__(
@@ -239,20 +248,16 @@ class Sessions:
         run: str = "",
         generation: Callable[[], int] = lambda: 0,
     ):
-        self._store, self._lifetime_s, self._clock, self._run, self._generation = (
-            store,
-            lifetime_s,
-            clock,
-            run,
-            generation,
-        )
+        self._store, self._lifetime_s, self._clock = store, lifetime_s, clock
+        self._run, self._generation = run, generation
 
     def open(self, site: str, certificate: str, *, until: float = math.inf) -> tuple[str, float]:
-        """Returns (token, when it expires); the token is bound to the site and to the certificate
-        it logged in with.
+        """Returns a new token and when it expires, in seconds since the epoch.
+
+        The token is bound to the site and to the certificate with which it logged in.
 
         Args:
-          until: when the certificate ends, seconds since the epoch.
+          until: when the certificate expires, in seconds since the epoch.
         """
         token, now = new_secret(), self._clock()
         expires_at = min(now + self._lifetime_s, until)

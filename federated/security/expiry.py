@@ -1,6 +1,4 @@
-"""Warns of certificates before they end: at the start of server and site, in the status, and by the
-doctor.
-"""
+"""Warnings before certificates expire: when a server or site starts, and in the server's status."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ from federated.security import certificates
 
 
 def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> list[str]:
-    """Returns a line for every certificate of a kit that ends within 30 days or has ended; a
-    damaged one is left to the doctor.
+    """Returns one line per certificate of a kit that has expired or will within 30 days.
+
+    Skips damaged certificates, which the doctor reports.
     """
     now, lines = now or datetime.datetime.now(datetime.timezone.utc), []
     for path in sorted(pathlib.Path(kit).glob("*.pem")):
@@ -24,9 +23,9 @@ def warnings(kit: str | os.PathLike, now: datetime.datetime | None = None) -> li
         except (OSError, ValueError):
             continue
         if days < certificates.WARN_DAYS:
-            when = f"ends in {days:.0f} days" if days > 0 else f"ended {-days:.0f} days ago"
-            way_out = (
+            when = f"expires in {days:.0f} days" if days > 0 else f"expired {-days:.0f} days ago"
+            remedy = (
                 "provision the federation again" if path.name == "ca.pem" else "have it renewed"
             )
-            lines.append(f"{path.name}: the certificate {when}; {way_out}")
+            lines.append(f"{path.name}: the certificate {when}; {remedy}")
     return lines

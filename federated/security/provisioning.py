@@ -1,14 +1,14 @@
-"""Makes what a federation needs to trust each other: an authority, the server's kit, the operator's
-and one per site.
+"""Makes a federation's authority and the kits of its server, its operator and its sites.
 
-<folder>/authority/{ca.pem, ca.key, federation.json}   stays offline; needed only to provision, renew and revoke
-         server/{ca.pem, server.pem, server.key, credentials.json}
-         operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
-         <site>/{ca.pem, site.pem, site.key, credential, site.json}
+    <folder>/authority/{ca.pem, ca.key, federation.json}
+             server/{ca.pem, server.pem, server.key, credentials.json}
+             operator/{ca.pem, operator.pem, operator.key, credential, operator.json}
+             <site>/{ca.pem, site.pem, site.key, credential, site.json}
 
-A site that made its own key (see `enrolment`) gets ca.pem, site.pem and site.json only: nothing in
-them is secret. Once a certificate of the server was revoked, authority, operator and sites have the
-statement on it too, `revoked.crl` (see `revocation`).
+`authority` stays offline; only provisioning, renewing and revoking need it. A site that made its
+own key (see `certificate_request`) gets ca.pem, site.pem and site.json only, none of which is
+secret. Once a server's certificate has been revoked, `revoked.crl` says so (see `revocation`) in
+the folders of the authority and the operator, and in every site's kit written from then on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pathlib
 import re
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federated.security import certificates, revocation
@@ -30,7 +30,7 @@ from federated.security.credentials import hashed, new_secret
 from federated.wire import addresses
 from runkit import atomic, private
 
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 RESERVED = ("server", "operator", "authority")
 DEFAULT_PORT = 8443
 _FILE = {"server": "server", "operator": "operator"}  # a site's files are called site.*
@@ -47,20 +47,21 @@ def provision(
     requests: Sequence[str | os.PathLike] = (),
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes an authority of its own and all kits, private to this account; returns the folder.
+    """Writes a new authority and all kits, private to this account; returns the folder.
 
     Args:
-      server_hosts: names or addresses under which sites reach the server, the first being the one
-        written into their kits; localhost, 127.0.0.1 and ::1 are added to the certificate.
-      sites: those whose keys are made here; their names name folders, certificates and rows.
-      port: the server's port, for the sites' kits.
-      valid_days: lifetime of the certificates, which can be renewed while the authority lives.
-      authority_days: lifetime of the authority; after it, everything is provisioned again.
+      server_hosts: names or addresses under which sites reach the server. The first is written into
+        the sites' kits; localhost, 127.0.0.1 and ::1 are added to the certificate.
+      sites: names of the sites whose keys are made here. A site's name is that of its folder, its
+        certificate and its rows.
+      port: the server's port, written into the sites' kits.
+      valid_days: lifetime of the certificates, which can be renewed while the authority is valid.
+      authority_days: lifetime of the authority; after it, everything has to be provisioned again.
       requests: certificate requests of sites that made their own keys.
-      overwrite: replaces kits that are there; the old ones stop working.
+      overwrite: replaces existing kits, which then stop working.
     Raises:
-      ValueError: for a name that cannot be used, a request that is none, or a folder that holds
-          kits already.
+      ValueError: for a name that cannot be used, a file that is not a request, or a folder that
+        already holds kits.
     """
     hosts = [
         addresses.plain(host)
@@ -79,7 +80,7 @@ def provision(
     _check_apart(names)
     if not 0 <= port <= 65535:
         raise ValueError(
-            f"port is {port}; expected 1 to 65535, or 0 for a local run that finds a free one"
+            f"port is {port}; expected 1 to 65535, or 0 for a local run on any free port"
         )
     if not 1 <= valid_days <= authority_days:
         raise ValueError(
@@ -88,7 +89,8 @@ def provision(
     there = [name for name in (*RESERVED[::-1], *names) if (folder / name).exists()]
     if there and not overwrite:
         raise ValueError(
-            f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: choose another folder, or ask to overwrite"
+            f"{folder} holds {', '.join(there)} already; a new kit makes the old one useless: "
+            "choose another folder, or ask to overwrite"
         )
 
     private.folder(folder)
@@ -98,7 +100,7 @@ def provision(
     try:
         _write_all(folder, hosts, port, sites, asked, valid_days, authority_days)
     except BaseException:
-        if not there:  # half a federation would be in the way of the next attempt
+        if not there:  # half a federation would stop the next attempt
             for name in (*RESERVED, *names):
                 shutil.rmtree(folder / name, ignore_errors=True)
         raise
@@ -149,18 +151,20 @@ def add(
     valid_days: int = 365,
     replace_credential: Sequence[str] = (),
 ) -> list[str]:
-    """Takes further sites in, and renews those that send a request; returns their names.
+    """Adds sites to a federation, and renews those that send a request; returns their names.
 
-    The server's `credentials.json` changes with it: where the server is another machine, copy that
+    This changes the server's `credentials.json`. If the server runs on another machine, copy the
     file there.
 
     Args:
-      replace_credential: sites whose request may come with another credential than the one that is
-        known. Somebody who can make a request cannot take a site's place without the operator
-        saying so.
+      sites: names of new sites whose keys are made here.
+      requests: certificate requests of new sites, or of sites that renew their certificates.
+      valid_days: lifetime of the certificates.
+      replace_credential: sites whose request may come with a credential other than the known one.
+        Nobody can take a site's place by a request alone: the operator has to allow it here.
     Raises:
-      ValueError: for names that cannot be used or are there already, a request that is none, or one
-          with an unexpected credential.
+      ValueError: for names that cannot be used or exist already, a file that is not a request, or
+        a request with an unexpected credential.
     """
     authority = _Authority.of(folder)
     asked = [read_request_file(path) for path in requests]
@@ -183,15 +187,17 @@ def add(
     for path, request in zip(requests, asked, strict=True):
         if similar.get(request.name.lower(), request.name) != request.name:
             raise ValueError(
-                f"{path}: asks for {request.name!r}, and there is {similar[request.name.lower()]!r}; choose another name"
+                f"{path}: asks for {request.name!r}, and there is "
+                f"{similar[request.name.lower()]!r}; choose another name"
             )
         if (
             book["sites"].get(request.name, request.credential_sha256) != request.credential_sha256
             and request.name not in replace_credential
         ):
             raise ValueError(
-                f"{path}: comes with another credential than site {request.name} has, whose kit would stop working. If the site has "
-                f"lost its kit and says so over the telephone, add --replace_credential={request.name}"
+                f"{path}: comes with another credential than site {request.name} has, whose kit "
+                "would stop working. If the site has lost its kit and says so over the telephone, "
+                f"add --replace_credential={request.name}"
             )
     for site in sites:
         credential = new_secret()
@@ -205,48 +211,50 @@ def add(
 
 
 def meaning(folder: str | os.PathLike, request: certificates.Request) -> str:
-    """Returns what signing a request would do to the federation, for the operator to see before."""
+    """Returns what signing a request would do to the federation, to be shown to the operator."""
     book = _Authority.of(folder).book()
     if request.name not in book["sites"]:
         return "a new site"
     if book["sites"][request.name] == request.credential_sha256:
-        return "a renewal by the site that is there"
-    return "WITH ANOTHER CREDENTIAL than the site that is there, whose kit would stop working"
+        return "a renewal by the existing site"
+    return "WITH ANOTHER CREDENTIAL than the existing site, whose kit would stop working"
 
 
 def renew(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
-    """Gives kits whose keys were made here a new key and certificate; credentials stay, and so do
-    running sessions.
+    """Replaces key and certificate in kits whose keys were made here.
+
+    Credentials and running sessions stay valid.
 
     Raises:
-      ValueError: for a name that has no kit here; a site that made its own key sends a new request
-          instead (see `add`).
+      ValueError: for a name that has no kit here. A site that made its own key sends a new request
+        instead (see `add`).
     """
     authority = _Authority.of(folder)
     for name in names:
         if not (authority.folder / name / f"{_FILE.get(name, 'site')}.key").is_file():
             raise ValueError(
-                f"{folder}: the key of {name!r} was not made here; renew the certificate by a new request of that site"
+                f"{folder}: the key of {name!r} was not made here; renew the certificate by a new "
+                "request of that site"
             )
     for name in names:
         authority.write_kit(name, valid_days)
 
 
 def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int = 365) -> None:
-    """Shuts sites (or "operator") out: their credentials are forgotten and every certificate issued
-    to them is refused.
+    """Shuts out sites or "operator": drops their credentials and revokes all their certificates.
 
-    A server that reads this folder's `credentials.json` obeys at its next call; elsewhere copy that
-    file, and until it is there let the operator evict the site.
+    This takes effect at the next call to a server that reads this folder's `credentials.json`. If
+    the server runs on another machine, copy the file there; until then, the operator can evict the
+    site.
 
-    "server" makes a new key and certificate for the server, and a statement that earlier ones are
-    revoked: the server hands it on at every login, and from then on a site refuses them. Carry the
-    whole folder to the server.
+    For "server", makes a new key and certificate for the server, and a statement that earlier ones
+    are revoked. The server hands the statement on at every login, and from then on sites refuse
+    the earlier certificates. Copy the whole folder to the server.
 
     Args:
       valid_days: lifetime of the server's new certificate.
     Raises:
-      ValueError: for a name that has no part in the federation.
+      ValueError: for a name that is not part of the federation.
     """
     authority = _Authority.of(folder)
     book = authority.book()
@@ -257,7 +265,8 @@ def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int =
     ]
     if unknown:
         raise ValueError(
-            f"{folder}: {', '.join(unknown)} has no part in it; there are {', '.join(book['sites'])}"
+            f"{folder}: {', '.join(unknown)} has no part in it; "
+            f"there are {', '.join(book['sites'])}"
         )
     for name in names:
         book["sites"].pop(name, None)
@@ -271,7 +280,7 @@ def revoke(folder: str | os.PathLike, names: Sequence[str], *, valid_days: int =
 
 @dataclasses.dataclass(frozen=True)
 class Issued:
-    """A certificate as the authority's book has it."""
+    """One entry of the authority's list of certificates."""
 
     name: str
     sha256: str
@@ -280,7 +289,7 @@ class Issued:
 
 
 def issued(folder: str | os.PathLike) -> list[Issued]:
-    """Returns every certificate that was issued, oldest first, the authority's own before them."""
+    """Returns every certificate that was issued: the authority's own, then oldest first."""
     authority, now = _Authority.of(folder), _now()
     revoked = set(authority.book()["revoked"])
 
@@ -308,12 +317,12 @@ def issued(folder: str | os.PathLike) -> list[Issued]:
 
 
 def authority_fingerprint(folder: str | os.PathLike) -> str:
-    """Returns what the operator reads out to a site that takes an answer in."""
+    """Returns what the operator reads out to a site that installs an answer."""
     return certificates.spoken(certificates.fingerprint(_Authority.of(folder).certificate))
 
 
 def read_request_file(path: str | os.PathLike) -> certificates.Request:
-    """Reads a site's request. Raises ValueError naming the file that is none, or a link."""
+    """Reads a site's request. Raises ValueError naming a file that is a link, or not a request."""
     private.refuse_link(path)
     try:
         return certificates.read_request(pathlib.Path(path).read_bytes())
@@ -324,27 +333,28 @@ def read_request_file(path: str | os.PathLike) -> certificates.Request:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file into a private folder, whole or not at all: an empty credential would be one
-    that anybody knows.
+    """Writes a file into a private folder, whole or not at all.
+
+    Half a credential must never exist: anybody can guess an empty one.
     """
     atomic.write_bytes(path, content)
 
 
 class _Authority:
-    """The authority's folder, open: issues certificates and keeps account of them."""
+    """The authority's folder, opened: issues certificates and keeps a list of them."""
 
     def __init__(
         self,
         folder: pathlib.Path,
         certificate: x509.Certificate,
         key: ec.EllipticCurvePrivateKey,
-        about: dict,
+        about: dict[str, Any],
     ):
         self.folder, self.certificate, self._key, self.about = folder, certificate, key, about
 
     @classmethod
     def of(cls, folder: str | os.PathLike) -> _Authority:
-        """Opens the authority of a provisioned folder. Raises ValueError where there is none."""
+        """Opens the authority of a provisioned folder. Raises ValueError if there is none."""
         folder = pathlib.Path(folder)
         kit = folder / "authority"
         for name in ("authority", *_FILE):
@@ -353,19 +363,22 @@ class _Authority:
         for name in ("ca.pem", "ca.key", "federation.json"):
             if not (kit / name).is_file():
                 raise ValueError(
-                    f"{kit / name}: no such file; give the folder in which the federation was provisioned"
+                    f"{kit / name}: no such file; "
+                    "give the folder in which the federation was provisioned"
                 )
         private.folder(folder)
         for name in ("authority", *_FILE):
             if (folder / name).is_dir():
                 private.tree(folder / name)
-        key = serialization.load_pem_private_key((kit / "ca.key").read_bytes(), None)
+        key = certificates.load_key((kit / "ca.key").read_bytes())
         certificate = x509.load_pem_x509_certificate((kit / "ca.pem").read_bytes())
         return cls(folder, certificate, key, atomic.read_json(kit / "federation.json"))
 
     def write_kit(self, name: str, valid_days: int, *, credential: str | None = None) -> None:
-        """Writes a kit with a fresh key; a kit that is there keeps its credential where none is
-        given.
+        """Writes a kit with a new key.
+
+        Args:
+          credential: None keeps the one in the existing kit.
         """
         there, file = self._member(name), _FILE.get(name, "site")
         key = certificates.new_key()
@@ -388,7 +401,7 @@ class _Authority:
             self._write_address(kit, name)
 
     def write_answer(self, request: certificates.Request, valid_days: int) -> None:
-        """Writes what a site that keeps its own key gets back."""
+        """Writes the answer to a site that made its own key."""
         certificate = self._issue(request.name, request.public_key, valid_days, ())
         with atomic.replacing_folder(self._member(request.name)) as kit:
             (kit / "ca.pem").write_bytes(certificates.to_pem(self.certificate))
@@ -396,8 +409,9 @@ class _Authority:
             self._write_address(kit, request.name)
 
     def revoke_server(self, valid_days: int) -> bytes:
-        """Begins a generation of server certificates with a new one; returns the statement that
-        revokes all earlier ones.
+        """Begins a new generation of server certificates.
+
+        Returns the statement that revokes all earlier ones.
         """
         held = [
             int(entry["serial"], 16)
@@ -405,9 +419,8 @@ class _Authority:
             if entry["name"] == "server" and "serial" in entry
         ]
         self.about["server_generation"] = generation = self.about.get("server_generation", 0) + 1
-        self.write_kit(
-            "server", valid_days
-        )  # notes the generation first: a kill from here on only begins one more
+        # This notes the generation first; after a kill, the next attempt only begins another one.
+        self.write_kit("server", valid_days)
         statement = certificates.new_revocation(
             generation, held, self.certificate, self._key, _now()
         )
@@ -417,16 +430,17 @@ class _Authority:
         return statement
 
     def _member(self, name: str) -> pathlib.Path:
-        """Returns the folder of a kit. Raises ValueError where it is a link, or holds one."""
+        """Returns the folder of a kit. Raises ValueError if it is a link, or holds one."""
         private.refuse_link(self.folder / name)
         private.refuse_links(self.folder / name)
         return self.folder / name
 
-    def book(self) -> dict:
+    def book(self) -> dict[str, Any]:
+        """Returns what the server's `credentials.json` holds."""
         book = atomic.read_json(self.folder / "server" / "credentials.json")
         return {"sites": {}, "operator": "", "revoked": [], **book}
 
-    def write_book(self, book: dict) -> None:
+    def write_book(self, book: dict[str, Any]) -> None:
         atomic.write_json(self.folder / "server" / "credentials.json", book)
 
     def _write_address(self, kit: pathlib.Path, name: str) -> None:
@@ -459,30 +473,35 @@ class _Authority:
             "ends": certificate.not_valid_after_utc.isoformat(),
         }
         self.about["issued"].append(entry)
-        atomic.write_json(
-            self.folder / "authority" / "federation.json", self.about
-        )  # before the kit: what exists can be revoked
+        # Before the kit, so that every certificate that exists can be revoked.
+        atomic.write_json(self.folder / "authority" / "federation.json", self.about)
         return certificate
+
+
+def check_site_name(name: str) -> None:
+    """Raises ValueError for a name that a site cannot have."""
+    if not _SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
+        raise ValueError(
+            f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not "
+            f"{', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+        )
 
 
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
-        if not SITE_NAME.fullmatch(name) or name.lower() in RESERVED:
-            raise ValueError(
-                f"site name {name!r} cannot be used; letters, digits, '_' and '-', at most 32, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
-            )
+        check_site_name(name)
     if len({name.lower() for name in names}) != len(names):
         raise ValueError(
-            f"sites {', '.join(names)}: a name is given twice; file systems may not tell upper from lower case"
+            f"sites {', '.join(names)}: a name is given twice; "
+            "file systems may not distinguish upper and lower case"
         )
 
 
 def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
-    """Raises ValueError where a model of one site could be taken for another's: their names begin
-    with the site's and '_'.
+    """Raises ValueError if a model of one site could be taken for another's.
 
-    Two sites that an earlier release let in together stay: of such names the server gives a model
-    to the longer one (see `intake`).
+    A model's name begins with its site's name and "_". Pairs of sites that an earlier release let
+    in stay; the server then takes a model for that of the longer name (see `server.uploads`).
     """
     for name in new:
         for other in (*known, *new):
@@ -490,8 +509,9 @@ def _check_apart(new: Sequence[str], known: Sequence[str] = ()) -> None:
             if long.lower().startswith(f"{short.lower()}_"):
                 example = f", e.g. {short}-{long[len(short) + 1 :]}" if long in new else ""
                 raise ValueError(
-                    f"site names {short!r} and {long!r} cannot be in one federation: models of {short!r} may begin with '{long}_', and those of "
-                    f"{long!r} must; choose another name for the new site{example}"
+                    f"site names {short!r} and {long!r} cannot be in one federation: models of "
+                    f"{short!r} may begin with '{long}_', and those of {long!r} must; "
+                    f"choose another name for the new site{example}"
                 )
 
 

@@ -1,12 +1,14 @@
-"""What a site or an operator knows of revoked server certificates: a statement of the authority,
-kept in a file.
+"""What a site or an operator knows about revoked server certificates.
 
-<kit>/revoked.crl        came with the answer, or by `experiments.request --revoked`
-<site>/federated/revoked.crl   was handed on by the server at a login
+It is a statement by the authority, kept in a file:
 
-A client in gRPC for Python is neither given a list of revoked certificates nor the server's
-certificate. So it asks TLS for a *name* that only certificates from a generation on bear (see
-`certificates.issue`): one that was revoked does not bear it.
+    <kit>/revoked.crl              came with the operator's answer, or by `experiments.request
+                                   --revoked`
+    <site>/federated/revoked.crl   was handed on by the server at a login
+
+gRPC for Python accepts no list of revoked certificates from a client, and does not show it the
+server's certificate. The client therefore asks TLS for a *name* that only certificates from a
+certain generation on bear (see `certificates.issue`); a revoked one does not bear it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ MAX_BYTES = 64 * 2**10
 
 
 def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) -> int:
-    """Returns the generation from which on server certificates are trusted by what is in `folders`;
-    0 where nothing was revoked.
+    """Returns the first generation of server certificates that is trusted; 0 if none was revoked.
 
     Args:
-      authority: ca.pem, whose statements count. Others, and damaged ones, are logged and passed
-          over.
+      authority: file ca.pem. Statements that it did not sign, and damaged ones, are logged and
+        ignored.
+      folders: where statements are kept.
     """
     known = 0
     for folder in folders:
@@ -45,10 +47,14 @@ def lowest_trusted(authority: str | os.PathLike, *folders: str | os.PathLike) ->
 
 
 def read(statement: bytes, authority: str | os.PathLike) -> int:
-    """Returns what `certificates.read_revocation` does; `authority` is the file. Raises ValueError."""
+    """Returns what `certificates.read_revocation` does, for an authority in a file.
+
+    Raises ValueError.
+    """
     if len(statement) > MAX_BYTES:
         raise ValueError(
-            f"a list of revoked certificates of {len(statement)} bytes; expected at most {MAX_BYTES}"
+            f"a list of revoked certificates of {len(statement)} bytes; "
+            f"expected at most {MAX_BYTES}"
         )
     return certificates.read_revocation(
         statement, x509.load_pem_x509_certificate(pathlib.Path(authority).read_bytes())
@@ -56,8 +62,9 @@ def read(statement: bytes, authority: str | os.PathLike) -> int:
 
 
 def keep(folder: str | os.PathLike, statement: bytes, authority: str | os.PathLike) -> int:
-    """Keeps a statement in `folder` unless a later one is there; returns its generation. Raises
-    ValueError, OSError.
+    """Keeps a statement in `folder` unless a newer one is there; returns its generation.
+
+    Raises ValueError, OSError.
     """
     generation = read(statement, authority)
     if generation > lowest_trusted(authority, folder):

@@ -1,6 +1,4 @@
-"""Certificates in use: what gRPC needs from the files of a kit, who is at the other end, and why a
-connection fails.
-"""
+"""TLS between sites and server: credentials for gRPC, the caller's name, and why a call failed."""
 
 from __future__ import annotations
 
@@ -10,6 +8,8 @@ import os
 import pathlib
 import re
 import ssl
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import grpc
 from absl import logging
@@ -23,6 +23,7 @@ from federated.errors import (
 )
 from federated.security import revocation
 from federated.security.certificates import fingerprint_of_pem, server_name
+from federated.wire import replies
 from federated.wire.endpoint import ServerEndpoint
 from runkit import printable, private
 
@@ -31,7 +32,7 @@ _NAME_DIFFERS = ("Hostname Verification Check failed", "is not in peer certifica
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
 _HUNG_UP = ("Socket closed", "Connection reset by peer", "Broken pipe", "GOAWAY")
 _WORDS = (
-    (r"Connection refused", "nobody listens there (connection refused)"),
+    (r"Connection refused", "nothing is listening there (connection refused)"),
     (
         r"errors resolving|Domain name not found|DNS resolution failed",
         "its name, or its proxy's, is not known here",
@@ -40,16 +41,17 @@ _WORDS = (
     (r"imeout|imed out|FD Shutdown", "no answer in time"),
     (r"Socket closed|reset by peer|Broken pipe|GOAWAY", "the connection was closed"),
 )
-_CLOCKS_DIFFER = datetime.timedelta(hours=1)  # by which the server's clock may be ahead of this one
+_CLOCKS_DIFFER = datetime.timedelta(hours=1)  # how far the server's clock may be ahead of this one
+_SAME_FEDERATION = "check that host, port and ca.pem belong to the same federation"
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The authority both ends trust, and the own certificate with its key, in PEM files.
+    """The authority that both ends trust, and this end's certificate and key, as PEM files.
 
     Attributes:
-      generation: from which on this end trusts server certificates; earlier ones were revoked (see
-          `revocation`).
+      generation: first generation of server certificates that this end trusts; earlier ones were
+        revoked (see `revocation`).
     """
 
     authority: pathlib.Path
@@ -64,11 +66,11 @@ class Identity:
         """Finds the files of a kit.
 
         Args:
-          learned: folder in which this end keeps what servers said about revoked certificates,
-              where that is not the kit.
+          learned: folder in which this end keeps what servers said about revoked certificates, if
+            that is not the kit.
         Raises:
           ValueError: naming the file that is missing, unreadable, a link, or belongs to another
-              key.
+            key.
         """
         folder = pathlib.Path(folder)
         identity = cls(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
@@ -79,22 +81,20 @@ class Identity:
         return dataclasses.replace(identity, generation=known)
 
     def expected_name(self, host: str) -> str:
-        """Returns the name that the server's certificate must bear: the host's, or, once one was
-        revoked, that of its generation.
+        """Returns the name that the server's certificate must bear.
 
-        gRPC checks one name only. The second is as good: none but servers of this federation get it
-        from the authority.
+        That is the host's name or, after a revocation, the name of the oldest trusted generation.
+        gRPC checks one name only. The second is as good: the authority gives it to servers of this
+        federation alone.
         """
         return server_name(self.generation) if self.generation else host
 
     @property
     def channel_options(self) -> tuple[tuple[str, str], ...]:
-        """What gRPC must be told to ask for `expected_name`."""
-        return (
-            (("grpc.ssl_target_name_override", server_name(self.generation)),)
-            if self.generation
-            else ()
-        )
+        """Options that make gRPC check `expected_name`."""
+        if not self.generation:
+            return ()
+        return (("grpc.ssl_target_name_override", server_name(self.generation)),)
 
     @property
     def authority_fingerprint(self) -> str:
@@ -102,15 +102,17 @@ class Identity:
 
     @property
     def ends(self) -> datetime.datetime:
-        """When the own certificate ends."""
+        """When this end's own certificate expires."""
         return x509.load_pem_x509_certificate(self.certificate.read_bytes()).not_valid_after_utc
 
     def context(self, protocol: int) -> ssl.SSLContext:
+        """Returns a context with these files. Raises ValueError naming one that cannot be used."""
         for path in (self.authority, self.certificate, self.key):
             private.refuse_link(path)
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise ValueError(
-                    f"{path}: no such file, or it may not be read; use a whole folder as `provision` made it"
+                    f"{path}: no such file, or it may not be read; "
+                    "use the whole folder as `provision` made it"
                 )
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -119,16 +121,17 @@ class Identity:
             context.load_cert_chain(self.certificate, self.key)
         except ssl.SSLError as error:
             raise ValueError(
-                f"{self.certificate.parent}: {self.authority.name}, {self.certificate.name} and {self.key.name} do not go together "
-                f"({error.reason}); use a whole folder as `provision` made it"
+                f"{self.certificate.parent}: {self.authority.name}, {self.certificate.name} and "
+                f"{self.key.name} do not go together ({error.reason}); "
+                "use the whole folder as `provision` made it"
             ) from error
         return context
 
     def for_server(self) -> grpc.ServerCredentials:
-        """Mutual TLS: a caller without a certificate of our authority is turned away in the
-        handshake.
+        """Returns credentials for mutual TLS.
 
-        A renewed certificate is served from the next handshake on, without a restart.
+        The handshake turns away callers without a certificate of this authority. A renewed server
+        certificate is used from the next handshake on, without a restart.
         """
         seen = [self.version()]
 
@@ -137,9 +140,8 @@ class Identity:
             if version == seen[0] or not version:
                 return None
             try:
-                self.context(
-                    ssl.PROTOCOL_TLS_CLIENT
-                )  # certificate and key are two files: between their renewals they do not fit
+                # Certificate and key are two files, which do not match while they are replaced.
+                self.context(ssl.PROTOCOL_TLS_CLIENT)
                 configuration = self._configuration()
             except (OSError, ValueError) as error:
                 logging.warning(
@@ -151,7 +153,9 @@ class Identity:
             return configuration
 
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), renewed, require_client_authentication=True
+            self._configuration(),
+            renewed,  # type: ignore[arg-type]  # the stubs omit None, which gRPC documents
+            require_client_authentication=True,
         )
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
@@ -161,7 +165,7 @@ class Identity:
         )
 
     def version(self) -> tuple[tuple[int, int], ...]:
-        """Returns what changes with the files; empty while they are being replaced."""
+        """Returns a value that changes with the files; empty while they are being replaced."""
         try:
             return tuple(
                 (path.stat().st_mtime_ns, path.stat().st_ino)
@@ -177,95 +181,120 @@ class Identity:
 
 
 def caller(context: grpc.ServicerContext) -> tuple[str, str]:
-    """Returns (common name, fingerprint of the certificate) of who calls."""
-    facts = context.auth_context()
-    names, certificates = (
-        facts.get("x509_common_name") or [b""],
-        facts.get("x509_pem_cert") or [b""],
-    )
-    return printable.text(names[0].decode("utf-8", "replace"), limit=64), fingerprint_of_pem(
-        certificates[0]
-    )
+    """Returns (common name, fingerprint) of the caller's certificate."""
+    name = _fact(context, "x509_common_name").decode("utf-8", "replace")
+    return printable.text(name, limit=64), fingerprint_of_pem(_fact(context, "x509_pem_cert"))
 
 
 def certificate_ends(context: grpc.ServicerContext) -> float:
-    """Returns when the caller's certificate ends, seconds since the epoch; 0 where there is none
-    that can be read.
+    """Returns when the caller's certificate expires, in seconds since the epoch.
+
+    0 if there is no certificate, or none that can be read.
     """
-    pem = (context.auth_context().get("x509_pem_cert") or [b""])[0]
+    pem = _fact(context, "x509_pem_cert")
     try:
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
     except ValueError:
         return 0.0
 
 
-def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
-    """Returns what a call that gRPC gave up as UNAVAILABLE is taken for: gRPC tells a refused
-    certificate and a restart alike.
+def _fact(context: grpc.ServicerContext, key: str) -> bytes:
+    """Returns what TLS found out about the caller, or b""."""
+    # The stubs give the type of one element of a value, not of the list that gRPC returns.
+    facts = cast(Mapping[str, Sequence[bytes]], context.auth_context())
+    return (facts.get(key) or [b""])[0]
 
-    Only what gRPC itself met can end a site for good: whoever else answers at that name, e.g. where
-    gRPC goes through a proxy, proves nothing. In one case gRPC cannot tell the cause, a connection
-    that the server closes; then the server is called again, on the same way.
+
+def explain_call(error: grpc.Call, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
+    """Returns the error that a failed call stands for.
+
+    That is the error the server raised or, if the server did not answer, the reason why.
+    """
+    told = replies.error(error)
+    if told is not None:
+        return told
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return explain_failure(error.details() or "", endpoint, identity)
+    logging.debug("event=call_failed code=%s", error.code())
+    reason = error.code().name.lower().replace("_", " ")
+    return ServerUnreachable(f"{printable.text(endpoint.address)}: no answer ({reason})")
+
+
+def explain_failure(details: str, endpoint: ServerEndpoint, identity: Identity) -> FederationError:
+    """Returns what is behind a call that gRPC gave up as UNAVAILABLE.
+
+    gRPC reports a refused certificate and a restarting server alike. Only what gRPC itself met can
+    end a site for good: whoever else answers at that name, for example if gRPC goes through a
+    proxy, proves nothing. There is one case whose cause gRPC cannot tell, a connection that the
+    server closes; then this function connects to the server again, the way gRPC does.
 
     Args:
-      details: gRPC's own text. It holds addresses and internals, and is not shown.
-      way: to the server, with the proxy settings that gRPC has.
+      details: gRPC's own text. It holds addresses and internals, so it is never shown.
+      endpoint: the server, with the proxy settings that gRPC has.
     Returns:
       CertificateRefused: one end does not trust the other; trying again does not help.
-      CertificateOutOfDate: a certificate has ended, or not begun; trying again helps once it is
-          renewed.
+      CertificateOutOfDate: a certificate has expired or is not valid yet; trying again helps once
+          it is renewed.
       ServerUnreachable: anything else; worth another try.
     """
     where = printable.text(endpoint.address)
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        if "has expired" in details or "not yet valid" in details:
-            return CertificateOutOfDate(
-                f"{where}: the server's certificate {'has ended' if 'has expired' in details else 'is not valid yet'} by this machine's clock; "
-                "the server's operator must renew it (experiments.provision --renew=server). Nothing needs to be done here unless the clock is wrong"
-            )
-        why = details.rpartition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK")
-        return CertificateRefused(
-            f"{where}: its certificate is not trusted ({printable.text(why, limit=100) or 'verification failed'}); "
-            "check that host, port and ca.pem belong to the same federation"
-        )
+        return _untrusted_server(where, details)
     if any(words in details for words in _NAME_DIFFERS):
         if identity.generation:
             return CertificateRefused(
-                f"{where}: its certificate was revoked, and whoever has its key may pose as the server; "
-                "ask the server's operator, and go on when the server shows its new one"
+                f"{where}: its certificate was revoked, and whoever has its key may pose as the "
+                "server; ask the server's operator, and continue when the server shows its new one"
             )
         return CertificateRefused(
-            f"{where}: its certificate is not trusted (it does not bear the name {printable.text(endpoint.host)}); "
-            "check that host, port and ca.pem belong to the same federation"
+            f"{where}: its certificate is not trusted (it does not bear the name "
+            f"{printable.text(endpoint.host)}); {_SAME_FEDERATION}"
         )
     if any(words in details for words in _NOT_TLS):
         return CertificateRefused(
-            f"{where}: whoever listens there does not speak TLS; check host and port"
+            f"{where}: the program listening there does not speak TLS; check host and port"
         )
     hung_up = any(words in details for words in _HUNG_UP) and "Handshake read failed" not in details
     # A server that refuses a client's certificate hangs up after a handshake that, to the client,
     # went well. So does one that is killed in that moment, but not three times running.
     if "_ALERT_" in details or (hung_up and all(_hangs_up(endpoint, identity) for _ in range(3))):
-        ends = identity.ends
-        if (
-            "CERTIFICATE_EXPIRED" in details
-            or ends <= datetime.datetime.now(datetime.timezone.utc) + _CLOCKS_DIFFER
-        ):
-            return CertificateOutOfDate(
-                f"{where}: the server refused this site's certificate, which ends on {ends:%Y-%m-%d %H:%M} UTC; "
-                "renew it with experiments.request, and this program goes on by itself"
-            )
-        return CertificateRefused(
-            f"{where}: the server refused this site's certificate; ask the server's operator for a kit of this federation, "
-            "and see that the clocks agree"
-        )
+        return _refused_client(where, details, identity)
     return ServerUnreachable(f"{where}: {_words(details)}")
+
+
+def _untrusted_server(where: str, details: str) -> FederationError:
+    expired = "has expired" in details
+    if expired or "not yet valid" in details:
+        return CertificateOutOfDate(
+            f"{where}: the server's certificate {'has expired' if expired else 'is not valid yet'} "
+            "by this machine's clock; the server's operator must renew it (experiments.provision "
+            "--renew=server). Nothing needs to be done here unless the clock is wrong"
+        )
+    why = details.rpartition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK")
+    return CertificateRefused(
+        f"{where}: its certificate is not trusted "
+        f"({printable.text(why, limit=100) or 'verification failed'}); {_SAME_FEDERATION}"
+    )
+
+
+def _refused_client(where: str, details: str, identity: Identity) -> FederationError:
+    ends, now = identity.ends, datetime.datetime.now(datetime.timezone.utc)
+    if "CERTIFICATE_EXPIRED" in details or ends <= now + _CLOCKS_DIFFER:
+        return CertificateOutOfDate(
+            f"{where}: the server refused this site's certificate, which expires on "
+            f"{ends:%Y-%m-%d %H:%M} UTC; renew it with experiments.request, and this program "
+            "continues by itself"
+        )
+    return CertificateRefused(
+        f"{where}: the server refused this site's certificate; ask the server's operator for a kit "
+        "of this federation, and check that the clocks agree"
+    )
 
 
 def _words(details: str) -> str:
     refused = re.search(r"HTTP proxy returned response code (\d{3})", details)
     if refused:
-        return f"the proxy does not connect (it answers {refused[1]})"
+        return f"the proxy refused to connect (it answered {refused[1]})"
     return next(
         (words for pattern, words in _WORDS if re.search(pattern, details)),
         "no answer (unavailable)",
@@ -273,9 +302,7 @@ def _words(details: str) -> str:
 
 
 def _hangs_up(endpoint: ServerEndpoint, identity: Identity) -> bool:
-    """Returns whether this federation's server closes the connection right after a handshake in
-    which it proved who it is.
-    """
+    """Returns whether this federation's server hangs up right after it has proved its identity."""
     context = identity.context(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     shaken = False

@@ -21,6 +21,7 @@ from federated.aggregation import spooled_updates
 from federated.audit import log as audit_log
 from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
+from federated.security.vocabulary import Vocabulary
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.evaluation import Evaluation
 from federated.server.login import Login
@@ -43,6 +44,7 @@ class Coordinator:
       config: the operator's decisions.
       credentials: the sites of the federation and their credentials.
       events: the run's log.
+      vocabulary: what sites may report.
       clock: seconds since the epoch; decides when tokens and certificates expire.
       monotonic: seconds; decides deadlines and silence.
     Attributes:
@@ -56,13 +58,14 @@ class Coordinator:
         credentials: CredentialBook,
         events: EventLog,
         *,
+        vocabulary: Vocabulary,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._run, self._events = RunState(store, config, events, clock, monotonic), events
         self._login = Login(self._run, credentials)
         self._uploads = Uploads(self._run, lambda: credentials.sites)
-        self._evaluation = Evaluation(self._run)
+        self._evaluation = Evaluation(self._run, vocabulary)
         self.orders = Orders(self._run, self._uploads, self._evaluation)
         # Requests of sites that one part answers by itself; its docstrings say what they raise.
         self.check_credential = self._login.check_credential

@@ -12,6 +12,7 @@ from federated import errors
 from federated.aggregation import model_selection
 from federated.rounds import tasks
 from federated.security import report_filter
+from federated.security.vocabulary import Vocabulary
 from federated.server.run_state import RunState
 from federated.storage.database import SiteRecord
 
@@ -27,8 +28,8 @@ def _cases(num_examples: int) -> int:
 class Evaluation:
     """Scores, selection and cross-site evaluation of one run."""
 
-    def __init__(self, run: RunState):
-        self._run = run
+    def __init__(self, run: RunState, vocabulary: Vocabulary):
+        self._run, self._vocabulary = run, vocabulary
         self._rescored: dict[tuple[str, int], int] = {}
 
     def report_scores(
@@ -42,7 +43,9 @@ class Evaluation:
           UnknownModel, PrivacyRefused, UpdateRefused.
         """
         run = self._run
-        checked = report_filter.check_scores(scores, what=f"scores of site {site!r}")
+        checked = report_filter.check_scores(
+            scores, vocabulary=self._vocabulary, what=f"scores of site {site!r}"
+        )
         with run.changed:
             if model not in run.store.globals():
                 raise errors.UnknownModel(
@@ -124,7 +127,11 @@ class Evaluation:
             discarded = run.store.discarded
         # Kept as text, which takes a tenth of the memory of a row's numbers and names.
         checked = report_filter.checked_rows(
-            rows, site=site, models=(*models, *withdrawn), max_cases=cases
+            rows,
+            vocabulary=self._vocabulary,
+            site=site,
+            models=(*models, *withdrawn),
+            max_cases=cases,
         )
         lines = [json.dumps(row, allow_nan=False) for row in checked]
         with run.changed:

@@ -28,6 +28,7 @@ from federated.errors import FederationFull, PortInUse, StorageTrouble
 from federated.security import expiry
 from federated.security.credentials import CredentialBook
 from federated.security.tls import Identity
+from federated.security.vocabulary import Vocabulary
 from federated.server.admin_service import AdminServicer
 from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
@@ -56,6 +57,7 @@ def serve(
     kit_folder: str | os.PathLike,
     initial_weights: str | os.PathLike,
     *,
+    vocabulary: Vocabulary,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
@@ -72,6 +74,7 @@ def serve(
       config: the operator's decisions.
       store_folder: made if missing; holds the whole state (see `storage.store`).
       kit_folder: the server's folder as made by `provision`.
+      vocabulary: what sites may report: the words of their rows and the ranges of their numbers.
       initial_weights: safetensors file of global model 0; its metadata key "plan" holds the plan as
           JSON.
       clock: seconds since the epoch; for the log, tokens and certificates.
@@ -122,7 +125,13 @@ def serve(
         )
         audit_log.backfill(events, store)
         coordinator = Coordinator(
-            store, config, credentials, events, clock=clock, monotonic=monotonic
+            store,
+            config,
+            credentials,
+            events,
+            vocabulary=vocabulary,
+            clock=clock,
+            monotonic=monotonic,
         )
         overview = Overview(
             coordinator.orders,

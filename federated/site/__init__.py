@@ -1,1 +1,1 @@
-"""A site: its loop, its journal, and its connection to the server."""
+"""A site's loop, its journal, and its connection to the server."""

@@ -1,7 +1,7 @@
-"""The transport over gRPC with mutual TLS: a deadline for each call, errors raised as the server
-raised them.
+"""The transport over gRPC with mutual TLS.
 
-What the server answers is read by `replies`, and nothing of it is used unchecked.
+Every call has a deadline, and raises the error that the server raised. `replies` checks every
+answer of the server before it is used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import os
 import pathlib
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import grpc
 from absl import logging
+from google.protobuf.message import Message
 
 from federated import errors
 from federated.rounds.tasks import Task, global_name
 from federated.security import revocation, tls
+from federated.security.kit import Kit
 from federated.site.transport import offering, unknown
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
@@ -31,24 +33,24 @@ from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
 from federated.wire.messages import PROTOCOL, Receipt, Session
-from runkit import atomic, printable, private
+from runkit import printable, private
 
 _SERVICE = "/weight_exchange.WeightExchange/"
 _SHORT_S = 60.0  # calls without weights
-# a transfer may take hours on a slow link and wait for its turn first, but not this long; a dead
-# link shows sooner
+# On a slow link a transfer may take hours, after waiting for a free slot, but it never stands still
+# for this long. A dead link shows sooner.
 _SILENCE_S = 600.0
 _OPTIONS = (
     *conversion.CHANNEL_OPTIONS,
-    # gRPC's own pause between connection attempts grows to two minutes; the site loop has its own
-    # backoff.
+    # gRPC's own pause between connection attempts would grow to two minutes; the site loop has its
+    # own backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    (
-        "grpc.min_reconnect_backoff_ms",
-        20_000,
-    ),  # how long one attempt may take: handshakes over a far or busy line are slow
+    # How long one attempt may take: handshakes over a long or busy line are slow.
+    ("grpc.min_reconnect_backoff_ms", 20_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+Item = TypeVar("Item")
 
 
 def connect(
@@ -58,72 +60,38 @@ def connect(
     port: int | None = None,
     learned: str | os.PathLike | None = None,
 ) -> GrpcTransport:
-    """Returns a transport for the site whose kit, as `provision` made it, is in `kit_folder`. No
-    connection is made yet.
+    """Returns a transport for the site whose kit is in `kit_folder`. It does not connect yet.
+
+    The kit's files become private to this account.
 
     Args:
-      host, port: in place of those in the kit's `site.json`.
-      learned: folder that keeps what the server says about its revoked certificates; the kit's
-          where none is given.
+      kit_folder: a kit as `provision` made it.
+      host, port: used instead of those in the kit's `site.json`.
+      learned: folder that keeps what the server says about its revoked certificates; by default the
+        kit's.
     Raises:
-      ValueError: for a kit that is not whole, without a port, or with a link in place of a file.
+      ValueError: for a kit with a file missing or malformed, without a port, or with a link in
+        place of a file.
     """
     folder = pathlib.Path(kit_folder)
     private.refuse_links(folder)
     if folder.is_dir():
         private.tree(folder)
-    for name in ("site.json", "credential"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder / name}: no such file; use the site's folder as `provision` made it"
-            )
-    about = atomic.read_json(folder / "site.json")
-    try:
-        site, host, port = (
-            str(about["site"]),
-            addresses.plain(host or str(about["host"])),
-            port or int(about["port"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f'{folder / "site.json"}: expected {{"site", "host", "port"}}; use the site\'s folder as `provision` made it'
-        ) from error
-    if not port:
-        raise ValueError(
-            f"{folder / 'site.json'}: port is 0, which names no server; give the port that the server printed"
-        )
-    credential = (folder / "credential").read_text(encoding="ascii").strip()
-    identity = tls.Identity.of(folder, "site", learned=learned)
-    return GrpcTransport(
-        site, credential, identity, host, port, learned=pathlib.Path(learned or folder)
-    )
+    kit = Kit.read(folder, kinds=("site",), host=host, port=port, learned=learned)
+    return GrpcTransport(kit, learned=pathlib.Path(learned or folder))
 
 
 class GrpcTransport:
-    """See `transport.Transport`. Thread-safe: heart beats come from a thread of their own."""
+    """See `transport.Transport`. Thread-safe, because heart beats come from their own thread."""
 
-    def __init__(
-        self,
-        site: str,
-        credential: str,
-        identity: tls.Identity,
-        host: str,
-        port: int,
-        *,
-        learned: pathlib.Path | None = None,
-    ):
-        self.site = site
-        self.authority = identity.authority_fingerprint
-        self._credential, self._identity, self._host, self._port, self._learned = (
-            credential,
-            identity,
-            host,
-            port,
-            learned,
-        )
+    def __init__(self, kit: Kit, *, learned: pathlib.Path | None = None):
+        self.site, self._credential = kit.name, kit.credential
+        self._identity, self._host, self._port = kit.identity, kit.host, kit.port
+        self.authority = kit.identity.authority_fingerprint
+        self._learned = learned
         self._token, self._poll_s, self._encoding = "", 0.0, "raw"
-        # than the session's; the server may have been started with another, so one login is worth a
-        # try
+        # Whether chunks came in another encoding than agreed at login. The server may have been
+        # restarted with another one, so that is worth one more login.
         self._other_encoding = False
         self._open_channel()
 
@@ -133,7 +101,7 @@ class GrpcTransport:
         self._channel = grpc.secure_channel(
             addresses.joined(self._host, self._port), self._identity.for_client(), options=options
         )
-        # Replies stay bytes here: `replies` looks at their size before it decodes them.
+        # Replies stay bytes here: `replies` checks their size before it decodes them.
         self._sending = self._channel.stream_unary(
             _SERVICE + "Send",
             request_serializer=chunk_encoding.part_to_bytes,
@@ -146,19 +114,17 @@ class GrpcTransport:
         )
 
     def _renewed(self) -> bool:
-        """Takes the kit's certificate anew where it was renewed since the connection was made;
-        returns whether it was.
+        """Reconnects if the kit's certificate was renewed meanwhile; returns whether it was.
 
-        The token belongs to the certificate that it was issued to, so the next call finds that a
-        login is due.
+        A token is bound to the certificate that it was issued to, so the next call finds that it
+        has to log in again.
         """
         version = self._identity.version()
         if not version or version == self._opened:
             return False
         try:
-            self._identity.context(
-                ssl.PROTOCOL_TLS_CLIENT
-            )  # certificate and key are two files: between their renewals they do not fit
+            # Certificate and key are two files, which do not match while they are being replaced.
+            self._identity.context(ssl.PROTOCOL_TLS_CLIENT)
         except (OSError, ValueError):
             return False
         logging.info("event=certificate_read site=%s", self.site)
@@ -168,7 +134,7 @@ class GrpcTransport:
         return True
 
     def _learn(self, statement: bytes) -> None:
-        """Takes note of revoked server certificates; from here on the server must show a later one."""
+        """Notes which server certificates are revoked, and reconnects, refusing those."""
         try:
             generation = revocation.read(statement, self._identity.authority)
         except ValueError as error:
@@ -195,7 +161,7 @@ class GrpcTransport:
         before.close()
 
     def login(
-        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
         self._renewed()
         request = pb.LoginRequest(
@@ -220,9 +186,8 @@ class GrpcTransport:
             )
 
     def heart_beat(self) -> None:
-        with self._calling(
-            renewing=False
-        ):  # the loop's own call does, which may be under way on the same connection
+        # Not renewing: the loop's own call does that, and may be using the same connection now.
+        with self._calling(renewing=False):
             self._ask("HeartBeat", pb.HeartBeatRequest(), pb.Acknowledgement)
 
     def pull(
@@ -242,7 +207,8 @@ class GrpcTransport:
                         chunks=conversion.ranges_to_messages(missing),
                     )
                     call = self._pulling(request, metadata=self._metadata())
-                    with _Watchdog(call) as watchdog:
+                    watchdog = _Watchdog()
+                    with watchdog.of(call):
                         for chunk in self._chunks(watchdog.following(call), model, set(missing)):
                             partial.put(chunk)
                 if partial.missing():
@@ -250,19 +216,24 @@ class GrpcTransport:
         return manifest
 
     def _chunks(
-        self, messages: Iterator[bytes], model: str, wanted: set[int]
+        self, messages: Iterable[bytes], model: str, wanted: set[int]
     ) -> Iterator[codec.Chunk]:
-        """Yields the chunks that were asked for. A stream with anything else in it would never end,
-        and is not read further.
+        """Yields the chunks that were asked for.
+
+        Raises ServerMisbehaves at any other chunk, or the stream might never end.
         """
         for message in messages:
             chunk = chunk_encoding.chunk_from_bytes(message)
             if chunk.index not in wanted:
                 raise errors.ServerMisbehaves.because(
-                    f"sends chunk {chunk.index} of model {model}, which was not asked for or came already"
+                    f"sends chunk {chunk.index} of model {model}, which was not asked for or came "
+                    "already"
                 )
             if chunk.encoding not in codec.ENCODINGS[self._encoding]:
-                what = f"sends chunks of model {model} in encoding {chunk.encoding}, but agreed on transport {self._encoding!r} at login"
+                what = (
+                    f"sends chunks of model {model} in encoding {chunk.encoding}, but agreed on "
+                    f"transport {self._encoding!r} at login"
+                )
                 if self._other_encoding:
                     raise errors.ServerMisbehaves.because(what)
                 self._other_encoding = True
@@ -349,13 +320,13 @@ class GrpcTransport:
                 watchdog.following(itertools.chain((offer,), chunks)), metadata=self._metadata()
             )
             with watchdog.of(call):
-                reply = replies.read(call.result(), pb.Receipt)
-        return replies.check_receipt(conversion.receipt_from_message(reply), **due)
+                receipt = replies.read(call.result(), pb.Receipt)
+        return replies.check_receipt(conversion.receipt_from_message(receipt), **due)
 
     def _ask(
         self,
         method: str,
-        request: Any,
+        request: Message,
         reply: type[replies.Reply],
         *,
         timeout_s: float = _SHORT_S,
@@ -393,46 +364,39 @@ class GrpcTransport:
             raise reason from None  # gRPC's own text holds addresses and internals
 
     def _error(self, error: Exception) -> errors.FederationError:
-        where = printable.text(addresses.joined(self._host, self._port))
+        endpoint = ServerEndpoint(self._host, self._port, os.environ)
         if not isinstance(error, grpc.Call):
-            return errors.ServerUnreachable(f"{where}: the call was cut")
-        told = replies.error(error)
-        if told is not None:
-            return told
-        if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return tls.explain_failure(
-                error.details() or "",
-                ServerEndpoint(self._host, self._port, os.environ),
-                self._identity,
+            return errors.ServerUnreachable(
+                f"{printable.text(endpoint.address)}: the call was cut off"
             )
-        logging.debug("event=call_failed code=%s", error.code())
-        return errors.ServerUnreachable(
-            f"{where}: no answer ({error.code().name.lower().replace('_', ' ')})"
-        )
+        return tls.explain_call(error, endpoint, self._identity)
 
 
 class _Watchdog:
-    """Cancels a transfer that stands still. Its deadline moves with every message, so that a slow
-    link is no failure.
+    """Cancels a transfer that stands still.
+
+    Every message moves the deadline, so that a slow link is not taken for a dead one.
     """
 
-    def __init__(self, call: Any = None):
-        self._call = call
+    _call: grpc.Call
+
+    def __init__(self) -> None:
         self._moved, self._over = threading.Event(), threading.Event()
 
-    def following(self, messages: Iterator[Any]) -> Iterator[Any]:
+    def following(self, messages: Iterable[Item]) -> Iterator[Item]:
+        """Yields the messages; each one moves the deadline."""
         try:
             for message in messages:
                 self._moved.set()
                 yield message
         except ValueError:
-            if (
-                not self._over.is_set()
-            ):  # else the server had heard enough, and the file was closed while gRPC looked ahead
+            # If the server has heard enough, the file is closed while gRPC is still reading ahead.
+            if not self._over.is_set():
                 raise
         self._moved.set()
 
-    def of(self, call: Any) -> _Watchdog:
+    def of(self, call: grpc.Call) -> _Watchdog:
+        """Sets the call to be cancelled."""
         self._call = call
         return self
 

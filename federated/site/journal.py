@@ -1,5 +1,6 @@
-"""What a site remembers across restarts: which run it is in, what it has done, and the update it
-has not delivered yet.
+"""What a site remembers across restarts.
+
+Which run it is in, what it has done there, and the update that it has not delivered yet.
 """
 
 from __future__ import annotations
@@ -35,23 +36,22 @@ class PendingUpdate:
 
 
 class Journal:
-    """A folder that is consistent after a kill at any moment: one JSON file, replaced atomically,
-    and files it points to.
+    """A folder that is consistent after a kill at any moment.
 
-    What is in a file counts only while it is what this class wrote there: the update and the rows
-    of a model are known by digest.
+    It holds one JSON file, which is replaced atomically, and the files that it refers to. The JSON
+    file has the digests of the update and of each model's rows, and a file with another digest does
+    not count.
 
     Raises:
-      ValueError: for a journal that is not JSON, or not a journal's.
+      ValueError: if `journal.json` is not JSON, or was not written by this class.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
-        self._manifest: tuple[Manifest, tuple[int, ...]] | None = (
-            None  # of the update, and the stamp of its file
-        )
+        # The update's manifest, and its file's stamp when that was read.
+        self._manifest: tuple[Manifest, tuple[int, ...]] | None = None
         self._state: dict[str, Any] = {
             "run": None,
             "authority": None,
@@ -77,22 +77,22 @@ class Journal:
         update = found.get("update") if whole else None
         if not whole or (update is not None and not _is_update(update)):
             raise ValueError(
-                f"{self._path}: not what this program writes there; restore it, or give the run a new folder"
+                f"{self._path}: not what this program writes there; "
+                "restore it, or give the run a new folder"
             )
         self._state.update(found)
         if self.update is not None:
-            self._state["trained"] = max(
-                self.trained, self.update.round
-            )  # an earlier release noted the round with the update only
+            # An earlier release noted the round with the update only.
+            self._state["trained"] = max(self.trained, self.update.round)
 
     def manifest(self) -> Manifest | None:
-        """Of the update, where this process wrote or read it and nobody has touched the file since."""
+        """Returns the update's manifest, or None if its file has changed since it was read."""
         if self._manifest is None or _stamp(self.update_path) != self._manifest[1]:
             return None
         return self._manifest[0]
 
     def _check_update(self) -> None:
-        """Forgets an update whose file is not the one that was noted: a kill came between the two."""
+        """Forgets an update whose file is not the one noted, as after a kill between the two."""
         noted = self._state["update"]
         if noted is None:
             return
@@ -100,10 +100,8 @@ class Journal:
         try:
             with tensor_files.TensorFile(self.update_path) as file:
                 manifest = tensor_files.file_manifest(file)
-        except (
-            ValueError,
-            FileNotFoundError,
-        ):  # any other error of the system says nothing about the update: it must not be forgotten
+        except (ValueError, FileNotFoundError):
+            # Any other system error says nothing about the update, so it must not be forgotten.
             manifest = None
         if manifest is None or manifest.sha256 != noted["sha256"]:
             self._state["update"] = None
@@ -111,39 +109,46 @@ class Journal:
             self._manifest = manifest, stamp
 
     def check_authority(self, authority: str) -> None:
-        """Raises DifferentRun where the folder belongs to a run of another federation.
+        """Raises DifferentRun if the folder belongs to a run of another federation.
 
         Args:
-          authority: fingerprint of the authority that this site trusts now, "" where there is none.
+          authority: fingerprint of the authority that this site trusts now, "" for none.
         """
         known = self._state["authority"]
         if authority and known not in (None, authority):
             raise DifferentRun(
-                f"{self.folder} belongs to run {self._state['run']} of the federation whose authority is {certificates.spoken(known)}; "
-                f"the authority of this kit is {certificates.spoken(authority)}. {self._remedy()}, or use the kit of that federation"
+                f"{self.folder} belongs to run {self._state['run']} of the federation whose "
+                f"authority is {certificates.spoken(known)}; the authority of this kit is "
+                f"{certificates.spoken(authority)}. {self._remedy()}, "
+                "or use the kit of that federation"
             )
 
     def enter(self, run: str, authority: str = "") -> None:
-        """Begins or continues a run. Raises DifferentRun where the folder belongs to another one,
-        or to another federation.
+        """Begins or continues a run.
 
-        A journal of an earlier release has no authority yet: it takes that of the run that it
-        continues.
+        A journal of an earlier release has no authority yet, and takes this one.
+
+        Raises:
+          DifferentRun: if the folder belongs to another run, or to another federation.
         """
         self.check_authority(authority)
         if self._state["run"] not in (None, run):
             raise DifferentRun(
-                f"{self.folder} belongs to run {self._state['run']}{', which is finished' if self.finished else ''}; "
-                f"the server leads run {run}. {self._remedy()}, or start the server with the store of the earlier run"
+                f"{self.folder} belongs to run {self._state['run']}"
+                f"{', which is finished' if self.finished else ''}; the server leads run {run}. "
+                f"{self._remedy()}, or start the server with the store of the earlier run"
             )
         authority = authority or self._state["authority"]
         if (self._state["run"], self._state["authority"]) != (run, authority):
             self._set(run=run, authority=authority)
 
     def _remedy(self) -> str:
-        # Weights, optimiser and best model of the earlier run lie beside the journal, and must not
-        # begin the next run.
-        return f"To take part in the other run, move {self.folder.parent} away (it holds what the earlier run left) and start again"
+        # The earlier run's weights, optimiser and best model are beside the journal; the next run
+        # must not start from them.
+        return (
+            f"To take part in the other run, move {self.folder.parent} away (it holds what the "
+            "earlier run left) and start again"
+        )
 
     @property
     def run(self) -> str | None:
@@ -157,28 +162,26 @@ class Journal:
         self._set(finished=True)
 
     def scores(self, model: int) -> dict[str, float] | None:
-        """Returns what this site scored on a global model, so that no model is scored twice."""
+        """Returns this site's scores of a global model, so that no model is scored twice."""
         found = self._state["scores"].get(str(model))
         return found if isinstance(found, dict) else None
 
     def keep_scores(self, model: int, scores: Mapping[str, float]) -> None:
-        # Worth keeping, not worth a wait: lost in a power cut, the model is scored again.
+        # Not worth waiting for the disk: after a power cut the model is scored again.
         self._set(durable=False, scores={**self._state["scores"], str(model): dict(scores)})
 
     @property
     def trained(self) -> int:
-        """Returns the last round that this site has trained, 0 before the first."""
+        """The last round that this site has trained; 0 before the first."""
         return self._state["trained"]
 
     @property
     def discarded(self) -> int:
-        """Returns how often the operator had taken the run back when this site heard of it last."""
+        """How often the operator has discarded rounds, as far as this site knows."""
         return self._state["discarded"]
 
     def go_back(self, round_number: int, discarded: int) -> None:
-        """Forgets what came of a round and of all later ones: they are trained, scored and
-        evaluated anew.
-        """
+        """Forgets the results of a round and all later ones, which will be done again."""
         scores = {
             model: found
             for model, found in self._state["scores"].items()
@@ -203,8 +206,9 @@ class Journal:
 
     @property
     def incoming_path(self) -> pathlib.Path:
-        """Where global models arrive; one stays until the next is written over it, so that a
-        restart need not fetch it again.
+        """Where global models arrive.
+
+        One stays until the next is written over it, so that a restart need not download it again.
         """
         return self.folder / "incoming.safetensors"
 
@@ -213,15 +217,17 @@ class Journal:
         state = self._state["update"]
         return None if state is None else PendingUpdate(**state)
 
-    def spool(
+    def keep_update(
         self,
         round_number: int,
         arrays: Mapping[str, np.ndarray],
         num_examples: int,
         metrics: Mapping[str, float],
     ) -> PendingUpdate:
-        """Keeps a trained update until its receipt is there; it survives a kill at once, a power
-        cut once `wait_until_durable` returns.
+        """Keeps a trained update until the server confirms it.
+
+        From now on the update survives a kill, and from the return of `wait_until_durable` on a
+        power cut too.
         """
         self.wait_until_durable()
         self._state["update"] = self._manifest = None
@@ -229,15 +235,15 @@ class Journal:
             self.update_path, arrays, {"round": str(round_number)}, sync=False
         )
         self._manifest = manifest, _stamp(self.update_path)
-        spooled = PendingUpdate(round_number, num_examples, dict(metrics), manifest.sha256)
-        self._set(update=dataclasses.asdict(spooled), trained=max(self.trained, round_number))
+        pending = PendingUpdate(round_number, num_examples, dict(metrics), manifest.sha256)
+        self._set(update=dataclasses.asdict(pending), trained=max(self.trained, round_number))
         self._syncing = threading.Thread(
             target=self._sync_update, args=(os.open(self.update_path, os.O_RDWR),), name="sync"
         )
-        # while the update is sent: the server's copy is soon as good, and a corrupt one here is
-        # known by its digest
+        # While the update is sent: soon the server's copy is as good, and the digest tells whether
+        # this one is corrupt.
         self._syncing.start()
-        return spooled
+        return pending
 
     def _sync_update(self, file: int) -> None:
         try:
@@ -249,31 +255,30 @@ class Journal:
             os.close(file)
 
     def wait_until_durable(self) -> None:
-        """Returns once the update is on disk."""
+        """Waits until the update is synced to disk."""
         if self._syncing is not None:
             self._syncing.join()
             self._syncing = None
 
     def release_update(self) -> None:
-        """Forgets an update that was confirmed, and removes it.
+        """Removes an update that the server has confirmed.
 
-        That it was noted may survive a kill: without its file it counts for nothing, and sent again
-        it is only confirmed again.
+        A kill may bring back the note of it in `journal.json`. Without its file that is ignored,
+        and if the update is sent again, the server only confirms it again.
         """
         self._state["update"] = self._manifest = None
-        # now, while others are waited for, and not when the next takes its place: removing takes as
-        # long as copying
+        # Removing a file takes as long as copying it, so do it now, while waiting for other sites.
         self.update_path.unlink(missing_ok=True)
 
     def drop_update(self) -> None:
-        """Forgets an update for good."""
+        """Removes an update, so that it is never sent again."""
         self._manifest = None
         self._set(update=None)
         self.update_path.unlink(missing_ok=True)
 
     @property
     def published(self) -> dict[str, str]:
-        """Returns name to digest of the models the server has confirmed."""
+        """Name -> digest of the models that the server has confirmed."""
         return dict(self._state["published"])
 
     def keep_published(self, model: str, sha256: str) -> None:
@@ -291,8 +296,9 @@ class Journal:
 
     @property
     def reported(self) -> bool:
-        """Whether the server has confirmed the last thing that a site owes it: its rows, or else
-        its scores of the last global model.
+        """Whether the server has confirmed the last thing that it expects from this site.
+
+        That is its rows or, in a run without evaluation, its scores of the last global model.
         """
         return self._state["reported"]
 
@@ -301,22 +307,21 @@ class Journal:
 
     @property
     def evaluated(self) -> tuple[str, ...]:
-        """Returns the models whose rows are noted."""
+        """The models whose rows are noted."""
         return tuple(self._state["rows"])
 
     def rows(self, model: str) -> list[dict[str, Any]] | None:
-        """Returns the rows of a model that has been evaluated already; None where the file is not
-        the one that was noted.
+        """Returns the rows of a model that has been evaluated already, else None.
+
+        None also if the file is not the one that was noted.
         """
         try:
             content = self._rows_path(model).read_bytes()
         except FileNotFoundError:
             return None
-        return (
-            json.loads(content)
-            if hashlib.sha256(content).hexdigest() == self._state["rows"].get(model)
-            else None
-        )
+        if hashlib.sha256(content).hexdigest() != self._state["rows"].get(model):
+            return None
+        return json.loads(content)
 
     def keep_rows(self, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
         content = (
@@ -356,7 +361,7 @@ def _is_update(found: Mapping[str, Any]) -> bool:
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, ...]:
-    """Returns what a change of a file alters; empty where there is none."""
+    """Returns a value that changes with the file; empty if there is none."""
     try:
         status = os.stat(path)
     except OSError:

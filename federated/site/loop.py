@@ -1,8 +1,8 @@
-"""A site's part in a run: pull, score, train, push, and at the end evaluate; over any transport,
-killed and restarted at will.
+"""A site's part in a run: download, score, train, upload, and at the end evaluate.
 
-The server says what is next (`agenda`), so the loop owns no schedule. It owns the round journal and
-the unsent push, nothing else: optimiser, scans and pictures belong to the trainer.
+It works over any transport, and may be killed and restarted at any moment. The server decides what
+comes next (`rounds.tasks`), so the loop has no schedule. It keeps a journal and the update that has
+not been sent yet; optimiser, scans and pictures belong to the trainer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from absl import logging
 from federated import errors
 from federated.rounds.tasks import MODEL_NAME, Task, check_task
 from federated.security import report_filter
-from federated.site.journal import Journal
+from federated.security.vocabulary import Vocabulary
+from federated.site.journal import Journal, PendingUpdate
 from federated.site.retries import Persistent
 from federated.site.transport import Transport
 from federated.tensors import codec, tensor_files
@@ -31,33 +32,47 @@ from federated.wire.messages import Session
 from runkit import backoff, folder_lock, printable, private
 from runkit.events import EventLog
 
-# an answer "wait" that comes sooner is not taken for a wait: such a server would be asked without a
-# pause
-_BREATH_S = 1.0
+# A server holds the call while there is nothing to do. If "wait" comes back sooner than this, the
+# site waits for the rest itself, or it would ask without a pause.
+_SHORTEST_WAIT_S = 1.0
 
 
 class SiteTrainer(Protocol):
-    """What the loop drives.
+    """What the loop calls to train and evaluate.
 
-    Attributes:
-      plan: JSON-able nested dict of all that must be the same at every site; the server compares
-          it, difference by difference.
-      num_examples: training cases; they weight the site's update.
-      labels: class -> word of `declared.WORDS`, what the site's labels show; a trainer without the
-          attribute, or with None, declares nothing.
-      score_every: a received global model is scored where its number is a multiple of this, and the
-        last one always; 1 for a trainer without the attribute.
-      specs: of the model that it trains, as `weights.specs_of` gives them. What a server describes
-        must have them before a byte of it is written.
+    Optional attributes:
+      labels: class -> what the site's labels show of it, a word of `declarations.WORDS`. Without
+        it, or with None, the site declares nothing.
+      score_every: a global model is scored if its number is a multiple of this; the last one always
+        is. 1 by default.
     """
 
-    plan: dict
-    num_examples: int
-    specs: Sequence[TensorSpec]
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Everything that must be the same at every site, as a nested dict that JSON can hold.
+
+        The server compares it entry by entry.
+        """
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training cases, which is the weight of the site's updates."""
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """Names, shapes and dtypes of the model's tensors, as `weights.specs_of` returns them.
+
+        A model that the server describes must have them before anything is written to disk.
+        """
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the rows and scores may hold; anything else stays at the site."""
 
     def score(self, weights: NamedArrays) -> Mapping[str, float]:
-        """Scores a received global model on the site's own validation cases; key "dice" is the mean
-        that selects models.
+        """Scores a received global model on the site's own validation cases.
+
+        The score under `model_selection.SCORE` is the one by which global models are compared.
         """
 
     def train(
@@ -65,41 +80,33 @@ class SiteTrainer(Protocol):
     ) -> tuple[NamedArrays, Mapping[str, float]]:
         """Trains the local epochs of a round from `weights`; returns (weights, metrics).
 
-        After a kill it is called again with the same arguments, even when it had returned: it goes
-        on, or does it again.
+        After a kill it is called again with the same arguments, even if it had returned. It then
+        resumes, or trains the round again.
         """
 
     def local_models(self) -> Mapping[str, NamedArrays]:
-        """Returns the models this site contributes to cross-site evaluation, e.g. {"C1_baseline":
-        ..., "C1_FL_local": ...}.
+        """Returns the models that this site lends to the evaluation at all sites, by name.
+
+        For example {"C1_baseline": ..., "C1_FL_local": ...}.
         """
 
     def evaluate(self, model_name: str, weights: NamedArrays) -> list[dict[str, Any]]:
-        """Returns per-case rows on the own test cases; what a row may hold is written in
-        `privacy.check_rows`.
-        """
+        """Returns one row per test case of this site; see `report_filter.checked_rows`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteSummary:
-    """How the loop ended. `finished` is False when it was stopped first; the same command goes on
-    then.
-
-    `remark` is what people should know of the end, "" where there is nothing to say: e.g. that the
-    run ended without this site.
-    """
+    """How the loop ended."""
 
     site: str
-    finished: bool
+    finished: bool  # False if it was stopped first; the same command resumes
     rounds: int  # updates confirmed by this process
     models_evaluated: int
-    remark: str = ""
+    remark: str = ""  # what people should know, e.g. that the run ended without this site
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised in the main thread; not an Exception, so that nothing on the way takes it for
-    a failure.
-    """
+    """SIGTERM, raised in the main thread. Not an Exception, so nothing takes it for a failure."""
 
 
 def run(
@@ -110,31 +117,32 @@ def run(
     authority: str = "",
     events: EventLog | None = None,
     clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], Any] = time.sleep,
+    pause: Callable[[float], object] = time.sleep,
     pauses: Callable[[], Iterator[float]] = backoff.pauses,
 ) -> SiteSummary:
     """Takes part in a run until it is finished, or until SIGTERM or SIGINT.
 
-    Started again with the same journal folder, it goes on: what was scored, trained, published or
-    evaluated is not done twice, and an update that was not confirmed is sent again. While the
-    server is away it waits, for hours if need be.
+    Started again with the same journal folder, it resumes: nothing is scored, trained, published or
+    evaluated twice, and an update that was not confirmed is sent again. While the server is down,
+    it waits, for hours if necessary.
 
     Args:
       trainer: the site's training and evaluation.
-      transport: the way to the server; closed at the end.
-      journal_folder: this site's memory of this run.
-      authority: fingerprint of the authority that the site trusts, "" for none; a journal belongs
-          to one.
+      transport: the connection to the server; closed at the end.
+      journal_folder: where this site keeps its journal of this run.
+      authority: fingerprint of the authority that the site trusts, "" for none. A journal belongs
+        to one authority.
       events: by default `<journal_folder>/events.jsonl`.
       clock: seconds, for durations.
-      pause, pauses: how and how long to wait before a call is tried again.
+      pause, pauses: how, and for how long, to wait before a call is tried again.
     Raises:
       WrongCredential, CertificateRefused, PlanDiffers, FederationFull, VersionDiffers,
-      DifferentRun: the site cannot take part. UpdateRefused, IncompatibleWeights, ModelRefused,
-      PrivacyRefused: what the trainer made cannot leave or cannot be used.
-      FolderInUse: another process has the journal.
-      ServerMisbehaves: the server sent what no server of this product sends. An update that was not
-          confirmed is kept.
+      DifferentRun: the site cannot take part.
+      UpdateRefused, IncompatibleWeights, ModelRefused, PrivacyRefused: what the trainer made may
+        not leave the site, or cannot be used.
+      FolderInUse: another process is using the journal.
+      ServerMisbehaves: the server sent something that no server of this product sends. An update
+        that was not confirmed is kept.
     """
     held = folder_lock.hold(private.folder(journal_folder))
     try:
@@ -168,20 +176,16 @@ class _Loop:
         transport: Transport,
         journal: Journal,
         events: EventLog,
-        clock,
-        pause,
-        pauses,
-        authority="",
+        clock: Callable[[], float],
+        pause: Callable[[float], object],
+        pauses: Callable[[], Iterator[float]],
+        authority: str,
     ):
         self._authority, self.remark = authority, ""
-        self._trainer, self._transport, self._journal, self._events = (
-            trainer,
-            transport,
-            journal,
-            events,
-        )
+        self._trainer, self._transport = trainer, transport
+        self._journal, self._events = journal, events
         self._clock, self._pause, self._pauses = clock, pause, pauses
-        self._specs = canonical(trainer.specs)
+        self._specs, self._vocabulary = canonical(trainer.specs), trainer.vocabulary
         self._server = Persistent(
             transport,
             trainer.plan,
@@ -192,8 +196,8 @@ class _Loop:
             on_retry=lambda error: self.note("retry", error=type(error).__name__),
         )
         self._transport_form, self._ends_with_scores = "raw", False
-        self._num_rounds, self._poll_s = 0, _BREATH_S
-        self._done: set[tuple[str, int]] = set()  # kind and round of every task of this process
+        self._num_rounds, self._poll_s = 0, _SHORTEST_WAIT_S
+        self._done: set[tuple[str, int]] = set()  # kind and round of this process's tasks
         self._again = pauses()
         self._pulled: tuple[str, NamedArrays] | None = None
         self._pulled_sha256 = ""
@@ -209,7 +213,7 @@ class _Loop:
         session = self._login()
         if session is None:
             self.remark = (
-                f"this site's part in run {journal.run} is done; the server does not answer"
+                f"this site has done its part in run {journal.run}; the server does not answer"
             )
             journal.finish()
             self.note("finished", without="server")
@@ -233,17 +237,17 @@ class _Loop:
                 else "evaluation, so its test cases are in no table"
             )
             self.remark = (
-                f"run {journal.run} needs nothing more of this site, and ends without its {missed}"
+                f"run {journal.run} needs nothing more from this site, "
+                f"and ends without its {missed}"
             )
         journal.finish()
         self.note("finished", **({} if journal.reported else {"without": "evaluation"}))
 
     def _login(self) -> Session | None:
-        """Logs in. Returns None where nobody answers a site that has done its part: the run may
-        have ended while it was away.
+        """Logs in; returns None if this site has done its part and the server does not answer.
 
-        Such a site asks all the same, because the server may lead another run by now, or have gone
-        back.
+        The run may have ended while the site was away. It tries to log in all the same, because the
+        server may be leading another run, or may have discarded rounds.
         """
         if self._journal.finished or self._journal.reported:
             try:
@@ -255,7 +259,7 @@ class _Loop:
             except errors.ServerUnreachable:
                 return None
             except errors.RETRYABLE:
-                pass  # somebody is there
+                pass  # the server is there
         return self._server.login()
 
     def _next_task(self) -> Task:
@@ -266,7 +270,7 @@ class _Loop:
             if task.kind != "wait":
                 break
             waited = True
-            early_s = min(self._poll_s, _BREATH_S) - (self._clock() - asked)
+            early_s = min(self._poll_s, _SHORTEST_WAIT_S) - (self._clock() - asked)
             if early_s > 0:
                 self._pause(early_s)
         if waited:
@@ -274,8 +278,9 @@ class _Loop:
         return task
 
     def _do(self, task: Task) -> None:
-        """Carries a task out. One that comes again, as after an update that was lost, is put off
-        longer each time.
+        """Carries out a task.
+
+        If a task comes again, as after the loss of an update, the loop waits longer each time.
         """
         journal = self._journal
         check_task(
@@ -300,8 +305,8 @@ class _Loop:
         try:
             self._carry_out(task)
         except (errors.StaleUpdate, errors.UnknownModel) as error:
-            # The run went another way meanwhile: the operator took it back, or sent the site away
-            # whose model was asked for.
+            # The run has changed meanwhile: the operator discarded rounds, or evicted the site
+            # whose model was to be evaluated.
             self._pulled = None
             self.note("dropped", task=task.kind, round=task.round, error=type(error).__name__)
 
@@ -309,7 +314,7 @@ class _Loop:
         if task.kind == "train":
             self._train(task)
         elif task.kind == "score":
-            self._score(task.round, self._pull(task.model))  # the last one
+            self._score(task.round, self._pull(task.model))  # the last global model
             if self._ends_with_scores:
                 self._journal.keep_reported()
         elif task.kind == "publish":
@@ -318,65 +323,69 @@ class _Loop:
             self._evaluate(task.models)
         else:
             raise errors.VersionDiffers(
-                f"the server asks for {printable.text(task.kind, limit=40)!r}, which this release does not know; install the server's release"
+                f"the server asks for {printable.text(task.kind, limit=40)!r}, which this release "
+                "does not know; install the server's release"
             )
 
     def _train(self, task: Task) -> None:
-        spooled = self._journal.update
-        if spooled is None or (spooled.round, spooled.num_examples) != (
-            task.round,
-            self._trainer.num_examples,
-        ):
-            pulled = self._pull(task.model)
-            if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
-                self._score(task.round - 1, pulled)
-            began = self._clock()
-            self._pulled = None  # the trainer may work in place
-            arrays, metrics = self._trainer.train(pulled, task.round)
-            checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
+        pending = self._journal.update
+        due = (task.round, self._trainer.num_examples)
+        if pending is None or (pending.round, pending.num_examples) != due:
+            pending = self._trained(task)
+        self._push(pending)
+
+    def _trained(self, task: Task) -> PendingUpdate:
+        pulled = self._pull(task.model)
+        if (task.round - 1) % getattr(self._trainer, "score_every", 1) == 0:
+            self._score(task.round - 1, pulled)
+        began = self._clock()
+        self._pulled = None  # the trainer may work in place
+        arrays, metrics = self._trainer.train(pulled, task.round)
+        checked = report_filter.check_metrics(metrics, what=f"metrics of round {task.round}")
+        self.note(
+            "trained",
+            round=task.round,
+            num_examples=self._trainer.num_examples,
+            seconds=self._since(began),
+            metrics=checked,
+        )
+        if self._transport_form == "half":
+            arrays, error = codec.rounded(arrays)
             self.note(
-                "trained",
+                "rounded",
                 round=task.round,
-                num_examples=self._trainer.num_examples,
-                seconds=self._since(began),
-                metrics=checked,
+                rounding_error=error.relative,
+                rounding_largest=error.largest,
             )
-            if self._transport_form == "half":
-                arrays, error = codec.rounded(arrays)
-                self.note(
-                    "rounded",
-                    round=task.round,
-                    rounding_error=error.relative,
-                    rounding_largest=error.largest,
-                )
-            spooled = self._journal.spool(task.round, arrays, self._trainer.num_examples, checked)
+        return self._journal.keep_update(task.round, arrays, self._trainer.num_examples, checked)
+
+    def _push(self, pending: PendingUpdate) -> None:
         began = self._clock()
         try:
             self._server.push(
                 self._journal.update_path,
-                spooled.sha256,
-                round_number=spooled.round,
-                num_examples=spooled.num_examples,
+                pending.sha256,
+                round_number=pending.round,
+                num_examples=pending.num_examples,
                 metrics=report_filter.check_metrics(
-                    spooled.metrics, what=f"metrics of round {spooled.round}"
+                    pending.metrics, what=f"metrics of round {pending.round}"
                 ),
                 discarded=self._journal.discarded,
                 manifest=self._journal.manifest,
             )
         except errors.StaleUpdate as error:
-            self.note("dropped", round=spooled.round, error=type(error).__name__)
+            self.note("dropped", round=pending.round, error=type(error).__name__)
         except errors.ServerMisbehaves:
-            raise  # the update is good, and waits for a server that is
+            raise  # nothing is wrong with the update, so it is kept for an honest server
         except errors.FederationError:
-            # refused for what it is: sent again it would be refused again, trained again it may not
-            # be
+            # Sent again, the update would be refused again; trained again, it may not be.
             self._journal.drop_update()
             raise
         else:
             self.rounds += 1
             self.note(
                 "pushed",
-                round=spooled.round,
+                round=pending.round,
                 bytes=self._journal.update_path.stat().st_size,
                 seconds=self._since(began),
             )
@@ -397,10 +406,10 @@ class _Loop:
         scores, what = self._journal.scores(number), f"scores of global model {number}"
         if scores is None:
             began = self._clock()
-            scores = report_filter.check_scores(self._trainer.score(pulled), what=what)
+            scores = self._checked_scores(self._trainer.score(pulled), what)
             self._journal.keep_scores(number, scores)
             self.note("scored", model=number, scores=scores, seconds=self._since(began))
-        checked = report_filter.check_scores(scores, what=what)  # again: they may be from a file
+        checked = self._checked_scores(scores, what)  # again: they may be from a file
         self._server.report_scores(number, checked, sha256=self._pulled_sha256)
 
     def _publish(self) -> None:
@@ -425,9 +434,8 @@ class _Loop:
             _check_own_name(name)
         try:
             self._server.declare_models(sorted(self._journal.published))
-        except (
-            errors.UnknownModel
-        ):  # this site was sent away and let in again: its models are gone, and are lent anew
+        except errors.UnknownModel:
+            # The site was evicted and admitted again. Its models are gone, and are uploaded again.
             self._journal.forget_published()
             raise
 
@@ -443,16 +451,19 @@ class _Loop:
                 self._journal.keep_rows(name, rows)
                 self.models_evaluated += 1
                 self.note("evaluated", model=name, rows=len(rows), seconds=self._since(began))
-            collected.extend(
-                self._checked_rows(rows, name)
-            )  # checked again: they may be from a file
+            collected.extend(self._checked_rows(rows, name))  # again: they may be from a file
         self._pulled = None
         self._server.submit_rows(collected)
         self._journal.keep_reported()
         self.note("rows_submitted", rows=len(collected))
 
     def _checked_rows(self, rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
-        return report_filter.check_rows(rows, site=self._transport.site, models=[model])
+        return report_filter.check_rows(
+            rows, vocabulary=self._vocabulary, site=self._transport.site, models=[model]
+        )
+
+    def _checked_scores(self, scores: Mapping[str, Any], what: str) -> dict[str, float]:
+        return report_filter.check_scores(scores, vocabulary=self._vocabulary, what=what)
 
     def _since(self, began: float) -> float:
         return round(self._clock() - began, 3)
@@ -461,24 +472,23 @@ class _Loop:
 def _check_own_name(name: str) -> None:
     if not MODEL_NAME.fullmatch(name):
         raise errors.ModelRefused(
-            f"this site's model is named {printable.text(repr(name), limit=80)}; use letters, digits, '_' and '-', at most 64, in --lend"
+            f"this site's model is named {printable.text(repr(name), limit=80)}; "
+            "use letters, digits, '_' and '-', at most 64, in --lend"
         )
 
 
 @contextlib.contextmanager
 def _beating(transport: Transport, every_s: float) -> Iterator[None]:
-    """Tells the server now and then that the site is alive, while the block trains or evaluates."""
+    """Tells the server regularly that the site is alive, while the block trains or evaluates."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(every_s):
             try:
                 transport.heart_beat()
-            except (
-                errors.FederationError,
-                ValueError,
-            ) as error:  # ValueError: gRPC's word for a channel that was closed
-                # The loop itself meets whatever is wrong at its next call, and knows what to do.
+            # gRPC raises ValueError for a channel that was closed.
+            except (errors.FederationError, ValueError) as error:
+                # Whatever is wrong, the loop meets it at its next call, and handles it there.
                 logging.debug("event=heart_beat_failed reason=%s", error)
 
     thread = threading.Thread(target=beat, name="heart-beat", daemon=True)
@@ -487,13 +497,14 @@ def _beating(transport: Transport, every_s: float) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(5.0)  # a beat under way ends with the transport, if not before
+        thread.join(5.0)  # a beat that is being sent ends with the transport, if not before
 
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM raises Terminated inside the block; only the main thread can have handlers, elsewhere
-    nothing changes.
+    """SIGTERM raises Terminated inside the block.
+
+    Only the main thread can have signal handlers; in any other, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

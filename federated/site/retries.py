@@ -1,13 +1,11 @@
-"""A transport that does not give up: waits while the server is away, logs in again when its token
-is no longer good.
-"""
+"""A transport that keeps trying: waits while the server is down, logs in again when necessary."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -16,37 +14,35 @@ from federated.site.transport import Transport
 from federated.wire.messages import Session
 from runkit import backoff, printable
 
+Result = TypeVar("Result")
+
 
 class Persistent:
     """Wraps a transport: the same methods, which return once the server has answered.
 
     Args:
-      transport: what carries the calls.
-      plan, num_examples, labels: for a login, whenever one is due.
-      pauses: a fresh sequence of pauses in seconds for each call.
-      pause: waits that many seconds; handed in so that tests need not.
-      on_retry: told the error each time a call has to be tried again.
-    Raises (any method): what the server refused; never ServerUnreachable, DamagedTransfer,
-    StorageTrouble or SessionExpired.
+      transport: the transport that carries the calls.
+      plan, num_examples, labels: sent with each login.
+      pauses: returns the sequence of pauses, in seconds, for one call.
+      pause: waits for that many seconds; a parameter, so that tests need not wait.
+      on_retry: called with the error each time a call is tried again.
+    Raises (any method): the error with which the server refused the call; never ServerUnreachable,
+    DamagedTransfer, StorageTrouble, TooManyCalls or SessionExpired.
     """
 
     def __init__(
         self,
         transport: Transport,
-        plan: dict,
+        plan: dict[str, Any],
         num_examples: int,
         *,
         labels: Mapping[str, str] | None = None,
         pauses: Callable[[], Iterator[float]] = backoff.pauses,
-        pause: Callable[[float], Any] = time.sleep,
+        pause: Callable[[float], object] = time.sleep,
         on_retry: Callable[[errors.FederationError], None] = lambda error: None,
     ):
-        self._transport, self._plan, self._num_examples, self._labels = (
-            transport,
-            plan,
-            num_examples,
-            labels,
-        )
+        self._transport, self._plan = transport, plan
+        self._num_examples, self._labels = num_examples, labels
         self._pauses, self._pause, self._on_retry = pauses, pause, on_retry
 
     def login(self) -> Session:
@@ -56,13 +52,13 @@ class Persistent:
             may_log_in=False,
         )
 
-    def __getattr__(self, name: str) -> Callable:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._transport, name)
         return functools.wraps(method)(
             lambda *given, **named: self._trying(name, lambda: method(*given, **named))
         )
 
-    def _trying(self, name: str, call: Callable[[], Any], *, may_log_in: bool = True) -> Any:
+    def _trying(self, name: str, call: Callable[[], Result], *, may_log_in: bool = True) -> Result:
         pauses, logged_in = self._pauses(), False
         while True:
             try:
@@ -70,8 +66,7 @@ class Persistent:
             except errors.SessionExpired as error:
                 if not may_log_in:
                     raise
-                # just now: a server that voids every token at once must not be asked without a
-                # pause
+                # A server that voids every token at once must not be called without a pause.
                 if logged_in:
                     self._wait(name, next(pauses), error)
                 else:
@@ -82,7 +77,7 @@ class Persistent:
                 self._wait(name, next(pauses), error)
 
     def _wait(self, name: str, wait_s: float, error: errors.FederationError) -> None:
-        if isinstance(error, errors.CertificateOutOfDate):  # nothing but a person ends this wait
+        if isinstance(error, errors.CertificateOutOfDate):  # only a person can end this wait
             logging.error(
                 "event=certificate_out_of_date call=%s wait_s=%.2f reason=%s",
                 name,

@@ -1,4 +1,4 @@
-"""What a site loop needs of its connection to the server."""
+"""The calls that a site's loop makes to the server, over any connection."""
 
 from __future__ import annotations
 
@@ -14,46 +14,50 @@ from federated.wire.messages import Offer, Receipt, Session
 
 
 def unknown() -> None:
-    """What a caller knows of a file that it has not looked at."""
+    """The manifest of a file that the caller has not read."""
 
 
 class Transport(Protocol):
-    """Calls to the server. Each may be repeated: a lost reply does no harm.
+    """Calls to the server. Each may be repeated, so a lost reply does no harm.
 
-    Every method raises ServerUnreachable when the server is away, SessionExpired when a login is
-    due, and otherwise what the coordinator's method of the same name raises.
+    Every method raises ServerUnreachable if the server is down, SessionExpired if the site has to
+    log in, and otherwise what the coordinator's method of the same name raises.
     """
 
     site: str
 
     def login(
-        self, plan: dict, num_examples: int, labels: Mapping[str, str] | None = None
+        self, plan: dict[str, Any], num_examples: int, labels: Mapping[str, str] | None = None
     ) -> Session:
-        """Logs in; `labels` says of each class whether the site's labels show it, in the words of
-        `declared.WORDS`.
+        """Logs in.
+
+        Args:
+          labels: class -> whether the site's labels show it, a word of `declarations.WORDS`.
         """
 
     def next_task(self) -> Task:
-        """Returns the next task; waits for one on the server's side, as long as the session's
-        `poll_s`.
-        """
+        """Returns the next task. The server holds the call until there is one, at most `poll_s`."""
 
-    def heart_beat(self) -> None: ...
+    def heart_beat(self) -> None:
+        """Tells the server that the site is alive."""
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
     ) -> Manifest:
-        """Brings a model into the file `path` and returns its manifest; what is there of it already
-        is not sent again.
+        """Downloads a model into the file `path`; returns its manifest.
+
+        Chunks that the file already holds are not sent again.
 
         Args:
-          specs: of the site's own model; a description that differs raises ServerMisbehaves, and
-              the file stays as it is.
+          specs: those of the site's own model. If the server describes another model, this raises
+            ServerMisbehaves and leaves the file as it is.
         """
 
     def report_scores(self, model: int, scores: Mapping[str, float], *, sha256: str = "") -> None:
-        """Tells what the site scored on global model number `model`; `sha256` is the digest of the
-        weights that were scored.
+        """Reports the site's scores of global model number `model`.
+
+        Args:
+          sha256: digest of the weights that were scored.
         """
 
     def push(
@@ -67,22 +71,26 @@ class Transport(Protocol):
         discarded: int | None = None,
         manifest: Callable[[], Manifest | None] = unknown,
     ) -> Receipt:
-        """Sends the update in the file `path`.
+        """Uploads the update in the file `path`.
 
         Args:
-          discarded: how often the run had gone back when the update was trained: it changes no
-              global model made since.
-          manifest: returns what the file holds while nobody has touched it since the caller looked,
-              else None: then it is read.
+          discarded: how often the operator had discarded rounds when the update was trained. It
+            does not count in a model made after a later discard.
+          manifest: returns the file's manifest if the file is unchanged since the caller read it,
+            else None; the file is then read again.
         """
 
-    def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt: ...
+    def publish(self, path: str | os.PathLike, sha256: str, *, model: str) -> Receipt:
+        """Uploads a model that the site lends to the evaluation at all sites."""
 
-    def declare_models(self, names: Sequence[str]) -> None: ...
+    def declare_models(self, names: Sequence[str]) -> None:
+        """Says that the site has published all its models, which are these."""
 
-    def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def submit_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the site's rows of the evaluation."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the connection."""
 
 
 @contextlib.contextmanager
@@ -93,16 +101,18 @@ def offering(
     manifest: Callable[[], Manifest | None] = unknown,
     **about: Any,
 ) -> Iterator[tuple[TensorFile, Offer]]:
-    """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the
-    model of that digest.
+    """Yields an open model file and its offer.
 
     Args:
       manifest: as in `Transport.push`.
+    Raises:
+      ValueError: if the file is no longer the model with that digest.
     """
     with TensorFile(path) as file:
         found = manifest() or file_manifest(file)
         if found.sha256 != sha256:
             raise ValueError(
-                f"{path}: is not what was written there, and is not sent; start again, and the round is trained again"
+                f"{path}: was changed since it was written, and is not sent; "
+                "start again, and the round is trained again"
             )
         yield file, Offer(found, **about)

@@ -219,9 +219,12 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
             _check_shape(
                 f"labels of site {name}", site["labels"], dict.fromkeys(site["labels"], (str,))
             )
+        _check_shape(
+            f"status of site {name}", site["scores"], dict.fromkeys(site["scores"], (dict,))
+        )
         for number, scores in site["scores"].items():
             _check("status", "model", number, number.isdecimal(), "the number of a global model")
-            _check_shape(f"status of site {name}", scores, {"dice": _OPTIONAL})
+            _check_shape(f"status of site {name}", scores, dict.fromkeys(scores, _OPTIONAL))
     for entry in found["rounds"]:
         _check_shape("status of a round", entry, _ROUND)
     _check_shape("status of the log", found["audit"], {"lines": (int,), "head": (str,)})

@@ -61,7 +61,9 @@ class Adds:
     plan = _PLAN
 
     def __init__(self, number: int, specs):
-        self.num_examples, self.specs = 10 + number, specs
+        from tests.federated import toy
+
+        self.num_examples, self.specs, self.vocabulary = 10 + number, specs, toy.VOCABULARY
 
     def score(self, weights):
         return {"dice": 0.5}
@@ -81,6 +83,7 @@ class Adds:
 def _serve(folder: str, sites: int, ports) -> None:
     from federated.server import config as server_config
     from federated.server import serve as server
+    from tests.federated import toy
 
     config = server_config.ServerConfig(
         num_rounds=ROUNDS,
@@ -99,6 +102,7 @@ def _serve(folder: str, sites: int, ports) -> None:
         root / "store",
         root / "kits" / "server",
         root / "initial.safetensors",
+        vocabulary=toy.VOCABULARY,
         on_ready=ports.put,
     )
 

@@ -54,7 +54,7 @@ def rows(
 
     with tempfile.TemporaryDirectory() as folder:
         scorers = [
-            site_trainer.SiteTrainer(
+            site_trainer.SegmentationTrainer(
                 config, store, pathlib.Path(folder, "scorer", site), label=site, strategy=strategy
             )
             for site, store in stores.items()
@@ -70,7 +70,7 @@ def rows(
             changed = dataclasses.replace(
                 config, validation_every=config.num_rounds, **TREATMENTS[treatment]
             )
-            trainer = site_trainer.SiteTrainer(
+            trainer = site_trainer.SegmentationTrainer(
                 changed,
                 stores["C1"],
                 pathlib.Path(folder, treatment),

@@ -49,6 +49,7 @@ def _model(path: pathlib.Path, value: float = 0.0, **metadata: str):
 def _serve_ours(folder: str, ports) -> None:
     from federated.server import config as server_config
     from federated.server import serve as server
+    from tests.federated import toy
 
     config = server_config.ServerConfig(
         num_rounds=1,
@@ -65,6 +66,7 @@ def _serve_ours(folder: str, ports) -> None:
         root / "store",
         root / "kits" / "server",
         root / "initial.safetensors",
+        vocabulary=toy.VOCABULARY,
         on_ready=ports.put,
     )
 

@@ -2,7 +2,7 @@
 
     python -m tests.deployment.link --listen=10.77.0.4:8443 --to=10.77.0.1:8443
 
-What `tc netem` and `tbf` would do, where the kernel has neither.
+Does what `tc netem` and `tbf` would do, on a kernel that has neither.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Line:
     """Passes connections on.
 
     Args:
-      rate: bytes a second and direction.
+      rate: bytes per second, in each direction.
       delay_s: added to every piece.
-      cut_after: bytes of a direction after which a connection is dropped, for the first `cuts`
-          times.
+      cut_after: bytes in one direction after which a connection is dropped.
+      cuts: how many connections are dropped.
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""Hosts in network namespaces on one bridge: each has its own address, its own idea of names, and
-nothing else.
-"""
+"""Hosts in network namespaces on one bridge, each with its own address and hosts file."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ PREFIX = "10.77.0."
 
 
 def why_not() -> str:
-    """Returns why namespaces cannot be made here, "" where they can."""
+    """Returns why namespaces cannot be made here, or "" if they can."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "network namespaces need root"
     for program in ("ip", "mount", "ss"):
@@ -45,19 +43,15 @@ class Host:
         folder: pathlib.Path,
         environment: Mapping[str, str],
     ):
-        self._namespace, self._hosts_file, self.folder, self._environment = (
-            namespace,
-            hosts_file,
-            folder,
-            dict(environment),
-        )
+        self._namespace, self._hosts_file = namespace, hosts_file
+        self.folder, self._environment = folder, dict(environment)
 
     def start(self, commands: str, log: pathlib.Path, **environment: str) -> subprocess.Popen:
-        """Starts shell commands in the host's folder, in a process group of their own, their output
-        appended to `log`.
+        """Starts shell commands in the host's folder and in their own process group.
+
+        Their output is appended to `log`.
         """
-        # `ip netns exec` gives a mount namespace of its own, in which the hosts file can be the
-        # host's.
+        # `ip netns exec` makes a new mount namespace, in which this replaces only the host's file.
         inside = 'mount --bind "$0" /etc/hosts && exec sh -euc "$1"'
         with open(log, "ab") as stream:
             return subprocess.Popen(
@@ -81,7 +75,7 @@ class Host:
             )
 
     def listening(self) -> str:
-        """Returns the listening TCP sockets of this host, a line each."""
+        """Returns the listening TCP sockets of this host, one per line."""
         return subprocess.run(
             ["ip", "netns", "exec", self._namespace, "ss", "-ltnH"],
             capture_output=True,
@@ -94,12 +88,12 @@ class Host:
 def hosts(
     folder: pathlib.Path, names: Mapping[str, Mapping[str, str]], environment: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Host], dict[str, str]]]:
-    """Makes hosts and removes them again; yields (name to host, name to address).
+    """Makes hosts, and removes them in the end; yields (name -> host, name -> address).
 
     Args:
-      folder: each host gets a folder of its name in it.
-      names: host to its names: DNS name to the host that is meant by it there.
-      environment: added to that of every command.
+      folder: where each host gets a folder of its name.
+      names: host -> its hosts file: DNS name -> the host that this name means there.
+      environment: added to the environment of every command.
     """
     stem = f"fed{os.getpid()}"
     address = {name: f"{PREFIX}{number}" for number, name in enumerate(names, start=1)}

@@ -1,8 +1,7 @@
-"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`. Those that need
-TensorFlow are played by toys.
+"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`.
 
-The toys take the same flags and speak to the same server with the same plan; only their network is
-a few numbers.
+Toys replace the programs that need TensorFlow. They take the same flags and talk to the same server
+with the same plan; only their network is a few numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +33,14 @@ def _plan() -> dict:
 
 
 class ToyTrainer:
-    """Halves the weights and adds a step of its own."""
+    """Halves the weights and adds the site's step."""
 
     def __init__(self, site: str, plan: dict):
+        from experiments.results.vocabulary import REPORTS
         from federated.tensors.weights import specs_of
 
         self.site, self.plan, self.num_examples, self.specs = site, plan, 30, specs_of(WEIGHTS)
+        self.vocabulary = REPORTS
         self._step = np.float32(0.25 if site == "C1" else 0.5)
 
     def score(self, weights):

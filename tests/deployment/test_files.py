@@ -1,4 +1,4 @@
-"""The example units and the container file: they start what the guides start."""
+"""The example units and the container file start what the guides start."""
 
 import configparser
 import re
@@ -64,7 +64,6 @@ def test_the_container_runs_the_guides_commands_as_an_ordinary_user():
 
 
 def test_a_server_has_at_most_five_times_to_set():
-    """Elsewhere a guide to more than a hundred time-outs had to be written."""
     text = (guide.DOCS.parent / "experiments" / "serve.py").read_text()
     times = re.findall(r'DEFINE_float\(\s*"(\w+)",\s*[^,]+,\s*"Seconds', text)
     assert 1 <= len(times) <= 5, times

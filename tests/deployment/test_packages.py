@@ -1,4 +1,4 @@
-"""What gets into a container image and into the repository, and which packages a server is made of."""
+"""What gets into a container image and the repository, and which packages a server needs."""
 
 import ast
 import fnmatch
@@ -17,7 +17,7 @@ ROOT = guide.DOCS.parent
 PACKAGES = ("runkit", "preprocessing", "c2fnas", "federated", "experiments")
 LOCK = ROOT / "requirements-server.txt"
 
-# What lies about in a folder from which a study was led; the guides' names and a hospital's own.
+# Files that lie in a folder from which a study was run; the guides' names and a hospital's own.
 SECRET = [
     "federation/authority/ca.key",
     "federation/authority/federation.json",
@@ -108,8 +108,9 @@ def _regex(pattern):
 
 
 def _sent(path, lines):
-    """Returns whether a path is sent to a build: the last pattern that fits it or a folder above it
-    decides.
+    """Returns whether a path is sent to a build.
+
+    The last pattern that matches it, or a folder above it, decides.
     """
     sent, above = True, [path, *(str(parent) for parent in pathlib.PurePosixPath(path).parents)]
     for line in lines:
@@ -119,8 +120,9 @@ def _sent(path, lines):
 
 
 def _copied(folder):
-    """Returns the files below `folder` that the container file copies, as its COPY lines and
-    .dockerignore say.
+    """Returns the files below `folder` that the container file copies.
+
+    Its COPY lines and .dockerignore decide.
     """
     text = (guide.DOCS / "deployment" / "Containerfile").read_text().replace("\\\n", " ")
     sources = [
@@ -169,7 +171,7 @@ def test_an_image_gets_the_product_and_nothing_else(tmp_path):
 
 
 def test_the_copy_lines_alone_leave_out_every_other_folder(tmp_path, monkeypatch):
-    """Also where an ignore file is not looked at, no folder but the packages' own is copied."""
+    """Even without the ignore file, only the packages' own folders are copied."""
     _make(tmp_path, SECRET)
     monkeypatch.setattr(sys.modules[__name__], "_sent", lambda *_: True)
     assert {name.split("/")[0] for name in _copied(tmp_path)} <= set(PACKAGES)
@@ -278,7 +280,7 @@ def test_the_lock_file_fits_what_setup_asks_for(python):
     assert {"setuptools", "wheel"} <= set(found)  # which build the product without asking an index
 
 
-def test_the_programs_it_says_it_covers_need_nothing_else():
+def test_the_programs_that_the_lock_file_covers_need_nothing_else():
     named = re.search(
         r"Covers (experiments\..*?) on both stacks", LOCK.read_text().replace("\n#", "")
     )[1]
@@ -292,11 +294,12 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         "from absl import flags\n"
         "def load(name):\n"
         "    importlib.import_module(name)\n"
-        # two programs define a flag of one name
+        # two programs define a flag of the same name
         "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"
         f"for name in {programs!r}: load(name)\n"
         "import federated\n"
-        "for module in pkgutil.walk_packages(federated.__path__, 'federated.'): importlib.import_module(module.name)\n"
+        "for module in pkgutil.walk_packages(federated.__path__, 'federated.'):\n"
+        "    importlib.import_module(module.name)\n"
         "owners = importlib.metadata.packages_distributions()\n"
         "tops = {name.partition('.')[0] for name in sys.modules}\n"
         "for top in sorted(tops - sys.stdlib_module_names):\n"
@@ -310,9 +313,8 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         *_installed_with(f"{sys.version_info[0]}.{sys.version_info[1]}"),
         "c2fnas-federated-pancreas",
     }
-    for (
-        line
-    ) in done.stdout.splitlines():  # several packages may have a part in one name, as `google` is
+    # Several packages may share a name, for example `google`.
+    for line in done.stdout.splitlines():
         assert found & {name.lower().replace("_", "-") for name in line.split()}, (
             f"{line} is not in the lock file"
         )

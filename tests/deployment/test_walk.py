@@ -6,9 +6,7 @@ from tests.deployment import guide, network, walk
 
 
 def test_the_walk_takes_every_command_of_the_guides(tmp_path):
-    """Read off the source: a step that is in a guide but not in the walk would be a command that
-    nobody tries.
-    """
+    """A step of a guide that the walk leaves out would be a command that is never tested."""
     source = (guide.DOCS.parent / "tests" / "deployment" / "walk.py").read_text()
     named = set(re.findall(r'"((?:hospital|operator|server) [a-z]+)"', source))
     assert named == set(guide.steps())

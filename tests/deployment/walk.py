@@ -1,12 +1,12 @@
-"""A deployment from the first key to the audit: a server and two hospitals, each in a network of
-its own.
+"""A deployment from the first key to the audit: a server and two hospitals in separate networks.
 
-    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk          real programs on synthetic scans
-    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk --toys   the same without TensorFlow, in seconds
+    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk
+        runs the real programs on synthetic scans; with --toys, the same without TensorFlow, in
+        seconds
 
-Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md); what is done
-here is what people do between them: carrying files, comparing fingerprints, stopping and starting.
-The second hospital's line is slow and drops connections.
+Every command comes from the guides (docs/hospital-guide.md, docs/federation.md). This program does
+what people do between them: it copies files, compares fingerprints, stops and starts programs. The
+second hospital's line is slow and drops connections.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ from tests.deployment import guide, network
 ROOT = pathlib.Path(__file__).parents[2]
 HOSPITALS = {"C1": "hospital1", "C2": "hospital2"}
 _TOY_FLAGS = "--num_rounds=1000\n"  # the operator's order ends it
-_REAL_FLAGS = "--num_rounds=1000\n--local_epochs=1\n--patches_per_case=1\n--batch_size=2\n--filters=4\n--inference_window=48,48,48\n"
+_REAL_FLAGS = (
+    "--num_rounds=1000\n--local_epochs=1\n--patches_per_case=1\n--batch_size=2\n--filters=4\n"
+    "--inference_window=48,48,48\n"
+)
 
 
 class Walk:
-    """The walk under way.
+    """One walk through the guides.
 
     Args:
-      folder: made here; each host's files are in a folder of its name, what the programs said in
-          `<host>.<step>.log`.
-      toys: play the programs that need TensorFlow.
-      say: told what is being done.
+      folder: made here. Each host's files are in a folder of its name, and the output of its
+        programs in `<host>.<step>.log`.
+      toys: replace the programs that need TensorFlow by toys.
+      say: called with what is being done.
     """
 
     def __init__(self, folder: pathlib.Path, *, toys: bool, say: Callable[[str], None] = print):
@@ -50,12 +53,14 @@ class Walk:
         self._steps = guide.steps()
         self.used: set[str] = set()
         self._running: list[subprocess.Popen] = []
-        self._noted: list[str] = []  # ends of the server's log, by the hospitals
+        self._noted: list[str] = []  # the head of the server's log that each hospital noted
         self._timeout_s = 120.0 if toys else 900.0
 
     def run(self) -> None:
-        """Walks; raises AssertionError with what a program said where something does not go as the
-        guides say.
+        """Walks through the guides.
+
+        Raises:
+          AssertionError: if something does not go as the guides say; with the program's output.
         """
         self._folder.mkdir(parents=True)
         program = f"{sys.executable} -m tests.deployment.stand_in" if self._toys else sys.executable
@@ -126,9 +131,7 @@ class Walk:
         self._carry("operator", "initial.safetensors", "server", "initial.safetensors")
 
     def _exchanged_on_the_way(self, site: str, host: str) -> None:
-        """Somebody on the way answers in the operator's place; with the fingerprint from the
-        telephone it is refused.
-        """
+        """An attacker answers in place of the operator; the fingerprint reveals it."""
         forged = provisioning.provision(
             self._folder / "somebody",
             "attacker.example",
@@ -145,11 +148,12 @@ class Walk:
 
     def _serve_and_join(self) -> None:
         output = self._do("hospital1", "hospital doctor", code=1)
-        assert "nobody listens on fl.example.org:8443" in output, output
+        assert "nothing is listening on fl.example.org:8443" in output, output
         self._do("server", "server doctor")
         self._server = self._serve()
         self._line = self._hosts["line"].start(
-            f"exec {sys.executable} -m tests.deployment.link --listen={self._address['line']}:8443 --to={self._address['server']}:8443",
+            f"exec {sys.executable} -m tests.deployment.link "
+            f"--listen={self._address['line']}:8443 --to={self._address['server']}:8443",
             self._log("line", "line"),
         )
         self._running.append(self._line)
@@ -165,7 +169,8 @@ class Walk:
             *self._sites.values(),
         )
         self._say(
-            f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command"
+            f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first "
+            "command"
         )
         for host in HOSPITALS.values():
             assert not self._hosts[host].listening(), (
@@ -249,7 +254,7 @@ class Walk:
         self._stop(server, signal.SIGTERM)
 
     def _revoke_server(self, server: subprocess.Popen) -> subprocess.Popen:
-        """Returns the server with its new key, once whoever has the old one was refused."""
+        """Returns the server with its new key, after checking that the old one is refused."""
         shutil.copytree(self._path("server", "kit"), self._path("server", "stolen"))
         self._do("operator", "operator revokeserver")
         self._carry("operator", "federation/server", "server", "kit")
@@ -307,7 +312,7 @@ class Walk:
         return server
 
     def _do(self, host: str, step: str, *, code: int = 0, **environment: str) -> str:
-        """Runs a step of the guide to its end; returns what it said."""
+        """Runs a step of the guide to its end; returns its output."""
         already = len(self._said(host, step))
         process = self._start(host, step, **environment)
         ended, said = self._wait(process), self._said(host, step)[already:]
@@ -327,7 +332,7 @@ class Walk:
         return process.wait(self._timeout_s)
 
     def _stop(self, process: subprocess.Popen, number: int) -> None:
-        """Signals a step's programs and waits until all of them are gone: the shell goes first."""
+        """Signals a step's programs and waits until all of them have ended, not just the shell."""
         deadline = time.monotonic() + 30.0
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -376,9 +381,7 @@ class Walk:
 
 
 def _is_running(group: int) -> bool:
-    """Returns whether a process group has a process that still runs; one that only waits to be
-    reaped does not.
-    """
+    """Returns whether a process group has a running process; a zombie does not count."""
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended while we looked
             state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
@@ -399,7 +402,7 @@ def main() -> None:
         "--folder", required=True, type=pathlib.Path, help="made by the walk; must not exist yet"
     )
     parser.add_argument(
-        "--toys", action="store_true", help="play the programs that need TensorFlow"
+        "--toys", action="store_true", help="replace the programs that need TensorFlow by toys"
     )
     given = parser.parse_args()
     reason = network.why_not()
@@ -409,7 +412,8 @@ def main() -> None:
     walk = Walk(given.folder.absolute(), toys=given.toys)
     walk.run()
     print(
-        f"every step of the guides, {time.monotonic() - began:.0f} s; what each program said is in {given.folder}"
+        f"every step of the guides, {time.monotonic() - began:.0f} s; "
+        f"the output of each program is in {given.folder}"
     )
 
 

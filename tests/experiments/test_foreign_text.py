@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from experiments.reports import html_parts
 from federated import errors
 from federated.audit import log as audit_log
-from federated.doctor import findings
+from federated.doctor import diagnosis
 from federated.security import certificates, provisioning, report_filter
 from federated.wire import conversion, operation_pb2
 from preprocessing.checks import rules
@@ -152,7 +152,7 @@ def test_certificates_that_a_doctor_looks_at(fake, kits, tmp_path):  # noqa: F81
             code=1,
             expect="it was issued by",
         )
-    assert "\\x1b" in findings.fault("server's certificate", NASTY, NASTY).mend
+    assert "\\x1b" in diagnosis.fault("server's certificate", NASTY, NASTY).remedy
 
 
 def test_a_request_that_bears_such_a_name(tmp_path):

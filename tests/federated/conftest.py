@@ -54,7 +54,7 @@ def opened(tmp_path, initial, clock):
     """Opens (or opens again) a coordinator over one store folder; closes what it opened."""
     leads = []
 
-    def open_(*, folder="store", monotonic=clock, **settings):
+    def open_(*, folder="store", monotonic=clock, vocabulary=toy.VOCABULARY, **settings):
         while leads:
             leads.pop().close()
         config = server_config.ServerConfig(
@@ -67,7 +67,15 @@ def opened(tmp_path, initial, clock):
             {site: credentials.hashed(secret) for site, secret in secrets.items()}
         )
         log = events.EventLog(tmp_path / folder / "events.jsonl", clock=clock)
-        lead = coordinator.Coordinator(store, config, book, log, clock=clock, monotonic=monotonic)
+        lead = coordinator.Coordinator(
+            store,
+            config,
+            book,
+            log,
+            vocabulary=vocabulary,
+            clock=clock,
+            monotonic=monotonic,
+        )
 
         leads.append(lead)
 
@@ -110,6 +118,7 @@ def serving(tmp_path, kits, initial):
                     tmp_path / folder,
                     server_kit or kits / "server",
                     start,
+                    vocabulary=toy.VOCABULARY,
                     stop=stop,
                     on_ready=lambda port: (outcome.update(port=port), ready.set()),
                     **({"clock": clock} if clock else {}),

@@ -222,7 +222,7 @@ def test_rows_are_checked_as_they_arrive_and_their_number_follows_from_the_run(o
             yield first.row(case=case)
 
     with pytest.raises(
-        errors.PrivacyRefused, match="more than 1000 cases; no site of this run has so many"
+        errors.PrivacyRefused, match="more than 1000 cases; no site of this run has that many"
     ):
         run.lead.submit_rows("C1", endless())
     assert len(taken) == 1001

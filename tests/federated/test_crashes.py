@@ -28,7 +28,7 @@ SERVER_KILLS = [
 SITE_KILLS = {
     "C1": [
         "ToyTrainer.train:before:1",
-        "Journal.spool:after:1",
+        "Journal.keep_update:after:1",
         "GrpcTransport.push:after:2",
         "Journal.keep_rows:after:1",
     ],

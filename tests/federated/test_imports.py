@@ -123,6 +123,20 @@ def test_nothing_in_the_package_can_carry_code():
         ), path
 
 
+def test_the_package_names_no_organ_and_no_measure():
+    anatomy = r"pancrea|tumou?r|lesion|cancer|organs?\b|liver|kidney|spleen|abdom|background"
+    measures = r"dice\b|hd95|hausdorff|nsd\b|volume|sensitivity|voxel|spacing|hounsfield"
+    forbidden = re.compile(f"(?<![a-z])(?:{anatomy}|{measures})", re.IGNORECASE)
+    allowed = {("aggregation/model_selection.py", "dice")}  # a key in every store and message
+    found = set()
+    for path in (ROOT / "federated").rglob("*"):
+        if path.suffix in (".py", ".pyi", ".proto"):
+            name = path.relative_to(ROOT / "federated").as_posix()
+            words = forbidden.findall(path.read_text(encoding="utf-8"))
+            found |= {(name, word.lower()) for word in words}
+    assert found == allowed
+
+
 def test_the_public_names_are_there_and_listed():
     assert sorted(federated._PUBLIC) == federated.__all__
     for name in federated.__all__:

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from federated.security.vocabulary import Vocabulary
 from federated.tensors import tensor_files
 from federated.tensors.weights import specs_of
 
@@ -22,6 +23,24 @@ INITIAL = {
     "scale": np.array(2.0, np.float32),
 }
 EXAMPLES = {"C1": 30, "C2": 10, "C3": 5}
+VOCABULARY = Vocabulary(
+    classes=("pancreas", "tumour"),
+    grids=("native", "training"),
+    words={
+        "dice": (0.0, 1.0),
+        "volume": (-1e6, 1e6),
+        "truth": (0.0, 1e6),
+        "found": (0.0, 1e6),
+        "false": (0.0, 1e9),
+        "score": (0.0, 1e3),
+        "components": (0.0, 1e9),
+        "hd95": (0.0, 1e5),
+        "nsd": (0.0, 1.0),
+        **dict.fromkeys(("error", "ml", "mm"), None),
+    },
+    counts=frozenset({"found", "false"}),
+    parts={"found": "truth_components", "false_components": "components"},
+)
 STEP = {"C1": 0.25, "C2": -0.5, "C3": 1.0}
 
 
@@ -44,6 +63,7 @@ class ToyTrainer:
     the weights hold.
     """
 
+    vocabulary = VOCABULARY
     _bulk = 0
 
     def __init__(self, site, *, plan=None, on_train=lambda round_number: None, bulk=0):

@@ -92,7 +92,7 @@ def main(role, folder, kit, third, *kill):
             poll_s=5.0,
             linger_s=30.0,
         )
-        summary = serve(config, folder, kit, third)
+        summary = serve(config, folder, kit, third, vocabulary=toy.VOCABULARY)
     else:
         transport = grpc_transport.connect(kit, host="localhost", port=int(third))
         summary = site_loop.run(

@@ -115,7 +115,7 @@ def _leading(folder: pathlib.Path, kits: pathlib.Path) -> Iterator[Coordinator]:
         )
         audit_log.backfill(events, store)
         book = CredentialBook({site: hashed(secret) for site, secret in _SECRETS.items()})
-        coordinator = Coordinator(store, config, book, events)
+        coordinator = Coordinator(store, config, book, events, vocabulary=toy.VOCABULARY)
         yield coordinator
     finally:
         if coordinator is None:

@@ -172,7 +172,7 @@ def test_the_journal_is_private_also_one_of_an_earlier_release(tmp_path):
         opened = journal.Journal(tmp_path / "federated" / "journal")
         opened.enter("run")
         opened.keep_rows("FL_global", [{"case": 1}])
-        opened.spool(1, toy.INITIAL, 30, {})
+        opened.keep_update(1, toy.INITIAL, 30, {})
         opened.wait_until_durable()
         assert_private(tmp_path / "federated" / "journal")
         opened_up(tmp_path / "federated" / "journal")

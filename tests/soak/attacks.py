@@ -80,6 +80,7 @@ def run_server(folder: str, rounds: int, ports) -> None:
         root / "store",
         root / "kits" / "server",
         root / "initial.safetensors",
+        vocabulary=toy.VOCABULARY,
         on_ready=ports.put,
     )
 

@@ -71,7 +71,7 @@ SITE_POINTS = [
     "ToyTrainer.train:before:1",
     "ToyTrainer.train:after:1",
     "tensor_files.save_as:before:1",
-    "Journal.spool:after:1",
+    "Journal.keep_update:after:1",
     "GrpcTransport.push:before:1",
     "chunk_wire.part_to_bytes:after:2",
     "GrpcTransport.push:after:1",

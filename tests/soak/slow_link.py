@@ -31,6 +31,7 @@ from federated.server.serve import serve
 from federated.site import grpc_transport
 from federated.site import loop as site_loop
 from federated.tensors import tensor_files
+from tests.federated import toy
 from tests.federated.proxy import link
 
 SLOW, QUICK = "C1", "C2"
@@ -51,6 +52,8 @@ class Adds:
     """A site that trains nothing: it adds a number."""
 
     plan = PLAN
+
+    vocabulary = toy.VOCABULARY
 
     def __init__(self, step: float, num_examples: int, specs=()):
         self._step, self.num_examples, self.specs = np.float32(step), num_examples, specs
@@ -86,6 +89,7 @@ def _serve(folder: str, deadline_s: float | None, ports) -> None:
         root / "store",
         root / "kits" / "server",
         root / "initial.safetensors",
+        vocabulary=toy.VOCABULARY,
         on_ready=ports.put,
     )
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from c2fnas import named_weights
 from experiments import configuration
 from experiments.models import site_trainer
+from experiments.results.vocabulary import REPORTS
 from federated.security import report_filter
 from preprocessing import manifest, nifti, pipeline
 from preprocessing.case_store import CaseStore
@@ -46,7 +47,7 @@ def config(tmp_path):
 def after_a_round(config, store, folder):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     missing = site_trainer.missing_labels(config, store)
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, store, folder, label="C1_FL_local", strategy=strategy, missing=missing
     )
     assert site.labels == HEALTHY
@@ -105,7 +106,7 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
         config, num_rounds=3, local_epochs=1, validation_every=1, shared_candidates=2
     )
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy
     )
     weights, after = named_weights.read(site_trainer.build_network(config)), {}
@@ -126,11 +127,14 @@ def test_candidates_are_lent_by_a_site_that_lacks_a_class_and_scored_on_validati
     assert [(row["grid"], row["case"]) for row in rows] == [
         (grid, case) for grid, cases in numbers.items() for case in cases
     ]
-    assert report_filter.check_rows(rows, site="C1", models=["C1_FL_local_r003"]) == rows
+    assert (
+        report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["C1_FL_local_r003"])
+        == rows
+    )
     assert not list(
         (tmp_path / "site").glob("examples/*r003*")
     )  # the site's figures show the table's models
-    keeps = site_trainer.SiteTrainer(
+    keeps = site_trainer.SegmentationTrainer(
         config, store, tmp_path / "site", label="C1_FL_local", strategy=strategy, lend_local=False
     )
     assert keeps.local_models() == {}
@@ -141,7 +145,7 @@ def test_a_site_with_all_labels_lends_no_candidates(config, store, tmp_path):
     complete.declared = {"pancreas": "complete", "tumour": "complete"}
     config = dataclasses.replace(config, shared_candidates=2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    site = site_trainer.SiteTrainer(
+    site = site_trainer.SegmentationTrainer(
         config, complete, tmp_path / "site", label="C2_FL_local", strategy=strategy
     )
     site.train(named_weights.read(site_trainer.build_network(config)), 1)
@@ -159,7 +163,7 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
     ):
         labelled = CaseStore(store.root)
         labelled.declared = declared
-        site = site_trainer.SiteTrainer(
+        site = site_trainer.SegmentationTrainer(
             config, labelled, tmp_path / "site", label="C1_FL_local", strategy=strategy
         )
         rows = site.evaluate("FL_global", weights)
@@ -174,7 +178,10 @@ def test_only_a_site_whose_patients_are_healthy_sends_validation_cases_and_their
             for row in rows
             if row["grid"] == "training"
         )
-        assert report_filter.check_rows(rows, site="C1", models=["FL_global"]) == rows
+        assert (
+            report_filter.check_rows(rows, vocabulary=REPORTS, site="C1", models=["FL_global"])
+            == rows
+        )
         candidate = site.evaluate(
             "C1_FL_local_r001", weights
         )  # every site sends validation rows of these, not every one their scores

@@ -54,7 +54,7 @@ def tiny(genotype):
 
 def trainer(config, store, folder, **named):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    return site_trainer.SiteTrainer(
+    return site_trainer.SegmentationTrainer(
         config, store, folder, label="C2_FL_local", strategy=strategy, **named
     )
 

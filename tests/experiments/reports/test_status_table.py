@@ -58,7 +58,7 @@ STATUS = {
     "model_bytes": 78_240_000,
     "disk_free_bytes": 12_300_000_000,
     "audit": {"lines": 30, "head": "7ac7f97312d451e6" + "0" * 48},
-    "warnings": ["server.pem: the certificate ends in 7 days; have it renewed"],
+    "warnings": ["server.pem: the certificate expires in 7 days; have it renewed"],
 }
 
 
@@ -77,7 +77,7 @@ def test_the_table_of_a_run_under_way():
         "best so far: round 1, mean score 0.6100, worst site 0.5000",
         "",
         "model 78.2 MB, 12.3 GB free at the server, audit line 30 7ac7f97312d451e6",
-        "! server.pem: the certificate ends in 7 days; have it renewed",
+        "! server.pem: the certificate expires in 7 days; have it renewed",
     ]
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.results import case_rows, score_summary
+from experiments.results.vocabulary import REPORTS
 from federated.security import report_filter
 from preprocessing import nifti
 from preprocessing.volume import Volume
@@ -89,6 +90,7 @@ def test_every_column_may_leave_a_site(tmp_path):
     columns = case_rows.of_files(tmp_path / "mask.nii.gz", tmp_path / "mask.nii.gz", None, 2.0)
     (sent,) = report_filter.check_rows(
         [{"model": "m", "site": "C1", "case": 1, "grid": "native", **columns}],
+        vocabulary=REPORTS,
         site="C1",
         models=["m"],
     )

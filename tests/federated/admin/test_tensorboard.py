@@ -33,7 +33,7 @@ def test_each_event_becomes_the_scalars_of_its_round():
     ]
 
 
-def test_an_event_made_good_after_a_kill_has_no_time_of_its_own():
+def test_an_event_backfilled_after_a_kill_has_no_duration():
     kept = Kept()
     scalars = RunScalars(kept)
     scalars.note({"event": "pushed", "time": 1.0, "site": "C1", "round": 1, "made_good": True})

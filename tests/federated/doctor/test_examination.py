@@ -1,4 +1,4 @@
-"""Each test plants one fault and asks that the doctor names it, and how to mend it."""
+"""Each test plants one fault; the doctor has to name it and its remedy."""
 
 import contextlib
 import datetime
@@ -15,8 +15,8 @@ import time
 import grpc
 import pytest
 
+from federated.doctor import diagnosis as doctor
 from federated.doctor import examination
-from federated.doctor import findings as doctor
 from federated.doctor import kit as doctor_kit
 from federated.doctor import network as doctor_network
 from federated.security import certificates, provisioning
@@ -30,7 +30,7 @@ from tests.federated.proxy import http_proxy
 
 @pytest.fixture
 def kit(kits, tmp_path):
-    """C1's kit, for spoiling."""
+    """A copy of C1's kit in which a test may plant a fault."""
     shutil.copytree(kits / "C1", tmp_path / "kit")
     return tmp_path / "kit"
 
@@ -41,11 +41,11 @@ def site(kit, port, **named):
     )
 
 
-def only_fault(findings, check, found, mend):
-    """Asserts that there is one fault, that it is this one, and what is said about it."""
+def only_fault(findings, check, found, remedy):
+    """Asserts that this fault is the only one, and what its texts contain."""
     faults = [finding for finding in findings if finding.state == "fault"]
     assert [finding.check for finding in faults] == [check], doctor.table(findings)
-    assert found in faults[0].found and mend in faults[0].mend, doctor.table(findings)
+    assert found in faults[0].found and remedy in faults[0].remedy, doctor.table(findings)
 
 
 def one(findings, check):
@@ -55,7 +55,7 @@ def one(findings, check):
 
 @contextlib.contextmanager
 def listening(treat=lambda connection: None):
-    """A listener that treats each connection as told; yields its port."""
+    """Calls `treat` with every connection to a port of this machine; yields the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
@@ -81,9 +81,7 @@ def listening(treat=lambda connection: None):
 
 
 def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=None):
-    """Serves TLS with the certificate of a folder and then stays silent until the other end hangs
-    up.
-    """
+    """Serves TLS with the certificate of a folder, then is silent until the other end hangs up."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem_folder / f"{name}.pem", pem_folder / f"{name}.key")
     if ask_for_certificate:
@@ -101,11 +99,8 @@ def tls_treatment(pem_folder, *, name="server", ask_for_certificate=False, ca=No
 def certificate_folder(
     kits, folder, *, days=30, now=None, hosts=("localhost",), name="authority of somebody else"
 ):
-    """Makes a server's certificate by hand: of the kits' authority, at another time or for other
-    hosts, or of somebody else's.
-    """
+    """Makes a server's certificate, by the kits' authority or by another one if `kits` is None."""
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 
     folder.mkdir()
     now = now or datetime.datetime.now(datetime.timezone.utc)
@@ -125,9 +120,7 @@ def certificate_folder(
         )
     else:
         authority = x509.load_pem_x509_certificate((kits / "authority" / "ca.pem").read_bytes())
-        authority_key = serialization.load_pem_private_key(
-            (kits / "authority" / "ca.key").read_bytes(), None
-        )
+        authority_key = certificates.load_key((kits / "authority" / "ca.key").read_bytes())
     issued = certificates.issue(
         "server", key.public_key(), authority, authority_key, days, now, hosts=hosts
     )
@@ -139,7 +132,7 @@ def certificate_folder(
 # A site where nothing is wrong.
 
 
-def test_a_healthy_site_is_well_from_kit_to_plan(serving, kits, tmp_path):
+def test_a_healthy_site_passes_every_check(serving, kits, tmp_path):
     running = serving()
     findings = site(kits / "C1", running.port, folder=tmp_path / "site", plan=toy.PLAN, site="C1")
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
@@ -162,7 +155,7 @@ def test_the_operators_machine_is_examined_in_the_same_way(serving, kits):
 @pytest.mark.parametrize("name", ["ca.pem", "site.pem", "site.key", "credential", "site.json"])
 def test_a_file_is_missing(kit, name):
     (kit / name).unlink()
-    only_fault(site(kit, 1), "kit", f"{name} missing", "take the whole folder")
+    only_fault(site(kit, 1), "kit", f"{name} missing", "use the whole folder")
 
 
 def test_the_answer_to_a_request_is_not_installed_yet(tmp_path):
@@ -179,7 +172,7 @@ def test_there_is_no_such_folder(tmp_path):
 def test_the_key_can_be_read_by_others(kit):
     (kit / "site.key").chmod(0o644)
     finding = one(site(kit, 1), "private files")
-    assert finding.state == "warning" and "chmod 600 site.key" in finding.mend
+    assert finding.state == "warning" and "chmod 600 site.key" in finding.remedy
 
 
 def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
@@ -193,7 +186,7 @@ def test_the_folders_can_be_read_by_others(kits, kit, tmp_path):
         one(findings, "private files").state == one(findings, "private folder").state == "warning"
     )
     assert f"cases in {tmp_path / 'site'}" in one(findings, "private folder").found
-    assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").mend
+    assert f"chmod -R go= {tmp_path / 'site'}" in one(findings, "private folder").remedy
     finding = one(
         examination.of_server(kits / "server", store=tmp_path / "store", port=0), "private folder"
     )
@@ -211,26 +204,26 @@ def test_the_doctor_shows_the_authority_that_the_operator_reads_out(kits, kit):
 
 def test_the_key_is_of_another_kit(kit, kits):
     shutil.copy(kits / "C2" / "site.key", kit / "site.key")
-    only_fault(site(kit, 1), "certificate", "not a pair", "take the whole folder")
+    only_fault(site(kit, 1), "certificate", "not a pair", "use the whole folder")
 
 
 def test_the_authority_is_of_another_federation(kit, other_kits):
     shutil.copy(other_kits / "C1" / "ca.pem", kit / "ca.pem")
     only_fault(
-        site(kit, 1), "certificate", "not of the authority in ca.pem", "take the whole folder"
+        site(kit, 1), "certificate", "not issued by the authority in ca.pem", "use the whole folder"
     )
 
 
 def test_a_file_of_the_kit_is_damaged(kit):
     (kit / "site.pem").write_text("-----BEGIN CERTIFICATE-----\nhello\n")
-    only_fault(site(kit, 1), "certificate", "damaged", "take the whole folder")
+    only_fault(site(kit, 1), "certificate", "damaged", "use the whole folder")
 
 
 def test_it_is_the_kit_of_another_site(kit):
     only_fault(
         site(kit, 1, site="C2"),
         "site",
-        "kit of C1, the prepared cases are of C2",
+        "kit of C1, the prepared cases are those of C2",
         "use the kit of C2",
     )
 
@@ -241,14 +234,12 @@ def test_somebody_has_renamed_the_site_in_the_kit(kit):
         site(kit, 1),
         "site",
         "certificate is that of C1, site.json says C2",
-        "take the whole folder",
+        "use the whole folder",
     )
 
 
 def test_the_host_and_port_of_a_kit_may_be_edited(serving, kit):
-    """Elsewhere an edited start-up kit no longer starts: here the address is no part of what is
-    signed.
-    """
+    """The address is not part of anything that is signed."""
     atomic.write_json(
         kit / "site.json", {"site": "C1", "host": "127.0.0.1", "port": serving().port}
     )
@@ -264,12 +255,12 @@ def test_the_address_in_the_kit_is_not_readable(kit):
     ("days_from_now", "state", "found"),
     [
         (-1, "fault", "not valid before"),
-        (366, "fault", "ended on"),
-        (345, "warning", "ends in"),
+        (366, "fault", "expired on"),
+        (345, "warning", "expires in"),
         (10, "good", "valid until"),
     ],
 )
-def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, found):
+def test_the_certificate_has_expired_or_is_not_valid_yet(kits, days_from_now, state, found):
     findings = doctor_kit.check_kit(
         kits / "C1",
         now=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days_from_now),
@@ -277,7 +268,7 @@ def test_the_certificate_has_ended_or_has_not_begun(kits, days_from_now, state, 
     )
     finding = next(finding for finding in findings if finding.check == "validity")
     assert finding.state == state and found in finding.found
-    assert state == "good" or ("clock" in finding.mend) == (days_from_now < 0)
+    assert state == "good" or ("clock" in finding.remedy) == (days_from_now < 0)
 
 
 # Faults of the machine.
@@ -299,7 +290,7 @@ def test_the_folder_cannot_be_written(kits, tmp_path):
     (tmp_path / "file").write_text("")
     findings = site(kits / "C1", 1, folder=tmp_path / "file" / "below")
     finding = one(findings, "site's folder")
-    assert finding.state == "fault" and "make it writable" in finding.mend
+    assert finding.state == "fault" and "make it writable" in finding.remedy
 
 
 def test_the_disk_is_full(kits, tmp_path):
@@ -313,7 +304,7 @@ def test_the_disk_is_full(kits, tmp_path):
     assert (
         finding.state == "fault"
         and "1.0 MB free, 600.0 MB needed" in finding.found
-        and "free space" in finding.mend
+        and "free space" in finding.remedy
     )
 
 
@@ -334,12 +325,12 @@ def test_a_disk_that_is_really_full_is_noticed_by_writing(tmp_path):
         with contextlib.suppress(OSError):
             (folder / "filler").write_bytes(b"x" * 2**16)
         (finding,) = doctor_kit.check_folder("store", folder, 0)
-        assert finding.state == "fault" and "free space" in finding.mend
+        assert finding.state == "fault" and "free space" in finding.remedy
     finally:
         subprocess.run(["umount", folder], check=True)
 
 
-# Faults of the way.
+# Faults on the way to the server.
 
 
 def test_the_name_is_unknown(kits):
@@ -353,14 +344,14 @@ def test_the_name_is_unknown(kits):
     }
 
 
-def test_nobody_listens(kits):
+def test_nothing_is_listening(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     only_fault(
         site(kits / "C1", port),
         "port",
-        f"nobody listens on localhost:{port}",
-        "see that the server runs",
+        f"nothing is listening on localhost:{port}",
+        "check that the server is running",
     )
 
 
@@ -372,12 +363,12 @@ def test_a_firewall_drops_the_connection(kits, monkeypatch):
     only_fault(
         site(kits / "C1", 1),
         "port",
-        "a firewall drops it",
-        "outgoing TCP to localhost:1; nothing needs to be opened inwards",
+        "a firewall drops the connection",
+        "outgoing TCP to localhost:1; no incoming connection is needed",
     )
 
 
-def test_something_answers_that_speaks_no_tls(kits):
+def test_the_program_on_the_port_does_not_speak_tls(kits):
     with listening(
         lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     ) as port:
@@ -389,7 +380,7 @@ def test_something_answers_that_speaks_no_tls(kits):
         )
 
 
-def test_a_middle_box_swallows_the_handshake(kits):
+def test_a_device_on_the_way_swallows_the_handshake(kits):
     with listening(lambda connection: connection.recv(2**16) and time.sleep(1.0)) as port:
         only_fault(
             site(kits / "C1", port, timeout_s=0.3), "TLS", "says nothing", "without inspection"
@@ -419,14 +410,16 @@ def test_the_server_is_of_another_federation(kits, other_kits):
         )
 
 
-def test_the_servers_certificate_has_ended(kits, tmp_path):
+def test_the_servers_certificate_has_expired(kits, tmp_path):
     long_ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=40)
     folder = certificate_folder(kits, tmp_path / "old", now=long_ago)
     with listening(tls_treatment(folder)) as port:
-        only_fault(site(kits / "C1", port), "server's certificate", "it ended on", "--renew=server")
+        only_fault(
+            site(kits / "C1", port), "server's certificate", "it expired on", "--renew=server"
+        )
 
 
-def test_the_servers_certificate_has_not_begun_because_the_clock_is_behind(kits, tmp_path):
+def test_the_servers_certificate_is_not_valid_yet_because_the_clock_is_behind(kits, tmp_path):
     tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     folder = certificate_folder(kits, tmp_path / "new", now=tomorrow)
     with listening(tls_treatment(folder)) as port:
@@ -477,12 +470,12 @@ def test_a_proxy_refuses(kits, status):
         )
     only_fault(findings, "proxy", status, f"no_proxy={HOST}")
     assert (
-        "https_proxy=http://user:password@host:port" in one(findings, "proxy").mend
+        "https_proxy=http://user:password@host:port" in one(findings, "proxy").remedy
     ) == status.startswith("407")
     assert "hidden" not in doctor.table(findings)
 
 
-def test_a_proxy_is_away(kits):
+def test_a_proxy_is_down(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     findings = site(
@@ -491,9 +484,7 @@ def test_a_proxy_is_away(kits):
     only_fault(findings, "proxy", "cannot be reached", "correct https_proxy")
 
 
-def test_a_proxy_that_lets_us_through_is_gone_through_and_its_variable_is_named(
-    serving, tmp_path, monkeypatch
-):
+def test_a_proxy_that_connects_is_used_and_its_variable_is_named(serving, tmp_path, monkeypatch):
     own = provisioning.provision(tmp_path / "own", HOST, ("C1",), port=8443)
     with http_proxy(serving(server_kit=own / "server", min_num_clients=1).port) as proxy:
         environ = {"http_proxy": f"http://user:p%40ss@127.0.0.1:{proxy.port}/"}
@@ -551,10 +542,8 @@ PROXY = "http://127.0.0.1:{port}"
         ("[::1]", {"grpc_proxy": PROXY}, None),
     ],
 )
-def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
-    """What gRPC does, and not what is written about it, is asked: whether the proxy hears of the
-    call, and with which credentials.
-    """
+def test_the_doctor_uses_the_proxy_that_grpc_uses(host, environ, used, monkeypatch):
+    """The reference is gRPC itself: whether the proxy sees its call, and with which credentials."""
     with http_proxy(1) as proxy:
         environ = {name: value.format(port=proxy.port) for name, value in environ.items()}
         for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
@@ -585,7 +574,7 @@ def test_the_way_is_the_one_that_grpc_takes(host, environ, used, monkeypatch):
             } == lines[1]
 
 
-def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
+def test_a_variable_that_grpc_ignores_is_named_without_its_password(kits):
     findings = site(
         kits / "C1",
         1,
@@ -602,7 +591,7 @@ def test_what_is_passed_over_is_said_without_the_secret_in_it(kits):
     )
     assert (
         "HTTP_PROXY is not used: gRPC reads http_proxy" in proxy.found
-        and "write https_proxy=http://host:port" in proxy.mend
+        and "write https_proxy=http://host:port" in proxy.remedy
     )
     assert "hidden" not in doctor.table(findings)
 
@@ -656,10 +645,10 @@ def last_steps(serving, kits, probe, plan=None, folder="store"):
 def test_the_clock_is_off(serving, kits, skew, state):
     finding = one(last_steps(serving, kits, answering(time=time.time() - skew)), "clock")
     assert finding.state == state and ("ahead of" in finding.found) == (skew > 0)
-    assert state == "good" or "timedatectl set-ntp true" in finding.mend
+    assert state == "good" or "timedatectl set-ntp true" in finding.remedy
 
 
-def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monkeypatch):
+def test_unknown_releases_do_not_count_as_equal(serving, kits, monkeypatch):
     monkeypatch.setattr(release, "version", lambda: release.UNKNOWN)
     finding = one(last_steps(serving, kits, answering(release=release.UNKNOWN)), "release")
     assert (
@@ -668,7 +657,7 @@ def test_a_release_that_nobody_knows_is_not_called_the_same(serving, kits, monke
     )
 
 
-def test_a_kit_without_a_port_is_a_finding(kit):
+def test_a_kit_without_a_port_is_a_fault(kit):
     (kit / "site.json").write_text(json.dumps({"site": "C1", "host": "localhost", "port": 0}))
     finding = one(examination.of_site(kit, environ={}), "port")
     assert finding.state == "fault" and "the port that the server printed" in finding.found
@@ -678,7 +667,7 @@ def test_the_release_is_another(serving, kits):
     finding = one(
         last_steps(serving, kits, answering(protocol=PROTOCOL + 1, release="9.9")), "release"
     )
-    assert finding.state == "fault" and "install release 9.9 here" in finding.mend
+    assert finding.state == "fault" and "install release 9.9 here" in finding.remedy
     finding = one(last_steps(serving, kits, answering(release="9.9"), folder="second"), "release")
     assert finding.state == "warning" and "understand each other" in finding.found
 
@@ -694,11 +683,11 @@ def test_the_plan_is_another(serving, kits):
 
 
 @pytest.mark.parametrize(
-    ("standing", "mend"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")]
+    ("standing", "remedy"), [("evicted", "admit it again"), ("full", "raise --max_num_clients")]
 )
-def test_the_server_has_no_place_for_the_site(serving, kits, standing, mend):
+def test_the_server_does_not_admit_the_site(serving, kits, standing, remedy):
     finding = one(last_steps(serving, kits, answering(standing=standing)), "server")
-    assert finding.state == "fault" and mend in finding.mend
+    assert finding.state == "fault" and remedy in finding.remedy
 
 
 def test_the_server_is_another_grpc_program(kits):
@@ -735,7 +724,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def test_a_healthy_server_is_well_whether_it_runs_or_not(serving, kits, initial, tmp_path):
+def test_a_healthy_server_passes_whether_or_not_it_is_running(serving, kits, initial, tmp_path):
     findings = machine(kits, store=tmp_path / "new", initial_model=initial)
     assert all(finding.state == "good" for finding in findings), doctor.table(findings)
     running = serving()
@@ -747,7 +736,7 @@ def test_a_healthy_server_is_well_whether_it_runs_or_not(serving, kits, initial,
 def test_another_program_has_the_port(kits, other_kits):
     with listening(tls_treatment(other_kits / "server")) as port:
         only_fault(
-            machine(kits, port=port), "port", f"another program listens on {port}", "ss -ltnp"
+            machine(kits, port=port), "port", f"another program is listening on {port}", "ss -ltnp"
         )
 
 
@@ -778,11 +767,11 @@ def test_a_name_in_the_certificate_cannot_be_looked_up(tmp_path):
     assert finding.state == "warning" and "no-such-host.invalid" in finding.found
 
 
-def test_nobody_may_log_in(tmp_path):
+def test_no_site_may_log_in(tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1",))
     provisioning.revoke(federation, ["C1"])
     findings = examination.of_server(federation / "server", port=free_port(), listen="127.0.0.1")
-    only_fault(findings, "sites", "none may log in", "--add=")
+    only_fault(findings, "sites", "no site may log in", "--add=")
 
 
 def test_too_few_files_may_be_open(kits):
@@ -805,12 +794,12 @@ def test_the_store_has_no_room_for_a_run(kits, initial, tmp_path):
 def test_the_table_shows_mark_finding_and_remedy():
     findings = [
         doctor.good("kit", "whole"),
-        doctor.fault("port", "nobody listens", "start the server"),
+        doctor.fault("port", "nothing is there", "start the server"),
         doctor.skipped("TLS", "after port"),
     ]
     assert doctor.table(findings).splitlines() == [
         "✓ kit   whole",
-        "✗ port  nobody listens",
+        "✗ port  nothing is there",
         "        → start the server",
         "- TLS   after port",
         "",

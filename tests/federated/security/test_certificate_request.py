@@ -27,13 +27,13 @@ from federated.site import grpc_transport
 
 @pytest.fixture
 def federation(tmp_path):
-    """A federation of one site whose key was made at the operator's."""
+    """A federation of one site, C1, whose key the operator made."""
     return provisioning.provision(tmp_path / "federation", "localhost", ("C1",), port=0)
 
 
 @pytest.fixture
 def enrolled(federation, tmp_path):
-    """C2 makes its own key and is taken in."""
+    """The kit of C2, which made its own key and joined the federation."""
     kit = tmp_path / "C2_kit"
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
@@ -119,7 +119,7 @@ def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enro
     certificate_request.request(enrolled, "C2")
     assert (
         provisioning.meaning(federation, provisioning.read_request_file(enrolled / "site.csr"))
-        == "a renewal by the site that is there"
+        == "a renewal by the existing site"
     )
     certificate_request.request(tmp_path / "somebody", "C2")
     assert "ANOTHER CREDENTIAL" in provisioning.meaning(
@@ -131,7 +131,7 @@ def test_the_operator_sees_whether_a_request_renews_or_replaces(federation, enro
     )
 
 
-def test_an_install_that_was_killed_half_way_is_repeated(federation, enrolled, monkeypatch):
+def test_an_installation_that_was_killed_can_be_repeated(federation, enrolled, monkeypatch):
     certificate_request.request(enrolled, "C2")
     provisioning.add(federation, requests=[enrolled / "site.csr"])
 
@@ -162,7 +162,7 @@ def test_an_answer_with_another_authority_is_refused(federation, tmp_path, other
     certificate_request.request(kit, "C2")
     provisioning.add(federation, requests=[kit / "site.csr"])
     shutil.copy(other_kits / "C1" / "ca.pem", federation / "C2" / "ca.pem")
-    with pytest.raises(ValueError, match=r"is not of the authority in ca\.pem beside it"):
+    with pytest.raises(ValueError, match=r"was not issued by the authority in ca\.pem beside it"):
         certificate_request.install(kit, federation / "C2")
 
 
@@ -179,7 +179,7 @@ def colons(digest):
         lambda d: certificates.spoken(d).replace(" ", "-"),
     ],
 )
-def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation, asked, said):
+def test_the_first_answer_is_installed_with_the_authoritys_fingerprint(federation, asked, said):
     digest = hashlib.sha256(
         ssl.PEM_cert_to_DER_cert((federation / "authority" / "ca.pem").read_text())
     ).hexdigest()
@@ -196,7 +196,7 @@ def test_the_first_answer_is_taken_in_with_the_authoritys_fingerprint(federation
         (lambda digest: digest + "0", "is not a fingerprint"),
         (
             lambda digest: digest[:31] + ("0" if digest[31] != "0" else "1"),
-            "is not the authority with the fingerprint.*changed on its way",
+            "is not the authority with the fingerprint.*changed in transit",
         ),
         (lambda digest: digest[1:33], "is not the authority"),
     ],
@@ -211,15 +211,13 @@ def test_an_answer_without_the_right_fingerprint_changes_nothing(federation, ask
 
 
 def attackers_answer(kit, folder, **about):
-    """The answer that somebody on the way makes from the request: whole, and of an authority of his
-    own.
-    """
+    """Makes an attacker's answer to the request: complete, by an authority of the attacker."""
     forged = provisioning.provision(folder, "attacker.example", (), requests=[kit / "site.csr"])
     name = provisioning.read_request_file(kit / "site.csr").name
     return forged, forged / name
 
 
-def test_an_answer_that_was_made_by_somebody_on_the_way_is_refused(federation, asked, tmp_path):
+def test_an_answer_forged_on_the_way_is_refused(federation, asked, tmp_path):
     _, answer = attackers_answer(asked, tmp_path / "forged")
     with pytest.raises(ValueError, match="is not the authority with the fingerprint"):
         certificate_request.install(
@@ -237,7 +235,8 @@ def test_a_renewal_by_another_authority_needs_its_fingerprint_and_a_confirmation
     said = provisioning.authority_fingerprint(forged)
     with pytest.raises(
         ValueError,
-        match=r"its authority is another than the kit's; host is 'attacker\.example', in the kit 'localhost'",
+        match=r"its authority is not the kit's; "
+        r"host is 'attacker\.example', in the kit 'localhost'",
     ):
         certificate_request.install(enrolled, answer)
     with pytest.raises(ValueError, match="--confirm_change"):
@@ -268,9 +267,7 @@ def test_a_renewal_with_another_address_is_refused_unless_confirmed(
 
 
 def test_an_answer_under_another_name_is_refused(federation, tmp_path):
-    """The operator's own mistake, or his address book's: the certificate is for this key, but not
-    for this site.
-    """
+    """A mix-up at the operator's: the certificate is for this key, but not for this site."""
     kit = tmp_path / "kit"
     certificate_request.request(kit, "C2")
     key = serialization.load_pem_private_key((kit / "site.key.next").read_bytes(), None)
@@ -305,7 +302,7 @@ def test_an_answer_without_a_usable_address_is_refused_by_name(federation, asked
         )
 
 
-def test_another_credential_under_a_known_name_needs_the_operators_word(
+def test_another_credential_under_a_known_name_needs_the_operators_consent(
     federation, enrolled, tmp_path
 ):
     certificate_request.request(tmp_path / "somebody", "C2")
@@ -367,7 +364,7 @@ def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tm
         admin_client.Kit.read(enrolled, port=1)
     now = datetime.datetime.now(datetime.timezone.utc)
     (finding,) = (f for f in doctor_kit.check_kit(enrolled, now=now) if f.state == "fault")
-    assert name in finding.found and "links are not followed" in finding.mend
+    assert name in finding.found and "links are not followed" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -381,7 +378,7 @@ def test_no_program_of_a_site_follows_a_link_in_its_kit(federation, enrolled, tm
         "operator/credential",
     ],
 )
-def test_provisioning_writes_through_no_link(federation, tmp_path, name):
+def test_provisioning_does_not_write_through_a_link(federation, tmp_path, name):
     path = federation / name
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -402,7 +399,7 @@ def test_a_link_in_place_of_a_request_is_not_followed(federation, asked, tmp_pat
     [lambda pem: b"", lambda pem: pem[:200], lambda pem: pem.replace(b"M", b"N", 1)],
     ids=["empty", "cut", "changed"],
 )
-def test_a_spoilt_request_is_refused_by_name(federation, tmp_path, spoil):
+def test_a_corrupt_request_is_refused_and_named(federation, tmp_path, spoil):
     certificate_request.request(tmp_path / "kit", "C2")
     path = tmp_path / "C2.csr"
     path.write_bytes(spoil((tmp_path / "kit" / "site.csr").read_bytes()))
@@ -410,7 +407,7 @@ def test_a_spoilt_request_is_refused_by_name(federation, tmp_path, spoil):
         provisioning.add(federation, requests=[path])
 
 
-def test_a_kit_is_not_turned_into_another_sites(enrolled):
+def test_a_kit_cannot_become_that_of_another_site(enrolled):
     with pytest.raises(ValueError, match="is the kit of site C2, not of C1"):
         certificate_request.request(enrolled, "C1")
 
@@ -423,7 +420,7 @@ def test_a_request_may_not_ask_for_the_server_or_the_operator(federation, tmp_pa
             provisioning.add(federation, requests=[tmp_path / "bad.csr"])
 
 
-def test_revoked_means_no_login_and_no_certificate_at_once(federation, enrolled):
+def test_a_revocation_stops_logins_and_certificates_at_once(federation, enrolled):
     server = book(federation)
     digest = tls.fingerprint_of_pem((enrolled / "site.pem").read_bytes())
     server.check("C2", secret(enrolled))
@@ -462,7 +459,7 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
     assert json.loads((federation / "server" / "credentials.json").read_text()) == before
     tls.Identity.of(federation / "server", "server")
     assert expiry.warnings(federation / "C1") == [
-        "site.pem: the certificate ends in 10 days; have it renewed"
+        "site.pem: the certificate expires in 10 days; have it renewed"
     ]
     assert expiry.warnings(enrolled) == []
     with pytest.raises(
@@ -471,7 +468,7 @@ def test_kits_made_here_are_renewed_here(federation, enrolled):
         provisioning.renew(federation, ["C2"])
 
 
-def test_the_operators_credential_opens_nothing_of_a_site_and_back(federation):
+def test_a_sites_credential_is_not_the_operators_nor_the_other_way_round(federation):
     server = book(federation)
     server.check_operator(secret(federation / "operator"))
     with pytest.raises(credentials.WrongCredential):
@@ -484,7 +481,7 @@ def test_the_operators_credential_opens_nothing_of_a_site_and_back(federation):
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])
-def test_no_request_is_for_a_credential_that_a_full_disk_left_empty(
+def test_a_credential_that_a_full_disk_left_empty_is_made_again(
     federation, tmp_path, monkeypatch, earlier_release
 ):
     kit = tmp_path / "kit"

@@ -25,11 +25,11 @@ def issued(authority, days, now=NOW, **named):
     )
 
 
-def test_a_certificate_ends_with_its_authority_at_the_latest(authority):
+def test_a_certificate_expires_no_later_than_its_authority(authority):
     assert issued(authority, 10).not_valid_after_utc == NOW + datetime.timedelta(days=10)
     assert issued(authority, 1000).not_valid_after_utc == authority[0].not_valid_after_utc
     with pytest.raises(
-        ValueError, match=r"the authority ended on 2026-04-11; provision the federation again"
+        ValueError, match=r"the authority expired on 2026-04-11; provision the federation again"
     ):
         issued(authority, 10, NOW + datetime.timedelta(days=101))
 
@@ -95,7 +95,7 @@ def test_a_sites_certificate_does_not_pass_as_the_servers(kits):
         thread = threading.Thread(target=answer)
         thread.start()
         client = tls.Identity.of(kits / "C2", "site").context(ssl.PROTOCOL_TLS_CLIENT)
-        client.check_hostname = False  # even where the name would fit
+        client.check_hostname = False  # even if the name fits
         with (
             socket.create_connection(listener.getsockname(), timeout=10) as plain,
             pytest.raises(

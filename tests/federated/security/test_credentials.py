@@ -33,7 +33,7 @@ def test_a_token_is_stored_hashed_only(clock):
     assert [len(key) for key in memory] == [64]
 
 
-def test_a_token_of_another_run_is_unknown_even_where_the_table_was_copied(clock):
+def test_a_token_of_another_run_is_unknown_even_in_a_copied_table(clock):
     memory = Memory()
     token, _ = Sessions(memory, lifetime_s=10.0, clock=clock, run="first").open("C1", "cert")
     assert (
@@ -60,7 +60,7 @@ def test_a_token_is_bound_to_the_certificate_it_was_issued_to(sessions):
 
 
 @pytest.mark.parametrize("token", ["", "x", "0" * 43])
-def test_a_made_up_token_is_nobodys(sessions, token):
+def test_a_made_up_token_belongs_to_no_site(sessions, token):
     sessions.open("C1", "")
     with pytest.raises(errors.SessionExpired, match="not known") as caught:
         sessions.record_of(token)
@@ -79,7 +79,7 @@ def test_a_wrong_credential_and_an_unknown_site_read_alike():
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sites": {"C1": "short"}}'])
-def test_a_book_that_is_no_book_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_credential_book_is_named(tmp_path, content):
     (tmp_path / "credentials.json").write_text(content)
     with pytest.raises(ValueError, match=r"credentials\.json"):
         CredentialBook.read(tmp_path / "credentials.json")

@@ -14,7 +14,7 @@ def certificate(path):
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_every_kit_is_whole_and_private(kits):
+def test_every_kit_is_complete_and_private(kits):
     assert sorted(path.name for path in kits.iterdir()) == [
         "C1",
         "C2",
@@ -94,7 +94,7 @@ def test_certificates_are_issued_by_the_authority_for_one_purpose(kits):
     assert certificate(kits / "C2" / "site.pem").subject.rfc4514_string() == "CN=C2"
 
 
-def test_kits_that_are_there_are_replaced_only_when_asked(tmp_path):
+def test_existing_kits_are_replaced_only_when_asked(tmp_path):
     folder = provisioning.provision(tmp_path / "kits", "localhost", ("C1",))
     before = (folder / "C1" / "credential").read_text()
     with pytest.raises(
@@ -132,8 +132,10 @@ def test_names_that_cannot_work_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("first", "late"), [("C1", "C1_north"), ("C1", "c1_north"), ("C1_north", "C1")]
 )
-def test_no_late_site_has_a_name_that_models_of_another_begin_with(tmp_path, first, late):
-    """C1 may have lent "C1_north_baseline" before C1_north came, which could then not lend its own."""
+def test_a_later_site_cannot_have_a_name_with_which_models_of_another_site_begin(
+    tmp_path, first, late
+):
+    """C1 may have lent "C1_north_baseline" before; then C1_north could not lend its own."""
     folder = provisioning.provision(tmp_path / "kits", "localhost", (first,))
     before = (folder / "server" / "credentials.json").read_bytes()
     with pytest.raises(ValueError, match="cannot be in one federation"):

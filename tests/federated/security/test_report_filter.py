@@ -3,6 +3,7 @@ import pytest
 
 from federated.errors import PrivacyRefused
 from federated.security import report_filter
+from tests.federated import toy
 
 ROW = {
     "model": "FL_global",
@@ -16,7 +17,9 @@ ROW = {
 
 
 def check(**changes):
-    return report_filter.check_rows([{**ROW, **changes}], site="C1", models=["FL_global"])
+    return report_filter.check_rows(
+        [{**ROW, **changes}], vocabulary=toy.VOCABULARY, site="C1", models=["FL_global"]
+    )
 
 
 def test_a_good_row_passes_as_plain_values():
@@ -42,10 +45,10 @@ def test_a_good_row_passes_as_plain_values():
         ({"case": 19840312}, "running number"),
         ({"case": True}, "running number"),
         ({"case": 1.5}, "running number"),
-        ({"site": "C2"}, "column 'site' is none of C1"),
-        ({"model": "/data/doe"}, "column 'model' is none of FL_global"),
-        ({"grid": "Doe"}, "column 'grid' is none of native, training"),
-        ({"class": "Doe"}, "column 'class' is none of pancreas, tumour"),
+        ({"site": "C2"}, "column 'site' is not one of C1"),
+        ({"model": "/data/doe"}, "column 'model' is not one of FL_global"),
+        ({"grid": "Doe"}, "column 'grid' is not one of native, training"),
+        ({"class": "Doe"}, "column 'class' is not one of pancreas, tumour"),
         ({"model": ["FL_global"]}, "column 'model'"),
     ],
 )
@@ -85,7 +88,10 @@ def test_scores_and_counts_of_a_patient_pass_and_are_bounded():
 def test_a_row_needs_its_keys():
     with pytest.raises(PrivacyRefused, match="row 2: column 'case' is missing"):
         report_filter.check_rows(
-            [ROW, {k: v for k, v in ROW.items() if k != "case"}], site="C1", models=["FL_global"]
+            [ROW, {k: v for k, v in ROW.items() if k != "case"}],
+            vocabulary=toy.VOCABULARY,
+            site="C1",
+            models=["FL_global"],
         )
 
 

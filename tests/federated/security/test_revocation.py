@@ -1,6 +1,4 @@
-"""A stolen key of the server: from the revocation on it is worth nothing to whoever has it, and
-sites go on.
-"""
+"""A stolen key of the server is of no use once it is revoked, and sites carry on."""
 
 import json
 import shutil
@@ -12,8 +10,8 @@ from cryptography import x509
 
 from federated import errors
 from federated.admin import client as admin_client
+from federated.doctor import diagnosis as doctor
 from federated.doctor import examination
-from federated.doctor import findings as doctor
 from federated.security import (
     certificate_request,
     certificates,
@@ -35,7 +33,7 @@ def federation(tmp_path):
 
 @pytest.fixture
 def stolen(federation, tmp_path):
-    """A copy of the server's kit, in the wrong hands before it is revoked."""
+    """A copy of the server's kit, stolen before it is revoked."""
     shutil.copytree(federation / "server", tmp_path / "stolen")
     return tmp_path / "stolen"
 
@@ -74,7 +72,7 @@ def test_without_a_revocation_certificates_and_kits_are_those_of_the_release_bef
     assert identity.channel_options == () and identity.expected_name("localhost") == "localhost"
 
 
-def test_a_site_hears_of_it_at_login_and_refuses_the_stolen_key_from_then_on(
+def test_a_site_learns_of_a_revocation_at_login_and_then_refuses_the_stolen_key(
     serving, federation, stolen
 ):
     provisioning.revoke(federation, ["server"])
@@ -89,7 +87,7 @@ def test_a_site_hears_of_it_at_login_and_refuses_the_stolen_key_from_then_on(
         log_in(pretender, federation)
     assert (
         log_in(pretender, federation, "C2").revocation == b""
-    )  # C2 has not heard of it: that is what it would be worth
+    )  # C2 does not know of the revocation, so it is fooled
     assert not [
         line
         for line in (pretender.folder / "events.jsonl").read_text().splitlines()
@@ -97,7 +95,9 @@ def test_a_site_hears_of_it_at_login_and_refuses_the_stolen_key_from_then_on(
     ]
 
 
-def test_it_reaches_a_site_in_the_middle_of_a_run_at_its_next_call(serving, federation, stolen):
+def test_a_revocation_reaches_a_site_in_the_middle_of_a_run_at_its_next_call(
+    serving, federation, stolen
+):
     running = serving(server_kit=federation / "server")
     transport = running.connect("C1", folder=federation)
     transport.login(toy.PLAN, 30)
@@ -118,7 +118,9 @@ def test_it_reaches_a_site_in_the_middle_of_a_run_at_its_next_call(serving, fede
     assert tls.Identity.of(federation / "C1", "site").generation == 1
 
 
-def test_a_run_goes_on_over_a_revocation_to_the_exact_weights(serving, federation, take_part):
+def test_a_run_continues_after_a_revocation_and_ends_with_the_exact_weights(
+    serving, federation, take_part
+):
     running = serving(server_kit=federation / "server", num_rounds=3)
 
     def revoke(round_number):
@@ -136,9 +138,7 @@ def test_a_run_goes_on_over_a_revocation_to_the_exact_weights(serving, federatio
 def test_a_server_says_nothing_before_it_has_its_new_certificate(
     serving, federation, stolen, tmp_path
 ):
-    """Where credentials.json is carried before the rest, sites would otherwise refuse the genuine
-    server.
-    """
+    """If credentials.json were copied first, sites would otherwise refuse the genuine server."""
     shutil.copytree(federation / "server", tmp_path / "kit")
     running = serving(server_kit=tmp_path / "kit")
     provisioning.revoke(federation, ["server"])
@@ -151,7 +151,7 @@ def test_a_server_says_nothing_before_it_has_its_new_certificate(
     log_in(running, federation)
 
 
-def test_a_second_revocation_is_heard_by_sites_of_every_generation(serving, federation, tmp_path):
+def test_a_second_revocation_reaches_sites_of_every_generation(serving, federation, tmp_path):
     provisioning.revoke(federation, ["server"])
     shutil.copytree(federation / "server", tmp_path / "stolen_again")
     certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl")
@@ -166,7 +166,9 @@ def test_a_second_revocation_is_heard_by_sites_of_every_generation(serving, fede
         log_in(pretender, federation)
 
 
-def test_the_operator_may_send_it_ahead_and_an_answer_carries_it(federation, stolen, tmp_path):
+def test_the_operator_may_send_the_statement_ahead_and_an_answer_contains_it(
+    federation, stolen, tmp_path
+):
     provisioning.revoke(federation, ["server"])
     assert (
         certificate_request.take_revocation(
@@ -228,9 +230,12 @@ def test_a_forged_statement_from_a_server_changes_nothing(
     assert not (federation / "C1" / "revoked.crl").exists()
 
 
-def test_a_kit_that_may_not_be_written_is_no_obstacle(serving, federation, tmp_path, monkeypatch):
-    """In the example unit the kit is read-only: what was learned is kept in the site's folder, and
-    in any case by the process.
+def test_a_revocation_is_learned_even_if_the_kit_is_read_only(
+    serving, federation, tmp_path, monkeypatch
+):
+    """The kit is read-only in the example unit, so the statement is kept in the site's folder.
+
+    The process remembers it in any case.
     """
     provisioning.revoke(federation, ["server"])
     running = serving(server_kit=federation / "server")
@@ -253,9 +258,7 @@ def test_a_kit_that_may_not_be_written_is_no_obstacle(serving, federation, tmp_p
 def test_a_site_of_the_release_before_goes_on_with_a_server_whose_key_was_revoked(
     serving, federation
 ):
-    """It asks for the host's name, which new certificates bear too, and passes over a field that it
-    does not know.
-    """
+    """It asks for the host's name, which new certificates bear too, and ignores the new field."""
     provisioning.revoke(federation, ["server"])
     running = serving(server_kit=federation / "server")
     kit = federation / "C1"
@@ -323,7 +326,7 @@ def test_the_doctor_of_a_site_tells_a_revoked_server_from_others(federation, sto
     only_fault(findings, "server's certificate", "revoked by the operator", "tell the operator")
 
 
-def test_the_doctor_finds_the_new_server_well(serving, federation, tmp_path):
+def test_the_doctor_accepts_the_new_server(serving, federation, tmp_path):
     provisioning.revoke(federation, ["server"])
     certificate_request.take_revocation(federation / "C1", federation / "authority" / "revoked.crl")
     running = serving(server_kit=federation / "server")
@@ -344,6 +347,6 @@ def test_the_doctor_of_the_server_says_that_its_certificate_is_the_old_one(feder
         examination.of_server(stolen, port=0),
         "revocation",
         "server.pem was revoked",
-        "carry the whole folder",
+        "whole folder",
     )
     assert doctor.is_well(examination.of_server(federation / "server", port=0))

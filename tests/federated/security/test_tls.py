@@ -14,7 +14,7 @@ from tests.federated.doctor.test_examination import certificate_folder, listenin
 
 
 @pytest.mark.parametrize("missing", ["ca.pem", "site.pem", "site.key"])
-def test_a_kit_that_is_not_whole_names_what_is_missing(kits, tmp_path, missing):
+def test_a_file_missing_in_a_kit_is_named(kits, tmp_path, missing):
     shutil.copytree(kits / "C1", tmp_path / "kit")
     (tmp_path / "kit" / missing).unlink()
     with pytest.raises(ValueError, match=rf"{missing}: no such file.*provision"):
@@ -33,7 +33,7 @@ def explained(details, kit, host="localhost", port=1):
 
 
 def met(kit, port, host="localhost"):
-    """Returns what gRPC says of a call to whoever listens there, over the channel that a site uses."""
+    """Returns gRPC's error of a call to a port, over the channel that a site uses."""
     with (
         contextlib.closing(grpc_transport.connect(kit, host=host, port=port)) as transport,
         pytest.raises(errors.FederationError) as caught,
@@ -52,7 +52,7 @@ def treated(*steps):
     return listening(treat)
 
 
-def test_whoever_speaks_no_tls_is_reported_as_such(kits):
+def test_a_program_without_tls_is_reported_as_such(kits):
     with treated(
         lambda c: c.recv(100), lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     ) as port:
@@ -67,13 +67,13 @@ def test_a_server_that_dies_in_the_handshake_is_worth_another_try(kits):
         assert type(met(kits / "C1", port)) is errors.ServerUnreachable
 
 
-def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
+def test_a_closed_port_and_an_unknown_name_are_worth_another_try(kits):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     error = met(kits / "C1", port)
     assert type(
         error
-    ) is errors.ServerUnreachable and f"localhost:{port}: nobody listens there" in str(error)
+    ) is errors.ServerUnreachable and f"localhost:{port}: nothing is listening there" in str(error)
     error = met(kits / "C1", 8443, "no-such-host.invalid")
     assert (
         type(error) is errors.ServerUnreachable
@@ -81,7 +81,7 @@ def test_nobody_there_and_an_unknown_name_are_worth_another_try(kits):
     )
 
 
-@pytest.mark.parametrize(("days", "text"), [(-10, "has ended"), (10, "is not valid yet")])
+@pytest.mark.parametrize(("days", "text"), [(-10, "has expired"), (10, "is not valid yet")])
 def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp_path, days, text):
     now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
     with listening(
@@ -92,8 +92,8 @@ def test_a_server_certificate_that_is_out_of_date_is_worth_another_try(kits, tmp
     assert f"the server's certificate {text}" in str(error) and "--renew=server" in str(error)
 
 
-def test_what_grpc_did_not_meet_ends_no_site(kits, other_kits):
-    """gRPC met an end that was not there; that somebody else answers when one looks proves nothing."""
+def test_only_an_error_that_grpc_itself_met_can_end_a_site(kits, other_kits):
+    """gRPC found nothing there. Another server that answers afterwards proves nothing."""
     with listening(tls_treatment(other_kits / "server")) as port:
         for details in (
             "Connection refused",

@@ -333,10 +333,10 @@ def test_models_and_rows_are_accepted_only_when_they_are_due(opened):
     with pytest.raises(errors.StaleUpdate, match="after the models to evaluate were fixed"):
         first.publish("C1_late")
     with pytest.raises(
-        errors.PrivacyRefused, match="column 'model' is none of FL_best_global, FL_global"
+        errors.PrivacyRefused, match="column 'model' is not one of FL_best_global, FL_global"
     ):
         run.lead.submit_rows("C1", [first.row("C1_late")])
-    with pytest.raises(errors.PrivacyRefused, match="column 'site' is none of C1"):
+    with pytest.raises(errors.PrivacyRefused, match="column 'site' is not one of C1"):
         run.lead.submit_rows("C1", [second.row()])
 
 

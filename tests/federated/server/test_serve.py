@@ -300,7 +300,7 @@ def test_a_port_in_use_is_one_error_with_its_number(serving, kits, initial, tmp_
     with pytest.raises(
         errors.PortInUse, match=f"port {running.port} on 127.0.0.1 is in use.*choose another port"
     ):
-        serve(config, tmp_path / "second", kits / "server", initial)
+        serve(config, tmp_path / "second", kits / "server", initial, vocabulary=toy.VOCABULARY)
     assert not (tmp_path / "second" / "address.json").exists()
 
 
@@ -312,6 +312,7 @@ def test_two_servers_on_one_store_is_one_error(serving, kits, initial):
             running.folder,
             kits / "server",
             initial,
+            vocabulary=toy.VOCABULARY,
         )
 
 
@@ -413,6 +414,7 @@ def test_a_minimum_that_the_kit_cannot_reach_is_refused(kits, initial, tmp_path)
             tmp_path / "s",
             kits / "server",
             initial,
+            vocabulary=toy.VOCABULARY,
         )
 
 

@@ -15,7 +15,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
     journal = Journal(tmp_path)
     journal.enter("run 1")
     journal.keep_scores(0, {"dice": 0.5})
-    journal.spool(1, ARRAYS, 30, {"loss": 0.25})
+    journal.keep_update(1, ARRAYS, 30, {"loss": 0.25})
     journal.keep_published("C1_baseline", "ab")
     journal.keep_rows("FL_global", [{"case": 1}])
     again = Journal(tmp_path)
@@ -29,14 +29,14 @@ def test_everything_is_there_again_after_a_restart(tmp_path):
 
 def test_a_delivered_update_leaves_nothing(tmp_path):
     journal = Journal(tmp_path)
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
     journal.drop_update()
     assert Journal(tmp_path).update is None and not journal.update_path.exists()
 
 
-def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp_path, monkeypatch):
+def test_an_update_that_a_kill_left_half_replaced_does_not_count(tmp_path, monkeypatch):
     journal = Journal(tmp_path)
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
 
     save = tensor_files.save_as
 
@@ -46,24 +46,24 @@ def test_an_update_that_was_being_replaced_when_it_was_killed_does_not_count(tmp
 
     monkeypatch.setattr(tensor_files, "save_as", killed)
     with pytest.raises(KeyboardInterrupt):
-        journal.spool(2, {"w": ARRAYS["w"] + 1}, 30, {})
+        journal.keep_update(2, {"w": ARRAYS["w"] + 1}, 30, {})
     assert Journal(tmp_path).update is None  # the file is of round 2, the note of round 1
 
 
-def test_an_update_is_on_disk_once_it_is_settled(tmp_path, monkeypatch):
+def test_an_update_is_on_disk_once_it_is_durable(tmp_path, monkeypatch):
     synced, sync = [], os.fsync
     monkeypatch.setattr(
         os, "fsync", lambda file: (sync(file), synced.append(os.fstat(file).st_ino))
     )
     journal = Journal(tmp_path)
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
     journal.wait_until_durable()
     assert {journal.update_path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
 
 
-def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
+def test_an_update_that_a_power_cut_corrupted_is_forgotten(tmp_path):
     journal = Journal(tmp_path)
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
     journal.wait_until_durable()
     size = journal.update_path.stat().st_size
     os.truncate(journal.update_path, size - 4)
@@ -71,10 +71,10 @@ def test_an_update_that_a_power_cut_spoilt_is_forgotten(tmp_path):
     assert Journal(tmp_path).update is None
 
 
-def test_a_confirmed_update_is_removed_and_the_model_it_came_of_stays_to_be_written_over(tmp_path):
+def test_a_confirmed_update_is_removed_and_the_received_model_stays(tmp_path):
     journal = Journal(tmp_path)
     journal.incoming_path.write_bytes(b"the model it was trained from")
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
     journal.release_update()
     assert journal.update is None and journal.incoming_path.exists()
     again = Journal(tmp_path)
@@ -89,7 +89,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         Journal(tmp_path).enter("run 2")
 
 
-def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_it(tmp_path):
+def test_a_folder_belongs_to_one_federation_even_if_an_earlier_release_began_it(tmp_path):
     earlier = {
         "run": "run 1",
         "trained": 1,
@@ -117,13 +117,13 @@ def test_a_folder_belongs_to_one_federation_also_where_an_earlier_release_began_
         again.enter("run 1", "cd" * 32)
 
 
-def test_a_journal_that_is_no_json_is_named(tmp_path):
+def test_a_journal_that_is_not_json_is_named(tmp_path):
     (tmp_path / "journal.json").write_text("{")
     with pytest.raises(ValueError, match=r"journal\.json: not valid JSON"):
         Journal(tmp_path)
 
 
-def test_rows_count_while_their_file_is_what_was_written(tmp_path):
+def test_rows_count_only_while_their_file_is_unchanged(tmp_path):
     journal = Journal(tmp_path)
     journal.keep_rows("FL_global", [{"case": 1}])
     (tmp_path / "rows" / "FL_global.json").write_text('[{"case": 2}]')
@@ -136,7 +136,7 @@ def test_rows_count_while_their_file_is_what_was_written(tmp_path):
         )
 
 
-def test_a_name_that_is_a_path_is_no_file_of_a_journal(tmp_path):
+def test_a_model_name_that_is_a_path_is_refused(tmp_path):
     (tmp_path / "label.json").write_text("[]")
     journal = Journal(tmp_path / "journal")
     for name in ("../../label", str(tmp_path / "label"), "", "a\x00"):
@@ -150,7 +150,7 @@ def test_a_name_that_is_a_path_is_no_file_of_a_journal(tmp_path):
 def test_the_last_round_is_remembered_after_its_update_is_gone(tmp_path):
     journal = Journal(tmp_path)
     assert journal.trained == 0
-    journal.spool(2, ARRAYS, 30, {})
+    journal.keep_update(2, ARRAYS, 30, {})
     journal.wait_until_durable()
     journal.drop_update()
     assert Journal(tmp_path).trained == 2
@@ -159,7 +159,7 @@ def test_the_last_round_is_remembered_after_its_update_is_gone(tmp_path):
 def test_a_journal_of_an_earlier_release_opens(tmp_path):
     journal = Journal(tmp_path)
     journal.enter("run 1")
-    journal.spool(2, ARRAYS, 30, {"loss": 0.5})
+    journal.keep_update(2, ARRAYS, 30, {"loss": 0.5})
     journal.wait_until_durable()
     state = json.loads((tmp_path / "journal.json").read_text())
     del state["trained"], state["rows"]
@@ -168,7 +168,7 @@ def test_a_journal_of_an_earlier_release_opens(tmp_path):
     (tmp_path / "rows" / "FL_global.json").write_text("[]")
     again = Journal(tmp_path)
     assert again.trained == 2 and again.update.round == 2
-    assert again.rows("FL_global") is None  # evaluated again: nobody noted what was in it
+    assert again.rows("FL_global") is None  # evaluated again: its digest was not noted
 
 
 @pytest.mark.parametrize(
@@ -182,15 +182,15 @@ def test_a_journal_of_an_earlier_release_opens(tmp_path):
         '{"rows": null}',
     ],
 )
-def test_what_is_no_journal_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_journal_is_named(tmp_path, content):
     (tmp_path / "journal.json").write_text(content)
     with pytest.raises(ValueError, match=r"journal\.json: not what this program writes"):
         Journal(tmp_path)
 
 
-def test_the_manifest_of_an_update_holds_until_somebody_touches_the_file(tmp_path):
+def test_the_manifest_of_an_update_is_valid_until_the_file_changes(tmp_path):
     journal = Journal(tmp_path)
-    journal.spool(1, ARRAYS, 30, {})
+    journal.keep_update(1, ARRAYS, 30, {})
     journal.wait_until_durable()
     for opened in (journal, Journal(tmp_path)):
         assert opened.manifest().sha256 == weights.digest(ARRAYS)

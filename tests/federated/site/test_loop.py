@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import threading
 
@@ -17,7 +18,7 @@ def start_driving(lead):
     return thread
 
 
-def test_whole_federation_in_process_gives_the_weights_worked_out_by_hand(opened, take_part):
+def test_a_federation_in_one_process_gives_the_weights_worked_out_by_hand(opened, take_part):
     run = opened()
     driver = start_driving(run.lead)
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
@@ -122,7 +123,7 @@ def test_one_site_federated_is_that_site_trained_alone(opened, take_part):
         np.testing.assert_array_equal(arrays[name], array)
 
 
-def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, tmp_path):
+def test_a_loop_started_after_the_end_needs_no_server(opened, take_part, tmp_path):
     run = opened(min_num_clients=1, max_num_clients=1, num_rounds=1)
     driver = start_driving(run.lead)
     take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
@@ -133,7 +134,7 @@ def test_a_loop_started_again_after_the_end_needs_no_server(opened, take_part, t
     assert summary.finished and again.calls == []
     assert (
         summary.remark
-        == f"this site's part in run {run.store.run_id} is done; the server does not answer"
+        == f"this site has done its part in run {run.store.run_id}; the server does not answer"
     )
 
 
@@ -155,7 +156,7 @@ def test_a_loop_killed_before_it_noted_the_end_needs_no_server_either(
 
 
 class Away:
-    """The way to a server that does not answer."""
+    """A transport to a server that does not answer."""
 
     site = "C1"
 
@@ -180,15 +181,14 @@ def test_a_site_whose_run_is_finished_asks_the_server_and_refuses_another_run(
     second = opened(folder="other_store", **ONE_SITE)
     with pytest.raises(
         errors.DifferentRun,
-        match=rf"belongs to run {finished}, which is finished; .* move {tmp_path} away .* start again",
+        match=rf"belongs to run {finished}, which is finished; .* move {tmp_path} away .* start "
+        "again",
     ):
         take_part({"C1": second.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
     assert second.store.globals().keys() == {0}
 
 
-def test_a_site_that_is_started_again_while_its_server_is_there_is_told_that_it_is_done(
-    opened, take_part
-):
+def test_a_site_started_after_the_end_hears_from_its_server_that_it_is_done(opened, take_part):
     run = opened(**ONE_SITE)
     driver = start_driving(run.lead)
     take_part({"C1": run.transport("C1")}, {"C1": toy.ToyTrainer("C1")})
@@ -213,7 +213,7 @@ def test_a_journal_of_another_federation_is_refused_before_the_server_is_asked(
         site_loop.run(toy.ToyTrainer("C1"), Away(), tmp_path / "journal_C1", authority="cd" * 32)
 
 
-def test_a_site_that_missed_the_evaluation_leaves_with_a_true_sentence(opened, take_part, tmp_path):
+def test_a_site_that_missed_the_evaluation_says_so(opened, take_part, tmp_path):
     run = opened(**ONE_SITE)
     away, path = run.transport("C2"), tmp_path / "update.safetensors"
     away.login(toy.PLAN, toy.EXAMPLES["C2"])
@@ -225,7 +225,8 @@ def test_a_site_that_missed_the_evaluation_leaves_with_a_true_sentence(opened, t
     summary = take_part({"C2": run.transport("C2")}, {"C2": late})["C2"]
     assert summary.finished and late.calls == []
     assert summary.remark.endswith(
-        "needs nothing more of this site, and ends without its evaluation, so its test cases are in no table"
+        "needs nothing more from this site, and ends without its evaluation, "
+        "so its test cases are in no table"
     )
 
 
@@ -239,6 +240,7 @@ def test_a_journal_of_another_run_is_refused(opened, take_part, tmp_path):
             site_loop.Journal(tmp_path / "journal_C1"),
             _Silent(),
             *_timing(),
+            authority="",
         ).run()
     second = opened(folder="other_store", min_num_clients=1, max_num_clients=1)
     with pytest.raises(
@@ -280,7 +282,32 @@ def test_what_may_not_leave_a_site_stops_it_before_anything_is_sent(opened, take
     driver.join(30)
 
 
-def test_interrupted_it_says_so_and_goes_on_at_the_next_start(opened, take_part, tmp_path):
+@pytest.mark.parametrize("narrow", ["site", "server"])
+def test_a_report_may_hold_only_what_both_ends_have_words_for(opened, take_part, narrow):
+    words = {"dice": (0.0, 1.0), "age": (0.0, 1e3)}
+    wide = dataclasses.replace(toy.VOCABULARY, words={**toy.VOCABULARY.words, **words})
+
+    class Talkative(toy.ToyTrainer):
+        vocabulary = toy.VOCABULARY if narrow == "site" else wide
+
+        def evaluate(self, model_name, weights):
+            return [{**row, "age": 61} for row in super().evaluate(model_name, weights)]
+
+    run = opened(
+        min_num_clients=1,
+        max_num_clients=1,
+        num_rounds=1,
+        vocabulary=wide if narrow == "site" else toy.VOCABULARY,
+    )
+    driver = start_driving(run.lead)
+    with pytest.raises(errors.PrivacyRefused, match="row 1: column 7 has an unknown name"):
+        take_part({"C1": run.transport("C1")}, {"C1": Talkative("C1")})
+    assert run.store.rows() == {}
+    run.lead.stop()
+    driver.join(30)
+
+
+def test_an_interrupted_site_says_so_and_resumes_at_the_next_start(opened, take_part, tmp_path):
     run = opened(min_num_clients=1, max_num_clients=1)
     driver = start_driving(run.lead)
     stopped = site_loop.run(
@@ -314,7 +341,7 @@ def test_a_site_that_lends_no_model_takes_part_all_the_same(opened, take_part):
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a b", "x" * 65])
-def test_a_site_says_at_once_that_the_name_of_a_model_it_lends_is_none(opened, take_part, name):
+def test_a_model_name_that_cannot_be_used_stops_the_site_at_once(opened, take_part, name):
     class Misnamed(toy.ToyTrainer):
         def local_models(self):
             return {name: toy.INITIAL}
@@ -328,7 +355,7 @@ def test_a_site_says_at_once_that_the_name_of_a_model_it_lends_is_none(opened, t
     driver.join(30)
 
 
-def test_a_site_whose_network_is_another_takes_no_model(opened, take_part, tmp_path):
+def test_a_site_with_another_network_downloads_no_model(opened, take_part, tmp_path):
     class Other(toy.ToyTrainer):
         _bulk = 5
 
@@ -341,7 +368,7 @@ def test_a_site_whose_network_is_another_takes_no_model(opened, take_part, tmp_p
     driver.join(30)
 
 
-def test_a_server_that_is_started_again_with_another_transport_is_understood(serving, tmp_path):
+def test_a_site_adapts_to_a_server_restarted_with_another_transport(serving, tmp_path):
     arrays = toy.initial(bulk=100_000)
     start = toy.write_initial(tmp_path / "bulky.safetensors", arrays=arrays)
     before = serving(start=start, min_num_clients=1, max_num_clients=1, num_rounds=2)
@@ -368,7 +395,7 @@ def test_a_server_that_is_started_again_with_another_transport_is_understood(ser
     transport.close()
 
 
-def test_a_server_takes_chunks_in_the_encodings_of_its_transport_only(serving, tmp_path):
+def test_a_server_accepts_only_the_encodings_of_its_transport(serving, tmp_path):
     arrays = {
         **toy.INITIAL,
         "bulk": np.zeros(100_000, np.float32),

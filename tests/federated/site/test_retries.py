@@ -8,7 +8,7 @@ from runkit import backoff
 
 
 class Flaky:
-    """Fails as told, then answers."""
+    """Raises the given errors one by one, then answers."""
 
     site = "C1"
 
@@ -33,7 +33,7 @@ def test_pauses_grow_to_a_limit():
     assert list(itertools.islice(backoff.pauses(1.0, 10.0), 6)) == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
-def test_a_server_that_is_away_is_waited_for():
+def test_a_call_waits_while_the_server_is_down():
     waits, seen = [], []
     transport = Flaky(
         errors.ServerUnreachable("away"),
@@ -48,7 +48,7 @@ def test_a_server_that_is_away_is_waited_for():
     ]
 
 
-def test_pauses_begin_anew_with_each_call():
+def test_pauses_start_over_with_each_call():
     waits = []
     server = persistent(Flaky(errors.ServerUnreachable("away")), waits)
     server.pull("m")
@@ -57,7 +57,7 @@ def test_pauses_begin_anew_with_each_call():
     assert waits == [0.25, 0.25]
 
 
-def test_an_expired_session_means_a_login_and_the_call_again():
+def test_after_an_expired_session_the_call_is_repeated_with_a_new_login():
     waits, transport = [], Flaky(errors.SessionExpired("old"))
     assert persistent(transport, waits).pull("m") == "M"
     assert transport.calls == ["pull m", "login", "pull m"] and waits == []

@@ -3,8 +3,8 @@ import socket
 import pytest
 
 from federated.admin import client as admin_client
+from federated.doctor import diagnosis as doctor
 from federated.doctor import examination
-from federated.doctor import findings as doctor
 from federated.wire import addresses
 from tests.federated import toy
 

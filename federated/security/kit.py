@@ -1,0 +1,85 @@
+"""Reads a kit as `provision` made it: for a site, the operator or the doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+from federated.security import tls
+from federated.wire import addresses
+from runkit import atomic, private
+
+KINDS = ("site", "operator")
+
+
+class NoPort(ValueError):
+    """Neither the kit nor the caller says at which port the server listens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kit:
+    """Who connects, to which server, and what proves it."""
+
+    name: str  # "operator", or the site's name
+    host: str
+    port: int
+    credential: str = dataclasses.field(repr=False)  # never in a log
+    identity: tls.Identity
+
+    @classmethod
+    def read(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        kinds: Sequence[str] = KINDS,
+        host: str | None = None,
+        port: int | None = None,
+        learned: str | os.PathLike | None = None,
+    ) -> Kit:
+        """Reads a kit and changes nothing in it.
+
+        Args:
+          kinds: the kinds of kit that will do.
+          host, port: used instead of the kit's own.
+          learned: as in `tls.Identity.of`.
+        Raises:
+          NoPort: if neither the kit nor `port` names a port.
+          ValueError: naming a file that is missing, malformed or a link.
+        """
+        folder = pathlib.Path(folder)
+        private.refuse_links(folder)
+        kind = next((kind for kind in kinds if (folder / f"{kind}.json").is_file()), None)
+        if kind is None:
+            names = " or ".join(f"{kind}.json" for kind in kinds)
+            raise ValueError(
+                f"{folder / names}: no such file; use the whole folder as `provision` made it"
+            )
+        path = folder / f"{kind}.json"
+        credential, about = _credential(folder / "credential"), atomic.read_json(path)
+        try:
+            name = str(about[kind])
+            host = addresses.plain(host or str(about["host"]))
+            port = port or int(about["port"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{path}: expected {{"{kind}", "host", "port"}}; '
+                "use the whole folder as `provision` made it"
+            ) from error
+        if not port:
+            raise NoPort(
+                f"{path}: port is 0, which names no server; give the port that the server printed"
+            )
+        return cls(name, host, port, credential, tls.Identity.of(folder, kind, learned=learned))
+
+
+def _credential(path: pathlib.Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; use the whole folder as `provision` made it")
+    credential = path.read_bytes().strip()
+    if not credential or not credential.isascii():
+        raise ValueError(
+            f"{path}: holds no credential; use the whole folder as `provision` made it"
+        )
+    return credential.decode("ascii")

@@ -1,0 +1,45 @@
+import json
+import shutil
+
+import pytest
+
+from federated.security.kit import Kit, NoPort
+
+
+@pytest.fixture
+def kit(kits, tmp_path):
+    shutil.copytree(kits / "C1", tmp_path / "kit")
+    return tmp_path / "kit"
+
+
+def test_a_site_and_the_operator_are_told_apart(kits):
+    site, operator = (Kit.read(kits / name, port=8443) for name in ("C1", "operator"))
+    assert (site.name, operator.name) == ("C1", "operator")
+    assert site.credential != operator.credential
+    with pytest.raises(ValueError, match=r"site\.json: no such file"):
+        Kit.read(kits / "operator", kinds=("site",), port=8443)
+
+
+def test_host_and_port_come_from_the_kit_unless_given(kit):
+    (kit / "site.json").write_text(json.dumps({"site": "C1", "host": "h.example", "port": 8500}))
+    found = Kit.read(kit)
+    assert (found.host, found.port) == ("h.example", 8500)
+    found = Kit.read(kit, host="10.0.0.1", port=9000)
+    assert (found.host, found.port) == ("10.0.0.1", 9000)
+
+
+def test_a_kit_without_a_port_says_where_to_get_one(kit):
+    with pytest.raises(NoPort, match=r"site\.json: port is 0.*that the server printed"):
+        Kit.read(kit)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", "Kennwört".encode()])
+def test_a_credential_that_cannot_be_one_is_named(kit, content):
+    (kit / "credential").write_bytes(content)
+    with pytest.raises(ValueError, match="credential: holds no credential"):
+        Kit.read(kit, port=8443)
+
+
+def test_a_kit_never_shows_its_credential(kit):
+    found = Kit.read(kit, port=8443)
+    assert found.credential and found.credential not in repr(found)
