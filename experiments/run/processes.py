@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from runkit import leash, printable, progress
+from runkit import child_programs, printable, progress
 
 _POLL_S = 0.2
 _LINE_EVERY_S = 60.0  # off a terminal
@@ -163,7 +163,7 @@ class ProgramGroup:
         """
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
-            process, held = leash.start(
+            process, held = child_programs.start(
                 [python or self._python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
