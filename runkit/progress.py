@@ -139,8 +139,9 @@ def _every_s() -> float:
         return _EVERY_S
 
 
-def elapsed(seconds: float) -> str:
-    """Returns e.g. "2:05" for 125 seconds, and "1:02:05" from one hour on."""
+def elapsed(seconds: float, *, unit: bool = False) -> str:
+    """Returns e.g. "2:05" or "1:02:05"; with `unit`, "2:05 min" or "1:02:05 h"."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    text = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{text} {'h' if hours else 'min'}" if unit else text

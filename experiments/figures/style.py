@@ -20,6 +20,13 @@ MODEL_COLOURS = {
     "FL_global": "#009e73",
     "FL_best_global": "#00614a",
 }
+COLUMN_HEADINGS = {
+    "C1_pancreas": "C1 pancreas",
+    "C2_pancreas": "C2 pancreas",
+    "C2_tumour": "C2 tumour",
+    "pancreas_average": "Pancreas average",
+    "average": "Average",
+}
 OTHER_COLOUR = "#7a7a7a"
 INK, MUTED, RULE = "#1d2733", "#5d6b7a", "#d8dee5"
 DPI = 160

@@ -1,6 +1,6 @@
 "use strict";
-// Slices of a case with truth and predictions over them. Volumes lie in the page as montages: one PNG of all slices, one PNG of labels a model.
-// A case's JSON is parsed when it is chosen.
+// Slices of a case, overlaid with the truth and the predictions. The page contains each volume as a montage: one PNG of all slices and one
+// PNG of labels per model. A case's JSON is parsed when the case is chosen.
 function caseBrowser(place, titles) {
   const cases = new Proxy([], { get: (kept, index) => (kept[index] = kept[index] || JSON.parse(byId(`case-${index}`).textContent)) });
   const state = { index: 0, slice: 0, pancreas: true, tumour: true, outline: false, opacity: 0.5 };
@@ -17,7 +17,7 @@ function caseBrowser(place, titles) {
   const opacity = tag("input", { id: "browser-opacity", type: "range", min: 0, max: 100, value: 50, oninput: (event) => { state.opacity = event.target.value / 100; paint(); } });
   const panels = tag("div", { class: "panels", id: "browser-panels" });
   place.append(tag("div", { class: "controls" }, chosen, tag("label", {}, "Slice", slider, position), check("browser-pancreas", "pancreas", "pancreas"), check("browser-tumour", "tumour", "tumour"), check("browser-outline", "outline", "outline"), tag("label", {}, "Opacity", opacity)), panels,
-    tag("p", { class: "note", text: "Axial slices, the patient's right on the left. Scroll over a picture, or use the arrow keys on the slider, to move through the slices. P and T: Dice of pancreas and tumour on the whole case." }));
+    tag("p", { class: "note", text: "Axial slices; the patient's right is on the left. To move through the slices, scroll over a picture or use the arrow keys on the slider. P and T are the Dice of pancreas and tumour over the whole case." }));
 
   const loading = new Map();
   function load(url) {

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the report from the JSON in the page. No network: everything it shows is in this file.
+// Draws the report from the JSON in the page; it needs no network.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "g", "line", "rect", "circle", "path", "text", "polyline"]);
@@ -19,7 +19,10 @@ function make(tag, attributes = {}, ...children) {
 const number = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 const colour = (model) => DATA.colours[model] || "#8a8f98";
 const bytes = (value) => (value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${(value / 2 ** 20).toFixed(1)} MiB`);
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} min`;
+const elapsed = (seconds) => { // as runkit.progress.elapsed writes it
+  const whole = Math.round(seconds), pad = (value) => String(value).padStart(2, "0"), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
+  return hours ? `${hours}:${pad(minutes)}:${pad(whole % 60)} h` : `${minutes}:${pad(whole % 60)} min`;
+};
 
 const tip = byId("tip");
 function explain(node, text) {
@@ -115,7 +118,7 @@ function forest(part) {
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": part.numbers });
   const interval = part.interval;
   if (!interval || part.rule === "gone" || part.rule === "zero") return svg;
-  const spread = interval.low !== null && interval.high !== null;  // too few trainings show none
+  const spread = interval.low !== null && interval.high !== null;  // null: too few trainings
   const values = [...(spread ? [interval.low, interval.high] : [interval.estimate]), 0, -part.margin, part.paper ?? 0, ...Object.values(part.by_seed)];
   let low = Math.min(...values), high = Math.max(...values);
   const pad = (high - low || 1) * 0.08; low -= pad; high += pad;
@@ -175,7 +178,7 @@ function drawCases() {
   const high = unit === "%" ? 100 : Math.max(1e-6, ...found.map((row) => row.value)), left = 170, width = 1100, lane = 34, top = 8;
   const height = top + models.length * lane + 34;
   const x = (value) => left + (value / high) * (width - left - 70);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${text} of every case by model` });
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${text} of each case, by model` });
   for (const tick of ticks(0, high)) svg.append(make("line", { class: "rule", x1: x(tick), x2: x(tick), y1: top, y2: height - 30 }), make("text", { x: x(tick), y: height - 14, "text-anchor": "middle", text: String(tick) }));
   svg.append(make("text", { x: width - 6, y: height - 14, "text-anchor": "end", text: unit }));
   models.forEach((model, index) => {
@@ -214,7 +217,7 @@ function drawPairs() {
   for (const [one, two] of pairs) svg.append(explain(make("circle", { class: "dot", cx: x(one.value), cy: y(two.value), r: 4, fill: colour(up), opacity: 0.75 }), `${one.site}, case ${one.number}, seed ${one.seed}\n${across} ${number(one.value)}\n${up} ${number(two.value)}`));
   svg.append(make("text", { class: "ink", x: size / 2, y: size - 8, "text-anchor": "middle", text: across }), make("text", { class: "ink", x: 12, y: size / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${size / 2})`, text: up }));
   const better = pairs.filter(([one, two]) => two.value > one.value).length;
-  place.replaceChildren(svg, make("p", { class: "note", text: `${pairs.length} cases scored by both; ${up} is higher in ${better}.` }));
+  place.replaceChildren(svg, make("p", { class: "note", text: `Both models have scores for ${pairs.length} cases; ${up} is higher in ${better} of them.` }));
 }
 
 // --- federation
@@ -227,26 +230,26 @@ function drawTimeline() {
   const left = 70, width = 1100, lane = 34, top = 26, height = top + (run.sites.length + 1) * lane + 34;
   const x = (second) => left + ((second - begin) / (end - begin || 1)) * (width - left - 16);
   const visible = ([, a, b]) => b > begin && a < end, clamp = (second) => Math.min(Math.max(second, begin), end);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "who trained, waited and sent when" });
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "when each site trained, waited and sent" });
   run.rounds.forEach(([n, a, b]) => {
     if (b <= begin || a >= end) return;
     if (n % 2) svg.append(make("rect", { x: x(clamp(a)), y: top - 2, width: x(clamp(b)) - x(clamp(a)), height: height - top - 30, fill: "var(--soft)" }));
     if (run.rounds.length <= 25 || n % 5 === 0) svg.append(make("text", { x: (x(clamp(a)) + x(clamp(b))) / 2, y: 16, "text-anchor": "middle", text: String(n) }));
   });
   svg.append(make("text", { class: "ink", x: left - 12, y: top + 21, "text-anchor": "end", text: "server" }));
-  for (const second of run.aggregated) if (second >= begin && second <= end) svg.append(explain(make("rect", { x: x(second) - 4, y: top + 12, width: 8, height: 8, fill: "#009e73", transform: `rotate(45 ${x(second)} ${top + 16})` }), `aggregated at ${clock(second)}`));
+  for (const second of run.aggregated) if (second >= begin && second <= end) svg.append(explain(make("rect", { x: x(second) - 4, y: top + 12, width: 8, height: 8, fill: "#009e73", transform: `rotate(45 ${x(second)} ${top + 16})` }), `aggregated at ${elapsed(second)}`));
   run.sites.forEach((site, index) => {
     const y = top + (index + 1) * lane;
     svg.append(make("text", { class: "ink", x: left - 12, y: y + 21, "text-anchor": "end", text: site.name }));
     for (const span of site.spans) if (visible(span)) {
       const [activity, a, b] = span;
       svg.append(explain(make("rect", { class: "span", x: x(clamp(a)), y: y + 5, width: Math.max(0.8, x(clamp(b)) - x(clamp(a))), height: 22, fill: activity === "waits" ? "var(--waits)" : DATA.activities[activity] }),
-        `${site.name} ${activity}: ${number(b - a, 1)} s, from ${clock(a)}`));
+        `${site.name} ${activity}: ${number(b - a, 1)} s, from ${elapsed(a)}`));
     }
   });
-  for (const tick of ticks(begin, end)) svg.append(make("line", { class: "axis", x1: x(tick), x2: x(tick), y1: height - 32, y2: height - 27 }), make("text", { x: x(tick), y: height - 13, "text-anchor": "middle", text: clock(tick) }));
+  for (const tick of ticks(begin, end)) svg.append(make("line", { class: "axis", x1: x(tick), x2: x(tick), y1: height - 32, y2: height - 27 }), make("text", { x: x(tick), y: height - 13, "text-anchor": "middle", text: elapsed(tick) }));
   const head = ["Site", ...Object.keys(DATA.activities), "sent", "fetched"];
-  const lines = run.sites.map((site) => make("tr", {}, make("td", { text: site.name }), ...Object.keys(DATA.activities).map((name) => make("td", { text: clock(site.totals[name] || 0) })), make("td", { text: bytes(site.sent) }), make("td", { text: bytes(site.fetched) })));
+  const lines = run.sites.map((site) => make("tr", {}, make("td", { text: site.name }), ...Object.keys(DATA.activities).map((name) => make("td", { text: elapsed(site.totals[name] || 0) })), make("td", { text: bytes(site.sent) }), make("td", { text: bytes(site.fetched) })));
   place.replaceChildren(svg, make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { text })))), make("tbody", {}, ...lines))));
 }
 function fillRounds() {
@@ -264,7 +267,7 @@ function drawCurves() {
   const left = 46, width = 1100, height = 300, base = height - 30;
   const high = part === "dice" ? 1 : Math.max(1e-9, ...series.flatMap((line) => line.points[part].map((p) => p[1])));
   const x = (value) => left + (value / run.rounds) * (width - left - 12), y = (value) => base - (Math.min(value, high) / high) * (base - 10);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${part} over the rounds` });
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${part} by round` });
   for (let n = 0; n < run.rounds; n += 2) svg.append(make("rect", { x: x(n), y: 10, width: x(Math.min(n + 1, run.rounds)) - x(n), height: base - 10, fill: "var(--soft)" }));
   for (const tick of ticks(0, high)) svg.append(make("line", { class: "rule", x1: left, x2: width - 12, y1: y(tick), y2: y(tick) }), make("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end", text: String(tick) }));
   for (let n = 0; n <= run.rounds; n += Math.max(1, Math.ceil(run.rounds / 15))) svg.append(make("text", { x: x(n), y: height - 10, "text-anchor": "middle", text: String(n) }));
@@ -277,14 +280,14 @@ function drawCurves() {
 
 // --- controls of the joint page
 function controls() {
-  const seeds = [["all", "all"], ...DATA.seeds.map((seed) => [String(seed), String(seed)])], grids = [["training", "training (isotropic)"], ["native", "the scan's own"]];
+  const seeds = [["all", "all"], ...DATA.seeds.map((seed) => [String(seed), String(seed)])], grids = [["training", "training (isotropic)"], ["native", "original scan"]];
   if (byId("table-controls")) byId("table-controls").append(select("Grid", "table-grid", grids, drawTable), select("Seed", "table-seed", [["all", "mean"], ...seeds.slice(1)], drawTable));
   if (byId("verdict-controls")) byId("verdict-controls").append(select("Show", "verdict-filter", ["all", "supported", "contradicted", "undecided", "not measured"].map((v) => [v, `${v} (${v === "all" ? DATA.verdicts.length : DATA.verdicts.filter((w) => w.verdict === v).length})`]), drawVerdicts));
   if (byId("case-controls")) {
     const both = () => { drawCases(); drawPairs(); };
     byId("case-controls").append(select("Measure", "case-measure", MEASURES.map((m) => [m.key, m.text]), both), select("Grid", "case-grid", grids, both), select("Seed", "case-seed", seeds, both));
     const models = DATA.cases.models.map((model) => [model, model]);
-    byId("pair-controls").append(select("Across", "pair-x", models, drawPairs), select("Up", "pair-y", models, drawPairs));
+    byId("pair-controls").append(select("Horizontal axis", "pair-x", models, drawPairs), select("Vertical axis", "pair-y", models, drawPairs));
     if (models.length > 1) byId("pair-y").value = DATA.cases.models.includes("FL_global") ? "FL_global" : models[1][0];
   }
   if (byId("timeline-controls")) {

@@ -33,11 +33,11 @@ def modules(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_programs_end_well_and_their_last_words_and_memory_are_seen(modules):
+def test_a_program_that_succeeds_shows_its_latest_line_and_memory(modules):
     with processes.ProgramGroup(modules / "logs") as group:
         program = group.start("C1", "works", [])
         group.wait([program], "work")
-    assert program.last_words() == "step 2"
+    assert program.latest_line() == "step 2"
     assert group.peak_memory_bytes > 10 << 20
 
 
@@ -71,10 +71,10 @@ def test_waiting_for_a_program_that_ends_instead(modules):
         ("", ""),
     ],
 )  # fmt: skip
-def test_the_last_words_are_the_products_own(tmp_path, log, words):
+def test_the_latest_line_comes_from_the_product(tmp_path, log, words):
     (tmp_path / "a.log").write_text(log)
     program = processes.Program("C1", tmp_path / "a.log", None)
-    assert words in program.last_words() and "progress:" not in program.last_words()
+    assert words in program.latest_line() and "progress:" not in program.latest_line()
 
 
 def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):

@@ -42,7 +42,7 @@ def test_a_page_needs_nothing_but_itself(run):
 
 def test_pictures_of_a_private_cohort_stay_at_the_sites(run):
     private = joint(run, "private")
-    assert "data:image/" not in private and "Each has a page of its own" in private
+    assert "data:image/" not in private and "Each site has its own page" in private
     assert joint(run).count("data:image/") == 4 * (
         2 + 3
     )  # CT, truth, two models; two test cases of C1, three of C2

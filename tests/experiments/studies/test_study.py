@@ -81,10 +81,10 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ),
         (
             {"points": [{"label": "a", "environment": {"X": 1}}]},
-            r"point a: `environment` is \{'X': 1\}; expected names and texts",
+            r"point a: `environment` is \{'X': 1\}; expected names with texts as values",
         ),
         ({"points": [{"label": "a/b"}]}, "label of a point is 'a/b'"),
-        ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own"),
+        ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own label"),
         ({"points": [{"label": "a", "beyond": ["magic"]}]}, "`beyond` has magic"),
         (
             {"points": [{"label": "a", "beyond": ["finetuned"], "baselines": False}]},
@@ -104,7 +104,7 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ),
     ],
 )
-def test_a_wrong_file_is_refused_with_key_value_and_way_out(tmp_path, changes, words):
+def test_a_wrong_file_is_refused_with_key_value_and_remedy(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         read(tmp_path, **changes)
 
@@ -197,13 +197,11 @@ def test_a_study_of_copies_without_its_list_says_where_to_name_it(tmp_path):
 
 
 def test_a_split_larger_than_its_cohort_is_refused():
-    with pytest.raises(ValueError, match="site C1: a split of 12 cases, its cohort has 10"):
+    with pytest.raises(ValueError, match="site C1: the split has 12 cases, but the cohort only 10"):
         run_plan.SiteSpec(name="C1", cohort={"C1": 10}, split=(8, 2, 2))
-    with pytest.raises(ValueError, match="either a synthetic `cohort` or a `manifest`"):
+    with pytest.raises(ValueError, match="exactly one of `cohort`"):
         run_plan.SiteSpec(name="C1")
-    with pytest.raises(
-        ValueError, match="site C1: cases made of `deformed` sources need a `split`"
-    ):
+    with pytest.raises(ValueError, match="site C1: `deformed` sources need a `split`"):
         run_plan.SiteSpec(name="C1", deformed=pathlib.Path("m.json"))
     with pytest.raises(
         ValueError, match="site C1: `phantom` is 'hard', but only a synthetic `cohort` has one"
@@ -294,7 +292,7 @@ def test_seeds_come_together_as_mean_and_interval_and_points_under_their_names(t
     assert (
         "4 of 4 runs are finished." in text
         and "| FL_global | 75.0 ± 63.5 (82.3) |" in text
-        and "together | 4.0 min" in text
+        and "total | 4.0 min" in text
     )
     assert json.loads((runs / "study.json").read_text())["runs"][0]["fingerprints"]["rows"]
 
@@ -326,7 +324,7 @@ def test_variants_are_judged_together_and_the_table_is_the_first_ones(tmp_path):
     assert (
         part["interval"]["low"] is None and part["verdict"] == "undecided"
     )  # three equal trainings show no spread
-    assert "Not asked: other hospitals" in study_results.markdown(content)
+    assert "Not examined: other hospitals" in study_results.markdown(content)
 
 
 def test_a_verdict_of_an_earlier_release_is_still_read():

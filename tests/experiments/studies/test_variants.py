@@ -1,6 +1,4 @@
-"""One setting in several variants: how a variant's programs are started, and the counts and spreads
-by hand.
-"""
+"""Variants of one setting: how their programs are started; counts and spreads checked by hand."""
 
 import pytest
 
@@ -60,7 +58,7 @@ def test_the_page_names_finding_spread_and_every_run():
         and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
     )
     assert "| avx2 | 1 | 0.0 | 36.7 | 52.6 |" in text and "1 of 1 |" in text
-    assert "No run is finished yet." in study_variants.markdown(study_variants.collect([]))
+    assert "No run has finished yet." in study_variants.markdown(study_variants.collect([]))
 
 
 def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, monkeypatch):
