@@ -1,4 +1,4 @@
-"""Sites of deformed copies: who is in which split, what is written, what is refused."""
+"""Sites of deformed copies: their splits, the files written, and the sources refused."""
 
 import hashlib
 import json
@@ -16,9 +16,7 @@ CONFIG = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (4, 2, 2), "C2": (
 
 
 def write_sources(folder, count=2):
-    """Scans of a bar of organ in fat; their organ maps have the pancreas as 7 and something else as
-    3.
-    """
+    """Writes scans of a bar of organ in fat; in the organ maps 7 is the pancreas and 3 another."""
     cases = []
     for number in range(count):
         hu = generator(8, "source", number).normal(-90, 10, (50, 40, 24))
@@ -119,6 +117,16 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
         "patient_0",
         "patient_1",
     } and "WARNING" in record["notes"][1]
+    numbers = {
+        entry["case_id"]: entry["source"]
+        for site in ("C1", "C2")
+        for entry in json.loads(written[site].read_text())["cases"]
+    }
+    assert numbers == {
+        case_id: {"patient_0": 1, "patient_1": 2}[source]
+        for case_id, (_, source) in record["copies"].items()
+    }
+    assert "patient" not in written["C1"].read_text()
 
     image = tmp_path / "C2" / "images" / "C2_0003.nii.gz"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
@@ -165,7 +173,7 @@ def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, 
             [case("bare", None), case("empty", 0 * ill), case("ill", ill), case("tiny", tiny)],
             [
                 "bare: has no mask",
-                "empty: its mask has no pancreas; say in the manifest",
+                "empty: its mask has no pancreas; state its value in the manifest",
                 "ill: its mask has a tumour",
                 "tiny: its pancreas has 0.6 ml",
             ],
