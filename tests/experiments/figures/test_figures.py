@@ -205,7 +205,7 @@ def test_the_table_figure_draws_means_cases_and_the_papers_marks():
     assert [bar.get_width() for bar in c1.patches] == [
         50.0
     ]  # C2_baseline has no C1 case, and so no bar
-    assert "no case" in [text.get_text() for text in c1.texts]
+    assert "no cases" in [text.get_text() for text in c1.texts]
     marks = {tuple(line.get_xdata()) for line in c1.lines if len(line.get_xdata())}
     assert marks == {(75.0, 25.0), (81.5,)}
     assert [tick.get_text() for tick in c1.get_yticklabels()] == ["C1_baseline", "C2_baseline"]
@@ -375,12 +375,12 @@ def test_a_recorded_round_is_drawn_message_by_message():
         "C2",
         "server",
         "global model, 1.0 MiB",
-        "score of it, Dice 0.25",
+        "its score, Dice 0.25",
         "weights after training, 3.0 MiB",
         "20.0 s",
     } <= set(words)
     assert (
-        "mean of the weights, C1 counts 18 and C2 counts 20" in words
+        "mean of the weights; cases: C1 18, C2 20" in words
         and words.count("global model, 1.0 MiB") == 2
     )
     with pytest.raises(ValueError, match="round 7 is not in the log; it has 1"):
