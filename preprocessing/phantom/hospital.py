@@ -145,7 +145,7 @@ class Patient:
 
 
 def draw_patient(site: Site, rng: np.random.Generator) -> Patient:
-    """Returns a random patient of a hospital; HU are at most two standard deviations from the mean."""
+    """Returns a random patient of a hospital; HU stay within two standard deviations."""
     return Patient(
         site=site,
         hu={

@@ -25,7 +25,7 @@ _GAS_HU = -960.0
 def jittered(
     points: Sequence[Sequence[float]], spread_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns `points` [n, 4] (x, y, z, radius) moved at random, the radii scaled by a few percent."""
+    """Returns `points` [n, 4] (x, y, z, radius), moved and with radii scaled at random."""
     moved = np.array(points, float)
     moved[:, :3] += rng.normal(0.0, spread_mm, (len(moved), 3))
     moved[:, 3] *= rng.normal(1.0, 0.05, len(moved)).clip(0.88, 1.12)
@@ -408,7 +408,7 @@ def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.G
 def paint_small_bowel(
     canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator
 ) -> None:
-    """Paints jejunal loops in the free lower and left abdomen, mesenteric vessels and lymph nodes."""
+    """Paints jejunal loops in the free lower and left abdomen, mesenteric vessels and nodes."""
     space, hu = canvas.space, patient.hu
     for number in range(24):
         start = np.array([rng.uniform(-105, 45), rng.uniform(52, 128), rng.uniform(-95, -8)])
