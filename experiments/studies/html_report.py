@@ -81,8 +81,8 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     ]
     seeds = ", ".join(map(str, content["seeds"]))
     stacks = "; ".join(sorted({run["stack"] for run in content["runs"] if run.get("stack")}))
-    lead = f"Profile {content['profile']}, seeds {seeds}. "
-    lead += f"{finished} of {len(content['runs'])} runs are finished. {stacks}"
+    lead = f"Profile {content['profile']}, seed{'s' * (len(content['seeds']) > 1)} {seeds}. "
+    lead += f"Finished runs: {finished} of {len(content['runs'])}. {stacks}"
     return _page(
         f"Study {content['name']}",
         lead,
@@ -390,7 +390,7 @@ trainings, the large dot its mean, the small dots the seeds, and the diamond the
 dashed line marks no difference, the solid line the margin. "Coverage" is how often such an interval
 contained the true value in simulated studies; "detects" is the smallest difference that a study
 like this one finds with 80 % power. p belongs to the statistic of the interval, Holm-corrected over
-all parts. With fewer than three trainings, nothing is measured.</p>{not_examined}
+all parts. With fewer than three trainings, no verdict is given.</p>{not_examined}
 <div class="controls" id="verdict-controls"></div><div id="verdicts"></div>"""
 _CASES = """<h2>Case by case</h2><p class="note">Each dot is a test case. The box spans the
 quartiles, its line is the median, and the number on the right is the mean.</p><div class="controls"
