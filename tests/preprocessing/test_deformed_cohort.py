@@ -51,7 +51,7 @@ def test_no_source_is_in_two_splits_at_any_site(count):
         assert not any("WARNING" in note for note in deformed_cohort.notes(ids, config))
 
 
-def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
+def test_with_many_sources_no_patient_is_at_both_sites():
     ids = [f"p{n}" for n in range(20)]
     dealt = deformed_cohort.share_out(ids, 1)
     for split in splits.SPLITS:
@@ -66,7 +66,7 @@ def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
     assert len(deformed_cohort.notes(ids, CONFIG)) == 1
 
 
-def test_one_and_two_sources_are_said_to_be_too_few():
+def test_one_or_two_sources_cause_a_warning():
     one, two = deformed_cohort.notes(["a"], CONFIG), deformed_cohort.notes(["a", "b"], CONFIG)
     assert (
         "WARNING: there is ONE source patient. Training and test are copies of the same person"
@@ -80,7 +80,7 @@ def test_one_and_two_sources_are_said_to_be_too_few():
     assert dealt["training"] == dealt["validation"] != dealt["test"]
 
 
-def test_every_copy_is_made_once_for_its_site_and_split():
+def test_each_copy_is_planned_once_for_its_site_and_split():
     copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
     assert len({copy.case_id for copy in copies}) == len(copies) == 18
     for site, counts in CONFIG.counts.items():
@@ -144,7 +144,7 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
         deformed_cohort.generate(manifest.read(listed), other, tmp_path)
 
 
-def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, tmp_path):
+def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
     good = manifest.read(listed)
     assert deformed_cohort.check_sources(good, "list.json") == {}
     assert deformed_cohort.need(good, CONFIG, 2).disk_bytes > 0
