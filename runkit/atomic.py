@@ -123,6 +123,7 @@ def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file; an error about a full disk has its name and size."""
     with naming(path, len(content)), replacing(path) as temporary:
         temporary.write_bytes(content)
 

@@ -25,6 +25,7 @@ class EventLog:
         self._clock = clock
 
     def append(self, event: str, **fields: Any) -> None:
+        """Appends one event with its time; `fields` must be JSON values, without NaN."""
         line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
         private.make(self.path.parent)
         with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:

@@ -21,6 +21,7 @@ class Pool:
         self._executor = executor
 
     def submit(self, function: Callable, *arguments: Any) -> concurrent.futures.Future:
+        """Runs `function(*arguments)` in a worker."""
         # Workers are started here and inherit the signal mask. Without it, the terminal's SIGINT
         # would reach them too, and each would print a stack trace.
         with _without_interrupts():

@@ -73,6 +73,7 @@ class Run:
         )
 
     def done(self, name: str) -> bool:
+        """Returns whether a stage is finished."""
         return name in self.state["wall_seconds"]
 
     def stage(
@@ -139,6 +140,7 @@ class Stages:
         self._run.stage(name, self._cost[name], work)
 
     def site_folder(self, site: SiteSpec | str) -> pathlib.Path:
+        """Returns the folder of a site in the run's folder."""
         return self._folder / "sites" / (site if isinstance(site, str) else site.name)
 
     def _make_cohorts(self, group: processes.ProgramGroup) -> None:

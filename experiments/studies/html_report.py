@@ -165,6 +165,7 @@ def framed(page: str, height: int = 900) -> str:
 
 
 def write(path: str | os.PathLike, page: str) -> None:
+    """Writes a page atomically."""
     atomic.write_text(path, page)
 
 

@@ -175,6 +175,7 @@ def run_spec(
 
 
 def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
+    """Returns the folder of one run in the folder of the study's runs."""
     return folder / point.label / f"seed{seed}"
 
 
