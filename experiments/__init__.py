@@ -3,7 +3,7 @@
 import os
 import sys
 
-from runkit import interrupts, leash
+from runkit import child_programs, interrupts
 
 os.environ.setdefault(
     "TF_ENABLE_ONEDNN_OPTS", "1"
@@ -13,4 +13,4 @@ if sys.argv[:1] == [
     "-m"
 ]:  # `python -m experiments.<program>` looks for its program, and has imported nothing yet
     interrupts.end_at_once()
-    leash.follow()
+    child_programs.follow_parent()

@@ -24,7 +24,7 @@ from federated.rounds import plan as plans
 from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
-from runkit import interrupts, service_manager
+from runkit import interrupts, systemd
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
@@ -147,13 +147,13 @@ def main(argv: list[str]) -> int:
 
 def _tell_ready(port: int) -> None:
     print(f"serving on port {port}", flush=True)
-    service_manager.notify("READY=1")
+    systemd.notify("READY=1")
 
 
 def _tell_progress(record: dict[str, Any]) -> None:
     """Keeps the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
-        service_manager.notify(
+        systemd.notify(
             f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, sites {', '.join(record['sites'])}"
         )
 

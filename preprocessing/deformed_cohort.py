@@ -1,13 +1,15 @@
-"""Two sites made of a few real CTs of healthy pancreases: deformed copies, at C2 with a tumour
-painted in, with manifests and splits.
+"""Builds two sites from deformed copies of a few real CTs of healthy pancreases.
 
-A source is a patient. Its copies are all in training, all in validation or all in test, at both
-sites, as far as there are enough sources.
+C2's copies get a painted tumour. A source is a patient: given enough sources, all its copies are in
+the same split at both sites. Copies of one source are not independent; each case in a written
+manifest therefore has a `source`, a number from 1 that says which copies belong together (in the
+order of the sources' ids) and names no patient.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -40,8 +42,11 @@ _PROCESS_BYTES = 150 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeformedConfig:
-    """Attributes: `counts`, site -> cases for training, validation, test; `seed` decides which
-    source is in which split, and every copy.
+    """The size and seed of a cohort.
+
+    Attributes:
+      seed: determines the split of the sources, and every copy.
+      counts: site -> numbers of training, validation and test cases.
     """
 
     seed: int
@@ -55,13 +60,14 @@ class DeformedConfig:
         for site, own in self.counts.items():
             if len(own) != 3 or min(own) < 1:
                 raise ValueError(
-                    f"counts of {site} are {tuple(own)}; expected cases for {', '.join(splits.SPLITS)}, at least one each"
+                    f"counts of {site} are {tuple(own)}; "
+                    f"expected at least one case each for {', '.join(splits.SPLITS)}"
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """One case to make: the `index`-th of its site, from `source`."""
+    """One case to make from `source`; `index` counts the cases of its site from 0."""
 
     site: str
     index: int
@@ -70,15 +76,16 @@ class Copy:
 
     @property
     def case_id(self) -> str:
+        """The case's id, e.g. "C1_0001"."""
         return f"{self.site}_{self.index + 1:04d}"
 
 
 def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple[str, ...]]]:
     """Returns site -> split -> sources.
 
-    From three sources on, each is in one split only (60/20/20, at least one each). Of two, one is
-    for test and the other for training and validation; one alone is in all. A split with several
-    sources deals them out to the two sites in turn; one source serves both.
+    Three or more sources are split 60/20/20, with at least one in each split. Of two sources, one
+    is for testing and the other for training and validation; a single source is in all splits. If a
+    split has several sources, the two sites take them in turn; otherwise both use the same one.
     """
     ids = sorted(source_ids)
     if len(ids) >= 3:
@@ -102,7 +109,7 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
 
 
 def plan(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
-    """Returns every case to make. Sources of a split take turns."""
+    """Returns all cases to make; the sources of a split are used in turn."""
     dealt = share_out(source_ids, config.seed)
     copies = []
     for site in SITES:
@@ -116,33 +123,37 @@ def plan(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
 
 
 def notes(source_ids: Sequence[str], config: DeformedConfig) -> list[str]:
-    """Returns what a reader of the results must know."""
+    """Returns the notes that must accompany results on this cohort."""
     patients, cases = len(set(source_ids)), sum(map(sum, config.counts.values()))
     found = [
-        f"Data: {cases} deformed copies of {patients} real CT{'s' if patients > 1 else ''}, C2's with a tumour painted in. Copies of one patient are not "
-        "independent: intervals and tests that count cases are too narrow."
+        f"Data: {cases} deformed copies of {patients} real CT{'s' if patients > 1 else ''}, C2's "
+        "with a painted tumour. Copies of one patient are not independent: intervals and tests "
+        "that count cases are too narrow."
     ]
     if patients == 1:
         found.append(
-            "WARNING: there is ONE source patient. Training and test are copies of the same person, so that these numbers show that the programs "
-            "run on a real scan and nothing about other patients. Give at least three CTs, better ten."
+            "WARNING: there is ONE source patient. Training and test are copies of the same "
+            "person, so the results only show that the programs run on a real scan; they say "
+            "nothing about other patients. Provide at least three CTs, better ten."
         )
     elif patients == 2:
         found.append(
-            "WARNING: there are two source patients. Validation chooses models on the patient that they were trained on; give at least three CTs."
+            "WARNING: there are two source patients. Models are selected on the patient that they "
+            "were trained on; provide at least three CTs."
         )
     dealt = share_out(source_ids, config.seed)
     shared = [split for split in splits.SPLITS if set(dealt["C1"][split]) & set(dealt["C2"][split])]
     if shared and patients > 1:
         found.append(
-            f"Both sites have copies of the same patients in {', '.join(shared)}: too few sources to deal out."
+            f"Both sites have copies of the same patients in {', '.join(shared)}: there are too "
+            "few sources for separate ones."
         )
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What the copies take, as far as the sources' headers tell."""
+    """The time, memory and disk that the copies need, estimated from the sources' headers."""
 
     seconds: float
     memory_bytes: int
@@ -154,12 +165,16 @@ class Need:
             if self.seconds < 7200
             else f"{self.seconds / 3600:.0f} hours"
         )
-        return f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.2f} GB of disk"
+        return (
+            f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, "
+            f"{self.disk_bytes / 1e9:.2f} GB of disk"
+        )
 
 
 def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
-    """Returns what `generate` takes from nothing. Sources whose headers cannot be read count as
-    nothing: `check_sources` refuses them.
+    """Returns what `generate` needs for a new cohort.
+
+    Sources with unreadable headers are not counted; `check_sources` refuses them.
     """
     voxels = {}
     for case in listed.included:
@@ -174,12 +189,13 @@ def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
     )
 
 
-def check_sources(listed: Manifest, path) -> dict[str, str]:
-    """Reads every source once. Returns source -> a remark where there is one to make.
+def check_sources(listed: Manifest, path: str | os.PathLike) -> dict[str, str]:
+    """Reads every source once; returns source -> remark for the sources that need one.
 
+    Args:
+      path: the manifest's file, for the error message.
     Raises:
-      ValueError: naming the manifest and every source that cannot be used, with the reason and the
-          remedy.
+      ValueError: naming the manifest and every source that cannot be used, with reason and remedy.
     """
     problems, remarks = [], {}
     for case in listed.included:
@@ -188,32 +204,39 @@ def check_sources(listed: Manifest, path) -> dict[str, str]:
             found = tumour_insertion.measure(ct.array, organ, ct.spacing_mm)
             if found.volume_ml < 2 * TUMOURS.volume_ml[0]:
                 raise ValueError(
-                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of {TUMOURS.volume_ml[0]:g} ml; check the mask, or leave the case out"
+                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of "
+                    f"{TUMOURS.volume_ml[0]:g} ml; check the mask, or leave the case out"
                 )
             if found.level_hu < TUMOURS.below_organ_hu[1]:
                 remarks[case.case_id] = (
-                    f"the pancreas has {found.level_hu:.0f} HU, as without contrast medium or full of fat; a tumour is no darker than water, so that "
-                    "many will be hard to see or iso-dense"
+                    f"the pancreas has {found.level_hu:.0f} HU, perhaps because it is fatty or "
+                    "the scan lacks contrast medium; tumours are not made darker than water, so "
+                    "many will be iso-dense or hard to see"
                 )
         except (ValueError, OSError) as error:
             problems.append(f"{case.case_id}: {error}")
     if not listed.included:
-        problems.append("it lists no case that is not excluded")
+        problems.append("all its cases are excluded")
     if problems:
         raise ValueError(f"{path}: cannot be used as a list of sources: " + "; ".join(problems))
     return remarks
 
 
 def generate(
-    listed: Manifest, config: DeformedConfig, folder, *, workers_count: int = 1
+    listed: Manifest,
+    config: DeformedConfig,
+    folder: str | os.PathLike,
+    *,
+    workers_count: int = 1,
 ) -> dict[str, pathlib.Path]:
-    """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json;
-    returns each site's manifest.
+    """Writes the cohort into `folder`; returns the path of each site's manifest.
 
-    A case that is there already is not made again, so a stopped run goes on where it was.
+    <folder>/<site>/ receives images/, labels/, manifest.json and split.json; <folder>/cohort.json
+    records the settings and which copy has which source. Existing cases are kept, so an interrupted
+    run resumes.
 
     Raises:
-      ValueError: if `folder` holds a cohort of other sources or settings.
+      ValueError: if `folder` holds a cohort with other sources or settings.
     """
     folder = pathlib.Path(folder)
     by_id = {case.case_id: case for case in listed.included}
@@ -231,7 +254,8 @@ def generate(
             for number, done in workers.results(_make, jobs, workers_count):
                 if done is None:
                     raise ValueError(
-                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of memory; use fewer workers"
+                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of "
+                        "memory; use fewer workers"
                     )
                 bar.update()
         else:
@@ -239,6 +263,7 @@ def generate(
                 _make(*job)
                 bar.update()
     found = {}
+    numbers = {source: number for number, source in enumerate(sorted(by_id), start=1)}
     for site in SITES:
         own = [copy for copy in copies if copy.site == site]
         cases = tuple(Case(copy.case_id, *_files(folder, copy)) for copy in own)
@@ -251,15 +276,24 @@ def generate(
         )
         found[site] = folder / site / "manifest.json"
         manifest.write(found[site], Manifest(site, cases, description, declared=declared))
+        _add_sources(found[site], {copy.case_id: numbers[copy.source] for copy in own})
     return found
 
 
+def _add_sources(path: pathlib.Path, source_of: Mapping[str, int]) -> None:
+    """Adds `source` to each case of a written manifest; `manifest.read` ignores it."""
+    value = atomic.read_json(path)
+    for entry in value["cases"]:
+        entry["source"] = source_of[entry["case_id"]]
+    atomic.write_json(path, value)
+
+
 def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
-    """Returns CT int16 and labels uint8 of a copy, a function of the source, the seed and the
-    copy's place only.
+    """Returns CT int16 and labels uint8 of a copy, which depend on source, seed, site and index.
 
     Args:
-      ct: of the source, in RAS+ order; organ: bool, on its grid.
+      ct: the source's CT, in RAS+ order.
+      organ: bool, the source's pancreas on the same grid.
     """
 
     def rng(what: str) -> np.random.Generator:
@@ -285,37 +319,43 @@ def _make(
 
 
 def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, np.ndarray]:
-    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid. Raises
-    ValueError with the remedy.
+    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid.
+
+    Raises:
+      ValueError: with the remedy, if the case cannot be a source.
     """
     if case.label is None:
         raise ValueError(
-            'has no mask; give the file of its organ mask under "label", or leave the case out'
+            'has no mask; name the file of its organ mask under "label", or leave the case out'
         )
     ct, labels = sources.read_case(case, label_values)
-    if ct.shape != labels.shape or geometry.corner_displacement_mm(
-        ct.grid, labels.grid
-    ) > 0.25 * min(ct.spacing_mm):
+    if not _on_one_grid(ct, labels):
         ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
-        if ct.shape != labels.shape or geometry.corner_displacement_mm(
-            ct.grid, labels.grid
-        ) > 0.25 * min(ct.spacing_mm):
+        if not _on_one_grid(ct, labels):
             raise ValueError(
-                f"mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; export it on the CT's grid"
+                f"its mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; "
+                "export it on the CT's grid"
             )
     ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
     values = np.unique(labels.array)
     if 1 not in values:
         raise ValueError(
-            'its mask has no pancreas; say in the manifest which value it is, e.g. "label_values": {"7": 1}'
+            "its mask has no pancreas; state its value in the manifest, "
+            'e.g. "label_values": {"7": 1}'
         )
     if 2 in values:
         raise ValueError(
-            "its mask has a tumour; only healthy pancreases can be a source, so leave the case out"
+            "its mask has a tumour; sources must have a healthy pancreas, so leave the case out"
         )
     return Volume(np.ascontiguousarray(ct.array), ct.affine), np.ascontiguousarray(
         labels.array
     ) == 1
+
+
+def _on_one_grid(ct: Volume, labels: Volume) -> bool:
+    return ct.shape == labels.shape and geometry.corner_displacement_mm(
+        ct.grid, labels.grid
+    ) <= 0.25 * min(ct.spacing_mm)
 
 
 def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path]:
@@ -326,9 +366,7 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
 def _claim(
     listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
 ) -> None:
-    """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has
-    the same sources and settings.
-    """
+    """Writes cohort.json, or checks that an existing one has the same sources and settings."""
     wanted = {
         "version": _VERSION,
         "seed": config.seed,
@@ -342,7 +380,8 @@ def _claim(
     if not path.exists():
         if any((folder / site).exists() for site in SITES):
             raise ValueError(
-                f"{folder}: holds {' or '.join(SITES)} and is no deformed cohort, which would replace them; choose another folder"
+                f"{folder}: holds {' or '.join(SITES)} but not a deformed cohort, which would "
+                "replace them; choose another folder"
             )
         atomic.write_json(path, wanted)
         return
@@ -352,5 +391,6 @@ def _claim(
     )
     if differing:
         raise ValueError(
-            f"{path}: holds a cohort with other {', '.join(differing)}; choose another folder, or delete {folder}"
+            f"{path}: holds a cohort with other {', '.join(differing)}; choose another folder, "
+            f"or delete {folder}"
         )

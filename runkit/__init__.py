@@ -1,6 +1,16 @@
-"""What every run needs, whatever it runs: atomic files, an event log, progress bars and repeatable
-randomness.
+"""Tools that any program here may use, because they know nothing of networks, scans or rounds.
 
-A leaf package: standard library, NumPy and tqdm only. Every other package may import it, it imports
-none of them.
+Files:      atomic (whole or not at all), durable (names that survive a power cut), private
+            (permissions), folder_lock, events (JSON lines),
+            overwriting (does an output replace an input?), text_files (encodings), disk (full
+            disks), writeback (early write-out), scalar_events (TensorBoard)
+Processes:  workers (pools), child_programs, interrupts (Ctrl-C), systemd, memory (peak), allocator
+            (malloc settings)
+Text:       progress (bars and lines), printable (foreign text), line_budget (limits on log lines)
+Values:     randomness (keyed generators), backoff (pauses between retries), aligned (arrays for
+            zero-copy use), release (the installed version)
+
+A leaf package: it uses the standard library, NumPy, tqdm and absl logging, and imports no other
+package of this product. A module belongs here if at least two packages or programs could use it
+unchanged.
 """

@@ -1,4 +1,4 @@
-"""Arrays that another library can read where they are."""
+"""Arrays aligned in memory, so that another library can use them without a copy."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# a line of the processor's cache, and the widest of its vectors: what TensorFlow asks of memory
-# that it takes over
+# One cache line and the widest vector register; TensorFlow requires it of memory it takes over.
 _BYTES = 64
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
-    """Returns an array that begins at a multiple of 64 bytes, its values not set."""
+    """Returns an uninitialised array whose address is a multiple of 64 bytes."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + _BYTES, dtype=np.uint8)
     begin = -memory.ctypes.data % _BYTES
@@ -21,4 +20,5 @@ def aligned_empty(shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarra
 
 
 def is_aligned(array: np.ndarray) -> bool:
+    """Returns whether `array` is C-contiguous and its address a multiple of 64 bytes."""
     return array.flags.c_contiguous and array.ctypes.data % _BYTES == 0

@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all, whatever kills the writer."""
+"""Atomic writes: a reader finds a whole file or none, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from runkit import private, text_files
+from runkit import disk, private, text_files
 from runkit.durable import sync_directory
 
 _PARTIAL = ".partial-"
-_DISK = tuple(
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)
-)
+_DISK_ERRORS = (*disk.FULL, errno.EIO)
 
 
 @contextlib.contextmanager
 def replacing(
     path: str | os.PathLike, *, sync: bool = True, sync_folder: bool = True
 ) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed, on any error it
-    is removed.
+    """Yields a temporary path beside `path`: renamed to it on success, removed on any error.
 
-    The temporary name keeps the suffixes of `path`, since many writers choose their format by them,
-    and starts with a dot, so that no listing of a folder takes it for a result. The file is no more
-    open than its folder (see `private`).
+    The temporary name keeps the suffixes of `path`, because many writers choose their format by
+    them, and starts with a dot, so that no folder listing takes it for a result. The file's
+    permissions are no wider than its folder's (see `private`).
 
     Args:
-      sync: False where the block has synced the file itself.
-      sync_folder: False where a power cut may bring the earlier file back.
+      sync: False if the block syncs the file itself.
+      sync_folder: False if a power cut may bring back the earlier file.
     """
     path = pathlib.Path(path)
     with naming(path):
@@ -59,8 +56,9 @@ def replacing(
 
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`; on success its files are synced and it takes the
-    name, else it goes.
+    """Yields a temporary folder beside `path`: it replaces `path` on success, is removed on error.
+
+    Its files are synced before the rename.
     """
     path = pathlib.Path(path)
     with naming(path):
@@ -91,44 +89,46 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-    """Names a file in an error that says that the disk is full or fails: the system names none, or
-    the temporary one.
+    """Puts `path` into errors about a full or failing disk raised in the block.
+
+    The system names no file in them, or the temporary one.
 
     Args:
-      needed: bytes that the file takes, where they are known.
+      needed: bytes that the file takes, if known.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK:
+        if error.errno in _DISK_ERRORS:
             if error.filename is None or _PARTIAL in os.fsdecode(error.filename):
                 error.filename = os.fspath(path)
-                del error.filename2  # of a rename; None would be shown
+                del error.filename2  # a rename has two; None would be shown
             if needed is not None and error.filename == os.fspath(path):
                 error.strerror = f"{error.strerror}; it takes {needed:,} bytes"
         raise
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file; an error about a full disk has its name and size."""
     with naming(path, len(content)), replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes text in UTF-8; names of files that are not UTF-8 keep their bytes."""
+    """Writes text as UTF-8; file names that are not UTF-8 keep their bytes."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON; NaN is refused, since JSON has none and readers differ on
-    it.
-    """
+    """Writes `value` as indented JSON. Raises ValueError on NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads JSON, with or without a byte-order mark. Raises ValueError naming the file where it is
-    not JSON.
+    """Reads JSON, with or without a byte-order mark.
+
+    Raises:
+      ValueError: naming the file, if it is not JSON.
     """
     text = text_files.read(path)
     try:

@@ -1,4 +1,4 @@
-"""Growing pauses between tries."""
+"""Growing pauses between retries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float = 0.25, longest_s: float = 30.0, factor: float = 2.0) -> Iterator[float]:
-    """Yields the seconds to wait before each further try: growing, never longer than `longest_s`."""
+    """Yields the seconds to wait before each retry: growing, at most `longest_s`."""
     wait_s = first_s
     while True:
         yield wait_s

@@ -1,4 +1,4 @@
-"""What a program says when a disk is full, the same words everywhere."""
+"""Free space, and one wording for errors about a full disk."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import os
 import pathlib
 import shutil
 
-_FULL = tuple(
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
-)
+# disk, quota, and the limit on a file's size (`ulimit -f`)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def free_bytes(path: str | os.PathLike) -> int:
-    """Returns what is free where `path` is, or will be."""
-    there = pathlib.Path(path).absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return shutil.disk_usage(there).free
+    """Returns the free bytes on the disk where `path` is, or will be."""
+    place = pathlib.Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def full_text(error: OSError) -> str | None:
-    """Returns a sentence for an error that says that a disk, a quota or a limit (`ulimit -f`) is
-    full, with the file and what is free.
+    """Returns a sentence about a full disk, quota or limit: the file and the free space.
 
-    None for any other error, and for one that says itself what is free.
+    Returns None for any other error, and for one that states the free space itself.
     """
-    if error.errno not in _FULL or "are free" in (error.strerror or ""):
+    if error.errno is None or error.errno not in FULL or "are free" in (error.strerror or ""):
         return None
     if error.filename is None:
         return f"a file cannot be written: {os.strerror(error.errno)}"

@@ -1,6 +1,4 @@
-"""An append-only log of what happened in a run: one JSON object a line, steady keys, safe to read
-while it grows.
-"""
+"""An append-only log of a run's events: one JSON object per line, safe to read while it grows."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ class EventLog:
     """Appends events to a JSON-lines file.
 
     Args:
-      path: the file; made with its folder at the first event.
-      clock: seconds since the epoch; handed in so that tests decide the time.
+      path: the file; created with its folder at the first event.
+      clock: returns seconds since the epoch; a parameter so that tests can set the time.
     """
 
     def __init__(self, path: str | os.PathLike, *, clock: Callable[[], float] = time.time):
@@ -27,14 +25,14 @@ class EventLog:
         self._clock = clock
 
     def append(self, event: str, **fields: Any) -> None:
+        """Appends one event with its time; `fields` must be JSON values, without NaN."""
         line = self._line({"time": round(self._clock(), 3), "event": event, **fields})
         private.make(self.path.parent)
         with atomic.naming(self.path), open(self.path, "a+b", opener=private.opener) as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
-                if (
-                    stream.read(1) != b"\n"
-                ):  # a power cut left half a line; it must not swallow this one
+                # A power cut may have left half a line; this one must not be appended to it.
+                if stream.read(1) != b"\n":
                     line = "\n" + line
             stream.write((line + "\n").encode("utf-8"))
 
@@ -42,7 +40,7 @@ class EventLog:
         return json.dumps(record, allow_nan=False)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the events in order; a line cut short by a kill or a power cut is passed over."""
+        """Yields the events in order, skipping lines that a kill or a power cut left incomplete."""
         if not self.path.exists():
             return
         with open(self.path, encoding="utf-8", errors="replace") as stream:

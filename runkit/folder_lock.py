@@ -1,8 +1,7 @@
-"""One process for one folder: the second is refused and told which the first is; a process that
-ends in any way lets go.
+"""Locks a folder for one process; a second process is refused and told which one holds it.
 
-The lock is on the folder itself (flock), so it needs no right to write there and leaves nothing
-behind.
+The lock ends with its process, even if that is killed. It is on the folder itself (flock), so it
+needs no write permission there and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from absl import logging
 
 from runkit import printable, private
 
-_HELD = re.compile(
-    r"FLOCK\s+\S+\s+\S+\s+(?P<process>\d+)\s+(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s"
+_HELD = re.compile(  # a line of /proc/locks
+    r"FLOCK\s+\S+\s+\S+\s+(?P<process>\d+)\s+"
+    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s"
 )
-_FILE = ".lock"  # where the file system locks no folders, as NFS does not
+_FILE = ".lock"  # used where the file system cannot lock folders, e.g. NFS
 
 
 class FolderInUse(ValueError):
-    """Another process works in the folder; the message names it."""
+    """Another process is using the folder; the message names it."""
 
 
 class Lock:
-    """A folder that is held, until `close` or the end of the process."""
+    """A lock on a folder, held until `close` or the end of the process."""
 
     def __init__(self, descriptor: int | None):
         self._descriptor = descriptor
@@ -46,13 +46,13 @@ class Lock:
 
 
 def hold(folder: str | os.PathLike, *, shared: bool = False) -> Lock:
-    """Holds an existing folder for this process.
+    """Locks an existing folder for this process.
 
     Args:
-      shared: others may hold it shared at the same time, e.g. to read.
+      shared: lets others hold a shared lock at the same time, e.g. to read.
     Raises:
       FolderInUse: naming the process that holds it.
-      FileNotFoundError, NotADirectoryError: there is no such folder.
+      FileNotFoundError, NotADirectoryError: if there is no such folder.
     """
     folder, how = pathlib.Path(folder), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -93,14 +93,14 @@ def _unlocked(folder: pathlib.Path, error: OSError) -> Lock:
 
 
 def _in_use(folder: pathlib.Path, process: str) -> FolderInUse:
-    return FolderInUse(
-        f"{folder} is in use by {process or 'another process, perhaps of another machine or container'}; wait until it ends, or stop it"
-    )
+    process = process or "another process, perhaps on another machine or in a container"
+    return FolderInUse(f"{folder} is in use by {process}; wait until it ends, or stop it")
 
 
 def holder(descriptor: int) -> str:
-    """Returns who holds a lock on an open file, e.g. "process 1234 (experiments.join)"; "" where
-    the system does not tell.
+    """Returns the holder of a lock on an open file, e.g. "process 1234 (experiments.join)".
+
+    Returns "" if the system does not tell.
     """
     about = os.fstat(descriptor)
     try:
@@ -116,7 +116,7 @@ def holder(descriptor: int) -> str:
     exact = [
         found for found in held if (int(found["major"], 16), int(found["minor"], 16)) == device
     ]
-    for found in exact or held:  # some file systems show another device to programs
+    for found in exact or held:  # some file systems report another device number to programs
         if int(found["process"]) > 0:
             return f"process {found['process']}{_program(found['process'])}"
     return ""

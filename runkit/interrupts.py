@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says how to go on, and exit code 130, whatever the program is doing."""
+"""Ctrl-C: the program prints one line on how to resume and exits with code 130."""
 
 from __future__ import annotations
 
@@ -7,66 +7,62 @@ import signal
 import sys
 import threading
 import types
+from collections.abc import Callable
+from typing import NoReturn
 
-EXIT_CODE = 130  # what shells report for a program that SIGINT ended
+EXIT_CODE = 130  # what shells report for a program ended by SIGINT
 _BEFORE = "stopped by Ctrl-C before it began; run the same command again\n"
 _received = False
 
 
 def end_at_once() -> None:
-    """From now on Ctrl-C ends the process inside the signal handler, until `raise_instead`.
+    """Makes Ctrl-C end the process inside the signal handler, until `raise_instead` is called.
 
-    For the time while modules are imported: there is nothing to tidy up yet, and an interrupted
-    import may raise any error in place of KeyboardInterrupt.
+    For use while modules are imported: there is nothing to clean up yet, and an interrupted import
+    may raise any error in place of KeyboardInterrupt.
     """
     _handle(_end)
 
 
 def raise_instead() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt, as usual, and is remembered: see `received`."""
+    """Makes Ctrl-C raise KeyboardInterrupt, as usual, and records it for `received`."""
     _handle(_raise)
 
 
 def note(number: int) -> None:
-    """Remembers a signal, for a program that has a handler of its own."""
+    """Records a signal for `received`; for programs with their own handler."""
     global _received
     _received = _received or number == signal.SIGINT
 
 
 def received() -> bool:
-    """Returns whether Ctrl-C was pressed, also where the KeyboardInterrupt was caught or became
-    another error.
-    """
+    """Returns whether Ctrl-C was pressed, even if the KeyboardInterrupt became another error."""
     return _received
 
 
-def end(line: str) -> None:
-    """Raises SystemExit with exit code 130 after a line on standard error. Ctrl-C pressed again
-    ends the process at once.
+def end(line: str) -> NoReturn:
+    """Prints a line on standard error and raises SystemExit with code 130.
+
+    A second Ctrl-C ends the process at once.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.stdout.flush()
-    sys.stderr.write(
-        ("\n" if sys.stderr.isatty() else "") + line + "\n"
-    )  # the terminal has shown ^C, perhaps behind a bar
+    # A terminal has shown ^C, perhaps behind a progress bar: begin a new line.
+    sys.stderr.write(("\n" if sys.stderr.isatty() else "") + line + "\n")
     sys.stderr.flush()
     sys.exit(EXIT_CODE)
 
 
-def _handle(handler) -> None:
-    # A program that a shell started in the background ignores SIGINT, and goes on ignoring it.
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(
-        signal.SIGINT
-    ) in (
-        signal.default_int_handler,
-        _end,
-        _raise,
-    ):
+def _handle(handler: Callable[[int, types.FrameType | None], None]) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers
+    # A program that a shell started in the background ignores SIGINT and must continue to.
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end, _raise):
         signal.signal(signal.SIGINT, handler)
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:
-    os.write(2, _BEFORE.encode())  # a handler may not use buffered streams
+    os.write(2, _BEFORE.encode())  # buffered streams are unsafe in a signal handler
     os._exit(EXIT_CODE)
 
 

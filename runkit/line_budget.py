@@ -1,4 +1,4 @@
-"""How many lines a log takes of one kind: a caller that repeats itself must not fill a disk."""
+"""A rate limit on log lines, so that a peer that repeats itself cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 
-_MAX_KINDS = 10_000  # kinds come from a caller's name and an event's; beyond so many, all share one
+_MAX_KINDS = 10_000  # a kind contains text from a peer; beyond this number all new ones share one
 
 
 class LineBudget:
-    """Allows `burst` lines of a kind at once, then one more every `every_s` seconds. Thread-safe.
+    """Allows `burst` lines of each kind at once, then one more every `every_s` seconds.
+
+    A token bucket per kind. Thread-safe.
 
     Args:
-      clock: seconds, of any beginning.
+      clock: returns seconds since any fixed moment.
     """
 
     def __init__(
@@ -27,9 +29,7 @@ class LineBudget:
         self._lock, self._kinds = threading.Lock(), dict[Hashable, tuple[float, float, int]]()
 
     def take(self, kind: Hashable) -> int | None:
-        """Returns how many lines of this kind were left out before this one, or None where this one
-        is to be left out.
-        """
+        """Returns the number of lines of this kind omitted before this one; None: omit this one."""
         now = self._clock()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:

@@ -1,4 +1,4 @@
-"""How much memory this process has had at most."""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import sys
 
 
 def peak_bytes() -> int:
-    """Returns the highest resident memory of this process, in bytes.
+    """Returns the peak resident memory of this process, in bytes.
 
-    On Linux from its own status: `ru_maxrss` begins with the peak of the process that started this
-    one.
+    On Linux it is read from /proc: there, `ru_maxrss` starts at the peak of the parent process.
     """
     status = pathlib.Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""Whether what a program writes would replace what it reads."""
+"""Checks that a program's outputs would not overwrite its inputs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ Named = Mapping[str, Iterable[str | os.PathLike]]
 
 
 def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None) -> None:
-    """Raises ValueError where writing `outputs` would replace or change an input, before anything
-    is written.
+    """Raises ValueError if writing `outputs` would replace or change an input.
 
-    Two paths are one file if they are spelled differently, lead through links, or differ only in
-    capitals or in the form of Unicode, which some disks do not tell apart.
+    Call it before anything is written. Paths that are spelled differently, contain links, or differ
+    only in capitals or Unicode form (which some disks do not distinguish) can be the same file.
 
     Args:
-      inputs: what the user calls them, e.g. "--image" -> files and folders. A folder is an input as
-          a whole: no output may lie in it.
+      inputs: files and folders by the name that the user knows, e.g. "--image". No output may lie
+          in an input folder.
       outputs: files to write.
-      folders: folders that the program fills, clears or makes anew: no input may lie in them.
+      folders: folders that the program fills, clears or recreates: no input may lie in them.
     Raises:
-      ValueError: naming the output, the input, and what the user called them.
+      ValueError: naming the output, the input, and the user's names for them.
     """
     known = _Paths(inputs)
     for name, path in _listed(outputs) + _listed(folders or {}):
@@ -31,7 +30,8 @@ def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None
             if found is not None:
                 where = "is" if place == path else "lies in"
                 raise ValueError(
-                    f"{name}: {path} {where} the input {found[1]} ({found[0]}) and would replace it; {_REMEDY}"
+                    f"{name}: {path} {where} the input {found[1]} ({found[0]}) "
+                    f"and would replace it; {_REMEDY}"
                 )
     filled = _Paths(folders or {})
     if not filled:
@@ -42,14 +42,15 @@ def require_apart(inputs: Named, outputs: Named, *, folders: Named | None = None
             if found is not None:
                 where = "is" if place == path else "holds"
                 raise ValueError(
-                    f"{found[0]}: the program writes the folder {found[1]}, which {where} the input {path} ({name}); {_REMEDY}"
+                    f"{found[0]}: the program writes the folder {found[1]}, "
+                    f"which {where} the input {path} ({name}); {_REMEDY}"
                 )
 
 
 def repeated(outputs: Iterable[str | os.PathLike]) -> list[str]:
-    """Returns those of the paths to write that an earlier one of them would be replaced by."""
+    """Returns the paths that would overwrite an earlier path of `outputs`."""
     seen, found = set(), []
-    for path in map(os.fspath, outputs):
+    for path in (os.fspath(output) for output in outputs):
         key = _folded(_location(path))
         if key in seen:
             found.append(path)
@@ -57,11 +58,11 @@ def repeated(outputs: Iterable[str | os.PathLike]) -> list[str]:
     return found
 
 
-_REMEDY = "name another place to write to"
+_REMEDY = "choose another place to write to"
 
 
 class _Paths:
-    """Paths that can be found again by any other spelling."""
+    """Paths that can be looked up under any other spelling."""
 
     def __init__(self, named: Named):
         self._by_name: dict[str, list[tuple[str, str]]] = {}
@@ -87,18 +88,14 @@ class _Paths:
 
 
 def _may_be_one(path: str, other: str) -> bool:
-    """Returns False where the disk itself tells two paths apart that differ in capitals or Unicode
-    only.
-    """
+    """Returns False if the disk distinguishes two paths that differ only in capitals or Unicode."""
     if _location(path) == _location(other):
         return True
-    for one, two in (
-        (path, other),
-        (os.path.dirname(_location(path)), os.path.dirname(_location(other))),
-    ):
-        files = _file(one), _file(two)
-        if None not in files:
-            return files[0] == files[1]
+    folders = os.path.dirname(_location(path)), os.path.dirname(_location(other))
+    for one, two in ((path, other), folders):
+        first, second = _file(one), _file(two)
+        if first is not None and second is not None:
+            return first == second
     return True
 
 
@@ -115,9 +112,7 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _location(path: str) -> str:
-    """Returns where the name itself lies, its folder's links followed: what a rename to it would
-    replace.
-    """
+    """Returns what a rename to `path` would replace: its folder's links followed, its own not."""
     path = os.path.abspath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 

@@ -1,9 +1,8 @@
-"""Foreign text made safe to print: nothing in it moves the cursor, begins a line, turns the
-direction of reading or fills a log.
+"""Makes foreign text safe to print: it cannot move the cursor, start a line or flood a log.
 
-Text is foreign where others wrote it: a peer of the federation, a certificate, a scan's header, the
-name of a file. `text` is for the place where it enters. `block` is the net beneath: whatever a
-program prints to a log or a terminal in the end goes through it.
+Foreign text is what others wrote: a peer in the federation, a certificate, a scan's header, a
+file's name. Use `text` where it enters the program. `block` is the safety net: everything that a
+program prints to a log or a terminal goes through it.
 """
 
 from __future__ import annotations
@@ -12,32 +11,30 @@ import logging
 import unicodedata
 from typing import Any
 
-LIMIT = 300  # characters of one foreign text in a line of a log
+LIMIT = 300  # characters of one foreign text in a log line
 
 
 def text(value: Any, *, limit: int = LIMIT) -> str:
-    """Returns `str(value)` as one line of printable characters, cut after `limit` of them, and the
-    cut said.
+    """Returns `str(value)` as one line of printable characters, visibly cut after `limit` of them.
 
-    Control characters, line separators, bidirectional overrides and all else that `str.isprintable`
-    denies, spaces excepted, become what Python writes for them, e.g. ESC becomes the four
-    characters \\x1b. Text without any, the usual case, stays as it is.
+    Control characters, line separators, bidirectional overrides and everything else that
+    `str.isprintable` rejects, apart from spaces, become Python escapes: ESC becomes the four
+    characters \\x1b. Ordinary text stays as it is.
     """
     whole = str(value)
     kept = whole[:limit]
     if not kept.isprintable():
         kept = "".join(map(_visible, kept))
-    if len(whole) > limit or len(kept) > limit:  # escapes are longer than what they stand for
+    if len(whole) > limit or len(kept) > limit:  # escapes are longer than what they replace
         return f"{kept[:limit]}… (cut, {len(whole)} characters)"
     return kept
 
 
 def block(value: Any) -> str:
-    """Returns text of several lines, e.g. a stack trace, with every control character but tabs and
-    line ends escaped.
+    """Returns text of several lines with control characters other than tab and newline escaped.
 
-    Lines after the first are indented: foreign text that slipped into it cannot begin a line and
-    pass for an event of its own.
+    Lines after the first are indented, so that foreign text in it, e.g. in a stack trace, cannot
+    begin a line and pass for a separate event.
     """
     lines = (
         "\t".join("".join(map(_visible, part)) for part in line.split("\t"))
@@ -47,7 +44,7 @@ def block(value: Any) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Passes what another formatter makes of a record through `block`."""
+    """Passes the output of another formatter through `block`."""
 
     def __init__(self, inner: logging.Formatter):
         super().__init__()
@@ -58,6 +55,6 @@ class Formatter(logging.Formatter):
 
 
 def _visible(character: str) -> str:
-    # Zs are spaces of other widths, which change nothing but what they take of a line.
+    # Zs: spaces of other widths, which are harmless
     shown = character.isprintable() or unicodedata.category(character) == "Zs"
     return character if shown else character.encode("unicode_escape").decode("ascii")

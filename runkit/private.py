@@ -1,7 +1,7 @@
-"""Files that other accounts of the machine cannot read, whatever the umask.
+"""Files that other accounts on the machine cannot read, whatever the umask.
 
-One rule does it: a new file or folder is never more open than the folder that holds it. A folder
-made by `folder` is open to this account only (0700), so what is written below it by this package is
+One rule: a new file or folder never grants more rights than the folder that holds it. A folder made
+by `folder` is open to this account only (0700), so everything that this package writes below it is
 too (0700 and 0600). In any other folder the umask decides, as usual.
 """
 
@@ -22,10 +22,10 @@ _warned: set[str] = set()
 
 
 def folder(path: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder that only this account may enter, or closes the one that is there; returns it.
+    """Creates a folder that only this account may enter, or closes an existing one; returns it.
 
-    What an existing folder holds keeps its permissions, though nobody else can reach it any longer;
-    see `tree`.
+    The contents of an existing folder keep their permissions, though nobody else can reach them any
+    longer; see `tree`.
     """
     path = make(path)
     _close(path)
@@ -33,19 +33,18 @@ def folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def tree(path: str | os.PathLike) -> pathlib.Path:
-    """Does what `folder` does, and closes everything in the folder too, such as what an earlier
-    release wrote there.
-    """
-    path = folder(path)  # first of all: nobody can exchange its entries while they are looked at
+    """Does what `folder` does and also closes everything in the folder, e.g. older files."""
+    path = folder(path)  # first: then nobody can swap its entries while they are examined
     for entry in list(open_to_others(path)):
-        with contextlib.suppress(FileNotFoundError):  # another process has removed it meanwhile
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it since
             _close(entry)
     return path
 
 
 def make(path: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder and those above it that are missing, none more open than the one that holds
-    it. A power cut does not take it away again.
+    """Creates a folder and its missing parents, none granting more rights than its own parent.
+
+    A power cut does not take them away again.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -53,49 +52,40 @@ def make(path: str | os.PathLike) -> pathlib.Path:
             make(path.parent)
         try:
             path.mkdir(mode=0o777 & _given(path.parent))
-            # Without this, a power cut could take the folder with all that is synced in it.
+            # Without this, a power cut could take the folder with everything that is synced in it.
             sync_directory(path.parent)
-        except FileExistsError:  # another process was quicker, or it is no folder
+        except FileExistsError:  # another process was faster, or it is not a folder
             if not path.is_dir():
                 raise
     return path
 
 
 def opener(path: str | os.PathLike, flags: int) -> int:
-    """Opens a file; a new one is no more open than its folder. Fits `open(..., opener=opener)`."""
+    """Opens a file under the rule above; for `open(..., opener=opener)`."""
     return os.open(path, flags, 0o666 & _given(pathlib.Path(path).parent))
 
 
 def inherit(path: str | os.PathLike) -> None:
-    """Applies the rule to what another library has written: `path` and all in it become no more
-    open than the folder of `path`.
-    """
+    """Applies the rule to what another library wrote: `path` and everything in it."""
     if not _given(pathlib.Path(path).parent) & _OTHERS:
         tree(path)
 
 
 def mode_in(parent: str | os.PathLike, wanted: int) -> int:
-    """Returns the permissions of something new in `parent`: those wanted, less what the umask and
-    the folder withhold.
-    """
+    """Returns the mode for something new in `parent`: `wanted`, limited by `parent` and umask."""
     given = _given(parent)
     return wanted & given & ~(_umask() if given & _OTHERS else 0)
 
 
 def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields the folder and whatever in it gives other accounts a right. Links are passed over, not
-    followed.
-    """
+    """Yields the folder and everything in it that grants other accounts a right. Skips links."""
     path = pathlib.Path(path)
     try:
         if path.stat().st_mode & _OTHERS:
             yield path
         entries = list(os.scandir(path))
-    except (
-        FileNotFoundError,
-        PermissionError,
-    ):  # removed meanwhile, or another account's, such as lost+found
-        return
+    except (FileNotFoundError, PermissionError):
+        return  # removed since, or another account's, such as lost+found
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from open_to_others(entry.path)
@@ -105,22 +95,20 @@ def open_to_others(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                     yield pathlib.Path(entry.path)
 
 
-def refuse_link(path: str | os.PathLike) -> None:
-    """Raises ValueError where `path` is a symbolic link: whoever may make one decides what is read
-    or written in its place.
-    """
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError if `path` is a symbolic link, which could redirect a read or a write."""
     if os.path.islink(path):
         raise ValueError(
-            f"{path}: is a symbolic link to {os.readlink(path)!r}; put the file itself in its place"
+            f"{path}: is a symbolic link to {os.readlink(os.fspath(path))!r}; "
+            "put the file itself in its place"
         )
 
 
 def refuse_links(path: str | os.PathLike, *, recursive: bool = False) -> None:
-    """Raises ValueError naming the first symbolic link in a folder. A folder that is missing has
-    none.
+    """Raises ValueError naming the first symbolic link in a folder, if there is such a folder.
 
     Args:
-      recursive: looks into the folders of the folder, too.
+      recursive: also checks the folders in the folder.
     """
     if os.path.isdir(path):
         for entry in sorted(os.listdir(path)):
@@ -156,8 +144,7 @@ def _close(path: pathlib.Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(
-        0o077
-    )  # set for a moment, so that what another thread makes just now is private rather than open
+    # It can only be read by setting it: what another thread creates at this moment is then private.
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,22 +1,19 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log file: one when a stage ends, and
-one for each minute before.
-"""
+"""Progress of long work: a bar on a terminal, or a log line every minute and at the end."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TextIO
 
 import tqdm
 
 from runkit import printable
 
-PREFIX = "progress: "  # of every line; whoever reads a log finds them by it
-# environment variable: seconds between two lines; a program that shows another one's progress sets
-# it
+PREFIX = "progress: "  # begins every line, so that a log can be searched for it
+# An environment variable, in seconds; set by a program that shows another one's progress.
 EVERY = "PROGRESS_EVERY_S"
 _EVERY_S = 60.0
 
@@ -29,10 +26,10 @@ def bar(
     unit: str = "it",
     initial: int = 0,
 ) -> Any:
-    """Returns a bar over `iterable` (or a manual one), with rate and time left.
+    """Returns a progress bar with rate and time left, over `iterable` or advanced by `update`.
 
-    On a terminal it is tqdm's and redraws ten times a second; elsewhere (a log, CI) it prints whole
-    lines, see `Lines`.
+    On a terminal it is tqdm's, redrawn up to ten times a second; elsewhere (a log, CI) it prints
+    whole lines, see `Lines`.
     """
     what = printable.text(what, limit=100)
     if not sys.stderr.isatty():
@@ -52,12 +49,11 @@ def bar(
 
 
 class Lines:
-    """Says how far a stage is, in lines of a log: at its end, and before that at most once in
-    `every_s` seconds.
+    """Reports progress in log lines: at the end, and before it at most every `every_s` seconds.
 
-    Offers what the product uses of tqdm: iteration, `update`, the postfixes, `close`, and use as a
-    context manager. A line is written in one piece with its end, so that programs that write into
-    one file do not mix theirs.
+    Offers the part of tqdm's interface that this product uses: iteration, `update`, the postfixes,
+    `close`, and use as a context manager. Each line is written in one call, so that the lines of
+    several programs that share a file do not mix.
     """
 
     def __init__(
@@ -72,14 +68,9 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
         stream: TextIO | None = None,
     ):
-        self._iterable, self._what, self._unit, self._every_s, self._clock = (
-            iterable,
-            what,
-            unit,
-            every_s,
-            clock,
-        )
-        self._total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self._iterable, self._what, self._unit = iterable, what, unit
+        self._every_s, self._clock = every_s, clock
+        self._total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self._stream = stream or sys.stderr
         self._done, self._initial = float(initial), float(initial)
         self._postfix: str | Mapping[str, Any] = ""
@@ -102,22 +93,22 @@ class Lines:
 
     def update(self, count: float = 1) -> None:
         self._done += count
-        self._tell_in_time()
+        self._write_if_due()
 
     def set_postfix(self, values: Mapping[str, Any], refresh: bool = True) -> None:
         self.set_postfix_str(values, refresh)
 
     def set_postfix_str(self, text: str | Mapping[str, Any], refresh: bool = True) -> None:
-        del refresh  # tqdm's: a line is never drawn again
+        del refresh  # for tqdm: a log line is never redrawn
         self._postfix = text
-        self._tell_in_time()
+        self._write_if_due()
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._tell(f"in {_time(self._clock() - self._start)}")
+            self._write(f"in {elapsed(self._clock() - self._start)}")
 
-    def _tell_in_time(self) -> None:
+    def _write_if_due(self) -> None:
         now = self._clock()
         if now < self._next:
             return
@@ -125,23 +116,19 @@ class Lines:
         rate = (self._done - self._initial) / max(now - self._start, 1e-9)
         words = [f"{rate:.3g} {self._unit}/s"]
         if rate and self._total is not None:
-            words.append(f"{_time((self._total - self._done) / rate)} left")
-        self._tell(", ".join(words))
+            words.append(f"{elapsed((self._total - self._done) / rate)} left")
+        self._write(", ".join(words))
 
-    def _tell(self, words: str) -> None:
-        far = f"{self._done:g}" if self._total is None else f"{self._done:g} of {self._total:g}"
-        # put together here only: a training sets it at every step
-        after = (
+    def _write(self, words: str) -> None:
+        done = f"{self._done:g}" if self._total is None else f"{self._done:g} of {self._total:g}"
+        # Formatted only here: training sets the postfix at every step.
+        postfix = (
             self._postfix
             if isinstance(self._postfix, str)
             else ", ".join(f"{name}={value}" for name, value in self._postfix.items())
         )
-        line = ", ".join(
-            filter(
-                None, (f"{self._what}: {far} {self._unit}", words, printable.text(after, limit=200))
-            )
-        )
-        self._stream.write(f"{PREFIX}{line}\n")
+        parts = (f"{self._what}: {done} {self._unit}", words, printable.text(postfix, limit=200))
+        self._stream.write(f"{PREFIX}{', '.join(filter(None, parts))}\n")
         self._stream.flush()
 
 
@@ -152,7 +139,9 @@ def _every_s() -> float:
         return _EVERY_S
 
 
-def _time(seconds: float) -> str:
+def elapsed(seconds: float, *, unit: bool = False) -> str:
+    """Returns e.g. "2:05" or "1:02:05"; with `unit`, "2:05 min" or "1:02:05 h"."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    text = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{text} {'h' if hours else 'min'}" if unit else text

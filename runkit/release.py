@@ -1,4 +1,4 @@
-"""Which release of this product runs."""
+"""The release of this product that is running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNKNOWN = "unknown"
 
 
 def version() -> str:
-    """Returns the installed version, or UNKNOWN where the source tree is used without installation."""
+    """Returns the installed version, or UNKNOWN if the source tree is used without installation."""
     try:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:

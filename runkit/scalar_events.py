@@ -1,8 +1,7 @@
-"""Scalars for TensorBoard, written with the standard library alone: a server needs neither
-TensorFlow nor TensorBoard for it.
+"""Scalars for TensorBoard, written without TensorFlow or TensorBoard, which a server does not have.
 
-A file of events is a row of records: length (uint64), its checksum, the event, the event's
-checksum. An event is a protobuf message; of it the few fields that a scalar has are written here
+An event file is a sequence of records: length (uint64), its checksum, the event, the event's
+checksum. An event is a protobuf message; only the few fields of a scalar are written here
 (tensorboard/compat/proto/event.proto).
 """
 
@@ -19,12 +18,11 @@ from runkit import private
 
 
 class ScalarEvents:
-    """Appends scalars to a file of its own in `folder`. Thread-safe; nothing is made before the
-    first value.
+    """Appends scalars to a new file in `folder`, created at the first value. Thread-safe.
 
     Args:
-      folder: that TensorBoard is shown; several files in it, e.g. of several starts, are one run.
-      clock: seconds since the epoch.
+      folder: a TensorBoard log folder; several files in it, e.g. from restarts, form one run.
+      clock: returns seconds since the epoch.
     """
 
     def __init__(self, folder: str | os.PathLike, *, clock: Callable[[], float] = time.time):
@@ -33,7 +31,7 @@ class ScalarEvents:
         self._mutex = threading.Lock()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values of one step, whole or not at all as far as the operating system lets it."""
+        """Writes the values of one step with a single call, so that they are not interleaved."""
         if not values:
             return
         with self._mutex:
@@ -77,7 +75,7 @@ def _varint(value: int) -> bytes:
 
 
 def _masked(data: bytes) -> int:
-    """Returns the CRC-32C of `data`, rotated and shifted as the format asks."""
+    """Returns the CRC-32C of `data`, rotated and offset as the format requires."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, however that one ends."""
+"""Worker processes that end when their parent ends, even if the parent is killed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from typing import Any
 
 
 class Pool:
-    """A process pool whose workers never see Ctrl-C: the process that started them decides when
-    they end.
-    """
+    """A process pool whose workers never receive Ctrl-C: their parent decides when they end."""
 
     def __init__(self, executor: concurrent.futures.ProcessPoolExecutor):
         self._executor = executor
 
     def submit(self, function: Callable, *arguments: Any) -> concurrent.futures.Future:
-        # A worker is started here, and inherits the mask: otherwise the terminal's SIGINT reaches
-        # it too, and it prints a stack trace.
+        """Runs `function(*arguments)` in a worker."""
+        # Workers are started here and inherit the signal mask. Without it, the terminal's SIGINT
+        # would reach them too, and each would print a stack trace.
         with _without_interrupts():
             return self._executor.submit(function, *arguments)
 
@@ -35,33 +34,35 @@ def pool(
 ) -> Iterator[Pool]:
     """Yields a pool of `count` processes.
 
-    At the end of the block it waits for what they are doing; where an error or Ctrl-C ends the
-    block they are ended at once. When this process is terminated or killed, they end too: each
-    holds one end of a pipe, and the other end is closed with this process.
+    The end of the block waits for running jobs; if an error or Ctrl-C ends the block, the workers
+    are ended at once. They also end when this process is terminated or killed: each holds one end
+    of a pipe whose other end closes with this process.
     """
     # spawn: a forked child of a process that runs TensorFlow can hang on a lock held at the fork
     context = multiprocessing.get_context("spawn")
-    held, leash = context.Pipe(duplex=False)
+    worker_end, parent_end = context.Pipe(duplex=False)
     executor = concurrent.futures.ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start, initargs=(held, initializer, initargs)
+        count, mp_context=context, initializer=_start, initargs=(worker_end, initializer, initargs)
     )
     try:
         yield Pool(executor)
     except BaseException:
-        leash.close()
+        parent_end.close()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
-        leash.close()
-        held.close()
+        parent_end.close()
+        worker_end.close()
 
 
 def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
-    """Yields the number and the result of each job as it ends, `jobs` being the arguments of each;
-    None for one that kills its process.
+    """Yields (index, result) of each job as it ends; the result is None if the job's process died.
 
-    A killed process ends the pool. What was under way is then done again one by one, so that the
-    job which kills its process is known and stops no other.
+    A dead process breaks the pool. The jobs that were running are then repeated one at a time, so
+    that the job that kills its process is found and does not stop the others.
+
+    Args:
+      jobs: the arguments of each call of `function`.
     """
     waiting = list(enumerate(jobs))[::-1]
     while waiting:
@@ -90,15 +91,17 @@ def results(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator
 
 
 def _start(
-    held: multiprocessing.connection.Connection, initializer: Callable | None, initargs: tuple
+    worker_end: multiprocessing.connection.Connection, initializer: Callable | None, initargs: tuple
 ) -> None:
-    threading.Thread(target=_end_with, args=(held,), name="leash", daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(worker_end,), name="parent-watch", daemon=True
+    ).start()
     if initializer is not None:
         initializer(*initargs)
 
 
-def _end_with(held: multiprocessing.connection.Connection) -> None:
-    held.poll(None)  # nothing is ever sent: it returns when the other end is closed
+def _end_with_parent(worker_end: multiprocessing.connection.Connection) -> None:
+    worker_end.poll(None)  # nothing is ever sent: returns when the parent's end is closed
     os._exit(1)
 
 

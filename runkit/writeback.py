@@ -1,15 +1,14 @@
-"""Has the disk begin with what was just written, so that the sync at the end of a large file finds
-little left to do.
-"""
+"""Starts writing a file's new data to disk early, so that the final sync has little left to do."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux's <fcntl.h>: begin, do not wait
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux's <fcntl.h>: start, do not wait
 
 
-def _from_the_c_library():
+def _load() -> Callable[[int, int, int, int], int] | None:
     try:
         call = ctypes.CDLL(None).sync_file_range
     except (AttributeError, OSError, TypeError):  # not Linux
@@ -18,14 +17,15 @@ def _from_the_c_library():
     return call
 
 
-_sync_file_range = _from_the_c_library()
+_sync_file_range = _load()
 
 
 def begin(descriptor: int, offset: int, size: int) -> bool:
-    """Asks for `size` bytes from `offset` of an open file to be written out soon. Promises nothing:
-    that is what fsync is for.
+    """Asks the system to start writing `size` bytes from `offset` of an open file to disk.
 
-    Returns whether the system took it; it is never an error, for the sync that follows reports what
-    is wrong with the disk.
+    A hint without a guarantee, which only fsync gives; the fsync that follows also reports errors.
+
+    Returns:
+      Whether the system accepted the request.
     """
     return _sync_file_range is not None and _sync_file_range(descriptor, offset, size, _WRITE) == 0

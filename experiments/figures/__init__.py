@@ -1,8 +1,6 @@
-"""The pictures of a run: every function takes arrays, rows or events and returns a matplotlib
-`Figure`; none opens a file.
+"""The figures of a run: functions from arrays, rows or events to a matplotlib `Figure`.
 
-Figures are made with matplotlib's object interface, so that no global state is touched and no
-display is needed.
+They open no files. They use matplotlib's object interface, without global state or a display.
 """
 
 from experiments.figures.network import genotype_figure, vae_figure

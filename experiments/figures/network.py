@@ -1,12 +1,11 @@
-"""The paper's Fig. 2 and 3 drawn from the objects themselves: the genotype's cells, and the VAE
-branch's layers.
-"""
+"""The paper's Fig. 2 and 3, drawn from the genotype's cells and the VAE branch's layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,14 +14,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from experiments.figures.style import DPI, INK, MUTED, RULE
 
 _OP_COLOURS = {"conv2d": "#56b4e9", "conv3d": "#e69f00", "p3d": "#009e73"}
-_FURTHER_COLOURS = (
-    "#cc79a7",
-    "#d55e00",
-    "#0072b2",
-    "#f0e442",
-)  # for operations that are not in the paper
-# two dense heads side by side, and what the latent vector is made of them: neither is a step after
-# the other
+_FURTHER_COLOURS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")  # for operations not in the paper
+# Layers that are one step in the figure: the two dense heads are parallel, and the latent vector is
+# computed from both and the noise.
 _TOGETHER = {
     "mean": "mean and std",
     "std": "mean and std",
@@ -37,12 +31,13 @@ _OP_NAMES = {
 
 
 def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96)) -> Figure:
-    """Draws a genotype: one box a cell at its scale, coloured by its operation, an arrow for every
-    input (the paper's Fig. 2).
+    """Draws a genotype (the paper's Fig. 2).
+
+    Each cell is a box at its scale in the colour of its operation; each input is an arrow.
 
     Args:
-      architecture: a `c2fnas.genotype.Genotype`; nothing here is drawn that it does not hold.
-      patch_size: x, y, z in voxels, for the sizes at the left.
+      architecture: a `c2fnas.genotype.Genotype`; the figure shows only what it contains.
+      patch_size: x, y, z in voxels, for the sizes on the left.
     """
     cells = architecture.cells
     colours = _colours([cell.op for cell in cells])
@@ -83,17 +78,26 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
     _box(axes, *logits, f"{architecture.classes}", RULE)
     _arrow(axes, end, logits)
     place = places[architecture.encoder_end]
-    axes.annotate("VAE", place, (place[0] + 0.75, place[1] - 0.35), fontsize=8.5, color=INK, va="center",
-                  arrowprops={"arrowstyle": "<-", "color": MUTED})  # fmt: skip
-    handles = [
+    axes.annotate(
+        "VAE",
+        place,
+        (place[0] + 0.75, place[1] - 0.35),
+        fontsize=8.5,
+        color=INK,
+        va="center",
+        arrowprops={"arrowstyle": "<-", "color": MUTED},
+    )
+    handles: list[Artist] = [
         Patch(facecolor=colour, label=_OP_NAMES.get(op, op)) for op, colour in colours.items()
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=1.2, label="reads"))
+    handles.append(Line2D([], [], color=INK, linewidth=1.2, label="input"))
     figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
+    gmac = architecture.macs(tuple(patch_size)) / 1e9
     figure.text(
         0.01,
         0.96,
-        f"{architecture.name}: {architecture.conv_weights():,} convolution weights, {architecture.macs(tuple(patch_size)) / 1e9:.1f} GMAC",
+        f"{architecture.name}: {architecture.conv_weights():,} convolution weights, "
+        f"{gmac:.1f} GMAC",
         fontsize=10.5,
         fontweight="bold",
         color=INK,
@@ -103,9 +107,7 @@ def genotype_figure(architecture: Any, patch_size: Sequence[int] = (96, 96, 96))
 
 
 def _colours(operations: Sequence[str]) -> dict[str, str]:
-    """Returns a colour for each operation that occurs: the paper's first, in a fixed order, then
-    any others by name.
-    """
+    """Returns operation -> colour: first the paper's in a fixed order, then any others by name."""
     used = set(operations)
     others = sorted(used - _OP_COLOURS.keys())
     further = {
@@ -115,14 +117,13 @@ def _colours(operations: Sequence[str]) -> dict[str, str]:
 
 
 def vae_figure(network: Any) -> Figure:
-    """Draws the VAE branch of a built network as its layers and the shapes that flow through them
-    (the paper's Fig. 3).
+    """Draws the VAE branch as layers with the shapes of their outputs (the paper's Fig. 3).
 
     Args:
-      network: a `c2fnas.network.Network` built with a branch; layers named `vae_*` of its trainer
-          are drawn in their order.
+      network: a `c2fnas.network.Network` built with the branch; its trainer's layers named `vae_*`
+          are drawn in order.
     Raises:
-      ValueError: for a network without the branch.
+      ValueError: if the network has no VAE branch.
     """
     layers = [layer for layer in network.trainer.layers if layer.name.startswith("vae_")]
     if not layers:
@@ -162,17 +163,30 @@ def vae_figure(network: Any) -> Figure:
                     arrowprops={"arrowstyle": "->", "color": MUTED},
                 )
             else:
-                axes.annotate("", (x, y + 0.27), (before[0], before[1] - 0.27),
-                              arrowprops={"arrowstyle": "->", "color": MUTED, "connectionstyle": "arc3,rad=0.02"})  # fmt: skip
-    figure.text(0.01, 0.97, "VAE branch, training only: from the encoder's end to the reconstructed patch", fontsize=10.5, fontweight="bold",
-                color=INK, va="top")  # fmt: skip
+                axes.annotate(
+                    "",
+                    (x, y + 0.27),
+                    (before[0], before[1] - 0.27),
+                    arrowprops={
+                        "arrowstyle": "->",
+                        "color": MUTED,
+                        "connectionstyle": "arc3,rad=0.02",
+                    },
+                )
+    figure.text(
+        0.01,
+        0.97,
+        "VAE branch (training only): from the end of the encoder to the reconstructed patch",
+        fontsize=10.5,
+        fontweight="bold",
+        color=INK,
+        va="top",
+    )
     return figure
 
 
 def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
-    """Layers as steps: what shares the first word of its name (`level3_residual0_conv`) is one box,
-    with the shape that leaves it.
-    """
+    """Returns (name, output shape) of each step; layers whose names share a first word are one."""
     steps: dict[str, str] = {}
     for layer in layers:
         output = layer.output
@@ -185,21 +199,35 @@ def _steps(layers: Sequence[Any]) -> list[tuple[str, str]]:
 
 
 def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axes.add_patch(FancyBboxPatch((x - 0.3, y - 0.22), 0.6, 0.44, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, edgecolor=INK,
-                                  linewidth=0.9, zorder=3))  # fmt: skip
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - 0.3, y - 0.22),
+            0.6,
+            0.44,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor=colour,
+            edgecolor=INK,
+            linewidth=0.9,
+            zorder=3,
+        )
+    )
     axes.text(x, y, text, fontsize=9.5, color=INK, ha="center", va="center", zorder=4)
 
 
 def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0.0
 ) -> None:
-    style = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 9,
-        "linewidth": 1.1,
-        "color": INK,
-        "shrinkA": 13,
-        "shrinkB": 13,
-        "zorder": 2,
-    }
-    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={-bend}", **style))
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            connectionstyle=f"arc3,rad={-bend}",
+            arrowstyle="-|>",
+            mutation_scale=9,
+            linewidth=1.1,
+            color=INK,
+            shrinkA=13,
+            shrinkB=13,
+            zorder=2,
+        )
+    )

@@ -1,4 +1,4 @@
-"""The federated system as a drawing: two hospitals that keep their scans, a server that sees none."""
+"""A drawing of the federated system: two hospitals that keep their scans, and a server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from experiments.figures.style import DPI, INK, MODEL_COLOURS, MUTED, PANCREAS, 
 
 
 def overview() -> Figure:
-    """Draws the federated system: two hospitals that keep their scans, a server that sees none, and
-    what travels between them.
-    """
+    """Draws two hospitals that keep their scans, the server, and what travels between them."""
     figure = Figure(figsize=(11, 5.5), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 11), ylim=(0, 5.5))
@@ -27,7 +25,7 @@ def overview() -> Figure:
             0.25,
             MODEL_COLOURS["C1_FL_local"],
             "Hospital C1",
-            "healthy pancreas, stomach inflated,\nslices of 1 mm and less",
+            "healthy pancreas, stomach inflated,\nslices of 1 mm or less",
         ),
         (
             "C2",
@@ -64,14 +62,19 @@ def overview() -> Figure:
             va="center",
         )
         axes.text(
-            left + 0.22, 0.81, "scans, labels and every picture\nof them; patients' identifiers,\nfile names and paths",
-            fontsize=9, color=MUTED, va="center", linespacing=1.35,
-        )  # fmt: skip
+            left + 0.22,
+            0.81,
+            "scans, labels and pictures\nof them; patients' identifiers;\nfile names and paths",
+            fontsize=9,
+            color=MUTED,
+            va="center",
+            linespacing=1.35,
+        )
     _card(axes, 4.55, 1.02, 1.9, 3.46, edge=INK)
     axes.text(
         5.5, 4.15, "Server", fontsize=14, fontweight="bold", color=INK, ha="center", va="center"
     )
-    axes.text(5.5, 3.8, "sees no scan", fontsize=9, color=MUTED, ha="center", va="center")
+    axes.text(5.5, 3.8, "never sees a scan", fontsize=9, color=MUTED, ha="center", va="center")
     _chip(axes, 4.7, 2.95, 1.6, 0.6, "     mean, weighted\n     by training cases", face="#e3f3ee")
     _number(axes, 4.9, 3.25, "4")
     _chip(axes, 4.7, 2.1, 1.6, 0.5, "FL_global", face=MODEL_COLOURS["FL_global"], ink="white")
@@ -88,29 +91,32 @@ def overview() -> Figure:
         )
     )
     _chip(axes, 4.7, 1.25, 1.6, 0.5, "Table 1", face="#eef2f6")
-    for near, far in ((3.4, 4.7), (7.6, 6.3)):  # a hospital's edge, the server's chip
+    for near, far in ((3.4, 4.7), (7.6, 6.3)):  # edge of a hospital, edge of the server
         for y, text, number, tail, head, line in (
             (3.25, "weights", "3", near, far, "-"),
             (2.35, "global model", "1", far, near, "-"),
             (1.5, "Dice per case", "5", near, far, "--"),
         ):
-            style = {
-                "arrowstyle": "-|>",
-                "mutation_scale": 13,
-                "linewidth": 1.6,
-                "color": INK,
-                "linestyle": line,
-                "shrinkA": 3,
-                "shrinkB": 3,
-            }
-            axes.add_patch(FancyArrowPatch((tail, y), (head, y), **style))
+            axes.add_patch(
+                FancyArrowPatch(
+                    (tail, y),
+                    (head, y),
+                    arrowstyle="-|>",
+                    mutation_scale=13,
+                    linewidth=1.6,
+                    color=INK,
+                    linestyle=line,
+                    shrinkA=3,
+                    shrinkB=3,
+                )
+            )
             middle = (near + (4.55 if near < far else 6.45)) / 2
             axes.text(middle, y + 0.24, text, fontsize=9.2, color=INK, ha="center", va="center")
             _number(axes, middle, y, number)
     axes.text(
         5.5,
         0.62,
-        "gRPC over TLS, a token per site;\nsteps 1 to 4 make a round",
+        "gRPC over TLS, one token per site;\nsteps 1 to 4 are one round",
         fontsize=9,
         color=MUTED,
         ha="center",
@@ -184,8 +190,10 @@ def _chip(
 
 
 def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tumour: bool) -> None:
-    """Draws a schematic axial slice, patient's right on the left; C1's stomach is inflated, C2's
-    pancreas has a tumour.
+    """Draws a schematic axial slice, the patient's right on the left.
+
+    Args:
+      tumour: with a tumour and an empty stomach (C2); otherwise with an inflated stomach (C1).
     """
     frame = FancyBboxPatch(
         (x, y),
@@ -196,11 +204,8 @@ def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tum
         edgecolor="none",
     )
     axes.add_patch(frame)
-    unit, cx, cy = (
-        height / 2.16,
-        x + width / 2,
-        y + height / 2,
-    )  # unit: half the body's depth, so that it just fits
+    unit = height / 2.16  # half of the body's depth, so that it just fits
+    cx, cy = x + width / 2, y + height / 2
 
     def at(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(cx + unit * px, cy + unit * py) for px, py in points]
@@ -270,7 +275,10 @@ def _abdomen(axes: Axes, x: float, y: float, width: float, height: float, *, tum
     ellipse(0, -0.7, 0.13, 0.12, "#59626c")  # its canal
     ellipse(0.12, -0.18, 0.17, 0.17, "#c6ced5")  # aorta
     ellipse(-0.14, -0.16, 0.2, 0.15, "#b3bdc6")  # vena cava
-    blob([(-0.42, 0.0), (-0.3, 0.16), (-0.08, 0.2), (0.14, 0.16), (0.42, 0.16), (0.76, 0.06), (0.78, -0.08), (0.5, -0.02), (0.2, -0.01), (0, 0.02), (-0.14, -0.04), (-0.3, -0.14), (-0.42, -0.12)], PANCREAS)  # fmt: skip
+    pancreas = [(-0.42, 0.0), (-0.3, 0.16), (-0.08, 0.2), (0.14, 0.16), (0.42, 0.16), (0.76, 0.06)]
+    pancreas += [(0.78, -0.08), (0.5, -0.02), (0.2, -0.01), (0, 0.02), (-0.14, -0.04)]
+    pancreas += [(-0.3, -0.14), (-0.42, -0.12)]
+    blob(pancreas, PANCREAS)
     if tumour:
         ellipse(-0.28, 0.02, 0.22, 0.2, TUMOUR)
 

@@ -1,4 +1,4 @@
-"""What a model finds of the tumours, against the false alarms that it costs."""
+"""Free-response curves: the tumours that a model finds against its false alarms."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.figures.style import DPI, INK, MUTED, RULE, ink, model_style, plain
+from experiments.results import gated_rows
 
 
 def froc_figure(
     measures: Mapping[str, Mapping[str, Any]], models: Sequence[str] | None = None
 ) -> Figure:
-    """Draws free-response curves: a step line a model over all thresholds, and the mask as it is as
-    a dot with exact intervals.
+    """Draws free-response curves: one step line per model over all thresholds.
 
-    A model with the gate is the same curve stopped earlier: a hollow square on its model's line.
+    A dot with its exact interval marks the unchanged mask. The healthy gate stops the same curve
+    earlier: a hollow square on the model's line.
 
     Args:
-      measures: as `patients.of_runs` returns them.
-      models: which to draw; None draws all that have a curve.
+      measures: the result of `patients.of_runs`.
+      models: the models to draw; None draws all that have a curve.
     """
     drawn = [name for name in (models or measures) if measures.get(name, {}).get("froc")]
     figure = Figure(figsize=(8.2, 4.6), dpi=DPI, facecolor="white", layout="constrained")
@@ -31,7 +32,7 @@ def froc_figure(
         alarms, found = ([point[key] for point in curve] for key in ("false_alarms", "found"))
         end = curve[-1]
         errors = [[100 * (end["found"] - end["low"])], [100 * (end["high"] - end["found"])]]
-        gated = name.endswith("_gated")
+        gated = name.endswith(gated_rows.SUFFIX)
         if not gated:
             axes.step(
                 [0.0, *alarms],
@@ -42,16 +43,25 @@ def froc_figure(
                 **style,
             )
         axes.errorbar(
-            end["false_alarms"], 100 * end["found"], yerr=None if gated else errors, color=style["color"], linewidth=0.8, capsize=2,
-            marker="s" if gated else "o", markersize=6, markerfacecolor="white" if gated else style["color"], label=None, zorder=4,
-        )  # fmt: skip
+            end["false_alarms"],
+            100 * end["found"],
+            yerr=None if gated else errors,
+            color=style["color"],
+            linewidth=0.8,
+            capsize=2,
+            marker="s" if gated else "o",
+            markersize=6,
+            markerfacecolor="white" if gated else style["color"],
+            label=None,
+            zorder=4,
+        )
     axes.set(ylim=(-2, 102), yticks=(0, 25, 50, 75, 100))
     axes.set_xlim(left=0)
     axes.grid(color=RULE, linewidth=0.7)
     axes.set_xlabel("false alarms per patient", fontsize=10, color=MUTED)
     axes.set_ylabel("tumours found, per cent", fontsize=10, color=MUTED)
     axes.set_title(
-        "Free response over thresholds of the score; dots: masks as they are, squares: with the gate",
+        "Free response over score thresholds; dots: unchanged masks, squares: with the gate",
         fontsize=9.5,
         color=INK,
         loc="left",

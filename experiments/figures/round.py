@@ -1,6 +1,4 @@
-"""The paper's Fig. 1 drawn from a recorded round: what travelled between the sites and the server,
-when, and how many bytes.
-"""
+"""The paper's Fig. 1, drawn from the messages of a recorded round."""
 
 from __future__ import annotations
 
@@ -11,18 +9,18 @@ from matplotlib.figure import Figure
 
 from experiments.figures.style import DPI, INK, MODEL_COLOURS, MUTED, RULE
 
-_WORDS = {"pulled": "global model", "scored": "score of it", "pushed": "weights after training"}
+_WORDS = {"pulled": "global model", "scored": "its score", "pushed": "weights after training"}
 
 
 def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure:
-    """Draws one round as messages between the server and each site, in their order.
+    """Draws the messages between the server and each site in one round, in order, with their sizes.
 
     Args:
       events: the server's events.
-      number: the round; a pulled model is named after the round that made it, so round n pulls
-          model n - 1.
+      number: the round. A model has the number of the round that made it, so the sites pull model
+          n - 1 in round n.
     Raises:
-      ValueError: where the log has no such round.
+      ValueError: if the log has no such round.
     """
     events = [e for e in events if isinstance(e.get("time"), (int, float))]
     begin = next(
@@ -35,26 +33,26 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
         )
     closing = next((e for e in events if e["event"] == "aggregated" and e["round"] == number), None)
     end = closing["time"] if closing else max(e["time"] for e in events)
-    told = [
+    messages = [
         e for e in events if begin <= e["time"] <= end and e.get("site") and e["event"] in _WORDS
     ]
-    sites = sorted({e["site"] for e in told})
+    sites = sorted({e["site"] for e in messages})
     lanes = {"server": 0.0}
     for index, site in enumerate(sites):
         lanes[site] = (1 + index // 2) * (1.0 if index % 2 else -1.0)
-    height = 1.9 + 0.42 * (len(told) + 1)
+    height = 1.9 + 0.42 * (len(messages) + 1)
     figure = Figure(figsize=(10, height), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0.02, 0.04, 0.96, 0.86))
     axes.axis("off")
     reach = max((abs(x) for x in lanes.values()), default=1.0)
-    axes.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(-len(told) - 1.6, 0.9))
+    axes.set(xlim=(-reach - 0.5, reach + 0.5), ylim=(-len(messages) - 1.6, 0.9))
     for name, x in lanes.items():
         colour = INK if name == "server" else MODEL_COLOURS.get(f"{name}_FL_local", MUTED)
-        axes.plot((x, x), (0.35, -len(told) - 1.3), color=RULE, linewidth=1.6, zorder=0)
+        axes.plot((x, x), (0.35, -len(messages) - 1.3), color=RULE, linewidth=1.6, zorder=0)
         axes.text(
             x, 0.6, name, fontsize=12, fontweight="bold", color=colour, ha="center", va="center"
         )
-    for index, event in enumerate(told, start=1):
+    for index, event in enumerate(messages, start=1):
         site, y = lanes[event["site"]], -float(index)
         start, stop = (0.0, site) if event["event"] == "pulled" else (site, 0.0)
         axes.annotate(
@@ -83,18 +81,23 @@ def round_figure(events: Sequence[Mapping[str, Any]], number: int = 1) -> Figure
         )
     if closing:
         shares = closing.get("sites", {})
-        text = (
-            "mean of the weights, "
-            + " and ".join(f"{site} counts {n}" for site, n in shares.items())
-            if isinstance(shares, Mapping)
-            else "mean"
+        text = "mean of the weights"
+        if isinstance(shares, Mapping):
+            text += "; cases: " + ", ".join(f"{site} {n}" for site, n in shares.items())
+        axes.text(
+            0,
+            -len(messages) - 1.0,
+            text,
+            fontsize=9,
+            color=INK,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.35", "facecolor": "#e3f3ee", "edgecolor": RULE},
         )
-        axes.text(0, -len(told) - 1.0, text, fontsize=9, color=INK, ha="center", va="center",
-                  bbox={"boxstyle": "round,pad=0.35", "facecolor": "#e3f3ee", "edgecolor": RULE})  # fmt: skip
     figure.text(
         0.02,
         0.985,
-        f"Round {number} as it was recorded",
+        f"Round {number} as recorded",
         fontsize=10.5,
         fontweight="bold",
         color=INK,

@@ -1,4 +1,4 @@
-"""CT slices with truth and predictions over them, in the manner of the paper's Fig. 4 and 5."""
+"""CT slices overlaid with truth and predictions, in the style of the paper's Fig. 4 and 5."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR
+from experiments.figures.style import CLASS_COLOURS, DPI, INK, MUTED, PANCREAS, TUMOUR, ink
 from experiments.results import paper_table
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseSlice:
-    """One axial slice of one case, with what every model made of it. All arrays are [x, y] in RAS+
-    order.
+    """One axial slice of one case with the models' predictions. Arrays are [x, y] in RAS+ order.
 
     Attributes:
-      title: stands left of the row, e.g. "C2, case 7".
+      title: text to the left of the row, e.g. "C2, case 7".
       image: float in [-1, 1], the network's input.
       truth: uint8, 1 = pancreas, 2 = tumour.
       predictions: model -> uint8 mask.
       spacing_mm: voxel spacing along x and y.
-      captions: model -> line beneath its picture, e.g. its Dice on the whole case.
+      captions: model -> text below its picture, e.g. its Dice on the whole case.
     """
 
     title: str
@@ -41,16 +41,16 @@ class CaseSlice:
         for name, mask in {"truth": self.truth, **self.predictions}.items():
             if mask.shape != self.image.shape or self.image.ndim != 2:
                 raise ValueError(
-                    f"{self.title}: {name} has shape {mask.shape}, the slice {self.image.shape}; give one axial slice of one grid [x, y]"
+                    f"{self.title}: {name} has shape {mask.shape}, the slice {self.image.shape}; "
+                    "give axial slices [x, y] on one grid"
                 )
 
 
 def choose_slice(truth: np.ndarray) -> int:
-    """Returns the index along z of the slice with most tumour, or with most pancreas where there is
-    no tumour.
+    """Returns the z index of the slice with the most tumour, or without tumour the most pancreas.
 
     Args:
-      truth: uint8 [x, y, z]. Without any foreground the middle slice is taken.
+      truth: uint8 [x, y, z]; if it has no foreground, the result is the middle slice.
     """
     for foreground in (truth == 2, truth > 0):
         voxels = np.count_nonzero(foreground, axis=(0, 1))
@@ -69,14 +69,13 @@ def slice_case(
     captions: Mapping[str, str] | None = None,
     width_mm: float | None = 180.0,
 ) -> CaseSlice:
-    """Cuts the slice of `choose_slice` out of whole volumes [x, y, z], cropped to a square about
-    the truth.
+    """Cuts the slice of `choose_slice` from volumes [x, y, z], as a square around the truth.
 
     Args:
       width_mm: side of the square; None keeps the whole slice.
     """
     z = choose_slice(truth)
-    window: tuple[slice, ...] = (slice(None), slice(None))
+    along_x = along_y = slice(None)
     if width_mm is not None:
         where = np.argwhere(truth[:, :, z] > 0)
         centre = (
@@ -84,11 +83,11 @@ def slice_case(
             if len(where)
             else (np.array(truth.shape[:2]) - 1) / 2
         )
-        window = tuple(
-            _interval(c, width_mm / s, n)
-            for c, s, n in zip(centre, spacing_mm, truth.shape, strict=False)
+        along_x, along_y = (
+            _interval(centre[axis], width_mm / spacing_mm[axis], truth.shape[axis])
+            for axis in (0, 1)
         )
-    plane = (*window, z)
+    plane = (along_x, along_y, z)
     masks = {model: np.asarray(mask[plane]) for model, mask in predictions.items()}
     image_plane, truth_plane = np.asarray(image[plane], np.float32), np.asarray(truth[plane])
     return CaseSlice(
@@ -102,20 +101,16 @@ def slice_case(
 
 
 def radiological(plane: np.ndarray) -> np.ndarray:
-    """Turns [x, y] in RAS+ order into rows and columns as radiologists look at them: patient's
-    right on the left, front on top.
-    """
+    """Turns [x, y] in RAS+ order into the radiological view: right on the left, front on top."""
     return plane[::-1, ::-1].T
 
 
 def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None) -> Figure:
-    """Draws one row per case: CT, truth and every model's prediction side by side, in the manner of
-    the paper's Fig. 4 and 5.
+    """Draws one row per case: CT, truth and the models' predictions (the paper's Fig. 4 and 5).
 
     Args:
       slices: at least one.
-      models: columns after the truth; by default the table's models that any slice has, in the
-          table's order.
+      models: columns after the truth; by default all models of the slices, in the table's order.
     """
     if not slices:
         raise ValueError("comparison has no slice to draw; give at least one case")
@@ -191,8 +186,7 @@ def comparison(slices: Sequence[CaseSlice], models: Sequence[str] | None = None)
 def overlay(
     image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], title: str = ""
 ) -> Figure:
-    """Draws the slice with most foreground without and with its mask, and a coronal slice beside
-    them.
+    """Draws the slice with the most foreground, without and with its mask, and a coronal slice.
 
     Args:
       image: float [x, y, z] in [-1, 1], RAS+.
@@ -245,7 +239,7 @@ def overlay(
 def _show(
     axes: Axes, image: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, float]
 ) -> None:
-    """Draws a slice in millimetres, so that its aspect is the patient's whatever the spacing is."""
+    """Draws a slice in millimetres, so that its proportions are right for any spacing."""
     x_mm, y_mm = image.shape[0] * spacing_mm[0], image.shape[1] * spacing_mm[1]
     axes.imshow(
         radiological(image.astype(np.float32)),
@@ -257,9 +251,7 @@ def _show(
         aspect="auto",
     )
     if mask is not None:
-        padded = np.pad(
-            radiological(mask), 1
-        )  # contours that reach the border are closed by the padding
+        padded = np.pad(radiological(mask), 1)  # closes contours at the border
         columns = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[0]
         rows = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[1]
         for value, colour in CLASS_COLOURS.items():
@@ -312,7 +304,7 @@ def _letter(axes: Axes, x: float, y: float, letter: str) -> None:
 
 
 def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> None:
-    handles = [
+    handles: list[Artist] = [
         Patch(facecolor=PANCREAS, edgecolor="none", label="pancreas"),
         Patch(facecolor=TUMOUR, edgecolor="none", label="tumour"),
     ]
@@ -322,7 +314,7 @@ def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> 
                 [],
                 [],
                 linestyle="none",
-                label="P, T: Dice of pancreas and tumour on the whole case",
+                label="P, T: Dice of pancreas and tumour over the whole case",
             )
         )
     legend = figure.legend(
@@ -336,8 +328,7 @@ def _class_legend(figure: Figure, x: float, y: float, *, dice: bool = False) -> 
         borderaxespad=0,
         borderpad=0,
     )
-    for text in legend.get_texts():
-        text.set_color(INK)
+    ink(legend)
 
 
 def _interval(centre: float, length: float, size: int) -> slice:

@@ -1,7 +1,7 @@
-"""Colours and axes that all figures share.
+"""Colours, headings and axes that all figures share.
 
-Blue and yellow for pancreas and tumour, as in the paper, and Okabe and Ito's colours for models:
-both sets can be told apart with any colour vision.
+Pancreas and tumour are blue and yellow, as in the paper; the models have the colours of Okabe and
+Ito. Both sets can be told apart with any colour vision.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
+
+from experiments.results import gated_rows
 
 PANCREAS, TUMOUR = "#3f97ff", "#ffd60a"
 CLASS_COLOURS = {1: PANCREAS, 2: TUMOUR}
@@ -20,21 +23,30 @@ MODEL_COLOURS = {
     "FL_global": "#009e73",
     "FL_best_global": "#00614a",
 }
+COLUMN_HEADINGS = {
+    "C1_pancreas": "C1 pancreas",
+    "C2_pancreas": "C2 pancreas",
+    "C2_tumour": "C2 tumour",
+    "pancreas_average": "Pancreas average",
+    "average": "Average",
+}
 OTHER_COLOUR = "#7a7a7a"
 INK, MUTED, RULE = "#1d2733", "#5d6b7a", "#d8dee5"
 DPI = 160
 
 
 def colour(name: str) -> str:
-    """Returns a model's colour; with the gate it is the model's own."""
-    return MODEL_COLOURS.get(name.removesuffix("_gated"), OTHER_COLOUR)
+    """Returns a model's colour, which is the same with the healthy gate."""
+    return MODEL_COLOURS.get(name.removesuffix(gated_rows.SUFFIX), OTHER_COLOUR)
 
 
 def model_style(name: str) -> dict[str, Any]:
+    """Returns a model's line style for matplotlib; baselines are dashed."""
     return {"color": colour(name), "linestyle": "--" if name.endswith("baseline") else "-"}
 
 
 def plain(axes: Axes) -> None:
+    """Removes the frame of the axes but for thin lines at the left and the bottom."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -43,6 +55,7 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def ink(legend) -> None:
+def ink(legend: Legend) -> None:
+    """Gives a legend the text colour of all figures."""
     for text in legend.get_texts():
         text.set_color(INK)

@@ -1,4 +1,4 @@
-"""Table 1 as a picture."""
+"""Table 1 as a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments.figures.style import DPI, INK, MUTED, OTHER_COLOUR, RULE, ink, plain
+from experiments.figures.style import (
+    COLUMN_HEADINGS,
+    DPI,
+    INK,
+    MUTED,
+    OTHER_COLOUR,
+    RULE,
+    ink,
+    plain,
+)
 from experiments.figures.style import colour as colour_of
 from experiments.results import paper_table
 
@@ -19,26 +28,24 @@ from experiments.results import paper_table
 def table_figure(
     rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = ""
 ) -> Figure:
-    """Draws Table 1: a bar per model and column, the paper's number as a mark on it, every case as
-    a dot.
+    """Draws Table 1: a bar per model and column, a mark for the paper's value, a dot per case.
 
     Args:
       rows: per-case rows, as in `results`.
     """
     lines = paper_table.table(rows, grid)
     names = list(lines)
-    places = {
+    places = {  # with a gap below the paper's models
         name: -(index + 0.5 * (index > _last_model(names))) for index, name in enumerate(names)
-    }  # a gap above what is no model's row
-    headings = ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average")
+    }
     figure = Figure(
         figsize=(11, 1.35 + 0.36 * max(1, len(names))),
         dpi=DPI,
         facecolor="white",
         layout="constrained",
     )
-    panels = figure.subplots(1, len(headings), sharey=True)
-    for axes, column, heading in zip(panels, paper_table.COLUMNS, headings, strict=True):
+    panels = figure.subplots(1, len(COLUMN_HEADINGS), sharey=True)
+    for axes, (column, heading) in zip(panels, COLUMN_HEADINGS.items(), strict=True):
         plain(axes)
         for name in names:
             _table_bar(axes, places[name], name, column, lines[name])
@@ -103,7 +110,7 @@ def _table_bar(
 ) -> None:
     value = line.percent[column]
     if value is None:
-        axes.text(2, place, "no case", fontsize=8, color=MUTED, va="center")
+        axes.text(2, place, "no cases", fontsize=8, color=MUTED, va="center")
         return
     colour = colour_of(name)
     axes.barh(
@@ -129,11 +136,10 @@ def _table_bar(
             zorder=4,
             clip_on=False,
         )
-    x = (
-        2.5
-        if value > 20
-        else max(value, printed or 0.0 if (printed or 0.0) < value + 18 else 0.0) + 5
-    )  # inside the bar, or past all marks
+    x = 2.5  # inside the bar
+    if value <= 20:  # to the right of the bar and of a mark near it
+        mark = printed or 0.0
+        x = max(value, mark if mark < value + 18 else 0.0) + 5
     axes.text(x, place, f"{value:.1f}", fontsize=8.8, color=INK, va="center", ha="left", zorder=5)
 
 

@@ -1,4 +1,4 @@
-"""Who trained, waited and sent when, from the server's events."""
+"""What each site did and when, from the server's events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,13 +24,12 @@ ACTIVITY_COLOURS = {
 
 
 def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws who scored, trained, sent and waited when, as the server saw it, with the rounds
-    marked.
+    """Draws what each site did and when, as the server saw it, with the rounds marked.
 
     Args:
-      events: the server's events in order (`time`, `event`, mostly `site`); kinds it does not know
-        are passed over. What a site did between two of its events follows from the second: a score
-        was being computed, an update was being trained.
+      events: the server's events in order (`time`, `event`, usually `site`); unknown kinds are
+        ignored. The second of two consecutive events of a site tells what it did between them: it
+        computed a score, or it trained an update.
     """
     events = [event for event in events if isinstance(event.get("time"), (int, float))]
     sites = sorted({event["site"] for event in events if event.get("site")})
@@ -42,11 +42,11 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
     start = min((event["time"] for event in events), default=0.0)
     end = max((event["time"] for event in events), default=1.0)
     unit, name = (3600.0, "hours") if end - start > 3 * 3600 else (60.0, "minutes")
-    opened = {
+    opened = {  # the first time counts: a restarted server repeats the event
         event["round"]: event["time"]
         for event in reversed(events)
         if event["event"] == "round_opened"
-    }  # a restarted server repeats it
+    }
     closed = {event["round"]: event["time"] for event in events if event["event"] == "aggregated"}
     for number, begin in sorted(opened.items()):
         until = closed.get(number, end)
@@ -97,8 +97,10 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
         xlim=(0, max((end - start) / unit, 1e-3)),
     )
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{name} since the server started; numbers: rounds", fontsize=9.5, color=MUTED)
-    handles = [
+    axes.set_xlabel(
+        f"{name} since the server started (numbers above: rounds)", fontsize=9.5, color=MUTED
+    )
+    handles: list[Artist] = [
         Patch(facecolor=colour, label=activity) for activity, colour in ACTIVITY_COLOURS.items()
     ]
     handles.append(
@@ -126,7 +128,7 @@ def federation_timeline(events: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def activities(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    """Returns (activity, begin, end) of one site, by the server's clock."""
+    """Returns (activity, begin, end) of one site, in the server's time."""
     spans: list[tuple[str, float, float]] = []
     for earlier, later in itertools.pairwise(events):
         begin, end, kind = earlier["time"], later["time"], later["event"]
@@ -135,7 +137,7 @@ def activities(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, fl
             "round_"
         )
         if kind == "login":
-            continue  # it was away
+            continue  # it was not connected
         if kind == "scored":
             spans.append(("scores", begin, end))
         elif kind == "rows":

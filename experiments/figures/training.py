@@ -21,22 +21,22 @@ _PART_TITLES = {
     "reconstruction": "L2 (VAE)",
 }
 
-# of the run: what the losses fall through before, tens of times higher, would flatten all that
-# follows
+# The first losses are tens of times higher and would flatten the rest, so the loss axes are scaled
+# to what follows this share of the run.
 _SETTLED = 0.1
 
 
 def training_curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], rounds: int | None = None
 ) -> Figure:
-    """Draws validation Dice and loss parts of every model over the rounds, which are marked.
+    """Draws validation Dice and the parts of the loss of every model by round.
 
     Args:
       histories: model -> its events in order: "epoch" (`round`, `step` and loss parts),
         "validation" (`round`, `step`, `dice` and possibly Dice per class) and "global_score"
-        (`step`, `dice`: the received global model on this site's validation cases). Events and keys
-        beyond these are passed over.
-      rounds: length of the run; by default as far as the events go.
+        (`step`, `dice`: the received global model on this site's validation cases). Other events
+        and keys are ignored.
+      rounds: number of rounds to show; by default those in the events.
     """
     timelines = {name: Timeline(events) for name, events in histories.items()}
     rounds = rounds or max((line.rounds for line in timelines.values()), default=1) or 1
@@ -65,12 +65,20 @@ def training_curves(
         if len(received[0]):
             label = f"global model at {name.split('_')[0]}"
             main.plot(
-                *received, label=label, color=style["color"], linestyle=":", linewidth=1.5, marker="D", markersize=4.5,
-                markerfacecolor="white", clip_on=False, zorder=3,
-            )  # fmt: skip
+                *received,
+                label=label,
+                color=style["color"],
+                linestyle=":",
+                linewidth=1.5,
+                marker="D",
+                markersize=4.5,
+                markerfacecolor="white",
+                clip_on=False,
+                zorder=3,
+            )
     main.set_ylim(0, 1)
     main.set_title(
-        "Validation Dice on the site's own cases (whole volumes, mean of its classes)",
+        "Validation Dice on the site's own cases (whole volumes, mean over its classes)",
         fontsize=10.5,
         color=INK,
         loc="left",
@@ -100,9 +108,7 @@ def training_curves(
 
 
 class Timeline:
-    """One model's events, each at its place in rounds: step 30 of a round that took steps 20 to 40
-    is at that round's middle.
-    """
+    """One model's events, placed by round: step 30 of a round of steps 20 to 40 is its middle."""
 
     _ABOUT = frozenset(
         {
@@ -121,7 +127,7 @@ class Timeline:
     )
 
     def __init__(self, events: Sequence[Mapping[str, Any]]):
-        # A resumed epoch is reported again: the last report of a step holds.
+        # A resumed epoch is reported again; the last report of a step counts.
         self._events = {
             (e.get("event"), e.get("step")): e
             for e in events
@@ -132,10 +138,8 @@ class Timeline:
             if isinstance(event.get("round"), int):
                 ends[event["round"]] = max(ends.get(event["round"], 0), event["step"])
         self.rounds = max(ends, default=0)
-        self._steps, self._places = (
-            [0.0, *(ends[r] for r in sorted(ends))],
-            [0.0, *(float(r) for r in sorted(ends))],
-        )
+        self._steps = [0.0, *(ends[number] for number in sorted(ends))]
+        self._places = [0.0, *map(float, sorted(ends))]
         epochs = [e for e in self._events.values() if e["event"] == "epoch"]
         self.parts = {
             key
@@ -145,7 +149,7 @@ class Timeline:
         }
 
     def series(self, event: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns places (in rounds) and values of one key of one kind of event, in order."""
+        """Returns the places (in rounds) and values of one key of one kind of event, in order."""
         found = sorted(
             (e["step"], e[key])
             for e in self._events.values()

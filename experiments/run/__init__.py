@@ -1,1 +1,1 @@
-"""One run of Table 1: its plan and cost, its stages, the programs it starts."""
+"""One run of Table 1: its plan and estimated cost, its stages, and the programs it starts."""

@@ -1,6 +1,4 @@
-"""One run of Table 1 as a value: its sites, where their scans come from, what is trained, what it
-will cost.
-"""
+"""One run of Table 1 as a value: its sites, their scans, what is trained, and an estimated cost."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from collections.abc import Mapping
 
 from c2fnas import genotype
 from experiments.configuration import ExperimentConfig
+from runkit import progress
 
 POOLED, FINETUNED = "pooled", "finetuned"
 BEYOND = (POOLED, FINETUNED)
@@ -21,18 +20,19 @@ class SiteSpec:
     """A site of a run.
 
     Attributes:
-      name: "C1", "C2"; further sites, which Table 1 has no column for, "C3" and so on.
-      cohort: synthetic hospital ("C1" healthy, "C2" with tumours) -> number of its patients; empty
-          where `manifest` or `deformed` is given.
-      phantom: which of the phantoms its synthetic patients are, see
+      name: "C1" or "C2"; further sites, without a column in Table 1, are "C3" and so on.
+      cohort: number of patients by synthetic hospital ("C1" healthy, "C2" with tumours); empty if
+          `manifest` or `deformed` is given.
+      phantom: the phantom that its synthetic patients come from, see
           `preprocessing.phantom.hospital`.
-      cohort_seed: seed of the synthetic patients; two sites of one hospital kind and seed would
-          share patients.
+      cohort_seed: seed of the synthetic patients; two sites with the same hospital and seed share
+          patients.
       manifest: list of real scans.
-      deformed: list of real CTs with masks of healthy pancreases, of which the site's cases are
-          deformed copies, drawn by `cohort_seed`.
-      split: cases for training, validation, test; None takes the default of experiments.prepare.
-      split_list: committed list of who is in which split, in place of a drawn one.
+      deformed: list of real CTs with masks of healthy pancreases; the site's cases are deformed
+          copies of them, drawn with the run's seed.
+      split: number of training, validation and test cases; None means the default of
+          experiments.prepare.
+      split_list: file that assigns each case to a split, in place of a random split.
     """
 
     name: str
@@ -47,28 +47,36 @@ class SiteSpec:
     def __post_init__(self):
         if bool(self.cohort) + (self.manifest is not None) + (self.deformed is not None) != 1:
             raise ValueError(
-                f"site {self.name}: give either a synthetic `cohort` or a `manifest`, or `deformed` with a manifest of sources"
+                f"site {self.name}: give exactly one of `cohort` (synthetic), `manifest` (real "
+                "scans) and `deformed` (a manifest of sources to deform)"
             )
         if self.phantom != "standard" and not self.cohort:
             raise ValueError(
-                f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` has one; leave it out"
+                f"site {self.name}: `phantom` is {self.phantom!r}, but only a synthetic `cohort` "
+                "has one; leave it out"
             )
         if self.deformed is not None and (self.split is None or self.split_list is not None):
             raise ValueError(
-                f"site {self.name}: cases made of `deformed` sources need a `split`, the number of copies, and have no split list"
+                f"site {self.name}: `deformed` sources need a `split`, the number of copies, and "
+                "take no split list"
             )
         if self.cohort and self.split and sum(self.split) > sum(self.cohort.values()):
             raise ValueError(
-                f"site {self.name}: a split of {sum(self.split)} cases, its cohort has {sum(self.cohort.values())}; enlarge it"
+                f"site {self.name}: the split has {sum(self.split)} cases, but the cohort only "
+                f"{sum(self.cohort.values())}; enlarge the cohort"
             )
 
     @property
     def made(self) -> int:
-        """Number of scans that the run makes for this site."""
-        return sum(self.split) if self.deformed is not None else sum(self.cohort.values())
+        """The number of scans that the run makes for this site."""
+        if self.deformed is not None:
+            assert self.split is not None  # checked in __post_init__
+            return sum(self.split)
+        return sum(self.cohort.values())
 
     @property
     def counts(self) -> tuple[int, int, int] | None:
+        """The number of training, validation and test cases; None if not known in advance."""
         if self.split:
             return self.split
         total = sum(self.cohort.values())
@@ -77,11 +85,11 @@ class SiteSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What one run does.
+    """One run.
 
     Attributes:
-      flags_text: text of the flag file that every program of it is given.
-      environment: variables that its programs get besides those of this process.
+      flags_text: text of the flag file that all its programs receive.
+      environment: variables added to this process's environment for its programs.
       stack: "own", or "other" for the Python of the other stack's environment.
     """
 
@@ -98,22 +106,22 @@ class RunSpec:
     notes: tuple[str, ...] = ()
 
 
-# Measured with the demo profile on two cores: one thread a site, both sites at once; batch 4 of
-# 48^3 with 8 filters, cases of 3 mm.
+# Measured with the demo profile on two cores: one thread per site, both sites at once, batches of
+# four 48^3 patches, 8 filters, cases at 3 mm.
 _STEP_S, _VALIDATION_S, _TEST_S, _COHORT_S, _PREPARE_S, _START_S = 0.82, 0.8, 0.8, 1.6, 0.25, 8.0
-_RECEIVED = 0.3  # share of a step that the received model's forward pass takes besides
-# a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort knows the sources and says
-# it better
+_RECEIVED = 0.3  # the received model's forward pass adds this share of a step
+# For a copy of a scan of 512 x 512 x 200 voxels; experiments.deform_cohort estimates it better,
+# because it knows the sources.
 _DEFORMED_S = 60.0
-_DEMO_MACS = (
-    4 * 48**3 * 189_772_333_056 / 96**3 / 16
-)  # a quarter of the filters is a sixteenth of the work
+# a quarter of the filters takes a sixteenth of the operations
+_DEMO_MACS = 4 * 48**3 * 189_772_333_056 / 96**3 / 16
 _WEIGHT_BYTES, _CASE_BYTES = 4, 17e6
 
 
 def cost(spec: RunSpec) -> dict[str, float]:
-    """Returns stage -> estimated seconds on two cores. Coarse: right to about a third for the demo
-    profile, an order of magnitude elsewhere.
+    """Returns stage -> estimated seconds on two cores.
+
+    A coarse estimate: within about a third for the demo profile, an order of magnitude elsewhere.
     """
     config = spec.config
     gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
@@ -129,8 +137,8 @@ def cost(spec: RunSpec) -> dict[str, float]:
     own_validations = math.ceil(config.num_rounds / config.validation_every) * validated
     alone = epochs * longest * step + own_validations * validation
     models = 2 + len(spec.sites) * (2 if spec.baselines else 1)
-    # at a site without tumours a gate is fitted to every model's validation cases, and shared
-    # candidates are chosen by all sites'
+    # Validation cases too: a site without tumours fits a gate on them for every model, and the
+    # shared candidates are chosen on those of all sites.
     evaluation = (models + config.shared_candidates) * (test * tested + validation * validated)
     received = (
         epochs
@@ -161,9 +169,10 @@ def cost(spec: RunSpec) -> dict[str, float]:
     }
     if POOLED in spec.beyond:
         steps = math.ceil(sum(c[0] for c in counts) * config.patches_per_case / config.batch_size)
+        # divided by 1.3: pooled training runs on both cores
         stages["pooled training"] = (
             epochs * steps * step / 1.3 + own_validations * sum(c[1] for c in counts) / 1.3
-        )  # on both cores
+        )
     if FINETUNED in spec.beyond:
         stages["fine-tuning"] = alone * together + 2 * _START_S
     if spec.beyond:
@@ -173,9 +182,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
 
 
 def disk_bytes(spec: RunSpec) -> float:
-    """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model
-    of every round.
-    """
+    """Returns a coarse estimate of what a run writes: scans, prepared cases, the global models."""
     gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
     cases = sum(site.made for site in spec.sites)
     return (
@@ -185,11 +192,12 @@ def disk_bytes(spec: RunSpec) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Returns an estimate in the unit that a person would use: minutes, hours or days."""
+    """Returns an estimate in minutes, hours or days, whichever is easiest to read."""
     if seconds < 2 * 3600:
         return minutes(seconds)
     return f"{seconds / 3600:.0f} hours" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
 def minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+    """Returns a measured time, e.g. "2:05 min"."""
+    return progress.elapsed(seconds, unit=True)

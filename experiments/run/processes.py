@@ -1,6 +1,4 @@
-"""Runs programs side by side: their output in log files, their progress on the terminal, their
-memory added up.
-"""
+"""Runs programs side by side: output to log files, progress on the terminal, memory summed."""
 
 from __future__ import annotations
 
@@ -14,31 +12,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
-from runkit import leash, printable, progress
+from runkit import child_programs, printable, progress
 
 _POLL_S = 0.2
-_LINE_EVERY_S = 60.0  # off a terminal
-_PROGRESS_EVERY_S = 15.0  # of the programs, in their logs: what the terminal shows is no older
-_OWN_WORDS = re.compile(
-    rf"^(?:{progress.PREFIX}|error: |.*\] (?:event|site|model)=)"
-)  # of this product, not of a library
+_LINE_EVERY_S = 60.0  # where standard error is not a terminal
+# How often the programs log their progress: what the terminal shows is never older.
+_PROGRESS_EVERY_S = 15.0
+# lines written by this product, not by a library
+_OWN_LINE = re.compile(rf"^(?:{progress.PREFIX}|error: |.*\] (?:event|site|model)=)")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class ProgramFailed(ValueError):
-    """A program ended with an error; the message carries its name, exit code, log file and last
-    lines.
-    """
+    """A program ended with an error; the message has its name, exit code, log and last lines."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, while programs run; not an Exception, so that nothing on the way takes it for a
-    failure.
-    """
+    """SIGTERM arrived while programs ran. Not an Exception, so that no handler takes it for one."""
 
 
 @dataclasses.dataclass
@@ -46,29 +40,35 @@ class Program:
     """A started program.
 
     Attributes:
-      name: what the terminal calls it, e.g. "C1".
-      log: file of its standard output and error.
+      name: its name on the terminal, e.g. "C1".
+      log: the file with its standard output and error.
     """
 
     name: str
     log: pathlib.Path
     process: subprocess.Popen
 
-    def last_words(self, limit: int = 16384) -> str:
-        """Returns the newest line of the log that is this product's: progress, an event or an
-        error; without one the newest of all.
+    def latest_line(self, limit: int = 16384) -> str:
+        """Returns the newest log line with progress, an event or an error; else the newest line.
+
+        Args:
+          limit: bytes at the end of the log to search.
         """
         lines = self._tail(limit)
-        own = [line for line in lines if _OWN_WORDS.match(line)]
+        own = [line for line in lines if _OWN_LINE.match(line)]
         return (own or lines or [""])[-1].removeprefix(progress.PREFIX)
 
     def explain(self) -> str:
+        """Returns a message about its failure: name, exit code, log file and last lines."""
         tail = self._tail(8192)
         errors = [line for line in tail if line.startswith(("error:", "FATAL", "Traceback"))]
         words = "\n  ".join(
             errors[-1:] if errors and errors[-1].startswith("error:") else tail[-12:]
         )
-        return f"{self.name} ended with exit code {self.process.returncode}; its log is {self.log}\n  {words}"
+        return (
+            f"{self.name} ended with exit code {self.process.returncode}; "
+            f"its log is {self.log}\n  {words}"
+        )
 
     def _tail(self, limit: int) -> list[str]:
         with open(self.log, "rb") as stream:
@@ -83,17 +83,17 @@ class Program:
 
 
 class ProgramGroup:
-    """Programs of one run. Used as a context manager: whatever still runs at its end is stopped.
+    """The programs of one run. A context manager: it stops what still runs at the end of the block.
 
-    When this process is killed its programs end too; SIGTERM ends them first and then this process,
-    with a line on standard error.
+    When this process is killed, its programs end too. SIGTERM ends them first and then this
+    process, with a line on standard error.
 
     Args:
-      environment: variables that the programs get besides those of this process.
-      python: starts the programs.
+      environment: variables added to this process's environment for the programs.
+      python: the interpreter that runs the programs.
 
     Attributes:
-      peak_memory_bytes: the highest sum of resident memory of this process and all programs, seen
+      peak_memory_bytes: highest sum of the resident memory of this process and all programs seen
           while waiting.
     """
 
@@ -113,8 +113,9 @@ class ProgramGroup:
         }
         self._programs: list[Program] = []
         self._python = python
-        self._leashes: list[Any] = []
-        self._terminated, self._before = False, None
+        self._pipes: list[BinaryIO] = []
+        self._terminated = False
+        self._before: Any = None  # the earlier handler of SIGTERM, as `signal.signal` returns it
         self.peak_memory_bytes = 0
 
     def __enter__(self) -> ProgramGroup:
@@ -126,7 +127,7 @@ class ProgramGroup:
         return self
 
     def _terminate(self, number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the programs are being ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the programs are already being ended
         self._terminated = True
         raise Terminated
 
@@ -140,8 +141,8 @@ class ProgramGroup:
             except subprocess.TimeoutExpired:
                 program.process.kill()
                 program.process.wait()
-        for held in self._leashes:
-            held.close()
+        for pipe in self._pipes:
+            pipe.close()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self._terminated:
@@ -158,19 +159,22 @@ class ProgramGroup:
         log: str | None = None,
         python: str | None = None,
     ) -> Program:
-        """Starts `python -m module arguments` and appends what it says to `<log folder>/<log or
-        name>.log`.
+        """Starts `python -m module arguments`, its output appended to `<log folder>/<log>.log`.
+
+        Args:
+          log: the log file's name without suffix; by default `name`.
+          python: an interpreter other than the group's.
         """
         path = self._log_folder / f"{log or name}.log"
         with open(path, "ab") as stream:
-            process, held = leash.start(
+            process, pipe = child_programs.start(
                 [python or self._python, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
             )
-        self._leashes.append(held)
+        self._pipes.append(pipe)
         program = Program(name, path, process)
         self._programs.append(program)
         return program
@@ -178,13 +182,12 @@ class ProgramGroup:
     def wait(
         self, programs: Sequence[Program], what: str, *, also_alive: Sequence[Program] = ()
     ) -> None:
-        """Waits until all `programs` ended well, showing how far they are.
+        """Waits until all `programs` have succeeded, showing their progress.
 
         Args:
           programs: the programs to wait for.
           what: the stage's name on the terminal.
-          also_alive: programs that must not end badly meanwhile, e.g. the server that the others
-              talk to.
+          also_alive: programs that must not fail meanwhile, e.g. the server.
         Raises:
           ProgramFailed: as soon as one of them ends with an error.
         """
@@ -199,14 +202,16 @@ class ProgramGroup:
             if not waiting:
                 display.close()
                 return
-            display.show([f"{program.name}: {program.last_words()}" for program in programs])
+            display.show([f"{program.name}: {program.latest_line()}" for program in programs])
             time.sleep(_POLL_S)
 
     def wait_for(
         self, ready: Callable[[], bool], program: Program, what: str, timeout_s: float
     ) -> None:
-        """Waits until `ready()`; raises ProgramFailed where `program` ends first or the time is
-        over.
+        """Waits until `ready()`.
+
+        Raises:
+          ProgramFailed: if `program` ends first, or after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
@@ -214,7 +219,8 @@ class ProgramGroup:
                 raise ProgramFailed(program.explain())
             if time.monotonic() > deadline:
                 raise ProgramFailed(
-                    f"{program.name}: {what} took more than {timeout_s:.0f} s; its log is {program.log}"
+                    f"{program.name}: {what} took more than {timeout_s:.0f} s; "
+                    f"its log is {program.log}"
                 )
             time.sleep(0.05)
 
@@ -224,13 +230,13 @@ class ProgramGroup:
         for process in (own, *own.children(recursive=True)):
             try:
                 total += process.memory_info().rss
-            except psutil.Error:  # it ended between the listing and the look
+            except psutil.Error:  # ended since it was listed
                 continue
         self.peak_memory_bytes = max(self.peak_memory_bytes, total)
 
 
 class _Display:
-    """Redraws a few lines on a terminal; off one, prints a line for each program every minute."""
+    """Redraws a few lines on a terminal; elsewhere, prints a line per program every minute."""
 
     def __init__(self, what: str):
         self._what = what
@@ -245,7 +251,7 @@ class _Display:
             return
         self._next = now + (0.5 if self._interactive else _LINE_EVERY_S)
         width = os.get_terminal_size(sys.stderr.fileno()).columns - 1 if self._interactive else 160
-        head = f"{self._what}  {int(now - self._start) // 60}:{int(now - self._start) % 60:02d}"
+        head = f"{self._what}  {progress.elapsed(now - self._start)}"
         if self._interactive:
             self._erase()
             for line in (head, *(f"  {line}" for line in lines)):

@@ -1,8 +1,6 @@
-"""The stages of one run: programs started, waited for and never started again once they have ended
-well.
+"""The stages of one run; a stage that has succeeded is not repeated.
 
-Every stage runs the programs that a real federation runs, as processes of their own that find each
-other over TLS only.
+Each stage starts the programs of a real federation, as separate processes connected only by TLS.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
@@ -26,20 +24,34 @@ _SERVER_START_TIMEOUT_S = 120
 _BEYOND_ROWS = "rows_beyond.jsonl"
 
 
+class RunState(TypedDict):
+    """The content of stages.json.
+
+    Attributes:
+      wall_seconds: finished stage -> its wall time.
+      unfinished_seconds: unfinished stage -> the wall time of its attempts so far.
+      peak_memory_bytes: the highest sum over all programs.
+    """
+
+    wall_seconds: dict[str, float]
+    unfinished_seconds: NotRequired[dict[str, float]]
+    peak_memory_bytes: int
+
+
 class Run:
-    """The folder of one run: which stages are done, how long they took, and with which settings.
+    """The folder of one run: its settings, and which stages are done and how long they took.
 
     Args:
-      settings: text of the flags; a folder of other settings is refused.
-      way_out: what the refusal advises.
-      programs: log folder -> group that starts programs.
+      settings: text of the flags; a folder with other settings is refused.
+      remedy: what the refusal advises.
+      programs: creates the group that starts programs, from a log folder.
     """
 
     def __init__(
         self,
         folder: pathlib.Path,
         settings: str,
-        way_out: str = "give another folder by --runs (make: RUNS=...)",
+        remedy: str = "choose another folder with --runs (make: RUNS=...)",
         programs: Callable[[pathlib.Path], processes.ProgramGroup] = processes.ProgramGroup,
     ):
         self.folder = folder
@@ -49,29 +61,28 @@ class Run:
         if flag_file.exists() and flag_file.read_text(encoding="utf-8") != settings:
             old, new = set(flag_file.read_text(encoding="utf-8").split()), set(settings.split())
             raise ValueError(
-                f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; now {' '.join(sorted(new - old))}); "
-                f"{way_out}, or delete this one"
+                f"{folder} holds a run with other settings ({' '.join(sorted(old - new))}; "
+                f"now {' '.join(sorted(new - old))}); {remedy}, or delete this one"
             )
         if not flag_file.exists():
             atomic.write_text(flag_file, settings)
-        self.state = (
+        self.state: RunState = (
             atomic.read_json(self._state_file)
             if self._state_file.exists()
             else {"wall_seconds": {}, "peak_memory_bytes": 0}
         )
 
     def done(self, name: str) -> bool:
+        """Returns whether a stage is finished."""
         return name in self.state["wall_seconds"]
 
     def stage(
         self, name: str, budget_s: float, work: Callable[[processes.ProgramGroup], None]
     ) -> None:
-        """Does `work` once: a stage that was finished before is passed over. Time of interrupted
-        tries counts in.
-        """
+        """Does `work`, unless the stage is finished. Its time includes interrupted attempts."""
         if self.done(name):
             print(
-                f"{name}: done before, in {minutes(self.state['wall_seconds'][name])}", flush=True
+                f"{name}: done earlier, in {minutes(self.state['wall_seconds'][name])}", flush=True
             )
             return
         print(f"{name}: about {minutes(budget_s)} on two cores", flush=True)
@@ -92,9 +103,7 @@ class Run:
 
 
 class Stages:
-    """The stages of a run, in their order. Each method may be called again and does only what is
-    left.
-    """
+    """The stages of a run, in order. Each method can be called again and does only what is left."""
 
     def __init__(self, spec: RunSpec, run: Run):
         self._spec, self._run, self._folder = spec, run, spec.folder
@@ -106,7 +115,7 @@ class Stages:
         self._runtime = [f"--threads={spec.threads_per_site}"]
 
     def table1(self) -> None:
-        """Cohort to table: the paper's rows."""
+        """Runs everything from the cohort to the table: the paper's rows."""
         self._stage("cohort", self._make_cohorts)
         self._stage("preparation", self._prepare)
         self._stage("initial model", self._initial_model)
@@ -116,9 +125,7 @@ class Stages:
         self._stage("table and figures", self._table)
 
     def beyond(self) -> None:
-        """The rows that the paper does not have: they need `table1` first, and both sites' data in
-        one place (pooled).
-        """
+        """Adds the rows that the paper does not have; runs `table1` first if necessary."""
         if not self._run.done("table and figures"):
             self.table1()
         if POOLED in self._spec.beyond:
@@ -133,6 +140,7 @@ class Stages:
         self._run.stage(name, self._cost[name], work)
 
     def site_folder(self, site: SiteSpec | str) -> pathlib.Path:
+        """Returns the folder of a site in the run's folder."""
         return self._folder / "sites" / (site if isinstance(site, str) else site.name)
 
     def _make_cohorts(self, group: processes.ProgramGroup) -> None:
@@ -166,8 +174,9 @@ class Stages:
         return {site.name: site for site in self._spec.sites if site.deformed is not None}
 
     def _make_deformed(self, group: processes.ProgramGroup) -> None:
-        """One program makes both sites, since a source's copies must not be in one split here and
-        in another there.
+        """Makes the copies of both sites with one program.
+
+        Otherwise the copies of one source could be in different splits at the two sites.
         """
         sites = self._deformed()
         first = next(iter(sites.values()))
@@ -175,7 +184,7 @@ class Stages:
             f"--manifest={first.deformed}",
             f"--seed={self._spec.config.seed}",
             *(
-                f"--split_{name.lower()}={','.join(map(str, site.split))}"
+                f"--split_{name.lower()}={','.join(map(str, site.split or ()))}"
                 for name, site in sites.items()
             ),
             f"--output={_deformed_folder(self._spec)}",
@@ -193,7 +202,7 @@ class Stages:
                 f"--manifest={self._manifest(site)}",
                 f"--site={site.name}",
                 f"--site_folder={self.site_folder(site)}",
-                "--workers=1",  # the sites prepare at the same time
+                "--workers=1",  # the sites run at the same time
             ]
             if site.deformed is not None:
                 arguments.append(
@@ -209,9 +218,7 @@ class Stages:
         group.wait(programs, "preparation")
 
     def _manifest(self, site: SiteSpec) -> pathlib.Path:
-        """The site's list of scans; patients of two synthetic hospitals at one site are listed
-        together.
-        """
+        """Returns the site's list of scans; lists of two synthetic hospitals are merged."""
         if site.manifest is not None:
             return site.manifest
         if site.deformed is not None:
@@ -243,7 +250,12 @@ class Stages:
         group.wait(programs, "baselines")
 
     def _train(
-        self, group, site: SiteSpec, start: pathlib.Path, folder: str, label: str
+        self,
+        group: processes.ProgramGroup,
+        site: SiteSpec,
+        start: pathlib.Path,
+        folder: str,
+        label: str,
     ) -> processes.Program:
         arguments = [
             *self._experiment,
@@ -288,9 +300,8 @@ class Stages:
                 f"--site_folder={self.site_folder(site)}",
             ]
             if self._spec.baselines:
-                arguments.append(
-                    f"--lend={site.name}_baseline:{self.site_folder(site) / 'baseline' / 'best.safetensors'}"
-                )
+                baseline = self.site_folder(site) / "baseline" / "best.safetensors"
+                arguments.append(f"--lend={site.name}_baseline:{baseline}")
             programs.append(
                 group.start(site.name, "experiments.join", arguments, log=f"{site.name}.federation")
             )
@@ -299,7 +310,7 @@ class Stages:
     def _pooled(self, group: processes.ProgramGroup) -> None:
         arguments = [
             *self._experiment,
-            "--threads=0",  # it trains alone: both cores are its own
+            "--threads=0",  # it trains alone and can use all cores
             f"--site_folders={','.join(str(self.site_folder(site)) for site in self._spec.sites)}",
             f"--initial_model={self._initial}",
             f"--output={self._folder / POOLED}",
@@ -345,16 +356,19 @@ class Stages:
         )
 
     def _declared(self) -> str:
-        """What the sites' labels show, in a sentence."""
+        """Returns a note on the classes that the sites' labels contain."""
         roots = {site.name: self.site_folder(site) / "cases" for site in self._spec.sites}
         words = [
             f"{name} {declared_labels.text(case_store.record_of(root).declared)}"
             for name, root in roots.items()
         ]
-        return f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: {self._spec.config.missing_labels}"
+        return (
+            f"Labels: {'; '.join(words)}. Loss at a site that lacks a class: "
+            f"{self._spec.config.missing_labels}"
+        )
 
     def _data_notes(self) -> list[str]:
-        """What whoever reads the table must know of copies of real patients."""
+        """Returns the notes that a table of deformed copies of real scans must carry."""
         return (
             atomic.read_json(_deformed_folder(self._spec) / "cohort.json")["notes"]
             if self._deformed()
@@ -377,9 +391,7 @@ class Stages:
 
 
 def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows that have reached a run's folder, finished or not; sites that Table 1 has no
-    column for are left out.
-    """
+    """Returns the rows in a run's folder, finished or not, of the sites in Table 1."""
     rows = []
     for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
         if file.exists():
@@ -392,19 +404,19 @@ def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def finished(folder: pathlib.Path, stages: Sequence[str]) -> bool:
-    """Whether all of these stages of a run are done."""
+    """Returns whether all of these stages of a run are done."""
     file = folder / "stages.json"
     return file.exists() and set(stages) <= set(atomic.read_json(file)["wall_seconds"])
 
 
 def _cohort_folder(spec: RunSpec, site: SiteSpec, hospital: str) -> pathlib.Path:
-    # a cohort serves every run that wants the same patients
+    # All runs with the same patients share a cohort.
     kind = "" if site.phantom == "standard" else f"-{site.phantom}"
     return spec.cohorts / f"{hospital}{kind}-{site.cohort[hospital]}-seed{site.cohort_seed}"
 
 
 def _deformed_folder(spec: RunSpec) -> pathlib.Path:
     counts = "-".join(
-        "_".join(map(str, site.split)) for site in spec.sites if site.deformed is not None
+        "_".join(map(str, site.split or ())) for site in spec.sites if site.deformed is not None
     )
     return spec.cohorts / f"deformed-{counts}-seed{spec.config.seed}"

@@ -1,9 +1,11 @@
-"""A study, a run or a site as one HTML page: opens from disk, asks no network for anything, light
-and dark, prints.
+"""A study, a run or a site as one HTML page, which opens from disk without a network.
 
-The page is a template, a style sheet and scripts of this package with the data as JSON beside them;
-its own security policy forbids it to load anything. A joint page holds numbers only, and pictures
-where the cohort is synthetic or public; a site's page, which stays at the site, holds its pictures.
+The page consists of a template, a style sheet and scripts from this package, and the data as JSON.
+Its content security policy forbids loading anything else. It has a light and a dark theme and can
+be printed.
+
+A joint page contains only numbers, and pictures if the cohort is synthetic or public. A site's
+page, which stays at the site, contains its pictures.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.figures.style import MODEL_COLOURS
+from experiments.figures.style import COLUMN_HEADINGS, MODEL_COLOURS
 from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
-from experiments.reports import case_browser, patients_table, table1_report
+from experiments.reports import case_browser, html_parts, patients_table, table1_report
 from experiments.results import gated_rows, paper_table, patients
 from experiments.studies import study_results
 from preprocessing.case_store import CaseStore
-from runkit import atomic, printable
+from runkit import atomic, progress
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _BEYOND_COLOURS = {
@@ -38,8 +40,7 @@ _CURVE_PARTS = (
     ("kl", "KL (VAE)"),
     ("reconstruction", "L2 (VAE)"),
 )
-# key, text, site, column, unit, factor
-_MEASURES = (
+_MEASURES = (  # key, text, site, column, unit, factor
     ("C1_pancreas", "C1 pancreas, Dice", "C1", "dice_pancreas", "%", 100),
     ("C2_pancreas", "C2 pancreas, Dice", "C2", "dice_pancreas", "%", 100),
     ("C2_tumour", "C2 tumour, Dice", "C2", "dice_tumour", "%", 100),
@@ -47,15 +48,8 @@ _MEASURES = (
     ("C1_hd95", "C1 pancreas, HD95", "C1", "hd95_mm_pancreas", "mm", 1),
     ("C2_hd95", "C2 tumour, HD95", "C2", "hd95_mm_tumour", "mm", 1),
     ("C2_nsd", "C2 tumour, surface Dice at 2 mm", "C2", "nsd_tumour", "%", 100),
-    ("C2_components", "C2 tumour, connected parts", "C2", "components_tumour", "parts", 1),
-    (
-        "C2_roughness",
-        "C2 tumour, surface to volume",
-        "C2",
-        "surface_volume_ratio_tumour",
-        "1/mm",
-        1,
-    ),
+    ("C2_components", "C2 tumour, components", "C2", "components_tumour", "components", 1),
+    ("C2_roughness", "C2 tumour, surface/volume", "C2", "surface_volume_ratio_tumour", "1/mm", 1),
 )
 
 
@@ -63,9 +57,9 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     """Returns a study's joint page.
 
     Args:
-      content: of `study_results.collect`.
-      folder: of the study's runs, for the servers' logs, the histories and, where the cohort allows
-          it, the pictures.
+      content: from `study_results.collect`.
+      folder: the folder of the study's runs, with the servers' logs, the histories and, if the
+          cohort allows them, the pictures.
     """
     folder = pathlib.Path(folder)
     runs = [
@@ -87,9 +81,11 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     ]
     seeds = ", ".join(map(str, content["seeds"]))
     stacks = "; ".join(sorted({run["stack"] for run in content["runs"] if run.get("stack")}))
+    lead = f"Profile {content['profile']}, seed{'s' * (len(content['seeds']) > 1)} {seeds}. "
+    lead += f"Finished runs: {finished} of {len(content['runs'])}. {stacks}"
     return _page(
         f"Study {content['name']}",
-        f"Profile {content['profile']}, seeds {seeds}. {finished} of {len(content['runs'])} runs finished. {stacks}",
+        lead,
         data,
         warning="This is a partial result.\n" + "\n".join(missing) if missing else "",
         sections=_study_sections(content, data, pictures),
@@ -99,11 +95,11 @@ def study_page(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
 def site_page(
     run_folder: str | os.PathLike, site: str, rows: Iterable[Mapping[str, Any]] = ()
 ) -> str:
-    """Returns a site's own page: its cases with slices and overlays. It stays at the site.
+    """Returns a site's page, with slices and overlays of its cases. It stays at the site.
 
     Args:
-      run_folder: holds `sites/<site>`.
-      rows: per-case rows of this site, shown as a table beneath.
+      run_folder: the folder with `sites/<site>`.
+      rows: per-case rows; those of this site are shown as a table below.
     """
     folder = pathlib.Path(run_folder)
     data = {
@@ -113,11 +109,11 @@ def site_page(
     }
     own = [row for row in rows if row["site"] == site and row["grid"] == "training"]
     table = _rows_table(own) if own else ""
-    text = "Scans, labels and what the models made of them. This page was made at the site and stays there."
+    text = "Scans, labels and predictions. This page was made at the site and stays there."
     browser = (
         '<section id="s-browser"><h2>Cases</h2><div id="browser"></div></section>'
         if data["browser"]
-        else "<p>No mask is here yet.</p>"
+        else "<p>There are no masks yet.</p>"
     )
     return _page(
         f"Site {site}",
@@ -133,8 +129,11 @@ def browser_cases(
     *,
     all_cases: bool = False,
 ) -> list[dict[str, Any]]:
-    """Returns the cases for the slice browser, best, median and worst of FL_global at each site
-    whose folder is at hand.
+    """Returns the cases for the slice browser, from each site whose folder is available.
+
+    Args:
+      all_cases: all test cases with masks; by default the best, the median and the worst case of
+          FL_global.
     """
     found = []
     for site in sites:
@@ -150,7 +149,7 @@ def browser_cases(
             test = [case for case in test if case_browser.masks_of(folders, case.number)]
             chosen = [(words.get(case.number, ""), case) for case in test]
         for word, case in chosen:
-            title = f"{site}, case {case.number}" + (f" ({word} of FL_global)" if word else "")
+            title = f"{site}, case {case.number}" + (f" ({word} for FL_global)" if word else "")
             found.append(
                 case_browser.entry(case, case_browser.masks_of(folders, case.number), title)
             )
@@ -159,10 +158,14 @@ def browser_cases(
 
 def framed(page: str, height: int = 900) -> str:
     """Returns a page inside a frame, for a notebook's output."""
-    return f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="{height}" style="border:0"></iframe></div>'
+    return (
+        f'<div><iframe srcdoc="{html.escape(page, quote=True)}" width="100%" height="{height}" '
+        'style="border:0"></iframe></div>'
+    )
 
 
 def write(path: str | os.PathLike, page: str) -> None:
+    """Writes a page atomically."""
     atomic.write_text(path, page)
 
 
@@ -175,13 +178,7 @@ def _numbers(
         "seeds": content["seeds"],
         "colours": _colours(),
         "activities": ACTIVITY_COLOURS,
-        "columns": list(
-            zip(
-                paper_table.COLUMNS,
-                ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"),
-                strict=True,
-            )
-        ),
+        "columns": list(COLUMN_HEADINGS.items()),
         "paper_rows": [*paper_table.MODELS, paper_table.AVERAGE],
         "timelines": [timeline(label, trace.events) for label, trace in traces if trace.events],
         "curves": [_curves(label, trace.histories) for label, trace in traces if trace.histories],
@@ -209,9 +206,7 @@ def _numbers(
 
 
 def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was measured of patients; a study of an earlier release did not, and its rows are
-    measured now.
-    """
+    """Returns the measures per patient; computed from the rows for studies of older releases."""
     if "patients" in content:
         return content["patients"]
     runs: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
@@ -228,14 +223,14 @@ def _curve(points: Iterable[Mapping[str, float]]) -> list[list[float]]:
 
 
 def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Rows as columns, numbers to four digits: a study of 184 cases must stay a small page."""
+    """Returns rows as lists with four decimals, to keep the page of a large study small."""
     present = {column for row in rows for column, value in row.items() if value is not None}
     measures = [
         {"key": key, "text": text, "site": site, "column": column, "unit": unit, "factor": factor}
         for key, text, site, column, unit, factor in _MEASURES
         if column in present
     ]
-    columns = list(dict.fromkeys(m["column"] for m in measures))
+    columns = list(dict.fromkeys(m[3] for m in _MEASURES if m[3] in present))
     models = sorted({row["model"] for row in rows}, key=paper_table.position)
     places = {model: index for index, model in enumerate(models)}
     compact = [
@@ -257,9 +252,7 @@ def _case_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
 
 
 def timeline(label: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns one run's federation for the page: what each site did from when to when, in seconds
-    since the server started.
-    """
+    """Returns each site's activities in one run, in seconds since the server's first event."""
     found = [event for event in found if isinstance(event.get("time"), (int, float))]
     start = min((event["time"] for event in found), default=0.0)
     end = max((event["time"] for event in found), default=0.0)
@@ -334,7 +327,7 @@ def _study_sections(
             (
                 "claims",
                 "Claims",
-                _CLAIMS.format(not_asked=_not_asked(content.get("not_asked", ()))),
+                _CLAIMS.format(not_examined=_not_examined(content.get("not_asked", ()))),
             ),
         ]
         if data["measures"]:
@@ -344,26 +337,16 @@ def _study_sections(
             (
                 "sweep",
                 "Sweep",
-                f"<h2>{_text(content['axis'].capitalize())}</h2>{_sweep_table(content)}",
+                f"<h2>{html_parts.text(content['axis'].capitalize())}</h2>{_sweep_table(content)}",
             )
         )
     if data["browser"]:
         note = f"Pictures are shown because the cohort is {content['pictures']}."
-        sections.append(
-            (
-                "pictures",
-                "Pictures",
-                f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>',
-            )
-        )
+        browser = f'<h2>Pictures</h2><p class="note">{note}</p><div id="browser"></div>'
+        sections.append(("pictures", "Pictures", browser))
     elif not pictures:
-        sections.append(
-            (
-                "pictures",
-                "Pictures",
-                '<h2>Pictures</h2><p class="note">None: the scans belong to the sites. Each has a page of its own.</p>',
-            )
-        )
+        note = "The scans stay at the sites. Each site has its own page with pictures."
+        sections.append(("pictures", "Pictures", f'<h2>Pictures</h2><p class="note">{note}</p>'))
     if data["timelines"]:
         sections.append(("federation", "Federation", _FEDERATION))
     if data["curves"]:
@@ -375,45 +358,57 @@ def _study_sections(
     return sections
 
 
-def _not_asked(things: Sequence[str]) -> str:
-    return f'<p class="note">Not asked: {_text("; ".join(things))}.</p>' if things else ""
+def _not_examined(things: Sequence[str]) -> str:
+    return (
+        f'<p class="note">Not examined: {html_parts.text("; ".join(things))}.</p>' if things else ""
+    )
 
 
 def _patients_section(measures: Mapping[str, Any]) -> str:
+    text = html_parts.text(patients_table.TEXT.replace("`", ""))
     head = ["Model", *patients_table.HEADINGS.values()]
     lines = [
         [name, *(patients_table.cell(own.get(key), key) for key in patients_table.HEADINGS)]
         for name, own in measures.items()
     ]
     return (
-        f'<h2>Patients</h2><p class="note">{_text(patients_table.TEXT.replace("`", ""))}</p>{_html_table(head, lines)}'
-        '<p class="note">What is found of the tumours against false alarms per patient, as the threshold of the score falls to 0: the dot, with '
-        "its exact 95 % interval, is the mask as it is, the square the mask with the gate. One threshold serves all seeds.</p>"
+        f'<h2>Patients</h2><p class="note">{text}</p>{html_parts.table(head, lines)}'
+        '<p class="note">Tumours found against false alarms per patient as the score threshold '
+        "falls to 0. The dot, with its exact 95 % interval, stands for the unchanged mask, the "
+        "square for the mask with the gate. All seeds share one threshold.</p>"
         '<figure id="froc"></figure>'
     )
 
 
-_TABLE = """<h2>Table 1</h2><p class="note">Dice in per cent on the sites' test cases: mean over seeds, ± half the 95 % interval of Student's t
-over seeds, and the paper's number with the difference to it.</p><div class="controls" id="table-controls"></div><div class="scroll"
-id="table"></div><details><summary class="note">How the numbers are made</summary>{definitions}</details>"""
-_CLAIMS = """<h2>The paper's claims, and ours</h2><p class="note">Rules and margins were fixed before any number was looked at
-(docs/verdicts.md). The bar is the 95 % interval over patients and trainings, the large dot its mean, the small dots the seeds, the diamond
-the paper; the dashed line is no difference, the solid one the margin. "Coverage" is how often such an interval held the truth in simulated
-studies, "shows" the smallest difference that a study like this one finds in 80 % of its repetitions. p is of the interval's own statistic,
-Holm-corrected over all parts. Below three trainings nothing is measured.</p>{not_asked}
+_TABLE = """<h2>Table 1</h2><p class="note">Dice in per cent on the sites' test cases: mean over
+seeds ± half the width of the 95 % interval (Student's t over seeds), then the paper's value and
+the difference from it.</p><div class="controls" id="table-controls"></div><div class="scroll"
+id="table"></div><details><summary class="note">How the numbers are computed</summary>{definitions}
+</details>"""
+_CLAIMS = """<h2>The paper's claims, and ours</h2><p class="note">Rules and margins were fixed
+before any result was seen (docs/verdicts.md). The bar shows the 95 % interval over patients and
+trainings, the large dot its mean, the small dots the seeds, and the diamond the paper's value. The
+dashed line marks no difference, the solid line the margin. "Coverage" is how often such an interval
+contained the true value in simulated studies; "detects" is the smallest difference that a study
+like this one finds with 80 % power. p belongs to the statistic of the interval, Holm-corrected over
+all parts. With fewer than three trainings, no verdict is given.</p>{not_examined}
 <div class="controls" id="verdict-controls"></div><div id="verdicts"></div>"""
-_CASES = """<h2>Case by case</h2><p class="note">Every test case is a dot; the box spans the quartiles, its line is the median, the number at
-the right the mean.</p><div class="controls" id="case-controls"></div><figure id="cases"></figure><h3>One model against another</h3>
+_CASES = """<h2>Case by case</h2><p class="note">Each dot is a test case. The box spans the
+quartiles, its line is the median, and the number on the right is the mean.</p><div class="controls"
+id="case-controls"></div><figure id="cases"></figure><h3>One model against another</h3>
 <div class="controls" id="pair-controls"></div><figure id="pairs"></figure>"""
-_FEDERATION = """<h2>The federation</h2><p class="note">Who did what when, by the server's clock; bands are rounds, diamonds
-aggregations.</p><div class="controls" id="timeline-controls"></div><div class="legend">{}</div><figure id="timeline"></figure>""".format(
+_FEDERATION = """<h2>The federation</h2><p class="note">What each site did and when, by the server's
+clock. Bands are rounds, diamonds are aggregations.</p><div class="controls" id="timeline-controls">
+</div><div class="legend">{}</div><figure id="timeline"></figure>""".format(
     "".join(
-        f'<span><span class="chip" style="background:{"var(--waits)" if name == "waits" else colour}"></span>{name}</span>'
+        '<span><span class="chip" style="background:'
+        f'{"var(--waits)" if name == "waits" else colour}"></span>{name}</span>'
         for name, colour in ACTIVITY_COLOURS.items()
     )
 )
-_TRAINING = """<h2>Training</h2><p class="note">Validation Dice is on each site's own validation cases, whole volumes; bands are
-rounds.</p><div class="controls" id="curve-controls"></div><figure id="curves"></figure>"""
+_TRAINING = """<h2>Training</h2><p class="note">Validation Dice is computed on whole volumes, on
+each site's own validation cases. Bands are rounds.</p><div class="controls" id="curve-controls">
+</div><figure id="curves"></figure>"""
 
 
 def _page(
@@ -427,11 +422,11 @@ def _page(
     style, script, browser = (
         (_PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js")
     )
-    nav = "".join(f'<a href="#s-{key}">{_text(name)}</a>' for key, name, _ in sections)
+    nav = "".join(f'<a href="#s-{key}">{html_parts.text(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="s-{key}">{content}</section>' for key, _, content in sections)
     browsed = data.get("browser", [])
     payload = _embedded({**data, "browser": [case["title"] for case in browsed]})
-    # each case by itself: its pictures are decoded when it is chosen, not when the page opens
+    # One element per case, so that its pictures are decoded only when the case is chosen.
     cases = "".join(
         f'<script type="application/json" id="case-{i}">{_embedded(case)}</script>'
         for i, case in enumerate(browsed)
@@ -439,42 +434,48 @@ def _page(
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     )
+    notice = f'<div class="warn">{html_parts.text(warning)}</div>' if warning else ""
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title><link rel="icon" href="data:,">
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html_parts.text(title)}</title><link rel="icon" href="data:,">
 <style>{style}</style></head><body>
-<div class="bar"><div><nav>{nav}</nav><span class="right"><button id="theme" data-state="auto">Theme: auto</button>
+<div class="bar"><div><nav>{nav}</nav><span class="right">
+<button id="theme" data-state="auto">Theme: auto</button>
 <button id="print">Print</button></span></div></div>
-<main><h1>{_text(title)}</h1><p class="lead">{_text(lead)}</p>{f'<div class="warn">{_text(warning)}</div>' if warning else ""}
-{body}<footer>Research software, not a medical device. This page holds everything it shows and loads nothing.</footer></main>
-<div id="tip"></div><script type="application/json" id="data">{payload}</script>{cases}<script>{script}</script><script>{browser}</script>
+<main><h1>{html_parts.text(title)}</h1><p class="lead">{html_parts.text(lead)}</p>{notice}
+{body}<footer>Research software, not a medical device. This page contains everything it shows and
+loads nothing from elsewhere.</footer></main>
+<div id="tip"></div><script type="application/json" id="data">{payload}</script>{cases}
+<script>{script}</script><script>{browser}</script>
 </body></html>
 """
 
 
 def _embedded(value: Any) -> str:
-    """JSON inside a script element, which a closing tag inside a string would end."""
+    """Returns JSON for a script element, which a closing tag in a string would otherwise end."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
 
 
 def _cost_table(runs: Sequence[Mapping[str, Any]]) -> str:
     stages = list(dict.fromkeys(stage for run in runs for stage in run["wall_seconds"]))
-    head = ["Run", *stages, "together", "peak memory", "on the wire"]
+    head = ["Run", *stages, "total", "peak memory", "transferred"]
     lines = []
     for run in runs:
         walls = [run["wall_seconds"].get(stage) for stage in stages]
         cells = [
             f"{run['label']}, seed {run['seed']}",
-            *("–" if w is None else _clock(w) for w in walls),
+            *("–" if w is None else progress.elapsed(w) for w in walls),
         ]
         cells += [
-            _clock(sum(w or 0 for w in walls)),
+            progress.elapsed(sum(w or 0 for w in walls)),
             f"{run['peak_memory_bytes'] / 2**30:.1f} GiB",
             f"{run['traffic']['bytes'] / 2**20:.0f} MiB",
         ]
         lines.append(cells)
-    return _html_table(head, lines)
+    return html_parts.table(head, lines)
 
 
 def _departures(content: Mapping[str, Any]) -> str:
@@ -482,35 +483,21 @@ def _departures(content: Mapping[str, Any]) -> str:
     notes = list(dict.fromkeys(note for run in content["runs"] for note in run["notes"]))
     return (
         _list(notes)
-        + (_html_table(["setting", "here", "paper"], found) if found else "<p>None.</p>")
+        + (html_parts.table(["setting", "here", "paper"], found) if found else "<p>None.</p>")
         + _list(table1_report.PAPER_STATEMENT.splitlines())
     )
 
 
 def _sweep_table(content: Mapping[str, Any]) -> str:
-    head = [
-        content["axis"],
-        *("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average"),
-        "wall a run",
-        "on the wire",
-    ]
+    head = [content["axis"], *COLUMN_HEADINGS.values(), "wall time per run", "transferred"]
     lines = []
     for point in content["sweep"]:
-        cells = [point["table"].get("FL_global", {}).get(column) for column in paper_table.COLUMNS]
-        texts = [
-            "–"
-            if c is None
-            else f"{c['mean']:.1f}"
-            + ("" if c["low"] is None else f" ± {(c['high'] - c['low']) / 2:.1f}")
-            for c in cells
-        ]
-        wall = "–" if point["wall_seconds"] is None else _clock(point["wall_seconds"])
+        row = point["table"].get("FL_global", {})
+        texts = [study_results.cell_text(row.get(column)) for column in COLUMN_HEADINGS]
+        wall = "–" if point["wall_seconds"] is None else progress.elapsed(point["wall_seconds"])
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
         lines.append([point["label"], *texts, wall, moved])
-    return (
-        '<p class="note">FL_global, Dice in per cent: mean over seeds ± half the 95 % interval.</p>'
-        + _html_table(head, lines)
-    )
+    return f'<p class="note">{study_results.SWEEP_TEXT}</p>' + html_parts.table(head, lines)
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -530,28 +517,13 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for r in ordered
     ]
-    return "<h2>Rows</h2>" + _html_table(["case", *(key.replace("_", " ") for key in keys)], lines)
-
-
-def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = ["case", *(key.replace("_", " ") for key in keys)]
+    return "<h2>Rows</h2>" + html_parts.table(head, lines)
 
 
 def _list(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{_text(line.removeprefix('- '))}</li>" for line in lines)
+    items = "".join(f"<li>{html_parts.text(line.removeprefix('- '))}</li>" for line in lines)
     return f'<ul class="note">{items}</ul>' if items else ""
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _text(value: Any) -> str:
-    return html.escape(printable.block(value))
 
 
 def _colours() -> dict[str, str]:

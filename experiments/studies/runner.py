@@ -1,6 +1,4 @@
-"""A study's runs one after the other: what is left of each, a failure kept beside its run, the cost
-before it starts.
-"""
+"""Runs a study: its runs one after another, their failures, and the estimated cost beforehand."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from experiments.run import plan as run_plan
 from experiments.run import processes
@@ -28,11 +27,11 @@ def run(
     after_each: Callable[[], None],
     programs: Programs = processes.ProgramGroup,
 ) -> list[str]:
-    """Does what is left of every run and returns what failed; a run that fails stops no other.
+    """Does what is left of every run; returns the failures. A failed run does not stop the others.
 
     Args:
-      after_each: called after every run, to write what there is.
-      programs: log folder -> group that starts programs.
+      after_each: called after every run, to write the results so far.
+      programs: creates the group that starts programs, from a log folder.
     """
     failures = []
     for (label, seed), spec, method in _order(study, specs):
@@ -43,15 +42,13 @@ def run(
         message = _attempt(spec, method, programs)
         if message:
             failures.append(f"{label}, seed {seed}: {message}")
-            print(f"failed, the others go on: {message}", flush=True)
+            print(f"failed; the other runs continue: {message}", flush=True)
         after_each()
     return failures
 
 
 def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
-    """Returns what is left of the study and what it will cost; stages already timed here scale the
-    estimate.
-    """
+    """Returns the runs left and an estimate of their cost, scaled by the stages timed here."""
     costs = {key: run_plan.cost(spec) for key, spec in specs.items()}
     done, expected, spent = {}, 0.0, 0.0
     for key, spec in specs.items():
@@ -71,23 +68,26 @@ def cost_text(study: Study, folder: pathlib.Path, specs: Specs) -> str:
         config = spec.config
         sites = ", ".join(site.name for site in spec.sites)
         lines.append(
-            f"  {key[0]}, seed {key[1]}: {minutes(rest) if rest else 'done'} ({config.num_rounds} rounds of {config.local_epochs} epochs; {sites})"
+            f"  {key[0]}, seed {key[1]}: {minutes(rest) if rest else 'done'} "
+            f"({config.num_rounds} rounds of {config.local_epochs} epochs; {sites})"
         )
     basis = (
         f"scaled by the {minutes(spent)} measured here"
         if factor != 1.0
-        else "from measurements of the demo profile"
+        else "measured with the demo profile"
     )
     disk = sum(run_plan.disk_bytes(spec) for key, spec in specs.items() if not done[key]) / 2**30
     lines.append(
-        f"  left: about {minutes(total)} on two cores, {disk:.1f} GiB of disk at most ({basis})"
+        f"  left to do: about {minutes(total)} on two cores, "
+        f"at most {disk:.1f} GiB of disk ({basis})"
     )
     return "\n".join(lines)
 
 
 def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpec, str]]:
-    """The table of every seed first, then what goes beyond it: a study cut short has fewer extras,
-    not fewer seeds.
+    """Yields the table of every seed first, then the additions.
+
+    A study that is cut short then lacks additions rather than seeds.
     """
     first = study.points[0].label
     for key, spec in specs.items():
@@ -105,16 +105,16 @@ def _order(study: Study, specs: Specs) -> Iterator[tuple[tuple[str, int], RunSpe
 
 
 def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
-    """Does what is left of a run; returns what went wrong, if anything did, and keeps it beside the
-    run.
-    """
+    """Does what is left of a run; returns its error, if any, and writes it to failure.txt."""
     failure = spec.folder / "failure.txt"
     failure.unlink(missing_ok=True)
     try:
-        how = {"environment": dict(spec.environment)} if spec.environment else {}
+        options: dict[str, Any] = (
+            {"environment": dict(spec.environment)} if spec.environment else {}
+        )
         if spec.stack == "other":
-            how["python"] = other_python(sys.executable)
-        chosen = functools.partial(programs, **how) if how else programs
+            options["python"] = other_python(sys.executable)
+        chosen = functools.partial(programs, **options) if options else programs
         run = run_stages.Run(
             spec.folder, spec.flags_text + _sites_text(spec), "give the study another name", chosen
         )
@@ -126,11 +126,12 @@ def _attempt(spec: RunSpec, method: str, programs: Programs) -> str | None:
 
 
 def other_python(own: str | os.PathLike) -> str:
-    """Returns the Python of the other stack: of the environment beside this one, `.venv/py3.11` and
-    `.venv/py3.12` for instance.
+    """Returns the Python of the other stack, from an environment beside this one.
+
+    For example, `.venv/py3.11` and `.venv/py3.12` lie beside each other.
 
     Raises:
-      ProgramFailed: where there is none.
+      ProgramFailed: if there is none.
     """
     home = pathlib.Path(own).parent.parent
     for python in sorted(home.parent.glob("py3.*/bin/python")):
@@ -139,7 +140,8 @@ def other_python(own: str | os.PathLike) -> str:
         ):
             return str(python)
     raise processes.ProgramFailed(
-        f"no environment of the other stack lies beside {home}; make one, e.g. PYTHON=python3.12 make install, and run the same command again"
+        f"no environment of the other stack lies beside {home}; create one, e.g. with "
+        "`PYTHON=python3.12 make install`, and run the same command again"
     )
 
 
@@ -150,12 +152,9 @@ def _is_addons_stack(python: pathlib.Path) -> bool:
 def _sites_text(spec: RunSpec) -> str:
     lines = []
     for site in spec.sites:
-        source = dict(site.cohort) or os.fspath(site.manifest or site.deformed)
-        lines.append(
-            f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n".replace(
-                " ", ""
-            )
-        )
+        source = dict(site.cohort) or str(site.manifest or site.deformed)
+        line = f"--site={site.name}:{source}:{site.cohort_seed}:{site.split}:{site.split_list}\n"
+        lines.append(line.replace(" ", ""))
     lines += [
         f"--phantom={site.name}:{site.phantom}\n"
         for site in spec.sites

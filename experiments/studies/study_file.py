@@ -1,30 +1,36 @@
-"""A study as a file: which seeds, which points, which sites. Read once, checked, turned into frozen
-values.
+"""A study file: its seeds, points and sites, read once, checked and turned into frozen values.
 
     {
       "name": "demo",
-      "profile": "demo",                      a flag file of experiments/flagfiles, or the path of one
+      "profile": "demo",                  a flag file in experiments/flagfiles, or a path
       "seeds": [1, 2, 3],
-      "pictures": "synthetic",                or "public"; "private" keeps scans out of the joint page
-      "settings": {"num_rounds": 13},         flags that all points change, optional
-      "phantom": "hard",                      of synthetic cohorts, optional: "standard" or "hard", see docs/data.md
-      "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}},
+      "pictures": "synthetic",            or "public"; "private" keeps scans off the joint page
+      "settings": {"num_rounds": 13},     optional: flags that all points change
+      "phantom": "hard",                  optional: "standard" or "hard", see docs/data.md
+      "sites": {
+        "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},
+        "C2": {"manifest": "msd/manifest.json", "split_list": "msd.json"}
+      },
       "points": [
-        {"label": "table1", "beyond": ["pooled", "finetuned"]}, {"label": "no_vae", "settings":
-        {"vae": "none"}, "baselines": false, "rows": {"FL_global": "FL_global_no_vae"}}
+        {"label": "table1", "beyond": ["pooled", "finetuned"]},
+        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": false,
+         "rows": {"FL_global": "FL_global_no_vae"}}
       ],
-      "axis": "local epochs per round"        for a sweep: what the points' labels are values of
-      "variants": true                        the points are one setting, computed in different ways: see below
+      "axis": "local epochs per round",   for a sweep: the quantity that the labels are values of
+      "variants": true                    the points compute one setting in different ways
     }
 
-The first point is the study's table; `rows` of a later point enter that table under the names
-given. In a sweep, which has an `axis`, every point has a table of its own. A point may replace
-`sites` and `phantom`. In place of a `cohort` or a `manifest`, sites C1 and C2 may have `"deformed":
-"manifest.json"`, a list of real CTs with masks of healthy pancreases of which
-experiments.deform_cohort makes them; `split` is then the number of copies. Points of variants may
-give `threads_per_site`, an `environment` of their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-and `"stack": "other"`, which takes the Python of the other stack's environment; the study then
-counts in how many variants each finding holds.
+The first point makes the study's table. The `rows` of a later point enter that table under the
+given names. In a sweep, which has an `axis`, every point has its own table. A point can replace
+`sites` and `phantom`.
+
+Instead of a `cohort` or a `manifest`, sites C1 and C2 can have `"deformed": "manifest.json"`, a
+list of real CTs with masks of healthy pancreases; experiments.deform_cohort then makes the cases,
+and `split` is the number of copies.
+
+If the study has `variants`, it counts in how many of them each finding holds. Their points can have
+`threads_per_site`, an `environment` for their programs, e.g. {"ONEDNN_MAX_CPU_ISA": "AVX2"}, and
+`"stack": "other"`, which uses the Python of the other stack's environment.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
@@ -100,11 +106,12 @@ class Study:
     variants: bool
     threads_per_site: int
     notes: tuple[str, ...]
-    home: pathlib.Path  # split lists and profiles start here
-    data: pathlib.Path  # manifests start here
+    home: pathlib.Path  # paths of split lists and profiles are relative to it
+    data: pathlib.Path  # paths of manifests are relative to it
 
     @property
     def flag_file(self) -> pathlib.Path:
+        """The profile's flag file."""
         named = _FLAGFILES / f"{self.profile}.flags"
         return named if named.exists() else self.home / self.profile
 
@@ -113,8 +120,8 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
     """Reads a study file.
 
     Args:
-      data: where the paths of manifests start; by default at the file's own folder, as all its
-          other paths do.
+      data: the folder that paths of manifests are relative to; by default the study file's folder,
+          as for all its other paths.
     Raises:
       ValueError: naming the file, the key, its value and what is expected.
     """
@@ -123,7 +130,7 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
         value = atomic.read_json(path)
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a study file"
+            f"{path}: cannot be read ({error.strerror}); give the path to a study file"
         ) from error
     try:
         home = path.resolve().parent
@@ -133,13 +140,18 @@ def read(path: str | os.PathLike, data: str | os.PathLike | None = None) -> Stud
 
 
 def run_spec(
-    study: Study, point: Point, seed: int, folder: pathlib.Path, parse
+    study: Study,
+    point: Point,
+    seed: int,
+    folder: pathlib.Path,
+    parse: Callable[[list[str]], tuple[ExperimentConfig, str]],
 ) -> run_plan.RunSpec:
     """Returns one run of a study.
 
     Args:
-      folder: of the study's runs.
-      parse: flags -> (configuration, flag file's text), `experiments.flags.parse_experiment`.
+      folder: the folder of the study's runs.
+      parse: turns flags into a configuration and a flag file's text, e.g.
+          `experiments.flags.parse_experiment`.
     """
     arguments = [f"--flagfile={study.flag_file}", f"--seed={seed}"]
     arguments += [f"--{name}={_flag_text(value)}" for name, value in point.settings.items()]
@@ -148,7 +160,7 @@ def run_spec(
         config=config,
         flags_text=text,
         folder=run_folder(folder, point, seed),
-        cohorts=folder.parent / "cohorts",  # other studies of the same patients find them there
+        cohorts=folder.parent / "cohorts",  # shared with other studies of the same patients
         sites=tuple(
             _site(name, value, position, seed, study, point.phantom)
             for position, (name, value) in enumerate(point.sites.items())
@@ -163,12 +175,14 @@ def run_spec(
 
 
 def run_folder(folder: pathlib.Path, point: Point, seed: int) -> pathlib.Path:
+    """Returns the folder of one run in the folder of the study's runs."""
     return folder / point.label / f"seed{seed}"
 
 
 def cohort_key(study: Study, config: ExperimentConfig) -> str:
-    """Returns what tells two seeds' cases apart: synthetic patients and deformed copies are drawn
-    anew with each seed, real scans are the same.
+    """Returns a key for the cases of a seed; equal keys mean the same cases.
+
+    Synthetic patients and deformed copies differ between seeds; real scans do not.
     """
     drawn = any("cohort" in site or "deformed" in site for site in study.points[0].sites.values())
     return f"seed {config.seed}" if drawn else "the cohort"
@@ -191,22 +205,28 @@ def _study(value: Any, home: pathlib.Path, data: pathlib.Path) -> Study:
     pictures = value.get("pictures", "private")
     if pictures not in ("synthetic", "public", "private"):
         raise ValueError(f"`pictures` is {pictures!r}; expected 'synthetic', 'public' or 'private'")
-    common, sites, phantom = (
-        value.get("settings", {}),
-        value["sites"],
-        value.get("phantom", "standard"),
-    )
+    common, sites = value.get("settings", {}), value["sites"]
+    phantom = value.get("phantom", "standard")
     points = tuple(
         _point({"phantom": phantom, **entry}, common, sites)
         for entry in value.get("points", [{"label": "table1"}])
     )
     labels = [point.label for point in points]
     if len(set(labels)) < len(labels):
-        raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own")
+        raise ValueError(f"`points` has the labels {', '.join(labels)}; give each its own label")
     return Study(
-        name=value["name"], profile=value["profile"], seeds=tuple(seeds), points=points, pictures=pictures, axis=value.get("axis"),
-        variants=bool(value.get("variants")), threads_per_site=value.get("threads_per_site", 1), notes=tuple(value.get("notes", ())), home=home, data=data,
-    )  # fmt: skip
+        name=value["name"],
+        profile=value["profile"],
+        seeds=tuple(seeds),
+        points=points,
+        pictures=pictures,
+        axis=value.get("axis"),
+        variants=bool(value.get("variants")),
+        threads_per_site=value.get("threads_per_site", 1),
+        notes=tuple(value.get("notes", ())),
+        home=home,
+        data=data,
+    )
 
 
 def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[str, Any]) -> Point:
@@ -217,28 +237,30 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         or not label.replace("_", "").replace("-", "").replace(".", "").isalnum()
     ):
         raise ValueError(
-            f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', as it names a folder"
+            f"label of a point is {label!r}; expected letters, digits, '_', '-' and '.', "
+            "because it names a folder"
         )
     own = entry.get("sites", sites)
     for name, site in own.items():
         _known(site, _SITE_KEYS, f"site {name}")
     if not {"C1", "C2"} <= set(own):
-        raise ValueError(
-            f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2 among them"
-        )
+        raise ValueError(f"point {label}: its sites are {', '.join(own)}; Table 1 needs C1 and C2")
     unknown = sorted(set(entry.get("beyond", ())) - set(run_plan.BEYOND))
     if unknown:
         raise ValueError(
-            f"point {label}: `beyond` has {', '.join(unknown)}; expected some of {', '.join(run_plan.BEYOND)}"
+            f"point {label}: `beyond` has {', '.join(unknown)}; "
+            f"expected some of {', '.join(run_plan.BEYOND)}"
         )
     baselines = entry.get("baselines", True)
     if "finetuned" in entry.get("beyond", ()) and not baselines:
         raise ValueError(
-            f"point {label}: fine-tuning starts from the baselines; leave `baselines` out or true"
+            f"point {label}: fine-tuning starts from the baselines; omit `baselines` or set it to "
+            "true"
         )
     if entry["phantom"] not in _PHANTOMS:
         raise ValueError(
-            f"point {label}: `phantom` is {entry['phantom']!r}; expected one of {', '.join(_PHANTOMS)}"
+            f"point {label}: `phantom` is {entry['phantom']!r}; "
+            f"expected one of {', '.join(_PHANTOMS)}"
         )
     deformed = {site["deformed"] for site in own.values() if "deformed" in site}
     if deformed and (
@@ -247,18 +269,16 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
         or len(deformed) > 1
     ):
         raise ValueError(
-            f"point {label}: `deformed` is for C1 and C2 together, of the same manifest, without further sites; give both the same"
+            f"point {label}: `deformed` is for C1 and C2 together, without further sites; give "
+            "both the same manifest"
         )
-    environment, stack, threads = (
-        entry.get("environment", {}),
-        entry.get("stack", "own"),
-        entry.get("threads_per_site"),
-    )
+    environment, stack = entry.get("environment", {}), entry.get("stack", "own")
+    threads = entry.get("threads_per_site")
     if not isinstance(environment, dict) or not all(
         isinstance(value, str) for value in environment.values()
     ):
         raise ValueError(
-            f"point {label}: `environment` is {environment!r}; expected names and texts"
+            f"point {label}: `environment` is {environment!r}; expected names with texts as values"
         )
     if stack not in _STACKS:
         raise ValueError(
@@ -269,10 +289,17 @@ def _point(entry: Mapping[str, Any], common: Mapping[str, Any], sites: Mapping[s
             f"point {label}: `threads_per_site` is {threads!r}; expected a number of at least 1"
         )
     return Point(
-        threads_per_site=threads, environment=environment, stack=stack, phantom=entry["phantom"],
-        label=label, settings={**common, **entry.get("settings", {})}, sites=own, baselines=baselines,
-        beyond=tuple(entry.get("beyond", ())), rows=dict(entry.get("rows", {})),
-    )  # fmt: skip
+        label=label,
+        settings={**common, **entry.get("settings", {})},
+        sites=own,
+        baselines=baselines,
+        beyond=tuple(entry.get("beyond", ())),
+        rows=dict(entry.get("rows", {})),
+        threads_per_site=threads,
+        environment=environment,
+        stack=stack,
+        phantom=entry["phantom"],
+    )
 
 
 def _site(
@@ -281,12 +308,13 @@ def _site(
     split = tuple(value["split"]) if "split" in value else None
     if split is not None and len(split) != 3:
         raise ValueError(
-            f"site {name}: `split` is {list(split)}; expected cases for training, validation, test"
+            f"site {name}: `split` is {list(split)}; "
+            "expected the numbers of training, validation and test cases"
         )
     return run_plan.SiteSpec(
         name=name,
         cohort=value.get("cohort", {}),
-        # C1 and C2 keep the seed of `make table1`; further sites have patients of their own
+        # C1 and C2 have the patients of `make table1`; further sites have other patients.
         cohort_seed=seed if position < 2 else seed + 1000 * (position + 1),
         phantom=phantom if "cohort" in value else "standard",
         manifest=study.data / value["manifest"] if "manifest" in value else None,
@@ -320,7 +348,10 @@ def _data_note(point: Point) -> str:
         )
     elif any("deformed" in site for site in point.sites.values()):
         kind = "deformed copies of real CT"
-    return f"Data: {kind}, training/validation/test {'; '.join(parts)} (paper: real CT, C1 252/84/84; C2 286/100/100)."
+    return (
+        f"Data: {kind}, training/validation/test {'; '.join(parts)} "
+        "(paper: real CT, C1 252/84/84; C2 286/100/100)."
+    )
 
 
 def _flag_text(value: Any) -> str:

@@ -1,14 +1,14 @@
-"""A study's numbers: every run's rows in one table with means and intervals over seeds, verdicts,
-costs, curves of a sweep.
-"""
+"""A study's results: one table of means and intervals over seeds, verdicts, costs and sweeps."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.configuration import ExperimentConfig
+from experiments.figures import style
 from experiments.reports import patients_table, table1_report
 from experiments.results import fingerprints, hypotheses, intervals, paper_table, patients
 from experiments.run import stages as run_stages
@@ -17,15 +17,17 @@ from experiments.studies import variants as study_variants
 from experiments.studies.study_file import Study
 from runkit import atomic, events
 
+SWEEP_TEXT = "FL_global, Dice in per cent: mean over seeds ± half the width of the 95 % interval."
+
 
 def collect(
-    study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str, int], Any]
+    study: Study, folder: str | os.PathLike, configs: Mapping[tuple[str, int], ExperimentConfig]
 ) -> dict[str, Any]:
-    """Returns the contents of `study.json` from whatever the runs have left so far.
+    """Returns the contents of `study.json` from what the runs have written so far.
 
     Args:
-      folder: of the study's runs.
-      configs: (point's label, seed) -> configuration.
+      folder: the folder of the study's runs.
+      configs: configurations by (label of the point, seed).
     """
     folder = pathlib.Path(folder)
     runs = []
@@ -56,14 +58,19 @@ def collect(
     joint = joint_rows(study, runs)
     if not study.variants:
         return {**content, **_joint(joint)}
-    # every variant is a run of the same method: the table stays that of the first, the claims are
-    # judged by all
+    # All variants are runs of the same method: the table is that of the first, but the claims are
+    # judged by all runs.
     judged = [hypotheses.Run(run["seed"], run["cohort"], run["rows"]) for run in runs]
     return {**content, **_joint(joint, judged), "variants": study_variants.collect(runs)}
 
 
 def _run(
-    point, seed: int, config, cohort: str, folder: pathlib.Path, root: pathlib.Path
+    point: study_file.Point,
+    seed: int,
+    config: ExperimentConfig,
+    cohort: str,
+    folder: pathlib.Path,
+    root: pathlib.Path,
 ) -> dict[str, Any]:
     state = (
         atomic.read_json(folder / "stages.json")
@@ -101,10 +108,10 @@ def _run(
 
 
 def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str, Any]:
-    """Returns one finished run's numbers in the shape of a study's, so that both have one page.
+    """Returns one finished run's results in the form of a study, for the same page.
 
     Raises:
-      FileNotFoundError: where the folder has no table yet.
+      FileNotFoundError: if the folder has no table yet.
     """
     folder = pathlib.Path(folder)
     document = table1_report.read(folder).document
@@ -141,8 +148,11 @@ def of_one_run(folder: str | os.PathLike, pictures: str = "private") -> dict[str
 def _joint(
     joint: Sequence[hypotheses.Run], judged: Sequence[hypotheses.Run] = ()
 ) -> dict[str, Any]:
-    """Returns what all rows say together; `judged` are the runs that the claims are judged by,
-    where they are more than the table's.
+    """Returns the results of all rows together.
+
+    Args:
+      joint: the runs of the table.
+      judged: the runs that the claims are judged by, if they are not the same.
     """
     return {
         "table": table(joint),
@@ -157,9 +167,7 @@ def _joint(
 
 
 def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypotheses.Run]:
-    """Returns one run a seed: all rows of the study's first point, and of the later ones those they
-    name, under their new names.
-    """
+    """Returns one run per seed: the first point's rows, and the later points' renamed `rows`."""
     renamed = {point.label: point.rows for point in study.points}
     first = study.points[0].label
     joint = []
@@ -185,10 +193,10 @@ def joint_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[hypothes
 def table(
     runs: Sequence[hypotheses.Run], grid: str = "training"
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns row -> column -> mean over seeds, its Student interval (None for one seed), each
-    seed's value, number of cases.
+    """Returns row -> column -> mean over seeds, Student interval, value by seed, number of cases.
 
-    A seed that lacks a row or a number does not count there; a cell that no seed has is absent.
+    The interval is None for a single seed. A seed without a row or a value is left out of that
+    cell; a cell without any seed is absent.
     """
     lines = {run.seed: paper_table.table(run.rows, grid) for run in runs}
     names = sorted({name for line in lines.values() for name in line}, key=paper_table.position)
@@ -201,7 +209,11 @@ def table(
                 if name in line and line[name].percent[column] is not None
             }
             if cells:
-                values = {str(seed): cell.percent[column] for seed, cell in cells.items()}
+                values: dict[str, float] = {
+                    str(seed): value
+                    for seed, cell in cells.items()
+                    if (value := cell.percent[column]) is not None
+                }
                 interval = intervals.student_interval(list(values.values()))
                 found.setdefault(name, {})[column] = {
                     "mean": sum(values.values()) / len(values),
@@ -215,9 +227,7 @@ def table(
 
 
 def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns, point by point, its label, table over seeds and cost (wall seconds a run, bytes on
-    the wire).
-    """
+    """Returns each point's label, table over seeds, and mean cost per run (wall time, bytes)."""
     points = []
     for point in study.points:
         own = [run for run in runs if run["label"] == point.label]
@@ -237,12 +247,10 @@ def sweep(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return points
 
 
-def traffic(found) -> dict[str, Any]:
-    """Returns the bytes that each site sent and fetched, and the seconds it trained, as the
-    server's log has it.
-    """
+def traffic(server_events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns each site's bytes sent and fetched and its transfer time, from the server's log."""
     sites: dict[str, dict[str, float]] = {}
-    for event in found:
+    for event in server_events:
         if event.get("site") and event["event"] in ("pulled", "pushed", "published"):
             own = sites.setdefault(
                 event["site"], {"sent_bytes": 0, "fetched_bytes": 0, "seconds": 0.0}
@@ -258,7 +266,7 @@ def traffic(found) -> dict[str, Any]:
 
 
 def write(folder: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Writes `study.json` and `study.md`, each whole or not at all."""
+    """Writes `study.json` and `study.md` atomically."""
     folder = pathlib.Path(folder)
     kept = {
         **content,
@@ -271,7 +279,7 @@ def write(folder: str | os.PathLike, content: Mapping[str, Any]) -> None:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """Returns the study as text: how far it is, its table, its verdicts, what it cost."""
+    """Returns the study as Markdown: its progress, table, verdicts and cost."""
     runs = content["runs"]
     finished = sum(run["state"] == "finished" for run in runs)
     seeds = ", ".join(map(str, content["seeds"]))
@@ -283,9 +291,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     ]
     for run in runs:
         if run["state"] != "finished":
-            lines.append(
-                f"- {run['label']}, seed {run['seed']}: {run['state']}{': ' + run['failure'].splitlines()[0] if run['failure'] else ''}"
-            )
+            reason = f": {run['failure'].splitlines()[0]}" if run["failure"] else ""
+            lines.append(f"- {run['label']}, seed {run['seed']}: {run['state']}{reason}")
     if content.get("sweep") is not None:
         lines += _sweep_lines(content)
     else:
@@ -303,7 +310,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         "## Cost",
         "",
-        "| run | wall | peak memory | on the wire |",
+        "| run | wall time | peak memory | transferred |",
         "|---|---:|---:|---:|",
     ]
     for run in runs:
@@ -315,42 +322,43 @@ def markdown(content: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {run['label']}, seed {run['seed']} | {' | '.join(cells)} |")
     total = sum(sum(run["wall_seconds"].values()) for run in runs) / 60
-    lines += [f"| together | {total:.1f} min | | |", ""]
+    lines += [f"| total | {total:.1f} min | | |", ""]
     return "\n".join(lines)
 
 
-_HEADINGS = ("C1 pancreas", "C2 pancreas", "C2 tumour", "Pancreas average", "Average")
-
-
-def _cell(cell: Mapping[str, Any] | None) -> str:
+def cell_text(cell: Mapping[str, Any] | None, *, paper: bool = False) -> str:
+    """Returns a cell of `table`, e.g. "75.0 ± 6.5"; with `paper`, also the paper's value."""
     if cell is None:
         return "–"
     half = "" if cell["low"] is None else f" ± {(cell['high'] - cell['low']) / 2:.1f}"
-    missing = "" if cell["paper"] is None else f" ({cell['paper']:.1f})"
-    return f"{cell['mean']:.1f}{half}{missing}"
+    printed = f" ({cell['paper']:.1f})" if paper and cell["paper"] is not None else ""
+    return f"{cell['mean']:.1f}{half}{printed}"
 
 
 def _table_lines(rows: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Table 1 over seeds",
         "",
-        "Dice in per cent: mean over seeds ± half the 95 % interval of Student's t; in brackets the paper's.",
+        "Dice in per cent: mean over seeds ± half the width of the 95 % interval (Student's t); "
+        "the paper's value in brackets.",
         "",
     ]
-    lines += [f"| Model | {' | '.join(_HEADINGS)} |", "|---|" + "---:|" * len(_HEADINGS)]
-    lines += [
-        f"| {name} | {' | '.join(_cell(columns.get(c)) for c in paper_table.COLUMNS)} |"
-        for name, columns in rows.items()
-    ]
-    return lines if rows else [*lines[:2], "No row has arrived yet."]
+    headings = style.COLUMN_HEADINGS.values()
+    lines += [f"| Model | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
+    for name, columns in rows.items():
+        cells = [cell_text(columns.get(column), paper=True) for column in paper_table.COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if rows else [*lines[:2], "There are no rows yet."]
 
 
 def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[str]) -> list[str]:
     lines = [
         "## The claims",
         "",
-        "Estimate [95 % interval over patients and trainings], what it is made from, how often such an interval holds the truth, p after Holm, and",
-        "the smallest difference that this study shows in 80 % of its repetitions, by the claim alone and after Holm. Rules: docs/verdicts.md.",
+        "Estimate [95 % interval over patients and trainings]; the numbers of patients and "
+        "trainings; how often such an interval contains the true value; p after Holm's",
+        "correction; and the smallest difference that such a study detects with 80 % power, "
+        "without and with Holm's correction. The rules are in docs/verdicts.md.",
         "",
         "| claim | source | verdict | numbers |",
         "|---|---|---|---|",
@@ -363,14 +371,13 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]], not_asked: Sequence[st
             else f"**{verdict['verdict']}**"
         )
         lines.append(f"| {verdict['claim']} | {verdict['source']} | {word} | {parts} |")
-    return [*lines, "", f"Not asked: {'; '.join(not_asked)}."] if not_asked else lines
+    return [*lines, "", f"Not examined: {'; '.join(not_asked)}."] if not_asked else lines
 
 
 def part_numbers(part: Mapping[str, Any]) -> str:
-    """Returns a part's estimate, interval, what it is made from, coverage, adjusted p and power in
-    words.
+    """Returns a part's estimate, interval, sample size, coverage, adjusted p and power as text.
 
-    `part` may be of an earlier release, which counted patients alone and knew no power.
+    `part` may come from an earlier release, which counted only patients and computed no power.
     """
     interval = part["interval"]
     if interval is None:
@@ -394,7 +401,7 @@ def part_numbers(part: Mapping[str, Any]) -> str:
     if part["p_holm"] is not None:
         text += f", p = {part['p_holm']:.2g}"
     if part.get("detectable") is not None:
-        # Dice has no more than 100 points
+        # A Dice cannot differ by more than 100 points.
         alone, after = (
             "none" if unit == "points" and part[key] > 100 else f"{part[key] * scale:.{digits}f}"
             for key in ("detectable", "detectable_holm")
@@ -402,7 +409,7 @@ def part_numbers(part: Mapping[str, Any]) -> str:
         text += (
             f", at best below {alone} % ({after} % after Holm)"
             if share
-            else f", shows {alone} ({after} after Holm)"
+            else f", detects {alone} ({after} after Holm)"
         )
     return text
 
@@ -412,18 +419,17 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
         "",
         f"## {content['axis'][0].upper()}{content['axis'][1:]}",
         "",
-        "FL_global, Dice in per cent, mean over seeds ± half the 95 % interval.",
+        SWEEP_TEXT,
         "",
     ]
+    headings = style.COLUMN_HEADINGS.values()
     lines += [
-        f"| {content['axis']} | {' | '.join(_HEADINGS)} | wall a run | on the wire |",
-        "|---|" + "---:|" * (len(_HEADINGS) + 2),
+        f"| {content['axis']} | {' | '.join(headings)} | wall time per run | transferred |",
+        "|---|" + "---:|" * (len(headings) + 2),
     ]
     for point in content["sweep"]:
-        cells = [
-            _cell({**c, "paper": None} if c else None)
-            for c in (point["table"].get("FL_global", {}).get(n) for n in paper_table.COLUMNS)
-        ]
+        row = point["table"].get("FL_global", {})
+        cells = [cell_text(row.get(column)) for column in paper_table.COLUMNS]
         wall = "–" if point["wall_seconds"] is None else f"{point['wall_seconds'] / 60:.1f} min"
         moved = "–" if point["bytes"] is None else f"{point['bytes'] / 2**20:.0f} MiB"
         lines.append(f"| {point['label']} | {' | '.join(cells)} | {wall} | {moved} |")
@@ -431,19 +437,19 @@ def _sweep_lines(content: Mapping[str, Any]) -> list[str]:
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any]:
-    """Reads a study back.
+    """Reads the `study.json` of a study's folder.
 
     Raises:
-      FileNotFoundError: where there is none yet.
+      FileNotFoundError: if there is none yet.
     """
     file = pathlib.Path(folder) / "study.json"
     if not file.exists():
         raise FileNotFoundError(
-            f"{file} is not there; make it with `make study`, or name another study's folder"
+            f"{file} is missing; create it with `make study`, or give another study's folder"
         )
     return atomic.read_json(file)
 
 
 def departures(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns what of the first run differs from the paper's profile, as (setting, here, paper)."""
+    """Returns the first run's differences from the paper's profile: (setting, here, paper)."""
     return table1_report.departures(content["runs"][0]["configuration"]) if content["runs"] else []

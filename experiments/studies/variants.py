@@ -1,9 +1,8 @@
-"""One setting computed in different ways: in how many of the variants does each finding of the
-paper hold, and how far do numbers move?
+"""Computes one setting in several ways: in how many variants does each finding of the paper hold?
 
-Threads, processor instructions, stack and the arithmetic of the norm change the order of additions
-and so the last bits, and a training makes other numbers of other bits. A finding that depends on
-them is no finding.
+The number of threads, the processor's instructions, the software stack and the arithmetic of the
+normalisation change the order of additions and with it the last bits; training amplifies the
+difference. A finding that depends on them is not reliable.
 """
 
 from __future__ import annotations
@@ -16,18 +15,20 @@ from experiments.results import paper_table
 
 
 def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns, JSON-able, what the finished runs of a study say.
+    """Returns the results of a study's finished runs, ready for JSON.
 
     Args:
-      runs: of `study_results.collect`, with `label`, `seed`, `state` and `rows`.
+      runs: from `study_results.collect`, with `label`, `seed`, `state` and `rows`.
     Returns:
-      `runs`, per finished run its `label`, `seed`, whether each finding `holds` and the `values` of
-      the table in per cent; `findings`, per finding its claim, in how many runs it holds, of how
-      many, and in which it does not; `spread`, per row and column the mean and the standard
-      deviation over the variants of one seed, averaged over the seeds as variances are.
+      `runs`: for each finished run its `label`, its `seed`, whether each finding `holds`, and the
+      `values` of the table in per cent. `findings`: for each finding its claim, the number of runs
+      in which it holds, the number in which it was evaluated, and the runs in which it fails.
+      `spread`: for each row and column the mean, and the standard deviation over the variants of
+      one seed, from variances pooled over the seeds.
     """
     finished = [run for run in runs if run["state"] == "finished"]
-    listed, claims = [], {}
+    listed: list[dict[str, Any]] = []
+    claims: dict[str, str] = {}
     for run in finished:
         lines = paper_table.table(run["rows"])
         found = paper_table.findings(lines)
@@ -57,17 +58,18 @@ def collect(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(content: Mapping[str, Any]) -> list[str]:
-    """Returns the study's variants as lines of Markdown."""
+    """Returns the results of `collect` as lines of Markdown."""
     lines = ["## The findings in every variant", ""]
     if not content["runs"]:
-        return [*lines, "No run is finished yet."]
+        return [*lines, "No run has finished yet."]
     lines += ["| finding | holds in | does not hold in |", "|---|---:|---|"]
     for finding in content["findings"].values():
         fails = ", ".join(f"{label} (seed {seed})" for label, seed in finding["fails"]) or "–"
         lines.append(f"| {finding['claim']} | {finding['holds']} of {finding['of']} | {fails} |")
-    lines += ["", "## What the arithmetic alone moves", ""]
+    lines += ["", "## Differences from the arithmetic alone", ""]
     lines += [
-        "Dice in per cent: mean over all runs, and in brackets the standard deviation between variants of one seed.",
+        "Dice in per cent: mean over all runs and, in brackets, the standard deviation between "
+        "variants of one seed.",
         "",
     ]
     lines += [
@@ -75,10 +77,9 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
         "|---|" + "---:|" * len(paper_table.COLUMNS),
     ]
     for name, columns in content["spread"].items():
-        lines.append(
-            f"| {name} | {' | '.join(_cell(columns.get(column)) for column in paper_table.COLUMNS)} |"
-        )
-    lines += ["", "## Every run", ""]
+        cells = [_cell(columns.get(column)) for column in paper_table.COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "## All runs", ""]
     shown = ("C1_FL_local", "C2_FL_local", "FL_global")
     heads = [f"{name} {column}" for name in shown for column in ("C2 tumour", "Average")]
     lines += [
@@ -110,8 +111,7 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
             values = [value for own in by_seed.values() for value in own]
             several = [own for own in by_seed.values() if len(own) > 1]
             if values:
-                # pooled over the seeds: each has as many degrees of freedom as it has variants
-                # beyond the first
+                # Pooled over the seeds; each has one degree of freedom less than it has variants.
                 freedom = sum(len(own) - 1 for own in several)
                 variance = (
                     sum((len(own) - 1) * statistics.variance(own) for own in several) / freedom

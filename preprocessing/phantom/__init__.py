@@ -1,1 +1,1 @@
-"""The synthetic hospitals: anatomy, tumours, scanner, and the cohorts made of them."""
+"""Synthetic hospitals: their patients' anatomy and tumours, their scanners, and their cohorts."""

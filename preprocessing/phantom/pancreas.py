@@ -1,4 +1,4 @@
-"""The pancreas and its tumour: the two shapes that are labelled."""
+"""The pancreas and its tumour, the two labelled shapes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from preprocessing.phantom.viscera import jittered
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the labels are made of: distances in mm float32 on `box`; `tumour` is None in a healthy
-    patient.
-    """
+    """The labelled shapes as distances in mm, float32 on `box`; `tumour` is None if healthy."""
 
     box: Box
     pancreas: np.ndarray
@@ -24,12 +22,11 @@ class Target:
 
 
 def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Target:
-    """Paints pancreas and tumour into the room the other organs leave. Returns the shapes the
-    labels are made of.
+    """Paints pancreas and tumour into the room left by other organs; returns their shapes.
 
-    The pancreas is a tube of varying radius along a spline: uncinate process and head inside the
-    duodenum's C, neck in front of the superior mesenteric vein, body over the aorta, tail rising to
-    the splenic hilum.
+    The pancreas is a tube of varying radius along a spline: uncinate process and head inside the C
+    of the duodenum, neck in front of the superior mesenteric vein, body over the aorta, tail rising
+    to the splenic hilum.
     """
     space, hu = canvas.space, patient.hu
     rise, press = patient.tail_rise_mm, 5.0 * max(0.0, patient.stomach_size - 0.7)
@@ -50,7 +47,7 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
     centreline = spline(path, 40)
     centreline[:, 3] = np.clip(centreline[:, 3], 7.5, 19.0)
     tumour_at = _draw_tumour_place(rng) if patient.site.tumour else None
-    if tumour_at is not None:  # what lies upstream of a tumour withers
+    if tumour_at is not None:  # the pancreas upstream of a tumour atrophies
         centreline[tumour_at:, 3] *= rng.uniform(0.84, 0.96)
     flat = (1.0, 0.92 - 0.10 * max(0.0, patient.stomach_size - 0.7), 1.05)
     box, distance = tube(space, centreline, stretch=flat)
@@ -76,8 +73,9 @@ def paint_pancreas(canvas: Canvas, patient: Patient, rng: np.random.Generator) -
 
 
 def _draw_tumour_place(rng: np.random.Generator) -> int:
-    """Returns an index into the 40 samples of the centreline: six of ten tumours sit in the head,
-    as in the clinic.
+    """Returns an index into the 40 samples of the centreline.
+
+    60 % of the tumours are in the head, 22 % in the body and 18 % in the tail, as in the clinic.
     """
     first, last = ((4, 15), (18, 28), (29, 36))[rng.choice(3, p=(0.6, 0.22, 0.18))]
     return int(rng.integers(first, last))
@@ -104,7 +102,7 @@ def _paint_tumour(
     direction = rng.normal(0, 1, 3) * (1.0, 1.0, 0.7)
     offset = direction / np.linalg.norm(direction) * centreline[at, 3] * rng.uniform(0.1, 1.0)
     tumour = grow(space, box, centreline[at, :3] + offset, diameter, canvas.occupied[box], rng)
-    if at < 30:  # the duct behind the tumour widens
+    if at < 30:  # the duct upstream of the tumour is dilated
         width = rng.uniform(1.4, 3.0)
         duct = centreline[at:].copy()
         duct[:, 3] = np.linspace(width, 0.8, len(duct))

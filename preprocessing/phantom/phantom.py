@@ -1,9 +1,10 @@
-"""Synthetic cohorts of two hospitals: seeded CT volumes with labels and a manifest, as NIfTI files."""
+"""Synthetic cohorts of two hospitals: CT volumes and labels as NIfTI files, with a manifest."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -28,23 +29,26 @@ from runkit import atomic, progress
 from runkit import workers as processes
 from runkit.randomness import generator
 
-# of the anatomy; part of every key, so that patients of one version were never looked at while
-# another was made
+# Version of the anatomy. It is part of every random key, so each version has patients that nobody
+# saw while an earlier version was developed.
 _VERSION = 3
 _GRID_MM = 2.0  # spacing of the grid on which the anatomy is painted
-_C2_THIN, _C2_ALL = 40, 486  # volumes with slices of 1 mm, and all of them
+_C2_THIN, _C2_ALL = 40, 486  # C2's volumes with 1 mm slices, and all its volumes
 _SLICE_MM = {"demo": (0.8, 1.0), "paper": (0.16, 1.0)}  # C1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CohortConfig:
-    """A hospital's cohort. Case `i` depends on everything here but `cases`, so a cohort can be
-    enlarged later.
+    """A hospital's cohort. A case does not depend on `cases`, so a cohort can be enlarged later.
 
-    `phantom` chooses between "standard" and "hard", see `phantom_site`; the two have different
-    patients. `spacings` chooses C1's slice range: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (a
-    thousand slices and more). `in_plane_mm` and `slice_mm`, where given, take the place of the
-    hospital's own spacings; values are drawn uniformly from such a range.
+    Attributes:
+      site: "C1" or "C2".
+      cases: number of cases.
+      phantom: "standard" or "hard", see `preprocessing.phantom.hospital`; the two have different
+        patients.
+      spacings: C1's slice spacing: "demo" 0.8-1.0 mm, "paper" 0.16-1.0 mm (over a thousand slices).
+      in_plane_mm, slice_mm: uniform ranges that replace the hospital's own spacings.
+      field_of_view_mm: extent of the scans along x, y and z.
     """
 
     site: str
@@ -73,19 +77,22 @@ class CohortConfig:
                 raise ValueError(f"{name} is {value!r}; expected (lowest, highest) in mm, above 0")
         if len(self.field_of_view_mm) != 3 or min(self.field_of_view_mm) < 100:
             raise ValueError(
-                f"field_of_view_mm is {self.field_of_view_mm!r}; expected three lengths of at least 100 mm"
+                f"field_of_view_mm is {self.field_of_view_mm!r}; "
+                "expected three lengths of at least 100 mm"
             )
 
 
 def case_id(config: CohortConfig, index: int) -> str:
+    """Returns the id of case `index` (from 0), e.g. "C1_0001"."""
     return f"{config.site}_{index + 1:04d}"
 
 
 def spacing_mm(config: CohortConfig, index: int) -> tuple[float, float, float]:
     """Returns the native spacing of case `index` (from 0).
 
-    C1: in plane uniform in 0.58-0.98 mm, slices by `config.spacings`. C2: 0.68 mm, slices of 5 mm
-    and 1 mm at 446:40, spread evenly: of the first n cases, round(40 n / 486) are thin.
+    C1: uniform in plane between 0.58 and 0.98 mm, slices by `config.spacings`. C2: 0.68 mm in
+    plane; slices of 5 mm and 1 mm at 446:40, spread evenly: of the first n cases, round(40 n / 486)
+    have thin slices.
     """
     rng = _generator(config, index, "spacing")
     in_plane, thickness = rng.uniform(0.58, 0.98), rng.uniform(*_SLICE_MM[config.spacings])
@@ -104,11 +111,10 @@ def _thin_until(cases: int) -> int:
 
 
 def render_case(config: CohortConfig, index: int) -> tuple[Volume, Volume]:
-    """Returns CT (int16 HU) and labels (uint8: 1 pancreas, 2 tumour) of case `index`, a function of
-    the configuration only.
+    """Returns CT (int16 HU) and labels (uint8: 1 pancreas, 2 tumour) of case `index`.
 
-    C1 stores its voxels left to right reversed (LAS+) and C2 as RAS+, since hospitals do differ
-    there.
+    The result depends only on the configuration and the index. C1 stores its voxels in LAS+ order
+    and C2 in RAS+ order, because real hospitals differ in this as well.
     """
 
     def rng(what: str) -> np.random.Generator:
@@ -152,39 +158,37 @@ def _site(config: CohortConfig) -> Site:
 
 
 def _generator(config: CohortConfig, index: int, what: str) -> np.random.Generator:
-    kind = (
-        () if config.phantom == "standard" else (config.phantom,)
-    )  # the standard's keys are those of when it was the only one
+    # Without the name, the standard phantom keeps the keys from before there was a second one.
+    kind = () if config.phantom == "standard" else (config.phantom,)
     return generator(config.seed, "phantom", _VERSION, *kind, config.site, index, what)
 
 
 def _acquisition(config: CohortConfig, index: int, rng: np.random.Generator) -> Acquisition:
     site, spacing = _site(config), spacing_mm(config, index)
     extent = np.array(config.field_of_view_mm) * (1.0, 1.0, rng.uniform(0.95, 1.06))
-    shape = tuple(round(e / s) for e, s in zip(extent, spacing, strict=True))
-    middle = (
-        0.0,
-        42.0,
-        0.0,
-    )  # of the field of view, in patient coordinates: the pancreas lies between the slices' ends
-    first = tuple(
+    nx, ny, nz = (round(e / s) for e, s in zip(extent, spacing, strict=True))
+    shape = (nx, ny, nz)
+    # centre of the field of view, in patient coordinates: the pancreas is within the slices
+    middle = (0.0, 42.0, 0.0)
+    x, y, z = (
         round(m - (n - 1) * s / 2, 4) for m, n, s in zip(middle, shape, spacing, strict=True)
     )
-    noise = (
-        rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4
-    )  # thick slices average; the dose is lower for them
-    return Acquisition(shape, spacing, first, noise, site.noise_passes, site.kernel_mm)
+    # Thick slices average the noise, but less than expected, since their dose is lower.
+    noise = rng.uniform(*site.noise_hu) * (1.0 / max(spacing[2], 0.6)) ** 0.4
+    return Acquisition(shape, spacing, (x, y, z), noise, site.noise_passes, site.kernel_mm)
 
 
-def generate_cohort(config: CohortConfig, folder, *, workers: int = 1) -> pathlib.Path:
-    """Writes images/, labels/, manifest.json and cohort.json and returns the manifest's path.
+def generate_cohort(
+    config: CohortConfig, folder: str | os.PathLike, *, workers: int = 1
+) -> pathlib.Path:
+    """Writes images/, labels/, manifest.json and cohort.json; returns the manifest's path.
 
-    A case that is there already is not made again; a stopped run goes on where it was. The same
-    configuration gives the same bytes on the same machine and NumPy; another NumPy may round single
-    voxels of the CT differently, by 1 HU.
+    Existing cases are kept, so an interrupted run resumes. The same configuration gives the same
+    bytes on the same machine with the same NumPy; another NumPy version may round single voxels of
+    the CT differently, by 1 HU.
 
     Raises:
-      ValueError: if `folder` holds a cohort of another configuration.
+      ValueError: if `folder` holds a cohort with another configuration.
     """
     folder = pathlib.Path(folder)
     _claim(config, folder)
@@ -235,7 +239,7 @@ def _make_case(config: CohortConfig, folder: pathlib.Path, index: int) -> None:
 
 
 def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
-    """Writes cohort.json, or checks that the one that is there describes the same patients."""
+    """Writes cohort.json, or checks that an existing one describes the same patients."""
     wanted = {
         "version": _VERSION,
         **{
@@ -243,12 +247,13 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
         },
     }
     if config.phantom == "standard":
-        del wanted["phantom"]  # so that a cohort made when there was one phantom is the same cohort
+        del wanted["phantom"]  # cohorts from before there was a second phantom lack it
     path = folder / "cohort.json"
     others = [name for name in ("manifest.json", "images", "labels") if (folder / name).exists()]
     if others and not path.exists():
         raise ValueError(
-            f"{folder}: holds {', '.join(others)} and is no synthetic cohort, which would replace them; choose another folder"
+            f"{folder}: holds {', '.join(others)} but not a synthetic cohort, which would replace "
+            "them; choose another folder"
         )
     if path.exists():
         found = atomic.read_json(path)
@@ -259,6 +264,7 @@ def _claim(config: CohortConfig, folder: pathlib.Path) -> None:
         ]
         if differing:
             raise ValueError(
-                f"{path}: holds another cohort ({'; '.join(differing)}); choose another folder or delete {folder}"
+                f"{path}: holds another cohort ({'; '.join(differing)}); "
+                f"choose another folder or delete {folder}"
             )
     atomic.write_json(path, wanted)

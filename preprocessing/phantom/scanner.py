@@ -1,14 +1,14 @@
-"""The scanner of the synthetic hospital: anatomy on a coarse grid in, CT and labels on the native
-grid out.
+"""The synthetic scanner: turns anatomy on a coarse grid into CT and labels on the native grid.
 
-Every slice is the mean over its thickness, so that 5 mm slices blur what crosses them obliquely.
-Slices are made one at a time: they stay in the processor's cache, and the memory needed is the
-int16 volume's own.
+Each slice is the mean over its thickness, so 5 mm slices blur oblique structures. Slices are
+computed one at a time: they fit the processor's cache, and the only large array is the int16
+volume.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -21,9 +21,7 @@ _BYTE_VARIANCE = (256**2 - 1) / 12.0
 
 @dataclasses.dataclass(frozen=True)
 class Acquisition:
-    """Native grid and image quality of one scan. Slices are contiguous: their thickness is their
-    distance.
-    """
+    """Native grid and image quality of one scan; slice thickness and slice distance are equal."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -33,6 +31,7 @@ class Acquisition:
     kernel_mm: float
 
     def centres(self, axis: int) -> np.ndarray:
+        """Returns the scanner coordinates in mm of the voxel centres along an axis."""
         return self.first_mm[axis] + self.spacing_mm[axis] * np.arange(self.shape[axis])
 
 
@@ -43,8 +42,12 @@ def linear_weights(
     count: int,
     thickness_mm: float = 0.0,
 ) -> sparse.csr_matrix:
-    """Returns float32 [positions, count]: linear interpolation on a grid, averaged over
-    `thickness_mm` around each position.
+    """Returns float32 [positions, count], the weights of linear interpolation on a grid.
+
+    Args:
+      positions_mm: where to interpolate.
+      lower_mm, spacing_mm, count: the grid.
+      thickness_mm: width around each position over which to average.
     """
     samples = max(1, int(np.ceil(thickness_mm / 0.5)))
     shifts = (np.arange(samples) + 0.5) / samples * thickness_mm - thickness_mm / 2
@@ -69,11 +72,11 @@ def scan(
     acquisition: Acquisition,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CT int16 [x, y, z] and labels uint8 [x, y, z], both in Fortran order, as NIfTI stores
-    them.
+    """Returns CT int16 and labels uint8, both [x, y, z] in Fortran order, as NIfTI stores them.
 
     Args:
-      hu, body: anatomy and distance to the skin on the grid of `space`.
+      hu: the anatomy on the grid of `space`.
+      body: the distance to the skin on the same grid.
     """
     nx, ny, nz = acquisition.shape
     weights = [
@@ -96,12 +99,12 @@ def scan(
     slices = (slab @ anatomy.reshape(space.shape[2], -1)).reshape(
         nz, space.shape[1], space.shape[0]
     )
-    loudness = _loudness(acquisition, weights, space, body)
+    noise_sd = _noise_sd(acquisition, weights, space, body)
     noise = _Noise(acquisition, rng)
     ct = np.empty((nz, ny, nx), np.int16)
     for k in range(nz):
         plane = weights[0] @ np.ascontiguousarray((weights[1] @ slices[k]).T)
-        plane = plane.T + noise.slice() * loudness
+        plane = plane.T + noise.slice() * noise_sd
         np.rint(np.clip(plane, -1024.0, 3071.0, out=plane), out=plane)
         ct[k] = plane
     labels = _labels(target, weights, acquisition.shape)
@@ -111,20 +114,20 @@ def scan(
 def _labels(
     target: Target, weights: list[sparse.csr_matrix], shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Returns labels uint8 [z, y, x]: the implicit shapes at the native voxel centres; a tumour
-    voxel is not pancreas.
+    """Returns labels uint8 [z, y, x]: the implicit shapes sampled at the native voxel centres.
+
+    Tumour voxels are not pancreas.
     """
     labels = np.zeros(shape[::-1], np.uint8)
     rows, inner = [], []
-    for axis, box in enumerate(
-        target.box
-    ):  # native voxels whose interpolation lies wholly inside the box
+    for axis, box in enumerate(target.box):
+        # the native voxels that are interpolated only from inside the box
         part = weights[axis][:, box]
         used = np.flatnonzero(np.asarray(part.sum(axis=1)).ravel() > 0.999)
         rows.append(slice(used[0], used[-1] + 1))
         inner.append(part[used[0] : used[-1] + 1])
 
-    def native(distance):
+    def native(distance: np.ndarray) -> Iterator[np.ndarray]:
         z = np.ascontiguousarray(distance.transpose(2, 1, 0))
         planes = (inner[2] @ z.reshape(z.shape[0], -1)).reshape(-1, *z.shape[1:])
         for plane in planes:
@@ -140,9 +143,7 @@ def _labels(
 
 
 def _shading(space: Space, body: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Beam hardening, mildly: the middle of the body a few HU too dark, and a slow drift over the
-    field of view.
-    """
+    """Returns mild beam hardening: a centre that is a few HU too dark, and a slow drift."""
     inside = np.clip(-body / 100.0, 0.0, 1.0)
     drift = np.sin(
         (space.x * rng.normal(0, 1) + space.y * rng.normal(0, 1)) / 90.0 + rng.uniform(0, 6)
@@ -150,9 +151,12 @@ def _shading(space: Space, body: np.ndarray, rng: np.random.Generator) -> np.nda
     return np.float32(-5.0) * inside + np.float32(1.5) * drift * (body < 0)
 
 
-def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray) -> np.ndarray:
-    """Noise's standard deviation in HU [y, x]: loudest where the rays cross most tissue, quiet in
-    the air.
+def _noise_sd(
+    acquisition: Acquisition, weights: list[sparse.csr_matrix], space: Space, body: np.ndarray
+) -> np.ndarray:
+    """Returns the noise's standard deviation in HU [y, x].
+
+    It is highest where the rays cross most tissue, and low in air.
     """
     middle = body[:, :, space.shape[2] // 2]
     coarse = acquisition.noise_hu * np.clip(0.45 - middle / 90.0, 0.3, 1.15)
@@ -162,10 +166,10 @@ def _loudness(acquisition: Acquisition, weights, space: Space, body: np.ndarray)
 
 
 class _Noise:
-    """Slices of correlated noise of unit variance [y, x].
+    """Slices [y, x] of correlated noise with unit variance.
 
-    White noise is the sum of two random bytes, which the smoothing makes all but Gaussian, at a
-    tenth of the cost of normals.
+    White noise is the sum of two random bytes, a tenth of the cost of normal numbers; smoothing
+    makes it almost Gaussian.
     """
 
     def __init__(self, acquisition: Acquisition, rng: np.random.Generator):
@@ -181,9 +185,9 @@ class _Noise:
     def slice(self) -> np.ndarray:
         ny, nx = self._size[0] + self._passes, self._size[1] + self._passes
         draws = self._bits.random_raw((2 * ny * nx + 7) // 8).view(np.uint8)
-        field = np.add(draws[: ny * nx], draws[ny * nx : 2 * ny * nx], dtype=np.int16).reshape(
-            ny, nx
-        )  # int16: at most 510 * 4**3 after three passes
+        # int16: at most 510 * 4**3 after three passes
+        field = np.add(draws[: ny * nx], draws[ny * nx : 2 * ny * nx], dtype=np.int16)
+        field = field.reshape(ny, nx)
         for _ in range(self._passes):
             field = field[1:] + field[:-1]
             field = field[:, 1:] + field[:, :-1]

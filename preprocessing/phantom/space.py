@@ -1,12 +1,12 @@
-"""Implicit shapes of the synthetic patient: where a voxel lies in the body, how far it is from a
-shape, and painting HU there.
+"""Implicit shapes of the synthetic patient, and the canvas on which they are painted.
 
-Distances are signed, in mm, negative inside. They are exact near a surface and only roughly right
-far from it, which is all that painting with a soft edge and thresholding need. Coordinates are RAS+
-mm of the *patient* (x to the patient's right, y to the front, z to the head; the origin is the
-centre of the vertebral body at the level of the pancreas), not of the scanner: `Space` holds the
-way between them, with a smooth random deformation, so that no organ of any patient is a textbook
-ellipsoid.
+Distances are signed, in mm, negative inside. They are accurate near a surface and only approximate
+far from it; painting with a soft edge and thresholding need no more.
+
+Coordinates are in mm in the frame of the *patient*, not of the scanner: x to the patient's right, y
+to the front, z to the head, with the origin at the centre of the vertebral body at the level of the
+pancreas. `Space` maps between the two frames. Its smooth random deformation makes every organ
+differ from an ideal ellipsoid.
 """
 
 from __future__ import annotations
@@ -14,20 +14,36 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
 Box = tuple[slice, slice, slice]
-# how far outside a tube its distance is computed by default; farther away it stays at this value
-REACH_MM = 12.0
+Vector = Sequence[float] | np.ndarray  # x, y, z
+REACH_MM = 12.0  # outside a tube, distances are computed up to this value and constant beyond
+
+
+def overlap(a: Box, b: Box) -> Box | None:
+    """Returns the common part of two boxes, or None if they have none."""
+    x, y, z = (slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+    if x.stop <= x.start or y.stop <= y.start or z.stop <= z.start:
+        return None
+    return x, y, z
+
+
+def relative(inner: Box, outer: Box) -> Box:
+    """Returns `inner` as an index into an array that covers `outer`."""
+    x, y, z = (
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
+    )
+    return x, y, z
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """How the patient lies on the table: rotation about the long axis in degrees, size, shift in
-    mm.
-    """
+    """The patient's rotation about the long axis, relative size, and shift on the table."""
 
     rotation_deg: float = 0.0
     size: float = 1.0
@@ -35,21 +51,21 @@ class Pose:
 
 
 class Space:
-    """A coarse isotropic grid over the field of view and, for each of its voxels, the place in the
-    patient.
+    """A coarse isotropic grid over the field of view, with patient coordinates for each voxel.
 
     Args:
-      lower_mm, upper_mm: scanner coordinates of the first and (at least) the last voxel centre.
-      spacing_mm: of the grid, the same along every axis.
-      pose: how the patient lies.
+      lower_mm: scanner coordinates of the first voxel centre.
+      upper_mm: scanner coordinates that the last voxel centre reaches or exceeds.
+      spacing_mm: spacing of the grid along every axis.
+      pose: the patient's pose.
       deformation_mm: standard deviation of the smooth deformation.
-      rng: decides the deformation and the noise fields.
+      rng: source of the deformation and the noise fields.
     """
 
     def __init__(
         self,
-        lower_mm,
-        upper_mm,
+        lower_mm: Vector,
+        upper_mm: Vector,
         spacing_mm: float,
         pose: Pose,
         deformation_mm: float,
@@ -62,10 +78,8 @@ class Space:
         )
         self._pose = pose
         self._deformation_mm = deformation_mm
-        cos, sin = (
-            math.cos(math.radians(pose.rotation_deg)),
-            math.sin(math.radians(pose.rotation_deg)),
-        )
+        angle = math.radians(pose.rotation_deg)
+        cos, sin = math.cos(angle), math.sin(angle)
         self._cos, self._sin = cos, sin
         x, y, z = (
             ((o + spacing_mm * np.arange(n) - s) / pose.size).astype(np.float32)
@@ -79,23 +93,18 @@ class Space:
         self.x = offsets[0] + np.float32(cos) * x + np.float32(sin) * y
         self.y = offsets[1] + np.float32(cos) * y - np.float32(sin) * x
         self.z = offsets[2] + z
-        self.medium = [
-            self.lumps(20.0, rng) for _ in range(2)
-        ]  # unit variance; shapes and textures share these fields
+        # Smooth fields of unit variance, for shapes and textures.
+        self.medium = [self.lumps(20.0, rng) for _ in range(2)]
         self.fine = [self.lumps(9.0, rng) for _ in range(2)]
 
     def lumps(self, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """Returns smooth noise float32 [x, y, z] of zero mean and unit variance, whose bumps are
-        about `scale_mm` wide.
-        """
+        """Returns smooth noise on the grid, see `lumps`."""
         return lumps(self.shape, (self.spacing_mm,) * 3, scale_mm, rng)
 
-    def box(self, lower, upper) -> Box:
-        """Returns the slices that hold every voxel whose place in the patient may lie between the
-        corners `lower` and `upper`.
-        """
-        # Plain numbers: this is called a thousand times a patient, and small arrays cost ten times
-        # as much.
+    def box(self, lower: Vector, upper: Vector) -> Box:
+        """Returns a box with every voxel that can lie between the corners, in patient mm."""
+        # Python numbers, because this is called a thousand times per patient and small arrays take
+        # ten times as long.
         size, cos, sin = self._pose.size, self._cos, self._sin
         middle = [(float(a) + float(b)) / 2.0 for a, b in zip(lower, upper, strict=True)]
         half = [(float(b) - float(a)) / 2.0 * size for a, b in zip(lower, upper, strict=True)]
@@ -104,8 +113,8 @@ class Space:
             abs(sin) * half[0] + abs(cos) * half[1],
             half[2],
         ]
-        # The deformation is followed in the middle of the box; away from it, it differs by no more
-        # than the margin.
+        # The deformation is evaluated at the centre of the box; elsewhere in the box it differs by
+        # at most the margin.
         centre = self._place_on_grid(middle)
         index = tuple(min(max(round(c), 0), n - 1) for c, n in zip(centre, self.shape, strict=True))
         centre = self._place_on_grid(
@@ -120,13 +129,14 @@ class Space:
             math.ceil(c + (h + margin) / self.spacing_mm) + 1
             for c, h in zip(centre, half, strict=True)
         ]
-        return tuple(
+        x, y, z = (
             slice(max(0, min(f, n)), max(0, min(e, n)))
             for f, e, n in zip(first, last, self.shape, strict=True)
         )
+        return x, y, z
 
-    def _place_on_grid(self, point) -> list[float]:
-        """Patient mm -> voxel coordinates of the grid, without the deformation."""
+    def _place_on_grid(self, point: Vector) -> list[float]:
+        """Returns the voxel coordinates of a point in patient mm, without the deformation."""
         x, y, z = point
         turned = (self._cos * x - self._sin * y, self._sin * x + self._cos * y, z)
         return [
@@ -135,15 +145,17 @@ class Space:
         ]
 
     def whole(self) -> Box:
-        return tuple(slice(0, n) for n in self.shape)
+        """Returns the box of the whole grid."""
+        nx, ny, nz = self.shape
+        return slice(0, nx), slice(0, ny), slice(0, nz)
 
     def at(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the places x, y, z in the patient (mm, float32) of the voxels of `box`."""
+        """Returns the patient coordinates x, y, z (mm, float32) of the voxels in `box`."""
         return self.x[box], self.y[box], self.z[box]
 
 
 class Canvas:
-    """HU of the patient on the grid of a `Space`, and the distance to whatever is already there."""
+    """The patient's HU on the grid of a `Space`, and the distance to the organs painted so far."""
 
     def __init__(self, space: Space, background_hu: float):
         self.space = space
@@ -154,20 +166,21 @@ class Canvas:
         self,
         box: Box,
         distance: np.ndarray,
-        hu,
+        hu: float | np.ndarray,
         *,
         edge_mm: float | None = None,
         occupy: bool = True,
         gap_mm: float = 0.0,
-        gap_hu=None,
-    ):
-        """Mixes `hu` (number or array of the box) into the picture where `distance` is negative.
+        gap_hu: float = 0.0,
+    ) -> None:
+        """Blends `hu` (a number or an array on `box`) into the image where `distance` is negative.
 
         Args:
-          edge_mm: width over which the mix goes from none to all; the grid's spacing by default,
-              which is the partial volume of a voxel.
+          edge_mm: width of the transition; by default the grid's spacing, which reproduces the
+              partial volume of a voxel.
           occupy: whether later organs must keep out (see `free`).
-          gap_mm, gap_hu: a rim painted first, e.g. the fat plane between two organs.
+          gap_mm: width of a rim painted first, e.g. the fat plane between two organs.
+          gap_hu: HU of the rim.
         """
         edge = self.space.spacing_mm if edge_mm is None else edge_mm
         picture = self.hu[box]
@@ -178,23 +191,25 @@ class Canvas:
             np.minimum(self.occupied[box], distance, out=self.occupied[box])
 
     def free(self, box: Box, distance: np.ndarray, gap_mm: float = 0.0) -> np.ndarray:
-        """Returns `distance` with everything that is already occupied, and a gap around it, taken
-        away.
-        """
+        """Returns `distance` without the room that is already occupied and a gap around it."""
         return np.maximum(distance, gap_mm - self.occupied[box])
 
 
 def ellipsoid(
     space: Space,
-    centre,
-    radii,
+    centre: Vector,
+    radii: Vector,
     *,
     turn_deg: float = 0.0,
     tilt_deg: float = 0.0,
     within: Box | None = None,
 ) -> tuple[Box, np.ndarray]:
-    """Returns (box, distance) of an ellipsoid turned by `turn_deg` about z and then tilted by
-    `tilt_deg` about x.
+    """Returns (box, distance) of an ellipsoid.
+
+    Args:
+      turn_deg: rotation about z, applied first.
+      tilt_deg: rotation about x.
+      within: box to fill instead of the ellipsoid's own.
     """
     longest = max(radii) if turn_deg or tilt_deg else np.asarray(radii)
     box = within or space.box(
@@ -214,9 +229,10 @@ def ellipsoid(
     return box, unit * (unit - 1) / slope
 
 
-def spline(points, samples: int) -> np.ndarray:
-    """Returns [samples, k] along a cubic spline through `points` [n, k]; columns beyond the third
-    (radii) ride along.
+def spline(points: ArrayLike, samples: int) -> np.ndarray:
+    """Returns [samples, k] points along a cubic spline through `points` [n, k].
+
+    The first three columns are x, y, z; further ones, e.g. radii, are interpolated with them.
     """
     points = np.asarray(points, float)
     along = np.concatenate(
@@ -229,18 +245,18 @@ def tube(
     space: Space,
     path: np.ndarray,
     *,
-    stretch=(1.0, 1.0, 1.0),
+    stretch: Vector = (1.0, 1.0, 1.0),
     within: Box | None = None,
     reach_mm: float = REACH_MM,
 ) -> tuple[Box, np.ndarray]:
     """Returns (box, distance) of a tube of varying radius.
 
     Args:
-      path: [n, 4] centre x, y, z and radius in mm; straight cones between.
-      stretch: divides the distance along x, y, z: (1, 0.7, 1) is a tube flattened to 0.7 from front
-          to back.
+      path: [n, 4] centre x, y, z and radius in mm, connected by straight cones.
+      stretch: divides distances along x, y, z; (1, 0.7, 1) flattens the tube to 0.7 from front to
+          back.
       within: box to fill instead of the tube's own.
-      reach_mm: how far outside the distance is needed; it stays at this value farther away.
+      reach_mm: distances outside the tube are computed up to this value and constant beyond.
     """
     path = np.asarray(path, float)
     stretch = np.asarray(stretch, float)
@@ -249,47 +265,44 @@ def tube(
     distance = np.full([s.stop - s.start for s in box], reach_mm, np.float32)
     for start, end in itertools.pairwise(path):
         reach = (max(start[3], end[3]) + reach_mm) * np.maximum(stretch, 1.0)
-        part = space.box(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
-        part = tuple(
-            slice(max(p.start, b.start), min(p.stop, b.stop))
-            for p, b in zip(part, box, strict=True)
-        )
-        if any(p.stop <= p.start for p in part):
+        around = space.box(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
+        part = overlap(around, box)
+        if part is None:
             continue
         x, y, z = (
             (w - np.float32(c)) * np.float32(1 / s)
             for w, c, s in zip(space.at(part), start, stretch, strict=False)
         )
         ux, uy, uz = (np.float32(u) for u in (end - start)[:3] / stretch)
-        share = np.clip(
-            (x * ux + y * uy + z * uz) * np.float32(1.0 / max(ux * ux + uy * uy + uz * uz, 1e-6)),
-            0.0,
-            1.0,
-        )
+        squared: float | np.floating = ux * ux + uy * uy + uz * uz
+        if squared < 1e-6:
+            squared = 1e-6
+        share = np.clip((x * ux + y * uy + z * uz) * np.float32(1.0 / squared), 0.0, 1.0)
         x, y, z = x - share * ux, y - share * uy, z - share * uz
         local = np.sqrt(x * x + y * y + z * z) - (
             np.float32(start[3]) + share * np.float32(end[3] - start[3])
         )
-        view = distance[
-            tuple(
-                slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True)
-            )
-        ]
+        view = distance[relative(part, box)]
         np.minimum(view, local, out=view)
     return box, distance
 
 
 def smooth_union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
-    """Returns the distance to either shape, with the crease between them filled over about
-    `blend_mm` (Quilez's polynomial minimum).
+    """Returns the distance to the union of two shapes, the crease between them filled.
+
+    Source: Quilez's polynomial smooth minimum, over about `blend_mm`.
     """
-    overlap = np.maximum(np.float32(blend_mm) - np.abs(a - b), 0.0)
-    return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / blend_mm)
+    near = np.maximum(np.float32(blend_mm) - np.abs(a - b), 0.0)
+    return np.minimum(a, b) - near * near * np.float32(0.25 / blend_mm)
 
 
-def lumps(shape, spacing_mm, scale_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns smooth noise float32 of `shape`, as `Space.lumps` does, on a grid of any spacing
-    along each axis.
+def lumps(
+    shape: Sequence[int], spacing_mm: Sequence[float], scale_mm: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns smooth noise float32 of `shape` with zero mean and unit variance.
+
+    Args:
+      scale_mm: approximate width of the bumps.
     """
     steps = [scale_mm / 2.0 / spacing for spacing in spacing_mm]
     field = rng.standard_normal(
@@ -305,7 +318,7 @@ def lumps(shape, spacing_mm, scale_mm: float, rng: np.random.Generator) -> np.nd
 
 
 def _bspline(n: int, step: float, knots: int) -> np.ndarray:
-    """Weights float32 [n, knots] of cubic B-splines whose knots lie `step` grid voxels apart."""
+    """Returns weights float32 [n, knots] of cubic B-splines with knots `step` grid voxels apart."""
     offset = np.abs(np.arange(n)[:, None] / step + 1.0 - np.arange(knots)[None, :])
     near = 2.0 / 3.0 - offset**2 + offset**3 / 2.0
     far = np.clip(2.0 - offset, 0.0, None) ** 3 / 6.0

@@ -1,4 +1,4 @@
-"""The trunk that holds the organs: table, skin, fat, muscle, lungs, spine and ribs."""
+"""The trunk around the organs: table, skin, fat, muscle, lungs, spine and ribs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from preprocessing.phantom.hospital import Patient
 from preprocessing.phantom.space import Canvas, ellipsoid, spline, tube
 
-_FRONT_MM = 48.0  # the trunk's middle lies this far in front of the vertebral body's
+_FRONT_MM = 48.0  # distance of the trunk's centre in front of the vertebral body's centre
 _VERTEBRA_PITCH_MM = 35.0  # one vertebral body and its disc
 
 
 @dataclasses.dataclass(frozen=True)
 class Torso:
-    """Distances float32 [x, y, z] that organs are clipped by."""
+    """Distances float32 [x, y, z] to the surfaces that bound the organs."""
 
     body: np.ndarray  # skin
     cavity: np.ndarray  # inside of the muscle wall
@@ -23,27 +23,25 @@ class Torso:
 
 
 def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Torso:
-    """Paints the trunk on an empty canvas and returns the surfaces that bound the organs."""
+    """Paints the trunk on an empty canvas; returns the surfaces that bound the organs."""
     space, hu = canvas.space, patient.hu
     whole = space.whole()
     x, z = space.x, space.z
     y = space.y - np.float32(_FRONT_MM)
-    waist = 1.0 + np.float32(0.045) * np.tanh(
-        (z - 10.0) / 60.0
-    )  # the chest is wider than the waist
+    # the chest is wider than the waist
+    waist = 1.0 + np.float32(0.045) * np.tanh((z - 10.0) / 60.0)
     side = x / (patient.width_mm * waist)
     front = y / (patient.depth_mm * waist)
-    # Between an ellipse (last factor 0) and a rectangle (1), like a superellipse of power 2.4 but
-    # without powers, which are slow.
+    # Between an ellipse (last factor 0) and a rectangle (1): like a superellipse of exponent 2.4,
+    # without the cost of powers.
     square, half = (side * front) ** 2, (side * side + front * front) * np.float32(0.5)
     unit = np.sqrt(
         half + np.sqrt(np.maximum(half * half - square * np.float32(0.28), 0.0))
     ) + np.float32(1e-3)
     length = np.sqrt(x * x + y * y)
     body = length * (1.0 - 1.0 / unit)
-    groove = np.exp(-((x / 20.0) ** 2)) * np.clip(
-        -front, 0.0, 1.0
-    )  # the furrow over the spinous processes
+    # the furrow over the spinous processes
+    groove = np.exp(-((x / 20.0) ** 2)) * np.clip(-front, 0.0, 1.0)
     body += 5.0 * groove
     flank = np.clip(np.abs(side) / unit, 0.0, 1.0)
     _paint_table(canvas, patient, body, rng)
@@ -58,14 +56,12 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
     muscle = hu["muscle"] + 7.0 * space.fine[0]
     canvas.paint(whole, wall, muscle, occupy=False)
     depth = wall + (9.0 + 5.0 * flank**3)
-    planes = (
-        np.abs(wall + 4.0 + 0.5 * space.medium[0]) - 0.5
-    )  # fat between the layers of the flank's muscles
+    # fat between the muscle layers of the flank
+    planes = np.abs(wall + 4.0 + 0.5 * space.medium[0]) - 0.5
     canvas.paint(whole, np.maximum(planes, 40.0 * (0.6 - flank)), -30.0, edge_mm=3.0, occupy=False)
     box = space.box((-8, _FRONT_MM, -300), (8, 300, 300))
-    alba = np.maximum(
-        np.abs(x[box]) - 2.5, np.maximum(wall, -depth)[box]
-    )  # the fibrous line between the recti
+    # the linea alba between the recti
+    alba = np.maximum(np.abs(x[box]) - 2.5, np.maximum(wall, -depth)[box])
     canvas.paint(box, alba, -60.0, occupy=False)
     canvas.paint(
         whole, depth, hu["fat"] + 6.0 * space.fine[1] + 4.0 * space.medium[1], occupy=False
@@ -93,11 +89,12 @@ def paint_torso(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> T
 def _paint_table(
     canvas: Canvas, patient: Patient, body: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A curved shell of carbon fibre around foam, under the back. It belongs to the scanner: no
-    pose and no deformation moves it.
+    """Paints the table: a curved carbon-fibre shell around foam, under the patient's back.
+
+    It belongs to the scanner, so pose and deformation do not move it.
     """
     space = canvas.space
-    back = int(np.flatnonzero((body < 0).any(axis=(0, 2)))[0])  # the row that the patient lies on
+    back = int(np.flatnonzero((body < 0).any(axis=(0, 2)))[0])  # the patient's rearmost row
     below = (slice(None), slice(0, min(space.shape[1], back + 20)), slice(None))
     sag = (22.0 if patient.site.name == "C1" else 34.0) + rng.normal(0, 2)
     x, y = (
@@ -117,7 +114,7 @@ def _paint_muscles(
     space, fat = canvas.space, patient.hu["fat"]
     for side in (1.0, -1.0):
         bulk = rng.normal(1.0, 0.06)
-        columns = [  # centre x, y at the lower and upper end, radii x, y at both
+        columns = [  # centre (x, y) at the lower and the upper end, then radii (x, y) at both
             ((33, -41), (30, -38), (31 * bulk, 17 * bulk), (25, 15)),  # erector spinae
             ((60, -24), (54, -24), (17 * bulk, 8), (8, 5)),  # quadratus lumborum
             ((38, 4), (25, -6), (19 * bulk, 17 * bulk), (5, 5)),  # psoas
@@ -156,9 +153,8 @@ def _paint_spine(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> 
     box = space.box((-75, -75, -260), (75, 40, 260))
     x, y, z = space.at(box)
     phase = (z + rng.uniform(0, _VERTEBRA_PITCH_MM)) / _VERTEBRA_PITCH_MM
-    level = (
-        phase - np.round(phase)
-    ) * _VERTEBRA_PITCH_MM  # 0 in the middle of a vertebral body, half a pitch in the disc
+    # 0 at the centre of a vertebral body, half a pitch at the centre of a disc
+    level = (phase - np.round(phase)) * _VERTEBRA_PITCH_MM
     waist = 1.0 - 0.07 * np.cos(level * np.float32(2 * np.pi / _VERTEBRA_PITCH_MM))
     column = np.sqrt(
         (x / (22.5 * waist)) ** 2 + ((y + np.clip(-y - 12, 0, 6)) / (17.5 * waist)) ** 2
@@ -207,9 +203,8 @@ def _paint_ribs(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> N
     first = rng.uniform(-8.0, 8.0)
     for side in (1.0, -1.0):
         for number in range(7):
-            origin = (
-                first + 118.0 - 27.0 * number
-            )  # where the rib leaves the spine; it descends while it goes round
+            # height at the spine, from where the rib descends towards the front
+            origin = first + 118.0 - 27.0 * number
             reach = (2.55, 2.5, 2.45, 2.4, 2.2, 1.6, 0.95)[number]
             angle = np.linspace(0.18, reach, 16)
             path = np.stack(

@@ -1,31 +1,41 @@
-"""The organs around the pancreas, painted into the trunk: vessels, kidneys, liver, spleen, stomach,
-duodenum, colon and bowel.
-"""
+"""The organs around the pancreas: vessels, kidneys, liver, spleen, stomach and bowel."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from preprocessing.phantom.hospital import Patient
-from preprocessing.phantom.space import Box, Canvas, ellipsoid, smooth_union, spline, tube
+from preprocessing.phantom.space import (
+    Box,
+    Canvas,
+    ellipsoid,
+    overlap,
+    relative,
+    smooth_union,
+    spline,
+    tube,
+)
 from preprocessing.phantom.torso import Torso
 
 _GAS_HU = -960.0
 
 
-def jittered(points, spread_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns `points` [n, 4] (x, y, z, radius), each moved at random and each radius scaled by a
-    few percent.
-    """
-    points = np.array(points, float)
-    points[:, :3] += rng.normal(0.0, spread_mm, (len(points), 3))
-    points[:, 3] *= rng.normal(1.0, 0.05, len(points)).clip(0.88, 1.12)
-    return points
+def jittered(
+    points: Sequence[Sequence[float]], spread_mm: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns `points` [n, 4] (x, y, z, radius), moved and with radii scaled at random."""
+    moved = np.array(points, float)
+    moved[:, :3] += rng.normal(0.0, spread_mm, (len(moved), 3))
+    moved[:, 3] *= rng.normal(1.0, 0.05, len(moved)).clip(0.88, 1.12)
+    return moved
 
 
 def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
-    """Aorta, vena cava and their branches; the splenic, mesenteric and portal veins run where the
-    pancreas will lie on them.
+    """Paints aorta, vena cava and their branches.
+
+    The splenic, mesenteric and portal veins run where the pancreas will lie on them.
     """
     space, hu = canvas.space, patient.hu
     aorta = spline(
@@ -49,7 +59,7 @@ def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generat
     )
     box, distance = tube(space, cava, stretch=(1.12, 0.8, 1), reach_mm=6.0)
     canvas.paint(box, distance, hu["cava"] + 8 * space.medium[0][box], gap_mm=1.0, gap_hu=hu["fat"])
-    arteries = [
+    arteries: list[list[list[float]]] = [
         [
             [-11, 38, 4, 4.5],
             [-8, 47, -6, 4.2],
@@ -66,7 +76,7 @@ def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generat
         [[-3, 28, -8, 3], [25, 16, -12, 2.8], [46, 4, -22, 2.6]],  # renal
         [[-16, 28, -4, 3], [-30, 16, -8, 2.8], [-46, 4, -16, 2.6]],
     ]
-    veins = [
+    veins: list[list[list[float]]] = [
         [[12, 52, -110, 5.5], [12, 52, -45, 6.2], [11, 52, -4, 6.8]],  # superior mesenteric
         [[11, 52, -4, 7.0], [22, 52, 14, 7.2], [40, 54, 32, 6.8], [58, 56, 42, 5.5]],  # portal
         [
@@ -83,6 +93,7 @@ def paint_great_vessels(canvas: Canvas, patient: Patient, rng: np.random.Generat
 
 
 def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
+    """Paints the kidneys, with simple cysts in some patients, and the adrenal glands."""
     space, hu = canvas.space, patient.hu
     for side, height in ((1.0, -30.0), (-1.0, -17.0)):
         centre = np.array([side * 68.0, 0.0, height]) + rng.normal(0, 4, 3)
@@ -105,9 +116,8 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         )
         canvas.paint(box, outer, hu["fat"], gap_mm=4.0, gap_hu=hu["fat"], occupy=False)
         canvas.paint(box, kidney, hu["cortex"])
-        np.minimum(
-            canvas.occupied[box], outer - 3.5, out=canvas.occupied[box]
-        )  # other organs keep out of the fat around the kidney
+        # Other organs keep out of the perirenal fat.
+        np.minimum(canvas.occupied[box], outer - 3.5, out=canvas.occupied[box])
         pyramids = np.maximum(outer + 7.5, 3.0 * (space.fine[0][box] - 0.35))
         canvas.paint(
             box, np.maximum(pyramids, -(sinus - 1.0)), hu["medulla"], edge_mm=4.0, occupy=False
@@ -115,7 +125,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
         canvas.paint(box, sinus, hu["fat"] + 20.0, edge_mm=4.0, occupy=False)
         _, pelvis = ellipsoid(space, centre + np.array([-side * 9, 6, -4]), (7, 5, 11), within=box)
         canvas.paint(box, pelvis, 12.0, edge_mm=3.0, occupy=False)
-        if rng.random() < 0.35:  # a simple cyst: as dark as fluid, and no tumour
+        if rng.random() < 0.35:  # a simple cyst, as dark as fluid
             reach = rng.uniform(5.0, 13.0)
             place = centre + np.array([side * 22.0, rng.normal(0, 10), rng.normal(0, 28)])
             canvas.paint(*ellipsoid(space, place, (reach, reach, reach)), 9.0)
@@ -138,6 +148,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient, rng: np.random.Generator) ->
 def paint_liver_and_spleen(
     canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator
 ) -> None:
+    """Paints the liver, with vessels and in some patients cysts, and the spleen."""
     space, hu = canvas.space, patient.hu
     grow = rng.normal(1.0, 0.05)
     shift = rng.normal(0, 3, 3)
@@ -160,12 +171,13 @@ def paint_liver_and_spleen(
         within=box,
     )
     liver = smooth_union(smooth_union(right, middle, 22.0), left, 18.0) + 1.2 * space.medium[0][box]
+    # the fissure of the falciform ligament
     fissure = np.maximum(
         np.abs(space.x[box] - 10 - 0.15 * (space.y[box] - 90)) - 0.6, 104.0 - space.y[box]
-    )  # falciform ligament
+    )
     liver = np.maximum(liver, 0.8 - np.maximum(fissure, space.z[box] - 55))
     liver = np.maximum(np.maximum(liver, torso.cavity[box] + 0.8), torso.dome[box] + 1.5)
-    liver = canvas.free(box, liver, -0.8)  # no fat between the liver and what it touches
+    liver = canvas.free(box, liver, -0.8)  # no fat between the liver and the organs it touches
     canvas.paint(box, liver, hu["liver"] + 3.0 * space.fine[0][box])
     _paint_liver_vessels(canvas, box, liver, hu["portal"], rng)
     for _ in range(rng.poisson(0.6)):
@@ -200,27 +212,20 @@ def paint_liver_and_spleen(
 
 
 def liver_within(liver: np.ndarray, box: Box, spot: Box) -> np.ndarray:
-    """Returns the liver's distance, known on `box`, on `spot`; outside of `box` there is no liver."""
+    """Returns the distance to the liver on `spot`; `liver` has it on `box`, outside it is 60 mm."""
     result = np.full([s.stop - s.start for s in spot], 60.0, np.float32)
-    inner = tuple(
-        slice(max(s.start, b.start), min(s.stop, b.stop)) for s, b in zip(spot, box, strict=True)
-    )
-    if all(i.stop > i.start for i in inner):
-        source = tuple(
-            slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, box, strict=True)
-        )
-        result[
-            tuple(
-                slice(i.start - s.start, i.stop - s.start) for i, s in zip(inner, spot, strict=True)
-            )
-        ] = liver[source]
+    inner = overlap(spot, box)
+    if inner is not None:
+        result[relative(inner, spot)] = liver[relative(inner, box)]
     return result
 
 
 def _paint_liver_vessels(
     canvas: Canvas, box: Box, liver: np.ndarray, level: float, rng: np.random.Generator
 ) -> None:
-    trees = [  # portal branches from the hilum, hepatic veins towards the vena cava
+    trees: list[
+        list[list[float]]
+    ] = [  # portal branches from the hilum, and hepatic veins towards the vena cava
         [[50, 58, 40, 6.0], [72, 60, 40, 5.0], [98, 52, 36, 3.6], [122, 40, 30, 2.2]],
         [[72, 60, 40, 4.4], [88, 80, 22, 3.4], [104, 92, 4, 2.2]],
         [[72, 60, 40, 4.2], [90, 40, 10, 3.2], [100, 30, -20, 2.0]],
@@ -246,14 +251,17 @@ def paint_hollow(
     box: Box,
     distance: np.ndarray,
     *,
-    wall_mm: float,
-    wall_hu,
-    content_hu,
+    wall_mm: float | np.ndarray,
+    wall_hu: float | np.ndarray,
+    content_hu: float | np.ndarray,
     gas_from_y: float | None,
     gap_hu: float,
 ) -> None:
-    """Paints a hollow organ: wall, content, and gas above (in front of) the fluid level of a
-    patient who lies on the back.
+    """Paints a hollow organ: its wall, its content, and gas in front of the fluid level.
+
+    Args:
+      gas_from_y: the fluid level in a patient lying on the back; None without gas.
+      gap_hu: HU of the thin layer around the organ.
     """
     canvas.paint(box, distance, wall_hu, gap_mm=1.2, gap_hu=gap_hu)
     lumen = distance + wall_mm
@@ -265,8 +273,9 @@ def paint_hollow(
 
 
 def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
-    """The stomach, from the fundus under the left dome to the pylorus: a balloon at C1, folded
-    walls around little content at C2.
+    """Paints the stomach, from the fundus under the left dome of the diaphragm to the pylorus.
+
+    It is distended at C1; at C2 it is collapsed, with folded walls.
     """
     space, hu, size = canvas.space, patient.hu, patient.stomach_size
     drop = 6.0 * (1.0 - size)
@@ -308,8 +317,10 @@ def paint_stomach(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random
 def paint_duodenum_and_gallbladder(
     canvas: Canvas, patient: Patient, rng: np.random.Generator
 ) -> None:
-    """The duodenum's C around the pancreatic head; filled with water it is a dark neighbour of the
-    pancreas that is no tumour.
+    """Paints the duodenum's C around the pancreatic head, and the gallbladder if there is one.
+
+    A duodenum filled with water is a dark structure beside the pancreas that can be mistaken for a
+    tumour.
     """
     space, hu = canvas.space, patient.hu
     filled = patient.site.duodenum_filled
@@ -359,55 +370,58 @@ def paint_duodenum_and_gallbladder(
 
 
 def paint_colon(canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator) -> None:
-    """The colon as a frame: ascending, both flexures, transverse and descending, with gas, stool
-    and haustra.
-    """
+    """Paints the colon from the ascending to the descending part, with gas, stool and haustra."""
     space, hu = canvas.space, patient.hu
     lift = rng.normal(0, 8)
-    paths = [
-        ([[96, 28, -120, 24], [98, 40, -70, 23], [96, 70, -50, 21], [74, 108, -52 + lift, 19], [30, 124, -62 + lift, 19], [-20, 128, -58 + lift, 18],
-          [-64, 122, -36 + lift, 18], [-100, 86, 2, 18], [-118, 44, 8, 18], [-112, 22, -22, 15], [-108, 14, -120, 14]]),
-    ]  # fmt: skip
-    for points in paths:
-        path = spline(jittered(points, 4.0, rng), 96)
-        path[:, 3] *= 1.0 + 0.13 * np.sin(np.arange(96) * 1.35)
-        box, distance = tube(space, path, reach_mm=6.0)
-        distance = canvas.free(
-            box, np.maximum(distance + 1.0 * space.fine[1][box], torso.cavity[box] + 2.0), 1.5
-        )
-        stool = (
-            20.0
-            + 30.0 * space.fine[0][box]
-            - 380.0 * np.clip(space.fine[1][box] * space.medium[0][box] - 0.5, 0.0, 1.0)
-        )
-        canvas.paint(box, distance, hu["bowel_wall"] - 5.0, gap_mm=1.0, gap_hu=hu["fat"])
-        lumen = distance + 2.0
-        canvas.paint(box, lumen, stool, occupy=False)
-        gas = (
-            np.float32(104.0 + rng.normal(0, 8)) + 14.0 * space.medium[1][box] - space.y[box]
-        )  # each haustrum has its own level
-        canvas.paint(box, np.maximum(lumen, gas), _GAS_HU, occupy=False)
+    points: list[list[float]] = [
+        [96, 28, -120, 24],
+        [98, 40, -70, 23],
+        [96, 70, -50, 21],
+        [74, 108, -52 + lift, 19],
+        [30, 124, -62 + lift, 19],
+        [-20, 128, -58 + lift, 18],
+        [-64, 122, -36 + lift, 18],
+        [-100, 86, 2, 18],
+        [-118, 44, 8, 18],
+        [-112, 22, -22, 15],
+        [-108, 14, -120, 14],
+    ]
+    path = spline(jittered(points, 4.0, rng), 96)
+    path[:, 3] *= 1.0 + 0.13 * np.sin(np.arange(96) * 1.35)
+    box, distance = tube(space, path, reach_mm=6.0)
+    distance = canvas.free(
+        box, np.maximum(distance + 1.0 * space.fine[1][box], torso.cavity[box] + 2.0), 1.5
+    )
+    stool = (
+        20.0
+        + 30.0 * space.fine[0][box]
+        - 380.0 * np.clip(space.fine[1][box] * space.medium[0][box] - 0.5, 0.0, 1.0)
+    )
+    canvas.paint(box, distance, hu["bowel_wall"] - 5.0, gap_mm=1.0, gap_hu=hu["fat"])
+    lumen = distance + 2.0
+    canvas.paint(box, lumen, stool, occupy=False)
+    # The fluid level varies between haustra.
+    gas = np.float32(104.0 + rng.normal(0, 8)) + 14.0 * space.medium[1][box] - space.y[box]
+    canvas.paint(box, np.maximum(lumen, gas), _GAS_HU, occupy=False)
 
 
 def paint_small_bowel(
     canvas: Canvas, patient: Patient, torso: Torso, rng: np.random.Generator
 ) -> None:
-    """Jejunal loops packed into what is left of the lower and left abdomen, and the vessels of
-    their mesentery.
-    """
+    """Paints jejunal loops in the free lower and left abdomen, mesenteric vessels and nodes."""
     space, hu = canvas.space, patient.hu
     for number in range(24):
         start = np.array([rng.uniform(-105, 45), rng.uniform(52, 128), rng.uniform(-95, -8)])
         if start[0] > -20 and start[2] > -40:
             start[2] -= 35.0
-        if number < 4:  # jejunum high on the left, beside and before the pancreas's body
+        if number < 4:  # jejunum high on the left, beside and in front of the pancreatic body
             start = np.array([rng.uniform(-100, -45), rng.uniform(60, 115), rng.uniform(-10, 35)])
         heading, points = rng.normal(0, 1, 3) * (1, 0.8, 0.5), [start]
         for _ in range(7):
             heading = heading / np.linalg.norm(heading) + rng.normal(0, 0.6, 3) * (1, 1, 0.6)
             step = points[-1] + 17.0 * heading / np.linalg.norm(heading)
             step = np.clip(step, (-112, 46, -130), (70, 138, 48 if step[0] < -35 else -38))
-            if np.linalg.norm(step - points[-1]) < 5.0:  # at the end of the room: turn back
+            if np.linalg.norm(step - points[-1]) < 5.0:  # at the border of the region: turn back
                 heading = -heading
             else:
                 points.append(step)
@@ -435,7 +449,7 @@ def paint_small_bowel(
             gas_from_y=gas,
             gap_hu=hu["fat"],
         )
-    for _ in range(44):  # mesenteric vessels fan out from the root and vanish among the loops
+    for _ in range(44):  # mesenteric vessels fan out from the root and end among the loops
         end = np.array([rng.uniform(-100, 60), rng.uniform(60, 125), rng.uniform(-90, 20)])
         root = np.array([4.0, 56.0, rng.uniform(-70, -25)])
         middle = (root + end) / 2 + rng.normal(0, 8, 3)

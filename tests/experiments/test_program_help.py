@@ -108,7 +108,7 @@ def test_a_flag_file_is_read_in_the_encoding_that_it_names(tmp_path, encoding):
         ("cases=1\n", "unexpected argument 'cases=1'"),
         (
             "--cases=1\n".encode("utf-16-le"),
-            "--flagfile=study.flags: holds bytes of zero, perhaps UTF-16",
+            "--flagfile=study.flags: contains zero bytes, perhaps UTF-16",
         ),
         ("--output=gr\xf6\xdfe\n".encode("latin-1"), "--flagfile=study.flags: is not UTF-8"),
         (codecs.BOM_UTF16_LE + b"-", "--flagfile=study.flags: is not UTF-16"),

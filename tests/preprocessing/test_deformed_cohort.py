@@ -1,4 +1,4 @@
-"""Sites of deformed copies: who is in which split, what is written, what is refused."""
+"""Sites of deformed copies: their splits, the files written, and the sources refused."""
 
 import hashlib
 import json
@@ -16,9 +16,7 @@ CONFIG = deformed_cohort.DeformedConfig(seed=3, counts={"C1": (4, 2, 2), "C2": (
 
 
 def write_sources(folder, count=2):
-    """Scans of a bar of organ in fat; their organ maps have the pancreas as 7 and something else as
-    3.
-    """
+    """Writes scans of a bar of organ in fat; in the organ maps 7 is the pancreas and 3 another."""
     cases = []
     for number in range(count):
         hu = generator(8, "source", number).normal(-90, 10, (50, 40, 24))
@@ -53,7 +51,7 @@ def test_no_source_is_in_two_splits_at_any_site(count):
         assert not any("WARNING" in note for note in deformed_cohort.notes(ids, config))
 
 
-def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
+def test_with_many_sources_no_patient_is_at_both_sites():
     ids = [f"p{n}" for n in range(20)]
     dealt = deformed_cohort.share_out(ids, 1)
     for split in splits.SPLITS:
@@ -68,7 +66,7 @@ def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
     assert len(deformed_cohort.notes(ids, CONFIG)) == 1
 
 
-def test_one_and_two_sources_are_said_to_be_too_few():
+def test_one_or_two_sources_cause_a_warning():
     one, two = deformed_cohort.notes(["a"], CONFIG), deformed_cohort.notes(["a", "b"], CONFIG)
     assert (
         "WARNING: there is ONE source patient. Training and test are copies of the same person"
@@ -82,7 +80,7 @@ def test_one_and_two_sources_are_said_to_be_too_few():
     assert dealt["training"] == dealt["validation"] != dealt["test"]
 
 
-def test_every_copy_is_made_once_for_its_site_and_split():
+def test_each_copy_is_planned_once_for_its_site_and_split():
     copies = deformed_cohort.plan(["a", "b", "c"], CONFIG)
     assert len({copy.case_id for copy in copies}) == len(copies) == 18
     for site, counts in CONFIG.counts.items():
@@ -119,6 +117,16 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
         "patient_0",
         "patient_1",
     } and "WARNING" in record["notes"][1]
+    numbers = {
+        entry["case_id"]: entry["source"]
+        for site in ("C1", "C2")
+        for entry in json.loads(written[site].read_text())["cases"]
+    }
+    assert numbers == {
+        case_id: {"patient_0": 1, "patient_1": 2}[source]
+        for case_id, (_, source) in record["copies"].items()
+    }
+    assert "patient" not in written["C1"].read_text()
 
     image = tmp_path / "C2" / "images" / "C2_0003.nii.gz"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
@@ -136,7 +144,7 @@ def test_two_sites_with_manifests_splits_and_tumours_at_one(listed, tmp_path):
         deformed_cohort.generate(manifest.read(listed), other, tmp_path)
 
 
-def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, tmp_path):
+def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
     good = manifest.read(listed)
     assert deformed_cohort.check_sources(good, "list.json") == {}
     assert deformed_cohort.need(good, CONFIG, 2).disk_bytes > 0
@@ -165,7 +173,7 @@ def test_sources_that_cannot_be_used_are_named_together_with_the_remedy(listed, 
             [case("bare", None), case("empty", 0 * ill), case("ill", ill), case("tiny", tiny)],
             [
                 "bare: has no mask",
-                "empty: its mask has no pancreas; say in the manifest",
+                "empty: its mask has no pancreas; state its value in the manifest",
                 "ill: its mask has a tumour",
                 "tiny: its pancreas has 0.6 ml",
             ],

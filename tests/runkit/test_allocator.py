@@ -4,9 +4,8 @@ import sys
 
 import pytest
 
-# Sixteen threads each hold memory while the others ask for some; prints how many pools the C
-# library says it has made for them. Not the resident memory: what a system pages out in between is
-# not let go.
+# Sixteen threads hold memory while the others allocate; prints how many pools the C library has
+# created for them. The resident memory would not do: it also shrinks when the system pages out.
 _POOLS = """
 import ctypes, re, sys, tempfile, threading
 from runkit import allocator
@@ -29,8 +28,7 @@ with tempfile.NamedTemporaryFile("r") as report:
 """
 
 
-# Page faults of a loop that needs a buffer of a megabyte at a time, beside a larger one that comes
-# and goes.
+# Prints the page faults of a loop that repeatedly allocates and frees three buffers of 1 MiB.
 _BUFFERS = """
 import resource, sys
 from runkit import allocator
@@ -59,9 +57,9 @@ def _printed(program, wanted):
     )
 
 
-def test_threads_share_two_pools_where_each_would_have_its_own():
+def test_threads_share_two_memory_pools_instead_of_one_each():
     assert _printed(_POOLS, "yes") <= 2 < _printed(_POOLS, "no")
 
 
-def test_a_buffer_that_was_let_go_is_used_again():
+def test_a_freed_buffer_is_reused():
     assert 10 * _printed(_BUFFERS, "yes") < _printed(_BUFFERS, "no")

@@ -8,7 +8,7 @@ import pytest
 from runkit import atomic, events
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
     target = tmp_path / "state.json"
     atomic.write_json(target, {"round": 1})
     with pytest.raises(RuntimeError), atomic.replacing(target) as temporary:
@@ -29,7 +29,7 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["case"]
 
 
-def test_suffixes_survive_in_the_temporary_name(tmp_path):
+def test_the_temporary_name_keeps_the_suffixes(tmp_path):
     with atomic.replacing(tmp_path / "scan.nii.gz") as temporary:
         assert temporary.name.endswith(".nii.gz") and temporary.name.startswith(".")
         temporary.write_bytes(b"x")
@@ -44,7 +44,7 @@ def test_nan_is_refused_and_broken_json_names_the_file(tmp_path):
         atomic.read_json(tmp_path / "broken.json")
 
 
-def test_event_log_skips_a_line_cut_short(tmp_path):
+def test_the_event_log_skips_an_incomplete_line(tmp_path):
     log = events.EventLog(tmp_path / "log" / "events.jsonl", clock=lambda: 12.0)
     log.append("round_opened", round=1)
     with open(log.path, "a") as stream:
@@ -60,15 +60,11 @@ def test_a_full_disk_names_the_file_that_could_not_be_written(tmp_path):
         pytest.raises(OSError, match=r"No space left on device: .*result\.json"),
         atomic.replacing(tmp_path / "result.json"),
     ):
-        raise OSError(
-            errno.ENOSPC, "No space left on device"
-        )  # as a write does, which knows no name
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, without a name
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_with_the_name_that_the_file_would_have_had_and_what_it_takes(
-    tmp_path, monkeypatch
-):
+def test_an_error_about_a_full_disk_has_the_final_name_and_the_size(tmp_path, monkeypatch):
     def full(*given, **named):
         raise OSError(
             errno.ENOSPC,
@@ -104,7 +100,7 @@ def test_a_full_disk_is_told_with_the_name_that_the_file_would_have_had_and_what
     assert not list(tmp_path.iterdir())
 
 
-def test_an_event_that_a_full_disk_cannot_take_names_the_log(tmp_path, monkeypatch):
+def test_an_event_that_does_not_fit_the_disk_names_the_log(tmp_path, monkeypatch):
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"events\.jsonl"):
         events.EventLog(tmp_path / "events.jsonl").append("round_opened")

@@ -4,7 +4,7 @@ import os
 from runkit import disk
 
 
-def test_a_full_disk_is_told_with_the_file_and_what_is_free(tmp_path):
+def test_the_text_about_a_full_disk_has_the_file_and_the_free_space(tmp_path):
     path = tmp_path / "not yet" / "best.safetensors"
     text = disk.full_text(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)))
     assert text.startswith(

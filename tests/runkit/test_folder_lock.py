@@ -7,12 +7,16 @@ import pytest
 
 from runkit import folder_lock, private
 
-HOLDS = "import sys, time; from runkit import folder_lock; folder_lock.hold(sys.argv[1], shared='shared' in sys.argv); print('held', flush=True); time.sleep(600)"
+HOLDS = (
+    "import sys, threading; from runkit import folder_lock; "
+    "folder_lock.hold(sys.argv[1], shared='shared' in sys.argv); "
+    "print('held', flush=True); threading.Event().wait()"
+)
 
 
 @pytest.fixture
 def elsewhere():
-    """Starts a process that holds a folder; returns it once it does."""
+    """A function that starts a process that locks a folder, and returns it once it is locked."""
     started = []
 
     def hold(folder, *how):
@@ -30,31 +34,31 @@ def elsewhere():
         process.stdout.close()
 
 
-def test_the_second_process_is_refused_and_told_which_the_first_is(elsewhere, tmp_path):
+def test_a_second_process_is_refused_with_the_id_of_the_first(elsewhere, tmp_path):
     first = elsewhere(tmp_path)
     with pytest.raises(
         folder_lock.FolderInUse,
-        match=rf"{tmp_path} is in use by process {first.pid} \(.*\); wait until it ends, or stop it",
+        match=rf"{tmp_path} is in use by process {first.pid} \(.*\); wait until it ends",
     ):
         folder_lock.hold(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_is_killed_lets_go(elsewhere, tmp_path):
+def test_a_killed_process_releases_its_lock(elsewhere, tmp_path):
     first = elsewhere(tmp_path)
     first.send_signal(signal.SIGKILL)
     first.wait()
     folder_lock.hold(tmp_path).close()
 
 
-def test_a_folder_may_be_shared_by_readers_and_by_nobody_else(elsewhere, tmp_path):
+def test_readers_can_share_a_folder_but_a_writer_cannot(elsewhere, tmp_path):
     elsewhere(tmp_path, "shared")
     folder_lock.hold(tmp_path, shared=True).close()
     with pytest.raises(folder_lock.FolderInUse):
         folder_lock.hold(tmp_path)
 
 
-def test_in_one_process_too_and_free_again_after_the_block(tmp_path):
+def test_a_lock_holds_within_one_process_and_ends_with_the_block(tmp_path):
     with (
         folder_lock.hold(tmp_path),
         pytest.raises(folder_lock.FolderInUse, match=f"process {os.getpid()} "),
@@ -63,7 +67,7 @@ def test_in_one_process_too_and_free_again_after_the_block(tmp_path):
     folder_lock.hold(tmp_path).close()
 
 
-def test_a_folder_that_this_account_cannot_write_is_held_all_the_same(elsewhere, tmp_path):
+def test_a_folder_without_write_permission_can_be_locked(elsewhere, tmp_path):
     tmp_path.chmod(0o500)
     try:
         first = elsewhere(tmp_path)
@@ -73,7 +77,7 @@ def test_a_folder_that_this_account_cannot_write_is_held_all_the_same(elsewhere,
         tmp_path.chmod(0o700)
 
 
-def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch):
+def test_a_file_is_locked_where_folders_cannot_be(tmp_path, monkeypatch):
     lock = folder_lock.fcntl.flock
 
     def of_files(descriptor, how):
@@ -90,7 +94,7 @@ def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch)
         folder_lock.hold(tmp_path)
 
 
-def test_where_nothing_can_be_locked_the_work_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+def test_work_continues_with_a_warning_where_locks_are_not_supported(tmp_path, monkeypatch, caplog):
     def never(descriptor, how):
         raise OSError(37, "No locks available")
 

@@ -1,7 +1,7 @@
 from runkit.line_budget import LineBudget
 
 
-def test_a_burst_passes_and_then_one_line_at_a_time_that_says_how_many_were_left_out():
+def test_a_burst_passes_then_single_lines_with_the_number_omitted():
     now = [0.0]
     lines = LineBudget(burst=3, every_s=10.0, clock=lambda: now[0])
     assert [lines.take("a") for _ in range(5)] == [0, 0, 0, None, None]
@@ -14,7 +14,7 @@ def test_a_burst_passes_and_then_one_line_at_a_time_that_says_how_many_were_left
     assert [lines.take("a") for _ in range(4)] == [0, 0, 0, None]
 
 
-def test_ever_new_kinds_take_no_memory_without_end():
+def test_memory_is_bounded_for_any_number_of_kinds():
     lines = LineBudget(burst=1, clock=lambda: 0.0)
     for number in range(20_000):
         lines.take(number)

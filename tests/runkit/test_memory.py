@@ -5,9 +5,12 @@ import sys
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_the_peak_is_that_of_the_process_itself():
+def test_the_peak_does_not_include_the_parent_process():
     block = bytearray(b"x") * (400 * 2**20)
-    program = "from runkit import memory\nfirst = memory.peak_bytes()\nblock = bytearray(b'x') * (100 << 20)\ndel block\nprint(first, memory.peak_bytes())"
+    program = (
+        "from runkit import memory\nfirst = memory.peak_bytes()\n"
+        "block = bytearray(b'x') * (100 << 20)\ndel block\nprint(first, memory.peak_bytes())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )

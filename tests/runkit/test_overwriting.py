@@ -28,7 +28,7 @@ def allowed(inputs, outputs=(), folders=()):
     )
 
 
-def test_an_output_may_not_be_an_input_however_it_is_spelled(scan, tmp_path, monkeypatch):
+def test_an_output_may_not_be_an_input_under_any_spelling(scan, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(scan.parent)
     (tmp_path / "alias.nii.gz").symlink_to(scan)
     os.link(scan, tmp_path / "hard.nii.gz")
@@ -51,13 +51,13 @@ def test_an_output_may_not_be_an_input_however_it_is_spelled(scan, tmp_path, mon
             and str(scan) in text
             and "would replace it" in text
         )
-    # and the other way round: the input is named through a link, the output is what it leads to
+    # the reverse: the input is given as a link, and the output is its target
     assert "would replace it" in refused([tmp_path / "alias.nii.gz"], [scan])
     assert "would replace it" in refused([tmp_path / "alias.nii.gz"], [tmp_path / "alias.nii.gz"])
     allowed([scan], [scan.with_name("mask.nii.gz"), tmp_path / "masks" / scan.name])
 
 
-def test_names_that_the_disk_tells_apart_are_two_files(scan, tmp_path):
+def test_names_that_the_disk_distinguishes_are_different_files(scan, tmp_path):
     other = tmp_path / "SCANS"
     other.mkdir(exist_ok=True)
     if os.path.samefile(other, scan.parent):
@@ -67,7 +67,7 @@ def test_names_that_the_disk_tells_apart_are_two_files(scan, tmp_path):
     allowed([scan], [scan.with_name("müller.nii.gz")])
 
 
-def test_nothing_is_written_into_an_input_folder_or_beneath_a_file(scan, tmp_path):
+def test_no_output_lies_in_an_input_folder_or_below_an_input_file(scan, tmp_path):
     assert "lies in the input" in refused([scan.parent], [scan.parent / "masks" / "a.nii.gz"])
     assert "lies in the input" in refused([scan], [scan / "cases.csv"])
     assert "is the input" in refused([scan.parent], [], [scan.parent])
@@ -80,7 +80,7 @@ def test_no_input_lies_in_a_folder_that_the_program_fills(scan, tmp_path):
     allowed([scan], [], [tmp_path / "cases"])
 
 
-def test_outputs_that_would_replace_each_other_are_told(tmp_path):
+def test_outputs_that_would_replace_each_other_are_found(tmp_path):
     names = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "x" / ".." / "A.nii.gz"]
     assert overwriting.repeated(names) == [str(names[2])]
     assert overwriting.repeated([]) == []

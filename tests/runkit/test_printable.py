@@ -31,7 +31,7 @@ def harmless(text):
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
-def test_foreign_text_becomes_one_line_that_says_what_was_there(foreign):
+def test_foreign_text_becomes_one_line_with_visible_escapes(foreign):
     shown = printable.text(foreign)
     assert (
         harmless(shown)
@@ -42,25 +42,25 @@ def test_foreign_text_becomes_one_line_that_says_what_was_there(foreign):
 @pytest.mark.parametrize(
     "plain", ["", "C1_FL_local", "Tumor 3 mm, Größe „5“ … 膵臓", "C:\\kit\\new", "10\u00a0000"]
 )
-def test_text_that_is_harmless_stays_as_it_is(plain):
+def test_harmless_text_is_unchanged(plain):
     assert printable.text(plain) == plain and printable.block(plain) == plain
 
 
-def test_a_long_text_is_cut_and_the_cut_said():
+def test_a_long_text_is_visibly_cut():
     shown = printable.text("a" * 10_000, limit=50)
     assert shown == "a" * 50 + "… (cut, 10000 characters)"
     assert len(printable.text("\x1b" * 10_000, limit=50)) < 80  # escapes count too
     assert printable.text("a" * 50, limit=50) == "a" * 50
 
 
-def test_a_block_keeps_its_lines_and_none_but_the_first_begins_at_the_margin():
+def test_a_block_keeps_its_lines_and_indents_all_but_the_first():
     assert printable.block("Traceback:\n  File\tx\nValueError: " + FORGED) == (
         "Traceback:\n      File\tx\n    ValueError: x\n    I0101 event=pushed site=C2"
     )
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
-def test_the_formatter_of_a_log_lets_no_foreign_text_act(foreign):
+def test_the_log_formatter_makes_foreign_text_harmless(foreign):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(printable.Formatter(logging.Formatter("%(levelname)s %(message)s")))
@@ -76,9 +76,8 @@ def test_the_formatter_of_a_log_lets_no_foreign_text_act(foreign):
     assert [
         line for line in lines if not line.startswith(("INFO event=", "ERROR failed", "    "))
     ] == []
-    assert any(
-        "Traceback (most recent call last)" in line for line in lines
-    )  # a trace stays readable, line by line
+    # a trace stays readable, line by line
+    assert any("Traceback (most recent call last)" in line for line in lines)
 
 
 def test_the_label_of_a_progress_bar_is_one_harmless_line(capsys):

@@ -35,7 +35,7 @@ def mode(path):
 
 
 def modes(folder):
-    """Returns every path below a folder, and itself, with its permissions."""
+    """Returns a folder and every path below it with their permissions."""
     found = {pathlib.Path(folder): mode(folder)}
     for where, folders, files in os.walk(folder):
         found |= {
@@ -51,12 +51,12 @@ def assert_private(folder):
 
 
 def opened_up(folder):
-    """Makes a folder as an earlier release, under the usual umask, left it."""
+    """Gives a folder the permissions that an earlier release left under the usual umask."""
     for path in modes(folder):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def test_whatever_is_written_in_a_private_folder_is_private(tmp_path):
+def test_everything_written_in_a_private_folder_is_private(tmp_path):
     root = private.folder(tmp_path / "a" / "root")
     with atomic.replacing(root / "deep" / "er" / "file.npy") as path, open(path, "wb") as stream:
         np.save(stream, np.zeros(3))
@@ -85,7 +85,7 @@ def test_elsewhere_the_umask_decides(tmp_path, umask):
     assert mode(folder / "group" / "table.md") == 0o640 & ~umask  # never more open than its folder
 
 
-def test_a_folder_that_is_open_is_closed_and_its_links_are_left_alone(tmp_path):
+def test_an_open_folder_is_closed_and_its_links_are_not_followed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     outside.chmod(0o755)
@@ -105,7 +105,7 @@ def test_a_folder_that_is_open_is_closed_and_its_links_are_left_alone(tmp_path):
     assert (mode(outside), mode(outside / "file")) == (0o755, 0o644)
 
 
-def test_what_this_account_may_not_close_is_named_and_stops_nothing(tmp_path, monkeypatch, caplog):
+def test_a_folder_that_cannot_be_closed_is_named_in_one_warning(tmp_path, monkeypatch, caplog):
     folder = tmp_path / "anothers"
     folder.mkdir()
     folder.chmod(0o755)
@@ -123,7 +123,7 @@ def test_what_this_account_may_not_close_is_named_and_stops_nothing(tmp_path, mo
     assert str(folder) in line and "Operation not permitted" in line
 
 
-def test_a_folder_that_accounts_share_is_left_as_it_is(tmp_path):
+def test_a_folder_shared_by_accounts_is_left_unchanged(tmp_path):
     folder = tmp_path / "like_tmp"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -131,10 +131,10 @@ def test_a_folder_that_accounts_share_is_left_as_it_is(tmp_path):
     assert mode(folder) == 0o1777
 
 
-# Who uses it.
+# The users of `private`.
 
 
-def test_the_store_and_its_database_are_private_also_one_of_an_earlier_release(tmp_path):
+def test_the_store_and_its_database_are_private_even_from_an_earlier_release(tmp_path):
     store = storage.Store(tmp_path / "store")
     try:
         with store._transaction() as database:
@@ -167,7 +167,7 @@ def test_a_database_alone_is_private_in_a_private_folder(tmp_path):
     assert_private(tmp_path / "store")
 
 
-def test_the_journal_is_private_also_one_of_an_earlier_release(tmp_path):
+def test_the_journal_is_private_even_from_an_earlier_release(tmp_path):
     for _ in range(2):
         opened = journal.Journal(tmp_path / "federated" / "journal")
         opened.enter("run")
@@ -178,7 +178,7 @@ def test_the_journal_is_private_also_one_of_an_earlier_release(tmp_path):
         opened_up(tmp_path / "federated" / "journal")
 
 
-def test_prepared_cases_are_private_also_those_of_an_earlier_release(tmp_path):
+def test_prepared_cases_are_private_even_from_an_earlier_release(tmp_path):
     root = tmp_path / "site" / "cases"
     store = test_case_store.store_of(root)
     assert_private(root)
@@ -187,7 +187,7 @@ def test_prepared_cases_are_private_also_those_of_an_earlier_release(tmp_path):
     assert_private(root)
 
 
-def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
+def test_kits_are_private_even_from_an_earlier_release(tmp_path):
     federation = provisioning.provision(tmp_path / "federation", "localhost", ("C1",), port=0)
     certificate_request.request(tmp_path / "kit", "C2")
     provisioning.add(federation, requests=[tmp_path / "kit" / "site.csr"])
@@ -208,7 +208,6 @@ def test_kits_are_private_also_those_of_an_earlier_release(tmp_path):
     for folder in (federation / "server", federation / "authority", tmp_path / "kit"):
         assert_private(folder)
     opened_up(federation / "operator")
-    admin_client.Kit.read(
-        federation / "operator", port=8443
-    )  # as the doctor does, which changes nothing
+    # as the doctor does, which changes nothing
+    admin_client.Kit.read(federation / "operator", port=8443)
     assert mode(federation / "operator") == 0o755

@@ -17,7 +17,7 @@ def lines(stream):
     return text.splitlines()
 
 
-def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
+def test_a_stage_has_a_line_per_minute_and_one_at_the_end():
     clock, stream = Clock(), io.StringIO()
     with progress.Lines(
         total=100, what="C1 round 1", unit="step", clock=clock, stream=stream
@@ -25,7 +25,7 @@ def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
         for _ in range(100):
             clock.now += 2
             bar.update()
-    # after 60, 120 and 180 of 200 s, at a step in 2 s
+    # after 60, 120 and 180 of 200 s, with one step every 2 s
     assert lines(stream) == [
         "progress: C1 round 1: 30 of 100 step, 0.5 step/s, 2:20 left",
         "progress: C1 round 1: 60 of 100 step, 0.5 step/s, 1:20 left",
@@ -34,15 +34,14 @@ def test_a_stage_has_a_line_for_each_minute_and_one_at_its_end():
     ]
 
 
-def test_what_was_done_before_counts_in_the_number_and_not_in_the_rate():
+def test_earlier_work_counts_in_the_number_but_not_in_the_rate():
     clock, stream = Clock(), io.StringIO()
     with progress.Lines(
         total=100, initial=50, what="a", unit="case", clock=clock, stream=stream
     ) as bar:
         clock.now += 7200
-        bar.set_postfix_str(
-            "2 refused", refresh=False
-        )  # no case ended: there is no rate to tell the time left from
+        # no case has ended: without a rate, the time left is unknown
+        bar.set_postfix_str("2 refused", refresh=False)
         clock.now += 60
         bar.update(10)
     assert lines(stream) == [
@@ -52,7 +51,18 @@ def test_what_was_done_before_counts_in_the_number_and_not_in_the_rate():
     ]
 
 
-def test_values_stand_behind_the_line():
+def test_elapsed_times_have_hours_only_from_one_hour_on():
+    assert [progress.elapsed(seconds) for seconds in (0, 59.6, 125, 3725)] == [
+        "0:00",
+        "1:00",
+        "2:05",
+        "1:02:05",
+    ]
+    assert progress.elapsed(125, unit=True) == "2:05 min"
+    assert progress.elapsed(3725, unit=True) == "1:02:05 h"
+
+
+def test_values_follow_the_progress():
     stream = io.StringIO()
     with progress.Lines(total=2, what="a", unit="step", clock=Clock(), stream=stream) as bar:
         bar.set_postfix({"loss": "0.5", "dice": "0.25"}, refresh=False)
@@ -60,7 +70,7 @@ def test_values_stand_behind_the_line():
     assert lines(stream) == ["progress: a: 2 of 2 step, in 0:00, loss=0.5, dice=0.25"]
 
 
-def test_it_iterates_and_ends_its_line_also_when_the_work_fails(capsys):
+def test_the_last_line_is_written_even_if_the_work_fails(capsys):
     assert list(progress.bar([3, 4], what="cases", unit="case")) == [3, 4]
     try:
         for _ in progress.bar(iter([5, 6]), what="endless", unit="case"):

@@ -3,13 +3,13 @@ import numpy as np
 from runkit import randomness
 
 
-def test_same_key_same_numbers_whatever_was_drawn_before():
+def test_numbers_depend_on_the_key_and_not_on_earlier_draws():
     first = randomness.generator(3, "patch", 5, 1).random(4)
     randomness.generator(3, "patch", 5, 0).random(100)
     np.testing.assert_array_equal(first, randomness.generator(3, "patch", 5, 1).random(4))
 
 
-def test_every_part_of_the_key_counts_and_text_differs_from_number():
+def test_every_part_of_the_key_matters_and_text_differs_from_numbers():
     keys = [
         (3, "patch", 5, 1),
         (4, "patch", 5, 1),

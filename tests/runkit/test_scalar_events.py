@@ -22,12 +22,12 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert reader.Scalars("round/sites")[0].wall_time > 1_700_000_000
 
 
-def test_nothing_is_made_before_the_first_value(tmp_path):
+def test_no_file_is_created_before_the_first_value(tmp_path):
     ScalarEvents(tmp_path / "board")
     assert not (tmp_path / "board").exists()
 
 
-def test_the_checksum_is_castagnolis():
+def test_the_checksum_is_crc_32c():
     # RFC 3720, B.4: 32 bytes of zeros have CRC-32C 0x8A9136AA.
     crc = 0x8A9136AA
     assert _masked(b"\0" * 32) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

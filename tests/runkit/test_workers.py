@@ -37,7 +37,7 @@ def _square_or_die(value):
     return value * value
 
 
-def test_a_job_that_kills_its_process_stops_no_other():
+def test_a_job_that_kills_its_process_does_not_stop_the_others():
     found = list(workers.results(_square_or_die, [(value,) for value in range(7)], 2))
     assert sorted(found) == [
         (value, None if value % 4 == 1 else value * value) for value in range(7)
@@ -45,7 +45,7 @@ def test_a_job_that_kills_its_process_stops_no_other():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_their_parent_however_it_ends(tmp_path, number):
+def test_workers_end_with_their_parent(tmp_path, number):
     command = [sys.executable, "-m", "tests.runkit.workers_program", str(tmp_path)]
     parent = subprocess.Popen(
         command,

@@ -1,6 +1,4 @@
-"""Starts two workers, each of which leaves an empty file <process id>.worker in the folder given,
-and waits for them for ever.
-"""
+"""Starts two workers, which create an empty file <process id>.worker and then wait for ever."""
 
 from __future__ import annotations
 

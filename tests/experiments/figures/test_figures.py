@@ -74,7 +74,7 @@ def test_a_panel_has_the_patients_proportions_whatever_the_spacing():
     assert second.height / second.width == pytest.approx(30 / 120, rel=1e-6)
 
 
-def test_columns_are_the_papers_and_a_missing_model_is_said_so():
+def test_columns_follow_the_paper_and_a_missing_model_is_marked():
     whole, partial = (
         a_case(predictions=paper_table.MODELS[::-1]),
         a_case(predictions=("C2_baseline",)),
@@ -100,7 +100,7 @@ def test_columns_are_the_papers_and_a_missing_model_is_said_so():
     )
 
 
-def test_the_ct_panel_has_no_mask_and_a_scale_bar_of_true_length():
+def test_the_ct_panel_has_a_correct_scale_bar_and_no_mask():
     figure = figures.comparison([a_case(shape=(100, 80), spacing=(2.0, 2.0))])
     ct = figure.axes[0]
     (bar,) = [line for line in ct.lines if line.get_color() == "white"]
@@ -135,7 +135,7 @@ def test_the_slice_with_most_tumour_is_chosen_else_with_most_pancreas():
     assert figures.choose_slice(truth) == 0
 
 
-def test_a_cropped_slice_is_a_window_about_the_truth_inside_the_volume():
+def test_a_cropped_slice_is_a_window_around_the_truth_within_the_volume():
     generator = np.random.default_rng(3)
     image = generator.normal(size=(50, 40, 6)).astype(np.float16)
     truth = np.zeros(image.shape, np.uint8)
@@ -150,7 +150,7 @@ def test_a_cropped_slice_is_a_window_about_the_truth_inside_the_volume():
     np.testing.assert_array_equal(whole.truth, truth[:, :, 4])
 
 
-def test_masks_of_another_grid_are_refused_by_name():
+def test_masks_on_another_grid_are_refused_by_name():
     with pytest.raises(
         ValueError, match=r"C2, case 7: FL_global has shape \(3, 3\), the slice \(40, 30\)"
     ):
@@ -202,10 +202,9 @@ def test_the_table_figure_draws_means_cases_and_the_papers_marks():
     ]
     figure = figures.table_figure(rows, title="Table 1")
     c1 = figure.axes[0]
-    assert [bar.get_width() for bar in c1.patches] == [
-        50.0
-    ]  # C2_baseline has no C1 case, and so no bar
-    assert "no case" in [text.get_text() for text in c1.texts]
+    # C2_baseline has no C1 case and therefore no bar
+    assert [bar.get_width() for bar in c1.patches] == [50.0]
+    assert "no cases" in [text.get_text() for text in c1.texts]
     marks = {tuple(line.get_xdata()) for line in c1.lines if len(line.get_xdata())}
     assert marks == {(75.0, 25.0), (81.5,)}
     assert [tick.get_text() for tick in c1.get_yticklabels()] == ["C1_baseline", "C2_baseline"]
@@ -244,7 +243,7 @@ def history(model, steps_per_epoch, rounds=3, epochs=2):
     return events
 
 
-def test_curves_of_sites_with_unequal_epochs_meet_at_the_rounds():
+def test_curves_of_sites_with_different_epoch_lengths_align_at_the_rounds():
     histories = {"C1_FL_local": history("C1_FL_local", 5), "C2_baseline": history("C2_baseline", 8)}
     figure = figures.training_curves(histories)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -260,7 +259,7 @@ def test_curves_of_sites_with_unequal_epochs_meet_at_the_rounds():
         )
 
 
-def test_an_epoch_reported_again_after_a_restart_counts_once_and_foreign_events_do_not():
+def test_an_epoch_repeated_after_a_restart_counts_once_and_unknown_events_are_ignored():
     events = history("C1_baseline", 5)
     again = [
         {"event": "started"},
@@ -273,7 +272,7 @@ def test_an_epoch_reported_again_after_a_restart_counts_once_and_foreign_events_
     np.testing.assert_allclose(line.get_ydata()[:3], [1 / 5, 7.0, 1 / 15])
 
 
-def test_curves_and_timeline_of_nothing_are_empty_pictures():
+def test_without_events_curves_and_timeline_are_empty_pictures():
     for figure in (
         figures.training_curves({}),
         figures.training_curves({"C1_baseline": []}),
@@ -282,12 +281,17 @@ def test_curves_and_timeline_of_nothing_are_empty_pictures():
         assert pixels(figure).shape[1] > 100
 
 
-def test_the_timeline_follows_from_the_servers_events():
+def test_the_timeline_is_derived_from_the_servers_events():
     steps = [
-        (0, "login", {}), (10, "pulled", {"model": "round_000", "seconds": 2}), (40, "scored", {"model": 0}),
-        (100, "pushed", {"round": 1, "seconds": 3}), (130, "pulled", {"model": "round_001", "seconds": 1}),
-        (200, "login", {}), (240, "pulled", {"model": "FL_global", "seconds": 0.0}), (300, "rows", {"rows": 4}),
-    ]  # fmt: skip
+        (0, "login", {}),
+        (10, "pulled", {"model": "round_000", "seconds": 2}),
+        (40, "scored", {"model": 0}),
+        (100, "pushed", {"round": 1, "seconds": 3}),
+        (130, "pulled", {"model": "round_001", "seconds": 1}),
+        (200, "login", {}),
+        (240, "pulled", {"model": "FL_global", "seconds": 0.0}),
+        (300, "rows", {"rows": 4}),
+    ]
     events = [
         {"time": 1000.0 + t, "event": name, "site": "C1", **fields} for t, name, fields in steps
     ]
@@ -304,15 +308,22 @@ def test_the_timeline_follows_from_the_servers_events():
         for bar in c
     ]
     expected = [
-        ("waits", 0, 8), ("sends or receives", 8, 10), ("scores", 10, 40), ("trains", 40, 97), ("sends or receives", 97, 100),
-        ("waits", 100, 129), ("sends or receives", 129, 130), ("waits", 200, 240), ("evaluates", 240, 300),
-    ]  # fmt: skip
+        ("waits", 0, 8),
+        ("sends or receives", 8, 10),
+        ("scores", 10, 40),
+        ("trains", 40, 97),
+        ("sends or receives", 97, 100),
+        ("waits", 100, 129),
+        ("sends or receives", 129, 130),
+        ("waits", 200, 240),
+        ("evaluates", 240, 300),
+    ]
     assert [bar[0] for bar in bars] == [bar[0] for bar in expected]
     np.testing.assert_allclose([bar[1:] for bar in bars], [bar[1:] for bar in expected], atol=1e-6)
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["server", "C1"]
 
 
-def test_the_overview_keeps_its_words_apart():
+def test_the_texts_of_the_overview_do_not_overlap():
     figure = figures.overview()
     figure.canvas.draw()
     boxes = [(text.get_text(), text.get_window_extent()) for text in figure.axes[0].texts]
@@ -327,26 +338,26 @@ def test_the_overview_keeps_its_words_apart():
     assert overlaps == []
 
 
-def test_the_genotype_is_drawn_as_it_is():
+def test_the_genotype_figure_shows_all_cells_and_inputs():
     architecture = genotype.load("c2fnas")
     figure = figures.genotype_figure(architecture)
     words = [text.get_text() for text in figure.axes[0].texts]
+    # twelve cells, three classes
     assert [word for word in words if word.isdigit()] == [
         *(str(n) for n in range(1, 13)),
         "3",
-    ]  # twelve cells, three classes
+    ]
     # an arrow for every input, from stem to stem, two into the end and one out of it
     arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == sum(len(cell.inputs) for cell in architecture.cells) + 4
     assert "19,559,360 convolution weights, 189.8 GMAC" in figure.texts[0].get_text()
 
 
-def test_an_operation_that_the_paper_does_not_have_gets_a_colour_and_its_name(monkeypatch):
+def test_an_operation_that_is_not_in_the_paper_gets_a_colour_and_its_name(monkeypatch):
     architecture = copy.deepcopy(genotype.load("c2fnas"))
     cells = list(architecture.cells)
-    object.__setattr__(
-        cells[3], "op", "depthwise"
-    )  # the figure needs a colour for it, the genotype would need kernels
+    # set directly: the figure needs only a colour for it, the genotype would need kernels
+    object.__setattr__(cells[3], "op", "depthwise")
     object.__setattr__(architecture, "cells", tuple(cells))
     monkeypatch.setattr(type(architecture), "conv_weights", lambda self: 0)
     monkeypatch.setattr(type(architecture), "macs", lambda self, size: 0)
@@ -375,20 +386,24 @@ def test_a_recorded_round_is_drawn_message_by_message():
         "C2",
         "server",
         "global model, 1.0 MiB",
-        "score of it, Dice 0.25",
+        "its score, Dice 0.25",
         "weights after training, 3.0 MiB",
         "20.0 s",
     } <= set(words)
     assert (
-        "mean of the weights, C1 counts 18 and C2 counts 20" in words
+        "mean of the weights; cases: C1 18, C2 20" in words
         and words.count("global model, 1.0 MiB") == 2
     )
     with pytest.raises(ValueError, match="round 7 is not in the log; it has 1"):
         figures.round_figure(events, 7)
 
 
-def test_no_picture_needs_a_display_or_touches_pyplots_state():
-    code = "import sys; from experiments import figures; figures.overview().savefig(__import__('io').BytesIO()); sys.exit('matplotlib.pyplot' in sys.modules)"
+def test_no_figure_needs_a_display_or_uses_pyplot():
+    code = (
+        "import sys; from experiments import figures; "
+        "figures.overview().savefig(__import__('io').BytesIO()); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], check=False, env={"PATH": "", "MPLBACKEND": "TkAgg"}

@@ -23,21 +23,23 @@ ROOT = pathlib.Path(__file__).parents[3]
 def modules(tmp_path, monkeypatch):
     """Programs of the test's own, startable with `python -m`."""
     (tmp_path / "works.py").write_text(
-        "import sys\nprint('step 1', end='\\r')\nprint('step 2')\nblock = bytearray(200 << 20)\nsys.stdin.read()\n"
+        "import sys\nprint('step 1', end='\\r')\nprint('step 2')\n"
+        "block = bytearray(200 << 20)\nsys.stdin.read()\n"
     )
     (tmp_path / "fails.py").write_text(
-        "import sys\nprint('reading')\nprint('error: scan.nii.gz: truncated; copy it again')\nsys.exit(1)\n"
+        "import sys\nprint('reading')\nprint('error: scan.nii.gz: truncated; "
+        "copy it again')\nsys.exit(1)\n"
     )
     (tmp_path / "waits.py").write_text("import signal\nprint('up', flush=True)\nsignal.pause()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path
 
 
-def test_programs_end_well_and_their_last_words_and_memory_are_seen(modules):
+def test_a_program_that_succeeds_shows_its_latest_line_and_memory(modules):
     with processes.ProgramGroup(modules / "logs") as group:
         program = group.start("C1", "works", [])
         group.wait([program], "work")
-    assert program.last_words() == "step 2"
+    assert program.latest_line() == "step 2"
     assert group.peak_memory_bytes > 10 << 20
 
 
@@ -64,20 +66,29 @@ def test_waiting_for_a_program_that_ends_instead(modules):
 @pytest.mark.parametrize(
     ("log", "words"),
     [
-        ("progress: C1 round 3: 5 of 9 step, in 0:10\n2026-11-28 08:15:33.1: I tensorflow/core/x.cc:1] Reduce to /job:a\n", "C1 round 3: 5 of 9 step"),
-        ("progress: C1 round 3: 5 of 9 step\nI1128 08:15:33.123456 1 join.py:49] event=waiting site=C1\nW0000 x.cc:1] slow\n", "event=waiting site=C1"),
+        (
+            "progress: C1 round 3: 5 of 9 step, in 0:10\n"
+            "2026-11-28 08:15:33.1: I tensorflow/core/x.cc:1] Reduce to /job:a\n",
+            "C1 round 3: 5 of 9 step",
+        ),
+        (
+            "progress: C1 round 3: 5 of 9 step\n"
+            "I1128 08:15:33.123456 1 join.py:49] event=waiting site=C1\n"
+            "W0000 x.cc:1] slow\n",
+            "event=waiting site=C1",
+        ),
         ("progress: half\nerror: scan.nii.gz: truncated\n", "error: scan.nii.gz: truncated"),
         ("reading\n\nready\n", "ready"),
         ("", ""),
     ],
-)  # fmt: skip
-def test_the_last_words_are_the_products_own(tmp_path, log, words):
+)
+def test_the_latest_line_comes_from_the_product(tmp_path, log, words):
     (tmp_path / "a.log").write_text(log)
     program = processes.Program("C1", tmp_path / "a.log", None)
-    assert words in program.last_words() and "progress:" not in program.last_words()
+    assert words in program.latest_line() and "progress:" not in program.latest_line()
 
 
-def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
+def test_without_a_terminal_each_program_has_its_own_line(monkeypatch, capsys):
     now = iter([0.0, 59.0, 61.0, 90.0, 125.0])
     monkeypatch.setattr(processes.time, "monotonic", lambda: next(now))
     display = processes._Display("baselines")
@@ -93,9 +104,7 @@ def test_off_a_terminal_each_program_has_a_line_of_its_own(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_ends(
-    tmp_path, number
-):
+def test_programs_end_in_order_when_their_parent_ends(tmp_path, number):
     """A server that outlived it would keep port and store, and the next start would be refused."""
     kits = provisioning.provision(tmp_path / "kits", "localhost", ("C1", "C2"), port=0)
     config = test_study.CONFIG
@@ -157,7 +166,7 @@ def test_programs_end_in_good_order_with_the_one_that_started_them_however_that_
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_program_ends_with_the_one_that_started_it_while_it_works_or_imports(tmp_path, number):
+def test_a_program_that_works_or_imports_ends_with_its_parent(tmp_path, number):
     cohort = [
         "experiments.synthesize",
         "--site=C1",

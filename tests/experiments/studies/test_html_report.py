@@ -21,9 +21,15 @@ def run(tmp_path_factory):
     table1_report.write_table(
         folder,
         run_folder.rows(),
-        {"profile": "demo", "seed": 2, "stack": "s", "configuration": run_folder.CONFIGURATION, "wall_seconds": {"cohort": 61.0},
-         "notes": ["Data: </script><b>not a tag</b>"]},
-    )  # fmt: skip
+        {
+            "profile": "demo",
+            "seed": 2,
+            "stack": "s",
+            "configuration": run_folder.CONFIGURATION,
+            "wall_seconds": {"cohort": 61.0},
+            "notes": ["Data: </script><b>not a tag</b>"],
+        },
+    )
     return folder
 
 
@@ -31,7 +37,7 @@ def joint(run, pictures="synthetic"):
     return html_report.study_page(study_results.of_one_run(run, pictures), run)
 
 
-def test_a_page_needs_nothing_but_itself(run):
+def test_a_page_loads_nothing_else(run):
     page = joint(run)
     addresses = re.findall(r"""(?:(?:src|href)=["']|url\()([^"')>\s]+)""", page)
     assert [a for a in addresses if not a.startswith(("#", "data:", "${"))] == []
@@ -42,17 +48,16 @@ def test_a_page_needs_nothing_but_itself(run):
 
 def test_pictures_of_a_private_cohort_stay_at_the_sites(run):
     private = joint(run, "private")
-    assert "data:image/" not in private and "Each has a page of its own" in private
-    assert joint(run).count("data:image/") == 4 * (
-        2 + 3
-    )  # CT, truth, two models; two test cases of C1, three of C2
+    assert "data:image/" not in private and "Each site has its own page" in private
+    # CT, truth, two models; two test cases of C1, three of C2
+    assert joint(run).count("data:image/") == 4 * (2 + 3)
     page = html_report.site_page(run, "C1", run_folder.rows())
     assert page.count("data:image/") == 4 * 2
     for text in (private, joint(run), page):
         assert "SECRET" not in text and str(run) not in text  # no identifier, no path
 
 
-def test_a_page_of_a_whole_study_of_184_cases_is_small(tmp_path):
+def test_the_page_of_a_study_with_184_cases_is_small(tmp_path):
     rng = np.random.default_rng(1)
     rows = []
     for model in (
@@ -115,23 +120,36 @@ def opened(window, page, folder):
     window.size(1280, 900)
     window.open(path.as_uri())
     window.wait_for(
-        "return !document.getElementById('browser') || document.getElementById('browser').dataset.ready !== undefined"
+        "return !document.getElementById('browser') || "
+        "document.getElementById('browser').dataset.ready !== undefined"
     )
     assert window.messages() == []
 
 
-CHOOSE = "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change')); return s.value"
+CHOOSE = (
+    "const s = document.getElementById(arguments[0]); s.value = arguments[1]; "
+    "s.dispatchEvent(new Event('change')); return s.value"
+)
 OPTIONS = "return [...document.getElementById(arguments[0]).options].map(o => o.value)"
 
 
 @needs_browser
-def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run, window, tmp_path):
+def test_every_control_of_the_joint_page_works_without_console_messages(run, window, tmp_path):
     opened(window, joint(run), tmp_path)
     watched = {
-        "table-grid": "table", "table-seed": "table", "verdict-filter": "verdicts", "case-measure": "cases", "case-grid": "cases",
-        "case-seed": "cases", "pair-x": "pairs", "pair-y": "pairs", "timeline-run": "timeline", "timeline-round": "timeline",
-        "curve-run": "curves", "curve-part": "curves",
-    }  # fmt: skip
+        "table-grid": "table",
+        "table-seed": "table",
+        "verdict-filter": "verdicts",
+        "case-measure": "cases",
+        "case-grid": "cases",
+        "case-seed": "cases",
+        "pair-x": "pairs",
+        "pair-y": "pairs",
+        "timeline-run": "timeline",
+        "timeline-round": "timeline",
+        "curve-run": "curves",
+        "curve-part": "curves",
+    }
     present = window.run("return [...document.querySelectorAll('select')].map(s => s.id)")
     assert set(present) == {*watched, "browser-case"}
     for control, place in watched.items():
@@ -155,7 +173,10 @@ def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run
             assert len(set(drawn.values())) > 1, control
         window.run(CHOOSE, control, next(iter(drawn)))
     # FL_global: 80 on C1 by hand, 40 on the native grid
-    cell = "return document.querySelector('#table tr[data-row=FL_global] td:nth-child(2)').firstChild.textContent"
+    cell = (
+        "return document.querySelector('#table tr[data-row=FL_global] "
+        "td:nth-child(2)').firstChild.textContent"
+    )
     assert window.run(cell) == "80.0"
     window.run(CHOOSE, "table-grid", "native")
     assert window.run(cell) == "40.0"
@@ -163,41 +184,60 @@ def test_every_control_of_the_joint_page_works_without_a_word_on_the_console(run
     # one of five
     drawn = "return [...document.querySelectorAll('#froc ' + arguments[0])].length"
     assert window.run(drawn, "path") == window.run(drawn, "circle") == 5
-    cells = "return [...document.querySelectorAll('#s-patients tr')].map(r => [...r.children].map(c => c.textContent)).find(r => r[0] === 'C2_baseline')"
+    cells = (
+        "return [...document.querySelectorAll('#s-patients tr')].map(r => "
+        "[...r.children].map(c => c.textContent)).find(r => r[0] === 'C2_baseline')"
+    )
     assert [cell.split(",")[0] for cell in window.run(cells)[1:3]] == ["3 of 3", "0 of 2"]
     states = [
         window.run(
-            "document.getElementById('theme').click(); return document.documentElement.dataset.theme || 'auto'"
+            "document.getElementById('theme').click(); "
+            "return document.documentElement.dataset.theme || 'auto'"
         )
         for _ in range(3)
     ]
     assert states == ["light", "dark", "auto"]
     assert (
         window.run(
-            "let printed = 0; window.print = () => printed++; document.getElementById('print').click(); return printed"
+            "let printed = 0; window.print = () => printed++; "
+            "document.getElementById('print').click(); return printed"
         )
         == 1
     )
-    tip = "document.querySelector('#cases .dot').dispatchEvent(new MouseEvent('mousemove', {clientX: 9, clientY: 9})); return document.getElementById('tip').textContent"
+    tip = (
+        "document.querySelector('#cases .dot').dispatchEvent(new MouseEvent('mousemove', "
+        "{clientX: 9, clientY: 9})); return document.getElementById('tip').textContent"
+    )
     assert "case 1, seed 2" in window.run(tip)
     assert window.messages() == []
 
 
-PIXELS = """const c = [...document.querySelectorAll('#browser-panels canvas')];
-return c.map(k => { const d = k.getContext('2d').getImageData(0, 0, k.width, k.height).data; let blue = 0, yellow = 0;
-for (let i = 0; i < d.length; i += 4) { if (d[i + 2] > d[i] + 40) blue++; if (d[i] > d[i + 2] + 40) yellow++; } return [blue, yellow]; })"""
+PIXELS = """
+return [...document.querySelectorAll('#browser-panels canvas')].map(k => {
+  const d = k.getContext('2d').getImageData(0, 0, k.width, k.height).data;
+  let blue = 0, yellow = 0;
+  for (let i = 0; i < d.length; i += 4) {
+    if (d[i + 2] > d[i] + 40) blue++;
+    if (d[i] > d[i + 2] + 40) yellow++;
+  }
+  return [blue, yellow];
+})"""
 
 
 @needs_browser
 def test_the_slice_browser_shows_masks_moves_and_hides_them(run, window, tmp_path):
     opened(window, html_report.site_page(run, "C2", run_folder.rows()), tmp_path)
     names = window.run(
-        "return [...document.querySelectorAll('#browser-panels figcaption span:first-child')].map(s => s.textContent)"
+        "return [...document.querySelectorAll('#browser-panels figcaption "
+        "span:first-child')].map(s => s.textContent)"
     )
     assert names == ["CT", "truth", "C1_baseline", "FL_global"]
     ct, truth, without, same = window.run(PIXELS)
     assert ct == [0, 0] and min(truth) > 0 and same == truth and without == [truth[0], 0]
-    set_box = "const b = document.getElementById(arguments[0]); b.checked = arguments[1]; b.dispatchEvent(new Event('change'))"
+    set_box = (
+        "const b = document.getElementById(arguments[0]); b.checked = arguments[1]; "
+        "b.dispatchEvent(new Event('change'))"
+    )
     window.run(set_box, "browser-tumour", False)
     assert window.run(PIXELS)[1] == [truth[0], 0]
     window.run(set_box, "browser-pancreas", False)
@@ -206,14 +246,18 @@ def test_the_slice_browser_shows_masks_moves_and_hides_them(run, window, tmp_pat
     window.run(set_box, "browser-outline", True)
     assert 0 < window.run(PIXELS)[1][0] < truth[0]
     window.run(set_box, "browser-outline", False)
-    slide = "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('input'))"
+    slide = (
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; "
+        "s.dispatchEvent(new Event('input'))"
+    )
     window.run(slide, "browser-opacity", 0)
     position = "return document.getElementById('browser-position').textContent"
     before = window.run(position)
     window.run(slide, "browser-slice", 0)
     assert window.run(position).startswith("1 of ") and window.run(position) != before
     window.run(
-        "document.querySelector('#browser-panels canvas').dispatchEvent(new WheelEvent('wheel', {deltaY: 5, cancelable: true}))"
+        "document.querySelector('#browser-panels canvas').dispatchEvent(new "
+        "WheelEvent('wheel', {deltaY: 5, cancelable: true}))"
     )
     assert window.run(position).startswith("2 of ")
     for index, _ in enumerate(window.run(OPTIONS, "browser-case")):
@@ -223,7 +267,7 @@ def test_the_slice_browser_shows_masks_moves_and_hides_them(run, window, tmp_pat
 
 
 @needs_browser
-def test_the_page_is_readable_in_the_dark_on_a_phone_and_on_paper(run, window, tmp_path):
+def test_the_page_adapts_to_dark_mode_phones_and_paper(run, window, tmp_path):
     opened(window, joint(run), tmp_path)
     colours = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
     light = window.run(colours)
@@ -245,9 +289,18 @@ def test_the_page_is_readable_in_the_dark_on_a_phone_and_on_paper(run, window, t
 @needs_browser
 def test_a_partial_study_and_a_sweep_are_drawn_too(window, tmp_path):
     empty = {
-        "name": "s", "profile": "demo", "seeds": [1], "pictures": "private", "axis": None, "notes": [], "table": {}, "native": {},
-        "verdicts": [], "cases": [], "runs": [],
-    }  # fmt: skip
+        "name": "s",
+        "profile": "demo",
+        "seeds": [1],
+        "pictures": "private",
+        "axis": None,
+        "notes": [],
+        "table": {},
+        "native": {},
+        "verdicts": [],
+        "cases": [],
+        "runs": [],
+    }
     opened(window, html_report.study_page(empty, tmp_path), tmp_path)
     point = {
         "label": "5",

@@ -19,19 +19,48 @@ from runkit import atomic
 from tests.experiments import run_folder
 
 CONFIG = ExperimentConfig(
-    profile="demo", seed=1, genotype="c2fnas", filters=8, vae="reduced", latent_size=128, classifier_bias="log_prior",
-    class_prior=(0.985, 0.012, 0.003), spacing_mm=(3.0, 3.0, 3.0), window_hu=(-200.0, 250.0), patch_size=(48, 48, 48), patches_per_case=1,
-    foreground_fraction=0.5, batch_size=4, learning_rate=5e-3, final_learning_rate=5e-5, kl="voxels", num_rounds=13, local_epochs=5,
-    inference_window=(80, 80, 64), inference_overlap=0.25, inference_blending="constant",
-)  # fmt: skip
+    profile="demo",
+    seed=1,
+    genotype="c2fnas",
+    filters=8,
+    vae="reduced",
+    latent_size=128,
+    classifier_bias="log_prior",
+    class_prior=(0.985, 0.012, 0.003),
+    spacing_mm=(3.0, 3.0, 3.0),
+    window_hu=(-200.0, 250.0),
+    patch_size=(48, 48, 48),
+    patches_per_case=1,
+    foreground_fraction=0.5,
+    batch_size=4,
+    learning_rate=5e-3,
+    final_learning_rate=5e-5,
+    kl="voxels",
+    num_rounds=13,
+    local_epochs=5,
+    inference_window=(80, 80, 64),
+    inference_overlap=0.25,
+    inference_blending="constant",
+)
 FILE = {
-    "name": "s", "profile": "demo", "seeds": [1, 2], "pictures": "synthetic",
-    "sites": {"C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]}, "C2": {"cohort": {"C2": 34}, "split": [20, 7, 7]}},
+    "name": "s",
+    "profile": "demo",
+    "seeds": [1, 2],
+    "pictures": "synthetic",
+    "sites": {
+        "C1": {"cohort": {"C1": 30}, "split": [18, 6, 6]},
+        "C2": {"cohort": {"C2": 34}, "split": [20, 7, 7]},
+    },
     "points": [
         {"label": "table1", "beyond": ["pooled", "finetuned"]},
-        {"label": "no_vae", "settings": {"vae": "none"}, "baselines": False, "rows": {"FL_global": "FL_global_no_vae"}},
+        {
+            "label": "no_vae",
+            "settings": {"vae": "none"},
+            "baselines": False,
+            "rows": {"FL_global": "FL_global_no_vae"},
+        },
     ],
-}  # fmt: skip
+}
 
 
 def read(folder, **changes):
@@ -58,7 +87,7 @@ def test_a_file_gives_a_run_for_every_point_and_seed(tmp_path):
     assert "C1 18/6/6; C2 20/7/7" in spec.notes[0]
 
 
-def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share_a_site(tmp_path):
+def test_further_sites_have_other_patients_and_two_hospitals_can_share_a_site(tmp_path):
     sites = {**FILE["sites"], "C3": {"cohort": {"C1": 5, "C2": 7}}}
     study = read(tmp_path, points=[{"label": "three", "sites": sites}])
     third = study_file.run_spec(study, study.points[0], 1, tmp_path / "s", parse).sites[2]
@@ -81,10 +110,10 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ),
         (
             {"points": [{"label": "a", "environment": {"X": 1}}]},
-            r"point a: `environment` is \{'X': 1\}; expected names and texts",
+            r"point a: `environment` is \{'X': 1\}; expected names with texts as values",
         ),
         ({"points": [{"label": "a/b"}]}, "label of a point is 'a/b'"),
-        ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own"),
+        ({"points": [{"label": "a"}, {"label": "a"}]}, "give each its own label"),
         ({"points": [{"label": "a", "beyond": ["magic"]}]}, "`beyond` has magic"),
         (
             {"points": [{"label": "a", "beyond": ["finetuned"], "baselines": False}]},
@@ -104,12 +133,12 @@ def test_sites_beyond_two_have_patients_of_their_own_and_two_hospitals_may_share
         ),
     ],
 )
-def test_a_wrong_file_is_refused_with_key_value_and_way_out(tmp_path, changes, words):
+def test_a_wrong_file_is_refused_with_key_value_and_remedy(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         read(tmp_path, **changes)
 
 
-def test_a_point_chooses_its_phantom_and_the_standard_one_leaves_no_trace(tmp_path):
+def test_a_point_chooses_its_phantom_and_the_standard_one_is_not_recorded(tmp_path):
     study = read(tmp_path, points=[{"label": "standard"}, {"label": "hard", "phantom": "hard"}])
     standard, hard = (
         study_file.run_spec(study, point, 1, tmp_path / "s", parse) for point in study.points
@@ -128,9 +157,8 @@ def test_a_point_chooses_its_phantom_and_the_standard_one_leaves_no_trace(tmp_pa
     ]
     assert folders == ["C2-34-seed1", "C2-hard-34-seed1"]
     texts = [runner._sites_text(spec) for spec in (standard, hard)]
-    assert (
-        "phantom" not in texts[0]
-    )  # a run of an earlier release has the same settings, and goes on
+    # as in an earlier release, so that its runs can be resumed
+    assert "phantom" not in texts[0]
     assert "--phantom=C1:hard\n--phantom=C2:hard\n" in texts[1]
 
 
@@ -140,7 +168,7 @@ DEFORMED = {
 }
 
 
-def test_sites_of_deformed_copies_come_from_one_program_and_their_split_lists(tmp_path):
+def test_deformed_sites_come_from_one_program_with_its_split_lists(tmp_path):
     study = read(tmp_path, sites=DEFORMED, points=[{"label": "table1"}], seeds=[4])
     spec = study_file.run_spec(study, study.points[0], 4, tmp_path / "runs" / "s", parse)
     assert [(site.made, site.counts, site.deformed) for site in spec.sites] == [
@@ -175,7 +203,7 @@ def test_sites_of_deformed_copies_come_from_one_program_and_their_split_lists(tm
     )
 
 
-def test_a_study_of_copies_without_its_list_says_where_to_name_it(tmp_path):
+def test_a_deformed_study_without_a_manifest_names_the_flag(tmp_path):
     atomic.write_json(
         tmp_path / "s.json", {**FILE, "sites": DEFORMED, "points": [{"label": "table1"}]}
     )
@@ -191,19 +219,17 @@ def test_a_study_of_copies_without_its_list_says_where_to_name_it(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
-        f"error: {tmp_path}/m.json: is not there; name the folder of your list of CTs by --data (make: DATA=...)"
-        in done.stderr
+        f"error: {tmp_path}/m.json: is not there; "
+        f"name the folder of your list of CTs by --data (make: DATA=...)" in done.stderr
     )
 
 
 def test_a_split_larger_than_its_cohort_is_refused():
-    with pytest.raises(ValueError, match="site C1: a split of 12 cases, its cohort has 10"):
+    with pytest.raises(ValueError, match="site C1: the split has 12 cases, but the cohort only 10"):
         run_plan.SiteSpec(name="C1", cohort={"C1": 10}, split=(8, 2, 2))
-    with pytest.raises(ValueError, match="either a synthetic `cohort` or a `manifest`"):
+    with pytest.raises(ValueError, match="exactly one of `cohort`"):
         run_plan.SiteSpec(name="C1")
-    with pytest.raises(
-        ValueError, match="site C1: cases made of `deformed` sources need a `split`"
-    ):
+    with pytest.raises(ValueError, match="site C1: `deformed` sources need a `split`"):
         run_plan.SiteSpec(name="C1", deformed=pathlib.Path("m.json"))
     with pytest.raises(
         ValueError, match="site C1: `phantom` is 'hard', but only a synthetic `cohort` has one"
@@ -211,13 +237,12 @@ def test_a_split_larger_than_its_cohort_is_refused():
         run_plan.SiteSpec(name="C1", manifest=pathlib.Path("m.json"), phantom="hard")
 
 
-def test_cost_follows_the_work(tmp_path):
+def test_the_estimated_cost_is_proportional_to_the_work(tmp_path):
     study = read(tmp_path)
     spec = study_file.run_spec(study, study.points[0], 1, tmp_path, parse)
     one = run_plan.cost(spec)
-    assert (
-        300 < sum(run_plan.cost(dataclasses.replace(spec, beyond=())).values()) < 2400
-    )  # the demo takes about a quarter of an hour
+    # the demo takes about a quarter of an hour
+    assert 300 < sum(run_plan.cost(dataclasses.replace(spec, beyond=())).values()) < 2400
     twice = run_plan.cost(
         dataclasses.replace(spec, config=dataclasses.replace(CONFIG, num_rounds=26))
     )
@@ -226,7 +251,7 @@ def test_cost_follows_the_work(tmp_path):
     assert run_plan.cost(dataclasses.replace(spec, baselines=False))["baselines"] == 0
 
 
-def test_a_stage_is_done_once_and_an_interrupted_one_again(tmp_path):
+def test_a_finished_stage_is_not_repeated_and_an_interrupted_one_is(tmp_path):
     done = []
     run = run_stages.Run(tmp_path, "--seed=1\n")
     run.stage("one", 1.0, lambda group: done.append("one"))
@@ -265,7 +290,7 @@ def leave_run(folder, seed, rows, wall=60.0):
     )
 
 
-def test_seeds_come_together_as_mean_and_interval_and_points_under_their_names(tmp_path):
+def test_seeds_give_mean_and_interval_and_points_their_renamed_rows(tmp_path):
     study = read(tmp_path)
     runs = tmp_path / "runs"
     for seed, shift in ((1, 0.0), (2, 0.1)):
@@ -294,12 +319,12 @@ def test_seeds_come_together_as_mean_and_interval_and_points_under_their_names(t
     assert (
         "4 of 4 runs are finished." in text
         and "| FL_global | 75.0 ± 63.5 (82.3) |" in text
-        and "together | 4.0 min" in text
+        and "total | 4.0 min" in text
     )
     assert json.loads((runs / "study.json").read_text())["runs"][0]["fingerprints"]["rows"]
 
 
-def test_variants_are_judged_together_and_the_table_is_the_first_ones(tmp_path):
+def test_variants_are_judged_together_and_the_table_is_that_of_the_first(tmp_path):
     points = [{"label": "as_it_is"}, {"label": "two_threads", "threads_per_site": 2}]
     study = read(tmp_path, variants=True, points=points, seeds=[1, 2, 3])
     for seed in study.seeds:
@@ -323,13 +348,12 @@ def test_variants_are_judged_together_and_the_table_is_the_first_ones(tmp_path):
     assert part["trainings"] == 3 and part["by_seed"]["2"] == pytest.approx(
         average - baselines - 2.5
     )
-    assert (
-        part["interval"]["low"] is None and part["verdict"] == "undecided"
-    )  # three equal trainings show no spread
-    assert "Not asked: other hospitals" in study_results.markdown(content)
+    # three equal trainings show no spread
+    assert part["interval"]["low"] is None and part["verdict"] == "undecided"
+    assert "Not examined: other hospitals" in study_results.markdown(content)
 
 
-def test_a_verdict_of_an_earlier_release_is_still_read():
+def test_a_verdict_from_an_earlier_release_can_be_read():
     gone = {
         "rule": "gone",
         "unit": "ml",
@@ -350,7 +374,7 @@ def test_a_verdict_of_an_earlier_release_is_still_read():
     )
 
 
-def test_a_missing_run_or_site_leaves_a_partial_table_that_says_so(tmp_path):
+def test_a_missing_run_or_site_gives_a_table_marked_as_partial(tmp_path):
     study = read(tmp_path)
     runs = tmp_path / "runs"
     empty = study_results.collect(study, runs, configs(study))
@@ -375,7 +399,7 @@ def test_a_missing_run_or_site_leaves_a_partial_table_that_says_so(tmp_path):
     assert "| C1_baseline | 85.0 (81.5) | – | – | – | – |" in text and "not measured" in text
 
 
-def test_a_sweep_has_a_table_and_a_cost_of_every_point(tmp_path):
+def test_a_sweep_has_a_table_and_a_cost_for_every_point(tmp_path):
     study = read(
         tmp_path, axis="local epochs per round", points=[{"label": "1"}, {"label": "2"}], seeds=[1]
     )
@@ -387,7 +411,7 @@ def test_a_sweep_has_a_table_and_a_cost_of_every_point(tmp_path):
     assert "| 1 | 80.0 | 70.0 | 40.0 |" in study_results.markdown(content)
 
 
-def test_every_study_file_that_is_committed_is_valid(tmp_path):
+def test_every_committed_study_file_is_valid(tmp_path):
     files = sorted(study_file._FLAGFILES.parent.glob("studies/*.json"))
     assert {
         "demo",
@@ -480,7 +504,7 @@ class FakePrograms:
         assert ready()
 
 
-def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twice(tmp_path):
+def test_a_study_survives_a_failed_site_and_repeats_nothing(tmp_path):
     study, runs = read(tmp_path), tmp_path / "runs" / "s"
     specs = {
         (p.label, seed): study_file.run_spec(study, p, seed, runs, parse)
@@ -495,9 +519,8 @@ def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twic
 
     programs.failing = {"train_local C2_baseline"}
     failures = go()
-    assert (
-        failures[0] == "table1, seed 1: C2 ended with exit code 1" and len(failures) == 4
-    )  # both seeds, twice asked
+    # two attempts for each of the two seeds
+    assert failures[0] == "table1, seed 1: C2 ended with exit code 1" and len(failures) == 4
     assert "serve server" in programs.started  # no_vae trains no baseline
     content = study_results.collect(study, runs, configs(study))
     assert [run["state"] for run in content["runs"]] == ["failed", "failed", "finished", "finished"]
@@ -521,7 +544,10 @@ def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twic
         "FL_global_no_vae",
     } - {"FL_best_global"}
     assert content["runs"][0]["peak_memory_bytes"] == 7
-    labels = "Labels: C1 pancreas complete, tumour absent; C2 not declared. Loss at a site that lacks a class: background"
+    labels = (
+        "Labels: C1 pancreas complete, tumour absent; "
+        "C2 not declared. Loss at a site that lacks a class: background"
+    )
     assert labels in content["runs"][0]["notes"]
     assert "table1, seed 2: done" in runner.cost_text(study, runs, specs)
     assert go() == [] and programs.started == [] and len(counted) == 18
@@ -535,17 +561,28 @@ def test_a_study_fails_at_one_site_goes_on_with_the_others_and_does_nothing_twic
         (40_000, ["--report_only"], "study.html"),
     ],
 )
-def test_a_file_of_its_own_that_a_study_cannot_write_ends_it_with_one_line(
-    tmp_path, limit, flags, file
-):
+def test_a_study_that_cannot_write_a_file_ends_with_one_line(tmp_path, limit, flags, file):
     atomic.write_json(tmp_path / "s.json", FILE)
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.study", f"--study={tmp_path / 's.json'}", f"--runs={tmp_path / 'runs'}", *flags],
-        cwd=pathlib.Path(__file__).parents[3], capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "experiments.study",
+            f"--study={tmp_path / 's.json'}",
+            f"--runs={tmp_path / 'runs'}",
+            *flags,
+        ],
+        cwd=pathlib.Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
         # as a disk that is full
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
-    words = r"cannot be written \(File too large; it takes [\d,]+ bytes\); [\d.]+ MB are free there\. .* run the same command again: "
+    )
+    words = (
+        r"cannot be written \(File too large; it takes [\d,]+ bytes\); "
+        r"[\d.]+ MB are free there\. .* run the same command again: "
+    )
     assert done.returncode == 1 and re.fullmatch(
         f"error: {tmp_path}/runs/s/{file}: {words}what is finished stays, .*\n", done.stderr
     ), done.stderr

@@ -1,6 +1,4 @@
-"""One setting in several variants: how a variant's programs are started, and the counts and spreads
-by hand.
-"""
+"""Variants of one setting: how their programs are started; counts and spreads checked by hand."""
 
 import pytest
 
@@ -26,17 +24,32 @@ def run(label, seed, *, tumour, state="finished"):
             )
             marked = 3.0 if (model, site) == ("FL_global", "C1") else 0.0
             rows.append(
-                {**keys, "model": model, "site": site, "case": 1, "grid": "training", "dice_pancreas": line[f"{site}_pancreas"] / 100,
-                 "dice_tumour": of_tumour, "truth_ml_tumour": 0.0 if site == "C1" else 9.0, "volume_ml_tumour": marked}
-            )  # fmt: skip
+                {
+                    **keys,
+                    "model": model,
+                    "site": site,
+                    "case": 1,
+                    "grid": "training",
+                    "dice_pancreas": line[f"{site}_pancreas"] / 100,
+                    "dice_tumour": of_tumour,
+                    "truth_ml_tumour": 0.0 if site == "C1" else 9.0,
+                    "volume_ml_tumour": marked,
+                }
+            )
     return {"label": label, "seed": seed, "state": state, "rows": rows}
 
 
-RUNS = [run("as_it_is", 1, tumour=50.0), run("avx2", 1, tumour=0.0), run("as_it_is", 2, tumour=48.0), run("avx2", 2, tumour=52.0),
-        run("sse41", 2, tumour=50.0), run("sse41", 1, tumour=0.0, state="unfinished")]  # fmt: skip
+RUNS = [
+    run("as_it_is", 1, tumour=50.0),
+    run("avx2", 1, tumour=0.0),
+    run("as_it_is", 2, tumour=48.0),
+    run("avx2", 2, tumour=52.0),
+    run("sse41", 2, tumour=50.0),
+    run("sse41", 1, tumour=0.0, state="unfinished"),
+]
 
 
-def test_findings_are_counted_over_the_finished_runs_and_those_that_fail_are_named():
+def test_findings_are_counted_over_finished_runs_and_failures_are_named():
     found = study_variants.collect(RUNS)["findings"]["fl_local_models_beat_the_baselines"]
     # With a tumour Dice of 0 the Average of C1_FL_local is (81.6 + 65.2) / 4 = 36.7, below (61.95 +
     # 54.5... of the baselines) / 2
@@ -60,10 +73,10 @@ def test_the_page_names_finding_spread_and_every_run():
         and "| C1_FL_local | 81.6 (0.0) | 65.2 (0.0) | 40.0 (20.5) |" in text
     )
     assert "| avx2 | 1 | 0.0 | 36.7 | 52.6 |" in text and "1 of 1 |" in text
-    assert "No run is finished yet." in study_variants.markdown(study_variants.collect([]))
+    assert "No run has finished yet." in study_variants.markdown(study_variants.collect([]))
 
 
-def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, monkeypatch):
+def test_the_programs_of_a_variant_get_its_environment_threads_and_stack(tmp_path, monkeypatch):
     points = [
         {"label": "as_it_is"},
         {"label": "avx2", "environment": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "threads_per_site": 2},
@@ -89,7 +102,7 @@ def test_a_variants_programs_get_its_environment_threads_and_stack(tmp_path, mon
     assert "## The findings in every variant" in study_results.markdown(content)
 
 
-def test_the_other_stacks_python_is_that_of_the_environment_beside_ours(tmp_path):
+def test_the_python_of_the_other_stack_is_found_beside_this_one(tmp_path):
     for version, addons in (("py3.11", True), ("py3.12", False), ("py3.13", False)):
         packages = tmp_path / version / "lib" / f"python{version[2:]}" / "site-packages"
         (packages / "tensorflow_addons").mkdir(parents=True) if addons else packages.mkdir(

@@ -1,4 +1,4 @@
-"""The synthetic cohorts: what is promised of their patients, files and spacings."""
+"""The synthetic cohorts: their patients, files and spacings."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ def test_every_c2_case_has_a_tumour_and_no_c1_case(hospitals):
             assert set(np.unique(label.array)) == labels
 
 
-def test_volumes_are_those_of_patients(hospitals):
+def test_organ_volumes_are_realistic(hospitals):
     for site, (smallest, largest) in (("C1", (75, 125)), ("C2", (55, 120))):
         for _, label in hospitals[site]:
             pancreas, tumour = (
@@ -98,13 +98,13 @@ def test_every_case_passes_the_rules_and_its_mirrored_or_moved_label_does_not(ho
                 )
 
 
-def test_hu_in_the_labels_are_the_hospital_s(hospitals):
+def test_hu_in_the_labels_match_the_hospital(hospitals):
     for site, cases in hospitals.items():
         stated = SITES[site].hu
         inner = [
             ct.array[ndimage.binary_erosion(label.array == 1, iterations=2)] for ct, label in cases
         ]
-        # beam hardening, the duct and fat between the lobules take a little away
+        # slightly lower because of beam hardening, the duct and fat between the lobules
         assert np.median(np.concatenate(inner)) == pytest.approx(
             stated["pancreas"][0] - 4.0, abs=8.0
         )
@@ -114,7 +114,7 @@ def test_hu_in_the_labels_are_the_hospital_s(hospitals):
         assert 30 < pancreas - tumour < 75
 
 
-def test_each_hospital_shows_the_others_pancreas_and_tumour_brightness_in_other_organs():
+def test_other_organs_are_as_bright_as_the_other_hospitals_pancreas_and_tumour():
     c1, c2 = (
         {tissue: mean for tissue, (mean, _) in SITES[site].hu.items()} for site in ("C1", "C2")
     )
@@ -122,14 +122,13 @@ def test_each_hospital_shows_the_others_pancreas_and_tumour_brightness_in_other_
     assert min(abs(c2[organ] - c1["pancreas"]) for organ in ("liver", "bowel_wall")) < 10
     assert abs(c1["liver"] - c2["pancreas"]) < 12
     tumour = c2["pancreas"] - c2["tumour_below_pancreas"]
-    assert (
-        abs(c1["bowel_content"] - tumour) < 20
-    )  # C1's water in stomach and bowel is a trap for a network that knows C2's tumours
-    assert tumour - c2["bile"] > 25  # a tumour is no fluid
+    # A network that knows C2's tumours can mistake C1's water in stomach and bowel for one.
+    assert abs(c1["bowel_content"] - tumour) < 20
+    assert tumour - c2["bile"] > 25  # a tumour is brighter than fluid
     assert c2["muscle"] - tumour > 15  # and darker than any soft tissue
 
 
-def test_the_liver_is_where_the_affine_says(hospitals):
+def test_the_affine_puts_the_liver_on_the_right(hospitals):
     for site, cases in hospitals.items():
         ct, _ = cases[0]
         canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(ct.array, ct.affine))
@@ -138,9 +137,7 @@ def test_the_liver_is_where_the_affine_says(hospitals):
         liver = SITES[site].hu["liver"][0]
         upper = hu[:, :, -20:-5]
         solid = ndimage.uniform_filter(np.abs(upper - liver) < 40, 5) > 0.9
-        assert np.count_nonzero(solid[x > 20]) > 3 * np.count_nonzero(
-            solid[x < -20]
-        )  # the liver is on the patient's right
+        assert np.count_nonzero(solid[x > 20]) > 3 * np.count_nonzero(solid[x < -20])
 
 
 def test_thick_slices_are_averages_of_thin_ones():
@@ -158,9 +155,8 @@ def test_thick_slices_are_averages_of_thin_ones():
     mean = (planes[:, :, :5].mean(axis=2) * (1 - share)) + planes[:, :, 1:].mean(axis=2) * share
     difference = np.abs(thick.array[:, :, middle] - mean)
     assert np.percentile(difference, 95) < 12
-    assert (
-        np.percentile(np.abs(thick.array[:, :, middle] - planes[:, :, 2]), 95) > 25
-    )  # and not a single thin one
+    # unlike a single thin slice
+    assert np.percentile(np.abs(thick.array[:, :, middle] - planes[:, :, 2]), 95) > 25
 
 
 def test_c2_slices_are_446_to_40_for_any_number_of_cases():
@@ -211,7 +207,7 @@ SMALL = {
 }
 
 
-def test_the_same_seed_gives_the_same_bytes_by_any_number_of_workers(tmp_path):
+def test_the_bytes_depend_on_the_seed_and_not_on_the_number_of_workers(tmp_path):
     first = phantom.generate_cohort(config("C2", cases=2, **SMALL), tmp_path / "a", workers=2)
     second = phantom.generate_cohort(config("C2", cases=2, **SMALL), tmp_path / "b")
     phantom.generate_cohort(config("C2", cases=1, seed=6, **SMALL), tmp_path / "c")
@@ -225,7 +221,7 @@ def test_the_same_seed_gives_the_same_bytes_by_any_number_of_workers(tmp_path):
         assert all(c.image.exists() and c.label.exists() for c in read.cases)
 
 
-def test_a_stopped_run_goes_on_and_a_cohort_can_grow(tmp_path):
+def test_an_interrupted_run_resumes_and_a_cohort_can_grow(tmp_path):
     phantom.generate_cohort(config("C1", cases=1, **SMALL), tmp_path)
     image = tmp_path / "images" / "C1_0001.nii.gz"
     before, stamp = digests(tmp_path), image.stat().st_mtime_ns
@@ -234,7 +230,7 @@ def test_a_stopped_run_goes_on_and_a_cohort_can_grow(tmp_path):
     assert digests(tmp_path) == before
     stamp = image.stat().st_mtime_ns
     path = phantom.generate_cohort(config("C1", cases=2, **SMALL), tmp_path)
-    assert image.stat().st_mtime_ns == stamp  # not made again
+    assert image.stat().st_mtime_ns == stamp  # kept
     assert len(manifest.read(path).cases) == 2
     with pytest.raises(
         ValueError, match=r"cohort\.json.*seed 5 there, 9 asked for.*choose another folder"
@@ -258,7 +254,7 @@ def test_bad_settings_are_named(changes, message):
         config(**changes)
 
 
-# of the release that had one phantom: site, case, digests of CT and labels, mean HU of three slices
+# From the release with one phantom: site, case, digests of CT and labels, mean HU of three slices.
 BEFORE_THE_HARD_ONE = [
     ("C1", 0, "f3adf125c65dc46c", "6872bc6a16a52304", (22.177, -58.859, -15.945)),
     ("C1", 1, "eee7326153fc4cc9", "130f5fc79652eab8", (-0.751, 8.959, 22.592)),
@@ -270,7 +266,7 @@ BEFORE_THE_HARD_ONE = [
 @pytest.mark.parametrize(
     ("site", "index", "ct_digest", "label_digest", "means"), BEFORE_THE_HARD_ONE
 )
-def test_the_standard_phantom_is_what_it_was_when_it_was_the_only_one(
+def test_the_standard_phantom_is_unchanged_since_it_was_the_only_one(
     site, index, ct_digest, label_digest, means
 ):
     ct, labels = phantom.render_case(config(site, cases=2, **SMALL), index)
@@ -281,15 +277,15 @@ def test_the_standard_phantom_is_what_it_was_when_it_was_the_only_one(
         for v in (ct, labels)
     ]
     assert found[1] == label_digest
-    if (
-        found[0] != ct_digest
-    ):  # another NumPy or processor rounds single voxels differently, by 1 HU; other patients differ by far more
+    # Another NumPy or processor may round single voxels differently, by 1 HU; other patients differ
+    # by far more.
+    if found[0] != ct_digest:
         np.testing.assert_allclose(
             [ct.array[:, :, k].mean() for k in (5, 11, 17)], means, atol=0.01
         )
 
 
-def test_a_cohort_of_the_release_before_the_hard_phantom_goes_on(tmp_path):
+def test_a_cohort_from_before_the_hard_phantom_can_be_continued(tmp_path):
     phantom.generate_cohort(config("C1", cases=1, **SMALL), tmp_path)
     record = json.loads((tmp_path / "cohort.json").read_text())
     assert "phantom" not in record
@@ -317,7 +313,7 @@ def test_the_hard_phantom_has_small_and_faint_tumours(hard_c2):
     assert min(below) < 45.0 and max(below) < 75.0
 
 
-def test_hospitals_of_the_hard_phantom_share_what_stomach_and_bowel_show_and_have_more_noise():
+def test_the_hard_phantom_has_equal_bowel_contents_and_more_noise():
     one, two = HARD_SITES["C1"], HARD_SITES["C2"]
     for tissue in (
         "bowel_wall",
@@ -329,15 +325,14 @@ def test_hospitals_of_the_hard_phantom_share_what_stomach_and_bowel_show_and_hav
         assert one.hu[tissue] == two.hu[tissue]
     for name in ("stomach_gas", "oral_contrast", "duodenum_filled"):
         assert getattr(one, name) == getattr(two, name)
-    assert (
-        SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100
-    )  # unlike the standard's
+    # unlike in the standard phantom
+    assert SITES["C2"].hu["bowel_content"][0] - SITES["C1"].hu["bowel_content"][0] > 100
     for site in ("C1", "C2"):
         assert min(HARD_SITES[site].noise_hu) > min(SITES[site].noise_hu)
         assert HARD_SITES[site].hu["pancreas"] == SITES[site].hu["pancreas"]
 
 
-def test_patients_of_the_two_phantoms_differ():
+def test_the_two_phantoms_have_different_patients():
     bodies = [
         phantom.render_case(config("C1", cases=1, phantom=kind, **SMALL), 0)[1].array
         for kind in PHANTOMS

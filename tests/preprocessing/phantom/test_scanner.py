@@ -66,19 +66,17 @@ def test_labels_are_the_shapes_at_the_native_voxel_centres(ball):
     x, y, z = np.meshgrid(*(native.centres(a) for a in range(3)), indexing="ij")
     radius = np.sqrt((x - 3) ** 2 + (y - 2) ** 2 + (z - 1) ** 2)
     expected = np.where(radius < 7, 2, np.where(radius < 15, 1, 0))
-    undecided = (np.abs(radius - 7) < 0.3) | (
-        np.abs(radius - 15) < 0.3
-    )  # linear interpolation of a curved distance
+    # linear interpolation of a curved distance
+    undecided = (np.abs(radius - 7) < 0.3) | (np.abs(radius - 15) < 0.3)
     np.testing.assert_array_equal(labels[~undecided], expected[~undecided])
     assert labels.flags.f_contiguous
     assert labels.dtype == np.uint8
 
 
-def test_noise_has_the_stated_deviation_and_is_correlated_in_plane_only(ball):
+def test_noise_has_the_stated_deviation_and_is_correlated_only_in_plane(ball):
     space, target = ball
-    deep = np.full(
-        space.shape, -70.0, np.float32
-    )  # so deep in the body that the noise is at its loudest: 1.15 times
+    # deep enough in the body for the highest noise: 1.15 times
+    deep = np.full(space.shape, -70.0, np.float32)
     hu = np.full(space.shape, 40.0, np.float32)
     ct, _ = scan(
         space,
@@ -90,20 +88,18 @@ def test_noise_has_the_stated_deviation_and_is_correlated_in_plane_only(ball):
     )
     noise = ct.astype(float) - ct.mean(axis=2, keepdims=True)
     assert noise.std() == pytest.approx(23.0, rel=0.05)
-    assert np.mean(noise**4) / np.mean(noise**2) ** 2 == pytest.approx(
-        3.0, abs=0.2
-    )  # all but Gaussian
+    # almost Gaussian
+    assert np.mean(noise**4) / np.mean(noise**2) ** 2 == pytest.approx(3.0, abs=0.2)
 
     def correlation(a, b):
         return np.mean(a * b) / np.mean(noise**2)
 
-    assert correlation(noise[1:], noise[:-1]) == pytest.approx(
-        4 / 6, abs=0.05
-    )  # two passes weight by 1 2 1: (1*2 + 2*1) / (1 + 4 + 1)
+    # two passes have the weights 1 2 1: (1*2 + 2*1) / (1 + 4 + 1)
+    assert correlation(noise[1:], noise[:-1]) == pytest.approx(4 / 6, abs=0.05)
     assert abs(correlation(noise[:, :, 1:], noise[:, :, :-1])) < 0.05
 
 
-def test_values_stay_within_what_ct_stores(ball):
+def test_values_stay_within_the_range_of_ct(ball):
     space, target = ball
     hu = np.full(space.shape, -1500.0, np.float32)
     hu[: space.shape[0] // 2] = 9000.0

@@ -34,7 +34,7 @@ def test_an_undeformed_unposed_patient_lies_on_the_scanner_grid():
     np.testing.assert_allclose(grid.z[5, 6, :], np.arange(-40, 41, 2), atol=1e-4)
 
 
-def test_a_pose_is_undone_by_the_places_of_the_voxels():
+def test_patient_coordinates_undo_the_pose():
     pose = Pose(rotation_deg=20.0, size=1.1, shift_mm=(4.0, -3.0, 2.0))
     grid = space(pose=pose)
     turn = np.deg2rad(20.0)
@@ -62,7 +62,7 @@ def test_the_distance_to_a_sphere_is_exact():
     )
 
 
-def test_a_turned_ellipsoid_has_its_long_axis_there():
+def test_a_turned_ellipsoid_has_a_turned_long_axis():
     grid = space()
     _, distance = ellipsoid(
         grid, (0.0, 0.0, 0.0), (30.0, 8.0, 8.0), turn_deg=90.0, within=grid.whole()
@@ -78,13 +78,11 @@ def test_the_distance_to_a_straight_tube_of_varying_radius():
     box, distance = tube(grid, np.array([[-20.0, 0.0, 0.0, 4.0], [20.0, 0.0, 0.0, 12.0]]))
     whole = np.full(grid.shape, np.inf)
     whole[box] = distance
-    assert whole[30, 25, 20] == pytest.approx(
-        -8.0, abs=1e-4
-    )  # in the middle the radius is (4 + 12) / 2
+    # at the middle the radius is (4 + 12) / 2
+    assert whole[30, 25, 20] == pytest.approx(-8.0, abs=1e-4)
     assert whole[30, 25 + 6, 20] == pytest.approx(12.0 - 8.0, abs=1e-4)
-    assert whole[30 + 15, 25, 20] == pytest.approx(
-        10.0 - 12.0, abs=1e-4
-    )  # 10 mm beyond the thick end
+    # 10 mm beyond the thick end
+    assert whole[30 + 15, 25, 20] == pytest.approx(10.0 - 12.0, abs=1e-4)
     assert distance.max() <= REACH_MM
 
 
@@ -97,7 +95,7 @@ def test_a_flattened_tube_is_thinner_from_front_to_back():
     assert extent[0] == pytest.approx(extent[1] / 2, abs=2.0)
 
 
-def test_the_box_of_a_tube_holds_all_of_it_in_a_deformed_patient():
+def test_the_box_of_a_tube_contains_it_in_a_deformed_patient():
     grid = space(deformation_mm=3.0, pose=Pose(rotation_deg=15.0))
     path = np.array([[-20.0, 5, 3, 6.0], [18.0, -9, -8, 8.0]])
     _, distance = tube(grid, path)
@@ -113,7 +111,7 @@ def test_a_spline_passes_through_its_points_and_carries_the_radius():
     np.testing.assert_allclose(path[[0, -1]], np.array(points)[[0, -1]], atol=1e-9)
 
 
-def test_lumps_have_zero_mean_unit_variance_and_their_width():
+def test_lumps_have_zero_mean_unit_variance_and_the_given_width():
     grid = space()
     narrow, wide = (grid.lumps(width, generator(1, "lumps")) for width in (8.0, 40.0))
     for field in (narrow, wide):
@@ -138,7 +136,7 @@ def test_paint_mixes_by_partial_volume_and_keeps_a_rim():
     assert canvas.occupied[30, 25, 20] == pytest.approx(-0.5)
 
 
-def test_free_keeps_out_of_what_is_there():
+def test_free_excludes_occupied_room():
     grid = space()
     canvas = Canvas(grid, 0.0)
     canvas.paint(grid.whole(), grid.x - 1.0, 50.0)

@@ -8,7 +8,7 @@ from preprocessing.phantom.tumour import Tumours, diameter_mm, grow, tissue_hu
 from runkit.randomness import generator
 
 
-def test_volumes_are_uniform_in_their_logarithm_and_a_stated_share_is_iso_dense():
+def test_log_volumes_are_uniform_and_a_stated_share_is_iso_dense():
     rng = generator(1, "tumours")
     volumes, below = np.array([Tumours().draw(rng) for _ in range(4000)]).T
     assert volumes.min() >= 2.0 and volumes.max() <= 45.0
@@ -16,9 +16,8 @@ def test_volumes_are_uniform_in_their_logarithm_and_a_stated_share_is_iso_dense(
         2.0 * (45.0 / 2.0) ** np.array([0.25, 0.5, 0.75]), rel=0.08
     )
     iso_dense = np.abs(below) <= 5.0
-    assert iso_dense.mean() == pytest.approx(
-        0.11, abs=0.015
-    )  # 4000 draws: a standard error of 0.005
+    # 4000 draws: a standard error of 0.005
+    assert iso_dense.mean() == pytest.approx(0.11, abs=0.015)
     assert below[~iso_dense].min() >= 15.0 and below[~iso_dense].max() <= 62.0
     assert below[~iso_dense].mean() == pytest.approx((15 + 62) / 2, abs=1.0)
 
@@ -28,7 +27,7 @@ def test_a_ball_of_two_millilitres_is_sixteen_millimetres_across():
 
 
 @pytest.mark.parametrize("volume_ml", [2.0, 20.0])
-def test_a_tumour_has_its_volume_also_where_half_of_the_room_is_taken(volume_ml):
+def test_a_tumour_has_its_volume_even_if_half_of_the_room_is_occupied(volume_ml):
     space = Space((-40, -40, -40), (40, 40, 40), 2.0, Pose(), 0.0, generator(2, "space"))
     for room in (np.full(space.shape, 30.0, np.float32), space.x + 0.0 * space.y + 0.0 * space.z):
         tumour = grow(

@@ -1,6 +1,4 @@
-"""Tells systemd how a service is doing (sd_notify's protocol: a datagram to the socket that it
-names).
-"""
+"""Reports a service's state to systemd by the sd_notify protocol: a datagram to its socket."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ from collections.abc import Mapping
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Sends e.g. "READY=1" or "STATUS=round 3"; returns whether a service manager is there to hear
-    it. Never fails a service.
+    """Sends e.g. "READY=1" or "STATUS=round 3"; returns whether systemd received it.
+
+    Never raises: a failed report must not stop the service.
     """
     name = environ.get("NOTIFY_SOCKET", "")
     if not name:
