@@ -184,6 +184,7 @@ def backfill(log: EventLog, store: Store) -> None:
     """
     known = _replayed(log.read())
     globals_, counted, models = store.globals(), store.counted_updates(), store.models()
+    rule_states = store.rule_states()
     beyond = [number for number in known.aggregated if number not in globals_]
     if beyond:
         first = min(beyond)
@@ -219,6 +220,8 @@ def backfill(log: EventLog, store: Store) -> None:
                 sites={update.site: update.num_examples for update in updates},
                 updates={update.site: update.sha256 for update in updates},
                 sha256=globals_[number],
+                aggregation=store.aggregation,
+                **({"rule_state_sha256": rule_states[number]} if number in rule_states else {}),
                 backfilled=True,
             )
     for site, record in store.sites().items():

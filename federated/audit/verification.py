@@ -4,6 +4,7 @@ against each other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,14 +13,13 @@ from typing import Any
 
 from cryptography import x509
 
-from federated.aggregation import model_selection
-from federated.aggregation.weighted_mean import weighted_mean_of_sources
+from federated.aggregation import model_selection, rules, slabs
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.rounds import tasks
 from federated.storage.store import rows_digest
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_digest
-from federated.tensors.weights import Digest
+from federated.tensors.weights import Digest, TensorSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Verified:
         int, ...
     ]  # of them, those whose updates are still kept and give the very model again
     pruned: tuple[int, ...]  # whose models the server did not keep
+    rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
     discarded: tuple[int, ...] = ()  # rounds that the operator took back, as often as that was
     models: tuple[str, ...] = ()  # lent models that have the logged digest
     rows: tuple[str, ...] = ()  # sites whose rows have the logged digest
@@ -152,6 +153,7 @@ def verify(
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
     recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
+    rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(store, record)]
     models = [
         name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)
     ]
@@ -169,6 +171,7 @@ def verify(
         tuple(rounds),
         tuple(recomputed),
         pruned,
+        tuple(rule_states),
         tuple(run.discarded),
         tuple(models),
         tuple(rows),
@@ -198,6 +201,23 @@ def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
         raise BrokenChain(
             record["line"],
             f"{path.name} is not the model of round {record['round']} that was logged",
+        )
+    return digest is not None
+
+
+def _rule_state_path(store: pathlib.Path, number: int) -> pathlib.Path:
+    return store / "rule_state" / f"{tasks.global_name(number)}.safetensors"
+
+
+def _has_rule_state(store: pathlib.Path, record: dict[str, Any]) -> bool:
+    if "rule_state_sha256" not in record:
+        return False
+    path = _rule_state_path(store, record["round"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["rule_state_sha256"]):
+        raise BrokenChain(
+            record["line"],
+            f"rule_state/{path.name} is not the state of the aggregation rule that was logged",
         )
     return digest is not None
 
@@ -281,7 +301,10 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
 
 
 def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Averages the kept updates of a round again; returns False where one is no longer kept."""
+    """Aggregates the kept updates of a round again, by the rule that its line names.
+
+    Returns False where the store no longer has an update, or the model or rule's state before.
+    """
     number, line = record["round"], record["line"]
     folder = store / "kept" / tasks.global_name(number)
     # The file is named after the round that it was trained for; a late one counts in the next.
@@ -291,39 +314,56 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
     }
     if not all(found.values()):
         return False
-    paths = {site: files[0] for site, files in found.items()}
-    sources: dict[str, tuple[TensorFile, int]] = {}
-    try:
-        for site, path in paths.items():
-            sources[site] = (TensorFile(path), record["sites"][site])
-            if file_digest(sources[site][0]) != record["updates"][site]:
-                raise BrokenChain(
-                    line, f"{path.name} is not the update of site {site!r} that was logged"
-                )
-        sink = _DigestSink(next(iter(sources.values()))[0])
-        rounding = (
-            {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
-        )
-        weighted_mean_of_sources(sources, sink, **rounding)
-    except BrokenChain:
-        raise
-    except ValueError as error:
-        raise BrokenChain(line, f"an update cannot be read: {error}") from error
-    finally:
-        for source, _ in sources.values():
-            source.close()
-    if sink.hex() != record["sha256"]:
+    with contextlib.ExitStack() as opened:
+        try:
+            rule = rules.parse(record.get("aggregation", rules.DEFAULT))
+            updates = {}
+            for site, (path, *_) in found.items():
+                update = opened.enter_context(TensorFile(path))
+                if file_digest(update) != record["updates"][site]:
+                    raise BrokenChain(
+                        line, f"{path.name} is not the update of site {site!r} that was logged"
+                    )
+                updates[site] = (update, record["sites"][site])
+            specs = next(iter(updates.values()))[0].specs
+            model = state = None
+            if rule.reads_model:
+                model = opened.enter_context(TensorFile(_model_path(store, number - 1)))
+            kept = slabs.state_specs(rule, specs)
+            if kept and number > 1:
+                state = opened.enter_context(TensorFile(_rule_state_path(store, number - 1)))
+            digest, state_digest = _DigestSink(specs), _DigestSink(kept)
+            rounding = (
+                {"finish": codec.rounding(codec.RoundingError())}
+                if "rounding_error" in record
+                else {}
+            )
+            slabs.aggregate(
+                rule, updates, digest, model=model, state=state, state_sink=state_digest, **rounding
+            )
+        except FileNotFoundError:
+            return False
+        except BrokenChain:
+            raise
+        except ValueError as error:
+            raise BrokenChain(line, f"round {number} cannot be recomputed: {error}") from error
+    if digest.hex() != record["sha256"]:
         raise BrokenChain(
-            line, f"the updates of round {number} do not average to the model that was logged"
+            line,
+            f"the updates of round {number} do not give the logged model by {rule}",
+        )
+    if kept and state_digest.hex() != record.get("rule_state_sha256"):
+        raise BrokenChain(
+            line, f"the updates of round {number} do not give the logged state of {rule}"
         )
     return True
 
 
 class _DigestSink:
-    """Takes an aggregate and keeps its digest only."""
+    """Takes the bytes of tensors and keeps their digest only."""
 
-    def __init__(self, like: TensorFile):
-        self._digest = Digest(like.specs)
+    def __init__(self, specs: tuple[TensorSpec, ...]):
+        self._digest = Digest(specs)
 
     def write(self, data: bytes | memoryview) -> None:
         self._digest.update(data)

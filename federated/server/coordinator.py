@@ -2,7 +2,7 @@
 
 Any number of threads call the methods that stand for a site's request; one thread drives (`drive`),
 and it alone aggregates, selects and decides that a phase is over. The parts: `admission` (who),
-`intake` (updates and models), `evaluation` (scores and rows), `averaging` (the mean), `steering`
+`intake` (updates and models), `evaluation` (scores and rows), `aggregation` (the rule), `steering`
 (the operator), `rounds` and `agenda` (the rules, pure), over one `run_state`.
 """
 
@@ -19,6 +19,7 @@ from absl import logging
 
 from federated import errors
 from federated.aggregation import spooled_updates
+from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.audit import log as audit_log
 from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
@@ -317,14 +318,20 @@ class Coordinator:
         run, began = self._run, time.monotonic()
         error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
+        rule, store, number = run.config.rule, run.store, closed.number
         with run.changed:
             verified = frozenset(filter(run.untouched.holds, updates))
+            model = StoredFile(store.global_path(number - 1), store.globals()[number - 1])
+            kept = store.rule_states().get(number - 1, "")
         try:
-            manifest = spooled_updates.average(
+            manifest, rule_state = spooled_updates.aggregate_spooled(
+                rule,
                 updates,
-                run.store.global_path(closed.number),
+                Targets(store.global_path(number), store.rule_state_path(number)),
                 run.specs,
-                {**run.metadata, "round": str(closed.number)},
+                {**run.metadata, "round": str(number)},
+                model=model,
+                state=StoredFile(store.rule_state_path(number - 1), kept) if number > 1 else None,
                 rounding=None if error is None else codec.rounding(error),
                 verified=verified,
             )
@@ -335,6 +342,7 @@ class Coordinator:
             run.store.close_round(
                 closed,
                 manifest,
+                rule_state=rule_state,
                 keep_updates=run.config.keep_updates,
                 keep_globals=run.config.keep_globals,
             )
@@ -355,6 +363,8 @@ class Coordinator:
                 bytes=sum(spec.nbytes for spec in run.specs),
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
+                aggregation=str(rule),
+                **({} if rule_state is None else {"rule_state_sha256": rule_state.sha256}),
                 **(
                     {}
                     if error is None

@@ -105,6 +105,7 @@ def serve(
             policy=config.policy,
             local_epochs=config.local_epochs,
             authority=identity.authority_fingerprint,
+            aggregation=str(config.rule),
         )
         tally = RunStatistics()
         events = AuditLog(

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS sites (
     name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0, evicted INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS sessions (token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL, expires_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS globals (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rule_states (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS updates (
     round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL, metrics TEXT NOT NULL,
     received_at REAL NOT NULL, counts_in INTEGER NOT NULL, change REAL NOT NULL, PRIMARY KEY (counts_in, site));
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
 
+FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
 _SESSIONS = 8  # of one site at a time; each login adds one
 
 
@@ -119,6 +121,11 @@ class Records:
     @property
     def plan(self) -> dict:
         return self._value("plan")
+
+    @property
+    def aggregation(self) -> str:
+        """Returns the run's aggregation rule and its parameters, as --aggregation takes them."""
+        return self._value("settings").get("aggregation", FIRST_AGGREGATION)
 
     def finish(self) -> None:
         self._set_value("finished", True)
@@ -227,6 +234,12 @@ class Records:
     def globals(self) -> dict[int, str]:
         """Returns number to digest of every global model, 0 being the initial one."""
         return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
+
+    def rule_states(self) -> dict[int, str]:
+        """Returns, for each global model with which the aggregation rule keeps a state, the state's
+        digest.
+        """
+        return dict(self._all("SELECT number, sha256 FROM rule_states ORDER BY number"))
 
     def manifest_addresses(self, sha256: str) -> bytes | None:
         """Returns the SHA-256 of every chunk of a model, None where it is not known."""

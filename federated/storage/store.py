@@ -3,6 +3,7 @@ What it confirms survives a crash.
 
     <store>/state.sqlite              run, sessions, rounds, updates, scores, models, rows
             global/round_000.safetensors   every global model; round_000 is the initial one
+            rule_state/round_001.safetensors   what the aggregation rule keeps with that model
             best.safetensors selection.json   the best global model so far and the scores behind it
             models/<name>.safetensors  models that sites published for cross-site evaluation
             rows.jsonl                per-case rows of every site
@@ -38,12 +39,13 @@ from federated.rounds import plan as plans
 from federated.rounds import tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
-from federated.storage.database import Records, insert_addresses
+from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
 from federated.tensors.tensor_files import TensorFile, file_manifest
 from federated.tensors.weights import Manifest
 from runkit import atomic, folder_lock, private
 
 FORMAT = "2"
+_FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
 
 
 class Store(Records):
@@ -94,13 +96,14 @@ class Store(Records):
         )
         partial = (
             path
-            for folder in (self.folder, self.folder / "global")
+            for folder in (self.folder, self.folder / "global", self.folder / "rule_state")
             for path in folder.glob(".partial-*")
         )
         numbers = self.globals()
         beyond = (
             path
-            for path in (self.folder / "global").glob("round_*")
+            for folder in ("global", "rule_state")
+            for path in (self.folder / folder).glob("round_*")
             if tasks.global_number(path.stem) not in numbers
         )
         for path in [
@@ -116,7 +119,13 @@ class Store(Records):
     # The run.
 
     def open_run(
-        self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = ""
+        self,
+        initial: str | os.PathLike,
+        *,
+        policy: Policy,
+        local_epochs: int,
+        authority: str = "",
+        aggregation: str = FIRST_AGGREGATION,
     ) -> None:
         """Starts a run from the initial model, or checks that the run in the store is the one asked
         for.
@@ -125,6 +134,7 @@ class Store(Records):
           initial: safetensors file; its metadata key "plan" holds the plan as JSON.
           authority: fingerprint of the federation's authority, "" for none. A store belongs to one;
             that of an earlier release, which knows none, takes this one.
+          aggregation: the aggregation rule and its parameters, every one spelled out.
         Raises:
           ValueError: for a file that is no model or has no plan.
           DifferentRun: listing what differs from the run in the store.
@@ -139,10 +149,11 @@ class Store(Records):
                 f"{initial}: its metadata has no plan in JSON ({error!r}); make the initial model with the plan of this run"
             ) from error
         wanted = {
-            "format": FORMAT,
+            "format": FORMAT if aggregation == FIRST_AGGREGATION else _FORMAT_WITH_RULE,
             "initial model": sha256,
             "num_rounds": policy.num_rounds,
             "local_epochs": local_epochs,
+            "aggregation": aggregation,
         }
         if self._one("SELECT value FROM run WHERE key = 'id'") is None:
             with atomic.replacing(self.global_path(0)) as temporary:
@@ -164,7 +175,9 @@ class Store(Records):
                 f"{self.folder} belongs to the federation whose authority is {certificates.spoken(known)}; the authority of this kit is "
                 f"{certificates.spoken(authority)}. Start with the kit of that federation, or give a new folder"
             )
-        stored = self._value("settings")
+        stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
+        if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
+            del wanted["format"]  # it follows from the rule, which is compared itself
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
             for key, value in wanted.items()
@@ -305,12 +318,19 @@ class Store(Records):
         return state
 
     def close_round(
-        self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0
+        self,
+        closed: Round,
+        manifest: Manifest,
+        *,
+        rule_state: Manifest | None = None,
+        keep_updates: int = 0,
+        keep_globals: int = 0,
     ) -> None:
         """Records the aggregate of `closed`, whose file is in place, and takes the round's spool
         and what has become old out of the store.
 
         Args:
+          rule_state: what the aggregation rule keeps with it, whose file is in place too.
           keep_updates: newest rounds whose updates stay, in `kept`.
           keep_globals: newest global models that stay, 0 for all; the initial and the best ones
               always do.
@@ -318,6 +338,10 @@ class Store(Records):
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
             insert_addresses(database, manifest)
+            if rule_state is not None:
+                database.execute(
+                    "INSERT INTO rule_states VALUES (?, ?)", (closed.number, rule_state.sha256)
+                )
         for path in map(self.update_path, closed.received.values()):
             if keep_updates:
                 kept = self.kept_folder(closed.number) / path.name
@@ -331,6 +355,7 @@ class Store(Records):
         for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
             if number not in self._best_rounds():
                 self._discard(self.global_path(number))
+                self._discard(self.rule_state_path(number))
 
     def _discard(self, path: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -354,6 +379,10 @@ class Store(Records):
 
     def global_path(self, number: int) -> pathlib.Path:
         return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
+
+    def rule_state_path(self, number: int) -> pathlib.Path:
+        """Returns the file of what the aggregation rule keeps with a global model, if anything."""
+        return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"
 
     # Selection and cross-site evaluation.
 
@@ -471,8 +500,10 @@ class Store(Records):
         times = self.discarded + 1
         paths = [self.update_path(update) for update in self._spooled()]
         paths += [self.global_path(number) for number in self.globals() if number >= first]
+        paths += [self.rule_state_path(number) for number in self.rule_states() if number >= first]
         with self._transaction() as database:
             database.execute("DELETE FROM globals WHERE number >= ?", (first,))
+            database.execute("DELETE FROM rule_states WHERE number >= ?", (first,))
             database.execute("DELETE FROM updates WHERE counts_in >= ?", (first,))
             database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))

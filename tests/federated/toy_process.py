@@ -30,7 +30,7 @@ from tests.federated import toy
 PLACES = {
     "Store": store.Store,
     "Records": database.Records,
-    "averaging": spooled_updates,
+    "spooled_updates": spooled_updates,
     "atomic": atomic,
     "Coordinator": coordinator.Coordinator,
     "Journal": journal.Journal,
