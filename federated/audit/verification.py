@@ -152,8 +152,8 @@ def verify(
         seen_head = seen_head or last.startswith(head)
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
-    recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
     rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(store, record)]
+    recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
     models = [
         name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)
     ]
