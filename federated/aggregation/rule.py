@@ -64,12 +64,13 @@ class AggregationRule(abc.ABC):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value: Any = getattr(self, field.name)
-            kind = type(field.default)
+            value, kind = getattr(self, field.name), type(field.default)
             if kind is float and type(value) is int:
                 value = float(value)
                 object.__setattr__(self, field.name, value)
-            fits = type(value) is kind and (kind is not float or math.isfinite(value))
+            fits = type(value) is kind and not (
+                isinstance(value, float) and not math.isfinite(value)
+            )
             if not fits or not field.metadata["holds"](value):
                 raise ValueError(
                     f"aggregation rule {self.name}: {field.name} is {value!r}; "

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from federated.aggregation.rule import AggregationRule, Slab
-from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs
+from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs, stretches
 
 SLAB_BYTES = 2**18  # bytes of each update worked on at a time: they stay in a processor's cache
 _WORKERS = 2  # chunks that are aggregated at the same time
@@ -97,9 +97,9 @@ def aggregate(
             state=_state_of(initial, state, first_value, count),
         )
 
-    def aggregated(stretches: list[_Stretch]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def aggregated(chunk: list[_Stretch]) -> list[tuple[np.ndarray, np.ndarray]]:
         results = []
-        for stretch in stretches:
+        for stretch in chunk:
             itemsize = stretch.dtype.itemsize
             count = (stretch.end - stretch.begin) // itemsize
             values, kept = np.empty(count, stretch.dtype), np.empty((count, len(initial)), _STATE)
@@ -119,12 +119,12 @@ def aggregate(
 
         def write_next() -> None:
             for values, kept in pending.popleft().result():
-                sink.write(memoryview(finish(values)).cast("B"))
+                sink.write(finish(values).data.cast("B"))
                 if initial and state_sink is not None:
-                    state_sink.write(memoryview(kept).cast("B"))
+                    state_sink.write(kept.data.cast("B"))
 
-        for stretches in _chunks(specs):
-            pending.append(pool.submit(aggregated, stretches))
+        for chunk in _chunks(specs):
+            pending.append(pool.submit(aggregated, chunk))
             if len(pending) == _AHEAD:
                 write_next()
         while pending:
@@ -145,18 +145,13 @@ def _state_of(
 
 def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[_Stretch]]:
     """Yields each chunk of a model as its stretches of one dtype."""
-    runs, values = [], 0
-    for dtype, begin, nbytes in dtype_runs(specs):
-        runs.append(_Stretch(dtype, begin, begin + nbytes, values))
-        values += nbytes // dtype.itemsize
-    for start in range(0, runs[-1].end if runs else 0, CHUNK_BYTES):
-        stretches = []
-        for dtype, run_begin, run_end, first in runs:
-            begin, end = max(start, run_begin), min(start + CHUNK_BYTES, run_end)
-            if begin < end:
-                before = first + (begin - run_begin) // dtype.itemsize
-                stretches.append(_Stretch(dtype, begin, end, before))
-        yield stretches
+    runs, values = dtype_runs(specs), 0
+    for start in range(0, sum(nbytes for _, _, nbytes in runs), CHUNK_BYTES):
+        chunk = []
+        for dtype, begin, end in stretches(runs, start, start + CHUNK_BYTES):
+            chunk.append(_Stretch(dtype, begin, end, values))
+            values += (end - begin) // dtype.itemsize
+        yield chunk
 
 
 def _checked(updates: Sequence[tuple[str, Source, int]]) -> tuple[TensorSpec, ...]:
