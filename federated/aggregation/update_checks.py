@@ -37,7 +37,7 @@ class UpdateCheck:
         self._squares: dict[int, float] = {}
         self._not_finite: dict[int, Counter[int]] = {}  # chunk -> tensor -> number of values
 
-    def look(self, index: int, data: bytes) -> None:
+    def look(self, index: int, data: bytes | memoryview) -> None:
         """Checks chunk number `index`."""
         start, total, finite, view = index * CHUNK_BYTES, 0.0, True, memoryview(data)
         before = memoryview(
@@ -59,7 +59,7 @@ class UpdateCheck:
             self._not_finite[index] = self._count(start, data)
         self._squares[index] = total
 
-    def _count(self, start: int, data: bytes) -> Counter[int]:
+    def _count(self, start: int, data: bytes | memoryview) -> Counter[int]:
         """Returns tensor number to its number of non-finite values in a chunk."""
         counts, number = Counter[int](), bisect.bisect_right(self._places, start) - 1
         while number < len(self._specs) and self._places[number] < start + len(data):

@@ -16,7 +16,7 @@ from federated import errors
 
 NamedArrays = dict[str, np.ndarray]
 
-# Little-endian, as safetensors stores them. Floating point only: a mean of integers is none.
+# Little-endian, as safetensors stores them. Floating point only: integers have no integer mean.
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
