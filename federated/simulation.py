@@ -4,7 +4,8 @@
     from federated.aggregation.fedavgm import FedAvgM
 
     trainers = {"C1": MyTrainer(...), "C2": MyTrainer(...)}      # see site.loop.SiteTrainer
-    simulation.run(trainers, "initial.safetensors", "results", rule=FedAvgM(momentum=0.5), num_rounds=20)
+    rule = FedAvgM(momentum=0.5)
+    simulation.run(trainers, "initial.safetensors", "results", num_rounds=20, rule=rule)
 
 Everything but the network is what a real federation runs: the folder then holds the server's store,
 whose models and log the audit can check, and a journal per site.

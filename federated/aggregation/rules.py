@@ -33,8 +33,8 @@ def parse(text: str) -> AggregationRule:
         if key not in fields or key in values:
             known = ", ".join(fields) or "none"
             raise ValueError(
-                f"aggregation is {text!r}: {key!r} is not a parameter of {name}, or is given twice; "
-                f"its parameters are: {known}"
+                f"aggregation is {text!r}: {key!r} is not a parameter of {name}, or is given "
+                f"twice; its parameters are: {known}"
             )
         values[key] = _value(type(fields[key].default), value)
     return rule(**values)

@@ -1,6 +1,4 @@
-"""Checks what a server left: its log, its models, the lent models, the rows and the selection
-against each other.
-"""
+"""Checks a server's log, models, lent models, rows and selection against each other."""
 
 from __future__ import annotations
 
@@ -9,11 +7,13 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
 
 from federated.aggregation import model_selection, rules, slabs
+from federated.aggregation.rule import AggregationRule
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.rounds import tasks
 from federated.storage.store import rows_digest
@@ -24,27 +24,23 @@ from federated.tensors.weights import Digest, TensorSpec
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What `verify` found in order."""
+    """What `verify` found to be in order."""
 
-    lines: int
-    head: str
-    rounds: tuple[int, ...]  # whose models are in the store and have the logged digest
-    recomputed: tuple[
-        int, ...
-    ]  # of them, those whose updates are still kept and give the very model again
-    pruned: tuple[int, ...]  # whose models the server did not keep
+    lines: int  # number of lines of the log
+    head: str  # hash of its last line
+    rounds: tuple[int, ...]  # whose global models are in the store, as logged
+    recomputed: tuple[int, ...]  # of these, the rounds whose kept updates give the model again
+    pruned: tuple[int, ...]  # rounds whose global models the server did not keep
     rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
-    discarded: tuple[int, ...] = ()  # rounds that the operator took back, as often as that was
-    models: tuple[str, ...] = ()  # lent models that have the logged digest
-    rows: tuple[str, ...] = ()  # sites whose rows have the logged digest
-    best_round: int | None = (
-        None  # of the selection, computed again from the logged scores; None before it is final
-    )
+    discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
+    models: tuple[str, ...] = ()  # lent models that are as logged
+    rows: tuple[str, ...] = ()  # sites whose rows are as logged
+    best_round: int | None = None  # selected again by the logged scores; None before it is final
 
 
 @dataclasses.dataclass
 class _Run:
-    """The run as the log tells it, up to one line."""
+    """The run as the log records it, up to one line."""
 
     pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
     aggregated: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -55,9 +51,8 @@ class _Run:
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
     fixed: dict[str, Any] | None = None  # the line that fixed the best model
-    final: dict[int, dict[str, float]] = dataclasses.field(
-        default_factory=dict
-    )  # the scores by which it was chosen
+    # the scores by which it was chosen
+    final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def take(self, record: dict[str, Any]) -> None:
         event = record["event"]
@@ -106,7 +101,7 @@ class _Run:
             if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
                 raise BrokenChain(
                     record["line"],
-                    f"round {number} counts an update of site {site!r} that the log did not take in",
+                    f"round {number} counts an update of site {site!r} that was not logged before",
                 )
         self.aggregated[number] = record
 
@@ -115,7 +110,7 @@ class _Run:
         before = self.aggregated.get(first - 1)
         if before is not None and record.get("sha256") not in (None, before["sha256"]):
             raise BrokenChain(
-                record["line"], f"goes back to another model of round {first - 1} than was logged"
+                record["line"], f"goes back to a model of round {first - 1} that was not logged"
             )
         gone = [number for number in self.aggregated if number >= first]
         self.discarded += gone
@@ -130,22 +125,22 @@ class _Run:
 def verify(
     store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = ""
 ) -> Verified:
-    """Checks the log of a store, what the store holds against the log, and recomputes every
-    aggregation whose updates are still there.
+    """Checks a store's log, compares the store with it, and recomputes rounds from kept updates.
 
-    Reads only, and may run beside the server.
+    It only reads, and may run beside the server.
 
     Args:
       store: the server's folder, or a copy of it.
-      authority: as in `audit.read_chain`.
-      head: a hash noted earlier, or its first digits; the log must still have that line.
+      authority: as in `log.read_chain`.
+      head: a hash recorded earlier, or its first digits; the log must still have that line.
     Raises:
       BrokenChain: naming the first line that is wrong, or that the store contradicts.
+      ValueError: if the folder has no log.
     """
     store = pathlib.Path(store)
     path = store / "events.jsonl"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the folder that the server calls its store")
+        raise ValueError(f"{path}: no such file; give the server's folder, its --store")
     run, last, seen_head, lines = _Run(), FIRST, not head, 0
     for record in read_chain(path, authority):
         lines, last = record["line"], record["hash"]
@@ -162,7 +157,8 @@ def verify(
     if not seen_head:
         raise BrokenChain(
             lines,
-            f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run",
+            f"the log has no line with the noted hash {head[:16]}…: "
+            "it was rewritten, or is of another run",
         )
     pruned = tuple(number for number in run.aggregated if number not in rounds)
     return Verified(
@@ -184,14 +180,14 @@ def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
-    """Returns the digest of a model, None where the file is not there."""
+    """Returns the digest of a file's tensors, None if there is no such file."""
     try:
         with TensorFile(path) as file:
             return file_digest(file)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise BrokenChain(record["line"], f"its model cannot be read: {error}") from error
+        raise BrokenChain(record["line"], f"its file cannot be read: {error}") from error
 
 
 def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
@@ -233,9 +229,7 @@ def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
 
 
 def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
-    """Compares `rows.jsonl` with what the log says of each site's rows; returns the sites whose
-    rows are as logged.
-    """
+    """Compares `rows.jsonl` with the logged digests; returns the sites whose rows are as logged."""
     by_site: dict[str, list[bytes]] = {}
     path = store / "rows.jsonl"
     if path.exists():
@@ -263,7 +257,7 @@ def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
     if run.rows and unknown:  # a log of an earlier release has no digests of rows
         raise BrokenChain(
             _line_of(run.rows),
-            f"rows.jsonl has rows of {', '.join(map(repr, unknown))}, which the log did not take in",
+            f"rows.jsonl has rows of {', '.join(map(repr, unknown))} that were not logged",
         )
     return as_logged
 
@@ -273,15 +267,16 @@ def _line_of(records: dict[str, dict[str, Any]]) -> int:
 
 
 def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
-    """Selects the best global model again from the logged scores, once it is fixed; returns its
-    round.
+    """Selects the best global model again by the logged scores, once it is fixed.
+
+    Returns:
+      Its round; None before it is fixed.
     """
     if run.fixed is None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]
-    if (
-        "scored_by" in run.fixed
-    ):  # an earlier release counted the scores of sites that were sent away, too
+    # An earlier release, which does not log "scored_by", counted the scores of evicted sites too.
+    if "scored_by" in run.fixed:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if _model_path(store, m).exists()},
             run.num_examples,
@@ -290,7 +285,7 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
         if best != expected:
             raise BrokenChain(
                 line,
-                f"round {best} was called the best; by the logged scores it is round {expected}",
+                f"round {best} is named the best; by the logged scores it is round {expected}",
             )
     path, model = store / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
@@ -303,7 +298,10 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
 def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
     """Aggregates the kept updates of a round again, by the rule that its line names.
 
-    Returns False where the store no longer has an update, or the model or rule's state before.
+    Returns:
+      False if the store no longer has an update, or the model or the rule's state before.
+    Raises:
+      BrokenChain: if the result is not what was logged.
     """
     number, line = record["round"], record["line"]
     folder = store / "kept" / tasks.global_name(number)
@@ -314,6 +312,8 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
     }
     if not all(found.values()):
         return False
+    # A line that was completed from the store does not say whether the model was rounded.
+    rounded = [False, True] if record.get("backfilled") else ["rounding_error" in record]
     with contextlib.ExitStack() as opened:
         try:
             rule = rules.parse(record.get("aggregation", rules.DEFAULT))
@@ -329,34 +329,49 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
             model = state = None
             if rule.reads_model:
                 model = opened.enter_context(TensorFile(_model_path(store, number - 1)))
-            kept = slabs.state_specs(rule, specs)
-            if kept and number > 1:
+            if slabs.state_specs(rule, specs) and number > 1:
                 state = opened.enter_context(TensorFile(_rule_state_path(store, number - 1)))
-            digest, state_digest = _DigestSink(specs), _DigestSink(kept)
-            rounding = (
-                {"finish": codec.rounding(codec.RoundingError())}
-                if "rounding_error" in record
-                else {}
-            )
-            slabs.aggregate(
-                rule, updates, digest, model=model, state=state, state_sink=state_digest, **rounding
-            )
+            given = (rule, updates, model, state)
+            digests = [_digests(*given, rounded=way) for way in rounded]
         except FileNotFoundError:
             return False
         except BrokenChain:
             raise
         except ValueError as error:
             raise BrokenChain(line, f"round {number} cannot be recomputed: {error}") from error
-    if digest.hex() != record["sha256"]:
+    if record["sha256"] not in [digest for digest, _ in digests]:
         raise BrokenChain(
-            line,
-            f"the updates of round {number} do not give the logged model by {rule}",
+            line, f"the updates of round {number} do not give the logged model by {rule}"
         )
-    if kept and state_digest.hex() != record.get("rule_state_sha256"):
+    if digests[0][1] not in (None, record.get("rule_state_sha256")):
         raise BrokenChain(
             line, f"the updates of round {number} do not give the logged state of {rule}"
         )
     return True
+
+
+def _digests(
+    rule: AggregationRule,
+    updates: Mapping[str, tuple[TensorFile, int]],
+    model: TensorFile | None,
+    state: TensorFile | None,
+    *,
+    rounded: bool,
+) -> tuple[str, str | None]:
+    """Returns the digests of the global model and of the rule's state that updates give."""
+    specs = next(iter(updates.values()))[0].specs
+    kept = slabs.state_specs(rule, specs)
+    sink, state_sink = _DigestSink(specs), _DigestSink(kept)
+    slabs.aggregate(
+        rule,
+        updates,
+        sink,
+        model=model,
+        state=state,
+        state_sink=state_sink,
+        **({"finish": codec.rounding(codec.RoundingError())} if rounded else {}),
+    )
+    return sink.hex(), state_sink.hex() if kept else None
 
 
 class _DigestSink:

@@ -94,7 +94,7 @@ def _halved(data: bytes) -> tuple[bytes, int]:
 
 
 def _deflated(data: bytes) -> tuple[bytes, int]:
-    # In byte planes, the signs and exponents of neighbouring weights, which are alike, lie together.
+    # Byte planes put the signs and exponents of neighbouring weights, which are alike, together.
     body = len(data) // 4 * 4
     planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
     packed = zlib.compress(planes, 1)

@@ -201,7 +201,8 @@ class TensorFileWriter:
         self.specs = canonical(specs)
         self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
         self._digest, self._begun = Digest(self.specs), 0
-        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115 - closed by finish() or close()
+        # Closed by finish() or close().
+        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115
         self._stream.write(file_header(self.specs, metadata))
 
     def write(self, data: bytes | memoryview) -> None:

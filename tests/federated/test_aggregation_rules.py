@@ -265,3 +265,15 @@ def test_a_backfilled_line_says_rule_and_state(opened):
     audit_log.backfill(log, run.store)
     found = verification.verify(run.folder)
     assert found.recomputed == found.rule_states == (1, 2, 3, 4)
+
+
+def test_a_backfilled_line_of_a_run_whose_models_are_rounded_is_recomputed(opened):
+    run = opened(num_rounds=4, keep_updates=4, transport="half")
+    sites = [Site(run, "C1"), Site(run, "C2")]
+    for site, value in zip(sites, (1 / 3, 0.1), strict=True):
+        site.push(1, value)
+    run.lead.advance()
+    assert logged(run, "aggregated")[0]["rounding_error"] > 0
+    log = chained(run, kept=0)
+    audit_log.backfill(log, run.store)
+    assert verification.verify(run.folder).recomputed == (1,)

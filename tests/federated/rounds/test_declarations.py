@@ -40,7 +40,7 @@ def test_words_of_the_list_are_taken_and_sorted():
 def test_anything_else_is_refused_and_is_not_repeated_in_the_answer(opened, labels):
     run = opened()
     with pytest.raises(
-        errors.UpdateRefused, match="site 'C1' declares labels that this server does not take"
+        errors.UpdateRefused, match="site 'C1' declares labels that this server does not accept"
     ) as caught:
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels=labels)
     assert "0815" not in str(caught.value) and "C1" not in run.store.sites()
