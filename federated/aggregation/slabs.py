@@ -138,8 +138,8 @@ def _state_of(
     if state is None or not initial:
         return {name: np.full(count, value, _STATE) for name, value in initial.items()}
     row = len(initial) * _STATE.itemsize
-    rows = np.frombuffer(state.read_range(first * row, count * row), _STATE)
-    rows = rows.reshape(count, len(initial))
+    data = state.read_range(first * row, count * row)
+    rows = np.frombuffer(data, _STATE).reshape(count, len(initial))
     return {name: rows[:, column] for column, name in enumerate(initial)}
 
 
