@@ -33,7 +33,7 @@ from federated.site.transport import offering, unknown
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import replies
 from federated.wire.messages import Receipt, Session
 
@@ -158,7 +158,7 @@ class InProcessTransport:
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
-    ) -> Manifest:
+    ) -> TensorManifest:
         file, manifest = self._coordinator.open_model(self._verified(), model)
         if specs is not None:
             replies.check_specs(manifest, model=model, specs=specs)
@@ -181,7 +181,7 @@ class InProcessTransport:
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
-        manifest: Callable[[], Manifest | None] = unknown,
+        manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         return self._send(
             path,

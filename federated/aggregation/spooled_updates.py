@@ -17,7 +17,7 @@ from federated.aggregation.rule import AggregationRule
 from federated.aggregation.slabs import aggregate, state_specs
 from federated.rounds.rounds import Update
 from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest
-from federated.tensors.weights import CHUNK_BYTES, Manifest, TensorSpec
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest, TensorSpec
 from runkit import atomic
 
 STATE_FORMAT = "1"  # of the file that holds a rule's state
@@ -62,7 +62,7 @@ def aggregate_spooled(
     state: StoredFile | None = None,
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
     verified: Collection[pathlib.Path] = (),
-) -> tuple[Manifest, Manifest | None]:
+) -> tuple[TensorManifest, TensorManifest | None]:
     """Writes the next global model, and the rule's state where it keeps one.
 
     Each file is written as a whole or not at all, the state first.
@@ -181,7 +181,7 @@ class _SpooledUpdate:
         if self._verified:
             return
         addresses = b"".join(self._chunks[index].digest() for index in sorted(self._chunks))
-        if Manifest(self.specs, addresses).sha256 != self._update.sha256:
+        if TensorManifest(self.specs, addresses).sha256 != self._update.sha256:
             raise CorruptUpdate(self._update)
 
     def __enter__(self) -> _SpooledUpdate:

@@ -32,7 +32,7 @@ from federated.server.uploads import Uploads
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import CHUNK_BYTES, Manifest
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest
 from federated.wire.messages import PROTOCOL, Answer, Offer, Receipt, Session
 from runkit import backoff
 from runkit.events import EventLog
@@ -176,7 +176,7 @@ class Coordinator:
 
     def open_model(
         self, site: str, name: str, sha256: str | None = None
-    ) -> tuple[TensorFile, Manifest]:
+    ) -> tuple[TensorFile, TensorManifest]:
         """Returns a model, open, and its manifest: "round_000", "FL_global", "FL_best_global" or a
         published one.
 
@@ -197,7 +197,7 @@ class Coordinator:
             with self._run.changed:
                 store.keep_addresses(manifest)
             return file, manifest
-        return file, Manifest(file.specs, addresses)
+        return file, TensorManifest(file.specs, addresses)
 
     def note_pulled(self, site: str, name: str, *, nbytes: int, seconds: float) -> None:
         """Logs that `site` received what it asked for of a model."""

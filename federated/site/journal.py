@@ -20,7 +20,7 @@ from federated.errors import DifferentRun
 from federated.rounds.tasks import check_model_name
 from federated.security import certificates
 from federated.tensors import tensor_files
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import atomic, private
 
 
@@ -49,7 +49,7 @@ class Journal:
         self.folder = private.tree(folder)
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
-        self._manifest: tuple[Manifest, tuple[int, ...]] | None = (
+        self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = (
             None  # of the update, and the stamp of its file
         )
         self._state: dict[str, Any] = {
@@ -85,7 +85,7 @@ class Journal:
                 self.trained, self.update.round
             )  # an earlier release noted the round with the update only
 
-    def manifest(self) -> Manifest | None:
+    def manifest(self) -> TensorManifest | None:
         """Of the update, where this process wrote or read it and nobody has touched the file since."""
         if self._manifest is None or _stamp(self.update_path) != self._manifest[1]:
             return None

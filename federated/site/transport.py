@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from federated.rounds.tasks import Task
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire.messages import Offer, Receipt, Session
 
 
@@ -42,7 +42,7 @@ class Transport(Protocol):
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
-    ) -> Manifest:
+    ) -> TensorManifest:
         """Brings a model into the file `path` and returns its manifest; what is there of it already
         is not sent again.
 
@@ -65,7 +65,7 @@ class Transport(Protocol):
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
-        manifest: Callable[[], Manifest | None] = unknown,
+        manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         """Sends the update in the file `path`.
 
@@ -90,7 +90,7 @@ def offering(
     path: str | os.PathLike,
     sha256: str,
     *,
-    manifest: Callable[[], Manifest | None] = unknown,
+    manifest: Callable[[], TensorManifest | None] = unknown,
     **about: Any,
 ) -> Iterator[tuple[TensorFile, Offer]]:
     """Yields a model file, open, and its offer. Raises ValueError where the file is no longer the

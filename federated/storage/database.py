@@ -13,7 +13,7 @@ from typing import Any
 
 from federated.rounds.rounds import Update
 from federated.security.credentials import Session
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import private
 
 _SCHEMA = """
@@ -56,7 +56,7 @@ class SiteRecord:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
+def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> None:
     database.execute(
         "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses)
     )
@@ -246,7 +246,7 @@ class Records:
         row = self._one("SELECT chunks FROM addresses WHERE sha256 = ?", sha256)
         return None if row is None else row[0]
 
-    def keep_addresses(self, manifest: Manifest) -> None:
+    def keep_addresses(self, manifest: TensorManifest) -> None:
         with self._transaction() as database:
             insert_addresses(database, manifest)
 

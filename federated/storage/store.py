@@ -40,7 +40,7 @@ from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
 from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import atomic, folder_lock, private
 
 FORMAT = "2"
@@ -327,9 +327,9 @@ class Store(Records):
     def close_round(
         self,
         closed: Round,
-        manifest: Manifest,
+        manifest: TensorManifest,
         *,
-        rule_state: Manifest | None = None,
+        rule_state: TensorManifest | None = None,
         keep_updates: int = 0,
         keep_globals: int = 0,
     ) -> None:
@@ -426,7 +426,9 @@ class Store(Records):
     def model_path(self, name: str) -> pathlib.Path:
         return self.folder / "models" / f"{name}.safetensors"
 
-    def keep_model(self, received: pathlib.Path, name: str, site: str, manifest: Manifest) -> None:
+    def keep_model(
+        self, received: pathlib.Path, name: str, site: str, manifest: TensorManifest
+    ) -> None:
         """Moves a whole and synced file to the published models."""
         os.replace(received, self.model_path(name))
         atomic.sync_directory(self.model_path(name).parent)

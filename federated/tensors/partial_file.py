@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
 from federated.tensors.tensor_files import MAX_BYTES, file_header
-from federated.tensors.weights import CHUNK_BYTES, Manifest, check_declaration
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest, check_declaration
 from runkit import atomic, private, writeback
 
 
@@ -36,7 +36,7 @@ class PartialModel:
     def __init__(
         self,
         path: str | os.PathLike,
-        manifest: Manifest,
+        manifest: TensorManifest,
         metadata: Mapping[str, str],
         *,
         durable: bool = False,

@@ -22,8 +22,8 @@ from federated.tensors.weights import (
     CHUNK_BYTES,
     DTYPES,
     Digest,
-    Manifest,
     NamedArrays,
+    TensorManifest,
     TensorSpec,
     canonical,
     check_declaration,
@@ -219,7 +219,7 @@ class TensorFileWriter:
             writeback.begin(self._stream.fileno(), self._begun, self._written - self._begun)
             self._begun = self._written
 
-    def finish(self, *, sync: bool = True) -> Manifest:
+    def finish(self, *, sync: bool = True) -> TensorManifest:
         """Closes the file, by default synced to disk, and returns the manifest of its weights."""
         if self._written != self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
@@ -254,7 +254,7 @@ def save_as(
     metadata: Mapping[str, str] | None = None,
     *,
     sync: bool = True,
-) -> Manifest:
+) -> TensorManifest:
     """Writes `arrays` atomically and returns their manifest.
 
     Args:
@@ -277,7 +277,7 @@ def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
         return file.read(), file.metadata
 
 
-def file_manifest(file: TensorFile) -> Manifest:
+def file_manifest(file: TensorFile) -> TensorManifest:
     """Returns the manifest of an open file's weights, reading one chunk at a time."""
     result = Digest(file.specs)
     for start in range(0, file.nbytes, CHUNK_BYTES):

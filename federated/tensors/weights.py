@@ -184,17 +184,17 @@ class Digest:
         self._done.append(self._open.digest())
         self._open, self._filled = hashlib.sha256(), 0
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> TensorManifest:
         """Returns the manifest of the bytes handed in so far."""
         last = [self._open.digest()] if self._filled else []
-        return Manifest(self._specs, b"".join([*self._done, *last]))
+        return TensorManifest(self._specs, b"".join([*self._done, *last]))
 
     def hex(self) -> str:
         return self.manifest().sha256
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class TensorManifest:
     """What a model holds, in canonical order: its specs and the SHA-256 of every chunk."""
 
     specs: tuple[TensorSpec, ...]
@@ -268,7 +268,7 @@ def little_endian_bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8).data.cast("B")
 
 
-def manifest_of(arrays: Mapping[str, np.ndarray]) -> Manifest:
+def manifest_of(arrays: Mapping[str, np.ndarray]) -> TensorManifest:
     """Returns the manifest of arrays in memory."""
     specs = specs_of(arrays)
     result = Digest(specs)

@@ -13,7 +13,7 @@ from federated.rounds.tasks import Task
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import ranges
 from federated.tensors.tensor_files import MAX_BYTES
-from federated.tensors.weights import Manifest, TensorSpec, check_declaration
+from federated.tensors.weights import TensorManifest, TensorSpec, check_declaration
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
@@ -128,7 +128,7 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
     """Raises IncompatibleWeights, DamagedTransfer for a header that is not one of a model."""
     specs = tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors)
     check_declaration(specs, max_bytes=MAX_BYTES)
-    manifest = Manifest(specs, message.addresses)
+    manifest = TensorManifest(specs, message.addresses)
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
     return Offer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 
 # of the methods by which an operator or a doctor asks a server
 OPERATION_PREFIX = "/federation_operation.Operation/"
@@ -53,7 +53,7 @@ class Receipt:
 class Offer:
     """A model as it is announced before its bytes."""
 
-    manifest: Manifest
+    manifest: TensorManifest
     round: int = 0  # of an update
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model

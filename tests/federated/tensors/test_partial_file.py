@@ -9,7 +9,7 @@ from federated.tensors import codec, partial_file, tensor_files, weights
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 
 ARRAYS = {
     "a": np.arange(700_000, dtype=np.float32),
@@ -77,7 +77,7 @@ def test_what_the_disk_spoilt_or_a_kill_cut_is_missing_again(begin, chunks, tmp_
 
 def test_a_file_of_another_model_is_written_over(begin, chunks, tmp_path):
     begin().put(chunks[0])
-    other = Manifest((TensorSpec("z", "F32", (3,)),), bytes(32))
+    other = TensorManifest((TensorSpec("z", "F32", (3,)),), bytes(32))
     assert begin(other).missing() == [0]
     assert begin().missing() == [0, 1, 2]
 
@@ -122,7 +122,7 @@ def test_a_piece_that_does_not_belong_there_is_not_written(begin, chunks, tmp_pa
 
 def test_a_huge_declaration_writes_nothing(begin, tmp_path):
     with pytest.raises(errors.IncompatibleWeights, match="4398046511104 bytes declared"):
-        begin(Manifest((TensorSpec("a", "F32", (2**40,)),), b""))
+        begin(TensorManifest((TensorSpec("a", "F32", (2**40,)),), b""))
     assert not (tmp_path / "partial.safetensors").exists()
 
 

@@ -34,7 +34,7 @@ def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeyp
         digest = weights.Digest(weights.specs_of(ARRAYS))
         for at in range(0, len(content), step):
             digest.update(content[at : at + step])
-        assert digest.manifest() == weights.Manifest(weights.specs_of(ARRAYS), pieces)
+        assert digest.manifest() == weights.TensorManifest(weights.specs_of(ARRAYS), pieces)
 
 
 def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
@@ -56,7 +56,7 @@ def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
     with pytest.raises(errors.DamagedTransfer, match="was declared"):
         manifest.check("0" * 64)
     with pytest.raises(errors.DamagedTransfer, match="64 bytes of checksums for 3 chunks"):
-        weights.Manifest(manifest.specs, manifest.addresses[:64]).check(manifest.sha256)
+        weights.TensorManifest(manifest.specs, manifest.addresses[:64]).check(manifest.sha256)
 
 
 def test_digest_does_not_depend_on_memory_layout_or_byte_order():
