@@ -205,6 +205,8 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
     """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _STATUS)
+    if "aggregation" in found:  # an earlier release does not tell
+        _check_shape("status", found, {"aggregation": (str,)})
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE)
         if "labels" in site:  # an earlier release has none

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from experiments.reports import status_table
 from federated import errors
 from federated.aggregation import rules, spooled_updates
 from federated.aggregation.fedavgm import FedAvgM
@@ -13,7 +14,10 @@ from federated.audit import log as audit_log
 from federated.audit import verification
 from federated.server import config as server_config
 from federated.tensors import tensor_files
+from federated.wire import operation_pb2 as operation_pb
+from federated.wire import replies
 from tests.federated import toy
+from tests.federated.rounds.test_declarations import STATUS
 from tests.federated.server.test_coordinator import Site
 
 RULE = "fedavgm:momentum=0.75,learning_rate=0.5"
@@ -198,6 +202,20 @@ def test_the_rule_is_in_every_rounds_line_and_in_the_status(opened, name):
 def test_a_rule_that_cannot_work_is_refused_before_the_store_is_opened():
     with pytest.raises(ValueError, match=r"momentum is 1\.5; expected a number from 0"):
         server_config.ServerConfig(num_rounds=1, aggregation="fedavgm:momentum=1.5")
+
+
+def test_the_status_shows_the_aggregation_rule_and_a_hostile_one_is_refused():
+    def read(**values):
+        return replies.status(
+            operation_pb.StatusReply(status_json=json.dumps({**STATUS, "sites": {}, **values}))
+        )
+
+    assert "aggregation" not in status_table.render(read())  # of an earlier release
+    shown = status_table.render(read(aggregation="fedavgm:momentum=0.5,learning_rate=1.0"))
+    assert shown.splitlines()[1] == "aggregation fedavgm:momentum=0.5,learning_rate=1.0"
+    assert "\x1b" not in status_table.render(read(aggregation="\x1b[2J"))
+    with pytest.raises(errors.ServerMisbehaves):
+        read(aggregation=["fedavg"])
 
 
 # The audit.

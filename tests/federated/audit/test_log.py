@@ -17,7 +17,7 @@ from tests.federated import toy
 
 
 def keep_round(store, log, number, *, keep_updates=True):
-    """Writes what a server leaves of a round: two updates, their mean, and the log of it."""
+    """Writes what a server keeps of a round: two updates, their mean, and the log."""
     arrays = {
         site: {
             name: array * np.float32(number) + np.float32(toy.STEP[site])
@@ -88,7 +88,7 @@ def test_an_honest_store_verifies_and_is_recomputed(store, authority):
     assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
 
 
-def test_the_chain_is_plain_sha256_of_what_stands_before_it(store):
+def test_a_hash_is_the_sha256_of_its_line_so_far(store):
     import hashlib
 
     previous = "0" * 64
@@ -134,9 +134,7 @@ def test_lines_removed_moved_or_repeated_are_found(store, change, line):
     assert caught.value.line == line
 
 
-def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(
-    store, authority, tmp_path
-):
+def test_a_rewritten_log_lacks_the_servers_signature_and_the_noted_head(store, authority, tmp_path):
     noted = verification.verify(store).head
     path = store / "events.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -157,7 +155,7 @@ def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(
 
 
 def test_a_site_cannot_sign_for_the_server(store, authority, kits):
-    """Its certificate is of the same authority, but not of a server."""
+    """A site's certificate is from the same authority, but not for a server."""
     (store / "events.jsonl").unlink()
     log = audit_log.AuditLog(store / "events.jsonl", key=kits / "C1" / "site.key")
     log.append("started", certificate=(kits / "C1" / "site.pem").read_text())
@@ -185,7 +183,7 @@ def spoil(path):
     path.write_bytes(content)
 
 
-def test_a_model_or_an_update_that_is_another_is_found(store):
+def test_a_changed_model_or_update_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
     with pytest.raises(
         audit_log.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"
@@ -222,7 +220,7 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
         verification.verify(store)
 
 
-def test_an_aggregation_of_an_update_that_never_came_is_found(store):
+def test_an_aggregation_of_an_update_that_was_never_received_is_found(store):
     log = audit_log.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
     with pytest.raises(
@@ -239,13 +237,13 @@ def test_a_round_that_was_skipped_is_found(store):
         verification.verify(store)
 
 
-def test_models_the_server_did_not_keep_are_said_to_be_so(store):
+def test_models_that_the_server_did_not_keep_are_reported(store):
     (store / "global" / "round_001.safetensors").unlink()
     assert verification.verify(store).pruned == (1,)
 
 
 @pytest.mark.parametrize("cut", [1, 40, 250])
-def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_goes_on(store, cut):
+def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_continues(store, cut):
     path = store / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     assert len(list(audit_log.read_chain(path))) == 9  # beside a running server
@@ -270,7 +268,7 @@ def test_a_log_of_another_kind_is_not_continued(tmp_path):
         audit_log.AuditLog(tmp_path / "events.jsonl")
 
 
-def test_threads_share_one_chain_and_listeners_hear_every_record(tmp_path):
+def test_threads_share_one_chain_and_listeners_get_every_record(tmp_path):
     heard = []
     log = audit_log.AuditLog(tmp_path / "events.jsonl", listeners=[heard.append])
     threads = [
@@ -294,14 +292,14 @@ def test_a_listener_that_cannot_write_does_not_stop_the_log(tmp_path):
     assert log.head[0] == 1
 
 
-def test_a_folder_that_is_no_store_is_named(tmp_path):
+def test_a_folder_that_is_not_a_store_is_named(tmp_path):
     with pytest.raises(ValueError, match="give the server's folder, its --store"):
         verification.verify(pathlib.Path(tmp_path))
 
 
 @pytest.fixture
 def whole(serving, take_part):
-    """The store of a run that went to its end."""
+    """The store of a finished run."""
     running = serving()
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -325,7 +323,7 @@ def test_a_changed_row_is_found(whole):
         verification.verify(whole)
 
 
-def test_rows_of_a_site_that_sent_none_are_found(whole):
+def test_rows_of_a_site_that_sent_no_rows_are_found(whole):
     path = whole / "rows.jsonl"
     path.write_text(
         path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n"

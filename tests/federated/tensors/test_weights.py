@@ -18,7 +18,7 @@ def test_canonical_order_is_widest_first_then_by_name():
     assert [spec.name for spec in weights.specs_of(ARRAYS)] == ["wide", "a", "b"]
 
 
-def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeypatch):
+def test_the_digest_covers_the_specs_and_the_checksums_of_the_chunks(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     declaration = b'[["wide","F64",[]],["a","F32",[2,3]],["b","F32",[2]]]'
     content = (
@@ -37,7 +37,7 @@ def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeyp
         assert digest.manifest() == weights.TensorManifest(weights.specs_of(ARRAYS), pieces)
 
 
-def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
+def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_digest(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     manifest = weights.manifest_of(ARRAYS)
     assert (manifest.nbytes, manifest.num_chunks, [manifest.size_of(i) for i in range(3)]) == (
@@ -65,7 +65,7 @@ def test_digest_does_not_depend_on_memory_layout_or_byte_order():
     assert weights.digest(turned) == weights.digest(swapped) == weights.digest(ARRAYS)
 
 
-def test_digest_tells_two_shapes_of_the_same_bytes_apart():
+def test_the_same_bytes_in_another_shape_have_another_digest():
     assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest(
         {"a": np.zeros((3, 2), np.float32)}
     )
@@ -122,11 +122,11 @@ def test_a_long_list_of_differences_is_cut_and_counted():
         ([TensorSpec("b", "F32", (1,)), TensorSpec("a", "F32", (1,))], "canonical order"),
     ],
 )
-def test_a_declaration_is_checked_before_anything_is_allocated_for_it(specs, message):
+def test_specs_are_checked_before_anything_is_allocated(specs, message):
     with pytest.raises(errors.IncompatibleWeights, match=message):
         weights.check_declaration(specs, max_bytes=1_000_000)
 
 
-def test_integers_are_no_weights():
+def test_integers_are_refused_as_weights():
     with pytest.raises(errors.IncompatibleWeights, match=r"step: dtype int64 cannot be averaged"):
         weights.specs_of({"step": np.zeros(2, np.int64)})
