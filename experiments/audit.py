@@ -69,7 +69,9 @@ def main(argv: list[str]) -> None:
         if found.recomputed
         else "none: their updates are not kept"
     )
-    print(f"averaged again from the sites' updates, to the same bits: {again}")
+    print(f"aggregated again from the sites' updates, to the same bits: {again}")
+    if found.rule_states:
+        print(f"state of the aggregation rule as logged: {len(found.rule_states)} rounds")
     if found.discarded:
         print(f"taken back by the operator: rounds {', '.join(map(str, found.discarded))}")
     if found.models:

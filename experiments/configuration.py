@@ -7,6 +7,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from federated.aggregation import rules
+
 CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # what the network tells apart
 
 
@@ -59,6 +61,7 @@ class ExperimentConfig:
     # the federation; a baseline trains num_rounds * local_epochs epochs
     num_rounds: int
     local_epochs: int
+    aggregation: str = rules.DEFAULT  # the server's alone, so not in the plan
     # rounds between two validations of a site's own model, and between two scores of the global
     # model
     validation_every: int = 1
@@ -182,6 +185,7 @@ class ExperimentConfig:
             "keep_checkpoints",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        rules.parse(self.aggregation)
         _require(
             0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6"
         )

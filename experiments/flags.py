@@ -21,12 +21,19 @@ from absl import app, flags, logging
 
 from experiments import flag_files, program_help
 from experiments.configuration import ExperimentConfig
+from federated.aggregation import rules
 from runkit import disk, interrupts, printable, private
 
 FLAGS = flags.FLAGS
 
 _EXPERIMENT_FLAGS: list[str] = []
-_SINCE_FIRST_RELEASE = ("vae_rate", "missing_labels", "absence_evidence", "shared_candidates")
+_SINCE_FIRST_RELEASE = (
+    "vae_rate",
+    "missing_labels",
+    "absence_evidence",
+    "shared_candidates",
+    "aggregation",
+)
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
@@ -184,6 +191,12 @@ def _define_experiment() -> None:
         "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
     )
     flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
+    flags.DEFINE_string(
+        keep("aggregation"),
+        rules.DEFAULT,
+        "How the server makes the next global model of the sites' updates; only the server uses it. A rule, and after a colon those of its "
+        f"parameters that shall not have their defaults, e.g. fedavgm:momentum=0.5. {rules.described()}",
+    )
     flags.DEFINE_integer(
         keep("validation_every"),
         1,

@@ -114,6 +114,7 @@ def main(argv: list[str]) -> int:
         heart_beat_timeout_s=FLAGS.heart_beat_timeout,
         round_deadline_s=FLAGS.round_deadline or None,
         late_updates=FLAGS.late_updates,
+        aggregation=FLAGS.aggregation,
         max_change_ratio=FLAGS.max_change_ratio,
         transport=FLAGS.transport,
         patience_rounds=FLAGS.patience_rounds,

@@ -1,21 +1,124 @@
-"""Rounds without sockets: sites and a coordinator in one process, for people who develop methods
-and for tests.
+"""Rounds without sockets: sites and a coordinator in one process, to develop methods and for tests.
+
+    from federated import simulation
+    from federated.aggregation.fedavgm import FedAvgM
+
+    trainers = {"C1": MyTrainer(...), "C2": MyTrainer(...)}      # see site.loop.SiteTrainer
+    rule = FedAvgM(momentum=0.5)
+    simulation.run(trainers, "initial.safetensors", "results", num_rounds=20, rule=rule)
+
+Everything but the network is what a real federation runs: the folder then holds the server's store,
+whose models and log the audit can check, and a journal per site.
 """
 
 from __future__ import annotations
 
 import os
+import pathlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from federated.aggregation import rules
+from federated.aggregation.fedavg import FedAvg
+from federated.aggregation.rule import AggregationRule
+from federated.audit.log import AuditLog
 from federated.rounds.tasks import Task
+from federated.security.credentials import CredentialBook, hashed, new_secret
+from federated.server.config import ServerConfig, ServerSummary
 from federated.server.coordinator import Coordinator
+from federated.site import loop
+from federated.site.loop import SiteTrainer
 from federated.site.transport import offering, unknown
+from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import replies
 from federated.wire.messages import Receipt, Session
+
+
+def run(
+    trainers: Mapping[str, SiteTrainer],
+    initial: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    num_rounds: int,
+    rule: AggregationRule | None = None,
+    **settings: Any,
+) -> ServerSummary:
+    """Leads a whole run, each site in a thread; run again with the same folder, it resumes.
+
+    Args:
+      trainers: site name to trainer; a round waits for all of them.
+      initial: safetensors file of global model 0; its metadata key "plan" holds the plan as JSON.
+      folder: of the run; `server` is the store, `<site>` a site's journal.
+      rule: makes the next global model; FedAvg by default. It need not be in the table of rules.
+      settings: further ones of `ServerConfig`.
+    Raises:
+      Whatever a trainer raises, and what `Store.open_run` and `site.loop.run` do.
+    """
+    rule = rule or FedAvg()
+    if rules.RULES.setdefault(rule.name, type(rule)) is not type(rule):
+        raise ValueError(f"another aggregation rule is called {rule.name!r}; give this one a name")
+    config = ServerConfig(
+        num_rounds=num_rounds,
+        aggregation=str(rule),
+        **{"min_num_clients": len(trainers), "max_num_clients": len(trainers), **settings},
+    )
+    folder = pathlib.Path(folder)
+    secrets = {site: new_secret() for site in trainers}
+    store = Store(folder / "server")
+    try:
+        store.open_run(
+            initial,
+            policy=config.policy,
+            local_epochs=config.local_epochs,
+            aggregation=config.aggregation,
+        )
+        book = CredentialBook({site: hashed(secret) for site, secret in secrets.items()})
+        log = AuditLog(store.folder / "events.jsonl")
+        vocabulary = next(iter(trainers.values())).vocabulary
+        lead = Coordinator(store, config, book, log, vocabulary=vocabulary)
+    except BaseException:
+        store.close()
+        raise
+    failures: list[BaseException] = []
+    stopped = threading.Event()
+
+    def take_part(site: str) -> None:
+        try:
+            transport = InProcessTransport(
+                lead, site, secrets[site], wait_s=config.poll_s, stopped=stopped
+            )
+            loop.run(trainers[site], transport, folder / site)
+        except _Stopped:
+            pass
+        except BaseException as error:  # handed to the thread that leads, which raises it
+            failures.append(error)
+            lead.stop()
+
+    threads = [threading.Thread(target=take_part, args=(site,), name=site) for site in trainers]
+    try:
+        for thread in threads:
+            thread.start()
+        lead.drive()
+        lead.wait_confirmed()
+        summary = lead.summary()
+    finally:
+        stopped.set()
+        lead.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        lead.close()
+    if failures:
+        raise failures[0]
+    return summary
+
+
+class _Stopped(BaseException):
+    """Ends a site's loop, which would otherwise wait for a server that has left."""
 
 
 class InProcessTransport:
@@ -24,10 +127,17 @@ class InProcessTransport:
     """
 
     def __init__(
-        self, coordinator: Coordinator, site: str, credential: str, *, wait_s: float = 20.0
+        self,
+        coordinator: Coordinator,
+        site: str,
+        credential: str,
+        *,
+        wait_s: float = 20.0,
+        stopped: threading.Event | None = None,
     ):
         self.site = site
         self._coordinator, self._credential, self._wait_s = coordinator, credential, wait_s
+        self._stopped = stopped or threading.Event()
         self._token = ""
 
     def login(
@@ -40,14 +150,17 @@ class InProcessTransport:
         return session
 
     def next_task(self) -> Task:
-        return self._coordinator.next_task(self._verified(), wait_s=self._wait_s)
+        task = self._coordinator.next_task(self._verified(), wait_s=self._wait_s)
+        if self._stopped.is_set() and task.kind != "finished":
+            raise _Stopped
+        return task
 
     def heart_beat(self) -> None:
         self._verified()
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
-    ) -> Manifest:
+    ) -> TensorManifest:
         self._verified()
         file, manifest = self._coordinator.open_model(model)
         if specs is not None:
@@ -71,7 +184,7 @@ class InProcessTransport:
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
-        manifest: Callable[[], Manifest | None] = unknown,
+        manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         return self._send(
             path,

@@ -7,7 +7,10 @@ from typing import Any
 
 def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     """Returns the tables of one look."""
-    lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}", ""]
+    lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
+    if status.get("aggregation"):  # an earlier release does not tell
+        lines.append(f"aggregation {status['aggregation']}")
+    lines.append("")
     lines += _table(
         ("site", "state", "cases", "heard", "updates", "from it", "to it", "score", "last done"),
         [_site(name, site) for name, site in status["sites"].items()],

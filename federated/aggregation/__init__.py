@@ -1,3 +1,1 @@
-"""How updates become a global model: the checks an update must pass, the weighted mean, the choice
-of the best model.
-"""
+"""How updates become a global model: checks of an update, aggregation rules, model selection."""

@@ -1,37 +1,35 @@
-"""Which global model is best, by what the sites scored on the model they received."""
+"""Which global model is best, by the scores that the sites gave the models they received."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-SCORE = "dice"  # the key of a site's scores by which global models are compared
+SCORE = "dice"  # the score by which global models are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The best global model. `mean` and `worst` hold, per model number, the weighted mean and the
-    lowest site score.
-    """
+    """The best global model, and the scores behind the choice."""
 
     best: int
-    mean: Mapping[int, float]
-    worst: Mapping[int, float]
-    sites: tuple[str, ...]  # on whose scores the models are compared
-    best_worst_site: int = 0  # the model whose worst site is best off
+    mean: Mapping[int, float]  # model number to the weighted mean of the sites' scores
+    worst: Mapping[int, float]  # model number to the lowest score of a site
+    sites: tuple[str, ...]  # whose scores are compared
+    best_worst_site: int = 0  # the model with the highest `worst`
 
 
 def select(
     scores: Mapping[int, Mapping[str, float]], num_examples: Mapping[str, int]
 ) -> Selection | None:
-    """Returns the model with the highest weighted mean score, or None where nothing was scored.
+    """Returns the model with the highest weighted mean score, or None if nothing was scored.
 
-    Models are comparable only on the same sites: those that scored the newest scored model. A model
-    one of them did not score is no candidate. A tie goes to the later model, which has seen more
+    Models are compared on the same sites: those that scored the newest scored model. A model that
+    one of these sites did not score is left out. A tie goes to the later model, which has seen more
     data.
 
     Args:
-      scores: model number (0 = initial) to site to score, higher is better.
+      scores: model number (0 = initial) to site to score; higher is better.
       num_examples: weight of each site.
     """
     scored = {number: by_site for number, by_site in scores.items() if by_site}
@@ -51,21 +49,24 @@ def select(
     worst = {
         number: min(by_site[s] for s in sites) for number, by_site in sorted(candidates.items())
     }
-    best, fairest = (
-        max(by, key=lambda number, by=by: (by[number], number)) for by in (mean, worst)
-    )
-    return Selection(best, mean, worst, sites, fairest)
+    return Selection(_highest(mean), mean, worst, sites, _highest(worst))
+
+
+def _highest(values: Mapping[int, float]) -> int:
+    """Returns the number with the highest value, the latest of equal ones."""
+    return max(values, key=lambda number: (values[number], number))
 
 
 def has_plateaued(
     mean: Mapping[int, float], *, patience: int, min_improvement: float = 0.0
 ) -> bool:
-    """Returns whether none of the last `patience` models is better, by more than `min_improvement`,
-    than the best one before them.
+    """Returns whether the last `patience` models brought no improvement.
+
+    That is, none of them is better than the best one before them by more than `min_improvement`.
 
     Args:
       mean: model number to mean score.
-      patience: 0 means for ever.
+      patience: number of models; 0 never sees a plateau.
     """
     numbers = sorted(mean)
     if not patience or len(numbers) <= patience:

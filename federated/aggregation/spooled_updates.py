@@ -1,21 +1,26 @@
-"""The average of a round's spooled updates, each read once and checked to be what was received,
-unless that is known already.
+"""Aggregates a round's spooled updates into the files of the next global model.
+
+Each update is read once, and checked on the way against the digest under which it was received.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from federated.aggregation.weighted_mean import weighted_mean_of_sources
+from federated.aggregation.rule import AggregationRule
+from federated.aggregation.slabs import aggregate, state_specs
 from federated.rounds.rounds import Update
-from federated.tensors.tensor_files import TensorFile, TensorFileWriter
-from federated.tensors.weights import CHUNK_BYTES, Manifest, TensorSpec
+from federated.tensors.tensor_files import TensorFile, TensorFileWriter, file_digest
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest, TensorSpec
 from runkit import atomic
+
+STATE_FORMAT = "1"  # of the file that holds a rule's state
 
 
 class CorruptUpdate(Exception):
@@ -26,54 +31,135 @@ class CorruptUpdate(Exception):
         self.update = update
 
 
-def average(
+class DamagedStore(OSError):
+    """A file that the server itself wrote is missing or no longer as written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """A file of tensors and the digest of its content."""
+
+    path: pathlib.Path
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """The files to write: the global model, and the rule's state beside it."""
+
+    model: pathlib.Path
+    state: pathlib.Path
+
+
+def aggregate_spooled(
+    rule: AggregationRule,
     updates: Mapping[pathlib.Path, Update],
-    target: pathlib.Path,
+    targets: Targets,
     specs: tuple[TensorSpec, ...],
     metadata: dict[str, str],
     *,
+    model: StoredFile,
+    state: StoredFile | None = None,
     rounding: Callable[[np.ndarray], np.ndarray] | None = None,
     verified: Collection[pathlib.Path] = (),
-) -> Manifest:
-    """Writes the weighted mean of the updates to `target`, whole or not at all, and returns its
-    manifest.
+) -> tuple[TensorManifest, TensorManifest | None]:
+    """Writes the next global model, and the rule's state where it keeps one.
+
+    Each file is written as a whole or not at all, the state first.
 
     Args:
-      rounding: applied to each piece of the mean.
-      verified: those of the files that are known to be what was received.
+      targets: `targets.state` is written only where the rule keeps a state.
+      specs: of the model.
+      metadata: of the model's file.
+      model: the global model that the sites trained from; opened only where the rule reads it.
+      state: what the rule kept with that model; None for its initial values.
+      rounding: applied to each piece of the new model.
+      verified: those of the updates that are known to be what was received.
+    Returns:
+      The manifests of the model and of the state; None for a rule that keeps none.
     Raises:
-      CorruptUpdate: naming an update whose content the disk has changed or lost; `target` is then
-          as it was.
-      OSError: where the system cannot read an update or write the mean; the updates may be as good
-          as ever.
+      CorruptUpdate: naming an update whose content the disk has changed or lost; the targets are
+        then as they were.
+      DamagedStore: where `model` or `state` is missing or no longer as written.
+      OSError: where the system cannot read an update or write a target; it says nothing about the
+        updates.
     """
+    kept_specs = state_specs(rule, specs)
     with contextlib.ExitStack() as opened:
         sources = {
             update.site: (
-                opened.enter_context(_PendingUpdate(path, update, verified=path in verified)),
+                opened.enter_context(_SpooledUpdate(path, update, verified=path in verified)),
                 update.num_examples,
             )
             for path, update in updates.items()
         }
-        with (
-            atomic.replacing(target, sync=False) as temporary,
-            TensorFileWriter(temporary, specs, metadata) as writer,
-        ):
-            weighted_mean_of_sources(
-                sources, writer, **({} if rounding is None else {"finish": rounding})
-            )
-            for source, _ in sources.values():
-                source.check()
-            return writer.finish()
+        before = opened.enter_context(_open_stored(model)) if rule.reads_model else None
+        kept = None
+        if kept_specs and state is not None:
+            kept = opened.enter_context(_open_stored(state))
+            _check_state(kept, kept_specs, state)
+        writer = opened.enter_context(_writer(targets.model, specs, metadata))
+        state_writer = None
+        if kept_specs:
+            about = {"format": STATE_FORMAT, "rule": str(rule)}
+            # Entered last, so renamed first: a global model is never without its state.
+            state_writer = opened.enter_context(_writer(targets.state, kept_specs, about))
+        aggregate(
+            rule,
+            sources,
+            writer,
+            model=before,
+            state=kept,
+            state_sink=state_writer,
+            **({} if rounding is None else {"finish": rounding}),
+        )
+        for source, _ in sources.values():
+            source.check()
+        return writer.finish(), state_writer.finish() if state_writer is not None else None
 
 
-class _PendingUpdate:
-    """A spooled update whose chunks are each read once, and of which it is told afterwards whether
-    it was what had been received.
-    """
+@contextlib.contextmanager
+def _writer(path, specs, metadata):
+    """Yields a writer of a file that takes its name once the block ends without an error."""
+    with (
+        atomic.replacing(path, sync=False) as temporary,
+        TensorFileWriter(temporary, specs, metadata) as writer,
+    ):
+        yield writer
+
+
+def _open_stored(stored: StoredFile) -> TensorFile:
+    """Opens a file of the store whose content is still that of its digest."""
+    remedy = f"restore {stored.path.name} from a backup, or discard the round before"
+    try:
+        file = TensorFile(stored.path)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedStore(f"{stored.path.name} cannot be read ({error}); {remedy}") from error
+    if file_digest(file) != stored.sha256:
+        file.close()
+        raise DamagedStore(f"{stored.path.name} is not what the server wrote; {remedy}")
+    return file
+
+
+def _check_state(file: TensorFile, specs: tuple[TensorSpec, ...], stored: StoredFile) -> None:
+    written = file.metadata.get("format")
+    if written != STATE_FORMAT or file.specs != specs:
+        raise DamagedStore(
+            f"{stored.path.name} holds a rule's state of format {written}, {_text(file.specs)}; "
+            f"this release reads format {STATE_FORMAT}, {_text(specs)}; "
+            "start the release that wrote it"
+        )
+
+
+def _text(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec}" for spec in specs)
+
+
+class _SpooledUpdate:
+    """A spooled update that is hashed as it is read, each chunk once and in order."""
 
     def __init__(self, path: pathlib.Path, update: Update, *, verified: bool):
-        self._update, self._surely = update, verified
+        self._update, self._verified = update, verified
         try:
             self._file = TensorFile(path)
         except (ValueError, FileNotFoundError) as error:
@@ -86,18 +172,19 @@ class _PendingUpdate:
             data = self._file.read_range(start, size)
         except ValueError as error:
             raise CorruptUpdate(self._update) from error
-        if not self._surely:
+        if not self._verified:
             self._chunks.setdefault(start // CHUNK_BYTES, hashlib.sha256()).update(data)
         return data
 
     def check(self) -> None:
-        if self._surely:
+        """Raises CorruptUpdate unless what was read is what was received."""
+        if self._verified:
             return
         addresses = b"".join(self._chunks[index].digest() for index in sorted(self._chunks))
-        if Manifest(self.specs, addresses).sha256 != self._update.sha256:
+        if TensorManifest(self.specs, addresses).sha256 != self._update.sha256:
             raise CorruptUpdate(self._update)
 
-    def __enter__(self) -> _PendingUpdate:
+    def __enter__(self) -> _SpooledUpdate:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,4 @@
-"""What an update must be to be averaged: the federation's tensors, finite, and no change out of all
-proportion.
-"""
+"""Checks that an update must pass to count: finite values, and a change of a usual size."""
 
 from __future__ import annotations
 
@@ -9,64 +7,60 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from federated import errors
 from federated.errors import Reason
 from federated.tensors.tensor_files import TensorFile
-from federated.tensors.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs
+from federated.tensors.weights import CHUNK_BYTES, DTYPES, TensorSpec, dtype_runs, stretches
 
-_LEAST, _MOST = 0.2, 2.0  # of what is usual, times the norm of the initial model
-_SMALL_VALUE = 1e-3
+_LEAST, _MOST = 0.2, 2.0  # bounds of the usual change, in norms of the initial model
+_SMALL_VALUE = 1e-3  # what each value counts as in an initial model of zeros
 
 
 class UpdateCheck:
-    """Looks at the pieces of an update as they arrive, in any order; keeps a number a piece, and
-    one a bad tensor.
+    """Checks the chunks of an update as they arrive, in any order.
+
+    Its memory is one number per chunk, and one per tensor with non-finite values.
 
     Args:
-      specs: of the update, in canonical order.
-      reference: the global model that the update changes, with the same tensors. None where only
-          finiteness counts.
+      specs: the update's tensors in canonical order.
+      reference: the global model that the update changes, with the same tensors; None to check
+        only that values are finite.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], reference: TensorFile | None = None):
         self._specs, self._reference, self._runs = tuple(specs), reference, dtype_runs(specs)
         self._places = list(itertools.accumulate((spec.nbytes for spec in specs), initial=0))
         self._squares: dict[int, float] = {}
-        self._not_finite: dict[int, Counter[int]] = {}  # piece -> tensor -> values
+        self._not_finite: dict[int, Counter[int]] = {}  # chunk -> tensor -> number of values
 
-    def look(self, index: int, data: bytes) -> None:
-        start, total, finite = index * CHUNK_BYTES, 0.0, True
-        before = b"" if self._reference is None else self._reference.read_range(start, len(data))
-        for dtype, run_start, run_bytes in self._runs:
-            begin, end = (
-                max(start, run_start) - start,
-                min(start + len(data), run_start + run_bytes) - start,
-            )
-            if begin >= end:
-                continue
-            values = np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
+    def look(self, index: int, data: bytes | memoryview) -> None:
+        """Checks chunk number `index`."""
+        start, total, finite, view = index * CHUNK_BYTES, 0.0, True, memoryview(data)
+        before = memoryview(
+            b"" if self._reference is None else self._reference.read_range(start, len(data))
+        )
+        for dtype, begin, end in stretches(self._runs, start, start + len(data)):
+            values = np.frombuffer(view[begin - start : end - start], dtype)
             squares = math.inf
-            if before:
+            if self._reference is not None:
                 # float32 is exact enough for a norm, and float16 squares would overflow.
                 wide = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
-                change = np.subtract(
-                    values, np.frombuffer(before, dtype, len(values), begin), dtype=wide
-                )
+                reference = np.frombuffer(before[begin - start : end - start], dtype)
+                change = np.subtract(values, reference, dtype=wide)
                 squares = float(np.dot(change, change))
                 total += squares
-            # Squares that add up to a number have no value in them that is none; only else is each
-            # looked at.
+            # If the sum of squares is finite, every value is; only otherwise check each one.
             finite &= math.isfinite(squares) or bool(np.isfinite(values).all())
         if not finite:
             self._not_finite[index] = self._count(start, data)
         self._squares[index] = total
 
-    def _count(self, start: int, data: bytes) -> Counter[int]:
-        """Returns the values that are not finite in each tensor that has a part in a piece."""
+    def _count(self, start: int, data: bytes | memoryview) -> Counter[int]:
+        """Returns tensor number to its number of non-finite values in a chunk."""
         counts, number = Counter[int](), bisect.bisect_right(self._places, start) - 1
         while number < len(self._specs) and self._places[number] < start + len(data):
             dtype = DTYPES[self._specs[number].dtype]
@@ -81,16 +75,13 @@ class UpdateCheck:
 
     @property
     def change(self) -> float:
-        """Euclidean norm of the change that the update makes; infinite where it is beyond float32."""
-        squares = [
-            self._squares[index] for index in sorted(self._squares)
-        ]  # in one order, so that a resumed transfer gives the same
+        """Euclidean norm of the update's change to the model; infinite beyond float32's range."""
+        # Sorted, so that a resumed transfer gives the same bits.
+        squares = [self._squares[index] for index in sorted(self._squares)]
         return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
 
     def check(self, what: str) -> None:
-        """Raises UpdateRefused with a reason for every tensor that holds a value that is not
-        finite.
-        """
+        """Raises UpdateRefused with a reason for every tensor with non-finite values."""
         counts: Counter[int] = sum(self._not_finite.values(), Counter())
         reasons = [
             Reason(
@@ -112,59 +103,49 @@ class UpdateCheck:
 
 
 def norm_of(file: TensorFile) -> float:
-    """Returns the Euclidean norm of a model's values, in the memory of a chunk."""
-    squares = []
+    """Returns the Euclidean norm of a model's values, reading one chunk at a time."""
+    squares, runs = [], dtype_runs(file.specs)
     for start in range(0, file.nbytes, CHUNK_BYTES):
         data = file.read_range(start, min(CHUNK_BYTES, file.nbytes - start))
-        for values in _values(data, start, dtype_runs(file.specs)):
-            wide = values.astype(np.float64)
+        for dtype, begin, end in stretches(runs, start, start + len(data)):
+            part = memoryview(data)[begin - start : end - start]
+            wide = np.frombuffer(part, dtype).astype(np.float64)
             squares.append(float(np.dot(wide, wide)))
     return math.sqrt(math.fsum(squares))
 
 
-def _values(
-    data: bytes, start: int, runs: Sequence[tuple[np.dtype, int, int]]
-) -> Iterator[np.ndarray]:
-    """Yields the values of a piece that begins at byte `start` of a model, one array for each dtype
-    in it.
-    """
-    for dtype, run_start, run_bytes in runs:
-        begin, end = (
-            max(start, run_start) - start,
-            min(start + len(data), run_start + run_bytes) - start,
-        )
-        if begin < end:
-            yield np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, begin)
-
-
 def usual_change(others: Sequence[float], *, initial_norm: float, num_values: int) -> float:
-    """Returns how far an update may be expected to change the model, Euclidean norm.
+    """Returns the Euclidean norm of a change to the model that can be expected of an update.
 
-    That is the median of what other sites' updates changed, and never less than a fifth of the norm
-    of the initial model: before anybody else has sent anything there is nothing else to go by, and
-    a hostile site that sends tiny changes must not shut the others out. Nor is it more than twice
-    that norm, or a model that grows would widen the bound from round to round. The caller's own
-    updates are left out. For scale: a whole training of 65 epochs in the demo's profile moves the
-    weights by 0.37 times the norm of the initial ones.
+    That is the median of the changes by other sites; the site's own updates do not count. It is at
+    least a fifth of the norm of the initial model: before other sites have sent anything, there is
+    no other measure, and a hostile site that sends tiny changes must not shut the others out. It is
+    at most twice that norm, since otherwise a growing model would widen the bound from round to
+    round. For scale: a whole training of 65 epochs in the demo's profile moves the weights by 0.37
+    times the norm of the initial ones.
 
     Args:
       others: norms of the changes by other sites, in the rounds before and in the open one.
-      initial_norm: of global model 0.
-      num_values: of a model; one of nothing but zeros counts as if its values were 0.001.
+      initial_norm: norm of global model 0; a model of zeros counts as if every value were 0.001.
+      num_values: number of values of a model.
     """
     norm = max(initial_norm, _SMALL_VALUE * math.sqrt(num_values))
     return min(max(statistics.median(others or [0.0]), _LEAST * norm), _MOST * norm)
 
 
 def check_change(change: float, usual: float, *, max_ratio: float, what: str) -> None:
-    """Raises UpdateRefused for a change that is many times the usual one.
+    """Raises UpdateRefused for a change that is more than `max_ratio` times the usual one.
 
     Args:
-      usual: see `usual_change`.
+      change, usual: Euclidean norms; see `usual_change`.
       max_ratio: 0 switches the check off.
+      what: the update, for the message.
     """
     if max_ratio and not change <= max_ratio * usual:
-        text = f"it changes the model by {change:.4g} (Euclidean norm), {usual:.4g} is usual, {max_ratio:g} times that is taken"
+        text = (
+            f"it changes the model by {change:.4g} (Euclidean norm); {usual:.4g} is usual, "
+            f"and at most {max_ratio:g} times that is accepted"
+        )
         raise errors.UpdateRefused(
             f"{what}: {text}; look at the site's data and learning rate",
             reasons=[Reason("", "norm", text)],

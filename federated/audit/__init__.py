@@ -1,3 +1,1 @@
-"""The server's log as a hash chain, and the verification of everything that a finished run left
-behind.
-"""
+"""The server's log as a hash chain, and the verification of what a run left behind."""

@@ -1,12 +1,11 @@
-"""An event log that cannot be changed unnoticed: every line holds the hash of the one before it, a
-round's end is signed.
+"""An event log in which changes show: each line has the hash of the one before, rounds are signed.
 
-    {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>, "hash": <of
-    this line up to here>, "signature": ...}
+    {"time": ..., "event": "aggregated", ..., "line": 17, "previous": <hash of line 16>,
+     "hash": <hash of this line up to here>, "signature": ...}
 
-`hash` is the SHA-256 of the line's own bytes with this key and what follows left out. Whoever
-changes, removes or inserts a line has to rewrite all later ones, which a head noted elsewhere
-(`head`) and the signatures of the server's key give away.
+`hash` is the SHA-256 of the line's bytes before the key "hash". To change, remove or insert a line,
+all later lines have to be rewritten. That shows in the signatures by the server's key, and in a
+hash of the last line (`head`) that was recorded elsewhere.
 """
 
 from __future__ import annotations
@@ -34,26 +33,28 @@ from federated.storage.store import Store
 from runkit import atomic
 from runkit.events import EventLog
 
-FIRST = "0" * 64  # what the first line has for `previous`
+FIRST = "0" * 64  # `previous` of the first line
 SIGNED = frozenset({"aggregated", "round_discarded", "finished"})
 # On disk before the next line is written: an operator may note the hash of a signed line.
 SYNCED = SIGNED | {"started"}
 _LINE = re.compile(
-    rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
+    rb'(?P<text>\{.*), "hash": "(?P<hash>[0-9a-f]{64})"'
+    rb'(, "signature": "(?P<signature>[A-Za-z0-9+/=]+)")?\}\n'
 )
 
 
 class AuditLog(EventLog):
-    """Appends chained events. Thread-safe; a half line that a kill left behind is cut off, for it
-    was never acknowledged.
+    """Appends chained events. Thread-safe.
+
+    Half a line that a kill left behind is cut off: its event was never acknowledged.
 
     Args:
       path, clock: as in `EventLog`.
-      key: PEM file of the key that signs the end of a round; None signs nothing.
-      listeners: told every record once it is written, e.g. for TensorBoard.
+      key: PEM file of the elliptic-curve key that signs the end of a round; None signs nothing.
+      listeners: called with every record once it is written, e.g. for TensorBoard.
     Raises:
-      ValueError: for a log whose last line is not chained: it is of another program, or was
-          changed.
+      ValueError: if the last line is not chained, because another program wrote the log or it was
+        changed; or if the key is of another kind.
     """
 
     def __init__(
@@ -65,11 +66,7 @@ class AuditLog(EventLog):
         listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
         super().__init__(path, clock=clock)
-        self._key = (
-            None
-            if key is None
-            else serialization.load_pem_private_key(pathlib.Path(key).read_bytes(), None)
-        )
+        self._key = None if key is None else _signing_key(pathlib.Path(key))
         self._listeners = tuple(listeners)
         self._mutex = threading.Lock()
         self._count, self._head, self._size = 0, FIRST, 0
@@ -78,13 +75,13 @@ class AuditLog(EventLog):
 
     @property
     def head(self) -> tuple[int, str]:
-        """Returns (number of lines, hash of the last one)."""
+        """The number of lines, and the hash of the last one."""
         return self._count, self._head
 
     def append(self, event: str, **fields: Any) -> None:
         with self._mutex:
             if self.path.exists() and self.path.stat().st_size != self._size:
-                os.truncate(self.path, self._size)  # a disk that was full took half a line
+                os.truncate(self.path, self._size)  # a full disk took half a line
             super().append(event, **fields)
             if event in SYNCED:
                 self._sync()
@@ -93,9 +90,7 @@ class AuditLog(EventLog):
         for listener in self._listeners:
             try:
                 listener(record)
-            except (
-                Exception
-            ) as error:  # a picture of the run that cannot be drawn must not stop the run
+            except Exception as error:  # a listener that fails must not stop the run
                 reason = (
                     error.strerror
                     if isinstance(error, OSError)
@@ -159,7 +154,7 @@ class AuditLog(EventLog):
 
 
 class BrokenChain(ValueError):
-    """The log is not as it was written; `line` is the first that shows it."""
+    """The log, or what it is about, is not as it was written; `line` is the first to show it."""
 
     def __init__(self, line: int, why: str):
         super().__init__(f"line {line}: {why}")
@@ -169,12 +164,11 @@ class BrokenChain(ValueError):
 def read_chain(
     path: str | os.PathLike, authority: x509.Certificate | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields the records of a log, each checked. Half a line at the end is passed over: the log may
-    be growing.
+    """Yields the records of a log after checking each; skips half a line at the end.
 
     Args:
-      authority: of the federation; where given, the end of a round must be signed by the key of a
-          server that it certified.
+      authority: certificate of the federation's authority; if given, the end of a round must be
+        signed by the key of a server that it certified.
     Raises:
       BrokenChain: at the first line that was changed, moved, removed or inserted.
     """
@@ -187,7 +181,7 @@ def read_chain(
             if not found:
                 raise BrokenChain(number, "is not a chained event")
             if hashlib.sha256(found["text"]).hexdigest().encode("ascii") != found["hash"]:
-                raise BrokenChain(number, "was changed: its hash is another")
+                raise BrokenChain(number, "was changed: its hash does not fit")
             record = json.loads(found["text"] + b"}")
             if record["previous"] != head or record["line"] != number:
                 raise BrokenChain(
@@ -207,11 +201,10 @@ def read_chain(
 
 
 def backfill(log: EventLog, store: Store) -> None:
-    """Logs what the store holds and the log does not: a kill, a power cut or a full disk may come
-    between the two.
-    """
+    """Logs what the store holds and the log lacks after a kill, a power cut or a full disk."""
     known = _replayed(log.read())
     globals_, counted, models = store.globals(), store.counted_updates(), store.models()
+    rule_states = store.rule_states()
     beyond = [number for number in known.aggregated if number not in globals_]
     if beyond:
         first = min(beyond)
@@ -222,9 +215,9 @@ def backfill(log: EventLog, store: Store) -> None:
             sha256=globals_.get(first - 1),
             backfilled=True,
         )
-        known = _replayed(
-            log.read()
-        )  # updates that were logged before this line count after it: they are logged again
+        # Replayed once more: an update logged before this line no longer counts, so it is logged
+        # again if the store has it.
+        known = _replayed(log.read())
     for number in sorted({*globals_, *counted} - {0}):
         updates = counted.get(number, [])
         if number in globals_ and known.aggregated.get(number) == globals_[number]:
@@ -247,6 +240,8 @@ def backfill(log: EventLog, store: Store) -> None:
                 sites={update.site: update.num_examples for update in updates},
                 updates={update.site: update.sha256 for update in updates},
                 sha256=globals_[number],
+                aggregation=store.aggregation,
+                **({"rule_state_sha256": rule_states[number]} if number in rule_states else {}),
                 backfilled=True,
             )
     for site, record in store.sites().items():
@@ -283,12 +278,11 @@ def backfill(log: EventLog, store: Store) -> None:
 
 @dataclasses.dataclass
 class _Known:
-    """What a log says was taken in and not taken back: digests."""
+    """What a log says was received and not discarded later, by digest."""
 
     aggregated: dict[int, str] = dataclasses.field(default_factory=dict)  # round -> global model
-    pushed: set[tuple[int, str, str]] = dataclasses.field(
-        default_factory=set
-    )  # (round it counts in, site, update)
+    # (round in which it counts, site, update)
+    pushed: set[tuple[int, str, str]] = dataclasses.field(default_factory=set)
     published: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> model
     owners: dict[str, str] = dataclasses.field(default_factory=dict)  # name of a model -> site
     rows: dict[str, str] = dataclasses.field(default_factory=dict)  # site -> rows
@@ -338,9 +332,18 @@ def _replayed(records: Iterable[dict[str, Any]]) -> _Known:
     return known
 
 
+def _signing_key(path: pathlib.Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path}: not an elliptic-curve key; use the key that the kit came with")
+    return key
+
+
 def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509.Certificate:
-    """Returns the certificate that a server announced at its start. Raises BrokenChain unless the
-    authority issued it to a server.
+    """Returns the certificate that a server logged at its start.
+
+    Raises:
+      BrokenChain: unless the authority issued it to a server.
     """
     try:
         certificate = x509.load_pem_x509_certificate(record["certificate"].encode("ascii"))
@@ -351,7 +354,7 @@ def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509
     ):
         raise BrokenChain(
             record["line"],
-            "the certificate of the server that started is not one that the authority gave to a server",
+            "the authority did not issue the certificate of this server to a server",
         )
     return certificate
 
@@ -359,12 +362,11 @@ def _certificate_of(record: dict[str, Any], authority: x509.Certificate) -> x509
 def _signed_by(
     certificate: x509.Certificate | None, digest: bytes, signature: bytes | None
 ) -> bool:
-    if certificate is None or not signature:
+    key = None if certificate is None else certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not signature:
         return False
     try:
-        certificate.public_key().verify(
-            base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256())
-        )
+        key.verify(base64.b64decode(signature), digest, ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -1,49 +1,46 @@
-"""Checks what a server left: its log, its models, the lent models, the rows and the selection
-against each other.
-"""
+"""Checks a server's log, models, lent models, rows and selection against each other."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
 
-from federated.aggregation import model_selection
-from federated.aggregation.weighted_mean import weighted_mean_of_sources
+from federated.aggregation import model_selection, rules, slabs
+from federated.aggregation.rule import AggregationRule
 from federated.audit.log import FIRST, BrokenChain, read_chain
 from federated.rounds import tasks
 from federated.storage.store import rows_digest
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_digest
-from federated.tensors.weights import Digest
+from federated.tensors.weights import Digest, TensorSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """What `verify` found in order."""
+    """What `verify` found to be in order."""
 
-    lines: int
-    head: str
-    rounds: tuple[int, ...]  # whose models are in the store and have the logged digest
-    recomputed: tuple[
-        int, ...
-    ]  # of them, those whose updates are still kept and give the very model again
-    pruned: tuple[int, ...]  # whose models the server did not keep
-    discarded: tuple[int, ...] = ()  # rounds that the operator took back, as often as that was
-    models: tuple[str, ...] = ()  # lent models that have the logged digest
-    rows: tuple[str, ...] = ()  # sites whose rows have the logged digest
-    best_round: int | None = (
-        None  # of the selection, computed again from the logged scores; None before it is final
-    )
+    lines: int  # number of lines of the log
+    head: str  # hash of its last line
+    rounds: tuple[int, ...]  # whose global models are in the store, as logged
+    recomputed: tuple[int, ...]  # of these, the rounds whose kept updates give the model again
+    pruned: tuple[int, ...]  # rounds whose global models the server did not keep
+    rule_states: tuple[int, ...] = ()  # rounds whose state of the aggregation rule is as logged
+    discarded: tuple[int, ...] = ()  # rounds that the operator discarded, with repetitions
+    models: tuple[str, ...] = ()  # lent models that are as logged
+    rows: tuple[str, ...] = ()  # sites whose rows are as logged
+    best_round: int | None = None  # selected again by the logged scores; None before it is final
 
 
 @dataclasses.dataclass
 class _Run:
-    """The run as the log tells it, up to one line."""
+    """The run as the log records it, up to one line."""
 
     pushed: dict[tuple[int, str], tuple[str, int]] = dataclasses.field(default_factory=dict)
     aggregated: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -54,9 +51,8 @@ class _Run:
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
     evicted: set[str] = dataclasses.field(default_factory=set)
     fixed: dict[str, Any] | None = None  # the line that fixed the best model
-    final: dict[int, dict[str, float]] = dataclasses.field(
-        default_factory=dict
-    )  # the scores by which it was chosen
+    # the scores by which it was chosen
+    final: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def take(self, record: dict[str, Any]) -> None:
         event = record["event"]
@@ -105,7 +101,7 @@ class _Run:
             if self.pushed.get((number, site)) != (sha256, record["sites"][site]):
                 raise BrokenChain(
                     record["line"],
-                    f"round {number} counts an update of site {site!r} that the log did not take in",
+                    f"round {number} counts an update of site {site!r} that was not logged before",
                 )
         self.aggregated[number] = record
 
@@ -114,7 +110,7 @@ class _Run:
         before = self.aggregated.get(first - 1)
         if before is not None and record.get("sha256") not in (None, before["sha256"]):
             raise BrokenChain(
-                record["line"], f"goes back to another model of round {first - 1} than was logged"
+                record["line"], f"goes back to a model of round {first - 1} that was not logged"
             )
         gone = [number for number in self.aggregated if number >= first]
         self.discarded += gone
@@ -129,28 +125,29 @@ class _Run:
 def verify(
     store: str | os.PathLike, authority: x509.Certificate | None = None, *, head: str = ""
 ) -> Verified:
-    """Checks the log of a store, what the store holds against the log, and recomputes every
-    aggregation whose updates are still there.
+    """Checks a store's log, compares the store with it, and recomputes rounds from kept updates.
 
-    Reads only, and may run beside the server.
+    It only reads, and may run beside the server.
 
     Args:
       store: the server's folder, or a copy of it.
-      authority: as in `audit.read_chain`.
-      head: a hash noted earlier, or its first digits; the log must still have that line.
+      authority: as in `log.read_chain`.
+      head: a hash recorded earlier, or its first digits; the log must still have that line.
     Raises:
       BrokenChain: naming the first line that is wrong, or that the store contradicts.
+      ValueError: if the folder has no log.
     """
     store = pathlib.Path(store)
     path = store / "events.jsonl"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the folder that the server calls its store")
+        raise ValueError(f"{path}: no such file; give the server's folder, its --store")
     run, last, seen_head, lines = _Run(), FIRST, not head, 0
     for record in read_chain(path, authority):
         lines, last = record["line"], record["hash"]
         seen_head = seen_head or last.startswith(head)
         run.take(record)
     rounds = [number for number, record in run.aggregated.items() if _has_model(store, record)]
+    rule_states = [n for n, record in run.aggregated.items() if _has_rule_state(store, record)]
     recomputed = [number for number in rounds if _recompute(store, run.aggregated[number])]
     models = [
         name for name, record in sorted(run.published.items()) if _has_lent_model(store, record)
@@ -160,7 +157,8 @@ def verify(
     if not seen_head:
         raise BrokenChain(
             lines,
-            f"the log has no line with the noted hash {head[:16]}…: it was rewritten, or is of another run",
+            f"the log has no line with the noted hash {head[:16]}…: "
+            "it was rewritten, or is of another run",
         )
     pruned = tuple(number for number in run.aggregated if number not in rounds)
     return Verified(
@@ -169,6 +167,7 @@ def verify(
         tuple(rounds),
         tuple(recomputed),
         pruned,
+        tuple(rule_states),
         tuple(run.discarded),
         tuple(models),
         tuple(rows),
@@ -181,14 +180,14 @@ def _model_path(store: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _digest_of(path: pathlib.Path, record: dict[str, Any]) -> str | None:
-    """Returns the digest of a model, None where the file is not there."""
+    """Returns the digest of a file's tensors, None if there is no such file."""
     try:
         with TensorFile(path) as file:
             return file_digest(file)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise BrokenChain(record["line"], f"its model cannot be read: {error}") from error
+        raise BrokenChain(record["line"], f"its file cannot be read: {error}") from error
 
 
 def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
@@ -198,6 +197,23 @@ def _has_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
         raise BrokenChain(
             record["line"],
             f"{path.name} is not the model of round {record['round']} that was logged",
+        )
+    return digest is not None
+
+
+def _rule_state_path(store: pathlib.Path, number: int) -> pathlib.Path:
+    return store / "rule_state" / f"{tasks.global_name(number)}.safetensors"
+
+
+def _has_rule_state(store: pathlib.Path, record: dict[str, Any]) -> bool:
+    if "rule_state_sha256" not in record:
+        return False
+    path = _rule_state_path(store, record["round"])
+    digest = _digest_of(path, record)
+    if digest not in (None, record["rule_state_sha256"]):
+        raise BrokenChain(
+            record["line"],
+            f"rule_state/{path.name} is not the state of the aggregation rule that was logged",
         )
     return digest is not None
 
@@ -213,9 +229,7 @@ def _has_lent_model(store: pathlib.Path, record: dict[str, Any]) -> bool:
 
 
 def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
-    """Compares `rows.jsonl` with what the log says of each site's rows; returns the sites whose
-    rows are as logged.
-    """
+    """Compares `rows.jsonl` with the logged digests; returns the sites whose rows are as logged."""
     by_site: dict[str, list[bytes]] = {}
     path = store / "rows.jsonl"
     if path.exists():
@@ -243,7 +257,7 @@ def _check_rows(store: pathlib.Path, run: _Run) -> list[str]:
     if run.rows and unknown:  # a log of an earlier release has no digests of rows
         raise BrokenChain(
             _line_of(run.rows),
-            f"rows.jsonl has rows of {', '.join(map(repr, unknown))}, which the log did not take in",
+            f"rows.jsonl has rows of {', '.join(map(repr, unknown))} that were not logged",
         )
     return as_logged
 
@@ -253,15 +267,16 @@ def _line_of(records: dict[str, dict[str, Any]]) -> int:
 
 
 def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
-    """Selects the best global model again from the logged scores, once it is fixed; returns its
-    round.
+    """Selects the best global model again by the logged scores, once it is fixed.
+
+    Returns:
+      Its round; None before it is fixed.
     """
     if run.fixed is None:
         return None
     line, best = run.fixed["line"], run.fixed["best_round"]
-    if (
-        "scored_by" in run.fixed
-    ):  # an earlier release counted the scores of sites that were sent away, too
+    # An earlier release, which does not log "scored_by", counted the scores of evicted sites too.
+    if "scored_by" in run.fixed:
         chosen = model_selection.select(
             {m: scores for m, scores in run.final.items() if _model_path(store, m).exists()},
             run.num_examples,
@@ -270,7 +285,7 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
         if best != expected:
             raise BrokenChain(
                 line,
-                f"round {best} was called the best; by the logged scores it is round {expected}",
+                f"round {best} is named the best; by the logged scores it is round {expected}",
             )
     path, model = store / "best.safetensors", run.aggregated.get(best)
     digest = _digest_of(path, run.fixed)
@@ -281,7 +296,13 @@ def _check_selection(store: pathlib.Path, run: _Run) -> int | None:
 
 
 def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Averages the kept updates of a round again; returns False where one is no longer kept."""
+    """Aggregates the kept updates of a round again, by the rule that its line names.
+
+    Returns:
+      False if the store no longer has an update, or the model or the rule's state before.
+    Raises:
+      BrokenChain: if the result is not what was logged.
+    """
     number, line = record["round"], record["line"]
     folder = store / "kept" / tasks.global_name(number)
     # The file is named after the round that it was trained for; a late one counts in the next.
@@ -291,39 +312,73 @@ def _recompute(store: pathlib.Path, record: dict[str, Any]) -> bool:
     }
     if not all(found.values()):
         return False
-    paths = {site: files[0] for site, files in found.items()}
-    sources: dict[str, tuple[TensorFile, int]] = {}
-    try:
-        for site, path in paths.items():
-            sources[site] = (TensorFile(path), record["sites"][site])
-            if file_digest(sources[site][0]) != record["updates"][site]:
-                raise BrokenChain(
-                    line, f"{path.name} is not the update of site {site!r} that was logged"
-                )
-        sink = _DigestSink(next(iter(sources.values()))[0])
-        rounding = (
-            {"finish": codec.rounding(codec.RoundingError())} if "rounding_error" in record else {}
-        )
-        weighted_mean_of_sources(sources, sink, **rounding)
-    except BrokenChain:
-        raise
-    except ValueError as error:
-        raise BrokenChain(line, f"an update cannot be read: {error}") from error
-    finally:
-        for source, _ in sources.values():
-            source.close()
-    if sink.hex() != record["sha256"]:
+    # A line that was completed from the store does not say whether the model was rounded.
+    rounded = [False, True] if record.get("backfilled") else ["rounding_error" in record]
+    with contextlib.ExitStack() as opened:
+        try:
+            rule = rules.parse(record.get("aggregation", rules.DEFAULT))
+            updates = {}
+            for site, (path, *_) in found.items():
+                update = opened.enter_context(TensorFile(path))
+                if file_digest(update) != record["updates"][site]:
+                    raise BrokenChain(
+                        line, f"{path.name} is not the update of site {site!r} that was logged"
+                    )
+                updates[site] = (update, record["sites"][site])
+            specs = next(iter(updates.values()))[0].specs
+            model = state = None
+            if rule.reads_model:
+                model = opened.enter_context(TensorFile(_model_path(store, number - 1)))
+            if slabs.state_specs(rule, specs) and number > 1:
+                state = opened.enter_context(TensorFile(_rule_state_path(store, number - 1)))
+            given = (rule, updates, model, state)
+            digests = [_digests(*given, rounded=way) for way in rounded]
+        except FileNotFoundError:
+            return False
+        except BrokenChain:
+            raise
+        except ValueError as error:
+            raise BrokenChain(line, f"round {number} cannot be recomputed: {error}") from error
+    if record["sha256"] not in [digest for digest, _ in digests]:
         raise BrokenChain(
-            line, f"the updates of round {number} do not average to the model that was logged"
+            line, f"the updates of round {number} do not give the logged model by {rule}"
+        )
+    if digests[0][1] not in (None, record.get("rule_state_sha256")):
+        raise BrokenChain(
+            line, f"the updates of round {number} do not give the logged state of {rule}"
         )
     return True
 
 
-class _DigestSink:
-    """Takes an aggregate and keeps its digest only."""
+def _digests(
+    rule: AggregationRule,
+    updates: Mapping[str, tuple[TensorFile, int]],
+    model: TensorFile | None,
+    state: TensorFile | None,
+    *,
+    rounded: bool,
+) -> tuple[str, str | None]:
+    """Returns the digests of the global model and of the rule's state that updates give."""
+    specs = next(iter(updates.values()))[0].specs
+    kept = slabs.state_specs(rule, specs)
+    sink, state_sink = _DigestSink(specs), _DigestSink(kept)
+    slabs.aggregate(
+        rule,
+        updates,
+        sink,
+        model=model,
+        state=state,
+        state_sink=state_sink,
+        **({"finish": codec.rounding(codec.RoundingError())} if rounded else {}),
+    )
+    return sink.hex(), state_sink.hex() if kept else None
 
-    def __init__(self, like: TensorFile):
-        self._digest = Digest(like.specs)
+
+class _DigestSink:
+    """Takes the bytes of tensors and keeps their digest only."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...]):
+        self._digest = Digest(specs)
 
     def write(self, data: bytes | memoryview) -> None:
         self._digest.update(data)

@@ -1,3 +1,1 @@
-"""The rules of a run as pure functions: rounds, tasks, the plan, what sites declare. No files, no
-sockets, no clock.
-"""
+"""The rules of a run as pure functions: rounds, tasks, the plan, declared labels."""

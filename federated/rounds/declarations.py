@@ -1,6 +1,4 @@
-"""What a site may say at login about the classes that its labels show: words of a fixed list, and
-nothing else.
-"""
+"""What a site may declare at login about its labels: one word of a fixed list for each class."""
 
 from __future__ import annotations
 
@@ -11,17 +9,22 @@ from federated.errors import UpdateRefused
 
 WORDS = ("complete", "absent", "unlabelled")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
-_MOST = 16  # classes
+_MAX_CLASSES = 16
 
 
 def check_labels(site: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Returns the declaration, sorted by class. Raises UpdateRefused where it is not class names
-    and words of the list.
+    """Returns a site's declaration sorted by class.
+
+    Args:
+      labels: class name to one of `WORDS`.
+    Raises:
+      UpdateRefused: for anything else.
     """
     odd = [word for word in labels.values() if word not in WORDS]
-    if odd or len(labels) > _MOST or not all(_NAME.fullmatch(name) for name in labels):
+    if odd or len(labels) > _MAX_CLASSES or not all(_NAME.fullmatch(name) for name in labels):
         raise UpdateRefused(
-            f"site {site!r} declares labels that this server does not take; expected at most {_MOST} classes, each one of {', '.join(WORDS)}; "
+            f"site {site!r} declares labels that this server does not accept; expected at most "
+            f"{_MAX_CLASSES} classes, each {', '.join(WORDS[:-1])} or {WORDS[-1]}; "
             "install the same release at both ends"
         )
     return dict(sorted(labels.items()))

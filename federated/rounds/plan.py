@@ -1,6 +1,4 @@
-"""The plan of a federation: a nested dict of everything that must be the same at every site, and
-how two plans differ.
-"""
+"""The plan of a federation: a nested dict of everything that must be the same at every site."""
 
 from __future__ import annotations
 
@@ -12,8 +10,10 @@ _ABSENT = object()
 
 
 def normal(plan: dict) -> dict:
-    """Returns the plan as JSON gives it back: tuples are lists, keys are strings. Raises ValueError
-    where it is no JSON.
+    """Returns the plan as it is after JSON: tuples become lists, and keys strings.
+
+    Raises:
+      ValueError: for a plan that JSON cannot hold.
     """
     try:
         return json.loads(json.dumps(plan, allow_nan=False, sort_keys=True))
@@ -24,7 +24,7 @@ def normal(plan: dict) -> dict:
 
 
 def fingerprint(plan: dict) -> str:
-    """Returns 64 hexadecimal digits that two plans share exactly when they are written the same."""
+    """Returns the SHA-256 of a plan, 64 hexadecimal digits; equal plans have equal ones."""
     return hashlib.sha256(
         json.dumps(normal(plan), sort_keys=True, separators=(",", ":")).encode("utf-8")
     ).hexdigest()
@@ -33,14 +33,15 @@ def fingerprint(plan: dict) -> str:
 def differences(
     server: dict, site: dict, *, words: tuple[str, str] = ("server", "site")
 ) -> list[str]:
-    """Returns one line for every leaf that differs, e.g. "patch.size: server 48, site 64".
+    """Returns one line for every value that differs, e.g. "patch.size: server 48, site 64".
 
     Args:
-      words: what comes before the first plan's values, and before the second's.
+      words: what to call the first plan, and the second.
     """
     ours, theirs = _leaves(normal(server)), _leaves(normal(site))
     return [
-        f"{key}: {words[0]} {_text(ours.get(key, _ABSENT))}, {words[1]} {_text(theirs.get(key, _ABSENT))}"
+        f"{key}: {words[0]} {_text(ours.get(key, _ABSENT))}, "
+        f"{words[1]} {_text(theirs.get(key, _ABSENT))}"
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)
     ]

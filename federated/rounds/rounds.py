@@ -1,13 +1,12 @@
-"""A round as a pure state machine: which update counts, whom it waits for and when it is over. No
-clock, no lock, no file.
+"""A round as a pure state machine: which updates count, which sites it waits for, when it ends.
 
-A round is open from `opened_at`. It is over
-  at once, when every site that it may still expect has pushed (`max_num_clients`, less those that
-  left); `wait_after_min_clients_s` after the minimum was there, else; `round_deadline_s` after it
-  was opened at the latest, where there is a deadline.
-While bytes of a missing site still arrive, the last two move on with them, by `max_extension_s` at
-most: a slow link is no failure. A deadline that passes below the minimum starts another attempt,
-which keeps the updates that are there.
+A round opens at `opened_at`. Once the minimum of updates is there, it ends at the earliest of
+  - when every site that it still expects has pushed: `max_num_clients`, less those that left
+  - `wait_after_min_clients_s` after the minimum was reached
+  - `round_deadline_s` after it opened, if there is a deadline.
+While bytes of a missing site's update arrive, the last two are postponed, by at most
+`max_extension_s`: a slow link is not a failure. A deadline that passes below the minimum starts
+another attempt, which keeps the updates received so far.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ LATE = ("discard", "keep")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How many sites a round takes and how long it waits for the late ones."""
+    """How many sites a round takes and how long it waits for late ones."""
 
     min_num_clients: int
     max_num_clients: int
     num_rounds: int
     wait_after_min_clients_s: float = 10.0
     round_deadline_s: float | None = None
-    progress_grace_s: float = 60.0  # after the last bytes of a transfer under way
-    max_extension_s: float = 6 * 3600.0
-    late_updates: Literal["discard", "keep"] = (
-        "discard"  # keep: an update of the round before counts in the open one, once
-    )
+    progress_grace_s: float = 60.0  # how long a transfer may pause and still be waited for
+    max_extension_s: float = 6 * 3600.0  # by which arriving bytes may postpone a deadline in all
+    # keep: an update of the round before counts in the open round, once
+    late_updates: Literal["discard", "keep"] = "discard"
 
     def __post_init__(self):
         if not 1 <= self.min_num_clients <= self.max_num_clients:
             raise ValueError(
-                f"min_num_clients is {self.min_num_clients}, max_num_clients {self.max_num_clients}; expected 1 <= minimum <= maximum"
+                f"min_num_clients is {self.min_num_clients}, max_num_clients "
+                f"{self.max_num_clients}; expected 1 <= minimum <= maximum"
             )
         if self.num_rounds < 1:
             raise ValueError(f"num_rounds is {self.num_rounds}; expected at least 1")
@@ -48,7 +47,8 @@ class Policy:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected seconds, 0 or more")
         if self.round_deadline_s is not None and not self.round_deadline_s > 0:
             raise ValueError(
-                f"round_deadline_s is {self.round_deadline_s}; expected seconds, more than 0, or none"
+                f"round_deadline_s is {self.round_deadline_s}; "
+                "expected seconds, more than 0, or none"
             )
         if self.late_updates not in LATE:
             raise ValueError(
@@ -58,21 +58,19 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What the round needs to know of an update; its arrays are spooled under the digest."""
+    """What a round knows about an update; its arrays are in a file named by the digest."""
 
     site: str
-    round: int  # that it was trained for
+    round: int  # the round that it was trained for
     num_examples: int
     sha256: str
 
 
 class Arrival(NamedTuple):
-    """An update under way: since when its bytes come without a gap longer than the grace, and when
-    the last ones came.
-    """
+    """An update that is arriving."""
 
-    since: float
-    last: float
+    since: float  # when its bytes began to arrive without a pause longer than `progress_grace_s`
+    last: float  # when the last bytes arrived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +78,11 @@ class Round:
     """An open round: it starts from global model `number - 1` and makes global model `number`.
 
     Attributes:
-      opened_at, min_reached_at: seconds, as all moments here; of one clock that is never set.
-      arriving: of each site whose update is under way.
-      absent: sites that left, or were sent away: not waited for.
+      received: site to its update.
+      opened_at, min_reached_at: seconds, like all times here, of one clock that is never set.
+      attempt: 1, and one more each time that the deadline passed below the minimum.
+      arriving: site to its update that is arriving.
+      absent: sites that left or were evicted; the round does not wait for them.
       counted_before: sites whose updates are in global model `number - 1`.
     """
 
@@ -97,35 +97,40 @@ class Round:
 
 
 def check(state: Round, update: Update, *, policy: Policy) -> None:
-    """Raises what `accept` would raise.
+    """Checks that the round can accept an update.
 
     Raises:
-      StaleUpdate: for another round than the open one.
-      UnknownSite: for one site more than `max_num_clients`.
+      StaleUpdate: if it is of another round than the open one.
+      UnknownSite: if the round already has its `max_num_clients` updates.
     """
     site = update.site
     late = policy.late_updates == "keep" and update.round == state.number - 1
     if late and site in state.counted_before:
         raise StaleUpdate(
-            f"site {site!r} sent another update of round {update.round}, in which it has been counted; ask for the next task"
+            f"site {site!r} sent another update of round {update.round}, "
+            "in which it has been counted; ask for the next task"
         )
     if late and site in state.received and state.received[site].round == state.number:
         raise StaleUpdate(
-            f"site {site!r} sent round {update.round} after round {state.number}; ask for the next task"
+            f"site {site!r} sent round {update.round} after round {state.number}; "
+            "ask for the next task"
         )
     if update.round != state.number and not late:
         raise StaleUpdate(
-            f"site {site!r} sent round {update.round}, round {state.number} is open; pull its weights and retrain"
+            f"site {site!r} sent round {update.round}, round {state.number} is open; "
+            "pull its weights and retrain"
         )
     if site not in state.received and len(state.received) >= policy.max_num_clients:
         raise UnknownSite(
-            f"round {state.number} has its {policy.max_num_clients} updates, site {site!r} is not among them"
+            f"round {state.number} has its {policy.max_num_clients} updates, "
+            f"site {site!r} is not among them"
         )
 
 
 def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round:
-    """Returns `state` with `update` recorded. A retry replaces itself, so a lost reply does no
-    harm. Raises as `check`.
+    """Returns `state` with `update` recorded.
+
+    A retry replaces the same update, so a lost reply does no harm. Raises what `check` raises.
     """
     check(state, update, policy=policy)
     received = {**state.received, update.site: update}
@@ -143,40 +148,35 @@ def accept(state: Round, update: Update, *, policy: Policy, now: float) -> Round
 
 
 def progressed(state: Round, site: str, *, policy: Policy, now: float) -> Round:
-    """Returns `state` knowing that bytes of a site's update came just now; the site is there again
-    if it had left.
-    """
+    """Returns `state` after bytes of a site's update arrived; the site is no longer absent."""
     if site in state.received:
         return state
     before = state.arriving.get(site)
-    goes_on = before is not None and now <= before.last + policy.progress_grace_s
-    arrival = Arrival(before.since if goes_on else now, now)
+    paused = before is None or now > before.last + policy.progress_grace_s
+    arrival = Arrival(now if before is None or paused else before.since, now)
     return dataclasses.replace(
         state, arriving={**state.arriving, site: arrival}, absent=state.absent - {site}
     )
 
 
 def refused(state: Round, site: str) -> Round:
-    """Returns `state` in which nothing of a site is under way any more: what it sent was refused,
-    and nobody waits for it to try again.
-    """
+    """Returns `state` after a site's update was refused; the round does not wait for another."""
     return dataclasses.replace(
         state, arriving={name: arrival for name, arrival in state.arriving.items() if name != site}
     )
 
 
 def without(state: Round, absent: Iterable[str]) -> Round:
-    """Returns `state` waiting for none of `absent`, and again for those that were absent and are
-    not any more.
-    """
+    """Returns `state` with `absent` as the sites that it does not wait for."""
     absent = frozenset(absent)
     arriving = {site: arrival for site, arrival in state.arriving.items() if site not in absent}
     return dataclasses.replace(state, absent=absent, arriving=arriving)
 
 
 def withdrawn(state: Round, site: str, *, policy: Policy) -> Round:
-    """Returns `state` without the update of a site; below the minimum, the wait begins anew once it
-    is there again.
+    """Returns `state` without the update of a site.
+
+    If the round falls below the minimum, the wait starts again once the minimum is reached again.
     """
     received = {name: update for name, update in state.received.items() if name != site}
     reached = state.min_reached_at if len(received) >= policy.min_num_clients else None
@@ -184,23 +184,24 @@ def withdrawn(state: Round, site: str, *, policy: Policy) -> Round:
 
 
 def reopened(state: Round, *, now: float) -> Round:
-    """Returns the next attempt at a round whose deadline passed below the minimum: same updates, a
-    fresh deadline.
+    """Returns the next attempt at a round whose deadline passed below the minimum.
+
+    It has the same updates and a new deadline.
     """
     return dataclasses.replace(state, opened_at=now, attempt=state.attempt + 1)
 
 
 def resumed(state: Round, *, now: float) -> Round:
-    """Returns `state` with its clocks started anew, after a pause in which nobody was to hurry."""
+    """Returns `state` with its clocks restarted, after the operator's pause."""
     return dataclasses.replace(
         state, opened_at=now, min_reached_at=None if state.min_reached_at is None else now
     )
 
 
 def closes_at(state: Round, policy: Policy) -> float | None:
-    """Returns when the round is over, in seconds; None while the minimum is missing.
+    """Returns when the round is over, in seconds; None below the minimum.
 
-    With minimum = maximum no clock decides: the last update closes the round.
+    If minimum and maximum are equal, no clock decides: the last update closes the round.
     """
     if state.min_reached_at is None:
         return None
@@ -214,8 +215,9 @@ def closes_at(state: Round, policy: Policy) -> float | None:
 
 
 def expires_at(state: Round, policy: Policy) -> float | None:
-    """Returns when this attempt ends for want of updates; None where there is no deadline or the
-    minimum is there.
+    """Returns when this attempt ends for lack of updates.
+
+    None if there is no deadline, or the minimum is reached.
     """
     if policy.round_deadline_s is None or state.min_reached_at is not None:
         return None
@@ -233,7 +235,7 @@ def is_expired(state: Round, policy: Policy, *, now: float) -> bool:
 
 
 def next_moment(state: Round, policy: Policy) -> float | None:
-    """Returns when the clock alone may change what is due; None if it never will."""
+    """Returns when the passing of time alone may end the round or the attempt; None if never."""
     moments = [
         moment
         for moment in (closes_at(state, policy), expires_at(state, policy))
@@ -243,8 +245,9 @@ def next_moment(state: Round, policy: Policy) -> float | None:
 
 
 def _extended(due: float, state: Round, policy: Policy) -> float:
-    """Moves a deadline on while bytes arrive. Only what was under way before the deadline, as it
-    then was, counts.
+    """Returns a deadline, postponed while bytes arrive.
+
+    Only a transfer that was under way before the deadline, as postponed so far, counts.
     """
     limit = due + policy.max_extension_s
     for arrival in sorted(state.arriving.values()):

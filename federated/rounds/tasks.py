@@ -1,6 +1,4 @@
-"""What a site is to do next, as a pure function of what has been done: the order of a whole run in
-one place.
-"""
+"""What a site has to do next, as a pure function of what has been done: the order of a run."""
 
 from __future__ import annotations
 
@@ -14,30 +12,25 @@ from federated.rounds.rounds import Round
 from runkit import printable
 
 Kind = Literal["wait", "train", "score", "publish", "evaluate", "finished"]
-MODEL_NAME = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
-)  # names files, rows and lines of logs at both ends: never a path
-MAX_ROUND = 100_000  # of a run; each leaves a few hundred bytes in a site's journal
-# Models that a site evaluates in one run. The largest federation of hospitals that trained one
-# segmentation model, FeTS 2022, had 71 sites: with three models each and the two global ones that
-# would be 215. Each costs a site a pass over its test cases.
+# A model's name appears in file names, rows and logs at both ends; it can never be a path.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_ROUND = 100_000  # rounds of a run; each leaves a few hundred bytes in a site's journal
+# Models that a site evaluates in one run; each costs it a pass over its test cases. The largest
+# federation of hospitals that trained one segmentation model, FeTS 2022, had 71 sites: with three
+# models each and the two global ones that would be 215.
 MAX_MODELS = 256
-MAX_DISCARDED = (
-    100  # times that a run may go back, so that no server keeps a site training for ever
-)
-LAST_GLOBAL = "FL_global"  # the last round's aggregate, unselected
-BEST_GLOBAL = "FL_best_global"  # the global model the sites scored best
+MAX_DISCARDED = 100  # times a run may go back, so that no server keeps a site training for ever
+LAST_GLOBAL = "FL_global"  # the last global model, unselected
+BEST_GLOBAL = "FL_best_global"  # the global model that the sites scored best
 
 
 def global_name(number: int) -> str:
-    """Returns the name under which global model `number` is pulled; 0 is the initial model."""
+    """Returns the name of global model `number`; 0 is the initial model."""
     return f"round_{number:03d}"
 
 
 def global_number(name: str) -> int | None:
-    """Returns the number of the global model of that name, None where it is not the name of a
-    numbered one.
-    """
+    """Returns the number of the global model of that name, None for any other name."""
     match = re.fullmatch(r"round_(\d{3,9})", name)
     return int(match[1]) if match else None
 
@@ -49,20 +42,20 @@ def is_global(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing to do. `train`: pull `model`, score it, train, push as `round`. `score`: pull and
-    score `model` only.
+    """One thing for a site to do.
 
-    `publish`: send the local models. `evaluate`: pull each of `models`, score it on the own test
-    cases, submit the rows.
+    - train: pull `model`, score it, train, and push the update of `round`.
+    - score: pull and score `model`.
+    - publish: send the local models.
+    - evaluate: pull each of `models`, score it on the site's test cases, and submit the rows.
+    - wait, finished: nothing, for now or for good.
     """
 
     kind: Kind
     round: int = 0
     model: str = ""
     models: tuple[str, ...] = ()
-    discarded: int = (
-        0  # of `train`: how often the operator has taken the run back to an earlier round
-    )
+    discarded: int = 0  # of train: how often the operator took the run back to an earlier round
 
 
 def check_task(
@@ -73,16 +66,15 @@ def check_task(
     discarded: int = 0,
     evaluated: Collection[str] = (),
 ) -> None:
-    """Checks, at a site, a task against what the site has done already: rounds go forward, and
-    nothing is without bounds.
+    """Checks at a site that a task fits what the site has done: rounds go forward, within bounds.
 
     Args:
       trained: the last round that this site trained, 0 before the first. The same round may come
-        again, because the server may have lost its update. A later one than the next may come,
-        because the site may have been away.
-      num_rounds: of the run, as the server said at login.
-      discarded: how often the run had been taken back when this site heard of it last. Each further
-          time it may go back to any round.
+        again, because the server may have lost the update. Rounds may be skipped, because the site
+        may have been away.
+      num_rounds: number of rounds of the run, as the server said at login.
+      discarded: how often the run had been taken back when this site last heard of it. Each further
+        time it may go back to any round.
       evaluated: models that this site has evaluated in this run.
     Raises:
       ServerMisbehaves: naming the task and what is wrong with it.
@@ -91,11 +83,13 @@ def check_task(
     if task.kind == "train":
         if not discarded <= task.discarded <= MAX_DISCARDED:
             raise refused(
-                f"says that rounds were discarded {task.discarded} times, and {discarded} times before; expected {MAX_DISCARDED} at most"
+                f"says that rounds were discarded {task.discarded} times, and {discarded} times "
+                f"before; expected {MAX_DISCARDED} at most"
             )
         if not (1 if task.discarded > discarded else max(1, trained)) <= task.round <= num_rounds:
             raise refused(
-                f"asks for training in round {task.round}, but the run has {num_rounds} rounds and this site trained round {trained} last"
+                f"asks for training in round {task.round}, but the run has {num_rounds} rounds "
+                f"and this site trained round {trained} last"
             )
         _check_model_of(task, task.round - 1)
     elif task.kind == "score":
@@ -113,18 +107,21 @@ def check_task(
             )
         if len({*task.models, *evaluated}) > MAX_MODELS:
             raise refused(
-                f"asks for the evaluation of {len(task.models)} models after {len(evaluated)}; a site evaluates {MAX_MODELS} in a run at most"
+                f"asks for the evaluation of {len(task.models)} models after {len(evaluated)}; "
+                f"a site evaluates {MAX_MODELS} in a run at most"
             )
 
 
 def check_model_name(name: str) -> None:
-    """Raises ServerMisbehaves for what cannot be a model's name; called before a name becomes a
-    path, a row or a line of a log.
+    """Checks a name from the server before it is used in a path, a row or a log.
+
+    Raises:
+      ServerMisbehaves: if it cannot be a model's name.
     """
     if not MODEL_NAME.fullmatch(name):
         shown = printable.text(repr(name), limit=80)
         raise errors.ServerMisbehaves.because(
-            f"names a model {shown}; a name is letters, digits, '_' and '-', at most 64"
+            f"names a model {shown}; expected letters, digits, '_' and '-', at most 64"
         )
 
 
@@ -132,7 +129,8 @@ def _check_model_of(task: Task, number: int) -> None:
     check_model_name(task.model)
     if task.model != global_name(number):
         raise errors.ServerMisbehaves.because(
-            f"asks to {task.kind} in round {task.round} with model {task.model}; it must be {global_name(number)}"
+            f"asks to {task.kind} in round {task.round} with model {task.model}; "
+            f"it must be {global_name(number)}"
         )
 
 
@@ -141,15 +139,15 @@ class Progress:
     """How far a run is.
 
     Attributes:
-      open_round: None after the last aggregation.
-      num_rounds: fewer than planned where the run was told to end early.
-      paused: the operator holds the run; who comes waits.
+      open_round: None after the last round.
+      num_rounds: fewer than planned if the run was told to end early.
+      paused: the operator has paused the run; sites that ask are told to wait.
       closing: the open round is over and being aggregated.
       participants: sites with an update in any round.
       scored: sites that scored the last global model.
-      declared: sites that published all their models, or declared none.
-      models: what every site evaluates; empty until it is fixed.
-      reported: sites whose rows are in.
+      declared: sites that have published all their models, or have none to publish.
+      models: the models that every site evaluates; empty until they are fixed.
+      reported: sites whose rows were received.
       discarded: how often the operator has taken the run back.
     """
 
@@ -167,8 +165,9 @@ class Progress:
 
 
 def next_task(progress: Progress, site: str) -> Task:
-    """Returns what `site` is to do now. Asking again changes nothing, so a lost reply or a restart
-    does no harm.
+    """Returns what `site` has to do now.
+
+    Asking again changes nothing, so a lost reply or a restart does no harm.
     """
     if progress.paused and not progress.finished:
         return Task("wait")

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from federated.aggregation import rules
+from federated.aggregation.rule import AggregationRule
 from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
 from federated.tensors import codec
@@ -28,6 +30,8 @@ class ServerConfig:
     max_extension_s: float = 6 * 3600.0  # limit on all extensions of a deadline together
     # With "keep", an update that arrives after its round was averaged counts in the next one.
     late_updates: Literal["discard", "keep"] = "discard"
+    # The aggregation rule and its parameters, e.g. "fedavgm:momentum=0.9", see aggregation/rules.py.
+    aggregation: str = rules.DEFAULT
     # An update that changes the model this many times more than usual (see `update_checks`) is
     # refused; 0 accepts every change.
     max_change_ratio: float = 10.0
@@ -56,7 +60,7 @@ class ServerConfig:
     port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
 
     def __post_init__(self) -> None:
-        _ = self.policy
+        _ = self.policy, self.rule
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; expected 1 to 65535, or 0 for any free one")
         if self.local_epochs < 1:
@@ -106,10 +110,15 @@ class ServerConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as JSON-able values; "inf" stands for an unlimited time."""
         values = dataclasses.asdict(self)
+        values["aggregation"] = str(self.rule)
         return {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
+
+    @property
+    def rule(self) -> AggregationRule:
+        return rules.parse(self.aggregation)
 
     @property
     def policy(self) -> rounds.Policy:

@@ -18,6 +18,7 @@ from absl import logging
 
 from federated import errors
 from federated.aggregation import spooled_updates
+from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.audit import log as audit_log
 from federated.rounds import rounds, tasks
 from federated.security.credentials import CredentialBook
@@ -31,7 +32,7 @@ from federated.server.uploads import Uploads
 from federated.storage.store import Store
 from federated.tensors import codec
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import CHUNK_BYTES, Manifest
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest
 from runkit import backoff
 from runkit.events import EventLog
 
@@ -123,7 +124,7 @@ class Coordinator:
             1 + sum(spec.nbytes for spec in specs) // CHUNK_BYTES
         )
 
-    def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, Manifest]:
+    def open_model(self, name: str, sha256: str | None = None) -> tuple[TensorFile, TensorManifest]:
         """Opens a model: "round_000", "FL_global", "FL_best_global" or a published one. Returns the
         file and its manifest.
 
@@ -145,7 +146,7 @@ class Coordinator:
             with self._run.changed:
                 store.keep_addresses(manifest)
             return file, manifest
-        return file, Manifest(file.specs, addresses)
+        return file, TensorManifest(file.specs, addresses)
 
     def note_pulled(self, site: str, name: str, *, nbytes: int, seconds: float) -> None:
         """Logs that `site` received the chunks of a model that it asked for."""
@@ -267,14 +268,20 @@ class Coordinator:
         run, began = self._run, time.monotonic()
         error = codec.RoundingError() if run.config.transport == "half" else None
         updates = {run.store.update_path(update): update for update in closed.received.values()}
+        rule, store, number = run.config.rule, run.store, closed.number
         with run.changed:
             verified = frozenset(filter(run.untouched.holds, updates))
+            model = StoredFile(store.global_path(number - 1), store.globals()[number - 1])
+            kept = store.rule_states().get(number - 1, "")
         try:
-            manifest = spooled_updates.average(
+            manifest, rule_state = spooled_updates.aggregate_spooled(
+                rule,
                 updates,
-                run.store.global_path(closed.number),
+                Targets(store.global_path(number), store.rule_state_path(number)),
                 run.specs,
-                {**run.metadata, "round": str(closed.number)},
+                {**run.metadata, "round": str(number)},
+                model=model,
+                state=StoredFile(store.rule_state_path(number - 1), kept) if number > 1 else None,
                 rounding=None if error is None else codec.rounding(error),
                 verified=verified,
             )
@@ -285,6 +292,7 @@ class Coordinator:
             run.store.close_round(
                 closed,
                 manifest,
+                rule_state=rule_state,
                 keep_updates=run.config.keep_updates,
                 keep_globals=run.config.keep_globals,
             )
@@ -305,6 +313,8 @@ class Coordinator:
                 bytes=sum(spec.nbytes for spec in run.specs),
                 seconds=round(time.monotonic() - began, 3),
                 sha256=manifest.sha256,
+                aggregation=str(rule),
+                **({} if rule_state is None else {"rule_state_sha256": rule_state.sha256}),
                 **(
                     {}
                     if error is None

@@ -290,6 +290,7 @@ class Orders:
                 "min_num_clients": run.policy.min_num_clients,
                 "max_num_clients": run.policy.max_num_clients,
                 "best_round": store.best_round(),
+                "aggregation": store.aggregation,
                 "trouble": run.trouble,
                 "sites": sites,
             }

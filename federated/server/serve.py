@@ -109,6 +109,7 @@ def serve(
             policy=config.policy,
             local_epochs=config.local_epochs,
             authority=identity.authority_fingerprint,
+            aggregation=str(config.rule),
         )
         statistics = RunStatistics()
         events = AuditLog(

@@ -28,7 +28,7 @@ from federated.security.kit import Kit
 from federated.site.transport import offering, unknown
 from federated.tensors import codec
 from federated.tensors.partial_file import PartialModel
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import addresses, chunk_encoding, conversion, replies
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.endpoint import ServerEndpoint, channel_options
@@ -192,7 +192,7 @@ class GrpcTransport:
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
-    ) -> Manifest:
+    ) -> TensorManifest:
         with self._calling():
             described = self._ask(
                 "Describe", pb.ModelName(model=model), pb.ModelHeader, limit=replies.LARGE
@@ -259,7 +259,7 @@ class GrpcTransport:
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
-        manifest: Callable[[], Manifest | None] = unknown,
+        manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         return self._send(
             path,

@@ -21,7 +21,7 @@ from federated.errors import DifferentRun
 from federated.rounds.tasks import check_model_name
 from federated.security import certificates
 from federated.tensors import tensor_files
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import atomic, private
 
 
@@ -51,7 +51,7 @@ class Journal:
         self._path = self.folder / "journal.json"
         self._syncing: threading.Thread | None = None
         # The update's manifest, and its file's stamp when that was read.
-        self._manifest: tuple[Manifest, tuple[int, ...]] | None = None
+        self._manifest: tuple[TensorManifest, tuple[int, ...]] | None = None
         self._state: dict[str, Any] = {
             "run": None,
             "authority": None,
@@ -85,7 +85,7 @@ class Journal:
             # An earlier release noted the round with the update only.
             self._state["trained"] = max(self.trained, self.update.round)
 
-    def manifest(self) -> Manifest | None:
+    def manifest(self) -> TensorManifest | None:
         """Returns the update's manifest, or None if its file has changed since it was read."""
         if self._manifest is None or _stamp(self.update_path) != self._manifest[1]:
             return None

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from federated.rounds.tasks import Task
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire.messages import Offer, Receipt, Session
 
 
@@ -43,7 +43,7 @@ class Transport(Protocol):
 
     def pull(
         self, model: str, path: str | os.PathLike, *, specs: Sequence[TensorSpec] | None = None
-    ) -> Manifest:
+    ) -> TensorManifest:
         """Downloads a model into the file `path`; returns its manifest.
 
         Chunks that the file already holds are not sent again.
@@ -69,7 +69,7 @@ class Transport(Protocol):
         num_examples: int,
         metrics: Mapping[str, float],
         discarded: int | None = None,
-        manifest: Callable[[], Manifest | None] = unknown,
+        manifest: Callable[[], TensorManifest | None] = unknown,
     ) -> Receipt:
         """Uploads the update in the file `path`.
 
@@ -98,7 +98,7 @@ def offering(
     path: str | os.PathLike,
     sha256: str,
     *,
-    manifest: Callable[[], Manifest | None] = unknown,
+    manifest: Callable[[], TensorManifest | None] = unknown,
     **about: Any,
 ) -> Iterator[tuple[TensorFile, Offer]]:
     """Yields an open model file and its offer.

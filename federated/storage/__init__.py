@@ -1,1 +1,1 @@
-"""What a server keeps on disk: its database, its models, and which files it has verified recently."""
+"""What the server keeps on disk: its database and its models."""

@@ -1,6 +1,4 @@
-"""The facts of a run in SQLite (write-ahead log): settings, sites, sessions, scores, what was
-published and reported.
-"""
+"""The facts of a run in SQLite: settings, sites, sessions, rounds, scores, models and rows."""
 
 from __future__ import annotations
 
@@ -15,67 +13,72 @@ from typing import Any
 
 from federated.rounds.rounds import Update
 from federated.security.credentials import TokenRecord
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import private
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sites (
-    name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL, confirmed INTEGER NOT NULL DEFAULT 0, evicted INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS sessions (token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL, expires_at REAL NOT NULL);
+    name TEXT PRIMARY KEY, num_examples INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL DEFAULT 0, evicted INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS sessions (
+    token_sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, certificate TEXT NOT NULL,
+    expires_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS globals (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rule_states (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS updates (
-    round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL, metrics TEXT NOT NULL,
-    received_at REAL NOT NULL, counts_in INTEGER NOT NULL, change REAL NOT NULL, PRIMARY KEY (counts_in, site));
-CREATE TABLE IF NOT EXISTS attempts (round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, opened_at REAL NOT NULL);
+    round INTEGER NOT NULL, site TEXT NOT NULL, num_examples INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    metrics TEXT NOT NULL, received_at REAL NOT NULL, counts_in INTEGER NOT NULL,
+    change REAL NOT NULL, PRIMARY KEY (counts_in, site));
+CREATE TABLE IF NOT EXISTS attempts (
+    round INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, opened_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS addresses (sha256 TEXT PRIMARY KEY, chunks BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS scores (model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
-CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS scores (
+    model INTEGER NOT NULL, site TEXT NOT NULL, scores TEXT NOT NULL, PRIMARY KEY (model, site));
+CREATE TABLE IF NOT EXISTS models (
+    name TEXT PRIMARY KEY, site TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS declared (site TEXT PRIMARY KEY, names TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS labels (site TEXT PRIMARY KEY, words TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (site TEXT PRIMARY KEY, rows TEXT NOT NULL);
 """
 
 
-_SESSIONS = 8  # of one site at a time; each login adds one
+FIRST_AGGREGATION = "fedavg"  # the rule of every run that began before there was a choice
+_SESSIONS = 8  # that a site may have at a time; each login adds one
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteRecord:
-    num_examples: int  # 0 until its next login, where the operator lets it change
-    confirmed: bool  # the site was told that it is finished
+    num_examples: int  # 0 until the next login, if the operator lets the number change
+    confirmed: bool  # whether the site was told that it is finished
     evicted: bool = False
-    labels: Mapping[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # class -> whether the site's labels show it, see `declared`
+    # class to whether the site's labels show it, see `rounds.declarations`
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def insert_addresses(database: sqlite3.Connection, manifest: Manifest) -> None:
+def insert_addresses(database: sqlite3.Connection, manifest: TensorManifest) -> None:
     database.execute(
         "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (manifest.sha256, manifest.addresses)
     )
 
 
 class Records:
-    """Facts that survive a crash. Every method that changes one returns after the change is on
-    disk.
+    """Facts that survive a crash: a method that changes one returns when the change is on disk.
 
-    Any thread may call any method: one statement runs at a time, and a transaction keeps out every
-    other. What must hold between two calls is for the caller's own lock.
+    Any thread may call any method. One statement runs at a time, and during a transaction no other.
+    What must hold between two calls needs the caller's own lock.
     """
 
     def __init__(self, path: str | os.PathLike):
-        # Two threads that run one statement share its cursor in the connection's cache, and take
-        # rows from each other.
+        # Two threads that run the same statement share its cursor in the connection's cache, and
+        # take rows from each other.
         self._serial = threading.RLock()
-        os.close(
-            private.opener(path, os.O_RDWR | os.O_CREAT)
-        )  # SQLite gives its further files the permissions of this one
+        # SQLite gives its further files the permissions of this one.
+        os.close(private.opener(path, os.O_RDWR | os.O_CREAT))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute(
-            "PRAGMA synchronous=FULL"
-        )  # WAL's default may lose the last commits in a power cut: receipts may not
+        # By default WAL may lose the last commits in a power cut; a confirmed update must not be.
+        self._database.execute("PRAGMA synchronous=FULL")
         self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -120,6 +123,11 @@ class Records:
     def plan(self) -> dict:
         return self._value("plan")
 
+    @property
+    def aggregation(self) -> str:
+        """The run's aggregation rule and its parameters, as --aggregation takes them."""
+        return self._value("settings").get("aggregation", FIRST_AGGREGATION)
+
     def finish(self) -> None:
         self._set_value("finished", True)
 
@@ -136,13 +144,13 @@ class Records:
 
     @property
     def last_round(self) -> int | None:
-        """Returns after which round the run was told to end early, None where it was not."""
+        """The round after which the run was told to end early, None if it was not."""
         value = self._value("last_round")
         return None if value is None else value["round"]
 
     @property
     def discarded(self) -> int:
-        """Returns how often the run was taken back to an earlier round."""
+        """How often the run was taken back to an earlier round."""
         return self._value("discarded") or 0
 
     def end_after(self, number: int, reason: str) -> None:
@@ -156,13 +164,15 @@ class Records:
                 "INSERT OR REPLACE INTO labels VALUES (?, ?)", (site, json.dumps(dict(labels)))
             )
             database.execute(
-                "INSERT INTO sites (name, num_examples) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
+                "INSERT INTO sites (name, num_examples) VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET num_examples = excluded.num_examples",
                 (site, num_examples),
             )
 
     def sites(self) -> dict[str, SiteRecord]:
         rows = self._all(
-            "SELECT name, num_examples, confirmed, evicted, words FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
+            "SELECT name, num_examples, confirmed, evicted, words "
+            "FROM sites LEFT JOIN labels ON sites.name = labels.site ORDER BY name"
         )
         return {
             name: SiteRecord(examples, bool(confirmed), bool(evicted), json.loads(words or "{}"))
@@ -174,20 +184,19 @@ class Records:
             database.execute("UPDATE sites SET confirmed = 1 WHERE name = ?", (site,))
 
     def evict(self, site: str, evicted: bool) -> None:
-        """Sends a site away, with all its sessions and its update of the open round, or lets it
-        come again.
-        """
+        """Evicts a site, with its sessions and its update of the open round, or readmits it."""
         with self._transaction() as database:
             if evicted:
                 database.execute(
-                    "DELETE FROM updates WHERE site = ? AND counts_in > (SELECT MAX(number) FROM globals)",
+                    "DELETE FROM updates WHERE site = ? "
+                    "AND counts_in > (SELECT MAX(number) FROM globals)",
                     (site,),
                 )
             database.execute("UPDATE sites SET evicted = ? WHERE name = ?", (int(evicted), site))
             database.execute("DELETE FROM sessions WHERE site = ?", (site,))
 
     def allow_another_number(self, site: str) -> None:
-        """Lets a site log in with another number of training cases, once."""
+        """Lets a site log in once with another number of training cases."""
         with self._transaction() as database:
             database.execute("UPDATE sites SET num_examples = 0 WHERE name = ?", (site,))
 
@@ -215,7 +224,7 @@ class Records:
     # Rounds.
 
     def attempt(self, number: int) -> tuple[int, float] | None:
-        """Returns (which attempt at a round is under way, since when), None before the first."""
+        """Returns (number of the attempt at a round, when it began), None before the first."""
         return self._one("SELECT attempt, opened_at FROM attempts WHERE round = ?", number)
 
     def keep_attempt(self, number: int, attempt: int, opened_at: float) -> None:
@@ -225,34 +234,41 @@ class Records:
             )
 
     def globals(self) -> dict[int, str]:
-        """Returns number to digest of every global model, 0 being the initial one."""
+        """Returns number to digest of every global model; 0 is the initial one."""
         return dict(self._all("SELECT number, sha256 FROM globals ORDER BY number"))
 
+    def rule_states(self) -> dict[int, str]:
+        """Returns number of a global model to digest of the aggregation rule's state with it."""
+        return dict(self._all("SELECT number, sha256 FROM rule_states ORDER BY number"))
+
     def manifest_addresses(self, sha256: str) -> bytes | None:
-        """Returns the SHA-256 of every chunk of a model, None where it is not known."""
+        """Returns the SHA-256 of every chunk of a model, None if it is not known."""
         row = self._one("SELECT chunks FROM addresses WHERE sha256 = ?", sha256)
         return None if row is None else row[0]
 
-    def keep_addresses(self, manifest: Manifest) -> None:
+    def keep_addresses(self, manifest: TensorManifest) -> None:
         with self._transaction() as database:
             insert_addresses(database, manifest)
 
     def update(self, site: str, number: int) -> Update | None:
         """Returns what was received from a site for a round, closed rounds included."""
         row = self._one(
-            "SELECT site, round, num_examples, sha256 FROM updates WHERE round = ? AND site = ? ORDER BY counts_in DESC",
+            "SELECT site, round, num_examples, sha256 FROM updates "
+            "WHERE round = ? AND site = ? ORDER BY counts_in DESC",
             number,
             site,
         )
         return None if row is None else Update(*row)
 
     def counted_updates(self) -> dict[int, list[Update]]:
-        """Returns round to the updates that count in it, by site; their files are there for the
-        newest rounds only.
+        """Returns round to the updates that count in it, sorted by site.
+
+        Only the newest rounds still have the files.
         """
         result: dict[int, list[Update]] = {}
         for counts_in, *update in self._all(
-            "SELECT counts_in, site, round, num_examples, sha256 FROM updates ORDER BY counts_in, site"
+            "SELECT counts_in, site, round, num_examples, sha256 FROM updates "
+            "ORDER BY counts_in, site"
         ):
             result.setdefault(counts_in, []).append(Update(*update))
         return result
@@ -264,8 +280,9 @@ class Records:
         )
 
     def changes_of_others(self, site: str, *, since: int) -> list[float]:
-        """Returns the norms of the changes by other sites that count in round `since` or later;
-        those of evicted sites do not count.
+        """Returns the norms of the changes by other sites in round `since` or later.
+
+        Evicted sites are left out.
         """
         found = self._all(
             "SELECT change FROM updates WHERE site != ? AND counts_in >= ? "
@@ -320,13 +337,11 @@ class Records:
             )
 
     def declared(self) -> frozenset[str]:
-        """Returns the sites that published all they will."""
+        """Returns the sites that have published all their models."""
         return frozenset(site for (site,) in self._all("SELECT site FROM declared"))
 
     def fix_models(self, names: Sequence[str], best: int) -> None:
-        """Fixes which models every site evaluates, and which global model is the best one from now
-        on.
-        """
+        """Fixes which models every site evaluates, and which global model is the best one."""
         self._set_value("evaluation", {"models": list(names), "best": best})
 
     def fixed_models(self) -> tuple[str, ...]:
@@ -334,7 +349,7 @@ class Records:
         return () if value is None else tuple(value["models"])
 
     def withdrawn_models(self) -> tuple[str, ...]:
-        """Returns the models that were to be evaluated until their site was sent away."""
+        """Returns the models that were to be evaluated until their site was evicted."""
         value = self._value("evaluation")
         return () if value is None else tuple(value.get("withdrawn", ()))
 
@@ -342,12 +357,12 @@ class Records:
         return self._value("evaluation")["best"]
 
     def rows(self, site: str | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Returns site to its rows, of one site or of all."""
+        """Returns site to its rows, for one site or for all."""
         found = self._all(
             "SELECT site, rows FROM reports WHERE ?1 IS NULL OR site = ?1 ORDER BY site", site
         )
         return {site: json.loads(rows) for site, rows in found}
 
     def reported(self) -> frozenset[str]:
-        """Returns the sites whose rows are in."""
+        """Returns the sites whose rows were received."""
         return frozenset(site for (site,) in self._all("SELECT site FROM reports"))

@@ -1,19 +1,19 @@
-"""What the server remembers: SQLite (write-ahead log) for facts, safetensors files for weights.
-What it confirms survives a crash.
+"""What the server remembers: facts in SQLite, weights in safetensors files. All survives a crash.
 
-    <store>/state.sqlite              run, sessions, rounds, updates, scores, models, rows
-            global/round_000.safetensors   every global model; round_000 is the initial one
-            best.safetensors selection.json   the best global model so far and the scores behind it
-            models/<name>.safetensors  models that sites published for cross-site evaluation
-            rows.jsonl                per-case rows of every site
+    <store>/state.sqlite                       run, sessions, rounds, updates, scores, models, rows
+            global/round_000.safetensors       every global model; round_000 is the initial one
+            rule_state/round_001.safetensors   what the aggregation rule keeps with a global model
+            best.safetensors selection.json    the best global model so far and its scores
+            models/<name>.safetensors          models that sites published for evaluation
+            rows.jsonl                         per-case rows of every site
             events.jsonl address.json
-            spool/                    updates of the open round
-            kept/round_003/           updates of the newest closed rounds, for an audit
-            incoming/                 transfers under way; a restart goes on with them
-            discarded/                of closed rounds and old models, about to be removed
+            spool/                             updates of the open round
+            kept/round_003/                    updates of the newest closed rounds, for an audit
+            incoming/                          transfers under way; a restart continues them
+            discarded/                         files that are about to be removed
 
 A file gets its final name only when it is whole and synced, and counts only when the database says
-so; what a kill leaves in between is removed at the next start.
+so. What a kill leaves in between is removed at the next start.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ from federated.rounds import plan as plans
 from federated.rounds import tasks
 from federated.rounds.rounds import Policy, Round, Update, accept
 from federated.security import certificates
-from federated.storage.database import Records, insert_addresses
+from federated.storage.database import FIRST_AGGREGATION, Records, insert_addresses
 from federated.tensors.tensor_files import TensorFile, file_manifest
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 from runkit import atomic, folder_lock, private
 
 FORMAT = "2"
+_FORMAT_WITH_RULE = "3"  # aggregated by another rule, which earlier releases would ignore
 
 
 class Store(Records):
-    """The durable state of one run. Every method that changes it returns after the change is on
-    disk.
+    """The durable state of one run: a method that changes it returns when the change is on disk.
 
     Not thread-safe: the coordinator's lock protects it.
 
     Raises:
-      StoreInUse: while another process has the folder open.
-      ValueError: for a folder with a link in it.
+      StoreInUse: if another process has the folder open.
+      ValueError: if there is a link in the folder.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self._discarded = self.folder / "discarded"
         private.refuse_links(self.folder, recursive=True)
-        private.tree(self.folder)  # single sites' updates are in it
+        private.tree(self.folder)  # it holds the updates of single sites
         for name in ("global", "models", "spool", "incoming", "discarded"):
             private.make(self.folder / name)
-        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115 - held until close()
+        # Held until close().
+        self._lock = open(self.folder / "lock", "w", opener=private.opener)  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -72,11 +73,13 @@ class Store(Records):
             self._lock.close()
             if error.errno != errno.EWOULDBLOCK:
                 raise StoreInUse(
-                    f"{self.folder}: cannot be locked ({error.strerror}); a store needs a disk of this machine itself"
+                    f"{self.folder}: cannot be locked ({error.strerror}); "
+                    "a store needs a disk of this machine itself"
                 ) from error
             server = f"another server ({process})" if process else "another server"
             raise StoreInUse(
-                f"{self.folder}: {server} works on this store; stop it or give this one a folder of its own"
+                f"{self.folder}: {server} works on this store; "
+                "stop it or give this one a folder of its own"
             ) from None
         super().__init__(self.folder / "state.sqlite")
         self._remove_leftovers()
@@ -94,13 +97,14 @@ class Store(Records):
         )
         partial = (
             path
-            for folder in (self.folder, self.folder / "global")
+            for folder in (self.folder, self.folder / "global", self.folder / "rule_state")
             for path in folder.glob(".partial-*")
         )
         numbers = self.globals()
         beyond = (
             path
-            for path in (self.folder / "global").glob("round_*")
+            for folder in ("global", "rule_state")
+            for path in (self.folder / folder).glob("round_*")
             if tasks.global_number(path.stem) not in numbers
         )
         for path in [
@@ -116,17 +120,23 @@ class Store(Records):
     # The run.
 
     def open_run(
-        self, initial: str | os.PathLike, *, policy: Policy, local_epochs: int, authority: str = ""
+        self,
+        initial: str | os.PathLike,
+        *,
+        policy: Policy,
+        local_epochs: int,
+        authority: str = "",
+        aggregation: str = FIRST_AGGREGATION,
     ) -> None:
-        """Starts a run from the initial model, or checks that the run in the store is the one asked
-        for.
+        """Starts a run from the initial model, or checks that the store holds this very run.
 
         Args:
           initial: safetensors file; its metadata key "plan" holds the plan as JSON.
-          authority: fingerprint of the federation's authority, "" for none. A store belongs to one;
-            that of an earlier release, which knows none, takes this one.
+          authority: fingerprint of the federation's authority, "" for none. A store belongs to one
+            authority; a store of an earlier release, which has none, takes this one.
+          aggregation: the aggregation rule with every parameter spelled out.
         Raises:
-          ValueError: for a file that is no model or has no plan.
+          ValueError: if the file is not a model or has no plan.
           DifferentRun: listing what differs from the run in the store.
         """
         with TensorFile(initial) as file:
@@ -136,13 +146,15 @@ class Store(Records):
             plan = plans.normal(json.loads(metadata["plan"]))
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"{initial}: its metadata has no plan in JSON ({error!r}); make the initial model with the plan of this run"
+                f"{initial}: its metadata has no plan in JSON ({error!r}); "
+                "make the initial model with the plan of this run"
             ) from error
         wanted = {
-            "format": FORMAT,
+            "format": FORMAT if aggregation == FIRST_AGGREGATION else _FORMAT_WITH_RULE,
             "initial model": sha256,
             "num_rounds": policy.num_rounds,
             "local_epochs": local_epochs,
+            "aggregation": aggregation,
         }
         if self._one("SELECT value FROM run WHERE key = 'id'") is None:
             with atomic.replacing(self.global_path(0)) as temporary:
@@ -161,10 +173,14 @@ class Store(Records):
         known = self._value("authority")
         if known and authority and known != authority:
             raise DifferentRun(
-                f"{self.folder} belongs to the federation whose authority is {certificates.spoken(known)}; the authority of this kit is "
-                f"{certificates.spoken(authority)}. Start with the kit of that federation, or give a new folder"
+                f"{self.folder} belongs to the federation whose authority is "
+                f"{certificates.spoken(known)}; the authority of this kit is "
+                f"{certificates.spoken(authority)}. "
+                "Start with the kit of that federation, or give a new folder"
             )
-        stored = self._value("settings")
+        stored = {"aggregation": FIRST_AGGREGATION, **self._value("settings")}
+        if stored["format"] in (FORMAT, _FORMAT_WITH_RULE):
+            del wanted["format"]  # it follows from the rule, which is compared itself
         lines = [
             f"{key}: the store has {stored.get(key)}, asked for is {value}"
             for key, value in wanted.items()
@@ -173,7 +189,8 @@ class Store(Records):
         lines += plans.differences(self.plan, plan, words=("the store has", "asked for is"))
         if lines:
             raise DifferentRun(
-                f"{self.folder} holds another run: {'; '.join(lines)}; start with the same settings, or give a new folder"
+                f"{self.folder} holds another run: {'; '.join(lines)}; "
+                "start with the same settings, or give a new folder"
             )
         if authority and not known:
             self._set_value("authority", authority)
@@ -181,8 +198,9 @@ class Store(Records):
     # Rounds.
 
     def incoming_path(self, site: str, sha256: str) -> pathlib.Path:
-        """Returns where a model of a site arrives; what it did not finish sending before is gone,
-        one transfer a site stays.
+        """Returns the file in which a site's model arrives.
+
+        The site's earlier unfinished transfer is removed: each site has at most one.
         """
         path = self.folder / "incoming" / f"{site}.{sha256[:16]}.safetensors"
         for other in path.parent.glob(f"{site}.*.safetensors"):
@@ -196,8 +214,8 @@ class Store(Records):
             path.unlink(missing_ok=True)
 
     def update_path(self, update: Update) -> pathlib.Path:
-        # The digest is part of the name: an update that replaces another never overwrites the one
-        # the database still counts.
+        # With the digest in the name, a new update never overwrites the file of the old one, which
+        # counts until the database says otherwise.
         return (
             self.folder
             / "spool"
@@ -214,16 +232,18 @@ class Store(Records):
         counts_in: int | None = None,
         change: float = 0.0,
     ) -> None:
-        """Moves a whole and synced file into the spool and records it; replaces what the site sent
-        for that round before.
+        """Moves a whole and synced file into the spool and records it.
+
+        It replaces what the site sent before for that round.
 
         Args:
-          counts_in: round in which it is averaged, if not the one it was trained for.
-          change: norm of the change that it makes to the global model.
+          counts_in: the round in which it counts; by default the one that it was trained for.
+          change: norm of its change to the global model.
         """
         counts_in = update.round if counts_in is None else counts_in
         replaced = self._one(
-            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in = ? AND site = ?",
+            "SELECT site, round, num_examples, sha256 FROM updates "
+            "WHERE counts_in = ? AND site = ?",
             counts_in,
             update.site,
         )
@@ -248,22 +268,24 @@ class Store(Records):
             before.unlink(missing_ok=True)
 
     def forget_update(self, update: Update) -> None:
-        """Drops an update of the open round, as if it had never come."""
+        """Removes an update of the open round, as if it had never arrived."""
         with self._transaction() as database:
             database.execute(
-                "DELETE FROM updates WHERE site = ? AND sha256 = ? AND counts_in > (SELECT MAX(number) FROM globals)",
+                "DELETE FROM updates WHERE site = ? AND sha256 = ? "
+                "AND counts_in > (SELECT MAX(number) FROM globals)",
                 (update.site, update.sha256),
             )
         self.update_path(update).unlink(missing_ok=True)
 
     def _spooled(self) -> list[Update]:
         rows = self._all(
-            "SELECT site, round, num_examples, sha256 FROM updates WHERE counts_in > (SELECT COALESCE(MAX(number), 0) FROM globals)"
+            "SELECT site, round, num_examples, sha256 FROM updates "
+            "WHERE counts_in > (SELECT COALESCE(MAX(number), 0) FROM globals)"
         )
         return [Update(*row) for row in rows]
 
     def num_rounds(self, policy: Policy) -> int:
-        """Returns how many rounds the run has: the policy's, unless it was told to end early."""
+        """Returns the number of rounds: the policy's, unless the run was told to end early."""
         return (
             policy.num_rounds
             if self.last_round is None
@@ -271,20 +293,17 @@ class Store(Records):
         )
 
     def open_round(self, policy: Policy, *, now: float) -> Round | None:
-        """Returns the open round, as it was before a restart, or None after the last one.
+        """Returns the open round as it was before a restart, or None after the last one.
 
-        Nothing in it is later than `now`: the machine's clock may have been set back since it was
-        written.
+        No time in it is later than `now`: the machine's clock may have been set back since.
         """
-        (closed,) = self._one("SELECT MAX(number) FROM globals")
+        closed = max(self.globals())
         if closed >= self.num_rounds(policy):
             return None
         attempt = self.attempt(closed + 1)
         if attempt is None:
             attempt = (1, now)
-            if (
-                policy.round_deadline_s is not None
-            ):  # else nothing hangs on when the round was opened
+            if policy.round_deadline_s is not None:  # otherwise the opening has no effect
                 self.keep_attempt(closed + 1, *attempt)
         state = Round(
             closed + 1,
@@ -293,7 +312,8 @@ class Store(Records):
             counted_before=self.counted(closed),
         )
         for site, number, examples, sha256, received_at in self._all(
-            "SELECT site, round, num_examples, sha256, received_at FROM updates WHERE counts_in = ? ORDER BY received_at, site",
+            "SELECT site, round, num_examples, sha256, received_at FROM updates "
+            "WHERE counts_in = ? ORDER BY received_at, site",
             closed + 1,
         ):
             state = accept(
@@ -305,19 +325,31 @@ class Store(Records):
         return state
 
     def close_round(
-        self, closed: Round, manifest: Manifest, *, keep_updates: int = 0, keep_globals: int = 0
+        self,
+        closed: Round,
+        manifest: TensorManifest,
+        *,
+        rule_state: TensorManifest | None = None,
+        keep_updates: int = 0,
+        keep_globals: int = 0,
     ) -> None:
-        """Records the aggregate of `closed`, whose file is in place, and takes the round's spool
-        and what has become old out of the store.
+        """Records the global model that a round made, and removes what is no longer needed.
 
         Args:
-          keep_updates: newest rounds whose updates stay, in `kept`.
-          keep_globals: newest global models that stay, 0 for all; the initial and the best ones
-              always do.
+          closed: the round.
+          manifest: of the global model, whose file is in place.
+          rule_state: of what the aggregation rule keeps with it, whose file is in place too.
+          keep_updates: number of newest rounds whose updates stay, in `kept`.
+          keep_globals: number of newest global models that stay, 0 for all; the initial and the
+            best ones always do.
         """
         with self._transaction() as database:
             database.execute("INSERT INTO globals VALUES (?, ?)", (closed.number, manifest.sha256))
             insert_addresses(database, manifest)
+            if rule_state is not None:
+                database.execute(
+                    "INSERT INTO rule_states VALUES (?, ?)", (closed.number, rule_state.sha256)
+                )
         for path in map(self.update_path, closed.received.values()):
             if keep_updates:
                 kept = self.kept_folder(closed.number) / path.name
@@ -326,26 +358,25 @@ class Store(Records):
             else:
                 self._discard(path)
         for folder in (self.folder / "kept").glob("round_*"):
-            if tasks.global_number(folder.name) <= closed.number - keep_updates:
+            if (tasks.global_number(folder.name) or 0) <= closed.number - keep_updates:
                 self._discard(folder)
         for number in range(1, closed.number - keep_globals + 1) if keep_globals else ():
             if number not in self._best_rounds():
                 self._discard(self.global_path(number))
+                self._discard(self.rule_state_path(number))
 
     def _discard(self, path: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, self._discarded / path.name)
 
     def empty_discarded(self) -> None:
-        """Removes what is no longer part of the store. The only method that needs no lock: nobody
-        else looks there.
+        """Removes the files of `discarded`; the only method that needs no lock.
 
-        Removing a model takes as long as copying it, so whoever waits for the next round need not
-        wait for this.
+        Removing a model takes as long as copying it, and the next round need not wait for that.
         """
         for path in self._discarded.iterdir():
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # another thread may be at it, too
+                shutil.rmtree(path, ignore_errors=True)  # another thread may do the same
             else:
                 path.unlink(missing_ok=True)
 
@@ -355,14 +386,21 @@ class Store(Records):
     def global_path(self, number: int) -> pathlib.Path:
         return self.folder / "global" / f"{tasks.global_name(number)}.safetensors"
 
+    def rule_state_path(self, number: int) -> pathlib.Path:
+        """Returns the file of what the aggregation rule keeps with a global model, if anything."""
+        return self.folder / "rule_state" / f"{tasks.global_name(number)}.safetensors"
+
     # Selection and cross-site evaluation.
 
     def keep_selection(self, best: int, worst_site: int, table: Mapping[str, Any]) -> None:
-        """Makes global model `best` the best one, and `worst_site` that of the best worst site:
-        each file whole or as before.
+        """Writes the best global model, the one with the best worst site, and `selection.json`.
 
-        The models come first, then `selection.json`; each model names its round in its metadata. A
-        kill in between is mended by the same call, which every start makes again.
+        Each file is replaced as a whole, the models first; each model names its round in its
+        metadata. Every start makes this call again, which completes what a kill interrupted.
+
+        Args:
+          best, worst_site: numbers of the two global models.
+          table: further content of `selection.json`.
         """
         record = self.folder / "selection.json"
         before = atomic.read_json(record) if record.exists() else {}
@@ -388,7 +426,9 @@ class Store(Records):
     def model_path(self, name: str) -> pathlib.Path:
         return self.folder / "models" / f"{name}.safetensors"
 
-    def keep_model(self, received: pathlib.Path, name: str, site: str, manifest: Manifest) -> None:
+    def keep_model(
+        self, received: pathlib.Path, name: str, site: str, manifest: TensorManifest
+    ) -> None:
         """Moves a whole and synced file to the published models."""
         os.replace(received, self.model_path(name))
         atomic.sync_directory(self.model_path(name).parent)
@@ -399,14 +439,11 @@ class Store(Records):
             insert_addresses(database, manifest)
 
     def drop_models(self, site: str) -> list[str]:
-        """Takes the models that a site published out of the store, and out of what is evaluated;
-        returns their names.
-        """
+        """Removes a site's published models, also from the evaluation; returns their names."""
         names = [name for name, (owner, _) in self.models().items() if owner == site]
         fixed = self._value("evaluation")
-        with (
-            self._transaction() as database
-        ):  # one for all: a model that is evaluated must be there
+        # One transaction for all: a model that is evaluated must exist.
+        with self._transaction() as database:
             database.execute("DELETE FROM models WHERE site = ?", (site,))
             database.execute("DELETE FROM declared WHERE site = ?", (site,))
             if fixed is not None:
@@ -423,8 +460,10 @@ class Store(Records):
         return names
 
     def keep_rows(self, site: str, lines: Sequence[str]) -> None:
-        """Records the rows of a site, JSON one by one, in place of those it sent before, and writes
-        `rows.jsonl` anew.
+        """Records the rows of a site, in place of those it sent before, and rewrites `rows.jsonl`.
+
+        Args:
+          lines: the rows, each in JSON.
         """
         with self._transaction() as database:
             database.execute(
@@ -433,7 +472,7 @@ class Store(Records):
         self.write_rows()
 
     def row_lines(self, site: str) -> list[str]:
-        """Returns the rows of a site as `rows.jsonl` has them: of the models that are evaluated."""
+        """Returns a site's lines of `rows.jsonl`: its rows for the models of the evaluation."""
         models = frozenset(self.fixed_models())
         return [
             json.dumps(row, allow_nan=False)
@@ -442,8 +481,9 @@ class Store(Records):
         ]
 
     def row_digests(self) -> dict[str, tuple[int, str]]:
-        """Returns, of each site whose rows are in and count, how many there are and the SHA-256 of
-        its lines of `rows.jsonl`.
+        """Returns site to (number of its rows, SHA-256 of its lines of `rows.jsonl`).
+
+        Evicted sites are left out.
         """
         found = {
             site: self.row_lines(site)
@@ -453,33 +493,32 @@ class Store(Records):
         return {site: (len(lines), rows_digest(lines)) for site, lines in found.items()}
 
     def write_rows(self) -> None:
-        """Writes `rows.jsonl`: every row of every site but those that were sent away."""
+        """Writes `rows.jsonl`: the rows of every site that is not evicted."""
         sites = [site for site in sorted(self.reported()) if not self.sites()[site].evicted]
         with (
             atomic.replacing(self.folder / "rows.jsonl") as temporary,
             open(temporary, "w", encoding="utf-8") as stream,
         ):
-            for site in sites:  # one after the other: all rows of many sites are a lot
+            for site in sites:  # one by one, to keep memory low
                 stream.writelines(line + "\n" for line in self.row_lines(site))
 
     # Going back.
 
     def discard_rounds(self, first: int) -> None:
-        """Takes the run back to global model `first - 1`: what came of later rounds is no longer
-        part of the store.
-        """
+        """Takes the run back to global model `first - 1`, and removes what came after it."""
         times = self.discarded + 1
         paths = [self.update_path(update) for update in self._spooled()]
         paths += [self.global_path(number) for number in self.globals() if number >= first]
+        paths += [self.rule_state_path(number) for number in self.rule_states() if number >= first]
         with self._transaction() as database:
             database.execute("DELETE FROM globals WHERE number >= ?", (first,))
+            database.execute("DELETE FROM rule_states WHERE number >= ?", (first,))
             database.execute("DELETE FROM updates WHERE counts_in >= ?", (first,))
             database.execute("DELETE FROM attempts WHERE round >= ?", (first,))
             database.execute("DELETE FROM scores WHERE model >= ?", (first,))
             database.execute("DELETE FROM declared")
-            database.execute(
-                "DELETE FROM reports"
-            )  # of sites that were sent away; others would have kept the run from going back
+            # Only evicted sites can have rows: others would have kept the run from going back.
+            database.execute("DELETE FROM reports")
             database.execute("UPDATE sites SET confirmed = 0")
             database.execute("DELETE FROM run WHERE key = 'evaluation'")
             database.execute(
@@ -489,21 +528,17 @@ class Store(Records):
             self._forget_discarded(first)
             for path in paths:
                 self._discard(path)
-        except (
-            OSError
-        ) as error:  # the database says what counts; the next start removes what is left
+        except OSError as error:
+            # The database says what counts; the next start removes what is left.
             logging.warning("event=discarded_files_left reason=%s", error.strerror)
 
     def _forget_discarded(self, first: int) -> None:
-        """Removes the choice of a global model of round `first` or later, and such rounds' kept
-        updates.
-        """
+        """Removes the choice of a global model and the kept updates, from round `first` on."""
         if max(self._best_rounds()) >= first:
-            (
-                self.folder / "selection.json"
-            ).unlink()  # else a round made anew would be taken for the one that was chosen
+            # Otherwise a round that is trained again would be taken for the one that was chosen.
+            (self.folder / "selection.json").unlink()
         for folder in (self.folder / "kept").glob("round_*"):
-            if tasks.global_number(folder.name) >= first:
+            if (tasks.global_number(folder.name) or 0) >= first:
                 self._discard(folder)
 
 
@@ -516,9 +551,7 @@ def rows_digest(lines: Iterable[str]) -> str:
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Makes `target` the file `source`, which is never written again: by a second name where the
-    disk can, else by a copy.
-    """
+    """Makes `target` a second name of a file that never changes again, or a copy of it."""
     temporary = target.with_name(f".partial-{target.name}")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,5 +1,8 @@
-"""Files that this process verified as it wrote them and that nobody has touched since: they need no
-second check.
+"""Files that this process verified while writing them, and that have not been changed since.
+
+The server verifies an update when it arrives and reads it again seconds later to aggregate it. With
+a second SHA-256, a round without training would take at least a tenth longer
+(`tests/benchmarks/federated_rounds.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ _SECOND_NS = 1_000_000_000
 
 
 class VerifiedFiles:
-    """Files that were noted moments ago and that nobody has touched since.
+    """Files that were verified in the last minute and not changed since.
 
-    For a minute only: until then a file lies in memory; later it may come back from a disk that has
-    corrupted it, which no stamp shows. Not thread-safe.
+    For a minute a file is still in memory. Later it may be read back from a disk that has corrupted
+    it, which no time stamp shows. Not thread-safe.
 
     Args:
-      clock: seconds; of `now_ns` nanoseconds since the epoch, as files are stamped.
+      clock: seconds, of any beginning.
+      now_ns: nanoseconds since the epoch, of the clock that stamps files.
     """
 
     def __init__(
@@ -36,11 +40,11 @@ class VerifiedFiles:
         self._noted: dict[pathlib.Path, tuple[tuple[int, ...], float]] = {}
 
     def note(self, path: pathlib.Path) -> None:
-        """Notes a file whose content has been checked and whose name is final.
+        """Notes a file whose content has been verified and whose name is final.
 
-        Left out is one whose stamp a change would perhaps not alter: written within the tick, or on
-        a disk that stamps whole seconds. So is one that cannot be looked at: whoever reads it will
-        say why.
+        A file is left out if a change might not alter its time stamp: one written within the
+        clock's tick, or on a disk that stamps whole seconds. So is a file that cannot be examined;
+        its reader will report why.
         """
         now = self._clock()
         self._noted = {
@@ -56,11 +60,11 @@ class VerifiedFiles:
             self._noted[path] = (_mark(status), now)
 
     def forget(self) -> None:
-        """Forgets every file: they are to be checked again."""
+        """Forgets every file, so that all are verified again."""
         self._noted = {}
 
     def holds(self, path: pathlib.Path) -> bool:
-        """Returns whether the file is still as it was noted."""
+        """Returns whether the file is unchanged since it was noted."""
         mark, since = self._noted.get(path, (None, 0.0))
         if mark is None or self._clock() - since > _FOR_S:
             return False

@@ -1,9 +1,8 @@
-"""How the bytes of a chunk travel: as they are, deflated, or as float16 where that loses nothing.
-Never pickle.
+"""How a chunk's bytes travel: raw, deflated, or as float16 where that is lossless; never pickled.
 
-Whatever the way, the receiver gets the very bytes back, and knows it by their SHA-256. `half`
-halves a model whose values are float16 numbers already: both ends round before they name a model
-(`rounded`), and report what the rounding cost.
+In every encoding the receiver restores the same bytes and checks their SHA-256. With `half`, both
+ends first round a model to float16 values (`rounded`), report the rounding error, and compute the
+digest of the rounded model; its chunks then travel in half the bytes.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from federated import errors
 from federated.tensors.tensor_files import TensorFile
 from federated.tensors.weights import CHUNK_BYTES, NamedArrays
 
-RAW, DEFLATED, HALF = 0, 1, 2  # numbers on the wire
-TRANSPORTS = ("raw", "deflate", "half")  # what the operator chooses from
-ENCODINGS = {
+RAW, DEFLATED, HALF = 0, 1, 2  # an encoding's number on the wire
+TRANSPORTS = ("raw", "deflate", "half")  # the operator's choices
+ENCODINGS = {  # that a transport may use
     "raw": frozenset({RAW}),
     "deflate": frozenset({RAW, DEFLATED}),
     "half": frozenset({RAW, HALF}),
-}  # what each may send
+}
 _FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Piece number `index` of a model's bytes in canonical order, as it travels."""
+    """Chunk number `index` of a model's bytes in canonical order, as it travels."""
 
     index: int
     data: bytes | memoryview
@@ -40,7 +39,7 @@ class Chunk:
 def chunks(
     file: TensorFile, wanted: Iterable[int] | None = None, *, transport: str = "raw"
 ) -> Iterator[Chunk]:
-    """Yields the wanted chunks of a file, by default all; holds one of them at a time."""
+    """Yields the wanted chunks of a file, by default all; only one is in memory at a time."""
     count = -(-file.nbytes // CHUNK_BYTES)
     float32 = range(0)
     if transport == "half":
@@ -60,8 +59,10 @@ def chunks(
 
 
 def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
-    """Returns the `size` bytes of a chunk; never makes more than that of what came. Raises
-    DamagedTransfer.
+    """Returns the `size` bytes of a chunk. Never allocates more than that.
+
+    Raises:
+      DamagedTransfer: for a chunk that does not decode to `size` bytes.
     """
     if chunk.encoding == RAW and len(chunk.data) == size:
         return chunk.data
@@ -78,7 +79,8 @@ def decoded(chunk: Chunk, size: int) -> bytes | memoryview:
         if len(data) == size and inflating.eof and not inflating.unused_data:
             return _unshuffled(data)
     raise errors.DamagedTransfer(
-        f"chunk {chunk.index}: {len(chunk.data)} bytes in encoding {chunk.encoding} are not its {size} bytes; send the model again"
+        f"chunk {chunk.index}: {len(chunk.data)} bytes in encoding {chunk.encoding} "
+        f"are not its {size} bytes; send the model again"
     )
 
 
@@ -92,8 +94,7 @@ def _halved(data: bytes) -> tuple[bytes, int]:
 
 
 def _deflated(data: bytes) -> tuple[bytes, int]:
-    # Byte planes first: signs and exponents of neighbouring weights are alike, the low bits of
-    # their mantissas are not.
+    # Byte planes put the signs and exponents of neighbouring weights, which are alike, together.
     body = len(data) // 4 * 4
     planes = np.frombuffer(data, np.uint8, body).reshape(-1, 4).T.tobytes() + data[body:]
     packed = zlib.compress(planes, 1)
@@ -107,11 +108,11 @@ def _unshuffled(planes: bytes) -> bytes:
 
 @dataclasses.dataclass
 class RoundingError:
-    """What rounding to float16 cost, over all values seen.
+    """The error of rounding to float16, over all values added.
 
     Attributes:
-      largest: of the absolute differences.
-      squares, values: sum of the squared differences and of the squared values.
+      largest: largest absolute difference.
+      squares, values: sum of the squared differences, and of the squared values.
     """
 
     largest: float = 0.0
@@ -127,29 +128,31 @@ class RoundingError:
 
     @property
     def relative(self) -> float:
-        """Root of the squared differences over that of the squared values."""
+        """Euclidean norm of the differences divided by that of the values."""
         return (self.squares / self.values) ** 0.5 if self.values else 0.0
 
 
 def rounded_values(values: np.ndarray, error: RoundingError) -> np.ndarray:
-    """Returns float32 values rounded to the nearest float16, still as float32; what is too large
-    for float16 stays as it is.
+    """Returns float32 values rounded to the nearest float16, still in float32.
+
+    Values too large for float16 stay as they are.
     """
     with np.errstate(over="ignore"):
         result = values.astype(_FLOAT16).astype(_FLOAT32)
-    result = np.where(np.isfinite(result), result, values)  # [...] as given, scalars too
+    result = np.where(np.isfinite(result), result, values)
     error.add(values, result)
     return result
 
 
 def rounding(error: RoundingError) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that rounds float32 values and leaves other dtypes as they are."""
+    """Returns a function that rounds float32 values and returns other dtypes unchanged."""
     return lambda values: rounded_values(values, error) if values.dtype == np.float32 else values
 
 
 def rounded(arrays: Mapping[str, np.ndarray]) -> tuple[NamedArrays, RoundingError]:
-    """Returns a model whose float32 values are float16 numbers, and what that cost; other dtypes
-    stay as they are.
+    """Returns a model with its float32 values rounded to float16, and the rounding error.
+
+    The values stay in float32; other dtypes are unchanged.
     """
     error = RoundingError()
     return {name: rounding(error)(np.asarray(array)) for name, array in arrays.items()}, error

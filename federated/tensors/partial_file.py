@@ -1,6 +1,4 @@
-"""A model that arrives in pieces, in any order and over any number of attempts: the file itself
-says which pieces are there.
-"""
+"""A model that arrives in chunks, in any order and over any number of attempts."""
 
 from __future__ import annotations
 
@@ -13,44 +11,40 @@ from collections.abc import Callable, Iterable, Mapping
 from federated import errors
 from federated.tensors.codec import Chunk, decoded
 from federated.tensors.tensor_files import file_header
-from federated.tensors.weights import CHUNK_BYTES, Manifest
+from federated.tensors.weights import CHUNK_BYTES, TensorManifest
 from runkit import atomic, private, writeback
 
 
 class PartialModel:
-    """A safetensors file in the making. Several threads may fill it at once: each writes only what
-    belongs there.
+    """A safetensors file that is still being filled. Several threads may fill it at once.
 
-    A piece counts as there when its bytes have the SHA-256 of the manifest, so a file that a kill,
-    a cut or a full disk left behind goes on where it is, and nothing besides the file needs to be
-    remembered.
+    A chunk counts as present when its bytes have the SHA-256 in the manifest. So a file that a
+    kill, a lost connection or a full disk left behind is completed, and no other record is needed.
 
     Args:
-      path: the file; one that began with another header is written over.
-      manifest: what is to arrive.
+      path: the file; one with another header is overwritten.
+      manifest: of the model to arrive; checked before a byte is written.
       metadata: of the file.
-      durable: the model is to be synced by `finish`; each piece is then on its way to the disk
+      durable: whether the model will be synced by `finish`; the disk then starts on each chunk
           while the next ones arrive.
-      look: told (index, bytes) of every piece that is there, before it counts; of one that came
-          twice perhaps twice.
+      look: called with (index, bytes) of every present chunk before it counts; for one that
+          arrives twice perhaps twice.
+    Raises:
+      IncompatibleWeights: for specs that no model can have.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
-        manifest: Manifest,
+        manifest: TensorManifest,
         metadata: Mapping[str, str],
         *,
         durable: bool = False,
-        look: Callable[[int, bytes], None] = lambda index, data: None,
+        look: Callable[[int, bytes | memoryview], None] = lambda index, data: None,
     ):
         self.path, self.manifest = pathlib.Path(path), manifest
-        self._durable, self._look, self._lock, self._there = (
-            durable,
-            look,
-            threading.Lock(),
-            set[int](),
-        )
+        self._durable, self._look = durable, look
+        self._lock, self._there = threading.Lock(), set[int]()
         header = file_header(manifest.specs, metadata)
         self._start = len(header)
         self._file = private.opener(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -58,8 +52,7 @@ class PartialModel:
             if os.pread(self._file, len(header), 0) == header:
                 self._recognise()
             else:
-                # What another model left is written over: the memory and the disk that it has need
-                # not be given back and asked for again.
+                # Another model's file is overwritten, which keeps its memory and disk allocated.
                 with self._naming():
                     _write(self._file, header, 0)
                 os.ftruncate(
@@ -81,21 +74,27 @@ class PartialModel:
 
     @property
     def num_there(self) -> int:
-        """Returns how many pieces are there."""
+        """Number of chunks that are present."""
         with self._lock:
             return len(self._there)
 
     def missing(self) -> list[int]:
-        """Returns the numbers of the pieces that are not there, in order."""
+        """Returns the numbers of the missing chunks, in order."""
         with self._lock:
             return [index for index in range(self.manifest.num_chunks) if index not in self._there]
 
     def put(self, chunk: Chunk) -> None:
-        """Takes a piece. One that is there already does no harm. Raises DamagedTransfer, OSError."""
+        """Takes a chunk; one that is present already does no harm.
+
+        Raises:
+          DamagedTransfer: for a chunk that is not part of the model.
+          OSError: if it cannot be written.
+        """
         index = chunk.index
         if not 0 <= index < self.manifest.num_chunks:
             raise errors.DamagedTransfer(
-                f"chunk {index} came, the model has {self.manifest.num_chunks}; send the model again"
+                f"chunk {index} came, the model has {self.manifest.num_chunks}; "
+                "send the model again"
             )
         data = decoded(chunk, self.manifest.size_of(index))
         if not self.manifest.is_chunk(index, data):
@@ -107,18 +106,21 @@ class PartialModel:
             _write(self._file, data, at)
         if self._durable:
             writeback.begin(self._file, at, len(data))
-        self._look(index, data)  # before it counts: who finds the model whole finds it looked at
+        self._look(index, data)  # before the chunk counts: a whole model has been looked at
         with self._lock:
             self._there.add(index)
 
     def finish(self) -> None:
-        """Syncs the whole model to disk. Raises DamagedTransfer while pieces are missing or another
-        transfer took the file away.
+        """Syncs the whole model to disk.
+
+        Raises:
+          DamagedTransfer: if chunks are missing or another transfer removed the file.
         """
         missing = self.missing()
         if missing:
             raise errors.DamagedTransfer(
-                f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks missing; send these"
+                f"the transfer ended with {len(missing)} of {self.manifest.num_chunks} chunks "
+                "missing; send these"
             )
         os.ftruncate(self._file, self._start + self.manifest.nbytes)
         os.fsync(self._file)
@@ -147,7 +149,7 @@ class PartialModel:
 
 
 def ranges(indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Returns sorted numbers as (first, count) of each unbroken stretch."""
+    """Returns sorted numbers as (first, count) of each run of consecutive numbers."""
     result: list[tuple[int, int]] = []
     for index in indices:
         if result and index == sum(result[-1]):
@@ -157,7 +159,7 @@ def ranges(indices: Iterable[int]) -> list[tuple[int, int]]:
     return result
 
 
-def _write(file: int, data: bytes, at: int) -> None:
+def _write(file: int, data: bytes | memoryview, at: int) -> None:
     written = os.pwrite(file, data, at)
-    while written < len(data):  # a disk that fills takes a part first
+    while written < len(data):  # a disk that becomes full writes a part first
         written += os.pwrite(file, data[written:], at + written)

@@ -1,8 +1,8 @@
 """Weights on disk: safetensors files, read and written piece by piece.
 
-The safetensors package reads and writes whole models; a server that must not grow with model or
-site needs pieces. The format is a length (uint64), a JSON header and the bytes of all tensors
-without a gap, so both programs read each other's files.
+The safetensors package reads and writes whole models, but the server's memory must not grow with
+the size of a model. The format is a length (uint64), a JSON header and the bytes of all tensors
+without a gap; files of either program open in the other.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from federated.tensors.weights import (
     CHUNK_BYTES,
     DTYPES,
     Digest,
-    Manifest,
     NamedArrays,
+    TensorManifest,
     TensorSpec,
     canonical,
     check_declaration,
@@ -32,22 +32,22 @@ from federated.tensors.weights import (
 )
 from runkit import atomic, private, writeback
 
-MAX_HEADER = 32 * 2**20  # bytes; a 100,000-tensor model needs about ten million
-_AHEAD = 8 * 2**20  # bytes written before the disk is told to begin with them
+MAX_HEADER = 32 * 2**20  # bytes; a model of 100,000 tensors needs about ten million
+_AHEAD = 8 * 2**20  # bytes written before the disk is asked to start on them
 
 
 class TensorFile:
-    """A safetensors file open for reading; holds its header, never its values. A context manager.
+    """A safetensors file open for reading; only its header is in memory. A context manager.
 
     Attributes:
       specs: the tensors in canonical order.
       metadata: the header's strings.
     Raises:
-      ValueError: naming the file, for anything but a whole safetensors file of floating-point
-        tensors. Only what a file holds makes it corrupt: callers may drop such a file.
-      OSError: where the system cannot open or read it (no such file, too many open files, no
-        permission, a failing disk). It says nothing about the content, so nothing may be dropped
-        because of it.
+      ValueError: naming the file, unless it is a whole safetensors file of floating-point tensors.
+        Its content is corrupt, so a caller may drop it.
+      OSError: if the system cannot open or read the file (no such file, too many open files, no
+        permission, a failing disk). This says nothing about the content, so no caller may drop a
+        file because of it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -66,7 +66,8 @@ class TensorFile:
         ) as error:
             self._stream.close()
             raise ValueError(
-                f"{self.path}: not a whole safetensors file of weights ({error}); restore it or make it again"
+                f"{self.path}: not a whole safetensors file of weights ({error}); "
+                "restore it or make it again"
             ) from error
         except BaseException:
             self._stream.close()
@@ -95,10 +96,11 @@ class TensorFile:
             begin, length_of = self._start[spec.name]
             if length_of != spec.nbytes or begin < 8 + length or begin + length_of > size:
                 raise ValueError(
-                    f"{spec.name} should take {spec.nbytes} bytes, the file has {max(0, size - begin)} for it"
+                    f"{spec.name} should take {spec.nbytes} bytes, "
+                    f"the file has {max(0, size - begin)} for it"
                 )
-        # Where each tensor begins among all bytes in canonical order, and whether the file has them
-        # in that order without a gap.
+        # Where each tensor begins among all bytes in canonical order, and whether the file holds
+        # them in that order without a gap.
         self._places = list(itertools.accumulate((spec.nbytes for spec in self.specs), initial=0))
         self._first = self._start[self.specs[0].name][0]
         self._in_order = all(
@@ -111,7 +113,7 @@ class TensorFile:
         return sum(spec.nbytes for spec in self.specs)
 
     def read_bytes(self, spec: TensorSpec, offset: int, size: int) -> bytes:
-        """Returns `size` bytes of a tensor from byte `offset` of it."""
+        """Returns `size` bytes of a tensor from its byte `offset` on."""
         begin, _ = self._start[spec.name]
         data = os.pread(
             self._stream.fileno(), size, begin + offset
@@ -123,7 +125,7 @@ class TensorFile:
         return data
 
     def read_range(self, start: int, size: int) -> bytes:
-        """Returns `size` bytes from byte `start` of all tensors in canonical order."""
+        """Returns `size` bytes of all tensors in canonical order, from byte `start` on."""
         if self._in_order:
             data = os.pread(self._stream.fileno(), size, self._first + start)
             if len(data) != size:
@@ -138,8 +140,9 @@ class TensorFile:
         return b"".join(pieces)
 
     def read(self) -> NamedArrays:
-        """Returns all tensors, as parts of one piece of memory: the system hands out a large one in
-        far fewer, larger pages.
+        """Returns all tensors, as views of one large array.
+
+        For one large allocation the system uses far fewer, larger pages than for many small ones.
         """
         memory, arrays = np.empty(self.nbytes, dtype=np.uint8), {}
         for spec, place in zip(self.specs, self._places, strict=False):
@@ -151,7 +154,7 @@ class TensorFile:
     def _fill(self, part: np.ndarray, spec: TensorSpec) -> None:
         begin, filled = self._start[spec.name][0], 0
         while filled < len(part):  # one call reads at most 2 GiB
-            count = os.preadv(self._stream.fileno(), [part[filled:]], begin + filled)
+            count = os.preadv(self._stream.fileno(), [part[filled:].data], begin + filled)
             if not count:
                 raise ValueError(
                     f"{self.path}: {spec.name} ends early; restore the file or make it again"
@@ -169,9 +172,7 @@ class TensorFile:
 
 
 def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    """Returns what comes before the bytes of the tensors; these follow in canonical order, without
-    a gap.
-    """
+    """Returns the bytes of a file before those of the tensors, which follow in canonical order."""
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for spec in specs:
@@ -187,11 +188,10 @@ def file_header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> byt
 
 
 class TensorFileWriter:
-    """Writes a safetensors file from the bytes of its tensors in canonical order; `write` may be
-    given any pieces.
+    """Writes a safetensors file from the bytes of its tensors in canonical order.
 
-    Writes to `path` itself: hand in a temporary name and rename it after `finish`. A context
-    manager.
+    `write` takes pieces of any size. The file is written under `path` itself: give a temporary name
+    and rename the file after `finish`. A context manager.
     """
 
     def __init__(
@@ -200,7 +200,8 @@ class TensorFileWriter:
         self.specs = canonical(specs)
         self._expected, self._written = sum(spec.nbytes for spec in self.specs), 0
         self._digest, self._begun = Digest(self.specs), 0
-        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115 - closed by finish() or close()
+        # Closed by finish() or close().
+        self._stream = open(path, "wb", opener=private.opener)  # noqa: SIM115
         self._stream.write(file_header(self.specs, metadata))
 
     def write(self, data: bytes | memoryview) -> None:
@@ -208,9 +209,8 @@ class TensorFileWriter:
         if self._written > self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         view = memoryview(data)
-        for start in range(
-            0, len(view), CHUNK_BYTES
-        ):  # a piece is hashed and written while the processor's cache holds it
+        for start in range(0, len(view), CHUNK_BYTES):
+            # Small enough to be hashed and written while it is in the processor's cache.
             piece = view[start : start + CHUNK_BYTES]
             self._digest.update(piece)
             self._stream.write(piece)
@@ -218,8 +218,8 @@ class TensorFileWriter:
             writeback.begin(self._stream.fileno(), self._begun, self._written - self._begun)
             self._begun = self._written
 
-    def finish(self, *, sync: bool = True) -> Manifest:
-        """Syncs the file to disk, if wanted, and returns the manifest of its weights."""
+    def finish(self, *, sync: bool = True) -> TensorManifest:
+        """Closes the file, by default synced to disk, and returns the manifest of its weights."""
         if self._written != self._expected:
             raise ValueError(f"{self._written} bytes for tensors of {self._expected}")
         self._stream.flush()
@@ -253,12 +253,12 @@ def save_as(
     metadata: Mapping[str, str] | None = None,
     *,
     sync: bool = True,
-) -> Manifest:
+) -> TensorManifest:
     """Writes `arrays` atomically and returns their manifest.
 
     Args:
-      sync: False where a power cut may spoil the file: the caller syncs it later, and knows it by
-          its digest.
+      sync: False if a power cut may corrupt the file, because the caller syncs it later and
+          checks its digest.
     """
     with (
         atomic.naming(path, sum(array.nbytes for array in arrays.values())),
@@ -276,8 +276,8 @@ def load(path: str | os.PathLike) -> tuple[NamedArrays, dict[str, str]]:
         return file.read(), file.metadata
 
 
-def file_manifest(file: TensorFile) -> Manifest:
-    """Returns the manifest of an open file's weights, in the memory of a chunk."""
+def file_manifest(file: TensorFile) -> TensorManifest:
+    """Returns the manifest of an open file's weights, reading one chunk at a time."""
     result = Digest(file.specs)
     for start in range(0, file.nbytes, CHUNK_BYTES):
         result.update(file.read_range(start, min(CHUNK_BYTES, file.nbytes - start)))

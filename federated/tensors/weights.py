@@ -1,6 +1,4 @@
-"""Named arrays: what a model is to this package, how two of them are compared, and the digest that
-identifies one.
-"""
+"""Named arrays: what a model is to this package, how two are compared, and a model's digest."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,8 +17,7 @@ from federated import errors
 
 NamedArrays = dict[str, np.ndarray]
 
-# Little-endian, as safetensors stores them. Floating point only: the mean of integers is not an
-# integer.
+# Little-endian, as safetensors stores them. Floating point only: integers have no integer mean.
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -32,14 +29,12 @@ ADDRESS_BYTES = 32
 MAX_TENSORS = 100_000
 MAX_NAME = 512
 MAX_BYTES = 64 * 2**30  # of one model
-_LISTED = (
-    30  # differences spelled out in one message; a model of another genotype may have hundreds
-)
+_LISTED = 30  # differences listed in one message; a model of another genotype may have hundreds
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One array without its values."""
+    """Name, dtype and shape of an array."""
 
     name: str
     dtype: str  # a key of DTYPES
@@ -58,25 +53,27 @@ class TensorSpec:
 
 
 def canonical(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Returns `specs` in the one order used on the wire, on disk and in digests: widest dtype
-    first, then by name.
+    """Returns `specs` in canonical order: widest dtype first, then by name.
 
-    It is the order of the safetensors library, and keeps every array aligned in a file or buffer
-    that starts aligned.
+    The wire, files and digests use this order. It is that of the safetensors library, and keeps
+    every array aligned in a file or buffer that starts aligned.
     """
     return tuple(sorted(specs, key=lambda s: (-DTYPES[s.dtype].itemsize, s.name)))
 
 
 def specs_of(arrays: Mapping[str, np.ndarray]) -> tuple[TensorSpec, ...]:
-    """Returns the specs of `arrays` in canonical order. Raises IncompatibleWeights for a dtype that
-    cannot be averaged.
+    """Returns the specs of `arrays` in canonical order.
+
+    Raises:
+      IncompatibleWeights: for a dtype that cannot be averaged.
     """
     specs = []
     for name, array in arrays.items():
         code = _CODES.get(np.dtype(array.dtype).newbyteorder("<"))
         if code is None:
             raise errors.IncompatibleWeights(
-                f"{name}: dtype {array.dtype} cannot be averaged; weights are {', '.join(map(str, _CODES))}"
+                f"{name}: dtype {array.dtype} cannot be averaged; "
+                f"weights are {', '.join(map(str, _CODES))}"
             )
         specs.append(TensorSpec(name, code, tuple(int(n) for n in array.shape)))
     return canonical(specs)
@@ -87,7 +84,7 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
 
     Raises:
       IncompatibleWeights: for too many tensors, malformed or repeated names, unknown dtypes,
-        negative sizes, more than `max_bytes` in total, or another order than the canonical one.
+        negative sizes, more than `max_bytes` in total, or an order that is not canonical.
     """
     if not 0 < len(specs) <= MAX_TENSORS:
         raise errors.IncompatibleWeights(
@@ -128,9 +125,7 @@ def check_declaration(specs: Sequence[TensorSpec], *, max_bytes: int = MAX_BYTES
 def differences(
     expected: Iterable[TensorSpec], received: Iterable[TensorSpec]
 ) -> list[errors.Reason]:
-    """Returns a reason for every name, shape or dtype in which `received` is not `expected`; empty
-    when they agree.
-    """
+    """Returns a reason for every tensor in which `received` differs from `expected`."""
     wanted, got = {s.name: s for s in expected}, {s.name: s for s in received}
     found = []
     for name in sorted(wanted.keys() | got.keys()):
@@ -148,8 +143,10 @@ def differences(
 def check_same(
     expected: Sequence[TensorSpec], received: Sequence[TensorSpec], *, what: str
 ) -> None:
-    """Raises IncompatibleWeights listing what differs; `what` names the model, e.g. "update of site
-    'C1'".
+    """Raises IncompatibleWeights listing the differences.
+
+    Args:
+      what: names the received model, e.g. "update of site 'C1'".
     """
     if tuple(expected) == tuple(received):
         return
@@ -159,19 +156,18 @@ def check_same(
         if len(reasons) > _LISTED:
             lines.append(f"and {len(reasons) - _LISTED} more")
         raise errors.IncompatibleWeights(
-            f"{what} is not a model of this federation, {len(reasons)} tensors differ: {'; '.join(lines)}; "
-            "build it from the genotype and options of the plan",
+            f"{what} is not a model of this federation, {len(reasons)} tensors differ: "
+            f"{'; '.join(lines)}; build it from the genotype and options of the plan",
             reasons=reasons,
         )
 
 
 class Digest:
-    """Names a model by its content: its bytes in canonical order, cut every `CHUNK_BYTES`, each
-    piece by its SHA-256.
+    """Computes the digest of a model from its bytes in canonical order.
 
-    The name of the whole is the SHA-256 over the declaration and the names of the pieces. It is the
-    same for any sizes in which the bytes are handed in, for any file and host, and a receiver can
-    check every piece for itself.
+    The bytes are cut into chunks of `CHUNK_BYTES`, and each chunk has its SHA-256. The model's
+    digest is the SHA-256 of its specs and of these checksums, so it is the same for any file and
+    host and for any sizes of the pieces handed in, and a receiver can check each chunk by itself.
     """
 
     def __init__(self, specs: Sequence[TensorSpec]):
@@ -193,17 +189,17 @@ class Digest:
         self._done.append(self._open.digest())
         self._open, self._filled = hashlib.sha256(), 0
 
-    def manifest(self) -> Manifest:
-        """Returns the manifest of all that was handed in."""
+    def manifest(self) -> TensorManifest:
+        """Returns the manifest of the bytes handed in so far."""
         last = [self._open.digest()] if self._filled else []
-        return Manifest(self._specs, b"".join([*self._done, *last]))
+        return TensorManifest(self._specs, b"".join([*self._done, *last]))
 
     def hex(self) -> str:
         return self.manifest().sha256
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class TensorManifest:
     """What a model holds: its declaration in canonical order and the SHA-256 of every chunk, one
     after the other.
 
@@ -240,11 +236,11 @@ class Manifest:
         return hashlib.sha256(declaration + b"\n" + self.addresses).hexdigest()
 
     def size_of(self, index: int) -> int:
-        """Returns the bytes of a chunk; all but the last are full."""
+        """Returns the number of bytes of a chunk; only the last may be short."""
         return min(CHUNK_BYTES, self.nbytes - index * CHUNK_BYTES)
 
     def is_chunk(self, index: int, data: bytes | memoryview) -> bool:
-        """Returns whether `data` is the chunk of that number."""
+        """Returns whether `data` is chunk number `index`."""
         at = index * ADDRESS_BYTES
         return (
             0 <= index < self.num_chunks
@@ -255,14 +251,13 @@ class Manifest:
         """Raises DamagedTransfer unless this is the manifest of the model of that name."""
         if self.sha256 != sha256:
             raise errors.DamagedTransfer(
-                f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; send the model again"
+                f"SHA-256 of the model is {self.sha256[:12]}…, {sha256[:12]}… was declared; "
+                "send the model again"
             )
 
 
 def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
-    """Returns (dtype, first byte, bytes) of each stretch of one dtype in the canonical byte order:
-    three at most.
-    """
+    """Returns (dtype, first byte, number of bytes) of each run of one dtype, in canonical order."""
     runs: list[tuple[np.dtype, int, int]] = []
     start = 0
     for code, group in itertools.groupby(specs, key=operator.attrgetter("dtype")):
@@ -272,13 +267,23 @@ def dtype_runs(specs: Iterable[TensorSpec]) -> list[tuple[np.dtype, int, int]]:
     return runs
 
 
+def stretches(
+    runs: Iterable[tuple[np.dtype, int, int]], start: int, stop: int
+) -> Iterator[tuple[np.dtype, int, int]]:
+    """Yields (dtype, first byte, end) of what each of `dtype_runs` has between two bytes."""
+    for dtype, first, nbytes in runs:
+        begin, end = max(start, first), min(stop, first + nbytes)
+        if begin < end:
+            yield dtype, begin, end
+
+
 def little_endian_bytes(array: np.ndarray) -> memoryview:
-    """Returns the array's values in C order as bytes; a view of it where it is contiguous already."""
+    """Returns the array's values in C order as bytes, without a copy if it is contiguous."""
     dtype = np.dtype(array.dtype).newbyteorder("<")
-    return memoryview(np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8)).cast("B")
+    return np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8).data.cast("B")
 
 
-def manifest_of(arrays: Mapping[str, np.ndarray]) -> Manifest:
+def manifest_of(arrays: Mapping[str, np.ndarray]) -> TensorManifest:
     """Returns the manifest of arrays in memory."""
     specs = specs_of(arrays)
     result = Digest(specs)

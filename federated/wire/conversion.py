@@ -12,7 +12,7 @@ from federated import errors
 from federated.rounds.tasks import Kind, Task
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import ranges
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
@@ -129,7 +129,7 @@ def header_from_message(message: pb.ModelHeader) -> Offer:
       IncompatibleWeights, DamagedTransfer: for a header that describes no model.
     """
     specs = tuple([TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in message.tensors])
-    manifest = Manifest(specs, message.addresses)
+    manifest = TensorManifest(specs, message.addresses)
     manifest.check(message.sha256)
     discarded = message.discarded if message.HasField("discarded") else None
     return Offer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from federated.tensors.weights import Manifest
+from federated.tensors.weights import TensorManifest
 
 # Prefix of the methods by which an operator or a doctor asks a server.
 OPERATION_PREFIX = "/federation_operation.Operation/"
@@ -47,7 +47,7 @@ class Receipt:
 class Offer:
     """A model as a site announces it before its bytes. Its manifest is a checked value."""
 
-    manifest: Manifest
+    manifest: TensorManifest
     round: int = 0  # of an update
     num_examples: int = 0  # of an update
     model: str = ""  # name of a published model

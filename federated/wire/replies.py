@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from federated import errors
 from federated.rounds.tasks import MAX_ROUND, Task, check_model_name
 from federated.tensors import codec
-from federated.tensors.weights import Manifest, TensorSpec, check_same
+from federated.tensors.weights import TensorManifest, TensorSpec, check_same
 from federated.wire import conversion
 from federated.wire import operation_pb2 as operation_pb
 from federated.wire import weight_exchange_pb2 as pb
@@ -117,7 +117,7 @@ def task(message: pb.Task) -> Task:
 
 def manifest(
     message: pb.ModelHeader, *, model: str, specs: Sequence[TensorSpec] | None
-) -> Manifest:
+) -> TensorManifest:
     """Returns the manifest of a model that the server described.
 
     Args:
@@ -140,7 +140,7 @@ def manifest(
     return found
 
 
-def check_specs(found: Manifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
+def check_specs(found: TensorManifest, *, model: str, specs: Sequence[TensorSpec]) -> None:
     """Raises ServerMisbehaves unless a model has the tensors of this site's own model.
 
     Called before a byte of it is allocated or written.
@@ -212,6 +212,8 @@ def status(message: operation_pb.StatusReply) -> dict[str, Any]:
     """
     found = _clean(_object("status", message.status_json))
     _check_shape("status", found, _STATUS)
+    if "aggregation" in found:  # an earlier release does not tell
+        _check_shape("status", found, {"aggregation": (str,)})
     for name, site in found["sites"].items():
         _check_shape(f"status of site {name}", site, _SITE)
         if "labels" in site:  # an earlier release sends none

@@ -38,6 +38,7 @@ VALUES = {
         ("flip_axes", ("x", "x"), "flip_axes is 'x,x'; expected some of x, y, z, each once"),
         ("intensity_scale", 1.0, "intensity_scale is 1.0; expected 0 up to, not including, 1"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0; expected at least 1"),
+        ("aggregation", "fedsgd", "aggregation is 'fedsgd'; expected one of fedavg, fedavgm"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_expected(name, value, words):
@@ -105,6 +106,11 @@ def test_flag_text_repeats_the_configuration(tmp_path):
     again = tmp_path / "again.flags"
     again.write_text(first.stderr)
     assert _resolved(f"--flagfile={again}").stdout == first.stdout
+
+
+def test_a_run_of_an_earlier_release_has_the_same_flag_text_under_its_rule():
+    assert "aggregation" not in _resolved().stderr
+    assert "--aggregation=fedavgm\n" in _resolved("--aggregation=fedavgm").stderr
 
 
 def test_a_wrong_flag_is_a_usage_error_that_names_it():

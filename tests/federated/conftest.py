@@ -61,7 +61,12 @@ def opened(tmp_path, initial, clock):
             **{"num_rounds": 3, "poll_s": 5.0, "linger_s": 5.0, **settings}
         )
         store = storage.Store(tmp_path / folder)
-        store.open_run(initial, policy=config.policy, local_epochs=config.local_epochs)
+        store.open_run(
+            initial,
+            policy=config.policy,
+            local_epochs=config.local_epochs,
+            aggregation=str(config.rule),
+        )
         secrets = {site: f"secret of {site}" for site in toy.EXAMPLES}
         book = credentials.CredentialBook(
             {site: credentials.hashed(secret) for site, secret in secrets.items()}

@@ -98,6 +98,7 @@ def federate(
     site_kills=None,
     num_rounds=3,
     bulk=0,
+    aggregation="fedavg",
     seconds=120,
     meanwhile: Callable[[dict], None] = lambda programs: None,
 ):
@@ -107,12 +108,13 @@ def federate(
       server_kills, site_kills: where a program kills itself, one a life; every one has to be
           reached.
       bulk: values of a further tensor, for updates of several chunks.
+      aggregation: the server's rule.
       meanwhile: called again and again with the programs that are running.
     """
     folder.mkdir(exist_ok=True)
     store = folder / "store"
     initial = toy.write_initial(folder / "initial.safetensors", arrays=toy.initial(bulk))
-    about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk)}
+    about = {"TOY_ROUNDS": str(num_rounds), "TOY_BULK": str(bulk), "TOY_AGGREGATION": aggregation}
     programs = {
         "server": Program(
             folder / "server.log",

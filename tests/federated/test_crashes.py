@@ -71,6 +71,23 @@ def test_a_server_killed_at_every_step_of_a_run_ends_with_the_same_bits(
     assert (verified.rounds, verified.recomputed) == ((1, 2, 3), (3,))
 
 
+def test_a_server_killed_around_an_aggregation_with_a_state_ends_with_the_same_bits(tmp_path, kits):
+    rule = "fedavgm:momentum=0.75,learning_rate=0.5"
+    kills = [
+        "spooled_updates.aggregate_spooled:after:1",
+        "Store.close_round:after:1",
+        "event:aggregated:1",
+    ]
+    states = [f"rule_state/round_{number:03d}.safetensors" for number in (1, 2, 3)]
+    left = []
+    for name, some in (("undisturbed", []), ("killed", kills)):
+        store, deaths = federate(tmp_path / name, kits, server_kills=some, aggregation=rule)
+        assert deaths == len(some)
+        left.append({**results(store), **{name: (store / name).read_bytes() for name in states}})
+    assert left[0] == left[1]
+    assert left[0]["global/round_003.safetensors"] != left[0]["global/round_002.safetensors"]
+
+
 def test_sites_killed_at_every_step_of_a_run_end_with_the_same_bits(tmp_path, kits, undisturbed):
     store, deaths = federate(tmp_path / "run", kits, site_kills=SITE_KILLS)
     assert deaths == sum(map(len, SITE_KILLS.values()))

@@ -33,7 +33,17 @@ MAY_IMPORT = {
     "site": {"tensors", "rounds", "wire", "security"},
     "admin": {"wire", "security"},
     "doctor": {"tensors", "rounds", "wire", "security", "admin"},
-    "simulation": {"tensors", "rounds", "wire", "server", "site"},
+    "simulation": {
+        "tensors",
+        "rounds",
+        "wire",
+        "aggregation",
+        "security",
+        "storage",
+        "audit",
+        "server",
+        "site",
+    },
 }
 
 

@@ -35,7 +35,7 @@ def test_a_disproportionate_change_is_refused_and_affects_no_other_site(opened):
     sites[0].push(2, 2.0)
     with pytest.raises(
         errors.UpdateRefused,
-        match=r"update of site 'C2' for round 2: it changes the model by .* is usual, 10 times that is taken",
+        match=r"update of site 'C2' for round 2: it changes the model by .* is usual, and at most 10 times that is accepted",
     ) as caught:
         sites[1].push(2, 1e4)
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]

@@ -30,7 +30,7 @@ from tests.federated import toy
 PLACES = {
     "Store": store.Store,
     "Records": database.Records,
-    "averaging": spooled_updates,
+    "spooled_updates": spooled_updates,
     "atomic": atomic,
     "Coordinator": coordinator.Coordinator,
     "Journal": journal.Journal,
@@ -87,6 +87,7 @@ def main(role, folder, kit, third, *kill):
     if role == "server":
         config = server_config.ServerConfig(
             num_rounds=int(os.environ.get("TOY_ROUNDS", "3")),
+            aggregation=os.environ.get("TOY_AGGREGATION", "fedavg"),
             port=0,
             host="127.0.0.1",
             poll_s=5.0,

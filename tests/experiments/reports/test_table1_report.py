@@ -130,6 +130,7 @@ def test_every_setting_is_held_against_the_paper_unless_it_changes_no_model():
         "absence_evidence": True,
         "precision": "mixed_float16",
         "clip_norm": 1.0,
+        "aggregation": "fedavgm:momentum=0.9,learning_rate=1.0",
     }
     assert {name for name, *_ in table1_report.departures(unlike)} == set(unlike)
     # what decides which run it is, how it is computed, what is done about accidents, and rows that

@@ -34,7 +34,7 @@ def test_without_scores_nothing_is_selected():
     assert select({}, EXAMPLES) is None and select({0: {}}, EXAMPLES) is None
 
 
-def test_a_planted_best_round_is_found_every_time():
+def test_a_planted_best_round_is_always_found():
     rng = random.Random(3)
     for _ in range(100):
         planted = rng.randrange(20)
@@ -45,7 +45,7 @@ def test_a_planted_best_round_is_found_every_time():
         assert select(scores, EXAMPLES).best == planted
 
 
-def test_a_planted_bad_round_is_never_chosen_a_hundred_times_of_a_hundred():
+def test_a_planted_bad_round_is_not_chosen_in_any_of_a_hundred_trials():
     rng, right = random.Random(5), 0
     for _ in range(100):
         planted, last = rng.randrange(20), rng.random() < 0.5

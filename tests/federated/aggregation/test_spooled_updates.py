@@ -1,10 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from federated.aggregation import spooled_updates
+from federated.aggregation.fedavg import FedAvg
+from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.spooled_updates import StoredFile, Targets
 from federated.rounds.rounds import Update
 from federated.tensors import tensor_files, weights
-from federated.tensors.tensor_files import TensorFile
 
 ARRAYS = {
     "w": np.random.default_rng(5).normal(size=300_000).astype(np.float32),
@@ -31,38 +35,110 @@ def spoil(path):
         stream.write(b"\x00\x00\x80\x3f")
 
 
-def average(spooled, target, **named):
-    return spooled_updates.average(
-        spooled, target, weights.specs_of(ARRAYS), {"round": "1"}, **named
+@dataclasses.dataclass
+class Files:
+    """Global model 0, and the names of the files to write."""
+
+    targets: Targets
+    model: StoredFile
+
+
+@pytest.fixture
+def store(tmp_path):
+    arrays = {name: np.full_like(array, 2) for name, array in ARRAYS.items()}
+    sha256 = tensor_files.save(tmp_path / "round_0", arrays)
+    return Files(
+        Targets(tmp_path / "round_1", tmp_path / "state_1"),
+        StoredFile(tmp_path / "round_0", sha256),
+    )
+
+
+def aggregate(spooled, store, *, rule=None, **named):
+    return spooled_updates.aggregate_spooled(
+        rule or FedAvg(),
+        spooled,
+        store.targets,
+        weights.specs_of(ARRAYS),
+        {"round": "1"},
+        model=store.model,
+        **named,
     )
 
 
 @pytest.mark.parametrize("verified", [0, 1, 2])
-def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, tmp_path, verified):
-    manifest = average(spooled, tmp_path / "mean", verified=list(spooled)[:verified])
-    arrays, metadata = tensor_files.load(tmp_path / "mean")
+def test_the_mean_is_the_same_whether_or_not_files_are_checked(spooled, store, verified):
+    manifest, state = aggregate(spooled, store, verified=list(spooled)[:verified])
+    arrays, metadata = tensor_files.load(store.targets.model)
     assert manifest == weights.manifest_of(arrays) and metadata == {"round": "1"}
+    assert state is None and not store.targets.state.exists()
     for name, array in ARRAYS.items():  # (30 + 3 * 10) / 40 = 1.5
         np.testing.assert_allclose(arrays[name], 1.5 * array, rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", [FedAvg(), FedAvgM()], ids=str)
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_corrupt_update_is_named_and_the_target_stays_as_it_was(spooled, tmp_path, number):
+def test_a_corrupt_update_is_named_and_the_targets_stay_as_they_were(
+    spooled, store, tmp_path, number, rule
+):
     path = list(spooled)[number]
     spoil(path)
-    target = tmp_path / "mean"
-    target.write_bytes(b"before")
+    targets = (store.targets.model, store.targets.state)
+    for target in targets:
+        target.write_bytes(b"before")
     with pytest.raises(spooled_updates.CorruptUpdate) as caught:
-        average(spooled, target, verified=[other for other in spooled if other != path])
+        others = [other for other in spooled if other != path]
+        aggregate(spooled, store, rule=rule, verified=others)
     assert caught.value.update == spooled[path]
-    assert target.read_bytes() == b"before" and not list(tmp_path.glob(".partial*"))
+    assert all(target.read_bytes() == b"before" for target in targets)
+    assert not list(tmp_path.glob(".partial*"))
 
 
-def test_a_verified_update_is_not_hashed_again(spooled, tmp_path):
+def test_a_verified_update_is_not_hashed_again(spooled, store):
     path = next(iter(spooled))
     spoil(path)  # which therefore shows in the mean
-    average(spooled, tmp_path / "mean", verified=spooled)
-    with TensorFile(path) as held, TensorFile(tmp_path / "mean") as mean:
-        assert held.nbytes == mean.nbytes
-    arrays, _ = tensor_files.load(tmp_path / "mean")
+    aggregate(spooled, store, verified=spooled)
+    arrays, _ = tensor_files.load(store.targets.model)
     assert (np.abs(arrays["w"] - 1.5 * ARRAYS["w"]) > 1e-3).sum() == 1
+
+
+def test_fedavg_opens_neither_the_model_before_nor_a_state(spooled, store):
+    store.model.path.unlink()
+    aggregate(spooled, store, state=StoredFile(store.targets.state, "0" * 64))
+    assert not store.targets.state.exists()
+
+
+def test_the_state_of_a_rule_is_written_beside_the_model_and_read_in_the_next_round(spooled, store):
+    rule = FedAvgM(momentum=0.5)
+    _, manifest = aggregate(spooled, store, rule=rule)
+    arrays, metadata = tensor_files.load(store.targets.state)
+    assert metadata == {"format": "1", "rule": "fedavgm:momentum=0.5,learning_rate=1.0"}
+    assert manifest == weights.manifest_of(arrays)
+    velocity = arrays["state"][:2, 0]  # of "b", the widest, which comes first
+    np.testing.assert_array_equal(velocity, 2.0 - 1.5 * ARRAYS["b"])
+    state = store.targets.state.rename(store.targets.state.with_name("state_0"))
+    aggregate(spooled, store, rule=rule, state=StoredFile(state, manifest.sha256))
+    later, _ = tensor_files.load(store.targets.state)
+    np.testing.assert_array_equal(later["state"][:2, 0], 1.5 * velocity)
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "of another format"])
+@pytest.mark.parametrize("of", ["model", "state"])
+def test_a_damaged_file_of_the_store_is_named_and_nothing_is_written(spooled, store, harm, of):
+    _, manifest = aggregate(spooled, store, rule=FedAvgM())
+    state = StoredFile(store.targets.state.rename(store.targets.state.with_name("state_0")), "")
+    state = StoredFile(state.path, manifest.sha256)
+    store.targets.model.unlink()
+    damaged = store.model if of == "model" else state
+    if harm == "gone":
+        damaged.path.unlink()
+    elif harm == "changed":
+        spoil(damaged.path)
+    elif of == "state":
+        arrays, metadata = tensor_files.load(damaged.path)
+        tensor_files.save(damaged.path, arrays, {**metadata, "format": "2"})
+    else:
+        return
+    with pytest.raises(spooled_updates.DamagedStore, match=damaged.path.name) as caught:
+        aggregate(spooled, store, rule=FedAvgM(), state=state)
+    assert isinstance(caught.value, OSError)  # the server waits and tries again
+    assert not store.targets.model.exists() and not store.targets.state.exists()

@@ -16,8 +16,8 @@ GLOBAL = {
 
 
 @pytest.fixture
-def look(tmp_path):
-    """Returns the gate of an update after it has seen its pieces in an order."""
+def checked(tmp_path):
+    """Returns the check of an update after its chunks arrived in the given order."""
 
     def through(arrays, order=(0, 1)):
         tensor_files.save(tmp_path / "global.safetensors", GLOBAL)
@@ -26,15 +26,15 @@ def look(tmp_path):
             TensorFile(tmp_path / "global.safetensors") as before,
             TensorFile(tmp_path / "update.safetensors") as after,
         ):
-            gate = UpdateCheck(weights.specs_of(arrays), before)
+            check = UpdateCheck(weights.specs_of(arrays), before)
             for chunk in codec.chunks(after, order):
-                gate.look(chunk.index, chunk.data)
-        return gate
+                check.look(chunk.index, chunk.data)
+        return check
 
     return through
 
 
-def test_the_norm_of_the_change_is_that_of_all_tensors_together(look):
+def test_the_norm_of_the_change_is_that_of_all_tensors_together(checked):
     update = {
         name: (array + RNG.normal(size=array.shape)).astype(array.dtype)
         for name, array in GLOBAL.items()
@@ -44,13 +44,17 @@ def test_the_norm_of_the_change_is_that_of_all_tensors_together(look):
             np.sum((update[name].astype(np.float64) - array) ** 2) for name, array in GLOBAL.items()
         )
     )
-    gate = look(update)
+    gate = checked(update)
     gate.check("update")
     np.testing.assert_allclose(gate.change, expected, rtol=1e-5)
-    assert look(update, order=(1, 0)).change == look(update, order=(1, 0, 1)).change == gate.change
+    assert (
+        checked(update, order=(1, 0)).change
+        == checked(update, order=(1, 0, 1)).change
+        == gate.change
+    )
 
 
-def test_every_bad_tensor_is_named_with_the_number_of_its_bad_values(look):
+def test_every_tensor_with_non_finite_values_is_named_with_their_number(checked):
     update = {name: array.copy() for name, array in GLOBAL.items()}
     update["kernel"][[0, 200_000, 399_999]] = np.nan, np.inf, -np.inf
     update["half"][1] = np.nan
@@ -58,28 +62,28 @@ def test_every_bad_tensor_is_named_with_the_number_of_its_bad_values(look):
         errors.UpdateRefused,
         match=r"update of C1: kernel holds a value that is not finite \(3 of 400000 values\); half",
     ) as caught:
-        look(update, order=(1, 0)).check("update of C1")
+        checked(update, order=(1, 0)).check("update of C1")
     assert [(reason.tensor, reason.kind) for reason in caught.value.reasons] == [
         ("kernel", "not_finite"),
         ("half", "not_finite"),
     ]
 
 
-def test_a_change_beyond_float32_is_infinite_and_refused(look):
+def test_a_change_beyond_float32_is_infinite_and_refused(checked):
     update = {**GLOBAL, "bias": np.full(5, 3e38, np.float32)}
     with np.errstate(over="ignore"):
-        gate = look(update)
+        gate = checked(update)
     gate.check("update")  # each value is finite
     assert gate.change == np.inf
     with pytest.raises(errors.UpdateRefused, match="changes the model by inf"):
         check_change(gate.change, 1.0, max_ratio=10.0, what="update")
 
 
-def test_a_change_is_compared_with_what_is_usual():
+def test_a_change_is_compared_with_the_usual_one():
     check_change(99.0, 10.0, max_ratio=10.0, what="u")
     with pytest.raises(
         errors.UpdateRefused,
-        match=r"changes the model by 101 .*, 10 is usual, 10 times that is taken",
+        match=r"changes the model by 101 .*; 10 is usual, and at most 10 times that is accepted",
     ) as caught:
         check_change(101.0, 10.0, max_ratio=10.0, what="u")
     assert [reason.kind for reason in caught.value.reasons] == ["norm"]
@@ -92,12 +96,12 @@ def test_a_change_is_compared_with_what_is_usual():
         ([], 8.0, 100, 1.6),  # a fifth of the initial model's norm
         ([9.0, 10.0, 1000.0], 8.0, 100, 10.0),  # the median of others
         ([900.0, 1000.0], 8.0, 100, 16.0),  # but never more than twice the initial model's norm
-        ([7.0], 8.0, 100, 7.0),  # one other is enough
-        ([1e-9, 1e-9], 8.0, 100, 1.6),  # tiny changes of a hostile site shut nobody out
+        ([7.0], 8.0, 100, 7.0),  # one other site is enough
+        ([1e-9, 1e-9], 8.0, 100, 1.6),  # tiny changes by a hostile site do not shut others out
         ([], 0.0, 10_000, 0.02),  # a model of zeros counts as one of values of 0.001
     ],
 )
-def test_what_is_usual_follows_the_others_and_never_falls_below_a_share_of_the_initial_model(
+def test_the_usual_change_is_the_others_median_within_bounds_of_the_initial_norm(
     others, norm, values, expected
 ):
     assert usual_change(others, initial_norm=norm, num_values=values) == pytest.approx(expected)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from federated.aggregation.weighted_mean import Contribution, weighted_mean
 from federated.audit import log as audit_log
 from federated.audit import verification
 from federated.security import provisioning
@@ -18,7 +17,7 @@ from tests.federated import toy
 
 
 def keep_round(store, log, number, *, keep_updates=True):
-    """Writes what a server leaves of a round: two updates, their mean, and the log of it."""
+    """Writes what a server keeps of a round: two updates, their mean, and the log."""
     arrays = {
         site: {
             name: array * np.float32(number) + np.float32(toy.STEP[site])
@@ -39,9 +38,13 @@ def keep_round(store, log, number, *, keep_updates=True):
             num_examples=toy.EXAMPLES[site],
             sha256=digests[site],
         )
-    mean = weighted_mean(
-        [Contribution(site, values, toy.EXAMPLES[site]) for site, values in arrays.items()]
-    )
+    total = sum(toy.EXAMPLES[site] for site in arrays)
+    mean = {
+        name: (sum(toy.EXAMPLES[s] * arrays[s][name].astype("f8") for s in arrays) / total).astype(
+            "f4"
+        )
+        for name in toy.INITIAL
+    }
     sha256 = tensor_files.save(store / "global" / f"round_{number:03d}.safetensors", mean)
     if not keep_updates:
         shutil.rmtree(folder)
@@ -85,7 +88,7 @@ def test_an_honest_store_verifies_and_is_recomputed(store, authority):
     assert found.head == json.loads((store / "events.jsonl").read_text().splitlines()[-1])["hash"]
 
 
-def test_the_chain_is_plain_sha256_of_what_stands_before_it(store):
+def test_a_hash_is_the_sha256_of_its_line_so_far(store):
     import hashlib
 
     previous = "0" * 64
@@ -131,9 +134,7 @@ def test_lines_removed_moved_or_repeated_are_found(store, change, line):
     assert caught.value.line == line
 
 
-def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(
-    store, authority, tmp_path
-):
+def test_a_rewritten_log_lacks_the_servers_signature_and_the_noted_head(store, authority, tmp_path):
     noted = verification.verify(store).head
     path = store / "events.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -154,13 +155,14 @@ def test_a_log_written_anew_lacks_the_servers_signature_and_the_noted_head(
 
 
 def test_a_site_cannot_sign_for_the_server(store, authority, kits):
-    """Its certificate is of the same authority, but not of a server."""
+    """A site's certificate is from the same authority, but not for a server."""
     (store / "events.jsonl").unlink()
     log = audit_log.AuditLog(store / "events.jsonl", key=kits / "C1" / "site.key")
     log.append("started", certificate=(kits / "C1" / "site.pem").read_text())
     keep_round(store, log, 1)
     with pytest.raises(
-        audit_log.BrokenChain, match=r"line 1: .* not one that the authority gave to a server"
+        audit_log.BrokenChain,
+        match="line 1: the authority did not issue the certificate of this server",
     ):
         verification.verify(store, authority)
 
@@ -181,7 +183,7 @@ def spoil(path):
     path.write_bytes(content)
 
 
-def test_a_model_or_an_update_that_is_another_is_found(store):
+def test_a_changed_model_or_update_is_found(store):
     spoil(store / "global" / "round_002.safetensors")
     with pytest.raises(
         audit_log.BrokenChain, match=r"line 7: round_002\.safetensors is not the model"
@@ -212,17 +214,18 @@ def test_an_aggregate_that_is_not_the_mean_is_found_although_every_digest_fits(s
         )
     (tmp_path / "other.jsonl").rename(store / "events.jsonl")
     with pytest.raises(
-        audit_log.BrokenChain, match="line 13: the updates of round 4 do not average"
+        audit_log.BrokenChain,
+        match="line 13: the updates of round 4 do not give the logged model by fedavg",
     ):
         verification.verify(store)
 
 
-def test_an_aggregation_of_an_update_that_never_came_is_found(store):
+def test_an_aggregation_of_an_update_that_was_never_received_is_found(store):
     log = audit_log.AuditLog(store / "events.jsonl")
     log.append("aggregated", round=4, sites={"C1": 30}, updates={"C1": "0" * 64}, sha256="0" * 64)
     with pytest.raises(
         audit_log.BrokenChain,
-        match="line 11: round 4 counts an update of site 'C1' that the log did not take in",
+        match="line 11: round 4 counts an update of site 'C1' that was not logged before",
     ):
         verification.verify(store)
 
@@ -234,13 +237,13 @@ def test_a_round_that_was_skipped_is_found(store):
         verification.verify(store)
 
 
-def test_models_the_server_did_not_keep_are_said_to_be_so(store):
+def test_models_that_the_server_did_not_keep_are_reported(store):
     (store / "global" / "round_001.safetensors").unlink()
     assert verification.verify(store).pruned == (1,)
 
 
 @pytest.mark.parametrize("cut", [1, 40, 250])
-def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_goes_on(store, cut):
+def test_half_a_line_of_a_killed_server_is_cut_off_and_the_chain_continues(store, cut):
     path = store / "events.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     assert len(list(audit_log.read_chain(path))) == 9  # beside a running server
@@ -265,7 +268,7 @@ def test_a_log_of_another_kind_is_not_continued(tmp_path):
         audit_log.AuditLog(tmp_path / "events.jsonl")
 
 
-def test_threads_share_one_chain_and_listeners_hear_every_record(tmp_path):
+def test_threads_share_one_chain_and_listeners_get_every_record(tmp_path):
     heard = []
     log = audit_log.AuditLog(tmp_path / "events.jsonl", listeners=[heard.append])
     threads = [
@@ -289,14 +292,14 @@ def test_a_listener_that_cannot_write_does_not_stop_the_log(tmp_path):
     assert log.head[0] == 1
 
 
-def test_a_folder_that_is_no_store_is_named(tmp_path):
-    with pytest.raises(ValueError, match="the folder that the server calls its store"):
+def test_a_folder_that_is_not_a_store_is_named(tmp_path):
+    with pytest.raises(ValueError, match="give the server's folder, its --store"):
         verification.verify(pathlib.Path(tmp_path))
 
 
 @pytest.fixture
 def whole(serving, take_part):
-    """The store of a run that went to its end."""
+    """The store of a finished run."""
     running = serving()
     trainers = {site: toy.ToyTrainer(site) for site in ("C1", "C2")}
     take_part({site: running.connect(site) for site in trainers}, trainers)
@@ -320,14 +323,12 @@ def test_a_changed_row_is_found(whole):
         verification.verify(whole)
 
 
-def test_rows_of_a_site_that_sent_none_are_found(whole):
+def test_rows_of_a_site_that_sent_no_rows_are_found(whole):
     path = whole / "rows.jsonl"
     path.write_text(
         path.read_text() + path.read_text().splitlines()[0].replace('"C1"', '"C9"') + "\n"
     )
-    with pytest.raises(
-        audit_log.BrokenChain, match="has rows of 'C9', which the log did not take in"
-    ):
+    with pytest.raises(audit_log.BrokenChain, match="has rows of 'C9' that were not logged"):
         verification.verify(whole)
 
 
@@ -364,7 +365,7 @@ def test_another_best_model_than_the_scores_choose_is_found(whole, tmp_path):
     (tmp_path / "forged.jsonl").rename(whole / "events.jsonl")
     with pytest.raises(
         audit_log.BrokenChain,
-        match=f"round {other} was called the best; by the logged scores it is round {best}",
+        match=f"round {other} is named the best; by the logged scores it is round {best}",
     ):
         verification.verify(whole)
 

@@ -1,6 +1,4 @@
-"""What a site declares of its labels at login: taken in words of a fixed list only, kept by the
-store, shown by the status.
-"""
+"""What a site declares about its labels at login: checked, stored and shown in the status."""
 
 import json
 import sqlite3
@@ -17,7 +15,7 @@ from tests.federated import toy
 HEALTHY = {"tumour": "absent", "pancreas": "complete"}
 
 
-def test_words_of_the_list_are_taken_and_sorted():
+def test_words_of_the_list_are_accepted_and_sorted():
     assert list(check_labels("C1", HEALTHY).items()) == [
         ("pancreas", "complete"),
         ("tumour", "absent"),
@@ -37,16 +35,16 @@ def test_words_of_the_list_are_taken_and_sorted():
         {f"class{number}": "absent" for number in range(17)},
     ],
 )
-def test_anything_else_is_refused_and_is_not_repeated_in_the_answer(opened, labels):
+def test_anything_else_is_refused_and_not_quoted_in_the_answer(opened, labels):
     run = opened()
     with pytest.raises(
-        errors.UpdateRefused, match="site 'C1' declares labels that this server does not take"
+        errors.UpdateRefused, match="site 'C1' declares labels that this server does not accept"
     ) as caught:
         run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels=labels)
     assert "0815" not in str(caught.value) and "C1" not in run.store.sites()
 
 
-def test_the_store_keeps_it_and_the_last_login_counts(opened):
+def test_the_store_keeps_the_declaration_of_the_last_login(opened):
     run = opened()
     run.lead.login("C1", "secret of C1", toy.PLAN, 30, labels=HEALTHY)
     run.lead.login("C2", "secret of C2", toy.PLAN, 10)
@@ -70,16 +68,21 @@ def test_a_store_of_an_earlier_release_declares_nothing(opened):
     assert run.store.sites()["C1"].labels == {} and run.store.sites()["C1"].num_examples == 30
 
 
-def test_the_status_shows_it_and_a_hostile_one_is_refused():
-    site = {
-        "state": "training", "num_examples": 30, "seconds_since_heard": 1.0, "bytes_received": 0, "bytes_sent": 0, "scores": {},
-        "updates": 1, "refused": 0, "doing": None,
-    }  # fmt: skip
-    status = {
-        "run": "r", "phase": "rounds", "release": "1", "rounds_done": 0, "num_rounds": 3, "min_num_clients": 1, "open_round": 1, "attempt": 1,
-        "best_round": None, "model_bytes": 1, "disk_free_bytes": 1, "sites": {"C1": {**site, "labels": HEALTHY}, "C2": site},
-        "audit": {"lines": 1, "head": "0" * 64}, "rounds": [], "warnings": [], "updates": [], "finished": False,
-    }  # fmt: skip
+SITE = {
+    "state": "training", "num_examples": 30, "seconds_since_heard": 1.0, "bytes_received": 0,
+    "bytes_sent": 0, "scores": {}, "updates": 1, "refused": 0, "doing": None,
+}  # fmt: skip
+STATUS = {
+    "run": "r", "phase": "rounds", "release": "1", "rounds_done": 0, "num_rounds": 3,
+    "min_num_clients": 1, "open_round": 1, "attempt": 1, "best_round": None, "model_bytes": 1,
+    "disk_free_bytes": 1, "audit": {"lines": 1, "head": "0" * 64}, "rounds": [], "warnings": [],
+    "updates": [], "finished": False,
+}  # fmt: skip
+
+
+def test_the_status_shows_the_declaration_and_a_hostile_one_is_refused():
+    site = SITE
+    status = {**STATUS, "sites": {"C1": {**site, "labels": HEALTHY}, "C2": site}}
 
     def read(value):
         return replies.status(operation_pb.StatusReply(status_json=json.dumps(value)))

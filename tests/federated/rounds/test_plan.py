@@ -34,7 +34,7 @@ def test_another_value_is_another_fingerprint():
     assert plan.fingerprint({"a": 1}) != plan.fingerprint({"a": 2})
 
 
-def test_an_empty_part_against_a_full_one():
+def test_an_empty_part_differs_from_a_full_one():
     assert plan.differences({"a": {}}, {"a": {"b": 1}}) == [
         "a: server {}, site nothing",
         "a.b: server nothing, site 1",
@@ -42,6 +42,6 @@ def test_an_empty_part_against_a_full_one():
     assert plan.differences({}, {}) == []
 
 
-def test_what_json_cannot_hold_is_no_plan():
+def test_a_plan_that_json_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="not plain JSON"):
         plan.normal({"a": float("nan")})

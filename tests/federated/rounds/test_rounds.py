@@ -55,12 +55,12 @@ def test_a_retry_replaces_itself_and_does_not_restart_the_wait():
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_update_for_a_closed_round_says_who_and_which(number):
+def test_an_update_for_a_closed_round_names_site_and_round(number):
     with pytest.raises(StaleUpdate, match=rf"'C1'.*round {number}.*round 3"):
         accept(Round(3), update("C1", number), policy=POLICY, now=0.0)
 
 
-def test_one_site_more_than_the_maximum_is_refused():
+def test_a_site_beyond_the_maximum_is_refused():
     state = Round(3)
     for site in ("C1", "C2", "C3"):
         state = accept(state, update(site), policy=POLICY, now=0.0)
@@ -121,7 +121,7 @@ def arriving(state, moments, policy=SLOW):
     return state
 
 
-def test_a_transfer_many_times_as_long_as_the_deadline_keeps_the_round_open_while_it_goes_on():
+def test_a_transfer_far_longer_than_the_deadline_keeps_the_round_open():
     state = arriving(Round(3), range(95, 500, 10))
     assert expires_at(state, SLOW) == 495 + 20
     once_there = accept(
@@ -134,7 +134,7 @@ def test_a_transfer_many_times_as_long_as_the_deadline_keeps_the_round_open_whil
     assert expires_at(arriving(Round(3), range(95, 150, 10), short), short) == 150.0
 
 
-def test_bytes_after_a_gap_longer_than_the_grace_are_a_new_transfer():
+def test_bytes_after_a_pause_longer_than_the_grace_begin_a_new_transfer():
     state = arriving(Round(3), [50, 60, 90])  # 30 s apart, so from 90 on
     assert expires_at(state, SLOW) == 110.0
     late = progressed(state, "C1", policy=SLOW, now=111.0)  # after the deadline, as it then was

@@ -1,6 +1,4 @@
-"""Ten thousand random schedules of a round under a virtual clock: what must hold whatever sites and
-clocks do.
-"""
+"""Invariants of a round in ten thousand random schedules under a virtual clock."""
 
 import dataclasses
 import random
@@ -40,9 +38,7 @@ def random_policy(rng):
 
 
 class Schedule:
-    """Plays one round with sites that push, dawdle, leave, come back, are sent away, and push
-    again; a driver that looks when due.
-    """
+    """Plays one round with a driver and sites that push, pause, leave, return and are evicted."""
 
     def __init__(self, rng):
         self.rng, self.policy = rng, random_policy(rng)

@@ -35,7 +35,7 @@ def test_a_run_from_beginning_to_end_by_hand():
     assert next_task(progress, "C2").kind == "evaluate"
 
 
-def test_a_site_without_any_update_has_nothing_to_do_at_the_end():
+def test_a_site_without_an_update_has_nothing_to_do_at_the_end():
     assert next_task(
         Progress(open_round=None, num_rounds=2, participants=frozenset({"C1"})), "C3"
     ) == Task("finished")

@@ -172,15 +172,15 @@ def test_while_a_round_is_aggregated_updates_come_too_late_and_sites_wait(opened
     first, second = Site(run, "C1"), Site(run, "C2")
     first.push(1)
     seen = []
-    average = spooled_updates.weighted_mean_of_sources
+    aggregate = spooled_updates.aggregate
 
     def meanwhile(*given, **named):
         seen.append(second.task().kind)
         with pytest.raises(errors.StaleUpdate, match="round 1, which has just closed"):
             second.push(1)
-        average(*given, **named)
+        aggregate(*given, **named)
 
-    monkeypatch.setattr(spooled_updates, "weighted_mean_of_sources", meanwhile)
+    monkeypatch.setattr(spooled_updates, "aggregate", meanwhile)
     run.lead.advance()
     assert seen == ["wait"] and second.task().round == 2
 

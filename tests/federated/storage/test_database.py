@@ -1,4 +1,4 @@
-"""Facts in SQLite, asked for by many threads at once, as the requests of sites do."""
+"""Many threads that use the database at once, as the requests of sites do."""
 
 import threading
 
@@ -7,7 +7,7 @@ from federated.storage.database import Records
 THREADS, READS = 6, 200
 
 
-def test_threads_that_ask_at_once_get_what_they_asked_for(tmp_path):
+def test_threads_that_read_at_once_get_their_own_rows(tmp_path):
     records = Records(tmp_path / "run.sqlite")
     records.pause(True)
     records.end_after(7, "plateau")

@@ -113,7 +113,7 @@ def test_two_servers_cannot_share_a_store(reopen, tmp_path):
         storage.Store(tmp_path / "store")
 
 
-def test_a_store_that_cannot_be_locked_is_not_said_to_be_in_use(tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_locked_is_not_reported_as_in_use(tmp_path, monkeypatch):
     def refused(*given):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -163,7 +163,7 @@ def test_closing_a_round_opens_the_next_and_remembers_the_receipts(reopen):
     assert store.open_round(POLICY, now=90.0) is None
 
 
-def test_what_a_kill_left_behind_goes_at_the_next_start(reopen):
+def test_the_next_start_removes_what_a_kill_left(reopen):
     store = reopen()
     kept = arrive(store, "C1")
     for stray in (

@@ -8,7 +8,7 @@ from federated.storage.verified_files import VerifiedFiles
 
 @pytest.fixture
 def file(tmp_path):
-    """A file that was written a moment ago."""
+    """A file that was just written."""
     path = tmp_path / "update.safetensors"
     path.write_bytes(b"x" * 1000)
     written = time.time_ns() - 500_000_000
@@ -17,7 +17,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_file_that_nobody_touched(file):
+def test_an_unchanged_file_stays_verified(file):
     untouched = VerifiedFiles()
     assert not untouched.holds(file)  # nobody noted it
     untouched.note(file)
@@ -27,7 +27,7 @@ def test_a_file_that_nobody_touched(file):
 @pytest.mark.parametrize(
     "harm", ["same size", "one byte in place", "cut", "longer", "replaced", "stamped back", "gone"]
 )
-def test_a_file_that_somebody_touched(file, harm):
+def test_a_changed_file_is_verified_again(file, harm):
     untouched, before = VerifiedFiles(), os.stat(file)
     untouched.note(file)
     if harm == "same size":
@@ -52,7 +52,7 @@ def test_a_file_that_somebody_touched(file, harm):
     assert not untouched.holds(file)
 
 
-def test_a_minute_later_it_is_read_again(file):
+def test_a_minute_later_a_file_is_verified_again(file):
     now = [100.0]
     untouched = VerifiedFiles(clock=lambda: now[0])
     untouched.note(file)
@@ -62,7 +62,7 @@ def test_a_minute_later_it_is_read_again(file):
     assert not untouched.holds(file)
 
 
-def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
+def test_a_file_whose_stamp_a_change_might_not_alter_is_not_noted(file):
     written = os.stat(file).st_mtime_ns
     within_the_tick = VerifiedFiles(now_ns=lambda: written + 500_000)
     within_the_tick.note(file)
@@ -75,7 +75,7 @@ def test_what_a_later_change_would_perhaps_not_stamp_anew_is_not_noted(file):
     assert not coarse.holds(file)
 
 
-def test_a_file_that_is_not_there_is_not_noted(tmp_path):
+def test_a_missing_file_is_not_noted(tmp_path):
     untouched = VerifiedFiles()
     untouched.note(tmp_path / "gone")
     assert not untouched.holds(tmp_path / "gone")

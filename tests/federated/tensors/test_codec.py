@@ -34,7 +34,7 @@ def opened(tmp_path):
 
 
 @pytest.mark.parametrize("transport", codec.TRANSPORTS)
-def test_every_transport_gives_the_very_bytes_back(opened, transport):
+def test_every_transport_restores_the_same_bytes(opened, transport):
     file, manifest = opened(ARRAYS), weights.manifest_of(ARRAYS)
     received = list(codec.chunks(file, transport=transport))
     assert [chunk.index for chunk in received] == list(
@@ -45,7 +45,7 @@ def test_every_transport_gives_the_very_bytes_back(opened, transport):
     assert [chunk.index for chunk in codec.chunks(file, [1], transport=transport)] == [1]
 
 
-def test_deflated_weights_are_smaller_and_noise_is_not_made_larger(opened):
+def test_deflated_weights_are_smaller_and_noise_is_not_larger(opened):
     size = sum(array.nbytes for array in ARRAYS.values())
     assert (
         sum(len(chunk.data) for chunk in codec.chunks(opened(ARRAYS), transport="deflate"))
@@ -55,7 +55,7 @@ def test_deflated_weights_are_smaller_and_noise_is_not_made_larger(opened):
     assert [chunk.encoding for chunk in codec.chunks(opened(noise), transport="deflate")] == [RAW]
 
 
-def test_half_halves_what_was_rounded_and_leaves_alone_what_was_not(opened):
+def test_half_halves_rounded_values_and_leaves_others_as_they_are(opened):
     large = {"kernel": RNG.normal(size=(2**19,)).astype(np.float32)}
     rounded, error = codec.rounded(large)
     assert [chunk.encoding for chunk in codec.chunks(opened(rounded), transport="half")] == [
@@ -75,7 +75,7 @@ def test_half_halves_what_was_rounded_and_leaves_alone_what_was_not(opened):
     )
 
 
-def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
+def test_rounding_keeps_shapes_other_dtypes_and_values_beyond_float16():
     rounded, error = codec.rounded({**ARRAYS, "large": np.array([[1e6, 0.1]], np.float32)})
     assert (
         rounded["large"].tolist() == [[1e6, float(np.float32(np.float16(0.1)))]]
@@ -118,7 +118,7 @@ def test_rounding_spares_other_dtypes_shapes_and_what_float16_cannot_hold():
         "bomb",
     ],
 )
-def test_what_is_not_the_size_that_was_declared_is_damage(chunk):
+def test_a_chunk_of_another_size_than_declared_is_damaged(chunk):
     with pytest.raises(errors.DamagedTransfer, match="chunk 0"):
         codec.decoded(chunk, 4)
 

@@ -9,7 +9,7 @@ from federated.tensors import codec, partial_file, tensor_files, weights
 from federated.tensors.codec import Chunk
 from federated.tensors.partial_file import PartialModel, ranges
 from federated.tensors.tensor_files import TensorFile
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 
 ARRAYS = {
     "a": np.arange(700_000, dtype=np.float32),
@@ -42,7 +42,7 @@ def begin(tmp_path):
         model.close()
 
 
-def test_pieces_may_come_in_any_order_and_twice(begin, chunks, tmp_path):
+def test_chunks_may_arrive_in_any_order_and_twice(begin, chunks, tmp_path):
     model = begin()
     assert model.missing() == [0, 1, 2]
     for index in (2, 0, 2, 1):
@@ -52,7 +52,7 @@ def test_pieces_may_come_in_any_order_and_twice(begin, chunks, tmp_path):
     assert metadata == {"site": "C1"} and weights.digest(arrays) == MANIFEST.sha256
 
 
-def test_another_attempt_goes_on_with_what_is_there(begin, chunks):
+def test_another_attempt_continues_with_the_chunks_that_are_present(begin, chunks):
     begin().put(chunks[0])
     begin().put(chunks[2])
     seen = []
@@ -64,7 +64,7 @@ def test_another_attempt_goes_on_with_what_is_there(begin, chunks):
     again.finish()
 
 
-def test_what_the_disk_spoilt_or_a_kill_cut_is_missing_again(begin, chunks, tmp_path):
+def test_chunks_that_the_disk_corrupted_or_a_kill_cut_are_missing_again(begin, chunks, tmp_path):
     model = begin()
     for chunk in chunks:
         model.put(chunk)
@@ -75,14 +75,14 @@ def test_what_the_disk_spoilt_or_a_kill_cut_is_missing_again(begin, chunks, tmp_
     assert begin().missing() == [1, 2]
 
 
-def test_a_file_of_another_model_is_written_over(begin, chunks, tmp_path):
+def test_a_file_of_another_model_is_overwritten(begin, chunks, tmp_path):
     begin().put(chunks[0])
-    other = Manifest((TensorSpec("z", "F32", (3,)),), bytes(32))
+    other = TensorManifest((TensorSpec("z", "F32", (3,)),), bytes(32))
     assert begin(other).missing() == [0]
     assert begin().missing() == [0, 1, 2]
 
 
-def test_nothing_of_a_longer_file_stays(begin, chunks, tmp_path):
+def test_nothing_of_a_longer_file_remains(begin, chunks, tmp_path):
     path = tmp_path / "partial.safetensors"
     path.write_bytes(b"\xff" * (MANIFEST.nbytes + 2**20))
     model = begin()
@@ -108,7 +108,9 @@ def test_nothing_of_a_longer_file_stays(begin, chunks, tmp_path):
     ],
     ids=["swapped", "beyond", "flipped", "short"],
 )
-def test_a_piece_that_does_not_belong_there_is_not_written(begin, chunks, tmp_path, chunk, message):
+def test_a_chunk_that_is_not_part_of_the_model_is_not_written(
+    begin, chunks, tmp_path, chunk, message
+):
     model = begin()
     before = (tmp_path / "partial.safetensors").read_bytes()
     with pytest.raises(errors.DamagedTransfer, match=message):
@@ -122,7 +124,7 @@ def test_a_piece_that_does_not_belong_there_is_not_written(begin, chunks, tmp_pa
 
 def test_a_huge_declaration_writes_nothing(begin, tmp_path):
     with pytest.raises(errors.IncompatibleWeights, match="4398046511104 bytes declared"):
-        begin(Manifest((TensorSpec("a", "F32", (2**40,)),), b""))
+        begin(TensorManifest((TensorSpec("a", "F32", (2**40,)),), b""))
     assert not (tmp_path / "partial.safetensors").exists()
 
 
@@ -145,9 +147,7 @@ def test_two_transfers_at_once_fill_one_file(begin, chunks, tmp_path):
         models[1].finish()
 
 
-def test_a_disk_that_fills_takes_a_part_and_then_fails_and_goes_on_later(
-    begin, chunks, monkeypatch
-):
+def test_a_transfer_that_filled_the_disk_continues_later(begin, chunks, monkeypatch):
     model, write, room = begin(), partial_file.os.pwrite, [2**19]
 
     def filling(file, data, at):

@@ -44,7 +44,7 @@ def test_save_and_file_digest_agree_with_the_digest_in_memory(tmp_path):
         assert tensor_files.file_digest(file) == weights.digest(ARRAYS)
 
 
-def test_the_writer_takes_any_pieces_and_no_byte_more_or_less(tmp_path):
+def test_the_writer_takes_pieces_of_any_size_and_exactly_all_bytes(tmp_path):
     content = b"".join(
         bytes(weights.little_endian_bytes(ARRAYS[spec.name])) for spec in weights.specs_of(ARRAYS)
     )
@@ -132,7 +132,7 @@ def header(entries, content=b""):
         "nothing",
     ],
 )
-def test_anything_but_a_whole_file_is_one_error_that_names_it(tmp_path, content):
+def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path, content):
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(
         ValueError, match=r"bad\.safetensors: not a whole safetensors file of weights"

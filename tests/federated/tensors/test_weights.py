@@ -18,7 +18,7 @@ def test_canonical_order_is_widest_first_then_by_name():
     assert [spec.name for spec in weights.specs_of(ARRAYS)] == ["wide", "a", "b"]
 
 
-def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeypatch):
+def test_the_digest_covers_the_specs_and_the_checksums_of_the_chunks(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     declaration = b'[["wide","F64",[]],["a","F32",[2,3]],["b","F32",[2]]]'
     content = (
@@ -34,10 +34,10 @@ def test_a_model_is_named_by_its_declaration_and_the_names_of_its_pieces(monkeyp
         digest = weights.Digest(weights.specs_of(ARRAYS))
         for at in range(0, len(content), step):
             digest.update(content[at : at + step])
-        assert digest.manifest() == weights.Manifest(weights.specs_of(ARRAYS), pieces)
+        assert digest.manifest() == weights.TensorManifest(weights.specs_of(ARRAYS), pieces)
 
 
-def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
+def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_digest(monkeypatch):
     monkeypatch.setattr(weights, "CHUNK_BYTES", 16)
     manifest = weights.manifest_of(ARRAYS)
     assert (manifest.nbytes, manifest.num_chunks, [manifest.size_of(i) for i in range(3)]) == (
@@ -56,7 +56,7 @@ def test_a_manifest_knows_its_chunks_and_refuses_a_wrong_name(monkeypatch):
     with pytest.raises(errors.DamagedTransfer, match="was declared"):
         manifest.check("0" * 64)
     with pytest.raises(errors.DamagedTransfer, match="64 bytes of checksums for 3 chunks"):
-        weights.Manifest(manifest.specs, manifest.addresses[:64]).check(manifest.sha256)
+        weights.TensorManifest(manifest.specs, manifest.addresses[:64]).check(manifest.sha256)
 
 
 def test_digest_does_not_depend_on_memory_layout_or_byte_order():
@@ -65,7 +65,7 @@ def test_digest_does_not_depend_on_memory_layout_or_byte_order():
     assert weights.digest(turned) == weights.digest(swapped) == weights.digest(ARRAYS)
 
 
-def test_digest_tells_two_shapes_of_the_same_bytes_apart():
+def test_the_same_bytes_in_another_shape_have_another_digest():
     assert weights.digest({"a": np.zeros((2, 3), np.float32)}) != weights.digest(
         {"a": np.zeros((3, 2), np.float32)}
     )
@@ -122,12 +122,12 @@ def test_a_long_list_of_differences_is_cut_and_counted():
         ([TensorSpec("b", "F32", (1,)), TensorSpec("a", "F32", (1,))], "canonical order"),
     ],
 )
-def test_a_declaration_is_checked_before_anything_is_allocated_for_it(specs, message):
+def test_specs_are_checked_before_anything_is_allocated(specs, message):
     with pytest.raises(errors.IncompatibleWeights, match=message):
         weights.check_declaration(specs, max_bytes=1_000_000)
 
 
-def test_integers_are_no_weights():
+def test_integers_are_refused_as_weights():
     with pytest.raises(errors.IncompatibleWeights, match=r"step: dtype int64 cannot be averaged"):
         weights.specs_of({"step": np.zeros(2, np.int64)})
 
@@ -135,13 +135,13 @@ def test_integers_are_no_weights():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_there_is_no_manifest_with_another_number_of_checksums_than_of_chunks(count):
     specs = (weights.TensorSpec("a", "F32", (2**18 + 1,)),)  # one value more than a chunk
-    assert weights.Manifest(specs, bytes(64)).num_chunks == 2
+    assert weights.TensorManifest(specs, bytes(64)).num_chunks == 2
     with pytest.raises(errors.DamagedTransfer, match="bytes of checksums for 2 chunks"):
-        weights.Manifest(specs, bytes(32 * count))
+        weights.TensorManifest(specs, bytes(32 * count))
 
 
 @pytest.mark.parametrize("shapes", [{"b": (1,), "a": (1,)}, {"a": (-1,)}, {"": (1,)}, {}], ids=str)
 def test_there_is_no_manifest_of_a_malformed_declaration(shapes):
     specs = tuple(weights.TensorSpec(name, "F32", shape) for name, shape in shapes.items())
     with pytest.raises(errors.IncompatibleWeights):
-        weights.Manifest(specs, bytes(32))
+        weights.TensorManifest(specs, bytes(32))

@@ -4,12 +4,14 @@ import pytest
 
 from federated import errors
 from federated.rounds.tasks import Task
-from federated.tensors.weights import Manifest, TensorSpec
+from federated.tensors.weights import TensorManifest, TensorSpec
 from federated.wire import conversion
 from federated.wire import weight_exchange_pb2 as pb
 from federated.wire.messages import Answer, Offer, Receipt, Session
 
-MANIFEST = Manifest((TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32)
+MANIFEST = TensorManifest(
+    (TensorSpec("a/b", "F32", (2, 3)), TensorSpec("c", "F16", ())), b"\xab" * 32
+)
 OFFER = Offer(MANIFEST, 3, 30, "C1_baseline", {"loss": 0.1 + 0.2})
 
 

@@ -1,0 +1,112 @@
+"""What an aggregation rule is: how the updates of a round become the next global model.
+
+A rule is a frozen dataclass whose fields are its parameters. It sees a model slab by slab: a few
+tens of thousands of values of every update at a time, so that the server's memory grows with
+neither the model nor the number of rounds. CONTRIBUTING.md says how to add one.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from federated.tensors.weights import TensorSpec
+
+_NO_STATE: Mapping[str, np.ndarray] = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Slab:
+    """The same stretch of values of every update, of the global model and of the rule's state.
+
+    Attributes:
+      updates: the sites' values, sorted by site name, in the model's dtype. Each is read from disk
+          when the iteration reaches it, and the iteration works once.
+      num_examples: number of training cases of each site, in the same order.
+      model: the values of the global model that the sites trained from, in the model's dtype; empty
+          unless the rule sets `reads_model`.
+      state: name to float64 values, for each name that `init` returned: what the rule kept at the
+          end of the round before.
+    """
+
+    updates: Iterable[np.ndarray]
+    num_examples: Sequence[int]
+    model: np.ndarray
+    state: Mapping[str, np.ndarray]
+
+
+class Aggregated(NamedTuple):
+    """The next global model's values of a slab, in float64, and the state to keep with it."""
+
+    model: np.ndarray
+    state: Mapping[str, np.ndarray] = _NO_STATE
+
+
+@dataclasses.dataclass(frozen=True)
+class AggregationRule(abc.ABC):
+    """Base class of the rules; its docstring cites the rule's source.
+
+    A rule is a pure function of the slab: no randomness, no clock, no memory of its own. A restart
+    and an audit compute a round again and expect the same bits.
+
+    Raises:
+      ValueError: for a parameter of a wrong type or out of its range.
+    """
+
+    name: ClassVar[str]  # as in --aggregation
+    reads_model: ClassVar[bool] = False  # whether `aggregate` needs `Slab.model`
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, field.name, value)
+            fits = type(value) is kind and not (
+                isinstance(value, float) and not math.isfinite(value)
+            )
+            if not fits or not field.metadata["holds"](value):
+                raise ValueError(
+                    f"aggregation rule {self.name}: {field.name} is {value!r}; "
+                    f"expected {field.metadata['expected']}"
+                )
+
+    def init(self, specs: Sequence[TensorSpec]) -> Mapping[str, float]:
+        """Returns what the rule keeps from round to round, and the value that it starts from.
+
+        The server keeps one float64 of each name for every value of the model, in a file beside the
+        global model. By default a rule keeps nothing.
+
+        Args:
+          specs: the tensors of the model.
+        """
+        del specs
+        return {}
+
+    @abc.abstractmethod
+    def aggregate(self, slab: Slab) -> Aggregated:
+        """Returns the next global model's values of a slab, and the state to keep with them."""
+
+    def __str__(self) -> str:
+        """Returns the rule as --aggregation takes it, every parameter spelled out."""
+        values = [f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)]
+        return ":".join([self.name, *([",".join(values)] if values else [])])
+
+
+def parameter(default: Any, meaning: str, holds: Callable[[Any], bool], expected: str) -> Any:
+    """Declares a parameter of a rule: a field of its dataclass.
+
+    Args:
+      default: decides the type too: float, int or bool.
+      meaning: for --help.
+      holds: whether a value of that type is in range.
+      expected: type and range in words, e.g. "a number more than 0".
+    """
+    about = {"meaning": meaning, "holds": holds, "expected": expected}
+    return dataclasses.field(default=default, metadata=about)

@@ -1,0 +1,166 @@
+"""Applies an aggregation rule to updates of any size, slab by slab: the same bits for any order of
+arrival, slab size or restart.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from federated.aggregation.rule import AggregationRule, Slab
+from federated.tensors.weights import CHUNK_BYTES, TensorSpec, check_same, dtype_runs, stretches
+
+SLAB_BYTES = 2**18  # bytes of each update worked on at a time: they stay in a processor's cache
+_WORKERS = 2  # chunks that are aggregated at the same time
+_AHEAD = 4  # chunks that at most wait to be written
+_STATE = np.dtype("<f8")
+
+
+class Source(Protocol):
+    """Anything that hands out a model's bytes piece by piece, e.g. `tensor_files.TensorFile`.
+
+    Several threads may ask, each for the pieces of one chunk in order.
+    """
+
+    specs: tuple[TensorSpec, ...]
+
+    def read_range(self, start: int, size: int) -> bytes: ...
+
+
+class Sink(Protocol):
+    """Takes a model's bytes in canonical order, e.g. `tensor_files.TensorFileWriter`."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+
+class _Stretch(NamedTuple):
+    """Values of one dtype in a chunk: their bytes, and the number of values before them."""
+
+    dtype: np.dtype
+    begin: int
+    end: int
+    first_value: int
+
+
+def state_specs(rule: AggregationRule, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Returns the tensors of the rule's state for a model; none where the rule keeps nothing.
+
+    One float64 tensor [values, names]: the model's values in canonical order, and for each of them
+    the names that `init` returned, in that order.
+    """
+    names = rule.init(specs)
+    size = sum(spec.size for spec in specs)
+    return (TensorSpec("state", "F64", (size, len(names))),) if names else ()
+
+
+def aggregate(
+    rule: AggregationRule,
+    updates: Mapping[str, tuple[Source, int]],
+    sink: Sink,
+    *,
+    model: Source | None = None,
+    state: Source | None = None,
+    state_sink: Sink | None = None,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
+) -> None:
+    """Aggregates updates into `sink`, slab by slab.
+
+    Args:
+      updates: site name to (update, number of training cases); their specs must be equal.
+      sink: takes the new global model.
+      model: the global model that the sites trained from; needed where the rule reads it.
+      state: the rule's state after the round before; None for its initial values.
+      state_sink: takes the rule's new state; needed where the rule keeps one.
+      finish: applied to each piece of the new model, e.g. rounding.
+    Raises:
+      ValueError: without updates, or for one without training cases.
+      IncompatibleWeights: where two updates differ in a name, shape or dtype.
+    """
+    ordered = [(site, *updates[site]) for site in sorted(updates)]
+    specs = _checked(ordered)
+    num_examples = [examples for _, _, examples in ordered]
+    initial = rule.init(specs)
+
+    def slab_of(stretch: _Stretch, start: int, size: int, first_value: int) -> Slab:
+        def read(source: Source) -> np.ndarray:
+            return np.frombuffer(source.read_range(start, size), stretch.dtype)
+
+        count = size // stretch.dtype.itemsize
+        return Slab(
+            updates=(read(source) for _, source, _ in ordered),
+            num_examples=num_examples,
+            model=read(model) if rule.reads_model and model is not None else np.empty(0),
+            state=_state_of(initial, state, first_value, count),
+        )
+
+    def aggregated(chunk: list[_Stretch]) -> list[tuple[np.ndarray, np.ndarray]]:
+        results = []
+        for stretch in chunk:
+            itemsize = stretch.dtype.itemsize
+            count = (stretch.end - stretch.begin) // itemsize
+            values, kept = np.empty(count, stretch.dtype), np.empty((count, len(initial)), _STATE)
+            for start in range(stretch.begin, stretch.end, SLAB_BYTES):
+                size = min(SLAB_BYTES, stretch.end - start)
+                at = (start - stretch.begin) // itemsize
+                result = rule.aggregate(slab_of(stretch, start, size, stretch.first_value + at))
+                part = slice(at, at + size // itemsize)
+                values[part] = result.model
+                for column, name in enumerate(initial):
+                    kept[part, column] = result.state[name]
+            results.append((values, kept))
+        return results
+
+    with futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="aggregate") as pool:
+        pending: collections.deque[futures.Future] = collections.deque()
+
+        def write_next() -> None:
+            for values, kept in pending.popleft().result():
+                sink.write(finish(values).data.cast("B"))
+                if initial and state_sink is not None:
+                    state_sink.write(kept.data.cast("B"))
+
+        for chunk in _chunks(specs):
+            pending.append(pool.submit(aggregated, chunk))
+            if len(pending) == _AHEAD:
+                write_next()
+        while pending:
+            write_next()
+
+
+def _state_of(
+    initial: Mapping[str, float], state: Source | None, first: int, count: int
+) -> dict[str, np.ndarray]:
+    """Returns the state of `count` values of the model, from value `first` on."""
+    if state is None or not initial:
+        return {name: np.full(count, value, _STATE) for name, value in initial.items()}
+    row = len(initial) * _STATE.itemsize
+    data = state.read_range(first * row, count * row)
+    rows = np.frombuffer(data, _STATE).reshape(count, len(initial))
+    return {name: rows[:, column] for column, name in enumerate(initial)}
+
+
+def _chunks(specs: Sequence[TensorSpec]) -> Iterator[list[_Stretch]]:
+    """Yields each chunk of a model as its stretches of one dtype."""
+    runs, values = dtype_runs(specs), 0
+    for start in range(0, sum(nbytes for _, _, nbytes in runs), CHUNK_BYTES):
+        chunk = []
+        for dtype, begin, end in stretches(runs, start, start + CHUNK_BYTES):
+            chunk.append(_Stretch(dtype, begin, end, values))
+            values += (end - begin) // dtype.itemsize
+        yield chunk
+
+
+def _checked(updates: Sequence[tuple[str, Source, int]]) -> tuple[TensorSpec, ...]:
+    """Returns the specs that all updates share."""
+    if not updates:
+        raise ValueError("no update to aggregate; a round closes with at least one")
+    specs = updates[0][1].specs
+    for site, source, examples in updates:
+        if examples <= 0:
+            raise ValueError(f"site {site!r} has num_examples {examples}; expected at least 1")
+        check_same(specs, source.specs, what=f"update of site {site!r}")
+    return specs

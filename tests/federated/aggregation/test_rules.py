@@ -1,0 +1,121 @@
+"""The contract of every registered rule, and how rules are named."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from federated.aggregation import rules
+from federated.aggregation.fedavg import FedAvg
+from federated.aggregation.fedavgm import FedAvgM
+from federated.aggregation.rule import AggregationRule, Slab, parameter
+from federated.tensors.weights import TensorSpec
+
+SPECS = (TensorSpec("w", "F32", (2, 3)), TensorSpec("b", "F16", (4,)))
+every_rule = pytest.mark.parametrize("rule", [rules.RULES[name] for name in sorted(rules.RULES)])
+
+
+def slab(rule, updates, num_examples, *, model):
+    state = {name: np.full(model.size, value) for name, value in rule.init(SPECS).items()}
+    return Slab(iter(updates), num_examples, model if rule.reads_model else np.empty(0), state)
+
+
+@every_rule
+def test_a_rule_cites_its_source(rule):
+    assert re.search(r"Source: .*\b(19|20)\d\d\b", " ".join(rule.__doc__.split()))
+
+
+@every_rule
+def test_a_rule_is_a_frozen_dataclass_whose_parameters_have_type_range_and_meaning(rule):
+    made = rule()
+    assert isinstance(made, AggregationRule) and rules.RULES[made.name] is rule
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.name = "other"
+    for field in dataclasses.fields(rule):
+        about = field.metadata
+        assert about["holds"](field.default) and about["meaning"] and about["expected"]
+        for wrong in ("text", None, float("nan")):
+            with pytest.raises(ValueError, match=f"{made.name}: {field.name} is .*; expected"):
+                rule(**{field.name: wrong})
+
+
+@every_rule
+def test_a_rule_keeps_named_numbers_that_begin_finite(rule):
+    for name, value in rule().init(SPECS).items():
+        assert isinstance(name, str) and isinstance(value, float) and np.isfinite(value)
+
+
+@every_rule
+def test_of_one_site_in_the_first_round_the_result_is_its_update(rule):
+    """At the rule's defaults and from its initial state; dyadic numbers, so nothing is rounded."""
+    model, update = np.float32([0.5, -2.0, 8.0]), np.float32([1.5, 0.25, -4.0])
+    result = rule().aggregate(slab(rule(), [update], [17], model=model))
+    assert result.model.dtype == np.float64
+    np.testing.assert_array_equal(result.model, update)
+    assert set(result.state) == set(rule().init(SPECS))
+
+
+@every_rule
+def test_the_same_slab_gives_the_same_bits_and_is_left_as_it_was(rule):
+    rng = np.random.default_rng(3)
+    updates = [rng.normal(size=50).astype(np.float32) for _ in range(3)]
+    model = rng.normal(size=50).astype(np.float32)
+    before = [array.tobytes() for array in (*updates, model)]
+    given = [slab(rule(), updates, [3, 1, 2], model=model) for _ in range(2)]
+    first, second = (rule().aggregate(each) for each in given)
+    assert first.model.tobytes() == second.model.tobytes()
+    assert [array.tobytes() for array in (*updates, model)] == before
+    for name, value in rule().init(SPECS).items():
+        assert (given[0].state[name] == value).all()
+        np.testing.assert_array_equal(first.state[name], second.state[name])
+
+
+@every_rule
+def test_a_rule_is_read_back_from_its_text(rule):
+    assert rules.parse(rule.name) == rule() == rules.parse(str(rule()))
+    assert str(rule()).split(":")[0] == rule.name and rule.name in rules.described()
+
+
+def test_parameters_are_read_from_text():
+    rule = rules.parse("fedavgm:learning_rate=2, momentum=1e-1")
+    assert rule == FedAvgM(momentum=0.1, learning_rate=2.0)
+    assert str(rule) == "fedavgm:momentum=0.1,learning_rate=2.0"
+    assert rules.parse("fedavg") == FedAvg() and rules.DEFAULT == "fedavg"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fedprox", "aggregation is 'fedprox'; expected one of fedavg, fedavgm"),
+        ("", "aggregation is ''; expected one of"),
+        ("fedavgm:beta=0.9", "'beta' is not a parameter of fedavgm.*momentum, learning_rate"),
+        ("fedavg:momentum=0.9", "'momentum' is not a parameter of fedavg.*none"),
+        ("fedavgm:momentum=0.9,momentum=0.8", "'momentum' .* given twice"),
+        ("fedavgm:momentum=1", "momentum is 1.0; expected a number from 0"),
+        ("fedavgm:momentum=-0.1", "momentum is -0.1; expected a number from 0"),
+        ("fedavgm:momentum=much", "momentum is 'much'; expected a number from 0"),
+        ("fedavgm:learning_rate=0", "learning_rate is 0.0; expected a number more than 0"),
+        ("fedavgm:learning_rate=inf", "learning_rate is inf; expected a number more than 0"),
+        ("fedavgm:learning_rate", "learning_rate is ''; expected a number more than 0"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        rules.parse(text)
+
+
+def test_whole_numbers_and_switches_are_parameters_too(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(FedAvg):
+        name = "odd"
+        count: int = parameter(2, "a count", lambda value: value > 0, "a whole number above 0")
+        on: bool = parameter(False, "a switch", lambda value: True, "true or false")
+
+    monkeypatch.setitem(rules.RULES, "odd", Odd)
+    assert rules.parse("odd:count=3,on=true") == Odd(3, True)
+    assert rules.parse(str(Odd(3, True))) == Odd(3, True)
+    with pytest.raises(ValueError, match=r"count is '2\.5'; expected a whole number"):
+        rules.parse("odd:count=2.5")
+    with pytest.raises(ValueError, match="count is True; expected a whole number"):
+        Odd(count=True)
