@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+from federated.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from federated.doctor.findings import Finding
@@ -29,8 +31,8 @@ flags.DEFINE_string("kit", None, "Folder of a kit: of a site, of the operator, o
 flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
 flags.DEFINE_string("store", None, "At the server: folder of the run's state.")
 flags.DEFINE_string("initial_model", None, "At the server: round 0.")
-flags.DEFINE_string("host", "0.0.0.0", "At the server: address to listen on.")
-flags.DEFINE_integer("port", 8443, "At the server: port to listen on.")
+with program_help.group("At the server"):
+    setting_flags.define(ServerConfig, ["host", "port"])
 flags.DEFINE_float("timeout", 5.0, "Seconds to wait for an answer.")
 flags.DEFINE_bool("json", False, "Print JSON in place of the table.")
 

@@ -16,188 +16,26 @@ import threading
 import traceback
 import types
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import flag_files, program_help
+from experiments import flag_files, program_help, setting_flags
 from experiments.configuration import ExperimentConfig
-from runkit import disk, interrupts, printable, private
+from runkit import disk, interrupts, printable, private, settings
 
 FLAGS = flags.FLAGS
 
-_EXPERIMENT_FLAGS: list[str] = []
 _SINCE_FIRST_RELEASE = ("vae_rate", "missing_labels", "absence_evidence", "shared_candidates")
 _WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
 
 
+@program_help.group(
+    "Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"
+)
 def define_experiment() -> None:
-    """Flags that decide the numbers of a run; all sites of a federation give the same. Defaults are
-    the paper's.
-    """
-
-    with program_help.group(
-        "Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"
-    ):
-        _define_experiment()
-
-
-def _define_experiment() -> None:
-    def keep(name: str) -> str:
-        _EXPERIMENT_FLAGS.append(name)
-        return name
-
-    flags.DEFINE_string(
-        keep("profile"),
-        "paper",
-        "Name of the profile, kept with every result. Choose it by --flagfile, e.g. --flagfile=experiments/flagfiles/demo.flags.",
-    )
-    flags.DEFINE_integer(
-        keep("seed"),
-        1,
-        "Seed of initial weights, patches, latent noise, splits and the synthetic cohort.",
-    )
-    flags.DEFINE_string(
-        keep("genotype"), "c2fnas", "Named genotype, or the path of a genotype's JSON file."
-    )
-    flags.DEFINE_integer(
-        keep("filters"), 32, "Filters at full resolution; each level doubles them."
-    )
-    flags.DEFINE_enum(
-        keep("vae"),
-        "reduced",
-        ["reduced", "direct", "none"],
-        "VAE branch at the encoder's end: 'reduced' has a stride-2 convolution to 16 channels before the dense layers "
-        "(Myronenko 2018), 'direct' flattens the encoder's end itself, 'none' leaves the branch out.",
-    )
-    flags.DEFINE_integer(keep("latent_size"), 128, "Size of the VAE's latent vector.")
-    flags.DEFINE_enum(
-        keep("classifier_bias"), "zero", ["zero", "log_prior"], "Start of the classifier's bias."
-    )
-    flags.DEFINE_list(
-        keep("class_prior"),
-        ["0.985", "0.012", "0.003"],
-        "Shares of background, pancreas and tumour, for --classifier_bias=log_prior.",
-    )
-    flags.DEFINE_list(
-        keep("spacing_mm"), ["1.0", "1.0", "1.0"], "Spacing of the training grid along x,y,z in mm."
-    )
-    flags.DEFINE_list(
-        keep("window_hu"), ["-200", "250"], "Intensity window in HU, mapped to [-1, 1]."
-    )
-    flags.DEFINE_list(keep("patch_size"), ["96", "96", "96"], "Training patch in voxels.")
-    flags.DEFINE_integer(keep("patches_per_case"), 4, "Patches per training case and epoch.")
-    flags.DEFINE_float(keep("foreground_fraction"), 0.5, "Share of patches centred on foreground.")
-    flags.DEFINE_float(
-        keep("tumour_fraction"),
-        0.0,
-        "Share of the foreground patches centred on tumour; 0 is the paper's.",
-    )
-    flags.DEFINE_list(
-        keep("flip_axes"),
-        [],
-        "Augmentation: axes along which patches are reversed at random, e.g. x,z. None in the paper.",
-    )
-    flags.DEFINE_float(
-        keep("intensity_scale"), 0.0, "Augmentation: patches are multiplied by 1 - s to 1 + s."
-    )
-    flags.DEFINE_float(
-        keep("intensity_shift"),
-        0.0,
-        "Augmentation: -s to s is added to patches; the window is 2 wide.",
-    )
-    flags.DEFINE_integer(keep("batch_size"), 8, "Patches per step over all replicas.")
-    flags.DEFINE_float(keep("learning_rate"), 1e-4, "Adam's rate at the first step.")
-    flags.DEFINE_float(
-        keep("final_learning_rate"),
-        1e-5,
-        "Rate at the last step, after cosine annealing over the whole training.",
-    )
-    flags.DEFINE_float(
-        keep("vae_rate"),
-        1.0,
-        "Share of the learning rate by which the VAE branch's own weights move. Its decoder has no norm behind its convolutions and overshoots "
-        "at rates far above the paper's 1e-4: lower the share there.",
-    )
-    flags.DEFINE_enum(
-        keep("kl"),
-        "voxels",
-        ["voxels", "latent"],
-        "Normaliser of the KL term: voxels of the patch (Myronenko 2018) or the latent's size.",
-    )
-    flags.DEFINE_enum(
-        keep("missing_labels"),
-        "background",
-        ["background", "exclude", "restricted", "marginal", "distil"],
-        "What the loss does, in a federation, about classes that a site's labels never show (`declared_labels` of its manifest): 'background' "
-        "takes them for absent everywhere, as the paper does; 'exclude' leaves them out of the Dice; 'restricted' leaves them out of the "
-        "softmax, so that no gradient reaches their own weights; 'marginal' lets a voxel be the class that was drawn or a missing one; 'distil' "
-        "keeps what the received model says of them. See docs/missing-labels.md.",
-    )
-    flags.DEFINE_bool(
-        keep("absence_evidence"),
-        False,
-        "With --missing_labels=restricted, marginal or distil: where a site's patients are known not to have a class (declared `absent`), "
-        "voxels in which the received model sees it are false alarms, and the site trains against them.",
-    )
-    flags.DEFINE_integer(
-        keep("shared_candidates"),
-        0,
-        "So many local models, 6 at most, does a site lend whose labels lack a class; every site scores them on its validation cases, and the "
-        "best is the row <site>_FL_local_shared. 0: none. The paper's rule, the best by the site's own validation, stays as <site>_FL_local.",
-    )
-    flags.DEFINE_enum(
-        keep("precision"),
-        "float32",
-        ["float32", "mixed_bfloat16", "mixed_float16"],
-        "What convolutions compute in. The mixed ones halve a GPU's memory and use its matrix units; weights, sums of the norms, losses and "
-        "KL stay float32. 'mixed_float16' scales the loss so that small gradients survive; 'mixed_bfloat16' needs no scale, but an Ampere GPU "
-        "or later. On a CPU leave it at 'float32'.",
-    )
-    flags.DEFINE_float(
-        keep("clip_norm"),
-        0.0,
-        "Scale the gradients down to this length, all weights together, where they are longer; 0 for never. Try 12 (nnU-Net's) where "
-        "the logged gradient_norm has peaks that the loss does not come back from.",
-    )
-    flags.DEFINE_enum(
-        keep("non_finite"),
-        "stop",
-        ["stop", "skip"],
-        "What a step does whose loss or gradient is no number: 'stop' ends the training with the step and the cases named, no weight "
-        "changed; 'skip' leaves the step out, says so in the log, and stops after ten in a row.",
-    )
-    flags.DEFINE_enum(
-        keep("instance_norm"),
-        "rows",
-        ["rows", "library"],
-        "Arithmetic of the instance norm; weights and values are the same. 'rows' is this package's, faster and more accurate on a CPU; "
-        "'library' is tensorflow-addons' InstanceNormalization (TensorFlow 2.15) or Keras' GroupNormalization (Keras 3).",
-    )
-    flags.DEFINE_integer(
-        keep("keep_checkpoints"),
-        2,
-        "Checkpoints that stay: the newest and those before it, for a disk that spoils one. The best model is apart.",
-    )
-    flags.DEFINE_integer(
-        keep("num_rounds"),
-        60,
-        "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
-    )
-    flags.DEFINE_integer(keep("local_epochs"), 10, "Epochs at a site between two exchanges.")
-    flags.DEFINE_integer(
-        keep("validation_every"),
-        1,
-        "Rounds between two validations of a site's own model, of which the best is kept, and between two received global models that it "
-        "scores, of which the best is FL_best_global. The last ones are validated and scored always.",
-    )
-    flags.DEFINE_list(keep("inference_window"), ["160", "160", "160"], "Sliding window in voxels.")
-    flags.DEFINE_float(keep("inference_overlap"), 0.25, "Overlap of neighbouring windows.")
-    flags.DEFINE_enum(
-        keep("inference_blending"),
-        "constant",
-        ["constant", "gaussian"],
-        "Weights of a window's voxels.",
-    )
+    """Defines the flags of `ExperimentConfig`, which decide the numbers of a run."""
+    setting_flags.define(ExperimentConfig)
 
 
 @program_help.group("This machine")
@@ -286,23 +124,13 @@ def orientation() -> str | None:
 
 
 def experiment_config() -> ExperimentConfig:
-    """Returns the checked configuration. Raises app.UsageError naming the flag, its value and what
-    is expected.
+    """Returns the checked configuration.
+
+    Raises:
+      app.UsageError: naming the flag, its value and what is expected.
     """
     try:
-        return ExperimentConfig(
-            **{
-                name: getattr(FLAGS, name)
-                for name in _EXPERIMENT_FLAGS
-                if not isinstance(getattr(FLAGS, name), list)
-            },
-            class_prior=numbers("class_prior", float, 3),
-            spacing_mm=numbers("spacing_mm", float, 3),
-            window_hu=numbers("window_hu", float, 2),
-            patch_size=numbers("patch_size", int, 3),
-            inference_window=numbers("inference_window", int, 3),
-            flip_axes=tuple(FLAGS.flip_axes),
-        )
+        return ExperimentConfig(**setting_flags.values(ExperimentConfig, FLAGS))
     except ValueError as error:
         raise app.UsageError(f"--{error}") from error
 
@@ -313,23 +141,22 @@ def genotype_file() -> dict[str, list[str]]:
 
 
 def experiment_flags_text() -> str:
-    """Returns the experiment's flags as the text of a flag file, so that a sub-process or a
-    colleague repeats them.
-    """
+    """Returns the experiment's flags as the text of a flag file, for a sub-process or a colleague."""
     lines = []
-    for name in _EXPERIMENT_FLAGS:
+    for name in settings.declared(ExperimentConfig):
         value = getattr(FLAGS, name)
         if name in _SINCE_FIRST_RELEASE and value == FLAGS[name].default:
-            continue  # so that a run of an earlier release has the same text, and goes on
+            continue  # so that a run of an earlier release has the same text and can be resumed
         lines.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"
 
 
 def parse_experiment(arguments: list[str]) -> tuple[ExperimentConfig, str]:
-    """Returns the configuration that a program given these flags would have, and its flag file's
-    text; a study has many.
+    """Returns the configuration that these arguments give, and the text of its flag file.
+
+    A study calls it once for each of its settings.
     """
-    for name in _EXPERIMENT_FLAGS:
+    for name in settings.declared(ExperimentConfig):
         FLAGS[name].unparse()
     flag_files.parse(FLAGS, ["experiment", *arguments])
     return experiment_config(), experiment_flags_text()
@@ -501,19 +328,10 @@ def _escape_foreign_text() -> None:
     )
 
 
-def numbers(name: str, kind: type, count: int) -> tuple:
-    """Returns a list flag as `count` numbers of one kind. Raises ValueError naming the flag, its
-    value and what is expected.
+def numbers(name: str, kind: type, count: int) -> tuple[Any, ...]:
+    """Returns a list flag as `count` numbers of one kind.
+
+    Raises:
+      ValueError: naming the flag, its value and what is expected.
     """
-    values = getattr(FLAGS, name)
-    try:
-        numbers = tuple(kind(value) for value in values)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas"
-        ) from error
-    if len(numbers) != count:
-        raise ValueError(
-            f"{name} is {','.join(values)!r}; expected {count} numbers separated by commas"
-        )
-    return numbers
+    return setting_flags.numbers(name, getattr(FLAGS, name), kind, count)

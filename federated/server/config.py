@@ -10,6 +10,7 @@ from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
 from federated.tensors import codec
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
+from runkit.settings import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,49 +19,82 @@ class ServerConfig:
 
     num_rounds: int
     local_epochs: int = 10
-    min_num_clients: int = 2
-    max_num_clients: int = 2
-    wait_after_min_clients_s: float = 10.0
-    round_deadline_s: float | None = (
-        None  # of a round, from its opening; moves on while updates arrive
+    min_num_clients: int = setting(2, "Number of updates that a round needs before it can close.")
+    max_num_clients: int = setting(2, "Largest number of sites that may take part.")
+    wait_after_min_clients_s: float = setting(
+        10.0,
+        "Seconds to wait for further sites once the minimum of updates has arrived.",
+        flag="wait_after_min_clients",
+    )
+    round_deadline_s: float | None = setting(
+        None,
+        "Seconds from the opening of a round after which it stops waiting for sites; extended "
+        "while updates are arriving. 0 waits for the minimum without limit.",
+        flag="round_deadline",
+        unset=0.0,
     )
     progress_grace_s: float = (
         60.0  # how long a transfer that has begun may stand still before it is no longer waited for
     )
     max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
-    late_updates: str = (
-        "discard"  # or "keep": what comes after its round was averaged counts in the next one
+    late_updates: str = setting(
+        "discard",
+        "Updates that arrive after their round was averaged: discard them, or keep them for the "
+        "next round.",
+        choices=("discard", "keep"),
     )
-    # an update that changes the model so many times more than is usual (see `gate`) is refused; 0:
-    # never
-    max_change_ratio: float = 10.0
-    # how models travel: as they are, losslessly packed ("deflate"), or rounded to float16 ("half")
-    transport: str = "raw"
-    patience_rounds: int = (
-        0  # so many scored global models without a better mean score end the run; 0: never
+    max_change_ratio: float = setting(
+        10.0,
+        "Refuse an update that changes the model by more than this many times the usual amount: "
+        "the median change of the other sites over the last five rounds, but at least a fifth of "
+        "the initial model's norm. 0 disables the check.",
+    )
+    transport: str = setting(
+        "raw",
+        "How models are sent: unchanged, losslessly compressed, or rounded to float16.",
+        choices=codec.TRANSPORTS,
+    )
+    patience_rounds: int = setting(
+        0,
+        "End the run after this many scored global models in a row without a better mean score; 0 "
+        "never does. Sites score one model every --validation_every rounds.",
     )
     min_improvement: float = 0.0  # of the mean score, to count as better
-    heart_beat_timeout_s: float = (
-        600.0  # silent for longer, a site is no longer waited for while enough others remain
+    heart_beat_timeout_s: float = setting(
+        600.0,
+        "Seconds without a sign of life after which the server no longer waits for a site, as long "
+        "as enough others remain.",
+        flag="heart_beat_timeout",
     )
     cross_site_evaluation: bool = (
         True  # after the last round: publish models, evaluate them everywhere, collect rows
     )
-    token_lifetime_s: float = 24 * 3600.0
+    token_lifetime_s: float = setting(
+        24 * 3600.0, "Seconds for which a login is valid.", flag="token_lifetime"
+    )
     # a site that waits asks again after this long; each waiting site holds a thread meanwhile
     poll_s: float = 20.0
-    transfers_at_once: int = (
-        2  # models on their way from or to sites; memory grows with these, not with the sites
+    transfers_at_once: int = setting(
+        2,
+        "Number of models that sites upload or download at the same time; further ones wait. The "
+        "server's memory grows with this number, not with the number of sites.",
     )
-    keep_updates: int = (
-        1  # rounds whose updates stay on disk, so that an audit can average them again
+    keep_updates: int = setting(
+        1,
+        "Number of newest rounds whose updates stay in the store, so that experiments.audit can "
+        "average them again.",
     )
-    keep_globals: int = (
-        0  # newest global models that stay beside the initial and the best ones, 0 for all
+    keep_globals: int = setting(
+        0,
+        "Number of newest global models to keep besides the initial and the best one; 0 keeps all.",
     )
     linger_s: float = 60.0  # after the end: how long sites that have not heard of it may still ask
-    host: str = "0.0.0.0"
-    port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
+    host: str = setting("0.0.0.0", "Address to listen on.")
+    port: int = setting(
+        8443,
+        "Port to listen on. 0 takes any free one, writes it to <store>/address.json and keeps it "
+        "across restarts.",
+    )
 
     def __post_init__(self):
         _ = self.policy
