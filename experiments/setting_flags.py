@@ -13,16 +13,20 @@ from runkit import settings
 from runkit.settings import Setting
 
 
-def define(config: type, names: Iterable[str] | None = None) -> list[str]:
+def define(
+    config: type, names: Iterable[str] | None = None, *, into: flags.FlagValues = flags.FLAGS
+) -> list[str]:
     """Defines one flag per setting of a dataclass and returns the flags' names, in field order.
 
     Args:
       config: the dataclass.
       names: fields to define flags for; None defines all that are declared by `setting`.
+      into: the set of flags to add to.
     """
     chosen = _chosen(config, names)
     for name, (about, kind) in chosen.items():
-        _define(about.flag or name, getattr(config, name), about, kind)
+        default = about.unset if getattr(config, name) is None else getattr(config, name)
+        _define(about.flag or name, default, about, kind, into)
     return [about.flag or name for name, (about, _) in chosen.items()]
 
 
@@ -76,18 +80,16 @@ def _without_none(kind: Any) -> Any:
     return only
 
 
-def _define(flag: str, default: Any, about: Setting, kind: Any) -> None:
-    if default is None:
-        default = about.unset
+def _define(flag: str, default: Any, about: Setting, kind: Any, into: flags.FlagValues) -> None:
     if about.choices:
-        flags.DEFINE_enum(flag, default, list(about.choices), about.help)
+        flags.DEFINE_enum(flag, default, list(about.choices), about.help, flag_values=into)
     elif typing.get_origin(kind) is tuple:
-        flags.DEFINE_list(flag, [str(value) for value in default], about.help)
+        flags.DEFINE_list(flag, [str(value) for value in default], about.help, flag_values=into)
     else:
-        _DEFINE[kind](flag, default, about.help)
+        _DEFINE[kind](flag, default, about.help, flag_values=into)
 
 
-def _tuple(flag: str, entries: list[str], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(flag: str, entries: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if kinds == (str, ...):
         return tuple(entries)
     return numbers(flag, entries, kinds[0], len(kinds))
