@@ -1,7 +1,7 @@
-"""absl flags of the experiments, and the one place that turns them into frozen values.
+"""Flags that several programs share, and the frame in which every program runs.
 
-A module that defines `main` calls the `define_*` functions it needs; nothing else in the code base
-reads `FLAGS`.
+A program calls the `define_*` functions it needs and hands its `main` to `run`. Only programs and
+this module read `FLAGS`; library code gets frozen values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -27,7 +27,7 @@ from runkit import disk, interrupts, printable, private, settings
 FLAGS = flags.FLAGS
 
 _SINCE_FIRST_RELEASE = ("vae_rate", "missing_labels", "absence_evidence", "shared_candidates")
-_WINDOWS = 2  # computed at the same time by a program that does not train: each needs its memory
+_WINDOWS = 2  # windows computed at a time by a program that does not train; each needs its memory
 
 
 @program_help.group(
@@ -40,13 +40,12 @@ def define_experiment() -> None:
 
 @program_help.group("This machine")
 def define_runtime() -> None:
-    """Flags of the machine: they change the speed; results are bit-equal for the same thread count
-    only.
-    """
+    """Defines flags that change the speed. Results are bit-equal for equal numbers of threads."""
     flags.DEFINE_integer(
         "threads",
         0,
-        "Threads of TensorFlow, 0 for one a core. Several patches or windows are computed at the same time, with a share each.",
+        "Number of TensorFlow threads; 0 uses one per core. The patches or windows that are "
+        "computed at the same time share them.",
     )
     flags.DEFINE_bool(
         "deterministic",
@@ -57,22 +56,23 @@ def define_runtime() -> None:
 
 @program_help.group("Training")
 def define_training() -> None:
-    """Flags of a program that trains; none of them decides a number of the result."""
+    """Defines the flags of a program that trains; none of them changes a result."""
     flags.DEFINE_bool(
         "xla",
         False,
-        "Compile the step's arithmetic by XLA: GPUs only, where the first step takes minutes and the later ones are shorter.",
+        "Compile the training step with XLA (GPUs only): the first step then takes minutes, and "
+        "the later ones are faster.",
     )
     flags.DEFINE_list(
         "profile_steps",
         [],
-        "first,last: record a profile of these steps (from 1) for TensorBoard, below the model's folder tensorboard/. Leave out the first "
-        "few, which compile; ten steps are plenty. View it with the plug-in tensorboard-plugin-profile.",
+        "first,last: record a profile of these steps (counted from 1) in the model's folder "
+        "tensorboard/. Skip the first few steps, which compile; ten steps are enough.",
     )
 
 
 def profile_steps() -> tuple[int, int] | None:
-    """Returns the first and last step to profile. Raises app.UsageError where they make no range."""
+    """Returns the first and last step to profile; raises app.UsageError if they are not a range."""
     if not FLAGS.profile_steps:
         return None
     try:
@@ -88,30 +88,34 @@ def profile_steps() -> tuple[int, int] | None:
 
 @program_help.group("Site")
 def define_site() -> None:
+    """Defines the flags that name a site and its folder."""
     flags.DEFINE_string(
         "site",
         None,
-        "Name of the site, e.g. C1. Default: the name in the manifest or the site's kit.",
+        "Name of the site, e.g. C1. Default: the name in its manifest or kit.",
     )
     flags.DEFINE_string(
         "site_folder",
         None,
-        "Folder of the site's prepared cases, models and figures; made private to this account. Never leaves the site.",
+        "Folder of the site's prepared cases, models and figures. Only this account can read it, "
+        "and nothing sends it anywhere.",
     )
 
 
 @program_help.group("Scans")
 def define_orientation() -> None:
+    """Defines the flag for NIfTI files whose header gives no orientation."""
     flags.DEFINE_string(
         "orientation",
         None,
-        "Where the axes of the array run in NIfTI files whose header does not say it (sform and qform code 0), e.g. LPS: towards the left, the "
-        "back, the head. Files that say it themselves are read as they say. Without this flag such a file is refused.",
+        "Directions of the axes in NIfTI files whose header gives none (sform and qform code 0), "
+        "e.g. LPS: towards left, back, head. Without this flag such files are refused; other files "
+        "are read as their header says.",
     )
 
 
 def orientation() -> str | None:
-    """Returns the flag. Raises app.UsageError where it names no orientation."""
+    """Returns --orientation; raises app.UsageError if it is not an orientation."""
     if FLAGS.orientation is None:
         return None
     from preprocessing import geometry
@@ -136,7 +140,7 @@ def experiment_config() -> ExperimentConfig:
 
 
 def genotype_file() -> dict[str, list[str]]:
-    """Returns the genotype's flag and file where it is one, for `overwriting.require_apart`."""
+    """Returns --genotype if it is a file, as an input for `overwriting.require_apart`."""
     return {"--genotype": [FLAGS.genotype]} if os.path.isfile(FLAGS.genotype) else {}
 
 
@@ -162,26 +166,29 @@ def parse_experiment(arguments: list[str]) -> tuple[ExperimentConfig, str]:
     return experiment_config(), experiment_flags_text()
 
 
-def required(name: str, why: str) -> str:
-    """Returns a flag's value; a missing one is a usage error that says what the flag is for."""
-    value = getattr(FLAGS, name)
+def required(name: str, meaning: str) -> str:
+    """Returns a flag's value; raises app.UsageError with its meaning if it is missing."""
+    value: str = getattr(FLAGS, name)
     if not value:
-        raise app.UsageError(f"--{name} is missing: {why}")
+        raise app.UsageError(f"--{name} is missing: {meaning}")
     return value
 
 
 def site_folder(
-    why: str = "the folder that experiments.prepare made", *, make: bool = False
+    meaning: str = "the folder that experiments.prepare made", *, make: bool = False
 ) -> pathlib.Path:
-    """Returns --site_folder, closed to other accounts: prepared scans, pictures and models are in
-    it.
+    """Returns --site_folder after closing it to other accounts: it holds scans and models.
+
+    Args:
+      meaning: what a missing flag is explained with.
+      make: whether to make a missing folder.
     """
-    path = pathlib.Path(required("site_folder", why))
+    path = pathlib.Path(required("site_folder", meaning))
     return private.folder(path) if make or path.is_dir() else path
 
 
 def address(text: str) -> tuple[str, int]:
-    """Returns host and port of "host:port". Raises app.UsageError."""
+    """Returns host and port of "host:port"; raises app.UsageError if it is not one."""
     from federated.wire import addresses
 
     try:
@@ -190,29 +197,53 @@ def address(text: str) -> tuple[str, int]:
         raise app.UsageError(f"--server is {error}") from error
 
 
+def label_values() -> dict[int, int] | None:
+    """Returns --label_values as value -> class, or None; raises app.UsageError if it is malformed."""
+    try:
+        pairs = (pair.split(":") for pair in FLAGS.label_values)
+        return {int(value): int(label) for value, label in pairs} or None
+    except ValueError as error:
+        raise app.UsageError(
+            f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, "
+            "e.g. 7:1"
+        ) from error
+
+
+def named_files(name: str) -> dict[str, pathlib.Path]:
+    """Returns a list flag of name:file entries; raises app.UsageError if a file is missing."""
+    found = {}
+    for entry in getattr(FLAGS, name):
+        key, separator, file = entry.partition(":")
+        if not separator or not pathlib.Path(file).is_file():
+            raise app.UsageError(f"--{name} has {entry!r}; expected name:file of an existing file")
+        found[key] = pathlib.Path(file)
+    return found
+
+
 def run(
-    main,
+    main: Callable[[list[str]], int | None],
     *,
     required: Sequence[str] = (),
     resumes: bool = False,
     needs_tensorflow: bool = False,
     expected: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Runs an entry point. An error in what the user gave is one clear line and exit code 1, or the
-    error's own, not a stack trace.
+    """Runs a program's `main` and ends the process with its exit code.
 
-    Ctrl-C ends it with one line and exit code 130. --help prints what the program does and its
-    flags, and ends it with exit code 0.
+    An error in the user's input prints one line instead of a stack trace and exits with code 1 or
+    the error's own code. Ctrl-C prints one line and exits with code 130. --help prints the
+    program's purpose and flags and exits with code 0.
 
     Args:
-      main: called with the arguments that are no flags; what it returns is the exit code.
-      required: names of the flags that the program needs, which --help shows first; `main` asks for
-          them by `required`.
-      resumes: whether the same command goes on where Ctrl-C ended the program.
-      needs_tensorflow: sets threads, seed and determinism first.
-      expected: errors of the program's own that speak for themselves, beside ValueError and
-          OSError.
+      main: called with the program's name; returns the exit code, None for 0.
+      required: names of the flags that the program needs; --help shows them first, and `main` gets
+        them by the function `required`.
+      resumes: whether running the same command again continues an interrupted run.
+      needs_tensorflow: whether to set threads, seed and determinism of TensorFlow first.
+      expected: further errors with a message for the user, besides ValueError and OSError.
     """
+
+    shown = (ValueError, OSError, app.UsageError, ModuleNotFoundError, *expected)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -223,15 +254,14 @@ def run(
             from c2fnas import keras_stack
 
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
-            keras_stack.set_up(
-                FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples
-            )
+            threads = FLAGS.threads or os.cpu_count() or 1
+            keras_stack.set_up(FLAGS.seed, threads, FLAGS.deterministic, samples=samples)
         sys.exit(main(argv))
 
     def caught(argv: list[str]) -> None:
         try:
             guarded(argv)
-        except (ValueError, OSError, app.UsageError, ModuleNotFoundError, *expected) as error:
+        except shown as error:
             if interrupts.received() or (
                 isinstance(error, ModuleNotFoundError) and not _is_of_an_extra(error)
             ):
@@ -241,8 +271,7 @@ def run(
             sys.exit(getattr(error, "exit_code", 1))
 
     for stream in (sys.stdout, sys.stderr):
-        # a name of a file that the terminal's encoding cannot show is shown escaped, and ends
-        # nothing
+        # A file name that the terminal's encoding cannot show is printed escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if program_help.asked_for(sys.argv[1:]):
@@ -254,7 +283,7 @@ def run(
     try:
         app.run(caught, flags_parser=_parse)
     except BaseException as error:
-        # Ctrl-C within an import or a library may arrive here as any other error
+        # Ctrl-C inside an import or a library may arrive here as another error.
         if interrupts.received() and not isinstance(error, SystemExit):
             again = "to resume" if resumes else "to start over"
             interrupts.end(f"stopped by Ctrl-C; run the same command again {again}")
@@ -262,9 +291,7 @@ def run(
 
 
 def _is_of_an_extra(error: ModuleNotFoundError) -> bool:
-    """Whether what is missing is a package that the base installation leaves out, rather than a
-    module of this product.
-    """
+    """Returns whether a package outside the base installation is missing, not a module of ours."""
     top = (error.name or "").partition(".")[0]
     return top not in ("", "c2fnas", "experiments", "federated", "preprocessing", "runkit")
 
@@ -272,23 +299,24 @@ def _is_of_an_extra(error: ModuleNotFoundError) -> bool:
 def _words(error: Exception, resumes: bool) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"this program needs the package {(error.name or '').partition('.')[0]}, which is not installed here. The base installation is for "
-            "servers and operators; install the packages of a site: pip install '.[site]' (with DICOM '.[dicom]')"
+            f"this program needs the package {(error.name or '').partition('.')[0]}, which is not "
+            "installed here. The base installation is for servers and operators; install the "
+            "packages of a site: pip install '.[site]' (with DICOM '.[dicom]')"
         )
     full = disk.full_text(error) if isinstance(error, OSError) else None
     if full is None:
         return str(error)
-    stays = (
-        "what is finished stays, and it resumes there"
+    kept = (
+        "finished parts are kept, and the run continues after them"
         if resumes
-        else "what was finished before stays valid"
+        else "files finished before stay valid"
     )
     remedy = (
-        "Raise the limit of a file's size (ulimit -f), or use another file system,"
-        if error.errno == errno.EFBIG
+        "Raise the file size limit (ulimit -f) or use another file system,"
+        if isinstance(error, OSError) and error.errno == errno.EFBIG
         else "Free space"
     )
-    return f"{full}. {remedy} and run the same command again: {stays}"
+    return f"{full}. {remedy} and run the same command again: {kept}"
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -299,7 +327,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(1)
 
 
-def _print_help(main, required: Sequence[str]) -> None:
+def _print_help(main: Callable[..., Any], required: Sequence[str]) -> None:
     own = [flag.name for flag in FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
     with contextlib.suppress(BrokenPipeError):  # `--help | head`
         print(
@@ -310,7 +338,7 @@ def _print_help(main, required: Sequence[str]) -> None:
 
 
 def _escape_foreign_text() -> None:
-    """Nets under all that is printed: logs, and the traces of errors that nobody caught."""
+    """Escapes control characters from outside in logs and in traces of uncaught errors."""
 
     def print_trace(
         kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None

@@ -41,8 +41,17 @@ def test_flags_without_arguments_give_the_defaults(given):
 def test_arguments_become_values_of_the_fields_types(given):
     setting_flags.define(Camera, into=given)
     given(
-        "program --shots=5 --exposure=2 --limit=7.5 --nocolour --lens=tele --size=10,20 "
-        "--gain=1,2,3e-1 --tags=a,b".split()
+        [
+            "program",
+            "--shots=5",
+            "--exposure=2",
+            "--limit=7.5",
+            "--nocolour",
+            "--lens=tele",
+            "--size=10,20",
+            "--gain=1,2,3e-1",
+            "--tags=a,b",
+        ]
     )
     assert Camera(**setting_flags.values(Camera, given)) == Camera(
         shots=5,
