@@ -15,6 +15,8 @@ import queue
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags, logging
@@ -25,6 +27,9 @@ from federated.errors import FederationError
 from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
@@ -34,26 +39,27 @@ flags.DEFINE_integer(
     "Number of devices at a site, for the memory estimate at the profile's batch size.",
 )
 
+Weights = dict[str, np.ndarray]
 EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
 
 class OneStepSite:
-    """A federated site that sends given weights instead of training: only the exchange is tested."""
+    """A federated site that sends given weights instead of training, to test the exchange alone."""
 
-    def __init__(self, plan: dict, num_examples: int, after: dict[str, np.ndarray]):
+    def __init__(self, plan: dict[str, Any], num_examples: int, after: Weights):
         self.plan, self.num_examples, self._after = plan, num_examples, after
         self.specs = specs_of(after)
 
-    def score(self, weights):
+    def score(self, weights: Weights) -> dict[str, float]:
         return {"dice": 0.0}
 
-    def train(self, weights, round_number):
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         return self._after, {}
 
-    def local_models(self):
+    def local_models(self) -> dict[str, Weights]:
         return {}
 
-    def evaluate(self, model_name, weights):
+    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
         return []
 
 
@@ -109,7 +115,7 @@ def main(argv: list[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         seconds, error = _federate(
-            one, pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
+            pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
         )
     size = sum(array.nbytes for array in before.values())
     print(
@@ -122,7 +128,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _phantom_patch(config: configuration.ExperimentConfig):
+def _phantom_patch(config: configuration.ExperimentConfig) -> tf.data.Dataset:
     """Returns a dataset of one patch from the middle of a synthetic scan, on the profile's grid."""
     import tensorflow as tf
 
@@ -152,7 +158,9 @@ def _phantom_patch(config: configuration.ExperimentConfig):
     return tf.data.Dataset.from_tensors(batch)
 
 
-def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float, float]:
+def _federate(
+    folder: pathlib.Path, before: Weights, after: Weights, plan: dict[str, Any]
+) -> tuple[float, float]:
     """Runs one round over gRPC and compares its result with the mean computed here.
 
     Returns:
@@ -176,11 +184,11 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
         port=0,
         linger_s=5.0,
     )
-    ports: queue.SimpleQueue = queue.SimpleQueue()
-    failures: queue.SimpleQueue = queue.SimpleQueue()
+    ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
-    def guarded(work, *arguments, **keywords):
-        def run():
+    def guarded(work: Callable[..., Any], *arguments: Any, **keywords: Any) -> threading.Thread:
+        def run() -> None:
             try:
                 work(*arguments, **keywords)
             except Exception as error:

@@ -39,9 +39,9 @@ flags.DEFINE_enum(
     "missing",
     "error",
     ["error", "score_zero", "skip"],
-    "How to treat labels without a mask. 'error': no means, exit code 1. 'score_zero': score them as "
-    "an empty mask (0 in Dice and surface Dice, the volume's diagonal in HD95). 'skip': leave them "
-    "out. The results state the choice and the number.",
+    "How to treat labels without a mask. 'error': no means, exit code 1. 'score_zero': score them "
+    "as an empty mask (0 in Dice and surface Dice, the volume's diagonal in HD95). 'skip': leave "
+    "them out. The results state the choice and the number.",
 )
 flags.DEFINE_string("output", None, "Folder to write the results to.")
 _SUMMARIES = ("summary.csv", "summary.md", "summary.json")
@@ -149,7 +149,7 @@ def _refusal(error: Exception, pair: _Pair) -> Exception:
 def _remarks(
     pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str], failed: dict[str, str]
 ) -> list[str]:
-    """Returns sentences on the cases that the means do not cover as usual; empty if there are none."""
+    """Returns sentences on cases that are not in the means or have no mask."""
     lines = [f"{len(rows)} of {len(pairs)} cases were scored."]
     if missing:
         how = (

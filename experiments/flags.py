@@ -31,7 +31,8 @@ _WINDOWS = 2  # windows computed at a time by a program that does not train; eac
 
 
 @program_help.group(
-    "Settings of the experiment, the same at every site; see the flag files in experiments/flagfiles"
+    "Settings of the experiment, the same at every site; see the flag files in "
+    "experiments/flagfiles"
 )
 def define_experiment() -> None:
     """Defines the flags of `ExperimentConfig`, which decide the numbers of a run."""
@@ -145,7 +146,7 @@ def genotype_file() -> dict[str, list[str]]:
 
 
 def experiment_flags_text() -> str:
-    """Returns the experiment's flags as the text of a flag file, for a sub-process or a colleague."""
+    """Returns the experiment's flags as the text of a flag file."""
     lines = []
     for name in settings.declared(ExperimentConfig):
         value = getattr(FLAGS, name)
@@ -198,7 +199,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def label_values() -> dict[int, int] | None:
-    """Returns --label_values as value -> class, or None; raises app.UsageError if it is malformed."""
+    """Returns --label_values as value -> class, None if empty; raises app.UsageError."""
     try:
         pairs = (pair.split(":") for pair in FLAGS.label_values)
         return {int(value): int(label) for value, label in pairs} or None
@@ -243,7 +244,13 @@ def run(
       expected: further errors with a message for the user, besides ValueError and OSError.
     """
 
-    shown = (ValueError, OSError, app.UsageError, ModuleNotFoundError, *expected)
+    shown: tuple[type[Exception], ...] = (
+        ValueError,
+        OSError,
+        app.UsageError,
+        ModuleNotFoundError,
+        *expected,
+    )
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

@@ -16,7 +16,7 @@ _GROUPS: dict[str, list[str]] = {}  # heading -> names of the flags below it
 
 @contextlib.contextmanager
 def group(heading: str) -> Iterator[None]:
-    """Shows the flags that are defined inside this context, or decorated function, under a heading."""
+    """Lists the flags that are defined in this context or decorated function under a heading."""
     before = set(flags.FLAGS)
     yield
     names = _GROUPS.setdefault(heading, [])
@@ -39,8 +39,8 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     """
     parts = [
         doc.strip(),
-        "Flags can also be lines of a file given by --flagfile=FILE. If a flag occurs more than "
-        "once, the last one counts.",
+        "Flags can also stand in a file, one per line: --flagfile=FILE. Of repeated flags the last "
+        "one counts.",
     ]
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()

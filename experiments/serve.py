@@ -1,9 +1,10 @@
-"""Serves a federation: holds no data, knows no network, leads the rounds.
+"""Runs the server of a federation: leads the rounds and averages the sites' updates.
 
-    python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags --kit=federation/server
-    --store=server --initial_model=initial.safetensors
+    python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags \\
+        --kit=federation/server --store=server --initial_model=initial.safetensors
 
-Stopped or killed, it goes on where it was when the same command is given again.
+The server holds no patient data and knows no network. Stop it at any time; run the same command
+again to resume.
 """
 
 from __future__ import annotations
@@ -30,22 +31,25 @@ FLAGS = flags.FLAGS
 with program_help.group("Rules of the federation"):
     setting_flags.define(ServerConfig)
 experiment_flags.define_experiment()
-flags.DEFINE_string("kit", None, "The server's folder, made by experiments.provision.")
+flags.DEFINE_string("kit", None, "The server's kit, made by experiments.provision.")
 flags.DEFINE_string(
     "store", None, "Folder of the run's state: global models, updates, scores, rows, events."
 )
 flags.DEFINE_string(
     "initial_model",
     None,
-    "Round 0, written by experiments.init_model; carries the plan that sites must share.",
+    "Initial model, written by experiments.init_model; it holds the plan that all sites must "
+    "share.",
 )
-flags.DEFINE_string("tensorboard", None, "Folder for TensorBoard: scores, metrics, rounds.")
+flags.DEFINE_string(
+    "tensorboard", None, "Folder for TensorBoard logs of scores, metrics and rounds."
+)
 
 
 def main(argv: list[str]) -> int:
     del argv
     initial_model = experiment_flags.required(
-        "initial_model", "round 0, written by experiments.init_model"
+        "initial_model", "the initial model, written by experiments.init_model"
     )
     _check_plan(experiment_flags.experiment_config(), initial_model)
     config = ServerConfig(
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
     summary = serve(
         config,
         experiment_flags.required("store", "the folder of the run's state"),
-        experiment_flags.required("kit", "the server's folder, made by experiments.provision"),
+        experiment_flags.required("kit", "the server's kit, made by experiments.provision"),
         initial_model,
         listeners=[
             _tell_progress,
@@ -66,7 +70,8 @@ def main(argv: list[str]) -> int:
     )
     ending = "finished" if summary.finished else "stopped; run the same command again to resume"
     print(
-        f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best round {summary.best_round}, {summary.rows} rows"
+        f"{ending}: {summary.rounds} rounds, sites {', '.join(summary.sites) or 'none'}, best "
+        f"round {summary.best_round}, {summary.rows} rows"
     )
     if summary.finished:
         return 0
@@ -79,21 +84,20 @@ def _tell_ready(port: int) -> None:
 
 
 def _tell_progress(record: dict[str, Any]) -> None:
-    """Keeps the line that `systemctl status` shows."""
+    """Updates the line that `systemctl status` shows."""
     if record["event"] == "aggregated":
         service_manager.notify(
-            f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, sites {', '.join(record['sites'])}"
+            f"STATUS=round {record['round']} of {FLAGS.num_rounds} averaged, "
+            f"sites {', '.join(record['sites'])}"
         )
 
 
 def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
-    """Raises ValueError where the flags are not those that the initial model was made with: sites
-    would all be refused.
-    """
+    """Raises ValueError if the initial model was made with other flags, as all sites would fail."""
     _, metadata = tensor_files.load(initial_model)
     if "plan" not in metadata:
         raise ValueError(
-            f"{initial_model}: carries no plan; write the initial model with experiments.init_model"
+            f"{initial_model}: holds no plan; write the initial model with experiments.init_model"
         )
     genotype_json = (
         genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
@@ -103,7 +107,8 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
     )
     if differing:
         raise ValueError(
-            f"{initial_model}: was made with other settings: {'; '.join(differing)}; give its flag file, or make it again"
+            f"{initial_model}: was made with other settings: {'; '.join(differing)}; use its flag "
+            "file, or make the model again"
         )
 
 
