@@ -39,9 +39,11 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
     """
     parts = [
         doc.strip(),
-        "Flags can also stand in a file, one per line: --flagfile=FILE. Of repeated flags the last "
-        "one counts.",
+        "Flags may also stand in a file, one per line: --flagfile=FILE. If repeated, the last one "
+        "counts.",
     ]
+    grouped = {name for names in _GROUPS.values() for name in names}
+    own = [name for name in own if name not in grouped]
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()
     for heading, names in sections.items():

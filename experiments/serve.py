@@ -3,7 +3,7 @@
     python -m experiments.serve --flagfile=experiments/flagfiles/demo.flags \\
         --kit=federation/server --store=server --initial_model=initial.safetensors
 
-The server holds no patient data and knows no network. Stop it at any time; run the same command
+It needs neither patient data nor the neural network. Stop it at any time; run the same command
 again to resume.
 """
 

@@ -191,7 +191,7 @@ def test_a_study_of_copies_without_its_list_says_where_to_name_it(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
-        f"error: {tmp_path}/m.json: is not there; name the folder of your list of CTs by --data (make: DATA=...)"
+        f"error: {tmp_path}/m.json: does not exist; give the folder of your manifest of CTs by --data (make: DATA=...)"
         in done.stderr
     )
 
