@@ -88,4 +88,4 @@ def test_another_credential_and_a_stolen_key_of_the_server(tmp_path):
         r"^server .* revoked ", said, re.MULTILINE
     )
     said = run(tmp_path, "request", "--kit=fed/C2", "--revoked=fed/authority/revoked.crl")
-    assert "certificates of the server before generation 1 are no longer trusted" in said
+    assert "server certificates before generation 1 are no longer trusted" in said

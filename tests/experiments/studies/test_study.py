@@ -547,5 +547,5 @@ def test_a_file_of_its_own_that_a_study_cannot_write_ends_it_with_one_line(
     )  # fmt: skip
     words = r"cannot be written \(File too large; it takes [\d,]+ bytes\); [\d.]+ MB are free there\. .* run the same command again: "
     assert done.returncode == 1 and re.fullmatch(
-        f"error: {tmp_path}/runs/s/{file}: {words}what is finished stays, .*\n", done.stderr
+        f"error: {tmp_path}/runs/s/{file}: {words}finished parts are kept, .*\n", done.stderr
     ), done.stderr
