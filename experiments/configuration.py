@@ -6,7 +6,7 @@ This module reads no flags and no files and needs no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from runkit import settings
 from runkit.settings import SHARE, Rule, at_least, setting
@@ -43,18 +43,16 @@ class ExperimentConfig:
     filters: int = setting(
         32, "Filters at full resolution; each level doubles them.", rule=at_least(1)
     )
-    vae: str = setting(
+    vae: Literal["reduced", "direct", "none"] = setting(
         "reduced",
         "VAE branch at the encoder's end. 'reduced' applies a stride-2 convolution to 16 channels "
         "before the dense layers (Myronenko 2018); 'direct' flattens the encoder's end; 'none' "
         "omits the branch.",
-        choices=("reduced", "direct", "none"),
     )
     latent_size: int = setting(128, "Size of the VAE's latent vector.", rule=at_least(1))
-    classifier_bias: str = setting(
+    classifier_bias: Literal["zero", "log_prior"] = setting(
         "zero",
         "Initial bias of the classifier: 0, or the logarithm of --class_prior.",
-        choices=("zero", "log_prior"),
     )
     class_prior: tuple[float, float, float] = setting(
         (0.985, 0.012, 0.003),
@@ -124,19 +122,17 @@ class ExperimentConfig:
             lambda share: 0 < share <= 1, "a share of the learning rate, above 0 and at most 1"
         ),
     )
-    kl: str = setting(
+    kl: Literal["voxels", "latent"] = setting(
         "voxels",
         "Divisor of the KL term: the voxels of a patch (Myronenko 2018) or the latent size.",
-        choices=("voxels", "latent"),
     )
-    missing_labels: str = setting(
+    missing_labels: Literal["background", "exclude", "restricted", "marginal", "distil"] = setting(
         "background",
         "How a federated site's loss treats classes that its labels never show "
         "(`declared_labels` in its manifest). 'background', as in the paper: absent everywhere. "
         "'exclude': left out of the Dice. 'restricted': left out of the softmax. 'marginal': a "
         "voxel may be its drawn class or a missing one. 'distil': as the received model says. See "
         "docs/missing-labels.md.",
-        choices=("background", "exclude", "restricted", "marginal", "distil"),
     )
     absence_evidence: bool = setting(
         False,
@@ -154,12 +150,11 @@ class ExperimentConfig:
         ),
     )
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
-    precision: str = setting(
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
         "Number format of the convolutions. The mixed formats halve a GPU's memory and use its "
         "matrix units; weights, norms and losses stay float32. 'mixed_bfloat16' needs an Ampere "
         "GPU or later; 'mixed_float16' scales the loss. On a CPU keep 'float32'.",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     clip_norm: float = setting(
         0.0,
@@ -169,19 +164,17 @@ class ExperimentConfig:
             lambda norm: 0 <= norm < float("inf"), "a finite number above 0, or 0 for no clipping"
         ),
     )
-    non_finite: str = setting(
+    non_finite: Literal["stop", "skip"] = setting(
         "stop",
         "What to do at a step with a non-finite loss or gradient. 'stop' ends the training, names "
         "the step and its cases, and leaves the weights unchanged; 'skip' logs and skips the step, "
         "and stops after ten in a row.",
-        choices=("stop", "skip"),
     )
-    instance_norm: str = setting(
+    instance_norm: Literal["rows", "library"] = setting(
         "rows",
         "Implementation of the instance norm; weights and values are the same. 'rows' is faster "
         "and more accurate on a CPU; 'library' is tensorflow-addons' InstanceNormalization "
         "(TensorFlow 2.15) or Keras' GroupNormalization (Keras 3).",
-        choices=("rows", "library"),
     )
     keep_checkpoints: int = setting(
         2,
@@ -211,10 +204,9 @@ class ExperimentConfig:
         "Overlap of neighbouring windows, as a share of their size.",
         rule=Rule(lambda share: 0 <= share < 1, "a share from 0 up to, not including, 1"),
     )
-    inference_blending: str = setting(
+    inference_blending: Literal["constant", "gaussian"] = setting(
         "constant",
         "Weights of a window's voxels where windows overlap.",
-        choices=("constant", "gaussian"),
     )
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ Programs make their command-line flags from such fields; see `experiments.settin
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
 
     Attributes:
       help: one or two sentences for --help.
-      choices: the values of a setting that has only a few.
+      choices: the allowed values, if there are only a few and the type is not a Literal of them.
       rule: what the value must satisfy; None for any value of its type.
       flag: name of its flag, where that is not the field's name.
       unset: value of the flag that stands for None.
@@ -59,18 +60,22 @@ def setting(
     return field
 
 
-def declared(settings: Any) -> dict[str, Setting]:
-    """Returns field name -> `Setting` of a dataclass or an instance; other fields are left out."""
-    return {
-        field.name: field.metadata["setting"]
-        for field in dataclasses.fields(settings)
-        if "setting" in field.metadata
-    }
+def declared(config: type) -> dict[str, Setting]:
+    """Returns field name -> `Setting` of a dataclass; fields without one are left out."""
+    kinds = typing.get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        if "setting" in field.metadata:
+            about: Setting = field.metadata["setting"]
+            if typing.get_origin(kinds[field.name]) is typing.Literal:
+                about = about._replace(choices=typing.get_args(kinds[field.name]))
+            found[field.name] = about
+    return found
 
 
 def check(settings: Any) -> None:
     """Raises ValueError naming the first setting that breaks its rule, its value and the rule."""
-    for name, about in declared(settings).items():
+    for name, about in declared(type(settings)).items():
         rule = one_of(about.choices) if about.choices else about.rule
         if rule is not None:
             require(rule, name, getattr(settings, name))

@@ -59,6 +59,10 @@ class _Scored(TypedDict):
     truth_ml_tumour: float
 
 
+# The columns that every row has.
+REQUIRED = tuple(_Scored.__annotations__)
+
+
 class CaseRow(_Scored, total=False):
     """What a site reports for one model on one case. Earlier releases lack the later columns."""
 

@@ -35,11 +35,6 @@ BEYOND = (SHARED, POOLED, C1_TO_C2, C2_TO_C1, NO_VAE)
 SITES = ("C1", "C2")
 GRIDS = ("training", "native")
 
-ROW_KEYS = (
-    *("model", "site", "case", "grid", "dice_pancreas", "dice_tumour"),
-    *("volume_ml_pancreas", "volume_ml_tumour", "truth_ml_pancreas", "truth_ml_tumour"),
-)
-
 PAPER_TEST_CASES = {"C1": 84, "C2": 100}
 # As printed in Wang, Shen, Roth et al. 2020, Table 1. Its bottom row is not the mean of the five
 # rows above it.
@@ -249,7 +244,7 @@ def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str
         raise ValueError(
             f"{where}: {row!r} is not a per-case row; have the site evaluate its models again"
         )
-    missing = [key for key in ROW_KEYS if key not in row]
+    missing = [key for key in case_rows.REQUIRED if key not in row]
     if missing:
         raise ValueError(
             f"{where}: the row of case {row.get('case')!r} lacks {', '.join(missing)}; have the "

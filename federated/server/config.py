@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
@@ -37,11 +37,10 @@ class ServerConfig:
         60.0  # how long a transfer that has begun may stand still before it is no longer waited for
     )
     max_extension_s: float = 6 * 3600.0  # by which progress may move a deadline on, all in all
-    late_updates: str = setting(
+    late_updates: Literal["discard", "keep"] = setting(
         "discard",
         "Updates that arrive after their round was averaged: discard them, or keep them for the "
         "next round.",
-        choices=("discard", "keep"),
     )
     max_change_ratio: float = setting(
         10.0,

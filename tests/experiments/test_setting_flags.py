@@ -1,6 +1,7 @@
 """Flags made from a dataclass, and the dataclass made from the flags."""
 
 import dataclasses
+from typing import Literal
 
 import pytest
 from absl import flags
@@ -17,7 +18,8 @@ class Camera:
     exposure_s: float = setting(0.5, "Exposure time.", flag="exposure")
     limit_s: float | None = setting(None, "Time limit; 0 for none.", flag="limit", unset=0.0)
     colour: bool = setting(True, "Take colour pictures.")
-    lens: str = setting("wide", "Which lens.", choices=("wide", "tele"))
+    lens: Literal["wide", "tele"] = setting("wide", "Which lens.")
+    mount: str = setting("old", "Which mount.", choices=("old", "new"))
     size: tuple[int, int] = setting((640, 480), "Width,height in pixels.")
     gain: tuple[float, float, float] = setting((1.0, 0.25, -2), "Gain of red,green,blue.")
     tags: tuple[str, ...] = setting((), "Words to store.")
@@ -31,7 +33,17 @@ def given():
 
 def test_flags_without_arguments_give_the_defaults(given):
     names = setting_flags.define(Camera, into=given)
-    assert names == ["shots", "exposure", "limit", "colour", "lens", "size", "gain", "tags"]
+    assert names == [
+        "shots",
+        "exposure",
+        "limit",
+        "colour",
+        "lens",
+        "mount",
+        "size",
+        "gain",
+        "tags",
+    ]
     given(["program"])
     assert Camera(**setting_flags.values(Camera, given)) == Camera()
     assert given["limit"].default == 0.0 and given["gain"].default == ["1.0", "0.25", "-2"]

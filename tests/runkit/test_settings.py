@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 
@@ -9,7 +10,8 @@ from runkit.settings import Rule, at_least, setting
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Oven:
     degrees: int = setting(180, "Temperature in Celsius.", rule=at_least(50))
-    mode: str = setting("top", "Where the heat comes from.", choices=("top", "bottom", "fan"))
+    mode: Literal["top", "bottom", "fan"] = setting("top", "Where the heat comes from.")
+    light: str = setting("off", "Lamp.", choices=("on", "off"))
     trays: tuple[str, ...] = setting(
         (), "Trays in use.", rule=Rule(lambda trays: len(trays) < 2, "at most one")
     )
@@ -20,9 +22,9 @@ class Oven:
 
 
 def test_a_setting_has_its_default_and_its_documentation():
-    assert Oven() == Oven(degrees=180, mode="top", trays=(), serial="x1")
-    assert list(settings.declared(Oven)) == ["degrees", "mode", "trays"]
-    assert settings.declared(Oven())["degrees"].help == "Temperature in Celsius."
+    assert Oven() == Oven(degrees=180, mode="top", light="off", trays=(), serial="x1")
+    assert list(settings.declared(Oven)) == ["degrees", "mode", "light", "trays"]
+    assert settings.declared(Oven)["degrees"].help == "Temperature in Celsius."
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,7 @@ def test_a_setting_has_its_default_and_its_documentation():
     [
         ({"degrees": 49}, "degrees is 49; expected at least 50"),
         ({"mode": "side"}, "mode is 'side'; expected 'top', 'bottom' or 'fan'"),
+        ({"light": "dim"}, "light is 'dim'; expected 'on' or 'off'"),
         ({"trays": ("a", "b")}, "trays is 'a,b'; expected at most one"),
     ],
 )
