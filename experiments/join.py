@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from experiments.models import devices, model_folders, prepared_cases, site_trainer
-    from experiments.reports import table1_report
+    from experiments.reports import case_browser
     from runkit import allocator, atomic, folder_lock, interrupts, overwriting, private
 
     allocator.keep_buffers()
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
         print(ending)
         return 0
     cases = [store.open(case_id) for case_id in store.case_ids("test")]
-    figure = table1_report.comparison(cases, examples, store.site)
+    figure = case_browser.first_cases(cases, examples, store.site)
     with atomic.replacing(folder / "figures" / "comparison.png") as path:
         figure.savefig(path)
     print(f"{ending}; figure {folder / 'figures' / 'comparison.png'}")

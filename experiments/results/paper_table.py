@@ -212,33 +212,6 @@ def false_tumours(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, 
     return {name: counts[name] for name in sorted(counts, key=position)}
 
 
-def several(tables: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns row -> column -> mean, lowest and highest (per cent) over runs, and their number.
-
-    A run without the row or the number is not counted; a cell that no run has is absent.
-
-    Args:
-      tables: contents of the runs' `table1.json`.
-    """
-    summary: dict[str, dict[str, dict[str, float]]] = {}
-    for name in sorted({name for run in tables for name in run["rows"]}, key=position):
-        for column in COLUMNS:
-            values = [
-                run["rows"][name][column]
-                for run in tables
-                if run["rows"].get(name, {}).get(column) is not None
-            ]
-            if values:
-                mean = sum(values) / len(values)
-                summary.setdefault(name, {})[column] = {
-                    "mean": mean,
-                    "lowest": min(values),
-                    "highest": max(values),
-                    "runs": len(values),
-                }
-    return summary
-
-
 def _check_row(row: Any, where: str, any_site: bool = False, grids: Sequence[str] = GRIDS) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(
