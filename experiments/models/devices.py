@@ -28,7 +28,7 @@ def strategy() -> Any:
 
 
 def is_chief() -> bool:
-    """Returns whether this process writes files: all do, except for workers 1, 2, ... of several."""
+    """Returns whether this process writes files; of several machines only the chief does."""
     return VARIABLE not in os.environ or read_task() == ("worker", 0) or read_task()[0] == "chief"
 
 

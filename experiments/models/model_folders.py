@@ -65,7 +65,7 @@ def write(
 
 
 def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict[str, Any]:
-    """Returns numbers on the training data: cases per split, ranges of spacing and field of view."""
+    """Returns numbers on the training data: cases, and ranges of spacing and field of view."""
     if not stores:
         return {}
     grids = [
@@ -178,7 +178,7 @@ def write_run(
 
 
 def write_tables(folder: str | os.PathLike, rows: Sequence[CaseRow]) -> None:
-    """Writes `cases.csv`, with all rows, and `scores.csv`, with means, intervals and case numbers."""
+    """Writes `cases.csv` with all rows, and `scores.csv` with their means and intervals."""
     folder = pathlib.Path(folder)
     atomic.write_text(folder / "cases.csv", score_summary.csv_text(rows))
     atomic.write_text(folder / "scores.csv", score_summary.csv_text(score_summary.by_model(rows)))

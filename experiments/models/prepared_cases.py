@@ -10,8 +10,8 @@ from preprocessing import case_store, declared_labels
 from preprocessing.case_store import CaseStore, Record
 
 REMEDY = (
-    "prepare them again with these flags (experiments.prepare), or give the flag file that they were "
-    "prepared with"
+    "prepare them again with these flags (experiments.prepare), or give the flag file that they "
+    "were prepared with"
 )
 _SHOWN = 5  # faulty cases in one message
 

@@ -76,7 +76,8 @@ class Settings:
             }
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"the model's plan lacks {error}; use a model folder that table1 or a training wrote"
+                f"the model's plan lacks {error}; use a model folder that table1 or a training "
+                "wrote"
             ) from error
         return cls(**{**values, **changes})
 
@@ -252,8 +253,8 @@ def _check_view(upright: Volume, image: pathlib.Path, expected_mm: Sequence[floa
     ]
     if short:
         raise ValueError(
-            f"{image}: covers {', '.join(short)}, so the pancreas may lie outside, and a mask would "
-            "mislead; use a scan of the whole upper abdomen, or accept this one with "
+            f"{image}: covers {', '.join(short)}, so the pancreas may lie outside, and a mask "
+            "would mislead; use a scan of the whole upper abdomen, or accept this one with "
             "--accept_small_view and look at the mask"
         )
 

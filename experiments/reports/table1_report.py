@@ -282,8 +282,8 @@ DEFINITIONS = """\
 - C1 pancreas, C2 pancreas and C2 tumour are means of the Dice of the sites' test cases, on the \
 training grid.
 - Pancreas average is the mean over the test cases of both sites, so each site counts by its \
-number of cases. Average is the mean of pancreas average and C2 tumour. The row Average is the mean of \
-the five models above it.
+number of cases. Average is the mean of pancreas average and C2 tumour. The row Average is the \
+mean of the five models above it.
 - A class that is in neither the truth nor the prediction of a case is not counted; a class that \
 is only in the prediction counts as 0.
 - C1_FL_local and C2_FL_local are the sites' best models after local training, chosen by their own \
