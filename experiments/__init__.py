@@ -1,16 +1,14 @@
-"""Entry points that compose the three packages; the only place that reads flags."""
+"""The programs, and the parts that only they use: results, figures, models, reports, studies."""
 
 import os
 import sys
 
 from runkit import child_programs, interrupts
 
-os.environ.setdefault(
-    "TF_ENABLE_ONEDNN_OPTS", "1"
-)  # before any of the entry points can import TensorFlow
+# Set before any program imports TensorFlow, which reads them once.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if sys.argv[:1] == [
-    "-m"
-]:  # `python -m experiments.<program>` looks for its program, and has imported nothing yet
+# True only while `python -m experiments.<program>` looks for its program.
+if sys.argv[:1] == ["-m"]:
     interrupts.end_at_once()
     child_programs.follow_parent()

@@ -1,7 +1,7 @@
 """Lists the programs, grouped by who uses them.
 
-python -m experiments              this list
-python -m experiments.X --help     what the program X does, with an example, and all its flags
+python -m experiments              print this list
+python -m experiments.X --help     explain program X: purpose, example and all flags
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ GROUPS = {
 
 
 def summary(program: str) -> str:
-    """Returns the first sentence of a program's docstring. Reads the source only: importing one
-    would define its flags.
+    """Returns the first paragraph of a program's docstring, read from its source.
+
+    Importing the program would define its flags.
     """
     source = pathlib.Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].replace("\n", " ")
@@ -57,7 +58,7 @@ def summary(program: str) -> str:
 
 def listing() -> str:
     """Returns the programs under their headings, one line each."""
-    lines = ["Programs. `python -m experiments.X --help` explains the program X."]
+    lines = ["Run a program with `python -m experiments.X`; `--help` explains it."]
     for heading, programs in GROUPS.items():
         lines += [
             "",

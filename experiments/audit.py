@@ -1,11 +1,11 @@
-"""Checks a server's log and store: hashes, signatures, every model, every row.
+"""Checks a server's log and store: hashes, signatures, every model and every row.
 
     python -m experiments.audit --store=store --authority=kit/ca.pem
-    python -m experiments.audit --store=store --head=HASH          the log must still have a line that was noted earlier
-    python -m experiments.audit --store=store --show               also prints what happened, a line an event
+    python -m experiments.audit --store=store --head=HASH    # is a recorded line still in the log?
+    python -m experiments.audit --store=store --show         # also print the events
 
-Works on the server's folder while the server runs, or on a copy. Exit code 1 and the first wrong
-line where something was changed.
+Works on the server's folder while the server runs, or on a copy. If anything was changed, it names
+the first wrong line and exits with code 1.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ flags.DEFINE_string("store", None, "The server's folder, or a copy of it.")
 flags.DEFINE_string(
     "authority",
     None,
-    "ca.pem of the federation: the ends of rounds must be signed by a server that it certified.",
+    "The federation's ca.pem. With it, the end of every round must be signed by a server that this "
+    "authority certified.",
 )
 flags.DEFINE_string(
     "head",
     "",
-    "Hash of a line, noted earlier from this program or experiments.status, at least 16 digits.",
+    "Hash of a line, recorded earlier from this program or experiments.status (at least its first "
+    "16 digits). The log must still contain that line.",
 )
-flags.DEFINE_bool("show", False, "Print the events.")
+flags.DEFINE_bool("show", False, "Also print the events, one per line.")
 
 _CHAIN = ("line", "previous", "hash", "time", "event", "certificate")
 
@@ -56,30 +58,28 @@ def main(argv: list[str]) -> None:
                 for key, value in record.items()
                 if key not in _CHAIN
             )
-            print(
-                f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {printable.text(record['event']):<14} {facts}"
-            )
+            event = printable.text(record["event"])
+            print(f"{record['line']:>6}  {when:%Y-%m-%d %H:%M:%S}  {event:<14} {facts}")
     found = verification.verify(store, authority, head=FLAGS.head)
-    print(
-        f"{found.lines} lines, unbroken{', signed by the server' if authority else ''}; head {found.head}"
-    )
-    print(f"{len(found.rounds)} global models are the logged ones{_pruned(found.pruned)}")
+    signed = ", signed by the server" if authority else ""
+    print(f"{found.lines} lines, unbroken{signed}; head {found.head}")
+    print(f"{len(found.rounds)} global models match the log{_pruned(found.pruned)}")
     again = (
         f"rounds {', '.join(map(str, found.recomputed))}"
         if found.recomputed
-        else "none: their updates are not kept"
+        else "none, because no updates are stored"
     )
-    print(f"aggregated again from the sites' updates, to the same bits: {again}")
+    print(f"recomputed from the sites' updates, to the same bits: {again}")
     if found.rule_states:
-        print(f"state of the aggregation rule as logged: {len(found.rule_states)} rounds")
+        print(f"states of the aggregation rule that match the log: {len(found.rule_states)}")
     if found.discarded:
-        print(f"taken back by the operator: rounds {', '.join(map(str, found.discarded))}")
+        print(f"discarded by the operator: rounds {', '.join(map(str, found.discarded))}")
     if found.models:
-        print(f"lent models as logged: {', '.join(found.models)}")
+        print(f"lent models that match the log: {', '.join(found.models)}")
     if found.rows:
-        print(f"rows as logged: of {', '.join(found.rows)}")
+        print(f"rows that match the log: those of {', '.join(found.rows)}")
     if found.best_round is not None:
-        print(f"the best model, chosen again from the logged scores: round {found.best_round}")
+        print(f"best model, chosen again from the logged scores: round {found.best_round}")
 
 
 def _pruned(numbers: tuple[int, ...]) -> str:

@@ -1,11 +1,11 @@
 """Describes a site's dataset: cases, spacing, sizes, HU inside the labels, volumes, splits.
 
-python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
+    python -m experiments.cohort_report --manifest=C1/manifest.json --site_folder=sites/C1
 
-cohort.json may be given to the other sites: it holds sums over the cases, no id, path or picture.
-`compare_cohorts` sets two side by side. cohort_cases.json, which stays at the site, is written as
-each case ends and says which rules it breaks. A refused case stops no other; the exit code is 1
-then.
+cohort.json may be given to other sites: it holds sums over the cases and no identifier, path or
+picture. `compare_cohorts` shows two such reports side by side. cohort_cases.json stays at the site:
+it is updated after each case and lists the rules that each case breaks. If a case is refused, the
+others are still read, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FLAGS = flags.FLAGS
 experiment_flags.define_site()
 experiment_flags.define_orientation()
 flags.DEFINE_string(
-    "manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net."
+    "manifest", None, "The site's manifest.json, or a dataset.json in the format of MSD or nnU-Net."
 )
 flags.DEFINE_bool(
     "strict",
     True,
-    "Exit code 1 when a case is refused. The report of the others is written either way.",
+    "Exit with code 1 if a case is refused. The report on the others is written either way.",
 )
-flags.DEFINE_integer("workers", 0, "Cases looked at at the same time, 0 for one a processor.")
+flags.DEFINE_integer("workers", 0, "Cases to read at the same time; 0 uses one per processor.")
 
 _SITE_FOLDER = "the folder of the site's prepared cases"
 
@@ -48,9 +48,8 @@ def main(argv: list[str]) -> int:
     folder = pathlib.Path(experiment_flags.required("site_folder", _SITE_FOLDER))
     outputs = [folder / name for name in ("cohort.json", "cohort.html", "cohort_cases.json")]
     overwriting.require_apart({"--manifest": [listed, *manifest.files]}, {"--site_folder": outputs})
-    experiment_flags.site_folder(
-        _SITE_FOLDER, make=True
-    )  # closed to others only now: it may have been the scans' folder
+    # Closed to other accounts only now: until the check above it may have been the scans' folder.
+    experiment_flags.site_folder(_SITE_FOLDER, make=True)
 
     def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
         atomic.write_json(
@@ -65,11 +64,12 @@ def main(argv: list[str]) -> int:
     print(cohort_page.text_histograms([report]))
     atomic.write_json(folder / "cohort.json", report)
     atomic.write_text(folder / "cohort.html", cohort_page.page([report]))
-    print(f"report {folder / 'cohort.json'}, as a page {folder / 'cohort.html'}")
+    print(f"report: {folder / 'cohort.json'}; as a page: {folder / 'cohort.html'}")
     refused = sum(not finding.usable for finding in findings)
     if refused:
         print(
-            f"{refused} of {len(findings)} cases are refused and not in the report; {folder / 'cohort_cases.json'} says why"
+            f"{refused} of {len(findings)} cases were refused and are not in the report; for the "
+            f"reasons see {folder / 'cohort_cases.json'}"
         )
     return int(FLAGS.strict and refused > 0)
 

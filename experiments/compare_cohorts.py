@@ -1,6 +1,7 @@
-"""Sets the datasets of two sites side by side, from their reports alone.
+"""Compares the datasets of two sites, using only their reports.
 
-python -m experiments.compare_cohorts --reports=C1/cohort.json,C2/cohort.json --output=cohorts.html
+    python -m experiments.compare_cohorts --reports=C1/cohort.json,C2/cohort.json \\
+        --output=cohorts.html
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from experiments import flags as experiment_flags
 from runkit import atomic, overwriting, printable
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("reports", None, "The cohort.json of the two sites.")
+flags.DEFINE_list("reports", None, "The cohort.json files of two sites, separated by a comma.")
 flags.DEFINE_string(
-    "output", None, "Page to write, .html. Without it the comparison is only printed."
+    "output", None, "HTML page to write. Without it the comparison is only printed."
 )
 
 
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     from experiments.reports import cohort_page
     from preprocessing.checks import cohort
 
-    experiment_flags.required("reports", "the cohort.json of two sites")
+    experiment_flags.required("reports", "the cohort.json files of two sites")
     if len(FLAGS.reports) != 2:
         raise app.UsageError(
             f"--reports names {len(FLAGS.reports)} files; expected two, separated by a comma"
@@ -36,32 +37,29 @@ def main(argv: list[str]) -> int:
     reports = [_read(path) for path in FLAGS.reports]
     print(cohort_page.text_table(reports))
     print(cohort_page.text_histograms(reports))
-    print("\nWhat differs:")
+    print("\nDifferences:")
     print(
         "\n".join(f"  {printable.text(line)}" for line in cohort.differences(*reports))
-        or "  nothing that stands out"
+        or "  none that stands out"
     )
     if FLAGS.output:
         atomic.write_text(FLAGS.output, cohort_page.page(reports))
-        print(f"\npage {pathlib.Path(FLAGS.output)}")
+        print(f"\npage: {pathlib.Path(FLAGS.output)}")
     return 0
 
 
 def _read(path: str) -> dict[str, Any]:
     from preprocessing.checks import cohort
 
-    report = atomic.read_json(path)
+    report: dict[str, Any] = atomic.read_json(path)
     try:
         if report["format"] == cohort.FORMAT and cohort.rows(report) is not None:
             return report
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-    ):  # it came from another site: whatever is in it, the answer is one line
-        pass
+    except (AttributeError, KeyError, TypeError):
+        pass  # the file came from another site: whatever it holds, the answer is one line
     raise ValueError(
-        f"{path}: is no report of a cohort, or of another version; give the cohort.json that experiments.cohort_report wrote"
+        f"{path}: not a cohort report, or from another version; give the cohort.json that "
+        "experiments.cohort_report wrote"
     )
 
 

@@ -1,210 +1,233 @@
-"""What an experiment is: frozen values, checked once, kept with every result. No flags, no files,
-no TensorFlow.
+"""The settings of an experiment: frozen values, checked once, stored with every result.
+
+This module reads no flags and no files and needs no TensorFlow.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from federated.aggregation import rules
+from runkit import settings
+from runkit.settings import SHARE, Rule, at_least, setting
 
-CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # what the network tells apart
+CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # that the network distinguishes
+
+
+_VOXELS = Rule(
+    lambda sizes: len(sizes) == 3 and min(sizes) >= 8, "three numbers of voxels, at least 8"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """Everything that decides the numbers of a run. Sites of one federation must agree on all that
-    `plan` returns.
+    """Everything that decides the numbers of a run. The defaults are the paper's.
+
+    Each field declares its flag, default, help text and check. Sites of one federation must agree
+    on all that `plan` returns. Flag files list the settings in the order of the fields.
     """
 
-    profile: str
-    seed: int
+    profile: str = setting(
+        "paper",
+        "Name of this group of settings, stored with every result. Choose one by its flag file, "
+        "e.g. --flagfile=experiments/flagfiles/demo.flags.",
+    )
+    seed: int = setting(
+        1,
+        "Seed of the initial weights, patches, latent noise, splits and the synthetic cohort.",
+    )
     # the network
-    genotype: str  # a name of c2fnas.genotype.NAMES or the path of a genotype's JSON
-    filters: int  # filters at full resolution; level l has filters * 2**l
-    vae: str  # "reduced", "direct" or "none"
-    latent_size: int
-    classifier_bias: str  # "zero" or "log_prior"
-    class_prior: tuple[
-        float, ...
-    ]  # share of voxels of background, pancreas, tumour; used by "log_prior" only
+    genotype: str = setting(
+        "c2fnas", "Name of a built-in genotype, or path of a genotype's JSON file."
+    )
+    filters: int = setting(
+        32, "Filters at full resolution; each level doubles them.", rule=at_least(1)
+    )
+    vae: Literal["reduced", "direct", "none"] = setting(
+        "reduced",
+        "VAE branch at the encoder's end. 'reduced' applies a stride-2 convolution to 16 channels "
+        "before the dense layers (Myronenko 2018); 'direct' flattens the encoder's end; 'none' "
+        "omits the branch.",
+    )
+    latent_size: int = setting(128, "Size of the VAE's latent vector.", rule=at_least(1))
+    classifier_bias: Literal["zero", "log_prior"] = setting(
+        "zero",
+        "Initial bias of the classifier: 0, or the logarithm of --class_prior.",
+    )
+    class_prior: tuple[float, float, float] = setting(
+        (0.985, 0.012, 0.003),
+        "Shares of background, pancreas and tumour voxels, for --classifier_bias=log_prior.",
+        rule=Rule(
+            lambda prior: len(prior) == 3 and all(share > 0 for share in prior),
+            "three shares above 0",
+        ),
+    )
     # voxels
-    spacing_mm: tuple[float, float, float]
-    window_hu: tuple[float, float]
+    spacing_mm: tuple[float, float, float] = setting(
+        (1.0, 1.0, 1.0),
+        "Spacing of the training grid along x,y,z in mm.",
+        rule=Rule(
+            lambda mm: len(mm) == 3 and all(length > 0 for length in mm),
+            "three lengths above 0 mm",
+        ),
+    )
+    window_hu: tuple[float, float] = setting(
+        (-200, 250),  # int: flag files of earlier runs hold the text "-200,250"
+        "Intensity window low,high in HU, mapped to [-1, 1].",
+        rule=Rule(lambda window: window[0] < window[1], "low,high with low below high"),
+    )
     # patches
-    patch_size: tuple[int, int, int]  # voxels
-    patches_per_case: int  # per epoch
-    foreground_fraction: float
-    tumour_fraction: float = 0.0  # of the foreground patches
-    flip_axes: tuple[str, ...] = ()  # augmentation, off as in the paper
-    intensity_scale: float = 0.0
-    intensity_shift: float = 0.0
-    batch_size: int  # over all replicas
+    patch_size: tuple[int, int, int] = setting(
+        (96, 96, 96), "Size of a training patch in voxels x,y,z.", rule=_VOXELS
+    )
+    patches_per_case: int = setting(
+        4, "Patches drawn per training case and epoch.", rule=at_least(1)
+    )
+    foreground_fraction: float = setting(
+        0.5, "Share of patches centred on pancreas or tumour.", rule=SHARE
+    )
+    tumour_fraction: float = setting(
+        0.0, "Share of those patches centred on tumour; the paper uses 0.", rule=SHARE
+    )
+    flip_axes: tuple[str, ...] = setting(
+        (),
+        "Augmentation: axes along which patches are flipped at random, e.g. x,z. The paper flips "
+        "none.",
+        rule=Rule(
+            lambda axes: len(set(axes) & set("xyz")) == len(axes), "some of x, y, z, each once"
+        ),
+    )
+    intensity_scale: float = setting(
+        0.0,
+        "Augmentation: multiply a patch by a random factor between 1 - s and 1 + s.",
+        rule=Rule(lambda scale: 0 <= scale < 1, "0 up to, not including, 1"),
+    )
+    intensity_shift: float = setting(
+        0.0,
+        "Augmentation: add a random value between -s and s to a patch; the window is 2 wide.",
+        rule=Rule(lambda shift: 0 <= shift <= 2, "0 to 2, the width of the window"),
+    )
+    batch_size: int = setting(8, "Patches per step over all devices together.", rule=at_least(1))
     # optimisation
-    learning_rate: float
-    final_learning_rate: float
-    vae_rate: float = 1.0  # share of the rate by which the VAE branch's own weights move
-    kl: str  # "voxels" or "latent"
-    # what a site's loss does about classes that its labels never show, see c2fnas.missing_labels
-    missing_labels: str = "background"
-    absence_evidence: bool = False  # whether it also learns from the received model's false alarms
-    # local models that a site without all labels lends, so that every site's validation chooses
-    # among them
-    shared_candidates: int = 0
+    learning_rate: float = setting(1e-4, "Adam's learning rate at the first step.")
+    final_learning_rate: float = setting(
+        1e-5,
+        "Learning rate at the last step; cosine annealing over the whole training leads there.",
+    )
+    vae_rate: float = setting(
+        1.0,
+        "Learning rate of the VAE branch as a share of --learning_rate. Lower it where the rate is "
+        "far above the paper's 1e-4: the branch's decoder has no normalisation and overshoots.",
+        rule=Rule(
+            lambda share: 0 < share <= 1, "a share of the learning rate, above 0 and at most 1"
+        ),
+    )
+    kl: Literal["voxels", "latent"] = setting(
+        "voxels",
+        "Divisor of the KL term: the voxels of a patch (Myronenko 2018) or the latent size.",
+    )
+    missing_labels: Literal["background", "exclude", "restricted", "marginal", "distil"] = setting(
+        "background",
+        "How a federated site's loss treats classes that its labels never show "
+        "(`declared_labels` in its manifest). 'background', as in the paper: absent everywhere. "
+        "'exclude': left out of the Dice. 'restricted': left out of the softmax. 'marginal': a "
+        "voxel may be its drawn class or a missing one. 'distil': as the received model says. See "
+        "docs/missing-labels.md.",
+    )
+    absence_evidence: bool = setting(
+        False,
+        "With --missing_labels=restricted, marginal or distil: where no patient of a site has a "
+        "class (declared `absent`), train against the voxels in which the received model sees it.",
+    )
+    shared_candidates: int = setting(
+        0,
+        "Number of local models (at most 6, 0 for none) that a site without labels of every class "
+        "lends, so that the validation cases of all sites choose the best: the row "
+        "<site>_FL_local_shared. <site>_FL_local stays the best by the site's own validation.",
+        rule=Rule(
+            lambda number: 0 <= number <= 6,  # a site lends these beside its other models
+            "0 to 6",
+        ),
+    )
     # how a site computes and guards it: its own choice, as its GPUs are, so not in the plan
-    precision: str = "float32"  # "float32", "mixed_bfloat16" or "mixed_float16"
-    clip_norm: float = 0.0  # of all gradients together; 0 for no clipping
-    non_finite: str = "stop"  # "stop" or "skip"
-    instance_norm: str = "rows"  # "rows" or "library"; the same weights and values
-    keep_checkpoints: int = 2
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "float32",
+        "Number format of the convolutions. The mixed formats halve a GPU's memory and use its "
+        "matrix units; weights, norms and losses stay float32. 'mixed_bfloat16' needs an Ampere "
+        "GPU or later; 'mixed_float16' scales the loss. On a CPU keep 'float32'.",
+    )
+    clip_norm: float = setting(
+        0.0,
+        "Largest norm of all gradients together; longer ones are scaled down to it. 0 never clips. "
+        "Try 12 (nnU-Net's) if the loss does not recover from peaks of the logged gradient_norm.",
+        rule=Rule(
+            lambda norm: 0 <= norm < float("inf"), "a finite number above 0, or 0 for no clipping"
+        ),
+    )
+    non_finite: Literal["stop", "skip"] = setting(
+        "stop",
+        "What to do at a step with a non-finite loss or gradient. 'stop' ends the training, names "
+        "the step and its cases, and leaves the weights unchanged; 'skip' logs and skips the step, "
+        "and stops after ten in a row.",
+    )
+    instance_norm: Literal["rows", "library"] = setting(
+        "rows",
+        "Implementation of the instance norm; weights and values are the same. 'rows' is faster "
+        "and more accurate on a CPU; 'library' is tensorflow-addons' InstanceNormalization "
+        "(TensorFlow 2.15) or Keras' GroupNormalization (Keras 3).",
+    )
+    keep_checkpoints: int = setting(
+        2,
+        "Number of newest checkpoints to keep, in case the disk corrupts one. The best model is "
+        "kept separately.",
+        rule=at_least(1),
+    )
     # the federation; a baseline trains num_rounds * local_epochs epochs
-    num_rounds: int
-    local_epochs: int
-    aggregation: str = rules.DEFAULT  # the server's alone, so not in the plan
-    # rounds between two validations of a site's own model, and between two scores of the global
-    # model
-    validation_every: int = 1
+    num_rounds: int = setting(
+        60,
+        "Federated rounds; a baseline trains num_rounds * local_epochs epochs.",
+        rule=at_least(1),
+    )
+    local_epochs: int = setting(10, "Epochs of local training per round.", rule=at_least(1))
+    # the server's alone, so not in the plan
+    aggregation: str = setting(
+        rules.DEFAULT,
+        "Rule by which the server makes the next global model; only the server uses it. Parameters "
+        "that differ from their defaults follow a colon, e.g. fedavgm:momentum=0.5. "
+        + rules.described(),
+    )
+    validation_every: int = setting(
+        1,
+        "Rounds between two validations of a site's own model, and between two global models that "
+        "the sites score. The best by these scores are kept; the last of each is always scored.",
+        rule=at_least(1),
+    )
     # whole-volume inference
-    inference_window: tuple[int, int, int]  # voxels
-    inference_overlap: float
-    inference_blending: str  # "constant" or "gaussian"
+    inference_window: tuple[int, int, int] = setting(
+        (160, 160, 160), "Size of the sliding window in voxels x,y,z.", rule=_VOXELS
+    )
+    inference_overlap: float = setting(
+        0.25,
+        "Overlap of neighbouring windows, as a share of their size.",
+        rule=Rule(lambda share: 0 <= share < 1, "a share from 0 up to, not including, 1"),
+    )
+    inference_blending: Literal["constant", "gaussian"] = setting(
+        "constant",
+        "Weights of a window's voxels where windows overlap.",
+    )
 
-    def __post_init__(self):
-        _require(
-            self.vae in ("reduced", "direct", "none"),
-            "vae",
-            self.vae,
-            "'reduced', 'direct' or 'none'",
-        )
-        _require(
-            self.classifier_bias in ("zero", "log_prior"),
-            "classifier_bias",
-            self.classifier_bias,
-            "'zero' or 'log_prior'",
-        )
-        _require(self.kl in ("voxels", "latent"), "kl", self.kl, "'voxels' or 'latent'")
-        treatments = ("background", "exclude", "restricted", "marginal", "distil")
-        _require(
-            self.missing_labels in treatments,
-            "missing_labels",
-            self.missing_labels,
-            f"one of {', '.join(treatments)}",
-        )
-        precisions = ("float32", "mixed_bfloat16", "mixed_float16")
-        _require(
-            self.precision in precisions,
-            "precision",
-            self.precision,
-            "'float32', 'mixed_bfloat16' or 'mixed_float16'",
-        )
-        _require(
-            0 <= self.clip_norm < float("inf"),
-            "clip_norm",
-            self.clip_norm,
-            "a finite number above 0, or 0 for no clipping",
-        )
-        _require(
-            self.non_finite in ("stop", "skip"), "non_finite", self.non_finite, "'stop' or 'skip'"
-        )
-        _require(
-            self.instance_norm in ("rows", "library"),
-            "instance_norm",
-            self.instance_norm,
-            "'rows' or 'library'",
-        )
-        _require(
-            0 <= self.foreground_fraction <= 1,
-            "foreground_fraction",
-            self.foreground_fraction,
-            "a share between 0 and 1",
-        )
-        _require(
-            0 <= self.tumour_fraction <= 1,
-            "tumour_fraction",
-            self.tumour_fraction,
-            "a share between 0 and 1",
-        )
-        axes = ",".join(self.flip_axes)
-        _require(
-            len(set(self.flip_axes) & {"x", "y", "z"}) == len(self.flip_axes),
-            "flip_axes",
-            axes,
-            "some of x, y, z, each once",
-        )
-        _require(
-            0 <= self.intensity_scale < 1,
-            "intensity_scale",
-            self.intensity_scale,
-            "0 up to, not including, 1",
-        )
-        _require(
-            0 <= self.intensity_shift <= 2,
-            "intensity_shift",
-            self.intensity_shift,
-            "0 to 2, the width of the window",
-        )
-        _require(
-            0 <= self.inference_overlap < 1,
-            "inference_overlap",
-            self.inference_overlap,
-            "a share from 0 up to, not including, 1",
-        )
-        _require(
-            0 < self.final_learning_rate <= self.learning_rate,
+    def __post_init__(self) -> None:
+        settings.check(self)
+        settings.require(
+            Rule(lambda rate: 0 < rate <= self.learning_rate, "above 0, at most learning_rate"),
             "final_learning_rate",
             self.final_learning_rate,
-            "above 0, at most learning_rate",
         )
-        _require(
-            0 < self.vae_rate <= 1,
-            "vae_rate",
-            self.vae_rate,
-            "a share of the learning rate, above 0 and at most 1",
-        )
-        _require(
-            self.window_hu[0] < self.window_hu[1],
-            "window_hu",
-            self.window_hu,
-            "low,high with low below high",
-        )
-        _require(
-            len(self.class_prior) == 3 and all(p > 0 for p in self.class_prior),
-            "class_prior",
-            self.class_prior,
-            "three shares above 0",
-        )
-        for name in (
-            "filters",
-            "latent_size",
-            "patches_per_case",
-            "batch_size",
-            "num_rounds",
-            "local_epochs",
-            "validation_every",
-            "keep_checkpoints",
-        ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         rules.parse(self.aggregation)
-        _require(
-            0 <= self.shared_candidates <= 6, "shared_candidates", self.shared_candidates, "0 to 6"
-        )
-        _require(
-            all(s > 0 for s in self.spacing_mm),
-            "spacing_mm",
-            self.spacing_mm,
-            "three lengths above 0 mm",
-        )
-        for name in ("patch_size", "inference_window"):
-            sizes = getattr(self, name)
-            _require(
-                len(sizes) == 3 and min(sizes) >= 8,
-                name,
-                sizes,
-                "three numbers of voxels, at least 8",
-            )
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the settings as JSON values, tuples as lists."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -212,10 +235,9 @@ class ExperimentConfig:
 
 
 def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, Any]:
-    """Returns what every site of a federation must have the same, as nested JSON-able values.
+    """Returns the settings that all sites of a federation must share, as nested JSON values.
 
-    The genotype travels as its content, so that two files of one name with other cells are told
-    apart.
+    The plan holds the genotype's content rather than its name: two files of one name may differ.
     """
     return {
         "genotype": genotype_json,
@@ -256,14 +278,7 @@ def plan(config: ExperimentConfig, genotype_json: dict[str, Any]) -> dict[str, A
 
 
 def _missing_labels(config: ExperimentConfig) -> dict[str, Any]:
-    """As it was before there was a choice, a plan says nothing of it: an earlier release's plan is
-    the same then.
-    """
+    """Returns nothing for the default, so that the plan equals that of earlier releases."""
     if config.missing_labels == "background":
         return {}
     return {"missing_labels": config.missing_labels, "absence_evidence": config.absence_evidence}
-
-
-def _require(holds: bool, name: str, value: Any, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")

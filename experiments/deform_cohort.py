@@ -1,14 +1,16 @@
-"""Makes two sites of a few real CTs: deformed copies, at C2 with tumours painted in.
+"""Makes two sites out of a few real CTs: deformed copies, with tumours painted in at C2.
 
-    python -m experiments.deform_cohort --manifest=sources/manifest.json --seed=1 --split_c1=18,6,6
-    --split_c2=20,7,7 --output=cohort
+    python -m experiments.deform_cohort --manifest=sources/manifest.json --output=cohort \\
+        --seed=1 --split_c1=18,6,6 --split_c2=20,7,7
 
-The sources are healthy pancreases, listed by experiments.list_cases; organ maps work with
-`label_values` in the manifest. The copies of one source are all in training, in validation or in
-test, at both sites, from three sources on. The cost is printed first (`--dry_run` ends there).
-Written are <output>/C1 and C2, each with manifest.json and split.json for experiments.prepare, and
-<output>/cohort.json, which says what was made of what. docs/data.md states the procedure. They are
-pictures of your patients: the folder is closed to other accounts.
+The sources are CTs of healthy pancreases, listed by experiments.list_cases; for organ maps, put
+`label_values` into the manifest. With three sources or more, all copies of one source, at both
+sites, are in the same split: training, validation or test. The cost is printed first (`--dry_run`
+stops there).
+
+Writes <output>/C1 and C2, each with manifest.json and split.json for experiments.prepare, and
+<output>/cohort.json, which records the source and the deformation of every copy. docs/data.md
+describes the procedure. The copies show your patients, so the folder is closed to other accounts.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from runkit import disk, folder_lock, overwriting, printable, private
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "manifest", None, "List of the sources: real CTs with masks of healthy pancreases."
+    "manifest", None, "Manifest of the source scans: real CTs with masks of healthy pancreases."
 )
-flags.DEFINE_list("split_c1", ["18", "6", "6"], "C1's copies for training,validation,test.")
-flags.DEFINE_list("split_c2", ["20", "7", "7"], "C2's copies for training,validation,test.")
-flags.DEFINE_integer("seed", 1, "Seed; the same seed and sources give the same copies.")
-flags.DEFINE_string("output", None, "Folder of the two sites; a stopped run goes on in it.")
-flags.DEFINE_integer("workers", 1, "Copies made at the same time.")
-flags.DEFINE_bool("dry_run", False, "Print the cost and end.")
+flags.DEFINE_list(
+    "split_c1", ["18", "6", "6"], "Numbers of C1's copies for training,validation,test."
+)
+flags.DEFINE_list(
+    "split_c2", ["20", "7", "7"], "Numbers of C2's copies for training,validation,test."
+)
+flags.DEFINE_integer("seed", 1, "Random seed; the same seed and sources give the same copies.")
+flags.DEFINE_string("output", None, "Folder for the two sites; a stopped run resumes in it.")
+flags.DEFINE_integer("workers", 1, "Copies to make at the same time.")
+flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
 experiment_flags.define_orientation()
 
 
@@ -37,7 +43,7 @@ def main(argv: list[str]) -> None:
     del argv
     from preprocessing import deformed_cohort, manifest, sources
 
-    path = experiment_flags.required("manifest", "the list of the sources")
+    path = experiment_flags.required("manifest", "the manifest of the source scans")
     folder = pathlib.Path(
         experiment_flags.required("output", "the folder to write the two sites to")
     )
@@ -63,7 +69,8 @@ def main(argv: list[str]) -> None:
         return
     if disk.free_bytes(folder) < need.disk_bytes:
         print(
-            f"warning: {folder} has less free than that; finished copies stay when the disk is full",
+            f"warning: {folder} has less free space than that; if the disk fills up, finished "
+            "copies are kept",
             flush=True,
         )
     for case_id, remark in deformed_cohort.check_sources(listed, path).items():

@@ -1,23 +1,25 @@
 """Finds out why a site or a server cannot work, and says how to fix it.
 
-It changes nothing and logs in nowhere.
+    python -m experiments.doctor --kit=kit --site_folder=sites/C1 \\
+        --flagfile=experiments/flagfiles/paper.flags
+    python -m experiments.doctor --kit=federation/server --store=server \\
+        --initial_model=initial.safetensors
 
-    python -m experiments.doctor --kit=kit --site_folder=sites/C1
-    --flagfile=experiments/flagfiles/paper.flags python -m experiments.doctor
-    --kit=federation/server --store=server --initial_model=initial.safetensors
-
-Exit code 0 where nothing keeps the federation from working, 1 otherwise.
+It changes nothing and does not log in. The exit code is 0 if nothing keeps the federation from
+working, else 1.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from experiments import program_help, setting_flags
+from federated.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from federated.doctor.diagnosis import Diagnosis
@@ -25,14 +27,16 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_site()
-flags.DEFINE_string("kit", None, "Folder of a kit: of a site, of the operator, or of the server.")
-flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
-flags.DEFINE_string("store", None, "At the server: folder of the run's state.")
-flags.DEFINE_string("initial_model", None, "At the server: round 0.")
-flags.DEFINE_string("host", "0.0.0.0", "At the server: address to listen on.")
-flags.DEFINE_integer("port", 8443, "At the server: port to listen on.")
+flags.DEFINE_string(
+    "kit", None, "Kit to examine: that of a site, of the operator or of the server."
+)
+flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+with program_help.group("At the server"):
+    flags.DEFINE_string("store", None, "Folder of the run's state.")
+    flags.DEFINE_string("initial_model", None, "Initial model of the run.")
+    setting_flags.define(ServerConfig, ["host", "port"])
 flags.DEFINE_float("timeout", 5.0, "Seconds to wait for an answer.")
-flags.DEFINE_bool("json", False, "Print JSON in place of the table.")
+flags.DEFINE_bool("json", False, "Print JSON instead of the table.")
 
 
 def main(argv: list[str]) -> int:
@@ -87,25 +91,23 @@ def _prepared_site(folder: pathlib.Path | None) -> str | None:
 
     try:
         return case_store.site_of(folder / "cases")
-    except ValueError:  # `_prepared_cases` has a finding for it
+    except ValueError:  # `_prepared_cases` reports it
         return None
 
 
 def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
-    """Compares what the prepared cases were made with, with the plan of the flags where they were
-    given.
-    """
+    """Compares the settings of the prepared cases with the plan, if flags give one."""
     from experiments.models import prepared_cases
     from federated.doctor import diagnosis as doctor
     from preprocessing import case_store
 
     check = "prepared cases"
     if not (folder / "cases").is_dir():
-        return doctor.skipped(check, f"{folder} has none yet; experiments.prepare makes them")
+        return doctor.skipped(check, f"{folder} has none yet; make them with experiments.prepare")
     try:
         record = case_store.record_of(folder / "cases")
     except ValueError as error:
-        return doctor.fault(check, str(error), "run experiments.prepare to its end")
+        return doctor.fault(check, str(error), "let experiments.prepare finish")
     planned = experiment_flags.experiment_config() if FLAGS["profile"].present else None
     differences = prepared_cases.differences(record, planned)
     if differences:
@@ -113,13 +115,14 @@ def _prepared_cases(folder: pathlib.Path) -> Diagnosis:
     if planned is None:
         return doctor.skipped(
             check,
-            f"{prepared_cases.describe(record)}; give the study's --flagfile to compare them with its plan",
+            f"{prepared_cases.describe(record)}; give the study's --flagfile to compare them with "
+            "its plan",
         )
     return doctor.good(check, prepared_cases.describe(record))
 
 
-def _plan() -> dict | None:
-    """Returns the plan of the flags where they were given, None where only the defaults are there."""
+def _plan() -> dict[str, Any] | None:
+    """Returns the plan of the flags, or None if no profile is given and all are defaults."""
     if not FLAGS["profile"].present:
         return None
     from c2fnas import genotype

@@ -1,9 +1,9 @@
-"""Builds the full-size profile, trains one step and federates one round.
+"""Builds the full-size network, trains one step and federates one round.
 
     python -m experiments.dryrun --flagfile=experiments/flagfiles/paper.flags
 
-Shows that the profile works at its real size on a machine that could not train it, and what it
-would need where it can be trained.
+Shows that the profile works at its real size, even on a machine that could not train it, and
+estimates what training it needs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import queue
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags, logging
@@ -25,35 +27,39 @@ from federated.errors import FederationError
 from federated.tensors.weights import specs_of
 from runkit import memory as process_memory
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 flags.DEFINE_integer(
-    "devices", 4, "Devices of a site, for the memory estimate of the profile's batch."
+    "devices",
+    4,
+    "Number of devices at a site, for the memory estimate at the profile's batch size.",
 )
 
+Weights = dict[str, np.ndarray]
 EXAMPLES = {"C1": 252, "C2": 286}  # training cases of the paper's clients
 
 
 class OneStepSite:
-    """A federated site whose training is the one step that was taken already, or none: what is
-    walked here is the exchange.
-    """
+    """A federated site that sends given weights instead of training, to test the exchange alone."""
 
-    def __init__(self, plan: dict, num_examples: int, after: dict[str, np.ndarray]):
+    def __init__(self, plan: dict[str, Any], num_examples: int, after: Weights):
         self.plan, self.num_examples, self._after = plan, num_examples, after
         self.specs = specs_of(after)
 
-    def score(self, weights):
+    def score(self, weights: Weights) -> dict[str, float]:
         return {"dice": 0.0}
 
-    def train(self, weights, round_number):
+    def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
         return self._after, {}
 
-    def local_models(self):
+    def local_models(self) -> dict[str, Weights]:
         return {}
 
-    def evaluate(self, model_name, weights):
+    def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
         return []
 
 
@@ -71,15 +77,18 @@ def main(argv: list[str]) -> None:
     with strategy.scope():
         network = site_trainer.build_network(one)
     genotype = site_trainer.load_genotype(one)
+    segmentation = genotype.macs(one.patch_size)
+    total = sum(int(np.prod(v.shape)) for v in network.variables.values())
     print(
-        f"built: {genotype.conv_weights():,} convolution weights and {genotype.macs(one.patch_size) / 1e9:.1f} GMAC a patch in the segmentation "
-        f"network; {sum(int(np.prod(v.shape)) for v in network.variables.values()):,} weights with the VAE branch ({time.monotonic() - start:.0f} s)"
+        f"built: {genotype.conv_weights():,} convolution weights and {segmentation / 1e9:.1f} GMAC "
+        f"per patch in the segmentation network; {total:,} weights with the VAE branch "
+        f"({time.monotonic() - start:.0f} s)"
     )
     weights, macs = vae_branch.cost(network)
-    segmentation = genotype.macs(one.patch_size)
     print(
-        f"VAE branch: {weights:,} weights and {macs / 1e9:.2f} GMAC a patch, {macs / (macs + segmentation):.1%} of a training step's arithmetic; "
-        "none of it in a prediction"
+        f"VAE branch: {weights:,} weights and {macs / 1e9:.2f} GMAC per patch, "
+        f"{macs / (macs + segmentation):.1%} of a training step's arithmetic and none of a "
+        "prediction's"
     )
     before = named_weights.read(network)
     trainer = training.Trainer(
@@ -93,22 +102,25 @@ def main(argv: list[str]) -> None:
         for name, value in parts.items()
         if name not in ("learning_rate", "patches_per_second")
     )
-    print(f"one step, batch 1: {shown} ({time.monotonic() - start:.0f} s, graph included)")
+    seconds = time.monotonic() - start
+    print(f"one step, batch 1: {shown} ({seconds:.0f} s, building the graph included)")
     peak = process_memory.peak_bytes()
     per_device = -(-config.batch_size // FLAGS.devices)
     estimates = {batch: memory.training_step(network, batch) for batch in (1, per_device)}
     print(
-        f"memory of a step, float32: estimated {_gib(estimates[1].total)} at batch 1, the whole process had {_gib(peak)} here; "
-        f"batch {config.batch_size} over {FLAGS.devices} devices is {per_device} each: {_gib(estimates[per_device].total)} a device, "
-        f"{_gib(1.25 * estimates[per_device].total)} with a quarter for workspaces"
+        f"memory of a step, float32: estimated {_gib(estimates[1].total)} at batch 1 (the whole "
+        f"process used {_gib(peak)} here); batch {config.batch_size} over {FLAGS.devices} devices "
+        f"is {per_device} each: {_gib(estimates[per_device].total)} per device, "
+        f"{_gib(1.25 * estimates[per_device].total)} with a quarter added for workspaces"
     )
     with tempfile.TemporaryDirectory() as folder:
         seconds, error = _federate(
-            one, pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
+            pathlib.Path(folder), before, after, configuration.plan(one, genotype.to_json())
         )
     size = sum(array.nbytes for array in before.values())
     print(
-        f"one federated round of {size / 1e6:.0f} MB, two sites over mutual TLS: {seconds:.1f} s; largest difference from the weighted mean {error:.2g}"
+        f"one federated round of {size / 1e6:.0f} MB, two sites over mutual TLS: {seconds:.1f} s; "
+        f"largest difference from the weighted mean {error:.2g}"
     )
     if error > 1e-6:
         raise ValueError(
@@ -116,8 +128,8 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _phantom_patch(config: configuration.ExperimentConfig):
-    """Returns a dataset of one patch of a synthetic scan's middle, on the profile's grid."""
+def _phantom_patch(config: configuration.ExperimentConfig) -> tf.data.Dataset:
+    """Returns a dataset of one patch from the middle of a synthetic scan, on the profile's grid."""
     import tensorflow as tf
 
     from preprocessing import geometry, intensity, resampling
@@ -146,9 +158,13 @@ def _phantom_patch(config: configuration.ExperimentConfig):
     return tf.data.Dataset.from_tensors(batch)
 
 
-def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float, float]:
-    """Runs one round over gRPC; returns its seconds and the largest difference of the result from
-    the mean computed here.
+def _federate(
+    folder: pathlib.Path, before: Weights, after: Weights, plan: dict[str, Any]
+) -> tuple[float, float]:
+    """Runs one round over gRPC and compares its result with the mean computed here.
+
+    Returns:
+      The round's seconds, and the largest difference of a weight.
     """
     from c2fnas import named_weights
     from federated.security.provisioning import provision
@@ -168,11 +184,11 @@ def _federate(config, folder: pathlib.Path, before, after, plan) -> tuple[float,
         port=0,
         linger_s=5.0,
     )
-    ports: queue.SimpleQueue = queue.SimpleQueue()
-    failures: queue.SimpleQueue = queue.SimpleQueue()
+    ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
-    def guarded(work, *arguments, **keywords):
-        def run():
+    def guarded(work: Callable[..., Any], *arguments: Any, **keywords: Any) -> threading.Thread:
+        def run() -> None:
             try:
                 work(*arguments, **keywords)
             except Exception as error:

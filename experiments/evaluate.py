@@ -2,10 +2,11 @@
 
     python -m experiments.evaluate --prediction=masks --truth=labels --output=scores
 
-Masks and labels lie in two folders, under the same name for each case (or are two files), on one
-grid. Writes cases.csv, a row as each case ends, and summary.csv, summary.md and summary.json. A
-pair that cannot be compared is named and stops no other; the exit code is 1 then. A label without a
-mask is an error, and no mean is given without it, unless --missing says how it counts.
+Masks and labels are NIfTI files of the same name in two folders (or two single files), on the same
+grid. Writes cases.csv, which grows by a row with each case, and summary.csv, summary.md and
+summary.json. If a pair cannot be compared, the program names it, scores the others and exits with
+code 1. A label without a mask is an error, and no means are computed, unless --missing tells how to
+count it.
 """
 
 from __future__ import annotations
@@ -14,33 +15,35 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 from experiments import flags as experiment_flags
 from runkit import printable
 
 FLAGS = flags.FLAGS
 experiment_flags.define_orientation()
-flags.DEFINE_string("prediction", None, "Mask (.nii, .nii.gz) or folder of masks.")
-flags.DEFINE_string("truth", None, "Label map or folder of label maps.")
+flags.DEFINE_string("prediction", None, "Mask (.nii or .nii.gz), or folder of masks.")
+flags.DEFINE_string("truth", None, "Label map, or folder of label maps.")
 flags.DEFINE_list(
     "label_values",
     [],
-    "value:class pairs for label maps with other values, e.g. 7:1; every other value is background.",
+    "value:class pairs for label maps with other values, e.g. 7:1; all remaining values count as "
+    "background.",
 )
 flags.DEFINE_float(
     "tolerance_mm",
     2.0,
-    "How far a surface may be off and still count as right in the surface Dice.",
+    "Distance in mm by which a surface may be off and still count as correct in the surface Dice.",
 )
 flags.DEFINE_enum(
     "missing",
     "error",
     ["error", "score_zero", "skip"],
-    "Labels without a mask. 'error' gives no mean and exit code 1; 'score_zero' scores them as a mask of nothing (0 in Dice and surface Dice, "
-    "the diagonal of the volume in HD95); 'skip' leaves them out. The results say which, and how many.",
+    "How to treat labels without a mask. 'error': no means, exit code 1. 'score_zero': score them "
+    "as an empty mask (0 in Dice and surface Dice, the volume's diagonal in HD95). 'skip': leave "
+    "them out. The results state the choice and the number.",
 )
-flags.DEFINE_string("output", None, "Folder of the results.")
+flags.DEFINE_string("output", None, "Folder to write the results to.")
 _SUMMARIES = ("summary.csv", "summary.md", "summary.json")
 _SHOWN = 10  # names in a message; summary.json has all
 
@@ -57,7 +60,11 @@ def main(argv: list[str]) -> int:
     from runkit import atomic, overwriting, progress
 
     output = pathlib.Path(experiment_flags.required("output", "the folder of the results"))
-    pairs, values, orientation = _pairs(), _label_values(), experiment_flags.orientation()
+    pairs, values, orientation = (
+        _pairs(),
+        experiment_flags.label_values(),
+        experiment_flags.orientation(),
+    )
     inputs = {
         "--prediction": [p.mask for p in pairs if p.mask],
         "--truth": [p.label for p in pairs if p.label],
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> int:
     overwriting.require_apart(
         inputs, {"--output": [output / name for name in ("cases.csv", *_SUMMARIES)]}
     )
-    for name in ("cases.csv", *_SUMMARIES):  # no table of an earlier run stays beside this one's
+    for name in ("cases.csv", *_SUMMARIES):  # of an earlier run
         (output / name).unlink(missing_ok=True)
     missing = [pair.name for pair in pairs if pair.mask is None]
     failed: dict[str, str] = {}
@@ -76,7 +83,8 @@ def main(argv: list[str]) -> int:
         try:
             if pair.label is None:
                 raise ValueError(
-                    f"{pair.mask}: has no label of this name in {FLAGS.truth}; add it, or take the mask out"
+                    f"{pair.mask}: {FLAGS.truth} holds no label of this name; add it, or remove "
+                    "the mask"
                 )
             columns = case_rows.of_files(
                 pair.mask, pair.label, values, FLAGS.tolerance_mm, orientation=orientation
@@ -84,7 +92,7 @@ def main(argv: list[str]) -> int:
             rows.append(
                 {"case": pair.name, **columns, **({"mask": "missing"} if pair.mask is None else {})}
             )
-        except Exception as error:  # whatever one pair does, the others are scored
+        except Exception as error:  # whatever happens to one pair, the others are scored
             failed[pair.name] = str(error if type(error) is ValueError else _refusal(error, pair))
             print(f"error: {printable.block(failed[pair.name])}", file=sys.stderr)
             continue
@@ -92,11 +100,13 @@ def main(argv: list[str]) -> int:
     if missing and FLAGS.missing == "error":
         _tell(failed, len(pairs))
         raise ValueError(
-            f"labels in {FLAGS.truth} without a mask in {FLAGS.prediction}: {len(missing)}: {_names(missing)}. Segment these scans, or say how they "
-            f"count: --missing=score_zero or --missing=skip. {len(rows)} cases are scored in {output / 'cases.csv'}; no mean is given"
+            f"{len(missing)} labels in {FLAGS.truth} have no mask in {FLAGS.prediction}: "
+            f"{_names(missing)}. Segment these scans, or choose how they count: "
+            "--missing=score_zero or --missing=skip. The scores of the other "
+            f"{len(rows)} cases are in {output / 'cases.csv'}; no means were computed"
         )
     if not rows:
-        raise ValueError(f"none of {len(pairs)} masks could be scored")
+        raise ValueError(f"none of the {len(pairs)} masks could be scored")
     summary = score_summary.of_rows(rows)
     lines = score_summary.lines(summary)
     counted = {"missing": FLAGS.missing, "missing_masks": len(missing)}
@@ -121,8 +131,9 @@ def main(argv: list[str]) -> int:
 
 
 def _refusal(error: Exception, pair: _Pair) -> Exception:
-    """Returns the rule that a pair breaks, with a remedy of this program where the rule's own
-    speaks of a manifest.
+    """Returns the rule that a pair breaks.
+
+    Where the rule's own remedy speaks of a manifest, it is replaced by one for this program.
     """
     from preprocessing.checks import rules
 
@@ -131,27 +142,29 @@ def _refusal(error: Exception, pair: _Pair) -> Exception:
         return found
     fix = "correct the map"
     if found.file == str(pair.label):
-        fix += ", or say which value of the labels is which class, e.g. --label_values=7:1"
+        fix += ", or give the class of each value of the labels, e.g. --label_values=7:1"
     return rules.IntegrityError(found.rule, found.file, found.problem, fix)
 
 
 def _remarks(
     pairs: list[_Pair], rows: list[dict[str, Any]], missing: list[str], failed: dict[str, str]
 ) -> list[str]:
-    """Returns what a reader of the means must know: which labels they are over."""
-    lines = [f"{len(rows)} of {len(pairs)} cases are scored."]
+    """Returns sentences on cases that are not in the means or have no mask."""
+    lines = [f"{len(rows)} of {len(pairs)} cases were scored."]
     if missing:
         how = (
-            "each counts as a mask of nothing"
+            "each counts as an empty mask"
             if FLAGS.missing == "score_zero"
             else "they are left out of the means"
         )
         lines.append(
-            f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): {_names(missing)}."
+            f"Labels without a mask: {len(missing)}; {how} (--missing={FLAGS.missing}): "
+            f"{_names(missing)}."
         )
     if failed:
         lines.append(
-            f"Could not be scored and not in the means: {len(failed)}: {_names(list(failed))}."
+            f"Cases that could not be scored and are not in the means: {len(failed)}: "
+            f"{_names(list(failed))}."
         )
     return lines if missing or failed else []
 
@@ -167,7 +180,7 @@ def _names(names: list[str]) -> str:
 
 
 def _pairs() -> list[_Pair]:
-    """Returns masks and labels of one name, and those of either that stand alone, by name."""
+    """Returns masks and labels paired by name; either may be missing from a pair."""
     from preprocessing import names
 
     prediction = pathlib.Path(
@@ -182,8 +195,7 @@ def _pairs() -> list[_Pair]:
     )
     if not masks:
         raise ValueError(f"{prediction}: holds no .nii or .nii.gz file")
-    # <name>.pancreas.nii.gz and the like are probabilities that predict wrote beside the mask
-    # <name>.nii.gz
+    # <name>.pancreas.nii.gz and <name>.tumour.nii.gz are probabilities that predict wrote.
     beside = {
         name
         for name in masks
@@ -195,18 +207,6 @@ def _pairs() -> list[_Pair]:
         _Pair(name, masks.get(name), labels.get(name))
         for name in sorted({*masks, *labels} - beside)
     ]
-
-
-def _label_values() -> dict[int, int] | None:
-    try:
-        return {
-            int(value): int(label)
-            for value, label in (pair.split(":") for pair in FLAGS.label_values)
-        } or None
-    except ValueError as error:
-        raise app.UsageError(
-            f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1"
-        ) from error
 
 
 if __name__ == "__main__":

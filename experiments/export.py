@@ -1,4 +1,4 @@
-"""Writes a model as a TensorFlow SavedModel, which needs nothing but TensorFlow.
+"""Exports a model as a TensorFlow SavedModel, which runs without this package.
 
 python -m experiments.export --model=models/FL_global --output=exported
 """
@@ -11,11 +11,11 @@ from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
 experiment_flags.define_runtime()
-flags.DEFINE_integer("seed", 0, "Of Keras; an export draws nothing.")
-flags.DEFINE_string("model", None, "Folder of the model.")
-flags.DEFINE_string("output", None, "Folder of the SavedModel.")
+flags.DEFINE_integer("seed", 0, "Seed of Keras; an export draws no random numbers.")
+flags.DEFINE_string("model", None, "Model folder.")
+flags.DEFINE_string("output", None, "Folder to write the SavedModel to.")
 flags.DEFINE_list(
-    "window", [], "Voxels x,y,z of the exported window. Default: the plan's sliding window."
+    "window", [], "Size of the exported window in voxels x,y,z. Default: the plan's sliding window."
 )
 
 
@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
     window = experiment_flags.numbers("window", int, 3) if FLAGS.window else None
     saved_model.export(model, output, window=window)
     print(
-        f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] -> logits; the plan lies in assets.extra"
+        f"{output}: signature {saved_model.SIGNATURE}, image float32 [1, x, y, z, 1] in [-1, 1] "
+        "-> logits; the plan is in assets.extra"
     )
 
 

@@ -1,6 +1,4 @@
-"""Flag files: read in whatever encoding they say they are in, with an error that names file and
-line.
-"""
+"""Reads flag files in any Unicode encoding; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -16,29 +14,26 @@ from runkit import text_files
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One argument of a command line, and where it stands: "file, line 3", or "" for the command
-    line itself.
-    """
+    """One argument and its place: "study.flags, line 3", or "" for the command line itself."""
 
     text: str
     place: str = ""
 
 
 class WrongFlags(ValueError):
-    """Arguments that are no valid flags; the message names the flag and, where it is in a file,
-    file and line.
-    """
+    """An invalid flag; the message names it, with file and line if it stands in a file."""
 
 
 def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Parses arguments, flag files among them in their place, and returns those that are no flags,
-    like `values(arguments)`.
+    """Parses arguments and the flag files among them, like `values(arguments)`.
 
     Args:
-      arguments: first the program's name.
+      values: the set of flags.
+      arguments: the program's name, then its arguments.
+    Returns:
+      The arguments that are not flags.
     Raises:
-      WrongFlags: for a flag that does not exist or cannot have its value, and for a flag file that
-          cannot be read.
+      WrongFlags: for an unknown flag, an invalid value or an unreadable flag file.
     """
     expanded = list(expand(arguments[1:]))
     try:
@@ -56,8 +51,9 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
 def expand(
     arguments: Iterable[str], place: str = "", within: tuple[pathlib.Path, ...] = ()
 ) -> Iterable[Argument]:
-    """Yields the arguments with the lines of every flag file in its place; blank lines and comments
-    (#, //) are left out.
+    """Yields the arguments, with the lines of each flag file in place of its --flagfile.
+
+    Blank lines and comments (#, //) are left out.
     """
     left = list(arguments)
     while left:
@@ -100,9 +96,7 @@ def _at(place: str, problem: str) -> str:
 
 
 def _problem(values: flags.FlagValues, text: str) -> str | None:
-    """Returns what is wrong with one argument, None where nothing is, or where it takes the next
-    one as its value.
-    """
+    """Returns what is wrong with one argument; None if nothing is or its value comes next."""
     if not text.startswith("-") or text == "--":
         return None
     name, separator, value = text.lstrip("-").partition("=")

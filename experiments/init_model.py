@@ -1,10 +1,10 @@
-"""Writes the initial model, round 0 of a federation and the start of every baseline.
+"""Writes the initial model, with which a federation and every baseline start.
 
-    python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags
-    --output=initial.safetensors
+    python -m experiments.init_model --flagfile=experiments/flagfiles/demo.flags \\
+        --output=initial.safetensors
 
-The weights are a function of the seed and of each weight's name, so every stack and machine writes
-the same numbers. The file carries the plan that the server compares with each site's.
+Each weight depends on the seed and on its own name only, so all stacks and machines write the same
+numbers. The file also holds the plan that the server compares with each site's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from experiments.configuration import plan
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
-flags.DEFINE_string("output", None, "The file to write (.safetensors).")
+flags.DEFINE_string("output", None, "File to write (.safetensors).")
 
 
 def main(argv: list[str]) -> None:
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
     named_weights.save(output, weights, metadata)
     count = sum(array.size for array in weights.values())
     print(
-        f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the segmentation network's convolutions)"
+        f"{output}: {len(weights)} arrays, {count:,} weights ({genotype.conv_weights():,} in the "
+        "segmentation network's convolutions)"
     )
 
 

@@ -1,17 +1,22 @@
-"""Writes the manifest of a folder of scans.
+"""Lists the scans and labels of a site in a manifest, the input of most other programs.
 
-python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=masks
---output=C1/manifest.json
+    python -m experiments.list_cases --layout=nifti --site=C1 --images=ct --labels=masks \\
+        --output=C1/manifest.json
 
-Layouts: `nifti`, files of the same name in two folders; `dicom`, one folder or zip of DICOM files
-per case and NIfTI labels of its name; `pancreas_ct`, NIH Pancreas-CT as it is downloaded, where the
-turn of every label is found from the voxels and written into the manifest. A dataset.json of the
-Medical Segmentation Decathlon or of nnU-Net needs none of this: `prepare` reads it as it is.
+Layouts:
+    nifti        two folders with files of the same names
+    dicom        per case one folder or zip of DICOM files, and a NIfTI label of the same name
+    pancreas_ct  NIH Pancreas-CT as downloaded; the orientation of each label is found by comparing
+                 it with its scan
+
+A dataset.json of the Medical Segmentation Decathlon or of nnU-Net needs no manifest: `prepare`
+reads it directly.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import app, flags
@@ -24,21 +29,22 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "How the folders are laid out."
+    "layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "Layout of the folders, see above."
 )
 flags.DEFINE_string("site", None, "Name of the site, e.g. C1.")
 flags.DEFINE_string("images", None, "Folder of the scans.")
 flags.DEFINE_string("labels", None, "Folder of the labels.")
-flags.DEFINE_string("output", None, "Manifest to write.")
+flags.DEFINE_string("output", None, "Manifest to write (.json).")
 flags.DEFINE_list(
     "declare",
     [],
-    "What your labels show of each class, e.g. pancreas:complete,tumour:absent. `complete`: drawn wherever it is; `absent`: no patient has "
-    "it; `unlabelled`: patients may have it, nobody has drawn it. The training uses it, see docs/missing-labels.md. The layout pancreas_ct "
-    "fills it in: its patients are healthy.",
+    "What your labels show of each class, e.g. pancreas:complete,tumour:absent. 'complete': drawn "
+    "in every patient who has it; 'absent': no patient has it; 'unlabelled': patients may have it, "
+    "but it is not drawn. Training uses this, see docs/missing-labels.md. Default with "
+    "--layout=pancreas_ct: the example, since its patients are healthy.",
 )
 flags.DEFINE_integer(
-    "workers", 1, "Labels compared with their scans at the same time (pancreas_ct)."
+    "workers", 1, "Labels to compare with their scans at the same time, for --layout=pancreas_ct."
 )
 
 
@@ -52,7 +58,8 @@ def main(argv: list[str]) -> int:
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
     output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
     declared = _declared()
-    excluded, orphans = [], []
+    excluded: list[str] = []
+    orphans: Sequence[str] = ()
     if FLAGS.layout == "pancreas_ct":
         cases = pancreas_ct.find_cases(images, labels)
     else:
@@ -68,7 +75,8 @@ def main(argv: list[str]) -> int:
     else:
         if orphans:
             print(
-                f"{len(orphans)} labels have no scan of their name, e.g. {printable.text(orphans[0])}"
+                f"{len(orphans)} labels have no scan of the same name, "
+                f"e.g. {printable.text(orphans[0])}"
             )
         renamed = [
             case
@@ -76,9 +84,8 @@ def main(argv: list[str]) -> int:
             if case.case_id not in (case.image.name, names.stem(case.image).removesuffix("_0000"))
         ]
         if renamed:
-            print(
-                f"{len(renamed)} names are no case ids and were changed, e.g. {printable.text(renamed[0].image.name)} to {renamed[0].case_id}"
-            )
+            old, new = printable.text(renamed[0].image.name), renamed[0].case_id
+            print(f"{len(renamed)} names cannot be case ids and were changed, e.g. {old} to {new}")
     manifests.write(
         output,
         manifests.Manifest(
@@ -91,9 +98,8 @@ def main(argv: list[str]) -> int:
     )
     without = sum(case.label is None for case in cases)
     print(f"{len(cases)} cases, {without} without label, {len(excluded)} excluded: {output}")
-    print(
-        f"labels: {declared_labels.text(declared)}{'' if declared else '; say with --declare what they show of each class'}"
-    )
+    remedy = "" if declared else "; declare with --declare what they show of each class"
+    print(f"labels: {declared_labels.text(declared)}{remedy}")
     return 0
 
 
@@ -110,7 +116,8 @@ def _declared() -> dict[str, str] | None:
         return declared_labels.check(dict(entry.split(":", 1) for entry in FLAGS.declare))
     except ValueError as error:
         raise app.UsageError(
-            f"--declare is {','.join(FLAGS.declare)!r}; expected e.g. pancreas:complete,tumour:absent ({error})"
+            f"--declare is {','.join(FLAGS.declare)!r}; expected "
+            f"e.g. pancreas:complete,tumour:absent ({error})"
         ) from error
 
 
@@ -126,7 +133,8 @@ def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str
             print(f"{case_id}: excluded: {printable.text(placed.error, limit=1000)}")
         else:
             print(
-                f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, the next {placed.runner_up:.2f}"
+                f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, second "
+                f"best {placed.runner_up:.2f}"
             )
         cases[case_id] = placed.case
     return list(cases.values()), excluded

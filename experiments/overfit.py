@@ -1,14 +1,11 @@
-"""Trains on one scan until the network has learned it, to show that the whole path works.
+"""Trains on a single scan until the network reproduces its label: a test of the whole pipeline.
 
-It does not show that the network generalises.
+    python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz \\
+        --label=organs.nii.gz --label_values=7:1 --output=overfit
 
-    python -m experiments.overfit --flagfile=experiments/flagfiles/demo.flags --image=ct.nii.gz
-    --label=organs.nii.gz \\
-        --label_values=7:1 --output=overfit
-
-Writes the prediction on the scan's own grid, an overlay to look at, and result.json. A new kind of
-data that cannot be learnt by heart has something wrong with it: this is the first thing to try on
-it.
+Try this first on a new kind of data: if the network cannot learn one scan by heart, something is
+wrong with the data or the settings. Success says nothing about other scans. Writes the prediction
+on the scan's own grid, an overlay picture and result.json.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments import flags as experiment_flags
 
@@ -24,21 +21,21 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_orientation()
-flags.DEFINE_string("image", None, "The CT (.nii or .nii.gz).")
-flags.DEFINE_string("label", None, "Its label map.")
+flags.DEFINE_string("image", None, "CT (.nii or .nii.gz).")
+flags.DEFINE_string("label", None, "Label map of the CT.")
 flags.DEFINE_list(
     "label_values",
     [],
-    "value:class pairs for an organ map, e.g. 7:1; every other value is background.",
+    "value:class pairs for an organ map, e.g. 7:1; all remaining values count as background.",
 )
-flags.DEFINE_string("output", None, "Folder of the result.")
-flags.DEFINE_float("until_dice", 0.8, "Stop once the mean Dice on the scan is above this.")
+flags.DEFINE_string("output", None, "Folder to write the result to.")
+flags.DEFINE_float("until_dice", 0.8, "Stop once the mean Dice on the scan exceeds this.")
 flags.DEFINE_integer(
     "max_steps",
     400,
-    "Stop at the latest after this many steps; the learning rate's cosine spans them.",
+    "Largest number of steps; the learning rate is annealed over them.",
 )
-flags.DEFINE_integer("score_every", 40, "Steps between two looks at the Dice.")
+flags.DEFINE_integer("score_every", 40, "Number of steps between two computations of the Dice.")
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +65,7 @@ def main(argv: list[str]) -> int:
         "overfit",
         (manifest.Case("scan", image, label, orientation=orientation),),
         "one scan",
-        label_values=_label_values(),
+        label_values=experiment_flags.label_values(),
     )
     store = pipeline.prepare(
         listed,
@@ -126,18 +123,6 @@ def main(argv: list[str]) -> int:
     )
     print(f"{output}: Dice {score['dice']:.3f} after {trainer.step} steps")
     return 0 if score["dice"] > FLAGS.until_dice else 1
-
-
-def _label_values() -> dict[int, int] | None:
-    try:
-        return {
-            int(value): int(label)
-            for value, label in (pair.split(":") for pair in FLAGS.label_values)
-        } or None
-    except ValueError as error:
-        raise app.UsageError(
-            f"--label_values is {','.join(FLAGS.label_values)!r}; expected value:class pairs, e.g. 7:1"
-        ) from error
 
 
 if __name__ == "__main__":

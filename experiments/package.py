@@ -1,12 +1,11 @@
-"""Makes the folder of a model from a weights file and the flags it was trained with.
+"""Makes a model folder from a weights file and the flags it was trained with.
 
-    python -m experiments.package --flagfile=experiments/flagfiles/paper.flags
-    --weights=server/best.safetensors \\
-        --name=FL_best_global --rows=server/rows.jsonl --output=models/FL_best_global
+    python -m experiments.package --flagfile=experiments/flagfiles/paper.flags \\
+        --weights=server/best.safetensors --name=FL_best_global --rows=server/rows.jsonl \\
+        --output=models/FL_best_global
 
-The folder is what `experiments.predict` and `experiments.export` take, and what can be given away:
-weights, genotype, plan and model card. `--site_folder` adds numbers about the training data, e.g.
-the shortest field of view, which `predict` then expects.
+A model folder holds weights, genotype, plan and model card. It can be given to others, and
+`experiments.predict` and `experiments.export` take it.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from experiments import flags as experiment_flags
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 flags.DEFINE_string(
-    "weights", None, "Weights (.safetensors): a site's best model, or one of the server's."
+    "weights", None, "Weights (.safetensors) of a site's best model or of one of the server's."
 )
-flags.DEFINE_string("name", None, "Name of the model; its rows are found by it.")
-flags.DEFINE_string("rows", None, "The server's rows.jsonl, for the scores.")
+flags.DEFINE_string("name", None, "Name of the model, as in the rows.")
+flags.DEFINE_string("rows", None, "The server's rows.jsonl; the model's scores are taken from it.")
 flags.DEFINE_list(
     "site_folder",
     [],
-    "Folders of the sites whose prepared cases trained it, where they are at hand.",
+    "Folders of the sites that trained the model, as far as available; adds figures on the "
+    "training data, e.g. the shortest field of view, which `predict` checks.",
 )
-flags.DEFINE_string("output", None, "Folder of the model.")
+flags.DEFINE_string("output", None, "Model folder to write.")
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     from runkit import overwriting
 
     config = experiment_flags.experiment_config()
-    output = experiment_flags.required("output", "the folder of the model")
+    output = experiment_flags.required("output", "the model folder to write")
     source = experiment_flags.required("weights", "the weights of the model")
     cases = [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folder]
     inputs = {
@@ -59,9 +59,7 @@ def main(argv: list[str]) -> None:
     try:
         model_folder.load(output)
     except ValueError as error:
-        raise ValueError(
-            f"{error}. The flags are not those that the weights were trained with"
-        ) from error
+        raise ValueError(f"{error}. The weights were trained with other flags") from error
     print(f"{output}: {name}; read its model_card.md")
 
 

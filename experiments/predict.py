@@ -1,64 +1,77 @@
-"""Segments scans: NIfTI or DICOM in, masks on the scans' own grids out, with their volumes.
+"""Segments CTs: NIfTI or DICOM in; masks on the scans' own grids and a table of volumes out.
 
     python -m experiments.predict --model=models/FL_global --image=scan.nii.gz --output=mask.nii.gz
-    --overlay python -m experiments.predict --model=models/FL_global --image=scans --output=masks
-    --largest_component --dicom_seg python -m experiments.predict --model=models/FL_global
-    --list=scans.txt --output=masks
+    python -m experiments.predict --model=models/FL_global --image=scans --output=masks --overlay
+    python -m experiments.predict --model=models/FL_global --list=scans.txt --output=masks
 
-A scan that fails is named and stops no other; the exit code is 1 then. An output that would replace
-a scan is refused. What else can be set is in --help.
+If a scan fails, the program names it, segments the others and exits with code 1. It refuses to
+write over a scan.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
 from experiments import flags as experiment_flags
 from runkit import printable
 
+if TYPE_CHECKING:
+    from c2fnas.model_folder import Model
+    from c2fnas.scores.healthy_gate import HealthyGate
+    from experiments.models.scan_prediction import Settings
+    from experiments.reports.prediction_table import Table
+
 FLAGS = flags.FLAGS
 experiment_flags.define_runtime()
 experiment_flags.define_orientation()
-flags.DEFINE_integer("seed", 0, "Of Keras; a prediction draws nothing.")
-flags.DEFINE_string("model", None, "Folder of the model: weights, genotype, plan, card.")
+flags.DEFINE_integer("seed", 0, "Seed of Keras; a prediction draws no random numbers.")
+flags.DEFINE_string("model", None, "Model folder.")
 flags.DEFINE_multi_string(
     "image",
     [],
-    "A CT: .nii, .nii.gz, the folder or zip of a DICOM series, a multi-frame DICOM file; or a folder of CTs and of such folders. "
-    "May be given several times.",
+    "CT to segment: a NIfTI file, the folder or zip of a DICOM series, a multi-frame DICOM file, "
+    "or a folder of any of these. May be given several times.",
 )
 flags.DEFINE_string(
     "series",
     None,
-    "Of every DICOM scan, the series to segment: its SeriesInstanceUID or SeriesNumber, and behind a # the acquisition of a series that "
-    'holds several, e.g. "2" or "1.2.840.113619.2.55#1".',
+    "Series to segment in each DICOM scan: its SeriesInstanceUID or SeriesNumber, followed by # "
+    "and the acquisition if the series holds several, e.g. 2 or 1.2.840.113619.2.55#1.",
 )
 flags.DEFINE_string(
-    "list", None, "Text file with one such path per line; relative ones start at the file's folder."
+    "list",
+    None,
+    "Text file with one scan per line, as for --image; paths are relative to the file's folder.",
 )
 flags.DEFINE_string(
     "output",
     None,
-    "Mask to write (.nii.gz) for one scan; for several, the folder of masks, which is not the scans'.",
+    "Mask to write (.nii.gz) for one scan; for several, a folder other than that of the scans.",
 )
 flags.DEFINE_string(
     "volumes",
     None,
-    "CSV of volumes, written as each scan ends. Default: volumes.csv in the folder of masks; for one scan none.",
+    "CSV table of volumes, updated after each scan. Default: volumes.csv in the folder of masks; "
+    "for one scan, none.",
 )
 flags.DEFINE_bool(
-    "overlay", False, "Write a picture beside each mask (.png): axial and coronal slices with it."
+    "overlay", False, "Also write a picture (.png) of axial and coronal slices with the mask."
 )
-flags.DEFINE_bool("probabilities", False, "Write the probability of each class beside each mask.")
+flags.DEFINE_bool(
+    "probabilities", False, "Also write the probability map of each class, next to the mask."
+)
 flags.DEFINE_bool(
     "dicom_seg",
     False,
-    "Write a DICOM segmentation object beside each mask of a DICOM series; needs the extra dicom_seg.",
+    "Also write a DICOM segmentation object for each DICOM series; needs the extra dicom_seg.",
 )
 flags.DEFINE_bool(
     "largest_component",
@@ -68,29 +81,32 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "gate",
     None,
-    "Take out a marked tumour that the network is no surer of than of the false alarms in healthy patients; the note and the table say where. "
-    "Default: where the model's folder holds a gate. --nogate never does.",
+    "Remove a marked tumour if the network is no more certain of it than of false alarms in "
+    "healthy patients; notes and table say where. Default: on if the model folder holds such a "
+    "gate.",
 )
 flags.DEFINE_list(
     "flips",
     [],
-    "Average over mirrored views along these axes of x,y,z; each doubles the time. Only for models trained on such.",
+    "Average the predictions over views mirrored along these axes, e.g. x,z. Each axis doubles the "
+    "time. Only for models trained with --flip_axes.",
 )
-flags.DEFINE_list("window", [], "Sliding window in voxels x,y,z, in place of the plan's.")
-flags.DEFINE_float("overlap", None, "Overlap of neighbouring windows, in place of the plan's.")
+flags.DEFINE_list("window", [], "Sliding window in voxels x,y,z, instead of the plan's.")
+flags.DEFINE_float("overlap", None, "Overlap of neighbouring windows, instead of the plan's.")
 flags.DEFINE_enum(
     "blending",
     None,
     ["constant", "gaussian"],
-    "Weights of a window's voxels, in place of the plan's.",
+    "Weights of a window's voxels, instead of the plan's.",
 )
 flags.DEFINE_bool(
-    "accept_small_view", False, "Segment scans that cover much less than the training scans did."
+    "accept_small_view", False, "Segment scans that cover much less than the training scans."
 )
 flags.DEFINE_bool(
     "skip_existing",
     False,
-    "Leave out scans for which every output asked for is there, and keep the rows of the table: goes on after an interruption.",
+    "Skip scans whose outputs all exist, and keep their rows of the table: use it to resume after "
+    "an interruption.",
 )
 
 
@@ -105,7 +121,7 @@ def main(argv: list[str]) -> int:
     from preprocessing.checks import rules
     from runkit import progress
 
-    model_path = experiment_flags.required("model", "the folder of the model")
+    model_path = experiment_flags.required("model", "the model folder")
     orientation = experiment_flags.orientation()
     jobs = _jobs()
     table_path = FLAGS.volumes or (
@@ -114,7 +130,7 @@ def main(argv: list[str]) -> int:
     _require_apart(jobs, model_path, table_path)
     if FLAGS.series is not None and not any(dicom.is_series(image) for image, _ in jobs):
         raise app.UsageError(
-            "--series chooses a series of a DICOM scan, and no scan given is DICOM"
+            "--series chooses a series of a DICOM scan, but none of the given scans is DICOM"
         )
     table = prediction_table.Table(table_path, keep=FLAGS.skip_existing)
     model = model_folder.load(model_path)
@@ -128,7 +144,7 @@ def main(argv: list[str]) -> int:
         listed = len(jobs)
         jobs = [(image, mask) for image, mask in jobs if not _is_complete(image, mask, table)]
         print(
-            f"{listed - len(jobs)} of {listed} scans have all their outputs already",
+            f"{listed - len(jobs)} of {listed} scans already have all their outputs",
             file=sys.stderr,
         )
     strategy = tf.distribute.MirroredStrategy()
@@ -156,11 +172,11 @@ def main(argv: list[str]) -> int:
                 series=FLAGS.series,
                 orientation=orientation,
             )
-        except Exception as error:  # whatever one scan does, the others are segmented
-            told = type(error) is ValueError and any(
+        except Exception as error:  # whatever happens to one scan, the others are segmented
+            names_a_file = type(error) is ValueError and any(
                 str(path) in str(error) for path in (image, mask)
             )
-            problem = str(error if told else rules.refusal(error, image))
+            problem = str(error if names_a_file else rules.refusal(error, image))
             failed += 1
             print(f"error: {printable.block(problem)}", file=sys.stderr)
             row = prediction_table.failed_row(image, problem)
@@ -180,14 +196,14 @@ def main(argv: list[str]) -> int:
             table.add(row)
             unwritten = None
         except ValueError as error:
-            unwritten = error  # the next scan tries again, with this row
+            unwritten = error  # the row is kept and written with the next one
     if unwritten is not None:
         print(f"error: {printable.block(unwritten)}", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(jobs)} scans failed", file=sys.stderr)
     if incomplete:
         print(
-            f"{incomplete} of {len(jobs)} scans have their mask, but lack an output that was asked for",
+            f"{incomplete} of {len(jobs)} scans have a mask but lack another requested output",
             file=sys.stderr,
         )
     return 1 if failed or incomplete or unwritten else 0
@@ -209,7 +225,7 @@ def _dicom_seg(image: pathlib.Path, mask: pathlib.Path) -> pathlib.Path | None:
 
 
 def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
-    """Returns every file that is asked for of a scan, the mask first."""
+    """Returns every file that the flags request for a scan, the mask first."""
     from experiments.models import scan_prediction
 
     extras = [
@@ -220,17 +236,14 @@ def _outputs(image: pathlib.Path, mask: pathlib.Path) -> list[pathlib.Path]:
     return [mask, *(path for path in extras if path is not None)]
 
 
-def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
-    """Returns whether every output of a scan is there. A row that the table lacks is made from the
-    mask.
-    """
+def _is_complete(image: pathlib.Path, mask: pathlib.Path, table: Table) -> bool:
+    """Returns whether every output of a scan exists; adds a missing row of the table."""
     from experiments.models import scan_prediction
     from experiments.reports import prediction_table
 
     missing = [path for path in _outputs(image, mask) if not path.exists()]
-    empty_has_none = missing == [
-        _dicom_seg(image, mask)
-    ]  # a mask of nothing has no segmentation object
+    # An empty mask has no segmentation object.
+    empty_has_none = missing == [_dicom_seg(image, mask)]
     if missing and not empty_has_none:
         return False
     if empty_has_none or not table.has_mask(mask):
@@ -245,13 +258,13 @@ def _is_complete(image: pathlib.Path, mask: pathlib.Path, table) -> bool:
     return True
 
 
-def _require_apart(jobs, model_path: str, table_path: str | None) -> None:
-    """Raises ValueError where an output would replace a scan, the model or the list, lie among the
-    scans, or replace another output.
-    """
+def _require_apart(
+    jobs: Sequence[tuple[pathlib.Path, pathlib.Path]], model_path: str, table_path: str | None
+) -> None:
+    """Raises ValueError if an output would replace a file or lie among the scans."""
     from runkit import overwriting
 
-    inputs = {
+    inputs: overwriting.Named = {
         "--image": [image for image, _ in jobs],
         "--model": [model_path],
         "--list": [FLAGS.list] if FLAGS.list else [],
@@ -268,16 +281,18 @@ def _require_apart(jobs, model_path: str, table_path: str | None) -> None:
                 and os.path.samefile(folder, FLAGS.output)
             ):
                 raise ValueError(
-                    f"--output: {FLAGS.output} is the folder of the scans ({folder}), which masks must not lie among; name another"
+                    f"--output: {FLAGS.output} is the folder of the scans ({folder}); name another "
+                    "folder for the masks"
                 )
     again = overwriting.repeated([*written, *([table_path] if table_path else [])])
     if again:
         raise ValueError(
-            f"two outputs would have one name: {', '.join(again[:5])}; predict these scans into folders apart"
+            f"two outputs would have the same name: {', '.join(again[:5])}; use a separate "
+            "--output for each of these scans"
         )
 
 
-def _settings(model):
+def _settings(model: Model) -> Settings:
     from experiments.models import scan_prediction
 
     view = model.training_data.get("view_mm")
@@ -301,35 +316,32 @@ def _settings(model):
     return _replaced(settings, **changes)
 
 
-def _gate(model):
-    """Returns the gate to apply. Raises UsageError where one is asked for that the folder does not
-    hold.
-    """
+def _gate(model: Model) -> HealthyGate | None:
+    """Returns the gate to apply, if any; raises UsageError if the model folder lacks one."""
     from c2fnas.scores import healthy_gate
 
     if FLAGS.gate is False or (FLAGS.gate is None and not model.gate):
         return None
     if not model.gate:
         raise app.UsageError(
-            f"--gate: {FLAGS.model} holds no healthy gate; take a model that table1 or experiments.package wrote from rows of a site without tumours, "
-            "or leave --gate out"
+            f"--gate: {FLAGS.model} holds no healthy gate; use a model that table1 or "
+            "experiments.package wrote from rows of a site without tumours, or omit --gate"
         )
     try:
         gate = healthy_gate.HealthyGate.from_json(model.gate)
     except ValueError as error:
-        raise ValueError(f"{FLAGS.model}: {error}, or give --nogate") from error
+        raise ValueError(f"{FLAGS.model}: {error}, or use --nogate") from error
     changed = [name for name in ("flips", "window", "overlap", "blending") if FLAGS[name].value]
     if changed:
         logging.warning(
-            "the healthy gate was fitted without --%s, which change the score; its promise may not hold",
+            "the healthy gate was fitted without --%s, so its score and its rate of false "
+            "alarms may differ",
             ", --".join(changed),
         )
     return gate
 
 
-def _replaced(settings, **window):
-    import dataclasses
-
+def _replaced(settings: Settings, **window: Any) -> Settings:
     return dataclasses.replace(settings, window=dataclasses.replace(settings.window, **window))
 
 
@@ -338,7 +350,7 @@ def _one_file() -> bool:
 
 
 def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """Returns (scan, mask) of every scan that the flags name."""
+    """Returns (scan, mask) for each scan that the flags name."""
     from experiments.models import scan_prediction
     from preprocessing import layouts
 
@@ -347,14 +359,15 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
         *(pathlib.Path(path) for path in FLAGS.image),
         *(_listed(pathlib.Path(FLAGS.list)) if FLAGS.list else []),
     ]
-    # an earlier run may have put its folder of masks among the scans
+    # An earlier run may have put its folder of masks among the scans.
     scans = [scan for path in named for scan in layouts.scans_in(path, leave_out=FLAGS.output)]
     if not scans:
         raise app.UsageError("--image or --list must name at least one scan")
     if _one_file():
         if len(scans) > 1:
             raise ValueError(
-                f"--output is one file, {output}, for {len(scans)} scans; give a folder"
+                f"--output is a single file, {output}, but there are {len(scans)} scans; give a "
+                "folder"
             )
         return [(scans[0], pathlib.Path(output))]
     names: dict[str, list[str]] = {}
@@ -363,15 +376,14 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     twice = [" and ".join(same) for same in names.values() if len(same) > 1]
     if twice:
         raise ValueError(
-            f"scans have one name: {'; '.join(twice[:5])}; their masks would overwrite each other: predict them into folders apart"
+            f"scans of the same name: {'; '.join(twice[:5])}; their masks would overwrite each "
+            "other, so use a separate --output for each"
         )
     return [(scan, pathlib.Path(output) / f"{scan_prediction.stem(scan)}.nii.gz") for scan in scans]
 
 
 def _listed(file: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths of a list. Names that are not UTF-8 are found if the list holds their very
-    bytes.
-    """
+    """Returns the paths in a list; names that are not UTF-8 must stand there byte for byte."""
     from runkit import text_files
 
     found = []
@@ -383,7 +395,8 @@ def _listed(file: pathlib.Path) -> list[pathlib.Path]:
         path = file.parent / line.strip()
         if not path.exists() and any("\udc80" <= character <= "\udcff" for character in line):
             raise ValueError(
-                f"{file}: line {number} is not UTF-8, perhaps Latin-1, and no file of this name is there; save the list as UTF-8"
+                f"{file}: line {number} is not UTF-8, perhaps Latin-1, and names no existing file; "
+                "save the list as UTF-8"
             )
         found.append(path)
     return found

@@ -1,9 +1,10 @@
 """Prepares a site's scans: RAS+, resampled, HU window, split into training, validation and test.
 
-python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags
---manifest=cohort/C2/manifest.json --site_folder=sites/C2
+    python -m experiments.prepare --flagfile=experiments/flagfiles/demo.flags \\
+        --manifest=cohort/C2/manifest.json --site_folder=sites/C2
 
-With --check it only checks them against the rules and writes a report with a picture of every case.
+With --check it prepares nothing: it checks the scans against the rules and writes a report with a
+picture of each case.
 """
 
 from __future__ import annotations
@@ -26,36 +27,39 @@ experiment_flags.define_experiment()
 experiment_flags.define_site()
 experiment_flags.define_orientation()
 flags.DEFINE_string(
-    "manifest", None, "The site's manifest.json, or a dataset.json of MSD or nnU-Net."
+    "manifest", None, "The site's manifest.json, or a dataset.json in the format of MSD or nnU-Net."
 )
 flags.DEFINE_list(
     "split",
     None,
-    "Cases for training,validation,test. Default: the paper's counts of this site scaled to the cohort, else 60/20/20.",
+    "Numbers of cases for training,validation,test. Default: the paper's ratio for C1 and C2, "
+    "60/20/20 for other sites.",
 )
 flags.DEFINE_string(
     "split_list",
     None,
-    "JSON file of the case ids for training, validation and test, e.g. one of experiments/splits.",
+    "JSON file with the case ids for training, validation and test, e.g. from experiments/splits.",
 )
-flags.DEFINE_integer("workers", 0, "Cases prepared at the same time, 0 for one a processor.")
+flags.DEFINE_integer("workers", 0, "Cases to prepare at the same time; 0 uses one per processor.")
 flags.DEFINE_float(
     "memory_gb",
     None,
-    "Memory of all processes together; cases wait for it. Default: four fifths of what is free.",
+    "Memory limit in GB for all processes together; cases wait for it. Default: four fifths of the "
+    "free memory.",
 )
 flags.DEFINE_bool(
-    "dry_run", False, "Print memory, disk and time that the preparation needs, and prepare nothing."
+    "dry_run", False, "Only print the memory, disk space and time that the preparation needs."
 )
 flags.DEFINE_bool(
     "strict",
     True,
-    "End with an error when a case is refused. The other cases are prepared either way.",
+    "End with an error if a case is refused. The other cases are prepared either way.",
 )
 flags.DEFINE_bool(
     "check",
     False,
-    "Only check the scans against the rules; report in <site_folder>/check. Exit code 1 when one is refused and --strict.",
+    "Only check the scans against the rules, with a report in <site_folder>/check. With --strict, "
+    "the exit code is 1 if a case is refused.",
 )
 
 _SITE_FOLDER = "the folder of the site's prepared cases"
@@ -84,9 +88,8 @@ def main(argv: list[str]) -> int:
         )
         return _check(manifest, experiment_flags.site_folder(_SITE_FOLDER, make=True) / "check")
     overwriting.require_apart(inputs, {}, folders={"--site_folder": [folder / "cases"]})
-    experiment_flags.site_folder(
-        _SITE_FOLDER, make=not FLAGS.dry_run
-    )  # closed to others only now: it may have been the scans' folder
+    # Closed to other accounts only now: until the check above it may have been the scans' folder.
+    experiment_flags.site_folder(_SITE_FOLDER, make=not FLAGS.dry_run)
     counts = experiment_flags.numbers("split", int, 3) if FLAGS.split else None
     how = {
         "target_mm": config.spacing_mm,
@@ -99,7 +102,8 @@ def main(argv: list[str]) -> int:
     free = disk.free_bytes(folder)
     if free < budget.disk_bytes:
         print(
-            f"warning: {folder} has {free / 1e9:.1f} GB free, less than this; finished cases stay when the disk is full"
+            f"warning: {folder} has only {free / 1e9:.1f} GB free; if the disk fills up, finished "
+            "cases are kept"
         )
     if FLAGS.dry_run:
         return 0
@@ -121,7 +125,8 @@ def main(argv: list[str]) -> int:
     if (store.root / "rejected.json").exists():
         refused = len(atomic.read_json(store.root / "rejected.json"))
         print(
-            f"{refused} of {refused + len(store.case_ids())} cases are refused; {store.root / 'rejected.json'} says why"
+            f"{refused} of {refused + len(store.case_ids())} cases were refused; for the reasons "
+            f"see {store.root / 'rejected.json'}"
         )
     return 0
 
@@ -138,7 +143,7 @@ def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
     findings = survey.survey(manifest, workers=FLAGS.workers or os.cpu_count() or 1, each=keep)
     print(check_page.summary(findings))
     document, page = check_page.write(folder, manifest.site, findings)
-    print(f"report {document}, with pictures {page}")
+    print(f"report: {document}; with pictures: {page}")
     return int(FLAGS.strict and any(not finding.usable for finding in findings))
 
 

@@ -1,6 +1,4 @@
-"""What --help shows: what a program does, an example, the flags that it needs, and all its other
-flags under headings.
-"""
+"""The text of --help: a program's purpose, an example, its required flags, then all others."""
 
 from __future__ import annotations
 
@@ -13,12 +11,12 @@ from absl import flags
 
 _WIDTH, _INDENT = 100, 6
 _FLAGS = {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull", "-helpshort", "-helpfull"}
-_GROUPS: dict[str, list[str]] = {}  # heading -> names of flags that several programs share
+_GROUPS: dict[str, list[str]] = {}  # heading -> names of the flags below it
 
 
 @contextlib.contextmanager
 def group(heading: str) -> Iterator[None]:
-    """Flags that are defined in the block are shown under this heading."""
+    """Lists the flags that are defined in this context or decorated function under a heading."""
     before = set(flags.FLAGS)
     yield
     names = _GROUPS.setdefault(heading, [])
@@ -26,7 +24,7 @@ def group(heading: str) -> Iterator[None]:
 
 
 def asked_for(arguments: Sequence[str]) -> bool:
-    """Returns whether one of the arguments, before a --, asks for help."""
+    """Returns whether an argument before "--" asks for help."""
     before = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(argument in _FLAGS for argument in before)
 
@@ -36,18 +34,21 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
 
     Args:
       doc: the docstring of its module.
-      own: names of the flags that it defines itself.
-      required: names of the flags that it needs.
+      own: names of the flags that the program itself defines.
+      required: names of the flags that must be given.
     """
     parts = [
         doc.strip(),
-        "Every flag can also be a line of a file given by --flagfile=FILE; the last one counts.",
+        "Flags may also stand in a file, one per line: --flagfile=FILE. If repeated, the last one "
+        "counts.",
     ]
+    grouped = {name for names in _GROUPS.values() for name in names}
+    own = [name for name in own if name not in grouped]
     sections = {"Required": list(required), "Flags of this program": list(own), **_GROUPS}
     shown: set[str] = set()
     for heading, names in sections.items():
-        # by name; the settings of a group keep the order in which they are defined, which is the
-        # order of the work
+        # A program's own flags are sorted by name; those of a group keep their order, which is the
+        # order of the work.
         names = [
             name
             for name in (names if heading in _GROUPS or heading == "Required" else sorted(names))
@@ -61,7 +62,7 @@ def text(doc: str, own: Sequence[str], required: Sequence[str]) -> str:
 
 def _flag(flag: flags.Flag) -> str:
     head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={_placeholder(flag)}"
-    words = re.sub(r"^<[^<>]*>: ", "", flag.help)  # absl's list of an enum's values
+    words = re.sub(r"^<[^<>]*>: ", "", flag.help)  # absl lists an enum's values
     if flag.default not in (None, "", []):
         words += f" (default: {_default(flag)})"
     pad = " " * _INDENT

@@ -1,56 +1,68 @@
 """Makes, renews and revokes the kits by which server, operator and sites trust each other.
 
     python -m experiments.provision --output=federation --server_host=fl.example.org --sites=C1,C2
-    python -m experiments.provision --output=federation --server_host=fl.example.org --sites= --requests=C1.csr,C2.csr
-    python -m experiments.provision --output=federation --add=C3        (or --renew=server,C1, --revoke=C2, --revoke=server, --list)
+    python -m experiments.provision --output=federation --server_host=fl.example.org --sites= \\
+        --requests=C1.csr,C2.csr
+    python -m experiments.provision --output=federation --add=C3
 
-With --requests the sites made their own keys (`experiments.request`), and nothing secret is sent.
-Read the authority's fingerprint out to every site: its answer is taken in with it only. Keep
-`authority` offline.
+Further steps in an existing federation: --renew=server,C1, --revoke=C2, --revoke=server, --list.
+
+With --requests the sites made their own keys (`experiments.request`), and nothing secret has to be
+sent. Read the authority's fingerprint out to every site, which needs it to install your answer.
+Keep the folder `authority` offline.
 """
 
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
 
+if TYPE_CHECKING:
+    from federated.security import certificates
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output", None, "Folder of the kits.")
+flags.DEFINE_string("output", None, "Folder to write the kits to.")
 flags.DEFINE_list(
     "server_host",
     ["localhost"],
-    "Names or addresses under which sites reach the server; the first goes into their kits.",
+    "Host names or addresses at which sites reach the server; the first goes into their kits.",
 )
-flags.DEFINE_list("sites", ["C1", "C2"], "Names of the sites whose keys are made here.")
+flags.DEFINE_list("sites", ["C1", "C2"], "Sites whose keys are made here.")
 flags.DEFINE_list(
     "requests",
     [],
-    "Certificate requests of sites that made their own keys; in a federation that is there, of new or renewing ones.",
+    "Certificate requests (.csr) of sites that made their own keys. In an existing federation: of "
+    "new sites, or of sites that renew their certificate.",
 )
-flags.DEFINE_integer("port", 8443, "The server's port, written into the sites' kits.")
-flags.DEFINE_integer("valid_days", 365, "Lifetime of the certificates.")
-flags.DEFINE_bool("overwrite", False, "Replace kits that are there; the old ones stop working.")
-flags.DEFINE_list("add", [], "Take these sites in: keys made here, the others' kits stay.")
+flags.DEFINE_integer("port", 8443, "Port of the server, written into the sites' kits.")
+flags.DEFINE_integer("valid_days", 365, "Days for which the certificates are valid.")
+flags.DEFINE_bool("overwrite", False, "Replace existing kits; the old ones stop working.")
+flags.DEFINE_list("add", [], "Add these sites to an existing federation; their keys are made here.")
 flags.DEFINE_list(
-    "renew", [], "New keys and certificates for these kits made here: site names, server, operator."
+    "renew",
+    [],
+    "Make new keys and certificates for these kits: names of sites, 'server' or 'operator'.",
 )
 flags.DEFINE_list(
     "revoke",
     [],
-    "Shut these out: site names, or operator. With server: a new key for it; sites refuse the old one once they hear of it.",
+    "Revoke these kits: names of sites or 'operator'. 'server' gives the server a new key; sites "
+    "refuse the old one as soon as they learn of it.",
 )
 flags.DEFINE_list(
     "replace_credential",
     [],
-    "Sites whose request may come with another credential than the known one, which ends the kit they have.",
+    "Sites whose request may bring a new credential; their present kit stops working.",
 )
 flags.DEFINE_bool(
     "list",
     False,
-    "Change nothing: show the fingerprints of --requests, and every certificate, its end and state.",
+    "Change nothing; show the fingerprints of --requests, and each certificate with its expiry and "
+    "state.",
 )
 
 
@@ -62,11 +74,11 @@ def main(argv: list[str]) -> None:
     changes = [name for name in ("add", "renew", "revoke", "list") if getattr(FLAGS, name)]
     if len(changes) > 1:
         raise app.UsageError(
-            f"--{changes[0]} and --{changes[1]} are two steps; take one after the other"
+            f"--{changes[0]} and --{changes[1]} are separate steps; run one after the other"
         )
     if FLAGS.requests and (FLAGS.renew or FLAGS.revoke):
         raise app.UsageError(
-            "--requests and --renew or --revoke are two steps; take one after the other"
+            "--requests and --renew or --revoke are separate steps; run one after the other"
         )
     asked = [(path, provisioning.read_request_file(path)) for path in FLAGS.requests]
     for path, request in asked:
@@ -77,13 +89,13 @@ def main(argv: list[str]) -> None:
         return
     if FLAGS.revoke:
         provisioning.revoke(output, FLAGS.revoke, valid_days=FLAGS.valid_days)
-        print(
-            f"revoked: {', '.join(FLAGS.revoke)}. {_CARRY_SERVER if 'server' in FLAGS.revoke else _CARRY}"
-        )
+        remark = _NEW_SERVER_KEY if "server" in FLAGS.revoke else _NEW_CREDENTIALS
+        print(f"revoked: {', '.join(FLAGS.revoke)}. {remark}")
     elif FLAGS.renew:
         provisioning.renew(output, FLAGS.renew, valid_days=FLAGS.valid_days)
         print(
-            f"renewed: {', '.join(FLAGS.renew)}; carry each folder to where it is used; running programs read it there by themselves"
+            f"renewed: {', '.join(FLAGS.renew)}; copy each folder to the machine that uses it; "
+            "running programs read it there by themselves"
         )
     elif FLAGS.add or (asked and _is_there(output) and not FLAGS.overwrite):
         added = provisioning.add(
@@ -93,7 +105,7 @@ def main(argv: list[str]) -> None:
             valid_days=FLAGS.valid_days,
             replace_credential=FLAGS.replace_credential,
         )
-        print(f"{output}: {', '.join(added)}. {_CARRY}")
+        print(f"{output}: {', '.join(added)}. {_NEW_CREDENTIALS}")
     else:
         sites = [site for site in FLAGS.sites if site]
         provisioning.provision(
@@ -105,19 +117,22 @@ def main(argv: list[str]) -> None:
             requests=FLAGS.requests,
             overwrite=FLAGS.overwrite,
         )
-        print(
-            f"{output}: authority, server, operator, {', '.join([*sites, *(request.name for _, request in asked)])}"
-        )
+        names = [*sites, *(request.name for _, request in asked)]
+        print(f"{output}: authority, server, operator, {', '.join(names)}")
     print(
-        f"authority's fingerprint {provisioning.authority_fingerprint(output)}; read it out to every site that takes an answer in"
+        f"authority's fingerprint {provisioning.authority_fingerprint(output)}; read it out to "
+        "every site that installs an answer"
     )
     _list(output)
 
 
-_CARRY = "The server's credentials.json has changed; where the server uses a copy, carry it there"
-_CARRY_SERVER = (
-    "Carry the whole folder of the server there at once and start it again. Sites hear of it at their next login; authority/revoked.crl, "
-    "sent by any channel, tells them before (experiments.request --revoked)"
+_NEW_CREDENTIALS = (
+    "The server's credentials.json has changed; if the server uses a copy, copy it there again"
+)
+_NEW_SERVER_KEY = (
+    "Copy the server's whole folder to the server at once and restart it. Sites learn of the "
+    "revocation at their next login; to tell them earlier, send them authority/revoked.crl by any "
+    "channel (experiments.request --revoked)"
 )
 
 
@@ -125,22 +140,24 @@ def _is_there(output: str) -> bool:
     return (pathlib.Path(output) / "authority").is_dir()
 
 
-def _show_request(path: str, request, output: str) -> None:
+def _show_request(path: str, request: certificates.Request, output: str) -> None:
     from federated.security import certificates, provisioning
 
     what = provisioning.meaning(output, request) if _is_there(output) else "a new site"
     print(
-        f"{path}: {request.name}, {what}; fingerprint {certificates.spoken(request.fingerprint)}, compare it with the site's by telephone"
+        f"{path}: {request.name}, {what}; fingerprint "
+        f"{certificates.spoken(request.fingerprint)}, compare it with the site's by telephone"
     )
 
 
 def _list(output: str) -> None:
     from federated.security import certificates, provisioning
 
-    print(f"{'name':<34}{'ends':<13}{'state':<11}fingerprint (SHA-256, first half)")
+    print(f"{'name':<34}{'expires':<13}{'state':<11}fingerprint (SHA-256, first half)")
     for entry in provisioning.issued(output):
         print(
-            f"{entry.name:<34}{entry.ends:%Y-%m-%d}   {entry.state:<11}{certificates.spoken(entry.sha256)}"
+            f"{entry.name:<34}{entry.ends:%Y-%m-%d}   "
+            f"{entry.state:<11}{certificates.spoken(entry.sha256)}"
         )
 
 

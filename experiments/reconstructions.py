@@ -1,31 +1,40 @@
-"""Draws patches of a site's cases beside their reconstruction by the VAE branch.
+"""Draws patches of a site's cases and their reconstructions by the VAE branch.
 
-The picture shows scans: it stays at the site.
+    python -m experiments.reconstructions --flagfile=experiments/flagfiles/demo.flags \\
+        --site_folder=sites/C1 --weights=sites/C1/baseline/best.safetensors \\
+        --output=sites/C1/figures/reconstructions.png
 
-    python -m experiments.reconstructions --flagfile=experiments/flagfiles/demo.flags
-    --site_folder=sites/C1 \\
-        --weights=sites/C1/baseline/best.safetensors --output=sites/C1/figures/reconstructions.png
-
-The latent vector is the mean of its distribution, as in validation. A branch that draws grey fog
-has learnt the mean scan and no more.
+As in validation, the latent vector is the mean of its distribution. If the reconstructions are a
+grey fog, the branch has learned no more than the mean scan. The picture shows scans, so keep it at
+the site.
 """
 
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments import flags as experiment_flags
 
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
-flags.DEFINE_string("weights", None, "Weights with their VAE branch (.safetensors).")
-flags.DEFINE_string("output", None, "The picture to write (.png).")
-flags.DEFINE_enum("split", "validation", ["training", "validation", "test"], "Which cases.")
-flags.DEFINE_integer("patches", 4, "How many patches, of as many cases.")
+flags.DEFINE_string("weights", None, "Weights that include the VAE branch (.safetensors).")
+flags.DEFINE_string("output", None, "Picture to write (.png).")
+flags.DEFINE_enum(
+    "split",
+    "validation",
+    ["training", "validation", "test"],
+    "Split from which the cases are taken.",
+)
+flags.DEFINE_integer("patches", 4, "Number of patches, each from another case.")
 
 
 def main(argv: list[str]) -> None:
@@ -38,9 +47,9 @@ def main(argv: list[str]) -> None:
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
-    source = experiment_flags.required("weights", "the weights with their VAE branch")
+    source = experiment_flags.required("weights", "weights that include the VAE branch")
     output = pathlib.Path(experiment_flags.required("output", "the picture to write"))
-    inputs = {
+    inputs: overwriting.Named = {
         "--weights": [source],
         "--site_folder": [folder / "cases"],
         **experiment_flags.genotype_file(),
@@ -51,7 +60,8 @@ def main(argv: list[str]) -> None:
     network = site_trainer.build_network(config)
     if network.vae is None:
         raise ValueError(
-            "--vae is none: there is no branch to draw; give the settings the model was trained with"
+            "--vae is 'none', so there is no branch to draw; give the settings that the model was "
+            "trained with"
         )
     named_weights.assign(network, weights)
     cases = [store.open(case_id) for case_id in store.case_ids(FLAGS.split)][: FLAGS.patches]
@@ -67,20 +77,24 @@ def main(argv: list[str]) -> None:
     with atomic.replacing(output) as path:
         figure(images[..., 0], drawn[..., 0], errors).savefig(path)
     print(
-        f"{output}: {len(images)} patches, mean squared difference {errors.mean():.4f} (variance of the patches {images.var():.4f})"
+        f"{output}: {len(images)} patches, mean squared error {errors.mean():.4f} (variance of the "
+        f"patches {images.var():.4f})"
     )
 
 
-def figure(images, drawn, errors):
-    """Returns a picture of the middle slice of each patch above its reconstruction; arrays [n, x,
-    y, z] in [-1, 1].
+def figure(images: np.ndarray, drawn: np.ndarray, errors: np.ndarray) -> Figure:
+    """Returns a picture of each patch's middle slice above that of its reconstruction.
+
+    Args:
+      images, drawn: patches and reconstructions, [n, x, y, z] in [-1, 1].
+      errors: [n], shown below.
     """
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(2.4 * len(images), 5.2), layout="constrained", dpi=120)
     for column, (image, again, error) in enumerate(zip(images, drawn, errors, strict=True)):
         for row, (volume, title) in enumerate(
-            ((image, f"patch {column + 1}"), (again, f"mean squared difference {error:.3f}"))
+            ((image, f"patch {column + 1}"), (again, f"mean squared error {error:.3f}"))
         ):
             axes = picture.add_subplot(2, len(images), row * len(images) + column + 1)
             axes.imshow(

@@ -1,14 +1,17 @@
 """Makes a site's key and certificate request, and installs the operator's answer.
 
-    python -m experiments.request --kit=kit --site=C1               writes kit/site.csr: send it, compare fingerprints by telephone
-    python -m experiments.request --kit=kit --answer=answer/C1 --authority="515e abc8 5fd0 47e3 2f86 388d 5938 6c2e"
-                                                                    takes the answer in: the kit is
-                                                                        ready for experiments.join
-    python -m experiments.request --kit=kit --revoked=revoked.crl   takes in that the server's earlier certificates are revoked
+    python -m experiments.request --kit=kit --site=C1
+    python -m experiments.request --kit=kit --answer=answer/C1 \\
+        --authority="515e abc8 5fd0 47e3 2f86 388d 5938 6c2e"
+    python -m experiments.request --kit=kit --revoked=revoked.crl
 
-The fingerprint of the authority is what the operator reads out; without it anybody on the way could
-pose as the server. The same two steps renew a certificate, then without --authority. Neither
-site.csr nor the answer holds a secret.
+The first command writes kit/site.csr: send it to the operator and compare fingerprints by
+telephone. The second installs the answer, after which the kit is ready for experiments.join. The
+third takes in that earlier certificates of the server are revoked.
+
+The operator reads out the fingerprint of the authority. Without that check, somebody between you
+and the operator could pose as the server. To renew a certificate, repeat the first two commands
+without --authority. Neither site.csr nor the answer is secret.
 """
 
 from __future__ import annotations
@@ -20,31 +23,33 @@ from absl import app, flags
 from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("kit", None, "The site's folder; made if missing.")
+flags.DEFINE_string("kit", None, "The site's kit; made if missing.")
 flags.DEFINE_string(
     "site",
     None,
-    "Name of the site, as agreed with the operator; the kit knows it once it is in use.",
+    "Name of the site, as agreed with the operator. Needed for the first request only.",
 )
 flags.DEFINE_string(
-    "answer", None, "Folder that the operator sent back: ca.pem, site.pem, site.json."
+    "answer", None, "Folder that the operator sent back, with ca.pem, site.pem and site.json."
 )
 flags.DEFINE_string(
     "authority",
     "",
-    "With --answer: fingerprint of the study's authority, as the operator reads it out; at least its first 32 digits, in groups or not. "
-    "Needed for the first answer; a renewal must come from the same authority.",
+    "With --answer: fingerprint of the authority, as the operator reads it out (at least its first "
+    "32 digits, spaces allowed). Needed for the first answer; a renewal must come from the same "
+    "authority.",
 )
 flags.DEFINE_bool(
     "confirm_change",
     False,
-    "With --answer: the operator has confirmed that authority, host, port or the site's name is another from now on. A new authority needs "
-    "--authority too.",
+    "With --answer: accept a new authority, host, port or site name, which the operator has "
+    "confirmed. A new authority needs --authority too.",
 )
 flags.DEFINE_string(
     "revoked",
     None,
-    "File revoked.crl of the operator: earlier certificates of the server are no longer trusted.",
+    "File revoked.crl from the operator; the server certificates that it lists are no longer "
+    "trusted.",
 )
 
 
@@ -53,15 +58,14 @@ def main(argv: list[str]) -> None:
     from federated.security import certificate_request, certificates
     from runkit import atomic
 
-    kit = pathlib.Path(experiment_flags.required("kit", "the site's folder"))
+    kit = pathlib.Path(experiment_flags.required("kit", "the site's kit"))
     if (FLAGS.authority or FLAGS.confirm_change) and not FLAGS.answer:
         raise app.UsageError(
-            "--authority and --confirm_change go with --answer, the folder that the operator sent back"
+            "--authority and --confirm_change need --answer, the folder that the operator sent back"
         )
     if FLAGS.revoked:
-        print(
-            f"{kit}: certificates of the server before generation {certificate_request.take_revocation(kit, FLAGS.revoked)} are no longer trusted"
-        )
+        generation = certificate_request.take_revocation(kit, FLAGS.revoked)
+        print(f"{kit}: server certificates before generation {generation} are no longer trusted")
         return
     if FLAGS.answer:
         certificate = certificate_request.install(
@@ -69,12 +73,12 @@ def main(argv: list[str]) -> None:
         )
         about = atomic.read_json(kit / "site.json")
         print(
-            f"{kit}: the certificate of site {certificates.common_name(certificate)} is in use until {certificate.not_valid_after_utc:%Y-%m-%d}"
+            f"{kit}: the certificate of site {certificates.common_name(certificate)} is installed "
+            f"and valid until {certificate.not_valid_after_utc:%Y-%m-%d}"
         )
         print(f"fingerprint {certificates.spoken(certificates.fingerprint(certificate))}")
-        print(
-            f"server {about['host']}:{about['port']}; authority's fingerprint {certificates.spoken(certificate_request.authority_of(kit))}"
-        )
+        authority = certificates.spoken(certificate_request.authority_of(kit))
+        print(f"server {about['host']}:{about['port']}; authority's fingerprint {authority}")
         return
     about = kit / "site.json"
     site = FLAGS.site or (atomic.read_json(about)["site"] if about.is_file() else None)
@@ -85,15 +89,16 @@ def main(argv: list[str]) -> None:
     )
     print(f"send {kit / 'site.csr'} to the operator; site {request.name}")
     print(
-        f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone when the operator calls"
+        f"fingerprint {certificates.spoken(request.fingerprint)}; read it out over the telephone "
+        "when the operator calls"
     )
     if (kit / "ca.pem").is_file():
-        print(
-            f"the answer must come from the authority with the fingerprint {certificates.spoken(certificate_request.authority_of(kit))}"
-        )
+        authority = certificates.spoken(certificate_request.authority_of(kit))
+        print(f"the answer must come from the authority with the fingerprint {authority}")
     else:
         print(
-            "write down the authority's fingerprint that the operator reads out: the answer is taken in with it only, by --authority"
+            "write down the authority's fingerprint that the operator reads out: you need it to "
+            "install the answer (--authority)"
         )
 
 

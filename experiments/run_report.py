@@ -1,9 +1,9 @@
-"""Writes the HTML pages of a finished run or study: one joint page and one per site.
+"""Writes the HTML pages of a finished run: a joint one, and one for each site.
 
     python -m experiments.run_report --run=runs/demo --pictures=synthetic
 
-A site's page holds its scans' pictures and stays at the site. The joint page has pictures only with
---pictures=synthetic or public.
+A site's page shows pictures of its scans and must stay at the site. The joint page shows pictures
+only with --pictures=synthetic or public.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from absl import flags
 from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "Folder of a run.")
+flags.DEFINE_string("run", None, "Folder of a finished run.")
 flags.DEFINE_enum(
     "pictures",
     "private",
     ["private", "synthetic", "public"],
-    "What the cohort is; a private one keeps pictures at the sites.",
+    "Kind of cohort; the joint page has pictures unless it is private.",
 )
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     del argv
     from experiments.studies import html_report, study_results
 
-    folder = pathlib.Path(experiment_flags.required("run", "the folder of a run"))
+    folder = pathlib.Path(experiment_flags.required("run", "the folder of a finished run"))
     content = study_results.of_one_run(folder, FLAGS.pictures)
     html_report.write(folder / "report.html", html_report.study_page(content, folder))
     print(folder / "report.html")

@@ -1,16 +1,14 @@
-"""Scores models on a site's own test cases, outside a federation, and writes per-case rows.
+"""Scores models on a site's own test cases, outside a federation, and writes one row per case.
 
-    python -m experiments.score --flagfile=experiments/flagfiles/demo.flags --site_folder=sites/C1
-    \\
-        --models=pooled:pooled/best.safetensors --output=rows.jsonl
+    python -m experiments.score --flagfile=experiments/flagfiles/demo.flags \\
+        --site_folder=sites/C1 --models=pooled:pooled/best.safetensors --output=rows.jsonl
 """
 
 from __future__ import annotations
 
 import json
-import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from experiments import flags as experiment_flags
 
@@ -18,8 +16,8 @@ FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
 experiment_flags.define_site()
-flags.DEFINE_list("models", [], "name:file of the models to score.")
-flags.DEFINE_string("output", None, "JSON-lines file of rows to write.")
+flags.DEFINE_list("models", [], "Models to score, as name:file.")
+flags.DEFINE_string("output", None, "File to write the rows to (JSON lines).")
 
 
 def main(argv: list[str]) -> None:
@@ -32,16 +30,16 @@ def main(argv: list[str]) -> None:
 
     config = experiment_flags.experiment_config()
     folder = experiment_flags.site_folder()
-    output = experiment_flags.required("output", "the file of rows to write")
-    models = [_model(entry) for entry in FLAGS.models]
-    inputs = {"--models": [file for _, file in models], "--site_folder": [folder / "cases"]}
+    output = experiment_flags.required("output", "the file to write the rows to")
+    models = experiment_flags.named_files("models")
+    inputs = {"--models": list(models.values()), "--site_folder": [folder / "cases"]}
     overwriting.require_apart(
         {**inputs, **experiment_flags.genotype_file()},
         {"--output": [output]},
         folders={"--site_folder": [folder / "scored"]},
     )
     store = prepared_cases.open_store(folder / "cases", config)
-    # masks for the site's own figures go where the federation's are
+    # `evaluate` also writes the masks for the site's figures, into this folder.
     site = site_trainer.SegmentationTrainer(
         config,
         store,
@@ -50,17 +48,10 @@ def main(argv: list[str]) -> None:
         strategy=tf.distribute.MirroredStrategy(),
     )
     rows = []
-    for name, file in models:
+    for name, file in models.items():
         rows += site.evaluate(name, named_weights.load(file)[0])
     atomic.write_text(output, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     print(f"{output}: {len(rows)} rows")
-
-
-def _model(entry: str) -> tuple[str, pathlib.Path]:
-    name, separator, file = entry.partition(":")
-    if not separator or not pathlib.Path(file).is_file():
-        raise app.UsageError(f"--models has {entry!r}; expected name:file with an existing file")
-    return name, pathlib.Path(file)
 
 
 if __name__ == "__main__":

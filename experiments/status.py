@@ -1,8 +1,10 @@
-"""Shows where a running federation is: sites, rounds, bytes, scores.
+"""Shows the state of a running federation: sites, rounds, bytes, scores.
 
-python -m experiments.status --kit=federation/operator              once
-python -m experiments.status --kit=federation/operator --every=2    again and again, until Ctrl-C
-python -m experiments.status --kit=federation/operator --json       for programs
+    python -m experiments.status --kit=federation/operator              # once
+    python -m experiments.status --kit=federation/operator --every=2    # again and again
+    python -m experiments.status --kit=federation/operator --json       # for other programs
+
+With --every it ends when the federation has finished, or with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from federated.errors import FederationError, ServerUnreachable
 from runkit import printable
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("kit", None, "The operator's folder, made by experiments.provision.")
-flags.DEFINE_string("server", None, "host:port of the server, in place of the kit's.")
-flags.DEFINE_float("every", 0.0, "Seconds between two looks; 0 looks once.")
-flags.DEFINE_integer("rounds", 10, "Newest rounds to show.")
-flags.DEFINE_bool("json", False, "Print JSON, one object a look.")
+flags.DEFINE_string("kit", None, "The operator's kit, made by experiments.provision.")
+flags.DEFINE_string("server", None, "host:port of the server, instead of the address in the kit.")
+flags.DEFINE_float("every", 0.0, "Repeat after this many seconds; 0 prints the status once.")
+flags.DEFINE_integer("rounds", 10, "Number of newest rounds to show.")
+flags.DEFINE_bool("json", False, "Print JSON, one object each time.")
 
 _CLEAR = "\x1b[H\x1b[J"
 
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     from runkit import private
 
     host, port = experiment_flags.address(FLAGS.server) if FLAGS.server else (None, None)
-    folder = experiment_flags.required("kit", "the operator's folder")
+    folder = experiment_flags.required("kit", "the operator's kit")
     kit = admin_client.Kit.read(folder, host=host, port=port)
     private.tree(folder)
     with admin_client.AdminClient(kit) as operator:
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
                     raise
                 status, text = (
                     None,
-                    f"{printable.text(error)}; looking again every {FLAGS.every:g} s",
+                    f"{printable.text(error)}; trying again every {FLAGS.every:g} s",
                 )
             if status is not None:
                 text = (

@@ -1,37 +1,40 @@
-"""Runs a study: all its seeds and points, into one table with intervals and verdicts.
+"""Runs a study: Table 1 for each seed and point, with intervals and verdicts over all runs.
 
-    python -m experiments.study --study=experiments/studies/demo.json --runs=runs python -m
-    experiments.study --study=experiments/studies/real_anatomy.json --data=folder_of_manifest
-    --runs=runs
+    python -m experiments.study --study=experiments/studies/demo.json --runs=runs
+    python -m experiments.study --study=experiments/studies/real_anatomy.json \\
+        --data=folder_of_manifest --runs=runs
 
-The cost is printed first (`--dry_run` ends there). Started again, it goes on where it was; a run
-that fails leaves what there is in the table, and the others go on. <runs>/<name>/study.md,
-study.json and study.html are written anew after every run.
+The cost is printed first (`--dry_run` stops there). Stop it at any time; run the same command again
+to resume. If a run fails, the others continue, and the table shows what there is. After each run,
+<runs>/<name>/study.md, study.json and study.html are updated.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 from absl import flags
 
 from experiments import flags as experiment_flags
+from experiments.run.plan import RunSpec
 from experiments.studies import study_file
 from runkit import folder_lock, overwriting, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
-flags.DEFINE_string("study", None, "The study file.")
+flags.DEFINE_string("study", None, "Study file (.json).")
 flags.DEFINE_string(
     "data",
     None,
-    "Folder where the study file's manifests are (make: DATA=...). Default: the study file's own.",
+    "Folder of the manifests that the study file names (make: DATA=...). Default: the study file's "
+    "folder.",
 )
-flags.DEFINE_string("runs", "runs", "Folder of runs; the study goes to <runs>/<name>.")
-flags.DEFINE_list("seeds", [], "Only these of the study's seeds.")
-flags.DEFINE_list("points", [], "Only these of the study's points.")
-flags.DEFINE_bool("dry_run", False, "Print the cost and end.")
-flags.DEFINE_bool("report_only", False, "Start no run; write the report of what is there.")
+flags.DEFINE_string("runs", "runs", "Folder of runs; the study is written to <runs>/<name>.")
+flags.DEFINE_list("seeds", [], "Run only these of the study's seeds.")
+flags.DEFINE_list("points", [], "Run only these of the study's points.")
+flags.DEFINE_bool("dry_run", False, "Print the cost and exit.")
+flags.DEFINE_bool("report_only", False, "Start no run; only write the report of the finished ones.")
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +58,8 @@ def main(argv: list[str]) -> int:
     chosen = {key: spec for key, spec in specs.items() if _chosen(*key)}
     if not chosen:
         raise ValueError(
-            f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no such run"
+            f"--points={','.join(FLAGS.points)} --seeds={','.join(FLAGS.seeds)}: the study has no "
+            "such run"
         )
     warnings = [] if FLAGS.report_only else _of_copies(chosen)
     print(runner.cost_text(study, folder, chosen), flush=True)
@@ -75,16 +79,14 @@ def main(argv: list[str]) -> int:
     failures = [] if FLAGS.report_only else runner.run(study, chosen, after_each=write)
     write()
     print((folder / "study.md").read_text(encoding="utf-8"))
-    print(f"The same to look at: {folder / 'study.html'}")
+    print(f"As a page: {folder / 'study.html'}")
     for failure in failures:
         print(f"failed: {failure}")
     return 1 if failures else 0
 
 
-def _of_copies(chosen) -> list[str]:
-    """Returns what must be known before real CTs are copied. Raises ValueError where their list
-    cannot be read.
-    """
+def _of_copies(chosen: Mapping[tuple[str, int], RunSpec]) -> list[str]:
+    """Returns remarks on the deformed copies; raises ValueError if their manifest is missing."""
     from preprocessing import deformed_cohort, manifest
 
     found: dict[str, None] = {}
@@ -93,13 +95,15 @@ def _of_copies(chosen) -> list[str]:
         if not copied:
             continue
         path = copied["C1"].deformed
-        if not path.exists():
+        if path is None or not path.exists():
             raise ValueError(
-                f"{path}: is not there; name the folder of your list of CTs by --data (make: DATA=...); experiments.list_cases writes one"
+                f"{path}: does not exist; give the folder of your manifest of CTs by --data (make: "
+                "DATA=...); experiments.list_cases writes a manifest"
             )
         listed = manifest.read(path)
         config = deformed_cohort.DeformedConfig(
-            seed=spec.config.seed, counts={name: site.split for name, site in copied.items()}
+            seed=spec.config.seed,
+            counts={name: site.split for name, site in copied.items() if site.split is not None},
         )
         lines = [f"copies for one seed: {deformed_cohort.need(listed, config, 2)}"]
         found |= dict.fromkeys(

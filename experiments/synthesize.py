@@ -1,4 +1,4 @@
-"""Makes a synthetic hospital: CT volumes with labels and a manifest, as NIfTI files.
+"""Makes the cohort of a synthetic hospital: CTs with labels as NIfTI files, and their manifest.
 
 python -m experiments.synthesize --site=C2 --cases=20 --seed=1 --output=cohort/C2
 """
@@ -14,25 +14,28 @@ flags.DEFINE_enum(
     "site",
     "C1",
     ["C1", "C2"],
-    "Which hospital: C1 is healthy with an inflated stomach and thin slices, C2 has a tumour in every case.",
+    "Hospital to imitate: C1 has healthy patients with an inflated stomach and thin slices; C2 "
+    "has a tumour in every case.",
 )
 flags.DEFINE_enum(
     "phantom",
     "standard",
     ["standard", "hard"],
-    "'hard' has tumours from 2 ml and from 15 HU below the organ, one in nine of them iso-dense, the noise of a real scan, and the same contents "
-    "of stomach and bowel at both hospitals. docs/data.md says what each of them can show.",
+    "Kind of patients. 'hard' has smaller and fainter tumours (from 2 ml; 15 HU below the organ "
+    "or, in one of nine, as dense as it), the noise of a real scan, and the same contents of "
+    "stomach and bowel at both hospitals; see docs/data.md.",
 )
 flags.DEFINE_integer("cases", 10, "Number of cases.")
-flags.DEFINE_integer("seed", 1, "Seed; the same seed gives the same files.")
+flags.DEFINE_integer("seed", 1, "Random seed; the same seed gives the same files.")
 flags.DEFINE_enum(
     "spacings",
     "demo",
     ["demo", "paper"],
-    "'paper' draws from the paper's full spacing ranges (slices down to 0.16 mm: large files).",
+    "Voxel spacings to draw from. 'paper' uses the paper's full ranges, with slices down to 0.16 "
+    "mm and thus large files.",
 )
-flags.DEFINE_integer("workers", 1, "Cases made at the same time.")
-flags.DEFINE_string("output", None, "Folder of the cohort.")
+flags.DEFINE_integer("workers", 1, "Cases to make at the same time.")
+flags.DEFINE_string("output", None, "Folder to write the cohort to.")
 
 
 def main(argv: list[str]) -> None:

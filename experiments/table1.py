@@ -1,13 +1,12 @@
-"""Regenerates Table 1 from nothing: synthetic cohort, baselines, federation, evaluation, report.
+"""Reproduces Table 1 from nothing: synthetic cohort, baselines, federation, evaluation, report.
 
     python -m experiments.table1 --flagfile=experiments/flagfiles/demo.flags --seed=1 --runs=runs
 
-The profile must be named, by a flag file or --profile: the default settings are the paper's, which
-take weeks without its GPUs.
+Name a profile, by a flag file or --profile: the default settings are the paper's, which take weeks
+without its GPUs.
 
-Every stage runs the programs that a real federation runs, as processes of their own that find each
-other over TLS only. Started again after an interruption, it goes on where it was; finished, it ends
-at once.
+Each stage runs the same programs as a real federation, in separate processes that communicate over
+TLS only. Stop it at any time; run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -24,19 +23,23 @@ from runkit import folder_lock, private
 
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
-flags.DEFINE_string("runs", "runs", "Folder of runs; this one goes to <runs>/<profile>.")
-flags.DEFINE_integer("cases_c1", 30, "Synthetic cases of C1.")
-flags.DEFINE_integer("cases_c2", 34, "Synthetic cases of C2.")
-flags.DEFINE_list("split_c1", ["18", "6", "6"], "C1's cases for training,validation,test.")
-flags.DEFINE_list("split_c2", ["20", "7", "7"], "C2's cases for training,validation,test.")
+flags.DEFINE_string("runs", "runs", "Folder of runs; this one is written to <runs>/<profile>.")
+flags.DEFINE_integer("cases_c1", 30, "Number of synthetic cases at C1.")
+flags.DEFINE_integer("cases_c2", 34, "Number of synthetic cases at C2.")
+flags.DEFINE_list(
+    "split_c1", ["18", "6", "6"], "Numbers of C1's cases for training,validation,test."
+)
+flags.DEFINE_list(
+    "split_c2", ["20", "7", "7"], "Numbers of C2's cases for training,validation,test."
+)
 flags.DEFINE_enum(
     "phantom",
     "standard",
     ["standard", "hard"],
-    "Which synthetic patients; docs/data.md says what each can and cannot show.",
+    "Kind of synthetic patients; docs/data.md describes what each can show.",
 )
 flags.DEFINE_integer(
-    "threads_per_site", 1, "TensorFlow threads of each site; the sites train at the same time."
+    "threads_per_site", 1, "TensorFlow threads per site; the sites train at the same time."
 )
 
 
@@ -63,35 +66,33 @@ def main(argv: list[str]) -> None:
         notes=(_cohort_note(),),
     )
     budget = run_plan.cost(spec)
+    need = (
+        f"about {run_plan.duration(sum(budget.values()))} on two cores and "
+        f"{run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk"
+    )
     if not FLAGS["profile"].present:
         raise app.UsageError(
-            f"no profile is given, and the default settings are the paper's: about {run_plan.duration(sum(budget.values()))} on two cores "
-            f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk. Give --flagfile=experiments/flagfiles/demo.flags for a table in "
-            "about 15 minutes, or --flagfile=experiments/flagfiles/paper.flags to start the paper's"
+            f"no profile is given, and the default settings are the paper's: {need}. Use "
+            "--flagfile=experiments/flagfiles/demo.flags for a table in about 15 minutes, or "
+            "--flagfile=experiments/flagfiles/paper.flags to start the paper's"
         )
     from experiments.run import stages as run_stages
 
     folder_lock.hold(private.make(folder))
     run = run_stages.Run(folder, spec.flags_text + _own_flags_text())
-    print(
-        f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; about {run_plan.duration(sum(budget.values()))} on two cores "
-        f"and {run_plan.disk_bytes(spec) / 2**30:.1f} GiB of disk:"
-    )
+    print(f"Table 1, profile {config.profile}, seed {config.seed}, in {folder}; {need}:")
     for name, seconds in budget.items():
         print(f"  {name:40s} {minutes(seconds)}")
     run_stages.Stages(spec, run).table1()
     print((folder / "table1.md").read_text(encoding="utf-8"))
-    print(
-        f"Figures: {folder / 'figures'}. Peak memory of all processes: {run.state['peak_memory_bytes'] / 2**30:.1f} GiB."
-    )
+    peak = run.state["peak_memory_bytes"]
+    print(f"Figures: {folder / 'figures'}. Peak memory of all processes: {peak / 2**30:.1f} GiB.")
 
 
 def _own_flags_text() -> str:
-    names = ("cases_c1", "cases_c2", "split_c1", "split_c2", "threads_per_site")
-    if (
-        FLAGS.phantom != "standard"
-    ):  # otherwise a run of an earlier release has the same text, and goes on
-        names += ("phantom",)
+    names = ["cases_c1", "cases_c2", "split_c1", "split_c2", "threads_per_site"]
+    if FLAGS.phantom != "standard":  # else as in earlier releases, whose runs can be resumed so
+        names.append("phantom")
     return "".join(
         f"--{name}={json.dumps(getattr(FLAGS, name))}\n".replace(" ", "") for name in names
     )
@@ -103,7 +104,10 @@ def _cohort_note() -> str:
         for site, split in (("C1", FLAGS.split_c1), ("C2", FLAGS.split_c2))
     )
     kind = "" if FLAGS.phantom == "standard" else f"{FLAGS.phantom} "
-    return f"Data: {kind}synthetic cohort, training/validation/test {counts} (paper: real CT, C1 252/84/84; C2 286/100/100)."
+    return (
+        f"Data: {kind}synthetic cohort, training/validation/test {counts} (paper: real CT, "
+        "C1 252/84/84; C2 286/100/100)."
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Trains a baseline: one site alone, for as many epochs as the federation.
 
-    python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags
-    --site_folder=sites/C1 --initial_model=initial.safetensors
+    python -m experiments.train_local --flagfile=experiments/flagfiles/demo.flags \\
+        --site_folder=sites/C1 --initial_model=initial.safetensors
 
-Started again after an interruption it goes on at the last finished epoch; finished, it ends at
-once. The best model is left as `<site_folder>/baseline/model`, which experiments.predict takes.
-With --fine_tune the training starts from a finished model instead. With TF_CONFIG set, several
-machines of the site train together: see docs/training.md.
+Stop it at any time; run the same command again to resume after the last finished epoch. The best
+model is written to `<site_folder>/baseline/model`, a model folder for experiments.predict. With
+--fine_tune the training starts from a finished model and goes to `<site_folder>/finetuned`. With
+TF_CONFIG set, several machines of the site train together: see docs/training.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pathlib
 import numpy as np
 from absl import app, flags, logging
 
+from c2fnas.genotype import Genotype
 from experiments import flags as experiment_flags
 
 FLAGS = flags.FLAGS
@@ -26,12 +27,13 @@ experiment_flags.define_site()
 flags.DEFINE_string(
     "initial_model",
     None,
-    "Initial weights, written by experiments.init_model. Not needed with --fine_tune.",
+    "Initial model, written by experiments.init_model. Not needed with --fine_tune.",
 )
 flags.DEFINE_string(
     "model_folder",
     None,
-    "Folder of the model inside the site's. Default: baseline, or finetuned with --fine_tune.",
+    "Name of the model's folder inside --site_folder. Default: baseline, or finetuned with "
+    "--fine_tune.",
 )
 flags.DEFINE_string(
     "model_name",
@@ -41,15 +43,14 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "fine_tune",
     None,
-    "Start from this model in place of --initial_model: a model's folder, or its weights as .safetensors. This is the usual alternative to a "
-    "federation, a model trained elsewhere and adapted here; use a lower --learning_rate and fewer --num_rounds. The result goes to "
-    "<site_folder>/finetuned, the baseline stays.",
+    "Start from this finished model (a model folder or a .safetensors file) instead of "
+    "--initial_model. Use a lower --learning_rate and fewer --num_rounds than for a full training.",
 )
 flags.DEFINE_bool(
     "freeze_encoder",
     False,
-    "With --fine_tune: stem and encoder cells keep their weights and only decoder and branch learn. For few cases; with enough of them, "
-    "leave it off.",
+    "With --fine_tune: keep the weights of stem and encoder, and train only the decoder and the "
+    "VAE branch. Useful with few cases.",
 )
 
 
@@ -57,9 +58,8 @@ def main(argv: list[str]) -> None:
     del argv
     from experiments.models import devices
 
-    strategy = (
-        devices.strategy()
-    )  # before anything else uses TensorFlow: several machines must find each other first
+    # Before anything else uses TensorFlow: several machines must find each other first.
+    strategy = devices.strategy()
     from experiments.models import model_folders, prepared_cases, site_trainer
     from runkit import folder_lock, overwriting, private
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     weights = _start(site_trainer.load_genotype(config))
     label = FLAGS.model_name or f"{store.site}_{kind}"
     folder_lock.hold(folder / "cases", shared=True)
-    if devices.is_chief():  # of several machines that train together it alone writes
+    if devices.is_chief():  # of several machines that train together, only the chief writes
         folder_lock.hold(private.folder(model_folder))
     site = site_trainer.SegmentationTrainer(
         config,
@@ -109,18 +109,18 @@ def main(argv: list[str]) -> None:
         model_folders.write_best(model_folder / "model", label, site, config, store)
 
 
-def _start(genotype) -> dict[str, np.ndarray]:
+def _start(genotype: Genotype) -> dict[str, np.ndarray]:
     """Returns the weights to start from."""
     from c2fnas import checkpoints, model_folder, named_weights
 
     if FLAGS.fine_tune is None:
         if FLAGS.freeze_encoder:
             raise app.UsageError(
-                "--freeze_encoder keeps an encoder that has learnt something; give its model with --fine_tune"
+                "--freeze_encoder is for a trained encoder; give its model by --fine_tune"
             )
-        return named_weights.load(
-            experiment_flags.required("initial_model", "the weights to start from")
-        )[0]
+        return named_weights.load(experiment_flags.required("initial_model", "the initial model"))[
+            0
+        ]
     source = pathlib.Path(FLAGS.fine_tune)
     if not source.is_dir():
         return named_weights.load(source)[0]
@@ -130,7 +130,8 @@ def _start(genotype) -> dict[str, np.ndarray]:
     )
     if differences:
         raise ValueError(
-            f"{source} cannot be fine-tuned with these settings: {'; '.join(differences)}. Give the settings it was trained with"
+            f"{source} cannot be fine-tuned with these settings: {'; '.join(differences)}. Use the "
+            "settings it was trained with"
         )
     return dict(model.weights)
 

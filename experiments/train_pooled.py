@@ -1,11 +1,10 @@
 """Trains one model on all sites' data together, as an upper bound for the federation.
 
-    python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags
-    --site_folders=sites/C1,sites/C2 \\
-        --initial_model=initial.safetensors --output=pooled
+    python -m experiments.train_pooled --flagfile=experiments/flagfiles/demo.flags \\
+        --site_folders=sites/C1,sites/C2 --initial_model=initial.safetensors --output=pooled
 
-Possible only where all data lie in one place: synthetic or public cohorts. Same initial weights,
-epochs and validation cadence as the rest.
+This is possible only where all data may be in one place, as with synthetic or public cohorts.
+Initial weights, number of epochs and frequency of validation are those of the other trainings.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from experiments import flags as experiment_flags
 FLAGS = flags.FLAGS
 experiment_flags.define_experiment()
 experiment_flags.define_runtime()
-flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one a site.")
-flags.DEFINE_string("initial_model", None, "Initial weights, written by experiments.init_model.")
-flags.DEFINE_string("output", None, "Folder of the model.")
+flags.DEFINE_list("site_folders", [], "Folders that experiments.prepare made, one per site.")
+flags.DEFINE_string("initial_model", None, "Initial model, written by experiments.init_model.")
+flags.DEFINE_string("output", None, "Folder to write the model to.")
 
 
 def main(argv: list[str]) -> None:
@@ -34,9 +33,9 @@ def main(argv: list[str]) -> None:
     from runkit import folder_lock, overwriting, private
 
     config = experiment_flags.experiment_config()
-    output = pathlib.Path(experiment_flags.required("output", "the folder of the model"))
-    initial = experiment_flags.required("initial_model", "the weights to start from")
-    inputs = {
+    output = pathlib.Path(experiment_flags.required("output", "the folder to write the model to"))
+    initial = experiment_flags.required("initial_model", "the initial model")
+    inputs: overwriting.Named = {
         "--initial_model": [initial],
         "--site_folders": [pathlib.Path(folder) / "cases" for folder in FLAGS.site_folders],
     }

@@ -1,4 +1,4 @@
-"""Recomputes the tables of a run or study from per-case rows and checks all digests.
+"""Recomputes the tables of a run or study from its per-case rows, and checks all digests.
 
 python -m experiments.verify --run=runs/demo
 """

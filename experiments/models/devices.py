@@ -1,4 +1,4 @@
-"""Which devices a program trains on: this machine's, or those of all machines that TF_CONFIG names."""
+"""The devices a program trains on: this machine's, or those of all machines in TF_CONFIG."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ VARIABLE = "TF_CONFIG"
 def strategy() -> Any:
     """Returns a strategy over all devices. Call it before anything else uses TensorFlow.
 
-    Without TF_CONFIG that is `MirroredStrategy`. With it, every machine of the site runs the same
-    command at the same time, each with its own number in TF_CONFIG, on one shared site folder;
-    worker 0 is the chief, the only one that writes.
+    Without TF_CONFIG it is a `MirroredStrategy`. With TF_CONFIG, all machines of the site run the
+    same command at the same time on a shared site folder, each with its own number in TF_CONFIG.
+    Worker 0 is the chief, and only the chief writes.
 
     Raises:
-      ValueError: if TF_CONFIG is not what TensorFlow documents.
+      ValueError: if TF_CONFIG does not have the form that TensorFlow documents.
     """
     import tensorflow as tf
 
@@ -28,14 +28,12 @@ def strategy() -> Any:
 
 
 def is_chief() -> bool:
-    """Whether this process writes files: always, but on machines 1, 2, ... of several."""
+    """Returns whether this process writes files; of several machines only the chief does."""
     return VARIABLE not in os.environ or read_task() == ("worker", 0) or read_task()[0] == "chief"
 
 
 def read_task() -> tuple[str, int]:
-    """Returns (type, number) of this process from TF_CONFIG. Raises ValueError saying what is wrong
-    with it.
-    """
+    """Returns (type, number) of this process; raises ValueError if TF_CONFIG is malformed."""
     try:
         config = json.loads(os.environ[VARIABLE])
         task, index, cluster = (
@@ -48,14 +46,16 @@ def read_task() -> tuple[str, int]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{VARIABLE} is {os.environ[VARIABLE]!r} ({error!r}); expected e.g. "
-            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}'
         ) from error
     return task, index
 
 
 def single_machine(program: str) -> None:
-    """Raises ValueError where TF_CONFIG names several machines and `program` works on one only."""
+    """Raises ValueError if TF_CONFIG is set: `program` works on a single machine only."""
     if VARIABLE in os.environ:
         raise ValueError(
-            f"{program} runs on one machine, and {VARIABLE} is set; unset it, or train with experiments.train_local"
+            f"{program} runs on a single machine, but {VARIABLE} is set; unset it, or train with "
+            "experiments.train_local"
         )

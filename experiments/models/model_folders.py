@@ -1,6 +1,4 @@
-"""Weights of a training as the folder of a model: with the plan they were made by, the data behind
-them and their scores.
-"""
+"""Writes trained weights as model folders, with their plan, training data and scores."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from c2fnas import genotype, model_folder, named_weights
 from c2fnas.model_folder import Model
 from experiments.configuration import ExperimentConfig, plan
 from experiments.results import gated_rows, score_summary
+from experiments.results.case_rows import CaseRow
 from preprocessing import declared_labels, geometry
 from preprocessing.case_store import CaseStore
 from runkit import atomic
@@ -27,20 +26,23 @@ def write(
     config: ExperimentConfig,
     *,
     stores: Iterable[CaseStore] = (),
-    rows: Sequence[Mapping[str, Any]] = (),
+    rows: Sequence[CaseRow] = (),
     scores: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model's folder.
+    """Writes a model folder.
 
     Args:
-      stores: prepared cases of the sites that trained it, where they are at hand; described by
-          numbers and ranges only.
-      rows: per-case rows of this model or of many, see case_rows; those of this model on the
-        training grid become its scores, and where it has rows with the healthy gate, the gate goes
-        along.
-      scores: further ones, see c2fnas.model_card.
+      folder: the folder to write.
+      name: name of the model.
+      weights: its weights.
+      config: the settings it was trained with.
+      stores: the available prepared cases of the sites that trained it; only numbers and ranges are
+        taken from them.
+      rows: per-case rows of this and any other model. This model's rows on the training grid become
+        its scores; if it has rows with the healthy gate, the gate is written too.
+      scores: further scores, see c2fnas.model_card.
     Raises:
-      ValueError: as `model_folder.save`.
+      ValueError: see `model_folder.save`.
     """
     gate = gated_rows.gates_of(rows).get(name)
     genes = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
@@ -63,9 +65,7 @@ def write(
 
 
 def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict[str, Any]:
-    """Returns what a model was trained on, as numbers: cases, ranges of spacing and field of view
-    over the training cases.
-    """
+    """Returns numbers on the training data: cases, and ranges of spacing and field of view."""
     if not stores:
         return {}
     grids = [
@@ -97,8 +97,10 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
 def write_best(
     folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
 ) -> None:
-    """Writes the best model of a site's finished training (site_trainer.SegmentationTrainer), scored by the
-    site's validation.
+    """Writes the best model of a finished training, with its score on the validation cases.
+
+    Args:
+      trainer: a site_trainer.SegmentationTrainer.
     """
     best = trainer.best_score
     score = {
@@ -116,14 +118,14 @@ def write_best(
 
 
 def write_run(
-    folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[Mapping[str, Any]]
+    folder: str | os.PathLike, config: ExperimentConfig, rows: Sequence[CaseRow]
 ) -> list[pathlib.Path]:
-    """Writes `models/<name>` for every final model of a finished run on one machine, and returns
-    these folders.
+    """Writes `models/<name>` for each final model of a run on one machine; returns these folders.
 
     Args:
-      folder: of the run: `sites/<site>`, with the sites' prepared cases, baselines and federated
-          models, and `server`.
+      folder: the run's folder. It holds `server` and, for each site, `sites/<site>` with prepared
+        cases, baseline and federated model.
+      config: the settings of the run.
       rows: per-case rows of all models.
     """
     folder = pathlib.Path(folder)
@@ -175,16 +177,14 @@ def write_run(
     return written
 
 
-def write_tables(folder: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `cases.csv`, every row with every measure, and `scores.csv`, their means with
-    intervals and numbers of cases.
-    """
+def write_tables(folder: str | os.PathLike, rows: Sequence[CaseRow]) -> None:
+    """Writes `cases.csv` with all rows, and `scores.csv` with their means and intervals."""
     folder = pathlib.Path(folder)
     atomic.write_text(folder / "cases.csv", score_summary.csv_text(rows))
     atomic.write_text(folder / "scores.csv", score_summary.csv_text(score_summary.by_model(rows)))
 
 
-def _scores(name: str, rows: Sequence[Mapping[str, Any]], how: str = "") -> dict[str, Any]:
+def _scores(name: str, rows: Sequence[CaseRow], how: str = "") -> dict[str, Any]:
     own = [row for row in rows if row["model"] == name and row["grid"] == "training"]
     sites = sorted({row["site"] for row in own})
     return {

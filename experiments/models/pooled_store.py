@@ -1,4 +1,4 @@
-"""Several sites' prepared cases as one store, for the upper bound that needs all data in one place."""
+"""Several sites' prepared cases as one store, for the upper bound with all data in one place."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from preprocessing.case_store import CaseStore, StoredCase
 
 
 class PooledStore:
-    """The cases of several stores side by side; each case keeps the split that its own site gave
-    it, so no test case is trained on.
+    """The cases of several stores, named `<site>/<case_id>`.
+
+    Each case stays in the split of its own site, so no test case is trained on.
 
     Args:
-      stores: prepared alike (spacing and window); a case is named `<site>/<case_id>` here.
+      stores: stores that were prepared with the same spacing and window.
     Raises:
-      ValueError: for fewer than two stores, two of one site, or stores of different settings.
+      ValueError: for fewer than two stores, two of the same site, or stores of different settings.
     """
 
     site = "pooled"
@@ -24,18 +25,21 @@ class PooledStore:
         names = [store.site for store in stores]
         if len(stores) < 2 or len(set(names)) < len(names):
             raise ValueError(
-                f"pooled training needs the case stores of two sites or more, each once; given {', '.join(names) or 'none'}"
+                "pooled training needs the case stores of at least two sites, each once; given "
+                f"{', '.join(names) or 'none'}"
             )
         first = stores[0]
         for store in stores[1:]:
             if store.settings != first.settings:
                 raise ValueError(
-                    f"{store.root}: was prepared with {store.settings}, {first.root} with {first.settings}; prepare both with one flag file"
+                    f"{store.root}: was prepared with {store.settings}, {first.root} with "
+                    f"{first.settings}; prepare both with the same flag file"
                 )
         self._stores = {store.site: store for store in stores}
         self.declared = declared_labels.merged(store.declared for store in stores)
 
     def case_ids(self, split: str | None = None) -> tuple[str, ...]:
+        """Returns the names of all cases, or of those in one split."""
         return tuple(
             f"{site}/{case_id}"
             for site, store in self._stores.items()
@@ -43,6 +47,7 @@ class PooledStore:
         )
 
     def open(self, case_id: str) -> StoredCase:
+        """Opens a case by its name here; raises ValueError for an unknown site."""
         site, _, own = case_id.partition("/")
         if site not in self._stores:
             raise ValueError(

@@ -1,6 +1,4 @@
-"""Whether prepared cases are those of an experiment: made at its spacing, with its intensity
-window, for its classes.
-"""
+"""Checks that prepared cases fit an experiment: its spacing, intensity window and classes."""
 
 from __future__ import annotations
 
@@ -11,30 +9,34 @@ from experiments.configuration import CLASSES, ExperimentConfig
 from preprocessing import case_store, declared_labels
 from preprocessing.case_store import CaseStore, Record
 
-REMEDY = "prepare them again with these flags (experiments.prepare), or give the flag file that they were prepared with"
+REMEDY = (
+    "prepare them again with these flags (experiments.prepare), or give the flag file that they "
+    "were prepared with"
+)
 _SHOWN = 5  # faulty cases in one message
 
 
 def open_store(root: str | os.PathLike, config: ExperimentConfig) -> CaseStore:
-    """Opens the prepared cases that an experiment trains on or scores with.
+    """Opens the prepared cases of an experiment.
 
     Raises:
-      ValueError: if `root` holds no finished store, or one that was not made with the experiment's
-        settings; the message names every difference.
+      ValueError: if `root` holds no finished store, or one with other settings than the
+        experiment's; the message names every difference.
     """
     found = differences(case_store.record_of(root), config)
     if found:
         raise ValueError(
-            f"{root}: these prepared cases are not those of the plan: {'; '.join(found)}. Remedy: {REMEDY}"
+            f"{root}: these prepared cases are not those of the plan: {'; '.join(found)}. Remedy: "
+            f"{REMEDY}"
         )
     return CaseStore(root)
 
 
 def differences(record: Record, config: ExperimentConfig | None) -> list[str]:
-    """Returns, each in a phrase, what differs between prepared cases and the plan; what the store
-    does not record is passed over.
+    """Returns the differences between prepared cases and the plan, one phrase each.
 
-    Without a configuration the store is only compared with itself and with this release.
+    Settings that the store does not record are not compared. Without a configuration, the store is
+    only compared with this release and checked for faulty cases.
     """
     found = []
     if record.format not in (None, case_store.FORMAT):
@@ -48,23 +50,26 @@ def differences(record: Record, config: ExperimentConfig | None) -> list[str]:
         ):
             if prepared not in (None, tuple(planned)):
                 found.append(
-                    f"{name}: the prepared cases have {_numbers(prepared, between)}, the plan {_numbers(planned, between)}"
+                    f"{name}: the prepared cases have {_numbers(prepared, between)}, the plan "
+                    f"{_numbers(planned, between)}"
                 )
     if record.classes not in (None, CLASSES):
         found.append(
-            f"classes: the prepared cases have {_classes(record.classes)}, the plan {_classes(CLASSES)}"
+            f"classes: the prepared cases have {_classes(record.classes)}, the plan "
+            f"{_classes(CLASSES)}"
         )
     for value, label in (record.label_values or {}).items():
         if label not in CLASSES:
             found.append(
-                f"label_values: value {value} of the label files became class {label}, the plan has {_classes(CLASSES)}"
+                f"label_values: value {value} of the label files became class {label}, the plan "
+                f"has {_classes(CLASSES)}"
             )
     more = len(record.problems) - _SHOWN
     return [*found, *record.problems[:_SHOWN], *([f"and {more} more cases"] if more > 0 else [])]
 
 
 def describe(record: Record) -> str:
-    """Returns in a few words what prepared cases were made with."""
+    """Returns the settings of prepared cases in a few words."""
     spacing = (
         "spacing not recorded"
         if record.target_mm is None
@@ -76,12 +81,15 @@ def describe(record: Record) -> str:
         else f"{_numbers(record.window_hu, ' to ')} HU"
     )
     by = (
-        "by a release that did not record itself"
+        "by a release that did not record its name"
         if record.release is None
         else f"by release {record.release}"
     )
     labels = declared_labels.text(record.declared)
-    return f"{record.number_of_cases} of {record.site}, {spacing}, {window}, labels {labels}, prepared {by}"
+    return (
+        f"{record.number_of_cases} of {record.site}, {spacing}, {window}, labels {labels}, "
+        f"prepared {by}"
+    )
 
 
 def _numbers(values: Sequence[float], between: str) -> str:

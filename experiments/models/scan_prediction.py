@@ -1,6 +1,4 @@
-"""One scan from file to file: CT in, mask on the scan's own grid out, and what to know about the
-mask.
-"""
+"""Predicts one scan from file to file: CT in; mask on the scan's own grid, and notes on it, out."""
 
 from __future__ import annotations
 
@@ -30,26 +28,29 @@ from preprocessing.volume import Grid, Volume
 from runkit import atomic
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
-# remedies of rules whose own speak of a manifest
+# Remedies of rules whose own remedy speaks of a manifest.
 _REMEDIES = {
     rules.SEVERAL_SERIES.id: "choose one with --series and its SeriesInstanceUID or number",
-    rules.SEVERAL_ACQUISITIONS.id: "choose one with --series: the series, then # and the acquisition, e.g. --series=1.2.840.113619#2",
+    rules.SEVERAL_ACQUISITIONS.id: (
+        "choose one with --series: the series, then # and the acquisition, "
+        "e.g. --series=1.2.840.113619#2"
+    ),
 }
-_EXPECTED_VIEW = 0.5  # of the shortest training scan: below it the organ may well lie outside
+_EXPECTED_VIEW = 0.5  # share of the shortest training scan; below it the organ may lie outside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a scan is brought to the network and its answer back.
+    """How a scan is prepared for the network, and the mask made from its output.
 
     Attributes:
       spacing_mm, window_hu: of the training grid.
-      window: of the sliding window.
-      largest_component: whether only the largest connected part of pancreas and tumour together
-          stays.
-      expected_view_mm: along x (left to right), y, z the shortest extent of a training scan; a scan
-        that covers less than half of one is refused. None asks nothing.
-      gate: takes out a tumour whose score does not pass it; None takes out none.
+      window: the sliding window.
+      largest_component: whether to keep only the largest connected part of pancreas and tumour
+        together.
+      expected_view_mm: the shortest extent of a training scan along x (left to right), y and z. A
+        scan that covers less than half of it is refused. None accepts every scan.
+      gate: removes a tumour whose score does not pass; None removes none.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -61,9 +62,7 @@ class Settings:
 
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], **changes: Any) -> Settings:
-        """Returns the settings that a model's plan holds. Raises ValueError naming the entry that
-        it lacks.
-        """
+        """Returns the settings in a model's plan; raises ValueError naming a missing entry."""
         try:
             window = WindowConfig(
                 tuple(plan["inference"]["window"]),
@@ -77,24 +76,24 @@ class Settings:
             }
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"the model's plan lacks {error}; take a model folder that table1 or the training wrote"
+                f"the model's plan lacks {error}; use a model folder that table1 or a training "
+                "wrote"
             ) from error
         return cls(**{**values, **changes})
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a mask says.
+    """The contents of a mask.
 
     Attributes:
       volumes_ml: class name -> volume on the scan's own grid.
-      components: class name -> connected parts.
-      notes: what a reader should know before believing it.
-      failed: what else was asked for and could not be written, a line for each file.
-      score: how sure the network is of a tumour, see c2fnas.scores.tumour_score; None for a mask of
-          an earlier run.
-      gate: "stopped" where the gate has taken a tumour out, "passed" where it has left one, ""
-          elsewhere.
+      components: class name -> number of connected parts.
+      notes: what a reader should know before trusting the mask.
+      failed: one line for each further output that could not be written.
+      score: certainty of the tumour, see c2fnas.scores.tumour_score; None for a mask of an earlier
+        run.
+      gate: "stopped" if the gate removed a tumour, "passed" if it left one, else "".
     """
 
     volumes_ml: Mapping[str, float]
@@ -118,27 +117,28 @@ def predict_scan(
     series: str | None = None,
     orientation: str | None = None,
 ) -> Prediction:
-    """Segments a scan and writes the mask on its grid: affine and header of a NIfTI file as they
-    are, bit for bit.
+    """Segments a scan and writes the mask on the scan's own grid.
 
-    A scan smaller than the sliding window gets a smaller one and is surrounded with air up to its
-    size. Every file is there whole or not at all. What lies beside the mask is written after it:
-    where one of these files fails, the mask stays and the others are written.
+    Affine and header of a NIfTI scan are copied bit for bit. If the scan is smaller than the
+    sliding window, the window is reduced, and the scan is padded with air to its size. Each file is
+    written completely or not at all. The mask is written first: if another file fails, the mask and
+    the remaining files are still written.
 
     Args:
-      image: CT, a NIfTI file or a DICOM series: its folder, a zip of it, or one multi-frame file.
-      output: mask to write, .nii.gz.
+      image: CT, as a NIfTI file or a DICOM series (its folder, a zip of it, or a multi-frame file).
+      output: mask to write (.nii.gz).
       logits_fn: the network, see c2fnas.inference.logits_fn.
-      overlay: picture to write, .png.
-      probabilities: also write `<output's stem>.<class>.nii.gz`, float32, the probability of each
-          class on the scan's grid.
-      dicom_seg: DICOM segmentation object to write, .dcm, for a DICOM series.
-      model_name: written into it.
-      series: which DICOM series, where there are several, see `dicom.read_series`.
+      settings: how to prepare the scan and to make the mask.
+      overlay: picture to write (.png).
+      probabilities: whether to also write `<stem of output>.<class>.nii.gz`, the probability of
+        each class on the scan's grid, float32.
+      dicom_seg: DICOM segmentation object to write (.dcm), for a DICOM series.
+      model_name: name of the model in that object.
+      series: the DICOM series to take if there are several, see `dicom.read_series`.
       orientation: of a NIfTI file whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
-      ValueError: naming the scan where it cannot be read, is no CT in HU or covers too little, and
-          the mask that cannot be written.
+      ValueError: naming the scan if it cannot be read, is not a CT in HU or covers too little, or
+        the mask if it cannot be written.
     """
     image = pathlib.Path(image)
     is_dicom = dicom.is_series(image)
@@ -159,11 +159,12 @@ def predict_scan(
         score.add_probabilities(mask, by_class)
     else:
         mask = inference.segment(scaled, logits_fn, settings.window, observe=score.add)
-    gate, gate_notes = "", ()
+    gate = ""
+    notes: tuple[str, ...] = ()
     if settings.gate is not None and score.value > 0:
         gate = "stopped" if settings.gate.stops(score.value) else "passed"
         if gate == "stopped":
-            gate_notes = (_gate_note(mask, score.value, settings),)
+            notes = (_gate_note(mask, score.value, settings.gate.threshold, settings.spacing_mm),)
             mask = healthy_gate.without_tumour(mask)
     if settings.largest_component:
         mask = components.keep_largest(mask)
@@ -173,7 +174,8 @@ def predict_scan(
             nifti.write_volume(output, Volume(native, ct.affine))
         else:
             nifti.write_labels_like(output, native, image)
-    found, failed = _described(native, ct.grid), []
+    found = _described(native, ct.grid)
+    failed: list[str] = []
     if by_class is not None:
         for value, path in zip(CLASS_NAMES, probability_files(output), strict=True):
             with _extra(path, failed):
@@ -193,36 +195,37 @@ def predict_scan(
 
         with _extra(dicom_seg, failed):
             dicom_segmentation.write(dicom_seg, native, image, model_name=model_name, series=series)
-    notes = (*gate_notes, *found.notes, *unusual)
+    notes = (*notes, *found.notes, *unusual)
     return dataclasses.replace(
         found, notes=notes, failed=tuple(failed), score=score.value, gate=gate
     )
 
 
 def describe(mask: str | os.PathLike, *, orientation: str | None = None) -> Prediction:
-    """Returns what a mask says that an earlier run wrote. Raises IntegrityError where it cannot be
-    read.
-    """
+    """Describes a mask of an earlier run; raises IntegrityError if it cannot be read."""
     volume = nifti.read_labels(mask, orientation=orientation)
     return _described(volume.array, volume.grid)
 
 
 def probability_files(output: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns where the probabilities of each class go, in the order of `CLASS_NAMES`."""
+    """Returns the files of the classes' probabilities, in the order of `CLASS_NAMES`."""
     return [_beside(output, f".{name}.nii.gz") for name in CLASS_NAMES.values()]
 
 
-def _gate_note(mask: np.ndarray, score: float, settings: Settings) -> str:
-    volume_ml = np.count_nonzero(mask == 2) * math.prod(settings.spacing_mm) / 1000.0
+def _gate_note(
+    mask: np.ndarray, score: float, threshold: float, spacing_mm: Sequence[float]
+) -> str:
+    volume_ml = np.count_nonzero(mask == 2) * math.prod(spacing_mm) / 1000.0
     return (
-        f"the healthy gate has taken out a marked tumour of {volume_ml:.1f} ml: score {score:.2f}, threshold {settings.gate.threshold:.2f}; "
-        "it may be one all the same: --nogate shows it"
+        f"the healthy gate removed a marked tumour of {volume_ml:.1f} ml: score {score:.2f}, "
+        f"threshold {threshold:.2f}; it may still be a tumour: --nogate shows it"
     )
 
 
 def _scaled(upright: Volume, settings: Settings) -> np.ndarray:
-    """Returns the scan on the training grid as the case store keeps it, float16 [x, y, z] in [-1,
-    1]: what training and evaluation see.
+    """Returns the scan on the training grid, float16 [x, y, z] in [-1, 1].
+
+    These are the same values as in the case store, i.e. in training and evaluation.
     """
     low, high = settings.window_hu
     scaled = np.empty(
@@ -250,8 +253,9 @@ def _check_view(upright: Volume, image: pathlib.Path, expected_mm: Sequence[floa
     ]
     if short:
         raise ValueError(
-            f"{image}: covers {', '.join(short)}, so the pancreas may lie outside and a mask would mislead; "
-            "give a scan of the whole upper abdomen, or accept this one with --accept_small_view and look at the mask"
+            f"{image}: covers {', '.join(short)}, so the pancreas may lie outside, and a mask "
+            "would mislead; use a scan of the whole upper abdomen, or accept this one with "
+            "--accept_small_view and look at the mask"
         )
 
 
@@ -275,8 +279,12 @@ def _described(native: np.ndarray, grid: Grid) -> Prediction:
 def _on_native_grid(
     probability: np.ndarray, native: Grid, target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Returns one class's probabilities of the training grid on the scan's own grid, float32 in the
-    scan's axis order.
+    """Returns one class's probabilities on the scan's own grid, float32 in the scan's axis order.
+
+    Args:
+      probability: [x, y, z] on the training grid.
+      native: the scan's grid.
+      target_mm: spacing of the training grid.
     """
     restored = np.empty(native.shape, dtype=np.float32, order="F")
     upright = geometry.to_ras_order(restored, native)
@@ -294,7 +302,7 @@ def _beside(output: str | os.PathLike, ending: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _extra(path: str | os.PathLike, failed: list[str]) -> Iterator[None]:
-    """Takes down what keeps a file beside the mask from being written: the mask is there and stays."""
+    """Records the error if a file besides the mask cannot be written; the mask is kept."""
     try:
         with _written(path):
             yield
@@ -310,5 +318,6 @@ def _written(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or name another place. Nothing half-written is left there"
+            f"{path}: cannot be written ({error.strerror or error}); free space or use another "
+            "place. No incomplete file was left there"
         ) from error

@@ -1,9 +1,8 @@
-"""One site's training: case store -> patches -> steps -> named weights. Both the baseline and the
-federation drive it.
+"""Training at one site, for baseline and federation: cases -> patches -> steps -> named weights.
 
-A round is the unit of both: `train` runs its local epochs, validates on whole volumes (in every
-round, or as often as the configuration says), keeps the best model by the site's own validation and
-checkpoints after every epoch. A baseline is the same rounds without an exchange in between.
+The unit is a round: `train` runs its local epochs, validates on whole volumes (after each round, or
+less often if so configured), keeps the best model by the site's own validation, and writes a
+checkpoint after each epoch. A baseline runs the same rounds without an exchange in between.
 """
 
 from __future__ import annotations
@@ -53,6 +52,7 @@ Weights = dict[str, np.ndarray]
 
 
 def load_genotype(config: ExperimentConfig) -> genotype.Genotype:
+    """Returns the genotype of a configuration, at its number of filters."""
     return genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
 
 
@@ -72,7 +72,7 @@ def build_network(config: ExperimentConfig) -> network.Network:
 def window_config(
     config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None
 ) -> sliding_window.WindowConfig:
-    """Returns the sliding window, as many windows at a time as the strategy computes together."""
+    """Returns the sliding window; the strategy determines how many are computed at a time."""
     return sliding_window.WindowConfig(
         size=config.inference_window,
         overlap=config.inference_overlap,
@@ -83,6 +83,7 @@ def window_config(
 
 
 def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> PatchSampler:
+    """Returns the sampler that draws a configuration's patches from cases."""
     return PatchSampler(
         cases,
         PatchConfig(
@@ -97,7 +98,7 @@ def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> Patc
 
 
 def missing_labels(config: ExperimentConfig, store: CaseStore) -> MissingLabels:
-    """Returns what the loss of a federated site does about the classes that its labels never show."""
+    """Returns how a federated site's loss treats classes that its labels never show."""
     absent = declared_labels.known_absent(store.declared)
     return MissingLabels(
         classes=declared_labels.missing(store.declared),
@@ -115,7 +116,7 @@ def build_trainer(
     xla: bool = False,
     missing: MissingLabels = missing_classes.NONE,
 ) -> training.Trainer:
-    """Builds network and optimizer of a configuration over a strategy's devices."""
+    """Builds network and optimizer of a configuration, on a strategy's devices."""
     with strategy.scope():
         network = build_network(config)
         received = (
@@ -145,7 +146,7 @@ def build_trainer(
 
 
 def augmentation(config: ExperimentConfig) -> Augment | None:
-    """Returns what happens to patches inside the training step, None where nothing does."""
+    """Returns the augmentation of patches in the training step; None if there is none."""
     chosen = AugmentationConfig(
         flip_axes=config.flip_axes,
         intensity_scale=config.intensity_scale,
@@ -158,22 +159,22 @@ class SegmentationTrainer:
     """Trains and scores one model at one site.
 
     Args:
-      config: the experiment; equal at every site of a federation.
+      config: the experiment's settings, the same at every site of a federation.
       store: the site's prepared cases.
-      folder: this model's checkpoints, best weights and logs; stays at the site.
-      label: what the progress bars call the model, e.g. "C1_baseline".
-      extra_models: models of earlier runs that the site lends to the cross-site evaluation, name ->
-          weights file.
-      lend_local: whether it also lends its best model of this run.
-      example_cases: how many test cases keep their predicted masks, for the site's own figures.
-      freeze_encoder: the encoder keeps the weights it starts with.
+      folder: folder for this model's checkpoints, best weights and logs; it stays at the site.
+      label: name of the model in progress bars and logs, e.g. "C1_baseline".
+      strategy: the devices to use.
+      extra_models: models of earlier runs to lend to the cross-site evaluation, name -> weights.
+      lend_local: whether to also lend the best model of this run.
+      example_cases: number of test cases whose predicted masks are kept for the site's figures.
+      freeze_encoder: whether the encoder keeps its initial weights.
       profile_steps: first and last step to profile, or None.
       xla: see `training.Trainer`.
-      missing: what the loss does about classes that the site's labels never show. Federated sites
-        give `missing_labels(config, store)`; a baseline, which nobody else teaches those classes,
-        trains as the labels stand.
-      writes: whether this process writes files; of several machines that train together only one
-          does.
+      missing: how the loss treats classes that the site's labels never show. Federated sites give
+        `missing_labels(config, store)`. A baseline has no other source for these classes and
+        trains on the labels as they are.
+      writes: whether this process writes files; of several machines that train together, only one
+        does.
     """
 
     vocabulary = REPORTS  # what its rows and scores may hold
@@ -211,7 +212,8 @@ class SegmentationTrainer:
         for split, cases in self._cases.items():
             if not cases:
                 raise ValueError(
-                    f"site {store.site}: no {split} case in the case store; prepare it with at least five cases"
+                    f"site {store.site}: no {split} case in the case store; prepare it with at "
+                    "least five cases"
                 )
         self._sampler = patch_sampler(config, self._cases["training"])
         self._steps_per_round = self._sampler.steps_per_epoch * config.local_epochs
@@ -237,7 +239,7 @@ class SegmentationTrainer:
             "complete": True,
             "best": None,
         }
-        self.specs = tuple(
+        self.specs: Sequence[TensorSpec] = tuple(
             TensorSpec(name, "F32", shape)
             for name, (shape, _) in named_weights.specs(self._trainer.network).items()
         )
@@ -256,20 +258,23 @@ class SegmentationTrainer:
         )
 
     def train(self, weights: Weights, round_number: int) -> tuple[Weights, dict[str, float]]:
-        """Runs the local epochs of a round from `weights` and returns the weights after the last of
-        them, with metrics.
+        """Trains the local epochs of a round and returns the new weights, with metrics.
 
-        Interrupted, it goes on at the last finished epoch when it is called again with the same
-        weights; a round that was finished before is not trained again.
+        After an interruption, call it again with the same weights: it resumes after the last
+        finished epoch, and does not repeat a finished round.
+
+        Args:
+          weights: the received global model.
+          round_number: number of the round, from 1.
         """
         start, begin = _fingerprint(weights), (round_number - 1) * self._steps_per_round
-        # An earlier release trained the rounds that a site had missed too; its checkpoint may be
-        # from the middle of that.
+        # An earlier release also trained rounds that a site had missed; its checkpoint may be from
+        # the middle of one.
         elsewhere = not self._state["complete"] and self._trainer.step < begin
         if self._state["round"] != round_number or self._state["start"] != start or elsewhere:
             self._trainer.set_weights(weights)
-            # A round is its own epochs whenever it begins: after rounds that this site has missed,
-            # or that the operator has discarded.
+            # The round number sets the step, even after rounds that this site has missed or that
+            # the operator has discarded.
             self._trainer.step = begin
             if self._writes:
                 self._board.federated_round(self._trainer.step, round_number)
@@ -280,11 +285,10 @@ class SegmentationTrainer:
         return self._trainer.weights(), self._state["metrics"]
 
     def train_alone(self, initial: Weights) -> Iterator[tuple[int, dict[str, float]]]:
-        """Trains all rounds from `initial` without an exchange, going on where an interrupted run
-        stopped.
+        """Trains all rounds from `initial` without an exchange; resumes an interrupted training.
 
         Yields:
-          The number of each round it finished, and its metrics.
+          The number of each finished round, and its metrics.
         """
         if self._state["round"] == 0:
             self._trainer.set_weights(
@@ -325,9 +329,7 @@ class SegmentationTrainer:
         self._save()
 
     def _choose(self, round_number: int) -> dict[str, float]:
-        """Validates the trained weights, keeps them where they are the best so far, and returns
-        their score.
-        """
+        """Validates the weights, saves them if they are the best so far; returns their score."""
         score = self.validate(f"{self._label} validation")
         self._record(
             "validation", model=self._label, round=round_number, step=self._trainer.step, **score
@@ -361,16 +363,16 @@ class SegmentationTrainer:
             self._profiler.before(step + 1)
 
     def _describe_patches(self, step: int, slots: Sequence[int]) -> str:
-        """Names cases by their running number: a message may be sent to whoever helps, an
-        identifier may not.
-        """
+        """Returns the cases' running numbers, which may leave the site, unlike identifiers."""
         numbers = sorted(
             {
                 self._cases["training"][self._sampler.choose(step, slot).case].number
                 for slot in slots
             }
         )
-        return f"training case{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} (running numbers of the case store)"
+        cases = "cases" if len(numbers) > 1 else "case"
+        listed = ", ".join(map(str, numbers))
+        return f"training {cases} {listed} (running numbers of the case store)"
 
     def _record(self, event: str, **values: Any) -> None:
         if self._writes:
@@ -383,8 +385,8 @@ class SegmentationTrainer:
                 "round": str(round_number),
                 "step": str(self._trainer.step),
                 "genotype": json.dumps(self._trainer.network.genotype.to_json()),
-                # A genotype is named, not its file: these weights may leave the site, a path may
-                # not.
+                # The genotype's name instead of its file: these weights may leave the site, but
+                # a path may not.
                 "configuration": json.dumps(
                     {**self._config.to_json(), "genotype": self._trainer.network.genotype.name}
                 ),
@@ -392,9 +394,7 @@ class SegmentationTrainer:
             named_weights.save(path, self._trainer.weights(), about)
 
     def score(self, weights: Weights) -> dict[str, float]:
-        """Returns the mean validation Dice of the given weights; the trained weights stay as they
-        are.
-        """
+        """Returns the mean validation Dice of the given weights; the trained ones stay."""
         kept = self._trainer.weights()
         self._trainer.set_weights(weights)
         try:
@@ -405,23 +405,26 @@ class SegmentationTrainer:
         return score
 
     def validate(self, what: str) -> dict[str, float]:
+        """Returns the mean Dice of the current weights on the validation cases."""
         cases = progress.bar(self._cases["validation"], what=what, unit="case")
         return inference.validate(cases, self._logits, self._window)
 
     @property
     def best_score(self) -> dict[str, Any] | None:
-        """`dice`, by validation, and `round` of the best model; None before the first round."""
+        """Validation `dice` and `round` of the best model; None before the first validation."""
         return self._state["best"]
 
     def best_model(self) -> Weights:
+        """Returns the weights of the best model by the site's validation."""
         return named_weights.load(self._best_file)[0]
 
     def local_models(self) -> dict[str, Weights]:
-        """Returns what this site lends to the cross-site evaluation: its earlier models and, unless
-        told not to, its best federated one.
+        """Returns the models that this site lends to the cross-site evaluation, by name.
+
+        They are earlier models and, if `lend_local`, the best federated one and its candidates.
         """
         models = {name: named_weights.load(path)[0] for name, path in self._extra_models.items()}
-        if self._state["best"] is None:  # the run ended before the first validation was due
+        if self._state["best"] is None:  # the run ended before the first validation
             self._choose(self._state["round"])
             self._save()
         if self._lend_local:
@@ -434,18 +437,17 @@ class SegmentationTrainer:
         return models
 
     def evaluate(self, model_name: str, weights: Weights) -> list[dict[str, Any]]:
-        """Scores a model on the site's own test cases, on the training grid and on each scan's own
-        grid.
+        """Scores a model on the site's test cases, on the training grid and on the scans' own grids.
+
+        Masks of the first few cases are kept in the site's folder, for its own figures.
 
         Returns:
-          Rows of running number and scores (see case_rows): no identifier, path or picture. Masks
-          of the first few cases stay in the site's folder, for its own figures.
+          Rows with running number and scores (see case_rows), without identifier, path or picture.
         Raises:
-          ServerMisbehaves: for a name that is not one of a model; it would become the name of a
-              file.
+          ServerMisbehaves: for a name that cannot be a model's, since it becomes a file name.
         """
         check_model_name(model_name)
-        kept = self._trainer.weights()  # the run may go back, and ask for the trained weights again
+        kept = self._trainer.weights()  # the run may return to an earlier round
         self._trainer.set_weights(weights)
         try:
             return self._evaluated(model_name)
@@ -486,9 +488,7 @@ class SegmentationTrainer:
         return rows + (self._validation_rows(model_name) if self._healthy else [])
 
     def _scored_candidate(self, model_name: str) -> list[dict[str, Any]]:
-        """Rows on the training grid: of the validation cases, by which a candidate is chosen, and
-        of the test cases, which then count.
-        """
+        """Returns rows on the training grid: validation cases for the choice, and test cases."""
         rows = self._validation_rows(model_name)
         for case in progress.bar(
             self._cases["test"], what=f"{self._label} scores {model_name}", unit="case"
@@ -506,8 +506,9 @@ class SegmentationTrainer:
         return rows
 
     def _validation_rows(self, model_name: str) -> list[dict[str, Any]]:
-        """Rows of the validation cases. Their scores go along only where no patient has a tumour:
-        the healthy gate is fitted to these.
+        """Returns rows of the validation cases.
+
+        Only a site without tumours adds the patients' scores, to which the healthy gate is fitted.
         """
         rows = []
         for case in progress.bar(

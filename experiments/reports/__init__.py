@@ -1,1 +1,1 @@
-"""Pages, tables and texts that people look at."""
+"""Results for readers: Table 1's report, HTML pages, tables for the terminal, verification."""

@@ -1,8 +1,7 @@
-"""Cases as a page shows them: every slice about the pancreas in one grey picture, every model's
-mask in one beside it.
+"""Cases as a page shows them: all slices around the pancreas, and each model's masks.
 
-The pictures are made where the scans are. They go into a site's own page, and into a joint one only
-for synthetic or public cohorts.
+The pictures are made where the scans are. They go into the site's own page, and into a joint page
+only if the cohort is synthetic or public.
 """
 
 from __future__ import annotations
@@ -20,19 +19,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from c2fnas.scores import metrics
-from experiments.figures.slices import choose_slice, comparison, radiological, slice_case
+from experiments.figures.slices import CaseSlice, choose_slice, comparison, radiological, slice_case
 from experiments.results import paper_table
 from preprocessing.case_store import CaseStore
 
 _MARGIN_MM = 12.0  # along z, beyond the first and last slice of truth
-_LABEL_GREY = (
-    100  # grey levels between two classes: a browser that rounds colours cannot mix them up
-)
+_LABEL_GREY = 100  # grey levels between classes, so that rounding in a browser cannot confuse them
 
 
 def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.ndarray]:
-    """Returns model -> predicted mask of one case, `case<number>.<model>.npy` in any of the
-    folders, in the table's order.
+    """Returns model -> predicted mask of a case, in the table's order.
+
+    The masks are the files `case<number>.<model>.npy` in any of the folders.
     """
     files = [
         file
@@ -46,11 +44,10 @@ def masks_of(folders: Iterable[str | os.PathLike], number: int) -> dict[str, np.
 def choose_cases(
     cases: Sequence[Any], folders: Sequence[str | os.PathLike], model: str
 ) -> list[tuple[str, Any]]:
-    """Returns ("best" / "median" / "worst", case) of the cases that have masks, by the model's mean
-    Dice over the classes there are.
+    """Returns ("best", "median" or "worst", case), by the model's mean Dice over its classes.
 
-    Fewer than three such cases give fewer entries; without the model's masks the first three are
-    returned without a word.
+    Fewer than three cases with masks give fewer entries. Without masks of this model, the first
+    three cases are returned, with "" for the word.
     """
     scored = []
     for case in cases:
@@ -73,11 +70,10 @@ def choose_cases(
 
 
 def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global") -> Figure:
-    """Draws a site's best, median and worst case by a model's Dice: slice, truth, all models (the
-    paper's Fig. 4 and 5).
+    """Draws a site's best, median and worst case by a model's Dice, like the paper's Fig. 4 and 5.
 
     Raises:
-      ValueError: where no case of the site has a predicted mask.
+      ValueError: if no case of the site has a predicted mask.
     """
     home = pathlib.Path(run_folder) / "sites" / site
     store = CaseStore(home / "cases")
@@ -94,35 +90,77 @@ def figure(run_folder: str | os.PathLike, site: str, *, model: str = "FL_global"
         )
     if not slices:
         raise ValueError(
-            f"{home}: no predicted mask of the site's test cases; let the site finish its evaluation first"
+            f"{home}: no predicted mask of the site's test cases; let the site finish its "
+            "evaluation first"
+        )
+    return comparison(slices)
+
+
+def first_cases(
+    cases: Iterable[Any], masks: str | os.PathLike, site: str, *, count: int = 3
+) -> Figure:
+    """Draws a site's first cases with masks beside the masks of all models.
+
+    The picture shows scans, so it stays at the site.
+
+    Args:
+      cases: the site's prepared test cases (`number`, `image`, `label`, `target_mm`).
+      masks: folder of predicted masks on the training grid, see `masks_of`.
+      site: name of the site.
+      count: largest number of cases to draw.
+    Raises:
+      ValueError: if no case has a mask.
+    """
+    slices: list[CaseSlice] = []
+    for case in cases:
+        predictions = masks_of([masks], case.number)
+        if predictions and len(slices) < count:
+            truth = np.asarray(case.label)
+            captions = {
+                model: _caption(metrics.dice(mask, truth)) for model, mask in predictions.items()
+            }
+            slices.append(
+                slice_case(
+                    f"{site}, case {case.number}",
+                    case.image,
+                    truth,
+                    predictions,
+                    case.target_mm,
+                    captions=captions,
+                )
+            )
+    if not slices:
+        raise ValueError(
+            f"{masks}: no predicted mask of site {site}'s test cases; let the site finish its "
+            "evaluation first"
         )
     return comparison(slices)
 
 
 def mask_folders(site_folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where a site keeps the masks of its example cases: the federation's models, and those scored
-    outside it.
-    """
+    """Returns the folders of a site's example masks: of federated models, and of others."""
     return site_folder / "federated" / "examples", site_folder / "scored" / "examples"
 
 
 def entry(
     case: Any, masks: Mapping[str, np.ndarray], title: str, *, width_mm: float = 180.0
 ) -> dict[str, Any]:
-    """Returns one case for the page's browser.
+    """Returns the data of one case for the page's browser.
 
     Args:
       case: a prepared case (`image`, `label`, `target_mm`).
       masks: model -> uint8 [x, y, z] on the training grid.
-      width_mm: side of the square about the truth that is shown.
+      title: name of the case.
+      width_mm: side of the square around the truth that is shown.
     Raises:
-      ValueError: naming the model whose mask is of another grid.
+      ValueError: naming the model whose mask is on another grid.
     """
     truth = np.asarray(case.label)
     for model, mask in masks.items():
         if mask.shape != truth.shape:
             raise ValueError(
-                f"{title}: {model}'s mask has {mask.shape} voxels, the case {truth.shape}; score the model again"
+                f"{title}: {model}'s mask has {mask.shape} voxels, the case {truth.shape}; score "
+                "the model again"
             )
     window = _window(truth, case.target_mm, width_mm)
     start = choose_slice(truth) - window[2].start
@@ -150,9 +188,7 @@ def entry(
 
 
 def montage(volume: np.ndarray, columns: int) -> np.ndarray:
-    """Returns all axial slices of [x, y, z] as radiologists look at them, row by row in one picture
-    [rows, columns].
-    """
+    """Returns all axial slices of [x, y, z] in radiological view, row by row in one picture."""
     width, height, slices = volume.shape
     rows = math.ceil(slices / columns)
     sheet = np.zeros((rows * height, columns * width), volume.dtype)
@@ -185,17 +221,19 @@ def _window(truth: np.ndarray, spacing_mm: Sequence[float], width_mm: float) -> 
 
 
 def _picture(sheet: np.ndarray, kind: str = "png") -> str:
-    """A picture inside the page: CT as JPEG, a fifth of the size, since its noise is not to be
-    measured; labels exactly, as PNG.
+    """Returns a picture as a data URL.
+
+    CT is stored as JPEG, at a fifth of the size, because nothing is measured in it; labels are
+    stored exactly, as PNG.
     """
     stream = io.BytesIO()
-    options = {"quality": 85} if kind == "jpeg" else {"optimize": True}
+    options: dict[str, Any] = {"quality": 85} if kind == "jpeg" else {"optimize": True}
     Image.fromarray(sheet).save(stream, format=kind, **options)
     return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _caption(dice: Mapping[int, float | None]) -> str:
-    return "  ".join(
+    return "   ".join(
         f"{letter} {'–' if dice[value] is None else format(dice[value], '.2f')}"
         for letter, value in (("P", 1), ("T", 2))
     )

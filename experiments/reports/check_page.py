@@ -1,5 +1,6 @@
-"""What the check found, as JSON and as a page with a picture of every case. Both hold case ids and
-paths and stay at the site.
+"""The result of a check of scans, as JSON and as a page with a picture of each case.
+
+Both contain case ids and paths, so they stay at the site.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from runkit import atomic
 
 
 def document(site: str, findings: Sequence[Finding], *, finished: bool = True) -> dict[str, Any]:
-    """Returns the findings as JSON values; `finished` says whether they are those of all cases."""
+    """Returns the findings as JSON values; `finished` tells whether all cases were checked."""
     return {
         "site": site,
         "finished": finished,
@@ -46,7 +47,7 @@ def write(
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Returns what a terminal shows: a line for every broken rule of every case, and the count."""
+    """Returns the text for a terminal: one line per case and broken rule, and the counts."""
     lines = [
         f"  {finding.case.case_id}: {rules.BY_ID[problem.rule].severity}: {problem}"
         for finding in findings
@@ -112,17 +113,20 @@ def _page(content: dict[str, Any], findings: Sequence[Finding]) -> str:
             )
             for rule, count in content["rules"].items()
         ]
-        head = ("rule", "name", "severity", "cases#", "asked", "way out")
+        head = ("rule", "name", "severity", "cases#", "requirement", "remedy")
         sections.append("<h2>Broken rules</h2>" + html_parts.table(head, rows))
-    # what needs a look comes first
+    # Cases that need attention come first.
     order = sorted(findings, key=lambda f: (f.usable, not f.warnings))
     sections.append(
         '<h2>Cases</h2>\n<div class="cards">'
         + "\n".join(_card(finding) for finding in order)
         + "</div>"
     )
-    subtitle = "Pancreas is outlined blue, tumour orange, in the slice that shows most of them. This page stays at the site."
-    return html_parts.page(f"Check of {content['site']}", subtitle, *sections)
+    subtitle = (
+        "Pancreas is outlined in blue and tumour in orange, in the slice that shows most of them. "
+        "This page stays at the site."
+    )
+    return html_parts.page(f"Check of the scans of {content['site']}", subtitle, *sections)
 
 
 def _card(finding: Finding) -> str:
@@ -146,4 +150,5 @@ def _card(finding: Finding) -> str:
             f'<div class="{kind}">{problem.rule}: {html_parts.text(problem.problem)}</div>'
         )
     kind = "card" if finding.usable else "card refused"
-    return f'<div class="{kind}">{shown}<b>{html_parts.text(finding.case.case_id)}</b>{"".join(lines)}</div>'
+    name = html_parts.text(finding.case.case_id)
+    return f'<div class="{kind}">{shown}<b>{name}</b>{"".join(lines)}</div>'

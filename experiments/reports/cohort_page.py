@@ -14,11 +14,10 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of one site, or of several side by side, in columns."""
+    """Returns the table of one site, or of several sites side by side."""
     lines = [["", *(report["site"] for report in reports)], *cohort.rows(*reports)]
-    lines = [
-        [printable.text(cell, limit=80) for cell in line] for line in lines
-    ]  # a report may be another site's
+    # A report may come from another site.
+    lines = [[printable.text(cell, limit=80) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -27,31 +26,29 @@ def text_table(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_histograms(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the distributions as lines of bars, one for each site; empty where too few cases are
-    labelled to show one.
-    """
+    """Returns the distributions as bars, one line per site; empty if too few cases are labelled."""
     lines = []
     for title, unit, edges, series in _distributions(reports):
         lines.append(f"{title}, {edges[0]:g} to {edges[-1]:g} {unit}")
         for report, counts in zip(reports, series, strict=True):
             largest = max((c for c in counts if c), default=0) or 1
-            # the least that is there is seen
+            # Even the smallest count is visible.
             bars = "".join(_BARS[0 if not c else max(1, round(8 * c / largest))] for c in counts)
             lines.append(f"  {printable.text(report['site'], limit=80)} |{bars}|")
     return "\n".join(lines)
 
 
 def page(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the page of one site, or of two side by side with what they differ in."""
+    """Returns the page of one site, or of two side by side with their differences."""
     names = [report["site"] for report in reports]
     sections = []
     if len(reports) == 2:
         found = cohort.differences(*reports)
         items = (
             "".join(f"<li>{html_parts.text(line)}</li>" for line in found)
-            or "<li>nothing that stands out</li>"
+            or "<li>none that stands out</li>"
         )
-        sections.append(f"<h2>What differs</h2><ul>{items}</ul>")
+        sections.append(f"<h2>Differences</h2><ul>{items}</ul>")
     else:
         counts = reports[0]["cases"]
         sections.append(
@@ -86,14 +83,21 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
             + html_parts.table(["rule", "name", *(f"{name}#" for name in names)], lines)
         )
     subtitle = (
-        f"Sums over a site's cases; no number is one patient's, and bins of fewer than {cohort.FEWEST_CASES} cases are left out. "
-        "Values beyond the ends count in the first and last bin."
+        "All numbers are sums over a site's cases, none is of a single patient. Bins of fewer "
+        f"than {cohort.FEWEST_CASES} cases are left out. Values beyond the ends are in the first "
+        "and the last bin."
     )
-    return html_parts.page(f"Cohort {' and '.join(names)}", subtitle, *sections)
+    return html_parts.page(
+        f"Cohort{'s' * (len(names) > 1)} of {' and '.join(names)}", subtitle, *sections
+    )
 
 
 def _key(names: Sequence[str]) -> str:
-    return '<p class="key soft">' + "".join(f'<span style="background:var(--{kind})"></span>{html_parts.text(name)}' for kind, name in zip(_KINDS, names, strict=False)) + "</p>"  # fmt: skip
+    entries = (
+        f'<span style="background:var(--{kind})"></span>{html_parts.text(name)}'
+        for kind, name in zip(_KINDS, names, strict=False)
+    )
+    return f'<p class="key soft">{"".join(entries)}</p>'
 
 
 def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,13 +105,13 @@ def _plots(reports: Sequence[Mapping[str, Any]]) -> list[str]:
         f"<div><b>{title}</b>{html_parts.histogram(edges, series, unit=unit)}</div>"
         for title, unit, edges, series in _distributions(reports)
     ]
-    return plots or ['<p class="soft">Too few labelled cases to show one.</p>']
+    return plots or ['<p class="soft">There are too few labelled cases to show a distribution.</p>']
 
 
 def _distributions(
     reports: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, list[float], list[list[float | None]]]]:
-    """Yields title, unit, edges and each site's counts of what at least one site tells."""
+    """Yields title, unit, edges and each site's counts, where at least one report has them."""
     for name in cohort.CLASSES.values():
         for group, counted, unit, title in (
             ("volume_ml", "cases", "ml", "volume, cases"),

@@ -1,5 +1,6 @@
-"""Pages that stand alone: one HTML file without scripts, fonts or links, light or dark as its
-reader's screen is.
+"""Parts of stand-alone pages: one HTML file each, without scripts, fonts or links.
+
+Pages are light or dark like their reader's screen.
 """
 
 from __future__ import annotations
@@ -15,36 +16,50 @@ import numpy as np
 from runkit import printable
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d2126; --soft: #5d6670; --line: #dcd8cf; --card: #ffffff;
+:root { color-scheme: light dark; --paper: #fbfaf7; --ink: #1d2126; --soft: #5d6670; --line:
+  #dcd8cf; --card: #ffffff;
   --one: #1f6fb2; --two: #c8741a; --bad: #b3261e; --warn: #8a6100; --good: #2c7a4b; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e8e6e1; --soft: #a0a8b0; --line: #333a42; --card: #1d2228;
+@media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e8e6e1; --soft: #a0a8b0;
+  --line: #333a42; --card: #1d2228;
   --one: #6cb4ee; --two: #f0a04b; --bad: #ff8a80; --warn: #e6c15a; --good: #7fd3a0; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+  }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 10px; }
 p { margin: 4px 0 12px; max-width: 75ch; } .soft { color: var(--soft); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 18px; min-width: 120px; }
-.tile b { display: block; font-size: 24px; } .bad { color: var(--bad); } .warn { color: var(--warn); } .good { color: var(--good); }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px
+  18px; min-width: 120px; }
+.tile b { display: block; font-size: 24px; } .bad { color: var(--bad); } .warn { color: var(--warn);
+  } .good { color: var(--good); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 12px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px; font-size: 12.5px; line-height: 1.35; overflow-wrap: anywhere; }
-.card.refused { border-color: var(--bad); } .card img, .none { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; border-radius: 4px; display: block; }
-.none { color: #9aa2aa; display: grid; place-items: center; } .card b { display: block; margin: 6px 0 2px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 20px; } svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .one { fill: var(--one); stroke: var(--one); } .two { fill: var(--two); stroke: var(--two); }
-.key span { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 6px 0 14px; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px;
+  font-size: 12.5px; line-height: 1.35; overflow-wrap: anywhere; }
+.card.refused { border-color: var(--bad); } .card img, .none { width: 100%; aspect-ratio: 1;
+  object-fit: contain; background: #000; border-radius: 4px; display: block; }
+.none { color: #9aa2aa; display: grid; place-items: center; } .card b { display: block; margin: 6px
+  0 2px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 20px; }
+  svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } .one { fill: var(--one); stroke:
+  var(--one); } .two { fill: var(--two); stroke: var(--two); }
+.key span { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 6px 0
+  14px; }
 """
 
 
 def page(title: str, subtitle: str, *sections: str) -> str:
-    """Returns the page. `title` and `subtitle` are text; sections are HTML."""
+    """Returns a page. `title` and `subtitle` are text, sections are HTML."""
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{text(title)}</h1>\n"
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{text(title)}</h1>\n"
         f'<p class="soft">{text(subtitle)}</p>\n'
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
@@ -52,20 +67,21 @@ def page(title: str, subtitle: str, *sections: str) -> str:
 
 
 def text(value: object) -> str:
-    return html.escape(
-        printable.block(value)
-    )  # a page may be read as text, and turned by an override
+    """Returns a value as escaped HTML, without characters that control a display."""
+    return html.escape(printable.block(value))
 
 
 def tiles(values: Iterable[tuple[object, str, str]]) -> str:
-    """Returns large numbers in a row: value, what it counts, and a class ("good", "bad", "warn" or
-    "").
-    """
-    return '<div class="tiles">' + "".join(f'<div class="tile"><b class="{kind}">{text(v)}</b>{text(w)}</div>' for v, w, kind in values) + "</div>"  # fmt: skip
+    """Returns a row of large numbers: value, what it counts, and "good", "bad", "warn" or ""."""
+    shown = (
+        f'<div class="tile"><b class="{kind}">{text(value)}</b>{text(what)}</div>'
+        for value, what, kind in values
+    )
+    return f'<div class="tiles">{"".join(shown)}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Returns a table; every column but the first is aligned right where its heading ends in "#"."""
+    """Returns a table; a column is aligned right if its heading ends in "#"."""
     numeric = [name.endswith("#") for name in head]
 
     def line(tag: str, cells: Iterable[object]) -> str:
@@ -76,7 +92,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         return "<tr>" + "".join(inner) + "</tr>"
 
     body = "\n".join(line("td", row) for row in rows)
-    return f'<div class="wide"><table>\n{line("th", [name.removesuffix("#") for name in head])}\n{body}\n</table></div>'
+    headings = line("th", [name.removesuffix("#") for name in head])
+    return f'<div class="wide"><table>\n{headings}\n{body}\n</table></div>'
 
 
 def picture(pixels: np.ndarray) -> str:
@@ -91,12 +108,13 @@ def picture(pixels: np.ndarray) -> str:
 def histogram(
     edges: Sequence[float], series: Sequence[Sequence[float | None]], *, unit: str
 ) -> str:
-    """Returns bars over bins, as shares of each series' largest bin; a second series is drawn over
-    the first as a line.
+    """Returns a histogram: bars for the first series, and a line over them for a second one.
 
     Args:
-      edges: bins + 1 values.
-      series: one or two lists of counts; None for a bin that is not told.
+      edges: edges of the bins, one more than there are bins.
+      series: one or two lists of counts, each drawn relative to its largest; None for a bin whose
+        count is not reported.
+      unit: unit of the edges.
     """
     width, height, left, bottom = 340, 150, 6, 20
     step = (width - 2 * left) / (len(edges) - 1)
@@ -108,7 +126,8 @@ def histogram(
         ]
         if number == 0:
             bars = (
-                f'<rect x="{left + i * step + 0.5:.1f}" y="{top:.1f}" width="{max(step - 1, 0.5):.1f}" height="{height - bottom - top:.1f}"/>'
+                f'<rect x="{left + i * step + 0.5:.1f}" y="{top:.1f}" '
+                f'width="{max(step - 1, 0.5):.1f}" height="{height - bottom - top:.1f}"/>'
                 for i, top in enumerate(tops)
             )
             parts.append(
@@ -125,12 +144,16 @@ def histogram(
                 f'<polyline class="two" points="{points}" style="fill:none" stroke-width="2"/>'
             )
     base = height - bottom
-    axis = f'<line x1="{left}" x2="{width - left}" y1="{base}" y2="{base}" style="stroke:var(--line)"/>'
+    axis = (
+        f'<line x1="{left}" x2="{width - left}" y1="{base}" y2="{base}" '
+        'style="stroke:var(--line)"/>'
+    )
     ticks = []
     for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
         value = edges[0] + share * (edges[-1] - edges[0])
         ticks.append(
-            f'<text x="{left + share * (width - 2 * left):.0f}" y="{height - 5}" text-anchor="{anchor}">{value:.4g} {text(unit)}</text>'
+            f'<text x="{left + share * (width - 2 * left):.0f}" y="{height - 5}" '
+            f'text-anchor="{anchor}">{value:.4g} {text(unit)}</text>'
         )
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img">'

@@ -1,6 +1,4 @@
-"""What was measured of patients, in words: headings, cells and the rules behind them, for the pages
-of a run and of a study.
-"""
+"""Measures of patients in words, for the pages of runs and studies."""
 
 from __future__ import annotations
 
@@ -15,16 +13,19 @@ HEADINGS = {
     "false_alarms": "False alarms per healthy patient",
 }
 TEXT = """\
-Does the model tell who has a tumour? A patient is called to have one where the mask holds a voxel of it. The score behind the AUC is how \
-sure the network is of its most certain millilitre of tumour (mean log-odds; 0 where none is marked). A tumour is found where the mask \
-touches it; a false alarm is a connected part of the mask's tumour that touches none. In brackets 95 % intervals over patients: exact for \
-shares, Newcombe's for the AUC; another training is not in them. Where one site has all the tumours and another all the healthy patients, \
-these numbers measure the difference between the sites too. Rows that end in `_gated` are of the same models with the healthy gate, a \
-threshold on the score fitted at healthy sites' validation cases (docs/inference.md)."""
+Can the model tell who has a tumour? A patient is classified as having one if the mask contains a \
+voxel of tumour. The score behind the AUC is the network's certainty of its most certain \
+millilitre of tumour (mean log-odds; 0 if none is marked). A tumour is found if the mask touches \
+it; a false alarm is a connected part of the mask's tumour that touches no tumour. In brackets are \
+95 % intervals over patients: exact for shares, Newcombe's for the AUC. They do not cover the \
+variation between trainings. If one site has all the tumours and another all the healthy patients, \
+these numbers also measure the difference between the sites. Rows whose names end in `_gated` are \
+of the same models with the healthy gate: a threshold on the score, fitted to the validation cases \
+of healthy sites (docs/inference.md)."""
 
 
 def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns what `patients.of_runs` measured as a table, a dash where the rows do not say."""
+    """Returns the measures of `patients.of_runs` as a table, with a dash for missing ones."""
     lines = [TEXT, "", _line(["Model", *HEADINGS.values()]), "|---|" + "---|" * len(HEADINGS)]
     lines += [
         _line([name, *(cell(own.get(key), key) for key in HEADINGS)])
@@ -34,15 +35,17 @@ def markdown(measures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def cell(value: Mapping[str, Any] | None, measure: str) -> str:
-    """Returns one number with its interval and what it counts, e.g. "6 of 7, 86 % [42, 100]"."""
+    """Returns a number with its count and interval, e.g. "6 of 7, 86 % [42, 100]"."""
     if value is None:
         return "–"
     if measure in ("auc", "false_alarms"):
-        # patients who are all alike do not say how many more false alarms another patient may have
-        low, high = ("–" if end is None else f"{end:.2f}" for end in (value["low"], value["high"]))
+        # If all patients have the same number of false alarms, there is no upper limit for others.
+        ends = (value["low"], value["high"])
+        low, high = ("–" if end is None else f"{end:.2f}" for end in ends)
         return f"{value['estimate']:.2f} [{low}, {high}], n = {value['count']}"
     count = value["estimate"] * value["count"]
-    return f"{round(count, 1):g} of {value['count']}, {100 * value['estimate']:.0f} % [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+    share, low, high = (100 * value[key] for key in ("estimate", "low", "high"))
+    return f"{round(count, 1):g} of {value['count']}, {share:.0f} % [{low:.0f}, {high:.0f}]"
 
 
 def _line(cells: Iterable[str]) -> str:

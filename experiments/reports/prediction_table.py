@@ -1,6 +1,4 @@
-"""The table of a prediction: one row per scan with its mask, volumes, connected parts and notes,
-written as each scan ends.
-"""
+"""The table of a prediction: one row per scan, with mask, volumes, connected parts and notes."""
 
 from __future__ import annotations
 
@@ -14,30 +12,17 @@ from typing import Any
 from experiments.models.scan_prediction import Prediction
 from runkit import atomic, text_files
 
+# New columns go last, for readers that know columns by their position.
 COLUMNS = (
-    *(
-        "scan",
-        "mask",
-        "pancreas_ml",
-        "tumour_ml",
-        "pancreas_components",
-        "tumour_components",
-        "seconds",
-        "note",
-    ),
-    *(
-        "tumour_score",
-        "gate",
-    ),  # last: whoever reads an earlier release's columns by their place finds them there
+    *("scan", "mask", "pancreas_ml", "tumour_ml", "pancreas_components", "tumour_components"),
+    *("seconds", "note", "tumour_score", "gate"),
 )
 
 
 def row(
     scan: pathlib.Path, mask: pathlib.Path, found: Prediction, seconds: float | None = None
 ) -> dict[str, Any]:
-    """Returns the row of a scan that has a mask. An output beside the mask that could not be
-    written is part of the note.
-    """
+    """Returns the row of a scan with a mask. Its note names other outputs that failed."""
     return {
         "scan": str(scan),
         "mask": str(mask),
@@ -51,19 +36,18 @@ def row(
 
 
 def failed_row(scan: pathlib.Path, problem: str) -> dict[str, Any]:
-    """Returns the row of a scan that has no mask."""
+    """Returns the row of a scan without a mask."""
     return {"scan": str(scan), "mask": "", "note": f"failed: {problem}"}
 
 
 class Table:
-    """A CSV that holds a row for every scan so far: whatever ends the program, no row of a finished
-    scan is lost.
+    """A CSV file that is written after each scan, so that no finished row is ever lost.
 
     Args:
-      path: the file; None keeps rows in memory only.
-      keep: start with the rows of the file that is there.
+      path: the file; None keeps the rows in memory only.
+      keep: whether to start with the rows of an existing file.
     Raises:
-      ValueError: naming the file, if its rows are to be kept and it is another table.
+      ValueError: naming the file, if its rows are to be kept but it is not such a table.
     """
 
     def __init__(self, path: str | os.PathLike | None, *, keep: bool = False):
@@ -77,7 +61,8 @@ class Table:
             columns = list(reader.fieldnames or ())
             if not {"scan", "mask"} <= set(columns):
                 raise ValueError(
-                    f"{self.path}: is not a table of predictions, so its rows cannot be kept; name another --volumes"
+                    f"{self.path}: is not a table of predictions, so its rows cannot be kept; use "
+                    "another file for --volumes"
                 )
             self._columns += [column for column in columns if column not in self._columns]
             self._rows = [
@@ -85,14 +70,14 @@ class Table:
             ]
 
     def has_mask(self, mask: pathlib.Path) -> bool:
-        """Returns whether a row tells of this mask."""
+        """Returns whether there is a row for this mask."""
         return any(_same(one["mask"], mask) for one in self._rows)
 
     def add(self, new: Mapping[str, Any]) -> None:
-        """Adds a row in the place of an earlier one of the same scan or mask, and writes the file.
+        """Adds a row, or replaces that of the same scan or mask, and writes the file.
 
         Raises:
-          ValueError: naming the file, if it cannot be written; the rows are kept for the next time.
+          ValueError: naming the file, if it cannot be written; the next call tries again.
         """
         places = [
             i
@@ -105,7 +90,7 @@ class Table:
         self.write()
 
     def write(self) -> None:
-        """Writes all rows. Raises as `add`."""
+        """Writes all rows; raises ValueError like `add`."""
         if self.path is None or not self._rows:
             return
         text = io.StringIO()
@@ -116,9 +101,12 @@ class Table:
             atomic.write_text(self.path, text.getvalue())
         except OSError as error:
             raise ValueError(
-                f"{self.path}: cannot be written ({error.strerror or error}); free space or name another place"
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or use "
+                "another place"
             ) from error
 
 
 def _same(one: str | os.PathLike | None, other: str | os.PathLike | None) -> bool:
-    return bool(one) and bool(other) and os.path.abspath(one) == os.path.abspath(other)
+    if not one or not other:
+        return False
+    return os.path.abspath(one) == os.path.abspath(other)

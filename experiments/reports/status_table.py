@@ -1,4 +1,4 @@
-"""The tables of a federation's status on a terminal."""
+"""The status of a federation as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def render(status: dict[str, Any], *, rounds: int = 10) -> str:
-    """Returns the tables of one look."""
+    """Returns a status as text; `rounds` is the number of newest rounds to show."""
     lines = [f"run {status['run']}   {_phase(status)}   release {status['release']}"]
-    if status.get("aggregation"):  # an earlier release does not tell
+    if status.get("aggregation"):  # an earlier release does not send it
         lines.append(f"aggregation {status['aggregation']}")
     lines.append("")
     lines += _table(
@@ -31,7 +31,7 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     declared = {
         name: ", ".join(f"{of} {word}" for of, word in site["labels"].items())
         for name, site in status["sites"].items()
-        if site.get("labels")  # an earlier release tells none
+        if site.get("labels")  # servers of earlier releases send none
     }
     if declared:
         lines += ["", *(f"labels of {name}: {words}" for name, words in declared.items())]
@@ -44,8 +44,8 @@ def render(status: dict[str, Any], *, rounds: int = 10) -> str:
     audit = status["audit"]
     lines += [
         "",
-        f"model {_size(status['model_bytes'])}, {_size(status['disk_free_bytes'])} free at the server, "
-        f"audit line {audit['lines']} {audit['head'][:16]}",
+        f"model {_size(status['model_bytes'])}, {_size(status['disk_free_bytes'])} free at the "
+        f"server, audit line {audit['lines']} {audit['head'][:16]}",
         *(f"! {warning}" for warning in status["warnings"]),
     ]
     return "\n".join(lines)
@@ -55,7 +55,9 @@ def _phase(status: dict[str, Any]) -> str:
     done = f"{status['rounds_done']} of {status['num_rounds']} rounds done"
     if status["phase"] == "rounds":
         again = f", attempt {status['attempt']}" if (status["attempt"] or 1) > 1 else ""
-        return f"round {status['open_round']} open: {len(status['updates'])} of {status['min_num_clients']} updates needed are in{again}; {done}"
+        needed = status["min_num_clients"]
+        received = f"{len(status['updates'])} of {needed} required updates received"
+        return f"round {status['open_round']} open: {received}{again}; {done}"
     return f"{status['phase']}; {done}"
 
 

@@ -1,6 +1,4 @@
-"""Table 1 on disk: the JSON that keeps it, the markdown and CSV that show it, the figures beside
-it, and the way back.
-"""
+"""Table 1 on disk: the JSON that holds it, its report as Markdown and CSV, and its figures."""
 
 from __future__ import annotations
 
@@ -13,13 +11,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from c2fnas.scores import metrics
 from experiments import figures
 from experiments.reports import patients_table
 from experiments.results import fingerprints, paper_table, patients
+from experiments.results.case_rows import CaseRow
 from runkit import atomic, events
 
 _HEADINGS = {
@@ -30,7 +27,7 @@ _HEADINGS = {
     "average": "Average",
 }
 _PAPER_FLAGS = pathlib.Path(__file__).parents[1] / "flagfiles" / "paper.flags"
-_NO_DEPARTURE = {"profile", "seed"}  # these name a run; they are no part of the paper's setting
+_NO_DEPARTURE = {"profile", "seed"}  # they name a run and are not part of the paper's setting
 _NOT_IN_PAPER = {
     "patches_per_case",
     "num_rounds",
@@ -42,13 +39,13 @@ _NOT_IN_PAPER = {
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """What a run left behind.
+    """The files of a run.
 
     Attributes:
       document: the contents of `table1.json`.
       histories: model -> events of its training, for `figures.training_curves`.
       events: the server's events, for `figures.federation_timeline`.
-      pictures: the sites' own pictures, where their folders are at hand.
+      pictures: the sites' own pictures, if the sites' folders are here.
     """
 
     document: Mapping[str, Any]
@@ -59,7 +56,7 @@ class RunReport:
 
 def write(
     folder: str | os.PathLike,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[CaseRow],
     *,
     config: Mapping[str, Any],
     wall_seconds: Mapping[str, float],
@@ -69,13 +66,15 @@ def write(
     """Writes the table and its figures into a run's folder.
 
     Args:
-      folder: gets `table1.json`, `table1.md`, `table1.csv` and `figures/`; the training curves and
-        the timeline are drawn from `sites/*/*/history.jsonl` and `server/events.jsonl` inside it,
-        where these are.
-      rows: per-case rows, as in `results`.
-      config: the experiment's configuration as JSON values; `profile` and `seed` among them.
+      folder: the run's folder, for `table1.json`, `table1.md`, `table1.csv` and `figures/`.
+        Training curves and timeline are drawn from `sites/*/*/history.jsonl` and
+        `server/events.jsonl` in it, if they exist.
+      rows: per-case rows.
+      config: the experiment's configuration as JSON values, with `profile` and `seed`.
+      wall_seconds: stage -> seconds.
+      peak_memory_bytes: of all processes together, if known.
       notes: sentences about the data, printed with the departures from the paper, e.g. "Data:
-          synthetic cohort, 18/6/6 cases".
+        synthetic cohort, 18/6/6 cases".
     Returns:
       The contents of `table1.json`.
     """
@@ -110,14 +109,15 @@ def write(
 
 
 def write_table(
-    folder: str | os.PathLike, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
+    folder: str | os.PathLike, rows: Iterable[CaseRow], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes `table1.json`, `table1.md` and `table1.csv`, each whole or not at all, and returns the
-    contents of the first.
+    """Writes `table1.json`, `table1.md` and `table1.csv`, and returns the contents of the first.
 
     Args:
+      folder: where to write them.
+      rows: per-case rows.
       metadata: `profile`, `seed`, `stack`, `configuration` and `wall_seconds` (stage -> seconds);
-        optionally `peak_memory_bytes` and `notes` (sentences about the data) and `fingerprints` (of
+        optionally `peak_memory_bytes`, `notes` (sentences about the data) and `fingerprints` (of
         models and data).
     """
     folder = pathlib.Path(folder)
@@ -128,10 +128,8 @@ def write_table(
     return content
 
 
-def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the contents of `table1.json`: what decided the numbers, the table in per cent, and
-    the rows it was computed from.
-    """
+def document(rows: Iterable[CaseRow], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the contents of `table1.json`: settings, the table in per cent, and its rows."""
     cases = latest_rows(rows)
     lines = paper_table.table(cases)
     return {
@@ -154,41 +152,37 @@ def document(rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]) -> 
     }
 
 
-def latest_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one row a model, site, case and grid, the last that was reported, in the table's
-    order.
-    """
+def latest_rows(rows: Iterable[CaseRow]) -> list[CaseRow]:
+    """Returns the last row per model, site, case and grid, in the table's order."""
     latest = {
         (
             *paper_table.position(row["model"]),
             row["site"],
             row["case"],
             paper_table.GRIDS.index(row["grid"]),
-        ): dict(row)
+        ): row
         for row in rows
     }
     return [latest[key] for key in sorted(latest)]
 
 
 def read(folder: str | os.PathLike) -> RunReport:
-    """Reads back what a run left in its folder.
+    """Reads the files of a run.
 
     Raises:
-      FileNotFoundError: naming the file, where there is no table yet.
+      FileNotFoundError: naming the file, if there is no table yet.
     """
     folder = pathlib.Path(folder)
     file = folder / "table1.json"
     if not file.exists():
         raise FileNotFoundError(
-            f"{file} is not there; make it with `make table1`, or name another run's folder"
+            f"{file} does not exist; make it with `make table1`, or give another run's folder"
         )
     return dataclasses.replace(read_events(folder), document=atomic.read_json(file))
 
 
 def read_events(folder: str | os.PathLike) -> RunReport:
-    """Reads histories, the server's events and the sites' pictures of a run that may not have a
-    table yet.
-    """
+    """Reads the files of a run except for its table, which may not exist yet."""
     folder = pathlib.Path(folder)
     histories: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("sites/*/*/history.jsonl")):
@@ -203,62 +197,8 @@ def read_events(folder: str | os.PathLike) -> RunReport:
     )
 
 
-def comparison(
-    cases: Iterable[Any],
-    masks: str | os.PathLike,
-    site: str,
-    *,
-    count: int = 3,
-    width_mm: float | None = 180.0,
-) -> Figure:
-    """Draws a site's own cases beside what every model made of them. The picture stays at the site,
-    as its scans do.
-
-    Args:
-      cases: the site's prepared test cases (`number`, `image`, `label`, `target_mm`).
-      masks: folder of predicted masks on the training grid, `case<number>.<model>.npy`.
-      count: cases to draw, the first ones that have masks.
-      width_mm: side of the square about the pancreas; None shows whole slices.
-    Raises:
-      ValueError: if no case has a mask.
-    """
-    slices = []
-    for case in cases:
-        files = {
-            file.name.split(".")[1]: file
-            for file in sorted(pathlib.Path(masks).glob(f"case{case.number:03d}.*.npy"))
-        }
-        if files and len(slices) < count:
-            truth = np.asarray(case.label)
-            predictions = {
-                model: np.load(file, allow_pickle=False) for model, file in files.items()
-            }
-            captions = {
-                model: _caption(metrics.dice(mask, truth)) for model, mask in predictions.items()
-            }
-            title = f"{site}, case {case.number}"
-            slices.append(
-                figures.slice_case(
-                    title,
-                    case.image,
-                    truth,
-                    predictions,
-                    case.target_mm,
-                    captions=captions,
-                    width_mm=width_mm,
-                )
-            )
-    if not slices:
-        raise ValueError(
-            f"{masks}: no predicted mask of site {site}'s test cases; let the site finish its evaluation first"
-        )
-    return figures.comparison(slices)
-
-
 def stack() -> str:
-    """Returns the installed versions that decide the numbers, e.g. "tensorflow 2.21.0, keras
-    3.15.1, numpy 2.3.1"; loads none of them.
-    """
+    """Returns the installed versions that affect the numbers, e.g. "keras 3.15.1, numpy 2.3.1"."""
     found = []
     for package in ("tensorflow", "keras", "tensorflow-addons", "numpy"):
         try:
@@ -269,9 +209,7 @@ def stack() -> str:
 
 
 def departures(configuration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns (setting, here, in the paper's profile) of every setting that differs from the
-    paper's profile.
-    """
+    """Returns (setting, value, paper's value) for each departure from the paper's profile."""
     found = []
     for name, expected in _paper_settings().items():
         if name in configuration and name not in _NO_DEPARTURE:
@@ -283,9 +221,7 @@ def departures(configuration: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def csv_text(content: Mapping[str, Any]) -> str:
-    """Returns the table as CSV: per row and column our per cent, the number of cases behind it, and
-    the paper's per cent.
-    """
+    """Returns the table as CSV: each cell in per cent, its number of cases, and the paper's."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
@@ -312,23 +248,22 @@ def csv_text(content: Mapping[str, Any]) -> str:
 
 
 def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str:
-    """Returns the whole report: the table, ours beside the paper's, and everything one needs to
-    judge it.
+    """Returns the report: the table beside the paper's, and what is needed to judge it.
 
     Args:
       content: the contents of `table1.json`.
-      pictures: paths, relative to the report, of pictures to show beneath.
+      pictures: paths of pictures to show at the end, relative to the report.
     """
     sections = [
         f"# {_title(content)}",
         _table_markdown(content),
-        "## What the paper found, and this run",
+        "## The paper's findings in this run",
         _findings_markdown(content),
         "## Patients",
         patients_table.markdown(content.get("patients") or patients.of_rows(content["cases"])),
-        "## Departures from the paper's setting",
+        "## Departures from the paper's settings",
         _departures_markdown(content),
-        "## How the numbers are made",
+        "## How the numbers are computed",
         DEFINITIONS,
         _native_markdown(content),
         "## The paper's own numbers",
@@ -343,61 +278,37 @@ def markdown(content: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def several_markdown(contents: Sequence[Mapping[str, Any]]) -> str:
-    """Returns mean and range over several runs as a table, and how many of them showed each
-    finding.
-    """
-    summary = paper_table.several(contents)
-    seeds = ", ".join(str(content["seed"]) for content in contents)
-    lines = [
-        f"Dice in per cent, mean [lowest, highest] of {len(contents)} runs (seeds {seeds}).",
-        "",
-        *_header(),
-    ]
-    for name, columns in summary.items():
-        cells = [columns.get(column) for column in paper_table.COLUMNS]
-        lines.append(
-            _line(
-                [
-                    name,
-                    *(
-                        "–"
-                        if c is None
-                        else f"{c['mean']:.1f} [{c['lowest']:.1f}, {c['highest']:.1f}]"
-                        for c in cells
-                    ),
-                ]
-            )
-        )
-    lines.append("")
-    for name in contents[0]["findings"] if contents else ():
-        verdicts = [content["findings"][name]["holds"] for content in contents]
-        lines.append(
-            f"- {contents[0]['findings'][name]['claim']}: {verdicts.count(True)} of {len(verdicts)} runs"
-        )
-    return "\n".join(lines) + "\n"
-
-
 DEFINITIONS = """\
-- C1 pancreas, C2 pancreas and C2 tumour are means over the sites' test cases of the Dice of each case, on the training grid.
-- Pancreas average is the mean over all test cases of both sites, so sites weigh by their numbers of cases; Average is the mean of \
-the pancreas average and C2 tumour; the row Average is the mean of the five models above it.
-- A class that is in neither the truth nor the prediction of a case does not count; one that is only in the prediction counts as 0.
-- C1_FL_local and C2_FL_local are the sites' best by their own validation after local training. FL_global is the last aggregate, \
-unselected, as in the paper; FL_best_global is the global model that the sites' validation cases score best, and is outside the mean.
-- C1_FL_local_shared, where it is there: of some of C1's local models, which C1 lends, the one that the validation cases of all sites score \
-best. C1's own cases cannot show what its model has unlearned of a class that they do not have. Outside the mean.
-- A row that ends in _gated is of the same model with the healthy gate, outside the mean: a patient whose score is not above the gate's \
-threshold counts as one in whom no tumour is marked.
-- Every site scored the models on its own test cases; the table is computed from the rows they sent."""
+- C1 pancreas, C2 pancreas and C2 tumour are means of the Dice of the sites' test cases, on the \
+training grid.
+- Pancreas average is the mean over the test cases of both sites, so each site counts by its \
+number of cases. Average is the mean of pancreas average and C2 tumour. The row Average is the \
+mean of the five models above it.
+- A class that is in neither the truth nor the prediction of a case is not counted; a class that \
+is only in the prediction counts as 0.
+- C1_FL_local and C2_FL_local are the sites' best models after local training, chosen by their own \
+validation. FL_global is the last global model, without any choice, as in the paper. \
+FL_best_global is the global model with the best score on the sites' validation cases; it is not \
+part of the row Average.
+- C1_FL_local_shared, if present, is the best of several local models that C1 lends, chosen by the \
+validation cases of all sites. C1's own cases cannot show whether its model has unlearned a class \
+that they do not have. It is not part of the row Average.
+- Rows whose names end in _gated are of the same model with the healthy gate: if a patient's score \
+is not above the gate's threshold, no tumour counts as marked. They are not part of the row \
+Average.
+- Every site scored the models on its own test cases, and the table is computed from the rows that \
+the sites sent."""
 
 PAPER_STATEMENT = """\
-- The paper's bottom row is not the mean of its five rows: that mean is 78.3, 60.9, 40.7, 68.9, 54.8; printed is 78.3, 60.7, 38.3, \
-68.7, 53.5. The row Average here is the true mean, and what stands in brackets is what is printed.
-- Its other derived columns follow from its Dice columns with 84 test cases of C1 and 100 of C2, to within 0.1.
-- Its §3 says that clients send gradients; by its §2.1 they send weights, and so they do here.
-- Its Fig. 4 shows C1's cases, and the caption says that only the pancreas is labelled "in the Client 2 (C2) dataset"; it is C1's \
-labels that hold the pancreas alone."""
+- The paper's bottom row is not the mean of its five rows. That mean is 78.3, 60.9, 40.7, 68.9, \
+54.8; printed is 78.3, 60.7, 38.3, 68.7, 53.5. The row Average here is the true mean; the \
+brackets show what is printed.
+- The paper's other derived columns follow from its Dice columns with 84 test cases of C1 and 100 \
+of C2, to within 0.1.
+- Section 3 of the paper says that clients send gradients; according to its section 2.1 they send \
+weights, and so they do here.
+- Fig. 4 of the paper shows cases of C1, but its caption says that only the pancreas is labelled \
+"in the Client 2 (C2) dataset"; it is C1's labels that contain only the pancreas."""
 
 
 def _title(content: Mapping[str, Any]) -> str:
@@ -413,7 +324,8 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
     spacing = " × ".join(f"{float(s):g}" for s in content["configuration"].get("spacing_mm", ()))
     grid = f" ({spacing} mm)" if spacing else ""
     lines = [
-        f"Dice in per cent on the sites' test cases, on the training grid{grid}; in brackets the paper's.",
+        f"Dice in per cent on the sites' test cases, on the training grid{grid}; the paper's "
+        "numbers are in brackets.",
         "",
         *_header(),
     ]
@@ -439,7 +351,7 @@ def _table_markdown(content: Mapping[str, Any]) -> str:
 
 
 def _findings_markdown(content: Mapping[str, Any]) -> str:
-    verdict = {True: "yes", False: "**no**", None: "not to be said, numbers are missing"}
+    verdict = {True: "yes", False: "**no**", None: "unknown, numbers are missing"}
     lines = ["| finding | holds | numbers |", "|---|---|---|"]
     for finding in content["findings"].values():
         numbers = ", ".join(
@@ -451,7 +363,7 @@ def _findings_markdown(content: Mapping[str, Any]) -> str:
         parts = ", ".join(
             f"{name} {count} of {healthy}" for name, (count, healthy) in marked.items()
         )
-        lines += ["", f"Cases without a tumour in which a model marks one: {parts}."]
+        lines += ["", f"Healthy cases in which a model marks a tumour: {parts}."]
     return "\n".join(lines)
 
 
@@ -461,14 +373,17 @@ def _departures_markdown(content: Mapping[str, Any]) -> str:
     if lines:
         lines.append("")
     if not found:
-        return "\n".join([*lines, "None: every setting is that of the paper's profile."])
+        return "\n".join([*lines, "None: all settings are those of the paper's profile."])
     lines += ["| setting | here | paper |", "|---|---|---|"]
     lines += [
         _line([f"`{name}`", here, paper + (" †" if name in _NOT_IN_PAPER else "")])
         for name, here, paper in found
     ]
     if any(name in _NOT_IN_PAPER for name, _, _ in found):
-        lines += ["", "† Not in the paper; from the first author's later public configuration."]
+        lines += [
+            "",
+            "† Not in the paper; taken from the first author's later public configuration.",
+        ]
     return "\n".join(lines)
 
 
@@ -477,7 +392,7 @@ def _native_markdown(content: Mapping[str, Any]) -> str:
     if not native:
         return ""
     lines = [
-        "The same on each scan's own grid, to which the masks are brought back:",
+        "The same on each scan's own grid, to which the masks are resampled:",
         "",
         *_header(),
     ]
@@ -497,15 +412,10 @@ def _run_markdown(content: Mapping[str, Any]) -> str:
         lines.append(f"- Wall time {sum(content['wall_seconds'].values()) / 60:.1f} min: {stages}.")
     if content["peak_memory_bytes"]:
         lines.append(
-            f"- Peak memory of all processes together {content['peak_memory_bytes'] / 2**30:.1f} GiB."
+            f"- Peak memory of all processes together {content['peak_memory_bytes'] / 2**30:.1f} "
+            "GiB."
         )
     return "\n".join(lines)
-
-
-def _caption(dice: Mapping[int, float | None]) -> str:
-    return "   ".join(
-        f"{letter} {_number(dice[value], 2) or '–'}" for letter, value in (("P", 1), ("T", 2))
-    )
 
 
 def _header() -> list[str]:
@@ -529,13 +439,13 @@ def _paper_settings() -> dict[str, str]:
 
 
 def _comparable(text: str) -> tuple[float | str, ...]:
-    """The parts of a setting, numbers as numbers: "1e-4" is "0.0001"."""
+    """Returns the parts of a setting, numbers as numbers, so that "1e-4" equals "0.0001"."""
     parts: list[float | str] = []
     for part in text.split(","):
         try:
             parts.append(float(part))
         except ValueError:
-            parts.append(part.lower())  # false is False
+            parts.append(part.lower())  # "False" equals "false"
     return tuple(parts)
 
 

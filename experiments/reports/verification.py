@@ -1,5 +1,6 @@
-"""Does a result follow from its own rows? The table computed again, every file beside it compared
-with the digest it was made from.
+"""Verifies that a result follows from its own rows.
+
+The table is computed again, and the files beside it are compared with the recorded digests.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TOLERANCE = 1e-9  # per cent; other summation orders differ by less
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing looked at. `holds` is None where what it needs is not here, which is no failure."""
+    """One check. `holds` is None if the files it needs are not here, which is not a failure."""
 
     what: str
     holds: bool | None
@@ -27,10 +28,10 @@ class Check:
 
 
 def verify(folder: str | os.PathLike) -> list[Check]:
-    """Returns what was checked in a run's folder.
+    """Returns the checks of a run's folder.
 
     Raises:
-      FileNotFoundError: where it holds no `table1.json`.
+      FileNotFoundError: if it holds no `table1.json`.
     """
     folder = pathlib.Path(folder)
     content = table1_report.read(folder).document
@@ -45,7 +46,7 @@ def verify(folder: str | os.PathLike) -> list[Check]:
     if not recorded:
         return [
             *checks,
-            Check("fingerprints", None, "the table is of a version that recorded none"),
+            Check("fingerprints", None, "the table's release recorded none"),
         ]
     now = fingerprints.of_run(folder)
     for kind in ("models", "data"):
@@ -57,7 +58,7 @@ def verify(folder: str | os.PathLike) -> list[Check]:
                 if found is None
                 else "the same bytes"
                 if holds
-                else f"{found[:16]}…, the table was made from {digest[:16]}…"
+                else f"{found[:16]}…, but the table was made from {digest[:16]}…"
             )
             checks.append(Check(f"{kind} {name}", holds, detail))
     return checks
@@ -96,9 +97,7 @@ def _findings(content: Mapping[str, Any]) -> Check:
 
 def _patients(content: Mapping[str, Any]) -> Check:
     if "patients" not in content:
-        return Check(
-            "patients from the rows", None, "the table is of a version that did not measure them"
-        )
+        return Check("patients from the rows", None, "the table's release did not measure them")
     found = patients.of_rows(content["cases"])
     wrong = [
         name
@@ -111,7 +110,7 @@ def _patients(content: Mapping[str, Any]) -> Check:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same but for the last digits of numbers."""
+    """Returns whether two JSON values are equal up to the last digits of numbers."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return set(one) == set(other) and all(_alike(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
@@ -130,9 +129,9 @@ def _files(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
         Check(
             "table1.csv",
             same,
-            "as the JSON"
+            "the same as the JSON"
             if same
-            else "differs from the JSON; it was changed by hand or is of another run",
+            else "differs from the JSON; it was changed by hand or is from another run",
         )
     ]
 
@@ -146,7 +145,7 @@ def _rows(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
             Check(
                 "rows inside the table",
                 same,
-                "as recorded" if same else "were changed after the table was made",
+                "as recorded" if same else "changed after the table was made",
             )
         )
     files = [
@@ -165,28 +164,28 @@ def _rows(folder: pathlib.Path, content: Mapping[str, Any]) -> list[Check]:
         Check(
             "rows as the sites sent them",
             same,
-            "the table's" if same else "are not the table's rows",
+            "the table's rows" if same else "not the table's rows",
         ),
     ]
 
 
 def runs_in(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the folders of finished runs at or beneath `folder`.
+    """Returns the folders of finished runs at or below `folder`.
 
     Raises:
-      FileNotFoundError: where there is none.
+      FileNotFoundError: if there is none.
     """
     folder = pathlib.Path(folder)
     found = sorted(file.parent for file in folder.glob("**/table1.json"))
     if not found:
         raise FileNotFoundError(
-            f"{folder}: no table1.json here or beneath; name the folder of a run or of a study"
+            f"{folder}: no table1.json here or below; give the folder of a run or of a study"
         )
     return found
 
 
 def study_check(folder: str | os.PathLike) -> Check | None:
-    """Checks that a study's table holds the rows of its runs; None where the folder is no study's."""
+    """Checks that a study's table holds its runs' rows; None if the folder is not a study's."""
     file = pathlib.Path(folder) / "study.json"
     if not file.exists():
         return None

@@ -1,3 +1,1 @@
-"""Numbers made of per-case rows: Table 1, intervals, claims and verdicts, digests. No pages, no
-training.
-"""
+"""Numbers made from per-case rows: Table 1, intervals, claims and verdicts, digests."""

@@ -1,11 +1,13 @@
-"""What of a case's scores goes into a per-case row: column names, all made of the words that
-federated.security.report_filter lets out.
+"""The per-case row: its type, and the columns that hold a case's scores.
+
+All column names are made of the words that federated.security.report_filter lets out.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from preprocessing.volume import Volume
 
 CLASS_NAMES = {1: "pancreas", 2: "tumour"}
 
-# measure in a row -> its unit, for reports; each class has a column <measure>_<class>
+# Measure -> its unit, for reports. A row has a column <measure>_<class> for each class.
 UNITS = {
     "dice": "",
     "hd95_mm": "mm",
@@ -32,7 +34,7 @@ UNITS = {
     "surface_volume_ratio": "1/mm",
     "truth_surface_volume_ratio": "1/mm",
 }
-# its continuity and smoothness, and what a patient's "has a tumour" rests on
+# Continuity, smoothness, and what is found of the tumour.
 _TUMOUR_ONLY = (
     "components",
     "truth_components",
@@ -41,12 +43,58 @@ _TUMOUR_ONLY = (
     "surface_volume_ratio",
     "truth_surface_volume_ratio",
 )
-SCORE = "score_tumour"  # of a row: the patient's score, see c2fnas.scores.tumour_score
+SCORE = "score_tumour"  # column of the patient's score, see c2fnas.scores.tumour_score
+
+
+class _Scored(TypedDict):
+    model: str
+    site: str
+    case: int  # running number in the site's cohort
+    grid: str  # "training", "native" or, for a validation case, "validation"
+    dice_pancreas: float | None  # None: the class is in neither truth nor prediction
+    dice_tumour: float | None
+    volume_ml_pancreas: float
+    volume_ml_tumour: float
+    truth_ml_pancreas: float
+    truth_ml_tumour: float
+
+
+# The columns that every row has.
+REQUIRED = tuple(_Scored.__annotations__)
+
+
+class CaseRow(_Scored, total=False):
+    """What a site reports for one model on one case. Earlier releases lack the later columns."""
+
+    hd95_mm_pancreas: float | None
+    hd95_mm_tumour: float | None
+    nsd_pancreas: float | None
+    nsd_tumour: float | None
+    volume_error_ml_pancreas: float | None
+    volume_error_ml_tumour: float | None
+    components_tumour: float | None
+    truth_components_tumour: float | None
+    found_tumour: float | None
+    false_components_tumour: float | None
+    surface_volume_ratio_tumour: float | None
+    truth_surface_volume_ratio_tumour: float | None
+    score_tumour: float | None
+    round: int  # of the chosen candidate, see `shared_choice`
+    gate_threshold: float  # of the gate that was applied, see `gated_rows`
+    gate_patients: int
+    gate_share: float
+
+
+def value(row: CaseRow, column: str) -> float | None:
+    """Returns a number of a row; None if the row lacks the column or has no score in it."""
+    number = cast("Mapping[str, Any]", row).get(column)
+    return None if number is None else float(number)
 
 
 def columns(scores: ClassScores, name: str) -> dict[str, float | None]:
-    """Returns a class's columns of a row, e.g. `hd95_mm_pancreas`; None where there is no score
-    (rule in c2fnas.scores.metrics).
+    """Returns the columns of one class, e.g. `hd95_mm_pancreas`.
+
+    A value is None if the class has no score (see c2fnas.scores.metrics).
     """
     values = {
         "dice": scores.dice,
@@ -77,14 +125,18 @@ def of_files(
     *,
     orientation: str | None = None,
 ) -> dict[str, float | None]:
-    """Returns the columns of both classes for a mask and a label map, NIfTI files on one grid in
-    whatever axis orders.
+    """Returns the columns of all classes for a mask and a label map.
+
+    Both are NIfTI files on the same grid, in any order of axes.
 
     Args:
-      prediction: the mask; None for one that is missing, which counts as a mask of nothing.
+      prediction: the mask; None stands for an empty mask.
+      truth: the label map.
+      label_values: value in the label map -> class; None if the values are the classes.
+      tolerance_mm: tolerance of the surface Dice.
       orientation: of files whose header gives none, see preprocessing.nifti.read_ct.
     Raises:
-      ValueError: naming the file that cannot be read, or both where they do not lie on one grid.
+      ValueError: naming the file that cannot be read, or both if their grids differ.
     """
     label = nifti.read_labels(truth, label_values, orientation=orientation)
     if prediction is None:
@@ -104,7 +156,8 @@ def of_files(
             else f"corners {apart:.2g} mm apart"
         )
         raise ValueError(
-            f"{prediction} and {truth} are two grids ({found}); bring the mask back to the label's grid"
+            f"{prediction} and {truth} have different grids ({found}); resample the mask to the "
+            "label's grid"
         )
     scores = case_scores.compare(
         mask.array, label.array, label.spacing_mm, tolerance_mm=tolerance_mm

@@ -1,5 +1,6 @@
-"""What a result was made from, as digests: rows, models, each site's prepared data. A digest names
-no case and holds no number.
+"""Digests of what a result was made from: rows, models, each site's prepared data.
+
+A digest names no case and holds no number.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from runkit import atomic
 
 
 def of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Returns the digest of per-case rows; their order and that of their columns do not matter."""
+    """Returns the digest of per-case rows; the order of rows and columns does not matter."""
     lines = sorted(json.dumps(dict(row), sort_keys=True, allow_nan=False) for row in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
 
 
 def of_file(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file's bytes, read in pieces."""
+    """Returns the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
@@ -30,19 +31,16 @@ def of_file(path: str | os.PathLike) -> str:
 
 
 def of_prepared_data(case_store: str | os.PathLike) -> str:
-    """Returns one digest for a site's prepared cases: the content of its files, the settings and
-    who is in which split.
-    """
+    """Returns the digest of a site's prepared cases: their files, settings and splits."""
     index = atomic.read_json(pathlib.Path(case_store) / "index.json")
     kept = {key: index[key] for key in ("settings", "splits", "sources", "numbers") if key in index}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def of_run(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
-    """Returns the digests of what lies in a run's folder: `models` (name -> digest) and `data`
-    (site -> digest).
+    """Returns the digests of a run's `models` (by name) and prepared `data` (by site).
 
-    What is not at hand, e.g. the sites' folders beside a real server, is left out.
+    What is not in the folder is left out, e.g. the sites' data at a real server.
     """
     folder = pathlib.Path(folder)
     models = {"initial": folder / "initial.safetensors"}

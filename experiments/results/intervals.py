@@ -1,15 +1,15 @@
-"""Intervals and tests of means and shares: arrays in, values out. Knows no model, no column and no
-file.
+"""Intervals and tests of means and shares: arrays in, values out.
 
-A *unit* is what is independent: a patient, or a training. Values stand on the last axis; axes
-before it are repetitions, each with an interval of its own, so that a simulation asks the same code
-as a report does.
+A *unit* is an independent observation: a patient, or a training. Values are on the last axis; any
+axes before it are repetitions with an interval each, so that simulations use the same code as
+reports.
 
 The interval of a mean is Student's t, per stratum, with Welch and Satterthwaite's degrees of
 freedom over the strata, and wider where the values are skewed. The percentile bootstrap is not
-used: of six values it covers 82 to 87 % where it says 95.
+used: from six values it covers 82 to 87 % instead of 95 %.
 
-scipy.stats takes as long to import as the rest of a small program: only what needs it imports it.
+scipy.stats takes as long to import as the rest of a small program, so only functions that need it
+import it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 LEVEL = 0.95
-# Of the Edgeworth term below: 1.5 on the long side, since so few values understate their skewness,
-# and half of that on the other, since they also mistake its sign. Chosen for a coverage of at least
-# 93 % from six values of an exponential (tests/benchmarks/verdict_rates.py).
+# Factors of the Edgeworth term below: 1.5 on the long side, because few values understate their
+# skewness, and half of that on the short side, because they may also mistake its sign. Chosen for a
+# coverage of at least 93 % from six values of an exponential (tests/benchmarks/verdict_rates.py).
 _LONG_SIDE, _SHORT_SIDE = 1.5, 0.75
 
 Bounds = tuple[float | None, float | None]
@@ -33,11 +33,9 @@ NO_BOUNDS: Bounds = (None, None)
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval about it, in the unit of what was measured; `count` units made
-    it.
+    """An estimate from `count` units, and the interval around it, in the measure's unit.
 
-    An end is None where the values cannot say it: one value, or values that are all alike, show no
-    spread.
+    An end is None if the values do not determine it: a single value, or equal ones, show no spread.
     """
 
     estimate: float
@@ -46,20 +44,21 @@ class Interval:
     count: int
 
     def scaled(self, factor: float) -> Interval:
-        """The same in another unit, e.g. a factor of 100 for per cent."""
+        """Returns the interval in another unit, e.g. with a factor of 100 in per cent."""
         low, high = (None if end is None else end * factor for end in (self.low, self.high))
         return Interval(self.estimate * factor, low, high, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """An estimate with its standard error: what an interval, a test and a study's power are made
-    of. Floats or arrays of one shape.
+    """An estimate with its standard error, from which intervals, tests and power follow.
 
     Attributes:
+      estimate: floats or arrays of the same shape, like the others.
+      error: standard error of the estimate.
       freedom: degrees of freedom of `error`.
-      skewness: of the estimate, third central moment over `error` cubed; 0 leaves Student's t as it
-          is.
+      skewness: third central moment of the estimate over `error` cubed; 0 leaves Student's t
+        unchanged.
     """
 
     estimate: np.ndarray
@@ -70,8 +69,8 @@ class Mean:
     def ends(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """Returns the two ends of the interval.
 
-        For a skewed mean the t statistic's own quantiles are off by skewness (2 t^2 + 1) / 6 (Hall
-        1992, after Johnson 1978); the interval grows by that, and never shrinks.
+        If the mean is skewed, the quantiles of the t statistic are off by skewness (2 t^2 + 1) / 6
+        (Hall 1992, after Johnson 1978). The interval is widened by that, and never narrowed.
         """
         from scipy import stats
 
@@ -83,8 +82,9 @@ class Mean:
         )
 
     def p(self, null: float = 0.0) -> np.ndarray:
-        """Returns the two-sided p of the mean being `null`: below 0.05 exactly where the 95 %
-        interval leaves it out. 1 without spread.
+        """Returns the two-sided p of the mean being `null`; 1 without spread.
+
+        It is below 0.05 exactly if `null` lies outside the 95 % interval.
         """
         from scipy import stats
 
@@ -100,8 +100,9 @@ class Mean:
         return np.where(known, np.minimum(1.0, 2 * stats.t.sf(t, self.freedom)), 1.0)
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
-        """Returns the true distance from a null that this interval would leave out in `power` of
-        all repetitions. Of one mean, no array.
+        """Returns the true distance from a null at which the interval excludes it with this power.
+
+        Only for a single mean, not for an array.
         """
         from scipy import optimize, stats
 
@@ -117,7 +118,7 @@ class Mean:
 
     @property
     def _growth(self) -> tuple[np.ndarray, np.ndarray]:
-        """Below and above the estimate, per (2 t^2 + 1), in standard errors."""
+        """Returns the growth below and above the estimate, per (2 t^2 + 1), in standard errors."""
         size, upwards = np.abs(self.skewness) / 6, np.asarray(self.skewness) > 0
         return size * np.where(upwards, _SHORT_SIDE, _LONG_SIDE), size * np.where(
             upwards, _LONG_SIDE, _SHORT_SIDE
@@ -126,8 +127,9 @@ class Mean:
 
 @functools.cache
 def _relative_errors(freedom: float) -> np.ndarray:
-    """Returns 500 equally likely values of an estimated standard error over the true one: it varies
-    as the root of a chi-square.
+    """Returns 500 equally likely ratios of an estimated standard error to the true one.
+
+    The ratio is distributed like the root of a chi-square over its degrees of freedom.
     """
     from scipy import stats
 
@@ -135,15 +137,15 @@ def _relative_errors(freedom: float) -> np.ndarray:
 
 
 def combination(parts: Sequence[tuple[float, np.ndarray]]) -> Mean | None:
-    """Returns the sum of weight times mean over independent groups, e.g. strata with their shares,
-    or 1 and -1 for a difference.
+    """Returns the sum of weight times mean over independent groups.
 
-    A group of one value has no spread of its own and takes the others' pooled variance.
+    Weights are e.g. the shares of strata, or 1 and -1 for a difference. A group of one value shows
+    no spread; it is given the pooled variance of the others.
 
     Args:
-      parts: of each group its weight and its values, [..., n].
+      parts: weight and values [..., n] of each group.
     Returns:
-      None where no group has two values.
+      None if no group has two values.
     """
     groups = [(weight, np.asarray(values, dtype=float)) for weight, values in parts]
     several = [values for _, values in groups if values.shape[-1] > 1]
@@ -185,66 +187,55 @@ def mean_interval(
 ) -> Interval:
     """Returns the mean of `values` and its interval.
 
-    Values that are all alike show no spread. Within bounds the interval is then what values that
-    `n` units do not show could do to the mean: a share of up to 1 - ((1 - level) / 2) ** (1 / n)
-    may lie at a bound. Without bounds the ends are None.
+    If all values are equal, they show no spread. The interval then covers what unseen values at a
+    bound could do to the mean: of `n` units, a share of up to 1 - ((1 - level) / 2) ** (1 / n) may
+    lie there. An end without a bound is None.
 
     Args:
-      values: one a unit.
-      strata: unit -> group whose size is given (sites, seeds), so that what lies between groups is
-          no spread.
-      bounds: which no value can leave; the ends stay within.
+      values: one per unit.
+      strata: the group of each unit, for groups of given sizes (sites, seeds): differences between
+        groups then do not count as spread.
+      bounds: limits of the values, and so of the interval.
+      level: of confidence.
     Raises:
-      ValueError: without a value, or where the lengths differ.
+      ValueError: if there is no value, or if the lengths differ.
     """
-    values = np.asarray(values, dtype=float)
-    if values.size == 0:
+    own = np.asarray(values, dtype=float)
+    if own.size == 0:
         raise ValueError("no value to take a mean of; have the sites evaluate their models first")
-    groups = [repr(group) for group in strata] if strata is not None else ["all"] * len(values)
-    if len(values) != len(groups):
-        raise ValueError(f"{len(values)} values and {len(groups)} strata; give one of each a unit")
-    parts = [values[[g == group for g in groups]] for group in sorted(set(groups))]
-    spread = combination([(len(own) / len(values), own) for own in parts]) or combination(
-        [(1.0, values)]
-    )
-    mean, (lowest, highest) = float(values.mean()), bounds
+    groups = [repr(group) for group in strata] if strata is not None else ["all"] * len(own)
+    if len(own) != len(groups):
+        raise ValueError(f"{len(own)} values and {len(groups)} strata; give one of each per unit")
+    parts = [own[[g == group for g in groups]] for group in sorted(set(groups))]
+    spread = combination([(len(part) / len(own), part) for part in parts])
+    spread = spread or combination([(1.0, own)])
+    mean, (lowest, highest) = float(own.mean()), bounds
     if spread is None or not spread.error > 0:
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(values))
-        return Interval(
-            mean,
-            *(None if bound is None else mean + unseen * (bound - mean) for bound in bounds),
-            len(values),
-        )
+        unseen = 1 - ((1 - level) / 2) ** (1 / len(own))
+        low, high = (None if bound is None else mean + unseen * (bound - mean) for bound in bounds)
+        return Interval(mean, low, high, len(own))
     low, high = (float(end) for end in spread.ends(level))
     return Interval(
         mean,
         low if lowest is None else max(low, lowest),
         high if highest is None else min(high, highest),
-        len(values),
+        len(own),
     )
 
 
 def student_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval | None:
-    """Returns mean and Student's t interval over repetitions (seeds); None for fewer than two,
-    which show no spread.
-    """
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
+    """Returns mean and Student's t interval over repetitions (seeds); None for fewer than two."""
+    own = np.asarray(values, dtype=float)
+    if len(own) < 2:
         return None
     from scipy import stats
 
-    half = (
-        stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    )
-    return Interval(
-        float(values.mean()), float(values.mean() - half), float(values.mean() + half), len(values)
-    )
+    half = stats.t.ppf((1 + level) / 2, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own))
+    return Interval(float(own.mean()), float(own.mean() - half), float(own.mean() + half), len(own))
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Returns p-values adjusted for their number (Holm 1979), never below what they were nor above
-    1; None stays None and counts not.
-    """
+    """Returns p-values adjusted for their number (Holm 1979); None is kept and not counted."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)
     highest = 0.0
@@ -257,8 +248,9 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 def binomial_ends(
     successes: np.ndarray, trials: np.ndarray, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends of the exact interval of a share (Clopper and Pearson 1934); numbers need
-    not be whole.
+    """Returns the ends of the exact interval of a share (Clopper and Pearson 1934).
+
+    The numbers of successes and trials need not be integers.
     """
     from scipy import stats
 
@@ -272,9 +264,7 @@ def binomial_ends(
 
 
 def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> Interval:
-    """Returns a share and its exact interval, see `binomial_ends`. Raises ValueError without a
-    trial.
-    """
+    """Returns a share and its exact interval; raises ValueError if there is no trial."""
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a share; expected at least one trial")
     low, high = binomial_ends(np.asarray(float(successes)), np.asarray(float(trials)), level)
@@ -282,8 +272,9 @@ def share_interval(successes: float, trials: int, *, level: float = LEVEL) -> In
 
 
 def binomial_p(successes: np.ndarray, trials: np.ndarray, share: float) -> np.ndarray:
-    """Returns twice the smaller tail for a true `share`: below 0.05 exactly where `binomial_ends`
-    leave it out.
+    """Returns twice the smaller tail probability for a true `share`.
+
+    It is below 0.05 exactly if `share` lies outside of `binomial_ends`.
     """
     from scipy import stats
 

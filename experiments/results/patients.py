@@ -1,52 +1,45 @@
-"""Does a model tell patients with a tumour from those without? Rows of cases in, shares with
-intervals out.
+"""Measures how well a model tells patients with a tumour from healthy ones, with intervals.
 
-A patient *has* a tumour where the truth holds one, and *is called* to have one where the mask holds
-at least one voxel of it, which is where the score (c2fnas.scores.tumour_score) is above 0. A tumour
-is a connected part of the truth, and is *found* where it shares a voxel with the mask's tumour; a
-*false alarm* is a connected part of the mask's tumour that shares none with the truth's.
+A patient *has* a tumour if the truth contains one, and is *classified* as having one if the mask
+contains at least one voxel of tumour, i.e. if the score (c2fnas.scores.tumour_score) is above 0. A
+tumour is a connected part of the truth; it is *found* if it shares a voxel with the mask's tumour.
+A *false alarm* is a connected part of the mask's tumour that shares no voxel with the truth's.
 
-Intervals are of patients, not of trainings: exact (Clopper and Pearson 1934) for shares; for the
-AUC Newcombe's of 2006 (his method 5: Hanley and McNeil's variance at the bound rather than at the
-estimate), which does not shrink to a point at an AUC of 1; the project's interval of a mean for
-false alarms. Tumours count as independent of each other, also where one patient has several.
+Intervals are over patients, not over trainings: exact (Clopper and Pearson 1934) for shares; the
+project's interval of a mean for false alarms; and for the AUC Newcombe's method 5 (2006), which
+takes Hanley and McNeil's variance at the bound instead of at the estimate, and so does not shrink
+to a point at an AUC of 1. Tumours count as independent of each other, even in the same patient.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.results import intervals, paper_table
-from experiments.results.case_rows import SCORE
+from experiments.results.case_rows import CaseRow, value
 from experiments.results.intervals import Interval
+from experiments.results.measures import Unit
 
-MEASURES = {
-    "sensitivity": "patients with a tumour who are called so",
-    "specificity": "patients without a tumour who are called so",
-    "auc": "area under the ROC curve of the score",
-    "tumours_found": "tumours found",
-    "false_alarms": "false alarms per patient without a tumour",
-}
-_CURVE_POINTS = 200  # a curve of more thresholds looks the same
+_CURVE_POINTS = 200  # a curve with more thresholds looks the same
 
 
 class Run(NamedTuple):
-    """Rows of one training on a cohort's patients; runs of one cohort share them."""
+    """The rows of one training; runs of one cohort share its patients."""
 
     cohort: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[CaseRow]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Patient:
-    """One patient under one run: None where the rows, of an earlier release, do not say."""
+    """One patient in one run. Values are None if the row, of an earlier release, lacks them."""
 
-    unit: tuple[str, str, int]
+    unit: Unit
     run: int
     tumour: bool
     called: bool
@@ -57,12 +50,11 @@ class _Patient:
 
 
 def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, Any]]:
-    """Returns model -> measure -> {"estimate", "low", "high", "count"} or None, and "froc", see
-    `free_response`; in the table's order.
+    """Returns model -> measure -> {"estimate", "low", "high", "count"} or None, in table order.
 
-    `count` is of patients, of tumours for `tumours_found`. A patient whom several runs of one
-    cohort scored counts once, with the mean. The AUC compares patients of one run with each other,
-    since each training has a scale of its own.
+    "count" is the number of patients, or of tumours for "tumours_found". "froc" holds the curve of
+    `free_response`. A patient in several runs of one cohort counts once, with the mean. The AUC
+    compares only patients of the same run, because each training has its own scale of scores.
     """
     found: dict[str, list[_Patient]] = {}
     for number, run in enumerate(runs):
@@ -74,14 +66,15 @@ def of_runs(runs: Sequence[Run], grid: str = "training") -> dict[str, dict[str, 
     return {model: _measures(found[model]) for model in sorted(found, key=paper_table.position)}
 
 
-def of_rows(rows: Iterable[Mapping[str, Any]], grid: str = "training") -> dict[str, dict[str, Any]]:
-    """The same of one run."""
+def of_rows(rows: Iterable[CaseRow], grid: str = "training") -> dict[str, dict[str, Any]]:
+    """Returns the same for a single run."""
     return of_runs([Run("", list(rows))], grid)
 
 
 def auc(with_tumour: Sequence[float], healthy: Sequence[float]) -> float:
-    """Returns the probability that a patient with a tumour scores higher than one without; equal
-    scores count one half.
+    """Returns the probability that a patient with a tumour scores higher than a healthy one.
+
+    Equal scores count one half.
     """
     one, other = np.asarray(with_tumour, float)[:, None], np.asarray(healthy, float)[None, :]
     return float(np.mean((one > other) + 0.5 * (one == other)))
@@ -95,14 +88,14 @@ def auc_interval(
     Args:
       area: the estimate.
       with_tumour, healthy: numbers of patients.
+      level: of confidence.
     """
     from scipy import optimize, stats
 
     z, extra = stats.norm.ppf((1 + level) / 2), (with_tumour + healthy) / 2.0 - 1.0
 
-    def apart(
-        true: float,
-    ) -> float:  # squared distance of the estimate from `true`, less what chance allows there
+    def excess(true: float) -> float:
+        """Returns the squared distance of the estimate from `true`, less what chance allows."""
         variance = (
             true
             * (1 - true)
@@ -111,22 +104,25 @@ def auc_interval(
         )
         return (area - true) ** 2 - z * z * variance
 
-    # chance allows nothing at 0 and at 1: a root there that is no bound
-    low = 0.0 if area == 0 else optimize.brentq(apart, 0.0, min(area, 1 - 1e-9))
-    high = 1.0 if area == 1 else optimize.brentq(apart, max(area, 1e-9), 1.0)
+    # Chance allows nothing at 0 and at 1; these roots are not bounds.
+    low = 0.0 if area == 0 else optimize.brentq(excess, 0.0, min(area, 1 - 1e-9))
+    high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-9), 1.0)
     return Interval(area, float(low), float(high), round(with_tumour + healthy))
 
 
-def free_response(patients: Sequence[tuple[float, int, int, int]]) -> list[dict[str, float]]:
-    """Returns the free-response curve: what is found, and at how many false alarms, when only
-    patients above a threshold count.
+def free_response(
+    patients: Sequence[tuple[float, int, int, int]],
+) -> list[dict[str, float | None]]:
+    """Returns the free-response curve: tumours found against false alarms, over thresholds.
+
+    At each threshold, only the marks of patients with a higher score count.
 
     Args:
       patients: (score, tumours, found, false alarms) of each.
     Returns:
-      From the highest threshold down to 0, the mask as it is, points of `threshold`, `false_alarms`
-      (per patient), `found` (share of the tumours) and its exact interval `low`, `high`. Empty
-      without a tumour.
+      Points from the highest threshold down to 0 (the mask unchanged): `threshold`, `false_alarms`
+      (per patient), `found` (share of the tumours) and its exact interval `low`, `high`. Empty if
+      there is no tumour.
     """
     tumours = sum(patient[1] for patient in patients)
     if not tumours:
@@ -151,9 +147,9 @@ def free_response(patients: Sequence[tuple[float, int, int, int]]) -> list[dict[
     return curve
 
 
-def _patient(row: Mapping[str, Any], unit: tuple[str, str, int], run: int) -> _Patient:
+def _patient(row: CaseRow, unit: Unit, run: int) -> _Patient:
     counts = (
-        row.get(column)
+        value(row, column)
         for column in ("truth_components_tumour", "found_tumour", "false_components_tumour")
     )
     return _Patient(
@@ -161,19 +157,22 @@ def _patient(row: Mapping[str, Any], unit: tuple[str, str, int], run: int) -> _P
         run,
         row["truth_ml_tumour"] > 0,
         row["volume_ml_tumour"] > 0,
-        row.get(SCORE),
+        row.get("score_tumour"),
         *(None if count is None else round(count) for count in counts),
     )
 
 
 def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
     ill, healthy = [p for p in patients if p.tumour], [p for p in patients if not p.tumour]
-    alarms = {
-        unit: value
-        for unit, value in _means(healthy, lambda p: p.false).items()
-        if value is not None
-    }
-    drawn = [(p.score, p.tumours, p.found, p.false) for p in patients]
+    alarms = _means(healthy, lambda p: p.false)
+    counted = [
+        (p.score, p.tumours, p.found, p.false)
+        for p in patients
+        if p.score is not None
+        and p.tumours is not None
+        and p.found is not None
+        and p.false is not None
+    ]
     return {
         "sensitivity": _share(_means(ill, lambda p: p.called)),
         "specificity": _share(_means(healthy, lambda p: not p.called)),
@@ -186,25 +185,25 @@ def _measures(patients: Sequence[_Patient]) -> dict[str, Any]:
         )
         if alarms
         else None,
-        "froc": [] if any(None in patient for patient in drawn) else free_response(drawn),
+        "froc": free_response(counted) if len(counted) == len(patients) else [],
     }
 
 
-def _means(patients: Sequence[_Patient], value) -> dict[tuple[str, str, int], float | None]:
-    """Returns patient -> mean over the runs that say; None where none does."""
-    by_unit: dict[tuple[str, str, int], list[float]] = {}
+def _means(
+    patients: Sequence[_Patient], number: Callable[[_Patient], float | None]
+) -> dict[Unit, float]:
+    """Returns patient -> mean over the runs that have the number; other patients are left out."""
+    by_unit: dict[Unit, list[float]] = {}
     for patient in patients:
-        by_unit.setdefault(patient.unit, []).extend(
-            [] if value(patient) is None else [float(value(patient))]
-        )
-    return {
-        unit: float(np.mean(values)) if values else None for unit, values in sorted(by_unit.items())
-    }
+        found = number(patient)
+        if found is not None:
+            by_unit.setdefault(patient.unit, []).append(float(found))
+    return {unit: float(np.mean(values)) for unit, values in sorted(by_unit.items())}
 
 
 def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
-    # the sum is whole where every patient has one run; else the interval is that of one run's
-    # patients, which is wider than needed
+    # If patients have several runs, the sum may be fractional, and the interval is that of as many
+    # patients in one run, which is wider than necessary.
     return (
         _json(intervals.share_interval(round(math.fsum(values.values()), 9), len(values)))
         if values
@@ -214,7 +213,7 @@ def _share(values: Mapping[Any, float]) -> dict[str, Any] | None:
 
 def _found(ill: Sequence[_Patient]) -> dict[str, Any] | None:
     tumours, found = _means(ill, lambda p: p.tumours), _means(ill, lambda p: p.found)
-    known = [unit for unit in tumours if tumours[unit] is not None and found[unit] is not None]
+    known = [unit for unit in tumours if unit in found]
     if not known:
         return None
     count = round(math.fsum(tumours[unit] for unit in known))
@@ -224,16 +223,20 @@ def _found(ill: Sequence[_Patient]) -> dict[str, Any] | None:
 
 
 def _auc(patients: Sequence[_Patient]) -> Interval | None:
-    wins, pairs, units = 0.0, 0, (set(), set())
+    wins, pairs = 0.0, 0
+    ill: set[Unit] = set()
+    healthy: set[Unit] = set()
     for run in sorted({patient.run for patient in patients}):
-        own = [p for p in patients if p.run == run and p.score is not None]
-        scores = [[p.score for p in own if p.tumour is tumour] for tumour in (True, False)]
-        if all(scores):
-            count = len(scores[0]) * len(scores[1])
-            wins, pairs = wins + auc(*scores) * count, pairs + count
-            for place, tumour in enumerate((True, False)):
-                units[place].update(p.unit for p in own if p.tumour is tumour)
-    return auc_interval(wins / pairs, len(units[0]), len(units[1])) if pairs else None
+        own = [(p, p.score) for p in patients if p.run == run and p.score is not None]
+        scores, others = (
+            [score for p, score in own if p.tumour is tumour] for tumour in (True, False)
+        )
+        if scores and others:
+            count = len(scores) * len(others)
+            wins, pairs = wins + auc(scores, others) * count, pairs + count
+            ill.update(p.unit for p, _ in own if p.tumour)
+            healthy.update(p.unit for p, _ in own if not p.tumour)
+    return auc_interval(wins / pairs, len(ill), len(healthy)) if pairs else None
 
 
 def _json(interval: Interval | None) -> dict[str, Any] | None:

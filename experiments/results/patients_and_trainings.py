@@ -1,22 +1,21 @@
-"""What a study can say of a number that varies between patients and between trainings: interval,
-test, power. Arrays in, values out.
+"""Interval, test and power of a number that varies between patients and between trainings.
 
-A training is a seed: its initial weights, its order of patches and, in a synthetic study, its own
-patients. Its number varies although nothing in the method does, so patients alone, however many,
-cannot say what the next training would give. There are two designs.
+A training is a seed: it has its own initial weights, order of patches and, in a synthetic study,
+patients. Its result varies although the method is the same, so patients alone, however many, cannot
+tell what the next training would give. There are two designs.
 
-* Every training has patients of its own. The mean of each training is one value; Student's t over
-  them holds whatever varies, patients included, with one degree of freedom less than there are
-  trainings. Three means may lie together by luck, closer than their patients can make them: the
-  interval is then that of the patients, stratified, if it is wider.
-* All trainings are tested on the same patients. What they share does not show between trainings:
-  the variances of the patients' means (each over the trainings) and of the trainings' means add up,
-  degrees of freedom by Welch and Satterthwaite. What one patient does in one training is in both,
-  so the sum errs towards a wider interval (Owen 2007).
+* Every training has patients of its own. The mean of each training is one value. Student's t over
+  these values covers all variation, patients included, with one degree of freedom less than there
+  are trainings. Three means may lie closer together by chance than their patients allow; if the
+  interval of the patients, stratified, is wider, it is used instead.
+* All trainings are tested on the same patients, whose variation does not show between trainings.
+  The variance of the patients' means (each over the trainings) and that of the trainings' means are
+  added, with degrees of freedom by Welch and Satterthwaite. The effect of one training on one
+  patient is in both, so the sum errs towards a wider interval (Owen 2007).
 
-A mixed model gives the same with equal numbers of patients, and with two degrees of freedom its
-likelihood has no better answer. A bootstrap of three trainings has ten different resamples. Both
-designs are simulated in tests/benchmarks/verdict_rates.py.
+With equal numbers of patients a mixed model gives the same, and with two degrees of freedom its
+likelihood gives nothing better. A bootstrap of three trainings has only ten different resamples.
+Both designs are simulated in tests/benchmarks/verdict_rates.py.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ from experiments.results.intervals import LEVEL, Mean
 
 LEAST_TRAININGS = 3
 OWN, SAME = "own patients in every training", "the same patients in every training"
-# the lowest of the simulated studies with 6 or 7 patients a site; docs/verdicts.md says where it is
-# reached
+# The lowest coverage in simulated studies with 6 or 7 patients per site; see docs/verdicts.md.
 COVERAGE = {OWN: 0.95, SAME: 0.93, "share": 0.99}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A number with all that it varies by. Its interval is the widest of its parts', its p the
-    largest; the two agree.
+    """An estimate with one or two sources of spread.
+
+    Its interval is the widest of its parts' intervals and its p the largest, so that they agree.
     """
 
     parts: tuple[Mean, ...]
@@ -49,9 +48,7 @@ class Evidence:
 
     @property
     def has_spread(self) -> np.ndarray:
-        """False where all trainings gave the same number, to the bit: there is nothing then to
-        judge a difference by.
-        """
+        """False if all trainings gave exactly the same number: then nothing can be judged."""
         return np.asarray(self.parts[0].error) > 0
 
     def ends(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
@@ -62,29 +59,28 @@ class Evidence:
         return np.maximum.reduce([part.p(null) for part in self.parts])
 
     def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
-        """Returns the smallest true distance that a study with this spread shows in `power` of its
-        repetitions.
-        """
+        """Returns the smallest true distance that such a study detects with this power."""
         return max(part.detectable(level, power) for part in self.parts)
 
 
 def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evidence:
-    """Returns what the means of the trainings and the spread of the patients say together.
+    """Returns the evidence from the trainings' means and the patients' spread together.
 
     Args:
-      trainings: [..., K], each training's own estimate; at least two.
-      patients: the estimate as a combination of patients, each patient's value averaged over the
-        trainings that share it; None where too few patients show a spread.
+      trainings: [..., K], the estimate of each training; at least two.
+      patients: the estimate as a combination of patients, after averaging each patient over the
+        trainings that share it; None if there are too few patients to show a spread.
       design: OWN or SAME.
     """
     trainings = np.asarray(trainings, dtype=float)
     between = intervals.combination([(1.0, trainings)])
-    between = dataclasses.replace(
-        between, skewness=np.zeros_like(between.error)
-    )  # of three values none can be told
+    if between is None:
+        raise ValueError(f"{trainings.shape[-1]} training; expected at least two")
+    # Three values are too few to tell a skewness.
+    between = dataclasses.replace(between, skewness=np.zeros_like(between.error))
     if patients is None:
         return Evidence((between,))
-    # both parts are about the trainings' mean, each training counting alike
+    # Both parts are about the mean of the trainings, in which each counts the same.
     patients = dataclasses.replace(patients, estimate=between.estimate)
     if design == OWN:
         return Evidence((between, patients))
@@ -101,35 +97,38 @@ def evidence(trainings: np.ndarray, patients: Mean | None, design: str) -> Evide
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A share of patients, as so many of so many that vary by themselves.
+    """A share of patients, as of a number of independent ones.
 
     Attributes:
-      effective: how many such patients those of the study are worth.
-      most: the same without a design effect, as where none is marked.
+      estimate: the share.
+      effective: the number of independent patients to which the study's are equivalent.
+      most: the same without a design effect, e.g. if no patient is marked.
     """
 
     estimate: np.ndarray
-    effective: np.ndarray
+    effective: np.ndarray | float
     most: float
 
     def ends(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-        return intervals.binomial_ends(self.estimate * self.effective, self.effective, level)
+        trials = np.asarray(self.effective)
+        return intervals.binomial_ends(self.estimate * trials, trials, level)
 
     def p(self, share: float) -> np.ndarray:
-        return intervals.binomial_p(self.estimate * self.effective, self.effective, share)
+        trials = np.asarray(self.effective)
+        return intervals.binomial_p(self.estimate * trials, trials, share)
 
 
 def share(trainings: np.ndarray, patients: int, design: str) -> Share:
-    """Returns a share with the patients' exact interval, made wider by what trainings vary (Korn
-    and Graubard 1998).
+    """Returns a share whose exact interval also covers trainings (Korn and Graubard 1998).
 
-    The number of patients is divided by the design effect, the variance of the share over that of
-    independent patients (never below 1), and by the square of Student's quantile for the trainings'
-    degrees of freedom over that for the patients'.
+    The number of patients is divided by the design effect: the variance of the share over that of
+    independent patients, but at least 1. It is also divided by the square of the ratio of Student's
+    quantiles for the degrees of freedom of trainings and of patients.
 
     Args:
       trainings: [..., K], the share in each training.
-      patients: how many different ones there are: all trainings' together in the design OWN.
+      patients: number of different patients; in the design OWN, of all trainings together.
+      design: OWN or SAME.
     """
     from scipy import stats
 

@@ -1,6 +1,4 @@
-"""Per-case rows as means with their intervals and numbers of cases, as tables. Knows no network and
-no scan.
-"""
+"""Summarises per-case rows: means with intervals and numbers of cases, as tables."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.results import case_rows, intervals
+from experiments.results.case_rows import CaseRow
 from experiments.results.intervals import Bounds, Interval
 
 CLASSES = ("pancreas", "tumour")
@@ -19,15 +18,14 @@ _BOUNDS: Mapping[str, Bounds] = {
     "nsd": _SHARES,
     "volume_error_ml": intervals.NO_BOUNDS,
 }
-_LENGTHS: Bounds = (0.0, None)  # and volumes, parts, ratios: all others
+_LENGTHS: Bounds = (0.0, None)  # of all other measures: lengths, volumes, counts, ratios
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
-    """Returns column -> its mean over the cases that have a score, with its interval; None for a
-    column without one.
+    """Returns column -> mean and interval over the cases with a score, None if there are none.
 
-    Where the cases show no spread (one case, or all alike) an end is as far as the measure's bounds
-    allow, and None where it has none. Columns stand in the order measure, class.
+    If the cases show no spread (a single case, or equal scores), the interval follows from the
+    measure's bounds; an end without a bound is None. Columns are ordered by measure, then class.
     """
     found: dict[str, Interval | None] = {}
     for measure in case_rows.UNITS:
@@ -43,11 +41,9 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval | None]:
     return found
 
 
-def by_model(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns one line a model, site, grid and column of a federation's rows: mean, interval,
-    number of cases.
-    """
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+def by_model(rows: Iterable[CaseRow]) -> list[dict[str, Any]]:
+    """Returns mean, interval and number of cases per model, site, grid and column."""
+    groups: dict[tuple[str, str, str], list[CaseRow]] = {}
     for row in rows:
         groups.setdefault((row["model"], row["site"], row["grid"]), []).append(row)
     return [
@@ -58,8 +54,9 @@ def by_model(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def lines(summary: Mapping[str, Interval | None]) -> list[dict[str, Any]]:
-    """Returns a line a column for a table: measure, class, mean, low, high, cases; numbers absent
-    where there is no case.
+    """Returns one line per column: measure, class, unit, mean, low, high, cases.
+
+    The numbers are None if no case has a score.
     """
     result = []
     for column, interval in summary.items():
@@ -75,7 +72,7 @@ def lines(summary: Mapping[str, Interval | None]) -> list[dict[str, Any]]:
 
 
 def for_card(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Returns the scores of a model card: column -> mean, low, high, cases (see c2fnas.model_card)."""
+    """Returns the scores for a model card: column -> mean, low, high, cases."""
     kept = ("dice", "hd95_mm", "nsd", "volume_error_ml")
     return {
         f"{line['measure']}_{line['class']}": {
@@ -87,7 +84,7 @@ def for_card(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | i
 
 
 def markdown(summary: Mapping[str, Interval | None]) -> str:
-    """Returns the summary as a Markdown table with the rule that stands behind it."""
+    """Returns the summary as a Markdown table, with the rule for absent classes."""
     text = ["| measure | class | mean | 95 % interval | cases |", "|---|---|---|---|---|"]
     for line in lines(summary):
         label = line["measure"].replace("_", " ") + (" (1/mm)" if line["unit"] == "1/mm" else "")
@@ -96,14 +93,14 @@ def markdown(summary: Mapping[str, Interval | None]) -> str:
         interval = "" if line["mean"] is None else " to ".join(ends)
         text.append(f"| {label} | {line['class']} | {mean} | {interval} | {line['cases']} |")
     rule = (
-        "A class that neither mask holds does not count; one that only one of them holds scores 0 in Dice and surface Dice and the "
-        "diagonal of the volume in HD95."
+        "A class that is in neither mask is not counted. A class that is in only one of them "
+        "scores 0 in Dice and surface Dice, and the diagonal of the volume in HD95."
     )
     return "\n".join([*text, "", rule]) + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns rows as CSV; an absent number is an empty cell."""
+    """Returns rows as CSV; a missing number is an empty cell."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

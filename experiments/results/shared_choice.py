@@ -1,38 +1,39 @@
-"""Which local model of a site is its best by every site's validation: the choice that a site cannot
-make alone without all labels.
+"""Chooses a site's best local model by the validation cases of all sites.
 
-A site whose labels lack a class cannot see on its own validation cases what its model has unlearned
-of it. It lends some of its local models, the candidates; every site scores them on its validation
-cases as well as on its test cases, and the rows decide here. Models travel, scans do not. The
-chosen candidate's test rows become those of `<site>_FL_local_shared`.
+A site whose labels lack a class cannot see on its own validation cases whether a model has
+unlearned that class. It therefore lends some of its local models, the candidates. Every site scores
+them on its validation and test cases, and the choice is made here from the rows: models travel,
+scans do not. The chosen candidate's test rows become those of `<site>_FL_local_shared`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-GRID = "validation"  # of a row: a validation case on the training grid
+from experiments.results.case_rows import CaseRow, value
+
+GRID = "validation"  # grid of rows of validation cases, which are on the training grid
 _CANDIDATE = re.compile(r"(?P<model>.+_FL_local)_r(?P<round>\d{3,6})")
 _SUFFIX = "_shared"
 _CLASSES = ("pancreas", "tumour")
 
 
 def candidate_name(model: str, round_number: int) -> str:
-    """Returns the name under which the local model of a round is lent, e.g. C1_FL_local_r024."""
+    """Returns the name under which a round's local model is lent, e.g. C1_FL_local_r024."""
     return f"{model}_r{round_number:03d}"
 
 
 def candidate_of(name: str) -> tuple[str, int] | None:
-    """Returns (model, round) of a candidate's name, None for any other model's."""
+    """Returns (model, round) for the name of a candidate, None for other names."""
     match = _CANDIDATE.fullmatch(name)
     return None if match is None else (match["model"], int(match["round"]))
 
 
 def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) -> list[int]:
-    """Returns the rounds whose local models are lent: at most `candidates` of those with a
-    validation, evenly apart, the last one included.
+    """Returns the rounds whose local models are lent.
+
+    They are at most `candidates` of the rounds with a validation, evenly spaced up to the last one.
     """
     validated = [
         r for r in range(1, num_rounds + 1) if r % validation_every == 0 or r == num_rounds
@@ -41,47 +42,43 @@ def candidate_rounds(num_rounds: int, validation_every: int, candidates: int) ->
     return validated[::-1][::stride][::-1] if candidates else []
 
 
-def resolve(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows without the candidates'; each site's chosen candidate stands as `…_shared`, with
-    its `round`. Rows of validation cases stay: the healthy gate is fitted to some of them, see
-    `gated_rows`.
+def resolve(rows: Iterable[CaseRow]) -> list[CaseRow]:
+    """Returns the rows with each site's chosen candidate as `…_shared`, without other candidates.
 
-    The choice: of every class the mean Dice over all validation cases of all sites that show it or
-    are marked with it, then the mean of the classes. Where two are equal, the later round.
+    The candidate with the highest score is chosen, the later of two equal ones. The score is the
+    mean over the classes of the mean Dice over all sites' validation cases that have the class in
+    truth or prediction. Rows of validation cases are kept, because `gated_rows` needs some of them.
     """
-    rows = [dict(row) for row in rows]
+    rows = list(rows)
     chosen = choose(rows)
-    result = []
+    result: list[CaseRow] = []
     for row in rows:
         candidate = candidate_of(row["model"])
         if candidate is not None and chosen.get(candidate[0]) != candidate[1]:
             continue
-        result.append(
-            row
-            if candidate is None
-            else {**row, "model": candidate[0] + _SUFFIX, "round": candidate[1]}
-        )
+        if candidate is None:
+            result.append(row)
+        else:
+            result.append({**row, "model": candidate[0] + _SUFFIX, "round": candidate[1]})
     return result
 
 
-def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Returns model -> round of its candidate that is chosen; a model without candidates or without
-    validation rows is absent.
-    """
+def choose(rows: Sequence[CaseRow]) -> dict[str, int]:
+    """Returns model -> round of the chosen candidate, for models with validated candidates."""
     scores: dict[str, dict[int, float]] = {}
     latest = {(row["model"], row["site"], row["case"]): row for row in rows if row["grid"] == GRID}
     for name in {model for model, _, _ in latest}:
         candidate = candidate_of(name)
         own = [row for (model, _, _), row in latest.items() if model == name]
         means = [
-            _mean([row[f"dice_{of}"] for row in own if row[f"dice_{of}"] is not None])
+            _mean([n for n in (value(row, f"dice_{of}") for row in own) if n is not None])
             for of in _CLASSES
         ]
         known = [mean for mean in means if mean is not None]
         if candidate is not None and known:
             scores.setdefault(candidate[0], {})[candidate[1]] = sum(known) / len(known)
     return {
-        model: max(by_round, key=lambda number, of=by_round: (of[number], number))
+        model: max((score, number) for number, score in by_round.items())[1]
         for model, by_round in scores.items()
     }
 

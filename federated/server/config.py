@@ -12,6 +12,7 @@ from federated.rounds import rounds
 from federated.rounds.tasks import MAX_ROUND
 from federated.tensors import codec
 from federated.wire.messages import MAX_WAIT_S, MIN_WAIT_S
+from runkit.settings import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,44 +21,82 @@ class ServerConfig:
 
     num_rounds: int
     local_epochs: int = 10
-    min_num_clients: int = 2
-    max_num_clients: int = 2
-    wait_after_min_clients_s: float = 10.0
-    # Of a round, from its opening; extended while updates arrive.
-    round_deadline_s: float | None = None
+    min_num_clients: int = setting(2, "Number of updates that a round needs before it can close.")
+    max_num_clients: int = setting(2, "Largest number of sites that may take part.")
+    wait_after_min_clients_s: float = setting(
+        10.0,
+        "Seconds to wait for further sites once the minimum of updates has arrived.",
+        flag="wait_after_min_clients",
+    )
+    round_deadline_s: float | None = setting(
+        None,
+        "Seconds from the opening of a round after which it stops waiting for sites; extended "
+        "while updates are arriving. 0 waits for the minimum without limit.",
+        flag="round_deadline",
+        unset=0.0,
+    )
     # How long a transfer in progress may stand still before the round no longer waits for it.
     progress_grace_s: float = 60.0
     max_extension_s: float = 6 * 3600.0  # limit on all extensions of a deadline together
-    # With "keep", an update that arrives after its round was averaged counts in the next one.
-    late_updates: Literal["discard", "keep"] = "discard"
+    late_updates: Literal["discard", "keep"] = setting(
+        "discard",
+        "Updates that arrive after their round was averaged: discard them, or keep them for the "
+        "next round.",
+    )
     # The aggregation rule and its parameters, e.g. "fedavgm:momentum=0.9", see aggregation/rules.py.
     aggregation: str = rules.DEFAULT
-    # An update that changes the model this many times more than usual (see `update_checks`) is
-    # refused; 0 accepts every change.
-    max_change_ratio: float = 10.0
-    # How models travel: unchanged, losslessly compressed ("deflate"), or rounded to float16
-    # ("half").
-    transport: str = "raw"
-    # The run ends after this many scored global models without a better mean score; 0: never.
-    patience_rounds: int = 0
+    max_change_ratio: float = setting(
+        10.0,
+        "Refuse an update that changes the model by more than this many times the usual amount: "
+        "the median change of the other sites over the last five rounds, but at least a fifth of "
+        "the initial model's norm. 0 disables the check.",
+    )
+    transport: str = setting(
+        "raw",
+        "How models are sent: unchanged, losslessly compressed, or rounded to float16.",
+        choices=codec.TRANSPORTS,
+    )
+    patience_rounds: int = setting(
+        0,
+        "End the run after this many scored global models in a row without a better mean score; 0 "
+        "never does. Sites score one model every --validation_every rounds.",
+    )
     min_improvement: float = 0.0  # of the mean score, to count as better
-    # A site that is silent for longer is no longer waited for, as long as enough others remain.
-    heart_beat_timeout_s: float = 600.0
+    heart_beat_timeout_s: float = setting(
+        600.0,
+        "Seconds without a sign of life after which the server no longer waits for a site, as long "
+        "as enough others remain.",
+        flag="heart_beat_timeout",
+    )
     # After the last round: publish models, evaluate them at every site, collect rows.
     cross_site_evaluation: bool = True
-    token_lifetime_s: float = 24 * 3600.0
+    token_lifetime_s: float = setting(
+        24 * 3600.0, "Seconds for which a login is valid.", flag="token_lifetime"
+    )
     # A waiting site asks again after this time; meanwhile it occupies a thread.
     poll_s: float = 20.0
-    # Models in transfer from or to sites; memory grows with these, not with the number of sites.
-    transfers_at_once: int = 2
-    # Rounds whose updates stay on disk, so that an audit can average them again.
-    keep_updates: int = 1
-    # Newest global models that stay besides the initial and the best ones; 0 keeps all.
-    keep_globals: int = 0
+    transfers_at_once: int = setting(
+        2,
+        "Number of models that sites upload or download at the same time; further ones wait. The "
+        "server's memory grows with this number, not with the number of sites.",
+    )
+    keep_updates: int = setting(
+        1,
+        "Number of newest rounds whose updates stay in the store, so that experiments.audit can "
+        "average them again.",
+    )
+    keep_globals: int = setting(
+        0,
+        "Number of newest global models to keep besides the initial and the best one; 0 keeps all.",
+    )
     # How long a server stays up after the end for sites that have not heard of it.
     linger_s: float = 60.0
-    host: str = "0.0.0.0"
-    port: int = 8443  # 0: any free one, written to <store>/address.json and kept across restarts
+    host: str = setting("0.0.0.0", "Address to listen on.")
+    port: int = setting(
+        8443,
+        "Port to listen on. 0 takes any free one, writes it to <store>/address.json and keeps it "
+        "across restarts.",
+    )
 
     def __post_init__(self) -> None:
         _ = self.policy, self.rule

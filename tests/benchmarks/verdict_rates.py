@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.results import hypotheses, intervals
+from experiments.results import claims, hypotheses, intervals
 from experiments.results import patients_and_trainings as two
 from runkit.randomness import generator
 
 REPETITIONS = 20_000
-PARTS = sum(len(hypothesis.parts) for hypothesis in hypotheses.HYPOTHESES)
+PARTS = sum(len(hypothesis.parts) for hypothesis in claims.HYPOTHESES)
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
@@ -228,7 +228,7 @@ def main() -> None:
                         )
                         + " |"
                     )
-    limit = hypotheses.LIMIT_SHARE
+    limit = claims.LIMIT_SHARE
     print(
         f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; right at a true share of 60 % and of 0.1 %\n"
     )

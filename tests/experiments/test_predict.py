@@ -115,7 +115,11 @@ def test_no_output_replaces_an_input_and_the_model_is_not_even_loaded(tmp_path):
     before = digests(tmp_path)
     errors = errors_of(REPLACING, tmp_path)
     for flags, error in zip(REPLACING, errors, strict=True):
-        said = ("would replace it", "is the folder of the scans", "two outputs would have one name")
+        said = (
+            "would replace it",
+            "is the folder of the scans",
+            "two outputs would have the same name",
+        )
         assert any(words in error for words in said), f"{flags}: {error}"
     assert digests(tmp_path) == before
     done = run("--model=nowhere", *REPLACING[0], cwd=tmp_path)
@@ -147,7 +151,7 @@ def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(t
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert (
         "2 of 6 scans failed" in done.stderr
-        and "1 of 6 scans have their mask, but lack an output" in done.stderr
+        and "1 of 6 scans have a mask but lack another requested output" in done.stderr
     )
     assert (
         "a.png: cannot be written" in done.stderr
@@ -184,7 +188,7 @@ def test_a_failed_extra_output_costs_no_mask_and_what_is_missing_is_made_again(t
     )
     stamps = digests(masks)
     done = run(*flags, "--skip_existing", "--orientation=RAS")
-    assert done.returncode == 0 and "2 of 5 scans have all their outputs already" in done.stderr, (
+    assert done.returncode == 0 and "2 of 5 scans already have all their outputs" in done.stderr, (
         done.stderr
     )
     again = table(masks / "volumes.csv")
@@ -336,4 +340,4 @@ def test_a_folders_gate_is_applied_unless_told_not_to_and_one_that_is_not_there_
         ),
     )
     refused = run(f"--model={tmp_path / 'later'}", image, f"--output={tmp_path / 'none'}")
-    assert refused.returncode != 0 and "give --nogate" in refused.stderr
+    assert refused.returncode != 0 and "use --nogate" in refused.stderr

@@ -64,7 +64,7 @@ def test_help_shows_the_programs_own_flags(program, slow_packages_refuse):
 def test_help_into_a_pipe_that_closes_is_no_error():
     command = f"{sys.executable} -m experiments.join --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.startswith("Takes a site") and done.stderr == ""
+    assert done.stdout.startswith("Takes part in a federation") and done.stderr == ""
 
 
 def test_no_profile_starts_no_table_of_weeks(tmp_path):
@@ -162,7 +162,8 @@ def test_a_full_disk_is_one_line_with_the_file_what_is_free_and_what_to_do(tmp_p
     )
     words = r"error: best\.safetensors: cannot be written \(No space left on device\); [\d.]+ MB are free there\. Free space and run the same "
     assert done.returncode == 1 and re.fullmatch(
-        words + r"command again: what is finished stays, and it resumes there\n", done.stderr
+        words + r"command again: finished parts are kept, and the run continues after them\n",
+        done.stderr,
     )
 
 

@@ -276,9 +276,7 @@ def test_scans_of_a_folder_are_segmented_and_a_broken_one_stops_no_other(study, 
         f"--truth={labels}",
         f"--output={tmp_path / 'scores'}",
     )
-    assert done.returncode == 1 and "series.nii.gz: has no label of this name" in done.stderr, (
-        done.stderr
-    )
+    assert done.returncode == 1 and "holds no label of this name" in done.stderr, done.stderr
     assert "| dice | pancreas |" in (tmp_path / "scores" / "summary.md").read_text()
     assert (tmp_path / "scores" / "cases.csv").read_text().count("\n") == 2
 

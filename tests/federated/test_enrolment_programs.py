@@ -84,8 +84,8 @@ def test_another_credential_and_a_stolen_key_of_the_server(tmp_path):
     )
     run(tmp_path, "provision", "--output=fed", "--add=C2")
     said = run(tmp_path, "provision", "--output=fed", "--revoke=server")
-    assert "Carry the whole folder of the server" in said and re.search(
+    assert "Copy the server's whole folder" in said and re.search(
         r"^server .* revoked ", said, re.MULTILINE
     )
     said = run(tmp_path, "request", "--kit=fed/C2", "--revoked=fed/authority/revoked.crl")
-    assert "certificates of the server before generation 1 are no longer trusted" in said
+    assert "server certificates before generation 1 are no longer trusted" in said

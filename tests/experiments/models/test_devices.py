@@ -97,5 +97,5 @@ def test_only_the_first_machine_writes(monkeypatch):
             ),
         )
         assert devices.is_chief() is chief
-    with pytest.raises(ValueError, match="join runs on one machine"):
+    with pytest.raises(ValueError, match="join runs on a single machine"):
         devices.single_machine("join")

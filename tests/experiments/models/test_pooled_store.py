@@ -47,7 +47,7 @@ def test_every_case_keeps_its_sites_split_and_is_found_by_its_site(stores):
 
 def test_stores_that_do_not_fit_are_refused(stores):
     one = stores("C1", 4)
-    with pytest.raises(ValueError, match="two sites or more, each once; given C1, C1"):
+    with pytest.raises(ValueError, match="at least two sites, each once; given C1, C1"):
         PooledStore([one, one])
-    with pytest.raises(ValueError, match="prepare both with one flag file"):
+    with pytest.raises(ValueError, match="prepare both with the same flag file"):
         PooledStore([one, stores("C2", 5, (6.0, 6.0, 6.0))])

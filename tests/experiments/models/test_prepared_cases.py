@@ -106,7 +106,7 @@ def test_a_store_of_an_earlier_release_opens_and_what_it_records_is_compared(tmp
         == "C1"
     )
     assert len(found(root, config())) == 2
-    assert "by a release that did not record itself" in prepared_cases.describe(
+    assert "by a release that did not record its name" in prepared_cases.describe(
         case_store.record_of(root)
     )
 

@@ -392,7 +392,7 @@ def test_the_gate_takes_out_a_tumour_below_its_threshold_alone_and_says_so(tmp_p
                 abs(int((mask == 1).sum()) - int((plain == 1).sum())) < 0.2 * (plain == 2).sum()
             )  # voxels at the border go either way
             assert (
-                "the healthy gate has taken out a marked tumour" in found.notes[0]
+                "the healthy gate removed a marked tumour" in found.notes[0]
                 and "--nogate shows it" in found.notes[0]
             )
 

@@ -64,7 +64,7 @@ STATUS = {
 
 def test_the_table_of_a_run_under_way():
     assert status_table.render(STATUS).splitlines() == [
-        "run 4599119728aaf15b   round 3 open: 1 of 2 updates needed are in, attempt 2; 2 of 60 rounds done   release 0.1.0",
+        "run 4599119728aaf15b   round 3 open: 1 of 2 required updates received, attempt 2; 2 of 60 rounds done   release 0.1.0",
         "",
         "site        state   cases    heard  updates   from it     to it   score  last done",
         "C1          pushed    252  3 s ago        3  240.0 MB  160.0 MB  0.6154  sent round 3",

@@ -92,7 +92,7 @@ def test_the_program_says_so_by_its_exit_code(finished):
     changed(finished, lambda content: content["rows"]["FL_global"].update(average=99.0))
     bad = run()
     assert bad.returncode == 1 and "WRONG" in bad.stdout and "2 checks failed" in bad.stdout
-    with pytest.raises(FileNotFoundError, match=r"no table1\.json here or beneath"):
+    with pytest.raises(FileNotFoundError, match=r"no table1\.json here or below"):
         verification.runs_in(finished / "sites")
 
 

@@ -12,7 +12,7 @@ SCORES = {"C1": [0.0, 1.0, 2.0, 4.0], "C2": [3.0, 4.0, 4.5, 9.0]}
 
 
 def row(model, site, case, grid, *, score=None, tumour=0.0, marked=True):
-    keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
+    keys = dict.fromkeys(case_rows.REQUIRED, 0.0)
     found = {
         **keys,
         "model": model,

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.results import hypotheses, intervals, paper_table
+from experiments.results import claims, hypotheses, intervals, paper_table
+from experiments.results.claims import Hypothesis, Part
 from experiments.results.hypotheses import (
     CONTRADICTED,
     NOT_MEASURED,
     SUPPORTED,
     UNDECIDED,
-    Hypothesis,
     Outcome,
-    Part,
-    Run,
 )
+from experiments.results.measures import Run
 from experiments.studies import study_results
 
 
@@ -338,7 +337,7 @@ def test_the_papers_hypotheses_are_all_there_and_measured_where_their_rows_are()
         ]
         runs.append(Run(seed, f"cohort {seed}", rows))
     verdicts = {v.hypothesis.key: v for v in hypotheses.evaluate(runs)}
-    assert len(verdicts) == len(hypotheses.HYPOTHESES) == 21
+    assert len(verdicts) == len(claims.HYPOTHESES) == 21
     assert [key for key, v in verdicts.items() if v.verdict == NOT_MEASURED] == ["tumour_smoother"]
     json = verdicts["c1_local_keeps_c1"].to_json()
     assert (

@@ -178,16 +178,6 @@ def test_false_tumours_are_counted_in_healthy_cases_only():
     assert paper_table.false_tumours(rows) == {"C1_baseline": (0, 1), "C2_baseline": (1, 2)}
 
 
-def test_several_runs_give_mean_and_range():
-    runs = [
-        {"rows": {"FL_global": {"C1_pancreas": value, "average": None}}}
-        for value in (70.0, 80.0, 84.0)
-    ] + [{"rows": {}}]
-    assert paper_table.several(runs) == {
-        "FL_global": {"C1_pancreas": {"mean": 78.0, "lowest": 70.0, "highest": 84.0, "runs": 3}}
-    }
-
-
 def test_rows_are_read_back_and_a_broken_line_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [case("C1_baseline", "C1", 1, 0.5), case("C1_baseline", "C2", 1, 0.25, 0.125)]

@@ -33,7 +33,7 @@ ROWS = [
 def test_measures_by_hand():
     found = patients.of_rows(ROWS)["FL_global"]
     estimates = {
-        name: (found[name]["estimate"], found[name]["count"]) for name in patients.MEASURES
+        name: (found[name]["estimate"], found[name]["count"]) for name in patients_table.HEADINGS
     }
     assert estimates["sensitivity"] == (
         3 / 4,

@@ -76,10 +76,10 @@ def test_files_on_one_grid_in_other_axis_orders_are_compared_where_their_voxels_
     assert "components_pancreas" not in columns and columns["components_tumour"] == 1
     flipped[0, 3] += 1
     nifti.write_volume(tmp_path / "moved.nii.gz", Volume(truth[::-1], flipped))
-    with pytest.raises(ValueError, match=r"two grids .corners 1 mm apart"):
+    with pytest.raises(ValueError, match=r"have different grids .corners 1 mm apart"):
         case_rows.of_files(tmp_path / "moved.nii.gz", tmp_path / "truth.nii.gz", None, 1.0)
     nifti.write_volume(tmp_path / "cropped.nii.gz", Volume(truth[:-1], affine))
-    with pytest.raises(ValueError, match=r"two grids .\(7, 9, 6\) and \(8, 9, 6\)"):
+    with pytest.raises(ValueError, match=r"have different grids .\(7, 9, 6\) and \(8, 9, 6\)"):
         case_rows.of_files(tmp_path / "cropped.nii.gz", tmp_path / "truth.nii.gz", None, 1.0)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.results import paper_table, shared_choice
+from experiments.results import case_rows, paper_table, shared_choice
 from experiments.results.shared_choice import (
     candidate_name,
     candidate_of,
@@ -15,7 +15,7 @@ from experiments.results.shared_choice import (
 
 
 def row(model, site, case, grid, pancreas, tumour):
-    keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
+    keys = dict.fromkeys(case_rows.REQUIRED, 0.0)
     return {
         **keys,
         "model": model,

@@ -219,8 +219,8 @@ def test_a_deformed_study_without_a_manifest_names_the_flag(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
-        f"error: {tmp_path}/m.json: is not there; "
-        f"name the folder of your list of CTs by --data (make: DATA=...)" in done.stderr
+        f"error: {tmp_path}/m.json: does not exist; give the folder of your manifest of CTs by --data (make: DATA=...)"
+        in done.stderr
     )
 
 
@@ -584,5 +584,5 @@ def test_a_study_that_cannot_write_a_file_ends_with_one_line(tmp_path, limit, fl
         r"[\d.]+ MB are free there\. .* run the same command again: "
     )
     assert done.returncode == 1 and re.fullmatch(
-        f"error: {tmp_path}/runs/s/{file}: {words}what is finished stays, .*\n", done.stderr
+        f"error: {tmp_path}/runs/s/{file}: {words}finished parts are kept, .*\n", done.stderr
     ), done.stderr

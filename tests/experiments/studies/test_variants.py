@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results import paper_table
+from experiments.results import case_rows, paper_table
 from experiments.run.processes import ProgramFailed
 from experiments.studies import runner, study_file, study_results
 from experiments.studies import variants as study_variants
@@ -16,7 +16,7 @@ def run(label, seed, *, tumour, state="finished"):
         if model == paper_table.AVERAGE:
             continue
         for site in paper_table.SITES:
-            keys = dict.fromkeys(paper_table.ROW_KEYS, 0.0)
+            keys = dict.fromkeys(case_rows.REQUIRED, 0.0)
             of_tumour = (
                 None
                 if site == "C1"

@@ -1,0 +1,101 @@
+"""Settings declared once: a dataclass field carries its default, its help text and its check.
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Training:
+        batch_size: int = setting(8, "Patches per step.", rule=at_least(1))
+
+        def __post_init__(self):
+            check(self)
+
+Programs make their command-line flags from such fields; see `experiments.setting_flags`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy, as a function and in words ("at least 1")."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+class Setting(NamedTuple):
+    """The metadata of a field.
+
+    Attributes:
+      help: one or two sentences for --help.
+      choices: the allowed values, if there are only a few and the type is not a Literal of them.
+      rule: what the value must satisfy; None for any value of its type.
+      flag: name of its flag, where that is not the field's name.
+      unset: value of the flag that stands for None.
+    """
+
+    help: str
+    choices: tuple[str, ...] = ()
+    rule: Rule | None = None
+    flag: str | None = None
+    unset: float | None = None
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    rule: Rule | None = None,
+    flag: str | None = None,
+    unset: float | None = None,
+) -> T:
+    """Returns a dataclass field with a default and a `Setting`."""
+    about = Setting(help, tuple(choices), rule, flag, unset)
+    field: T = dataclasses.field(default=default, metadata={"setting": about})
+    return field
+
+
+def declared(config: type) -> dict[str, Setting]:
+    """Returns field name -> `Setting` of a dataclass; fields without one are left out."""
+    kinds = typing.get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        if "setting" in field.metadata:
+            about: Setting = field.metadata["setting"]
+            if typing.get_origin(kinds[field.name]) is typing.Literal:
+                about = about._replace(choices=typing.get_args(kinds[field.name]))
+            found[field.name] = about
+    return found
+
+
+def check(settings: Any) -> None:
+    """Raises ValueError naming the first setting that breaks its rule, its value and the rule."""
+    for name, about in declared(type(settings)).items():
+        rule = one_of(about.choices) if about.choices else about.rule
+        if rule is not None:
+            require(rule, name, getattr(settings, name))
+
+
+def require(rule: Rule, name: str, value: Any) -> None:
+    """Raises ValueError if `value` breaks the rule."""
+    if not rule.holds(value):
+        names = isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
+        shown = ",".join(value) if names else value
+        raise ValueError(f"{name} is {shown!r}; expected {rule.expected}")
+
+
+def at_least(least: int) -> Rule:
+    return Rule(lambda value: value >= least, f"at least {least}")
+
+
+def one_of(choices: Sequence[str]) -> Rule:
+    first, last = ", ".join(map(repr, choices[:-1])), repr(choices[-1])
+    return Rule(lambda value: value in choices, f"{first} or {last}")
+
+
+SHARE = Rule(lambda value: 0 <= value <= 1, "a share between 0 and 1")
