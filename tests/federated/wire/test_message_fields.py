@@ -159,18 +159,15 @@ def test_the_generated_code_has_the_fields_of_the_proto_file(module):
     proto, stub = (
         path.with_name(name).read_text() for name in (f"{stem}.proto", f"{stem}_pb2.pyi")
     )
-    written = {
-        message: {field: int(number) for field, number in re.findall(r"(\w+) = (\d+);", body)}
-        for message, body in re.findall(
-            r"^message (\w+) \{(.*?)^\}", proto, re.DOTALL | re.MULTILINE
-        )
-    }
-    messages = module.DESCRIPTOR.message_types_by_name
-    assert (
-        written.keys() <= messages.keys() == set(re.findall(r"^message (\w+)", proto, re.MULTILINE))
-    )
+    written = {}
+    for block in re.split(r"^message ", proto, flags=re.MULTILINE)[1:]:
+        code = re.sub(r"//.*|reserved .*", "", block)
+        name = code.partition(" ")[0]
+        written[name] = {field: int(n) for field, n in re.findall(r"(\w+) = (\d+);", code)}
+    messages = dict(module.DESCRIPTOR.message_types_by_name)
+    assert written.keys() == messages.keys()
     for name, message in messages.items():
-        assert {field.name: field.number for field in message.fields} == written.get(name, {})
+        assert {field.name: field.number for field in message.fields} == written[name]
         assert all(f"{field.name.upper()}_FIELD_NUMBER" in stub for field in message.fields)
 
 
