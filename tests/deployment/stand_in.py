@@ -1,8 +1,8 @@
-"""Runs a program of the guide: `python stand_in.py -m experiments.x ...`. Those that need
-TensorFlow are played by toys.
+"""Runs a program of the guides as `python stand_in.py -m experiments.x ...`, with toys in place of
+those that need TensorFlow.
 
-The toys take the same flags and speak to the same server with the same plan; only their network is
-a few numbers.
+The toys take the same flags and talk to the same server with the same plan; only their network is a
+few numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _plan() -> dict:
 
 
 class ToyTrainer:
-    """Halves the weights and adds a step of its own."""
+    """Halves the weights and adds the step of its site."""
 
     def __init__(self, site: str, plan: dict):
         from federated.tensors.weights import specs_of
@@ -91,16 +91,15 @@ def prepare() -> int:
 
 def join() -> int:
     from experiments import flags as experiment_flags
-    from federated.site import grpc_transport
-    from federated.site import loop as site_loop
+    from federated import connect, run_site
 
     experiment_flags.define_experiment()
     experiment_flags.define_site()
     flags.DEFINE_string("kit", None, "")
     flags.FLAGS(["join", *sys.argv[3:]])
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
-    transport = grpc_transport.connect(flags.FLAGS.kit, learned=folder.parent)
-    summary = site_loop.run(
+    transport = connect(flags.FLAGS.kit, learned=folder.parent)
+    summary = run_site(
         ToyTrainer(transport.site, _plan()),
         transport,
         folder,
