@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests import unmeasured
+
 # Sixteen threads each hold memory while the others ask for some; prints how many pools the C
 # library says it has made for them. Not the resident memory: what a system pages out in between is
 # not let go.
@@ -54,7 +56,11 @@ pytestmark = pytest.mark.skipif(
 def _printed(program, wanted):
     return float(
         subprocess.run(
-            [sys.executable, "-c", program, wanted], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, wanted],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=unmeasured.environment(),
         ).stdout
     )
 
