@@ -1,4 +1,4 @@
-"""What gets into a container image and into the repository, and which packages a server is made of."""
+"""What goes into a container image and into the repository, and which packages a server needs."""
 
 import ast
 import fnmatch
@@ -297,7 +297,8 @@ def test_the_programs_it_says_it_covers_need_nothing_else():
         "    for flag in list(flags.FLAGS): delattr(flags.FLAGS, flag)\n"
         f"for name in {programs!r}: load(name)\n"
         "import federated\n"
-        "for module in pkgutil.walk_packages(federated.__path__, 'federated.'): importlib.import_module(module.name)\n"
+        "for module in pkgutil.walk_packages(federated.__path__, 'federated.'):\n"
+        "    importlib.import_module(module.name)\n"
         "owners = importlib.metadata.packages_distributions()\n"
         "tops = {name.partition('.')[0] for name in sys.modules}\n"
         "for top in sorted(tops - sys.stdlib_module_names):\n"

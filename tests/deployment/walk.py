@@ -1,12 +1,11 @@
-"""A deployment from the first key to the audit: a server and two hospitals, each in a network of
-its own.
+"""A deployment from the first key to the audit: a server and two hospitals on separate networks.
 
-    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk          real programs on synthetic scans
-    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk --toys   the same without TensorFlow, in seconds
+    sudo .venv/py3.11/bin/python -m tests.deployment.walk --folder=/var/tmp/walk
 
-Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md); what is done
-here is what people do between them: carrying files, comparing fingerprints, stopping and starting.
-The second hospital's line is slow and drops connections.
+runs the real programs on synthetic scans; with --toys it needs no TensorFlow and takes seconds.
+Every command is taken from the guides (docs/hospital-guide.md, docs/federation.md). The code here
+does what people do between them: carry files, compare fingerprints, stop and start programs. The
+second hospital's line is slow and drops connections.
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ from tests.deployment import guide, network
 ROOT = pathlib.Path(__file__).parents[2]
 HOSPITALS = {"C1": "hospital1", "C2": "hospital2"}
 _TOY_FLAGS = "--num_rounds=1000\n"  # the operator's order ends it
-_REAL_FLAGS = "--num_rounds=1000\n--local_epochs=1\n--patches_per_case=1\n--batch_size=2\n--filters=4\n--inference_window=48,48,48\n"
+_REAL_FLAGS = (
+    "--num_rounds=1000\n--local_epochs=1\n--patches_per_case=1\n--batch_size=2\n--filters=4\n"
+    "--inference_window=48,48,48\n"
+)
 
 
 class Walk:
@@ -149,7 +151,8 @@ class Walk:
         self._do("server", "server doctor")
         self._server = self._serve()
         self._line = self._hosts["line"].start(
-            f"exec {sys.executable} -m tests.deployment.link --listen={self._address['line']}:8443 --to={self._address['server']}:8443",
+            f"exec {sys.executable} -m tests.deployment.link "
+            f"--listen={self._address['line']}:8443 --to={self._address['server']}:8443",
             self._log("line", "line"),
         )
         self._running.append(self._line)
@@ -165,7 +168,8 @@ class Walk:
             *self._sites.values(),
         )
         self._say(
-            f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first command"
+            f"the first round is averaged {time.monotonic() - self._began:.0f} s after the first "
+            "command"
         )
         for host in HOSPITALS.values():
             assert not self._hosts[host].listening(), (
@@ -409,7 +413,8 @@ def main() -> None:
     walk = Walk(given.folder.absolute(), toys=given.toys)
     walk.run()
     print(
-        f"every step of the guides, {time.monotonic() - began:.0f} s; what each program said is in {given.folder}"
+        f"ran every step of the guides in {time.monotonic() - began:.0f} s; "
+        f"the output of each program is in {given.folder}"
     )
 
 
