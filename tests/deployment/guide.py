@@ -1,6 +1,4 @@
-"""The commands of the guides: the deployment walk runs them from there, so that guide and walk
-cannot differ.
-"""
+"""The commands of the guides, which the deployment tests run, so that the two cannot differ."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ _BLOCK = re.compile(r"<!-- walk: (?P<step>[a-z ]+) -->\n```sh\n(?P<commands>.*?)
 
 
 def steps() -> dict[str, str]:
-    """Returns step, e.g. "hospital request", to its commands, as they stand in the guides."""
+    """Returns the commands of each step, e.g. "hospital request", as written in the guides."""
     found: dict[str, str] = {}
     for page in PAGES:
         text = (DOCS / page).read_text(encoding="utf-8")

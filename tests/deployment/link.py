@@ -1,8 +1,8 @@
-"""A bad line: passes TCP on, slowly and late, and drops the first connections after some bytes.
+"""A bad line: forwards TCP slowly and with a delay, and drops the first connections part-way.
 
     python -m tests.deployment.link --listen=10.77.0.4:8443 --to=10.77.0.1:8443
 
-What `tc netem` and `tbf` would do, where the kernel has neither.
+It does what `tc netem` and `tbf` do, for kernels that have neither.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import time
 
 
 class Line:
-    """Passes connections on.
+    """Forwards connections.
 
     Args:
-      rate: bytes a second and direction.
+      rate: bytes per second, in each direction.
       delay_s: added to every piece.
-      cut_after: bytes of a direction after which a connection is dropped, for the first `cuts`
-          times.
+      cut_after: the first `cuts` connections are dropped after this many bytes in one direction.
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""Hosts in network namespaces on one bridge: each has its own address, its own idea of names, and
-nothing else.
-"""
+"""Hosts in network namespaces on one bridge, each with its own address and its own hosts file."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ PREFIX = "10.77.0."
 
 
 def why_not() -> str:
-    """Returns why namespaces cannot be made here, "" where they can."""
+    """Returns why namespaces cannot be made on this machine, or "" if they can."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "network namespaces need root"
     for program in ("ip", "mount", "ss"):
@@ -81,7 +79,7 @@ class Host:
             )
 
     def listening(self) -> str:
-        """Returns the listening TCP sockets of this host, a line each."""
+        """Returns the listening TCP sockets of this host, one per line."""
         return subprocess.run(
             ["ip", "netns", "exec", self._namespace, "ss", "-ltnH"],
             capture_output=True,
