@@ -27,7 +27,7 @@ help:
 	@echo "make dryrun   builds the paper's full-size profile, takes one training step and one federated round, estimates memory"
 	@echo "make test     lint and all tests; on Python 3.12 and later with the lines covered of each package"
 	@echo "make coverage all tests with lines and branches covered, on any Python; slower"
-	@echo "make lint     style and formatting"
+	@echo "make lint     style, formatting and types"
 	@echo "make install  only creates the environment, in $(VENV)"
 	@echo "PYTHON=python3.12 make ... selects another Python and thus another stack; each has its own environment."
 
@@ -52,6 +52,7 @@ dryrun: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 ifeq ($(MONITORS),yes)
