@@ -26,7 +26,10 @@ _SITE = [
 setup(
     name="c2fnas-federated-pancreas",
     version="0.1.0",
-    description="Federated pancreas and tumour segmentation: C2FNAS with a VAE branch, trained by hospitals that exchange only weights",
+    description=(
+        "Federated pancreas and tumour segmentation: C2FNAS with a VAE branch, "
+        "trained by hospitals that exchange only weights"
+    ),
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -45,7 +48,7 @@ setup(
         "c2fnas": ["genotypes/*.json"],
         "federated": ["wire/*.proto", "wire/*.pyi"],
     },
-    # The base is what a server, an operator and the doctor need; a machine that trains or reads
+    # The base holds what a server, an operator and the doctor need. A machine that trains or reads
     # scans needs [site].
     install_requires=[
         "numpy>=1.26,<2; python_version < '3.12'",
@@ -81,10 +84,10 @@ setup(
             "mypy>=1.11",
             "nbclient>=0.10",
             "nbformat>=5.9",
-            # compresses what the tests then read with pylibjpeg, which cannot write JPEG-LS
+            # writes JPEG-LS for tests that read it with pylibjpeg, which cannot write it
             "pyjpegls>=1.4",
             "pytest>=8.0",
-            "pytest-cov>=5.0",
+            "pytest-cov>=7.0",  # measures programs that tests start too
             "pytest-xdist>=3.7",  # --no-loadscope-reorder
             "ruff>=0.6",
             "types-protobuf<5; python_version < '3.12'",

@@ -1,4 +1,4 @@
-"""A bad line: passes TCP on, slowly and late, and drops the first connections after some bytes.
+"""A bad line: forwards TCP slowly and with a delay, and drops the first connections part-way.
 
     python -m tests.deployment.link --listen=10.77.0.4:8443 --to=10.77.0.1:8443
 
@@ -16,7 +16,7 @@ import time
 
 
 class Line:
-    """Passes connections on.
+    """Forwards connections.
 
     Args:
       rate: bytes per second, in each direction.

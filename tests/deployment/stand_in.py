@@ -92,16 +92,15 @@ def prepare() -> int:
 
 def join() -> int:
     from experiments import flags as experiment_flags
-    from federated.site import grpc_transport
-    from federated.site import loop as site_loop
+    from federated import connect, run_site
 
     experiment_flags.define_experiment()
     experiment_flags.define_site()
     flags.DEFINE_string("kit", None, "")
     flags.FLAGS(["join", *sys.argv[3:]])
     folder = pathlib.Path(flags.FLAGS.site_folder) / "federated" / "journal"
-    transport = grpc_transport.connect(flags.FLAGS.kit, learned=folder.parent)
-    summary = site_loop.run(
+    transport = connect(flags.FLAGS.kit, learned=folder.parent)
+    summary = run_site(
         ToyTrainer(transport.site, _plan()),
         transport,
         folder,

@@ -12,17 +12,6 @@ def test_the_walk_takes_every_command_of_the_guides(tmp_path):
     assert named == set(guide.steps())
 
 
-def test_every_program_and_flag_of_the_guides_exists():
-    for step, commands in guide.steps().items():
-        for module, arguments in re.findall(r"\$P -m (\S+)(.*)", commands):
-            text = (guide.DOCS.parent / (module.replace(".", "/") + ".py")).read_text()
-            shared = (guide.DOCS.parent / "experiments" / "flags.py").read_text()
-            for flag in re.findall(r"--(\w+)", arguments):
-                assert flag == "flagfile" or f'"{flag}"' in text + shared, (
-                    f"{step}: {module} has no flag --{flag}"
-                )
-
-
 def test_a_deployment_from_the_first_key_to_the_audit(tmp_path):
     reason = network.why_not()
     if reason:

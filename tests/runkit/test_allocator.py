@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests import unmeasured
+
 # Sixteen threads hold memory while the others allocate; prints how many pools the C library has
 # created for them. The resident memory would not do: it also shrinks when the system pages out.
 _POOLS = """
@@ -52,7 +54,11 @@ pytestmark = pytest.mark.skipif(
 def _printed(program, wanted):
     return float(
         subprocess.run(
-            [sys.executable, "-c", program, wanted], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, wanted],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=unmeasured.environment(),
         ).stdout
     )
 

@@ -1,0 +1,126 @@
+"""The pages of documentation: links lead somewhere, and commands, flags and files exist."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("federated/**/*.md")],
+    key=lambda path: path.relative_to(ROOT),
+)
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+_OF_ABSL = {"help", "flagfile"}
+_OF_OTHER_PROGRAMS = {"ct"}  # tests.benchmarks.phantoms
+_NOT_THERE = {"study.flags", "utils.py"}  # written by the reader; named as what there is not
+
+
+def prose(page: pathlib.Path) -> str:
+    """Returns a page without its blocks of code."""
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def spans(page: pathlib.Path) -> list[str]:
+    """Returns the pieces of code within the text of a page."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def commands(page: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yields (module, arguments) of every `python -m module arguments` on a page."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    yield from re.findall(r"-m ((?:experiments|tests)\.[\w.]+)([^\n`#;|]*)", text)
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """Returns the anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@functools.cache
+def flags_of_programs() -> dict[str, set[str]]:
+    """Returns the flags of every program, read by importing each of them in one other process."""
+    code = (
+        "import importlib, json\n"
+        "from absl import flags\n"
+        "from experiments import __main__ as listed\n"
+        "found = {}\n"
+        "builtin = set(flags.FLAGS)\n"
+        "for name in [name for names in listed.GROUPS.values() for name in names]:\n"
+        "    importlib.import_module(f'experiments.{name}')\n"
+        "    found[name] = sorted(set(flags.FLAGS) - builtin)\n"
+        "    for flag in found[name]: delattr(flags.FLAGS, flag)\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name: set(flags) for name, flags in json.loads(done.stdout).items()}
+
+
+def exists(flag: str, flags: set[str]) -> bool:
+    return flag in flags | _OF_ABSL or flag.removeprefix("no") in flags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(page))):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_runs_a_program_that_has_its_flags(page):
+    for module, arguments in commands(page):
+        package, _, name = module.partition(".")
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), f"{page.name}: {module}"
+        if package == "experiments":
+            flags = flags_of_programs()[name]
+            for flag in re.findall(r"--(\w+)", arguments):
+                assert exists(flag, flags), f"{page.name}: {module} has no flag --{flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_flag_in_the_text_is_one_of_a_program(page):
+    known = set().union(*flags_of_programs().values())
+    for span in spans(page):
+        program = re.match(r"(?:experiments\.)?(\w+) --", span)
+        own = flags_of_programs().get(program[1], known) if program else known
+        for flag in re.findall(r"(?:^| )--([\w-]+)", span):
+            if flag not in _OF_OTHER_PROGRAMS:
+                assert exists(flag, own), f"{page.name}: no program has the flag of {span!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_of_the_source_that_is_named_exists(page):
+    sources = {
+        str(path.relative_to(ROOT))
+        for folder in ("c2fnas", "experiments", "federated", "preprocessing", "runkit", "tests")
+        for path in (ROOT / folder).rglob("*")
+    }
+    for span in spans(page):
+        if re.fullmatch(r"[\w/.-]+\.(?:py|proto|flags)", span) and span not in _NOT_THERE:
+            assert any(f"/{path}".endswith(f"/{span}") for path in sources), f"{page.name}: {span}"
+
+
+def test_every_target_and_study_of_make_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z0-9]+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\bmake ([a-z0-9]+)\b(?= +[A-Z]+=|`|  +#|$)", text, re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
+        for study in re.findall(r"\bSTUDY=(\w+)", text):
+            assert (ROOT / "experiments" / "studies" / f"{study}.json").is_file(), study
