@@ -235,7 +235,8 @@ def cut(
         source.append(slice(low, high))
         # only what lies outside is filled: writing a patch twice takes as long as reading it
         along = (slice(None),) * (len(source) - 1)
-        target[(*along, slice(None, low - start))] = fill
-        target[(*along, slice(high - start, None))] = fill
-        target = target[(*along, slice(low - start, high - start))]
+        before, behind = (*along, slice(None, low - start)), (*along, slice(high - start, None))
+        target[before], target[behind] = fill, fill
+        inside = (*along, slice(low - start, high - start))
+        target = target[inside]
     target[...] = volume[tuple(source)]
