@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         _SITE_FOLDER, make=True
     )  # closed to others only now: it may have been the scans' folder
 
-    def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
+    def keep(found: list[survey.CheckFinding], *, finished: bool = False) -> None:
         atomic.write_json(
             folder / "cohort_cases.json",
             check_page.document(manifest.site, found, finished=finished),

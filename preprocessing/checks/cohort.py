@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.checks.survey import HU_EDGES, Finding
+from preprocessing.checks.survey import HU_EDGES, CheckFinding
 
 FORMAT = 1
 CLASSES = {1: "pancreas", 2: "tumour"}
@@ -25,7 +25,7 @@ _PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def summarise(
-    site: str, findings: Sequence[Finding], splits: Mapping[str, int] | None = None
+    site: str, findings: Sequence[CheckFinding], splits: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Returns the report of a site, JSON values.
 

@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Finding:
+class CheckFinding:
     """One case. `problems` are its broken rules, errors first; without an error it is `usable`. A
     picture is uint8 [rows, columns, 3].
     """
@@ -78,9 +78,9 @@ def survey(
     manifest: Manifest,
     *,
     workers: int = 1,
-    each: Callable[[list[Finding]], None] = lambda found: None,
+    each: Callable[[list[CheckFinding]], None] = lambda found: None,
     clock: Callable[[], float] = time.monotonic,
-) -> list[Finding]:
+) -> list[CheckFinding]:
     """Returns a finding for every included case, in the order of the manifest; no case stops the
     others.
 
@@ -94,7 +94,7 @@ def survey(
       ValueError: if the reader that a case needs is not installed.
     """
     sources.require_readers(manifest)
-    found: dict[str, Finding] = {}
+    found: dict[str, CheckFinding] = {}
     due = clock()
     with progress.bar(
         total=len(manifest.included), what=f"check {manifest.site}", unit="case"
@@ -109,7 +109,7 @@ def survey(
     return _across([_as_declared(found[case.case_id], manifest) for case in manifest.included])
 
 
-def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Finding:
+def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckFinding:
     """Returns what one case is by itself. A case without a label is judged by its scan alone."""
     image = label = None
     problems: list[IntegrityError] = []
@@ -125,21 +125,21 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
     except Exception as error:  # whatever one case does, the others are looked at
         problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
-        return Finding(case, tuple(problems))
+        return CheckFinding(case, tuple(problems))
     try:
         return _measured(case, problems, image, label)
     except Exception as error:
-        return Finding(case, (rules.refusal(error, case.image), *problems))
+        return CheckFinding(case, (rules.refusal(error, case.image), *problems))
 
 
 def _measured(
     case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None
-) -> Finding:
+) -> CheckFinding:
     upright = geometry.to_ras(image)
     labelled = None if label is None else geometry.to_ras(label)
     if labelled is not None and labelled.shape != upright.shape:
         labelled = None
-    return Finding(
+    return CheckFinding(
         case,
         tuple(problems),
         _facts(image, upright, labelled),
@@ -179,7 +179,7 @@ def picture(image: Volume, label: Volume | None) -> np.ndarray:
     return result
 
 
-def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
+def _findings(manifest: Manifest, workers: int) -> Iterator[CheckFinding]:
     cases = manifest.included
     if workers <= 1 or len(cases) <= 1:
         for case in cases:
@@ -190,7 +190,7 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
     ):
         if finding is None:
             problem = "the process that looked at it was killed, most likely for want of memory"
-            finding = Finding(
+            finding = CheckFinding(
                 cases[number],
                 (
                     broken(
@@ -204,7 +204,7 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         yield finding
 
 
-def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
+def _as_declared(finding: CheckFinding, manifest: Manifest) -> CheckFinding:
     shown = (
         []
         if finding.facts is None
@@ -216,7 +216,7 @@ def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
     return dataclasses.replace(finding, problems=(problem, *finding.problems))
 
 
-def _across(findings: list[Finding]) -> list[Finding]:
+def _across(findings: list[CheckFinding]) -> list[CheckFinding]:
     """Adds what only the whole cohort shows. A refused case takes no other one's place."""
     usable = {f.case.case_id: f for f in findings if f.usable}
     refused = same_scan.refusals(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from preprocessing.checks import cohort, rules
-from preprocessing.checks.survey import HU_EDGES, Facts, Finding
+from preprocessing.checks.survey import HU_EDGES, CheckFinding, Facts
 from preprocessing.manifest import Case
 
 
@@ -27,7 +27,9 @@ def finding(
         pathlib.Path(f"/hospital/{number}.nii.gz"),
         pathlib.Path(f"/hospital/l{number}.nii.gz"),
     )
-    return Finding(case, tuple(problems), facts, np.zeros((4, 4, 3), np.uint8), ("mark",), "digest")
+    return CheckFinding(
+        case, tuple(problems), facts, np.zeros((4, 4, 3), np.uint8), ("mark",), "digest"
+    )
 
 
 def test_numbers_by_hand():

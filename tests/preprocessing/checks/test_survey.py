@@ -67,7 +67,7 @@ def look_at_or_die(case, label_values=None):
     """In place of `survey.look_at`: a decoder that takes its process with it."""
     if case.case_id == "case_1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return survey.Finding(case, ())
+    return survey.CheckFinding(case, ())
 
 
 def test_a_case_that_kills_its_process_stops_no_other(tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_what_was_found_is_told_as_often_as_takes_a_small_part_of_the_time(tmp_p
 
     def look(case, label_values):
         now[0] += 1.0
-        return survey.Finding(case, ())
+        return survey.CheckFinding(case, ())
 
     def each(found):
         told.append(len(found))
