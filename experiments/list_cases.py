@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             )
     manifests.write(
         output,
-        manifests.Manifest(
+        manifests.CaseManifest(
             site,
             tuple(cases),
             f"layout {FLAGS.layout}",

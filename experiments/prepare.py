@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
+def _check(manifest: manifests.CaseManifest, folder: pathlib.Path) -> int:
     from experiments.reports import check_page
     from preprocessing.checks import survey
 

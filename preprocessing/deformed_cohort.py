@@ -24,7 +24,7 @@ from preprocessing import (
     splits,
     tumour_insertion,
 )
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
@@ -157,7 +157,7 @@ class Need:
         return f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.2f} GB of disk"
 
 
-def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
+def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Need:
     """Returns what `generate` takes from nothing. Sources whose headers cannot be read count as
     nothing: `check_sources` refuses them.
     """
@@ -174,7 +174,7 @@ def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
     )
 
 
-def check_sources(listed: Manifest, path) -> dict[str, str]:
+def check_sources(listed: CaseManifest, path) -> dict[str, str]:
     """Reads every source once. Returns source -> a remark where there is one to make.
 
     Raises:
@@ -205,7 +205,7 @@ def check_sources(listed: Manifest, path) -> dict[str, str]:
 
 
 def generate(
-    listed: Manifest, config: DeformedConfig, folder, *, workers_count: int = 1
+    listed: CaseManifest, config: DeformedConfig, folder, *, workers_count: int = 1
 ) -> dict[str, pathlib.Path]:
     """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json;
     returns each site's manifest.
@@ -250,7 +250,7 @@ def generate(
             {split: [c.case_id for c in own if c.split == split] for split in splits.SPLITS},
         )
         found[site] = folder / site / "manifest.json"
-        manifest.write(found[site], Manifest(site, cases, description, declared=declared))
+        manifest.write(found[site], CaseManifest(site, cases, description, declared=declared))
     return found
 
 
@@ -324,7 +324,7 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
 
 
 def _claim(
-    listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
+    listed: CaseManifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
 ) -> None:
     """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has
     the same sources and settings.

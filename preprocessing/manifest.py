@@ -96,7 +96,7 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class CaseManifest:
     """A site's cases.
 
     Attributes:
@@ -167,7 +167,7 @@ class Manifest:
 
 def read(
     path: str | os.PathLike, *, site: str | None = None, orientation: str | None = None
-) -> Manifest:
+) -> CaseManifest:
     """Reads a manifest.
 
     Args:
@@ -211,7 +211,7 @@ def read(
         raise broken(error.rule, path, error.problem, error.fix) from error
 
 
-def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> CaseManifest:
     if "cases" in value:
         return _own(value, folder, site)
     if "training" in value:
@@ -222,7 +222,7 @@ def _of_value(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> 
     raise _Problem(rules.MANIFEST_KEYS, problem, "list the scans under `cases`")
 
 
-def write(path: str | os.PathLike, manifest: Manifest) -> None:
+def write(path: str | os.PathLike, manifest: CaseManifest) -> None:
     """Writes our own JSON, with paths relative to its folder, so that folder and manifest can be
     moved together.
 
@@ -262,7 +262,7 @@ def write(path: str | os.PathLike, manifest: Manifest) -> None:
     atomic.write_json(path, value)
 
 
-def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> CaseManifest:
     cases = []
     for position, entry in enumerate(_list(value, "cases")):
         if (
@@ -297,7 +297,7 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     if not isinstance(name, str):
         raise _Problem(rules.MANIFEST_KEYS, "has no `site`", "name the site there")
     excluded = _list(value, "excluded") if "excluded" in value else []
-    return Manifest(
+    return CaseManifest(
         name,
         tuple(cases),
         str(value.get("description", "")),
@@ -307,7 +307,7 @@ def _own(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     )
 
 
-def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> CaseManifest:
     _require_pancreas(value.get("labels"))
     pairs = []
     for key in ("training", "test"):
@@ -336,7 +336,7 @@ def _msd(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manif
     cases = tuple(Case(ids[name], image, label) for name, image, label in pairs)
     # The decathlon's pancreas task names both classes and draws both.
     drawn = _drawn(value.get("labels"))
-    return Manifest(
+    return CaseManifest(
         site or str(value.get("name") or "MSD"),
         cases,
         str(value.get("description", "")),
@@ -355,7 +355,7 @@ def _drawn(labels: Any) -> dict[str, str] | None:
     return dict.fromkeys(declared_labels.NAMES.values(), declared_labels.COMPLETE) if both else None
 
 
-def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Manifest:
+def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> CaseManifest:
     """nnU-Net's raw data: imagesTr/<case>_0000<ending>, labelsTr/<case><ending>, imagesTs without
     labels; or `dataset`, which lists them.
     """
@@ -401,7 +401,7 @@ def _nnunet(value: dict[str, Any], folder: pathlib.Path, site: str | None) -> Ma
     ids = names.case_ids(pairs)
     cases = tuple(Case(ids[name], image, label) for name, (image, label) in pairs.items())
     name = site or str(value.get("name") or folder.resolve().name or "nnU-Net")
-    return Manifest(name, cases, str(value.get("description", "")), values)
+    return CaseManifest(name, cases, str(value.get("description", "")), values)
 
 
 def _nnunet_values(labels: Any) -> dict[int, int] | None:

@@ -25,7 +25,7 @@ from preprocessing.case_preparation import prepare_case
 from preprocessing.case_store import CaseStore
 from preprocessing.checks import rules, same_scan
 from preprocessing.checks.rules import broken
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.splits import listed_split, split_cases
 from runkit import atomic, private, progress
 from runkit import workers as processes
@@ -34,7 +34,7 @@ _LISTEN_S = 0.5  # between two looks at what the workers are doing
 
 
 def prepare(
-    manifest: Manifest,
+    manifest: CaseManifest,
     root: str | os.PathLike,
     *,
     target_mm: Sequence[float],
@@ -172,7 +172,7 @@ def prepare(
 
 
 def plan(
-    manifest: Manifest,
+    manifest: CaseManifest,
     root: str | os.PathLike,
     *,
     target_mm: Sequence[float],

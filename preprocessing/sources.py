@@ -17,7 +17,7 @@ import numpy as np
 from preprocessing import dicom, geometry, nifti, regular_files
 from preprocessing.checks import rules
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 
 _AXES = "xyz"
@@ -111,7 +111,7 @@ def digests(case: Case) -> dict[str, str]:
     return found
 
 
-def require_readers(manifest: Manifest) -> None:
+def require_readers(manifest: CaseManifest) -> None:
     """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before
     the work, not for each case.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from preprocessing import declared_labels, geometry, sources
 from preprocessing.checks import integrity, rules, same_scan
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
@@ -75,7 +75,7 @@ class CheckFinding:
 
 
 def survey(
-    manifest: Manifest,
+    manifest: CaseManifest,
     *,
     workers: int = 1,
     each: Callable[[list[CheckFinding]], None] = lambda found: None,
@@ -179,7 +179,7 @@ def picture(image: Volume, label: Volume | None) -> np.ndarray:
     return result
 
 
-def _findings(manifest: Manifest, workers: int) -> Iterator[CheckFinding]:
+def _findings(manifest: CaseManifest, workers: int) -> Iterator[CheckFinding]:
     cases = manifest.included
     if workers <= 1 or len(cases) <= 1:
         for case in cases:
@@ -204,7 +204,7 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[CheckFinding]:
         yield finding
 
 
-def _as_declared(finding: CheckFinding, manifest: Manifest) -> CheckFinding:
+def _as_declared(finding: CheckFinding, manifest: CaseManifest) -> CheckFinding:
     shown = (
         []
         if finding.facts is None

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from preprocessing import case_store, pipeline
-from preprocessing.manifest import Manifest
+from preprocessing.manifest import CaseManifest
 from tests.preprocessing.test_pipeline import cohort
 
 _POINTS = [
@@ -41,7 +41,7 @@ _POINTS = [
 _RANDOM_KILLS = 6
 
 
-def prepare(manifest: Manifest, root: pathlib.Path, target: float) -> None:
+def prepare(manifest: CaseManifest, root: pathlib.Path, target: float) -> None:
     pipeline.prepare(manifest, root, target_mm=(target,) * 3, split_seed=3)
 
 

@@ -6,7 +6,7 @@ import pytest
 from preprocessing import budget, nifti, pipeline
 from preprocessing.budget import CaseNeed, Speed
 from preprocessing.case_preparation import prepare_case
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.test_geometry import stored_affine
 from tests.preprocessing.test_pipeline import cohort, scan
@@ -116,7 +116,7 @@ def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):
     settings = {"target_mm": (2.0, 2.0, 2.0), "window_hu": (-200.0, 250.0)}
     found = pipeline.plan(manifest, root, **settings)
     assert (found.cases, found.done, root.exists()) == (4, 0, False)
-    pipeline.prepare(Manifest("C2", manifest.cases[:3]), root, split_seed=0, **settings)
+    pipeline.prepare(CaseManifest("C2", manifest.cases[:3]), root, split_seed=0, **settings)
     found = pipeline.plan(manifest, root, **settings)
     assert (found.cases, found.done) == (1, 3)
     assert pipeline.plan(manifest, root, target_mm=(3.0, 3.0, 3.0)).done == 0

@@ -61,7 +61,9 @@ def test_patients_of_several_hospitals_in_one_list():
 
 def test_a_manifest_keeps_it(tmp_path):
     case = manifest.Case("a", tmp_path / "a.nii.gz", tmp_path / "al.nii.gz")
-    manifest.write(tmp_path / "manifest.json", manifest.Manifest("C1", (case,), declared=HEALTHY))
+    manifest.write(
+        tmp_path / "manifest.json", manifest.CaseManifest("C1", (case,), declared=HEALTHY)
+    )
     assert json.loads((tmp_path / "manifest.json").read_text())["declared_labels"] == HEALTHY
     assert manifest.read(tmp_path / "manifest.json").declared == HEALTHY
     text = (tmp_path / "manifest.json").read_text().replace("absent", "nowhere")

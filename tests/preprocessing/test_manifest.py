@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from preprocessing import manifest
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 
 
 def saved(folder, value, name="manifest.json"):
@@ -46,14 +46,14 @@ def test_a_linked_scan_is_written_by_its_own_name(tmp_path):
     (tmp_path / "real" / "a.nii.gz").symlink_to("../.git/annex/objects/MD5E-s1--x.nii.gz")
     (tmp_path / "real" / "b.nii.gz").symlink_to("b.nii.gz")
     cases = tuple(Case(name, tmp_path / "ct" / f"{name}.nii.gz", None) for name in "ab")
-    manifest.write(tmp_path / "ct" / "manifest.json", Manifest("C1", cases))
+    manifest.write(tmp_path / "ct" / "manifest.json", CaseManifest("C1", cases))
     written = json.loads((tmp_path / "real" / "manifest.json").read_text())["cases"]
     assert [case["image"] for case in written] == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_written_and_read_again_after_a_move(tmp_path):
     folder = tmp_path / "cohort"
-    original = Manifest(
+    original = CaseManifest(
         "C1",
         (
             Case("a", folder / "images/a.nii.gz", folder / "labels/a.nii.gz"),

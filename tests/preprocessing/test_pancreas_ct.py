@@ -7,7 +7,7 @@ import pytest
 
 from preprocessing import geometry, manifest, nifti, pancreas_ct, sources
 from preprocessing.checks import integrity
-from preprocessing.manifest import Manifest
+from preprocessing.manifest import CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 from tests.preprocessing.dicom_files import save, slices
@@ -77,7 +77,9 @@ def test_the_collection_as_it_is_downloaded(tmp_path):
     assert "label0003.nii.gz" in str(placed[2].error) and placed[2].fit - placed[2].runner_up < 0.25
     manifest.write(
         tmp_path / "manifest.json",
-        Manifest("C1", tuple(p.case for p in placed), excluded=("PANCREAS_0003", "PANCREAS_0004")),
+        CaseManifest(
+            "C1", tuple(p.case for p in placed), excluded=("PANCREAS_0003", "PANCREAS_0004")
+        ),
     )
     for case in manifest.read(
         tmp_path / "manifest.json"

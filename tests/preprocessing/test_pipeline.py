@@ -21,7 +21,7 @@ from preprocessing import (
     resampling,
     sources,
 )
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation
 
@@ -50,7 +50,7 @@ def cohort(folder, count=5):
         nifti.write_volume(case.image, Volume(hu, AFFINE))
         nifti.write_volume(case.label, Volume(label, AFFINE))
         cases.append(case)
-    return Manifest("C2", tuple(cases))
+    return CaseManifest("C2", tuple(cases))
 
 
 def prepare(manifest, root, **changes):
@@ -305,7 +305,7 @@ def test_a_real_abdominal_ct(tmp_path):
         )
     ct, organs = pathlib.Path(folder) / "ct.nii.gz", pathlib.Path(folder) / "organs.nii.gz"
     store = prepare(
-        Manifest("C1", (Case("real", ct, organs),), label_values={7: 1}),
+        CaseManifest("C1", (Case("real", ct, organs),), label_values={7: 1}),
         tmp_path / "store",
         target_mm=(1.5, 1.5, 1.5),
     )

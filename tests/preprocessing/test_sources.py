@@ -8,7 +8,7 @@ import pytest
 from preprocessing import dicom_header, nifti, sources
 from preprocessing.checks import survey
 from preprocessing.checks.rules import IntegrityError
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 
 
 def made(tmp_path, *names):
@@ -51,9 +51,9 @@ def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monk
     case = made(tmp_path, "1.dcm")
     monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
-        sources.require_readers(Manifest("C1", (case,)))
+        sources.require_readers(CaseManifest("C1", (case,)))
     sources.require_readers(
-        Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),))
+        CaseManifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),))
     )  # NIfTI needs none
 
 

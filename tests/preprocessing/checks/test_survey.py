@@ -6,7 +6,7 @@ import pytest
 
 from preprocessing import nifti
 from preprocessing.checks import survey
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
@@ -20,7 +20,7 @@ def cohort(folder, count=3):
         nifti.write_volume(case.image, Volume(CT.array + np.int16(number), AFFINE))
         nifti.write_volume(case.label, Volume(label, AFFINE))
         cases.append(case)
-    return Manifest("C2", tuple(cases))
+    return CaseManifest("C2", tuple(cases))
 
 
 def fails_for(name, error):
@@ -93,6 +93,6 @@ def test_what_was_found_is_told_as_often_as_takes_a_small_part_of_the_time(tmp_p
         now[0] += 0.01 * len(found)  # who writes all of it takes the longer the more there is
 
     monkeypatch.setattr(survey, "look_at", look)
-    survey.survey(Manifest("C1", cases), each=each, clock=lambda: now[0])
+    survey.survey(CaseManifest("C1", cases), each=each, clock=lambda: now[0])
     assert told[:4] == [1, 2, 3, 4] and len(told) < 60
     assert sum(0.01 * count for count in told) < 0.06 * now[0]
