@@ -82,9 +82,9 @@ def cut_short(path, tmp_path):
         (cut_short, "cut short"),
         (corrupt, "corrupt|cut short"),
         (lambda path, _: path.unlink(), "no such file"),
-        (lambda path, _: path.write_bytes(b""), "no NIfTI file"),
+        (lambda path, _: path.write_bytes(b""), "not a NIfTI file"),
         (lambda path, _: path.write_bytes(b"\x1f\x8b"), "cut short|corrupt"),
-        (lambda path, _: path.write_bytes(b"not a scan at all" * 60), "no NIfTI file"),
+        (lambda path, _: path.write_bytes(b"not a scan at all" * 60), "not a NIfTI file"),
         (lambda path, _: path.write_bytes(gzip.decompress(path.read_bytes())[:-3]), "bytes of"),
         (lambda path, _: save(path, hu((5, 6))), "2 dimensions"),
         (lambda path, _: save(path, hu((5, 6, 7, 2))), "4 dimensions"),
@@ -129,7 +129,7 @@ def test_a_header_that_places_no_voxel_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"flat\.nii.*places no voxel"):
+    with pytest.raises(ValueError, match=r"flat\.nii.*is singular"):
         nifti.read_ct(path)
 
 
@@ -146,12 +146,12 @@ def test_labels_of_any_type_become_uint8(tmp_path, dtype):
     [
         (
             np.array([0, 3, 7, 255], np.uint8),
-            "label values 3, 7, 255 are none of 0 background, 1 pancreas, 2 tumour.*label_values",
+            "label values 3, 7, 255 are unknown; known are 0 background, 1 pancreas, 2 tumour.*label_values",
         ),
         (np.array([0, -1, 1, 2], np.int16), "label values -1 "),
         (
             np.array([0, 0.999, 1, 2], np.float32),
-            r"30 label voxels are no whole number \(e\.g\. 0\.999\)",
+            r"30 label voxels are not whole numbers \(e\.g\. 0\.999\)",
         ),
         (np.array([0, np.nan, 1, 2], np.float32), "NaN"),
     ],
