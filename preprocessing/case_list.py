@@ -71,6 +71,13 @@ class Case:
             fix = f"the rules that can be accepted are {possible}"
             raise ListProblem(rules.MANIFEST_REFERENCE, problem, fix)
 
+    @property
+    def required_label(self) -> pathlib.Path:
+        """The label. Raises ValueError for a case without one."""
+        if self.label is None:
+            raise ValueError(f"case {self.case_id} has no label; list one in the manifest")
+        return self.label
+
 
 @dataclasses.dataclass(frozen=True)
 class CaseManifest:

@@ -237,7 +237,10 @@ def test_nnunets_label_names_say_which_value_is_which_class(tmp_path, labels, va
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": {"background": 0, "liver": 1}}, "0 of the labels background, liver are named pancreas.*M05"),
+        (
+            {"labels": {"background": 0, "liver": 1}},
+            "0 of the labels background, liver are named pancreas.*M05",
+        ),
         (
             {"labels": {"background": 0, "pancreas": 1, "liver tumour": 2}},
             "unclear which class the label liver tumour is",

@@ -5,8 +5,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocessing import geometry, manifest, nifti, pancreas_ct, sources
+from preprocessing import geometry, manifest, nifti, sources
 from preprocessing.checks import integrity
+from preprocessing.layouts import pancreas_ct
 from preprocessing.manifest import CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
