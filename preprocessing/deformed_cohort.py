@@ -1,13 +1,13 @@
-"""Two sites made of a few real CTs of healthy pancreases: deformed copies, at C2 with a tumour
-painted in, with manifests and splits.
+"""Makes two sites out of a few real CTs of healthy pancreases.
 
-A source is a patient. Its copies are all in training, all in validation or all in test, at both
-sites, as far as there are enough sources.
+The cases are deformed copies of the CTs; those of site C2 have a tumour painted in. A source CT is
+a patient: if there are enough sources, all its copies are in the same split at both sites.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -24,13 +24,14 @@ from preprocessing import (
     splits,
     tumour_insertion,
 )
-from preprocessing.manifest import Case, CaseManifest
+from preprocessing.case_list import Case, CaseManifest
+from preprocessing.checks import rules
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
 from runkit.randomness import generator
 
-_VERSION = 1  # of the procedure; part of every key
+_VERSION = 1  # of the procedure; part of the key of every random generator
 SITES = ("C1", "C2")
 TUMOURS = Tumours()
 _CT_RANGE = (-1024, 3071)
@@ -40,14 +41,17 @@ _PROCESS_BYTES = 150 * 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeformedConfig:
-    """Attributes: `counts`, site -> cases for training, validation, test; `seed` decides which
-    source is in which split, and every copy.
+    """Which cases to make.
+
+    Attributes:
+      seed: determines the split of the sources and every copy.
+      counts: site -> number of cases for training, validation and test.
     """
 
     seed: int
     counts: Mapping[str, tuple[int, int, int]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if set(self.counts) != set(SITES):
             raise ValueError(
                 f"counts are for {', '.join(self.counts)}; expected {' and '.join(SITES)}"
@@ -55,7 +59,8 @@ class DeformedConfig:
         for site, own in self.counts.items():
             if len(own) != 3 or min(own) < 1:
                 raise ValueError(
-                    f"counts of {site} are {tuple(own)}; expected cases for {', '.join(splits.SPLITS)}, at least one each"
+                    f"counts of {site} are {tuple(own)}; "
+                    f"expected cases for {', '.join(splits.SPLITS)}, at least one each"
                 )
 
 
@@ -76,9 +81,9 @@ class Copy:
 def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple[str, ...]]]:
     """Returns site -> split -> sources.
 
-    From three sources on, each is in one split only (60/20/20, at least one each). Of two, one is
-    for test and the other for training and validation; one alone is in all. A split with several
-    sources deals them out to the two sites in turn; one source serves both.
+    With three sources or more, each is in one split only (60/20/20, at least one each). Of two, one
+    is for test and the other for training and validation. A single source is in all splits. The
+    sources of a split are dealt out to the two sites in turn; a single one is at both sites.
     """
     ids = sorted(source_ids)
     if len(ids) >= 3:
@@ -102,7 +107,7 @@ def share_out(source_ids: Sequence[str], seed: int) -> dict[str, dict[str, tuple
 
 
 def plan(source_ids: Sequence[str], config: DeformedConfig) -> list[Copy]:
-    """Returns every case to make. Sources of a split take turns."""
+    """Returns every case to make. The sources of a split take turns."""
     dealt = share_out(source_ids, config.seed)
     copies = []
     for site in SITES:
@@ -119,30 +124,34 @@ def notes(source_ids: Sequence[str], config: DeformedConfig) -> list[str]:
     """Returns what a reader of the results must know."""
     patients, cases = len(set(source_ids)), sum(map(sum, config.counts.values()))
     found = [
-        f"Data: {cases} deformed copies of {patients} real CT{'s' if patients > 1 else ''}, C2's with a tumour painted in. Copies of one patient are not "
-        "independent: intervals and tests that count cases are too narrow."
+        f"Data: {cases} deformed copies of {patients} real CT{'s' if patients > 1 else ''}, "
+        "C2's with a tumour painted in. Copies of one patient are not independent: "
+        "intervals and tests that count cases are too narrow."
     ]
     if patients == 1:
         found.append(
-            "WARNING: there is ONE source patient. Training and test are copies of the same person, so that these numbers show that the programs "
-            "run on a real scan and nothing about other patients. Give at least three CTs, better ten."
+            "WARNING: there is ONE source patient. Training and test are copies of the same "
+            "person, so that these numbers show that the programs run on a real scan and nothing "
+            "about other patients. Give at least three CTs, better ten."
         )
     elif patients == 2:
         found.append(
-            "WARNING: there are two source patients. Validation chooses models on the patient that they were trained on; give at least three CTs."
+            "WARNING: there are two source patients. Validation chooses models on the patient that "
+            "they were trained on; give at least three CTs."
         )
     dealt = share_out(source_ids, config.seed)
     shared = [split for split in splits.SPLITS if set(dealt["C1"][split]) & set(dealt["C2"][split])]
     if shared and patients > 1:
         found.append(
-            f"Both sites have copies of the same patients in {', '.join(shared)}: too few sources to deal out."
+            f"Both sites have copies of the same patients in {', '.join(shared)}: "
+            "too few sources to deal out."
         )
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What the copies take, as far as the sources' headers tell."""
+    """What making the copies needs, estimated from the headers of the sources."""
 
     seconds: float
     memory_bytes: int
@@ -154,12 +163,16 @@ class Need:
             if self.seconds < 7200
             else f"{self.seconds / 3600:.0f} hours"
         )
-        return f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.2f} GB of disk"
+        return (
+            f"about {time}, {self.memory_bytes / 1e9:.1f} GB of memory, "
+            f"{self.disk_bytes / 1e9:.2f} GB of disk"
+        )
 
 
 def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Need:
-    """Returns what `generate` takes from nothing. Sources whose headers cannot be read count as
-    nothing: `check_sources` refuses them.
+    """Returns what `generate` needs if no case exists yet.
+
+    Sources whose headers cannot be read are not counted; `check_sources` refuses them.
     """
     voxels = {}
     for case in listed.included:
@@ -174,26 +187,29 @@ def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Ne
     )
 
 
-def check_sources(listed: CaseManifest, path) -> dict[str, str]:
-    """Reads every source once. Returns source -> a remark where there is one to make.
+def check_sources(listed: CaseManifest, path: str | os.PathLike) -> dict[str, str]:
+    """Reads every source once. Returns source -> remark for those that deserve one.
 
     Raises:
       ValueError: naming the manifest and every source that cannot be used, with the reason and the
           remedy.
     """
-    problems, remarks = [], {}
+    problems: list[str] = []
+    remarks: dict[str, str] = {}
     for case in listed.included:
         try:
             ct, organ = _read(case, listed.label_values)
             found = tumour_insertion.measure(ct.array, organ, ct.spacing_mm)
             if found.volume_ml < 2 * TUMOURS.volume_ml[0]:
                 raise ValueError(
-                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of {TUMOURS.volume_ml[0]:g} ml; check the mask, or leave the case out"
+                    f"its pancreas has {found.volume_ml:.1f} ml, too little for a tumour of "
+                    f"{TUMOURS.volume_ml[0]:g} ml; check the mask, or leave the case out"
                 )
             if found.level_hu < TUMOURS.below_organ_hu[1]:
                 remarks[case.case_id] = (
-                    f"the pancreas has {found.level_hu:.0f} HU, as without contrast medium or full of fat; a tumour is no darker than water, so that "
-                    "many will be hard to see or iso-dense"
+                    f"the pancreas has {found.level_hu:.0f} HU, as without contrast medium or full "
+                    "of fat; a tumour is never darker than water, so that many will be hard to see "
+                    "or iso-dense"
                 )
         except (ValueError, OSError) as error:
             problems.append(f"{case.case_id}: {error}")
@@ -205,12 +221,16 @@ def check_sources(listed: CaseManifest, path) -> dict[str, str]:
 
 
 def generate(
-    listed: CaseManifest, config: DeformedConfig, folder, *, workers_count: int = 1
+    listed: CaseManifest,
+    config: DeformedConfig,
+    folder: str | os.PathLike,
+    *,
+    workers_count: int = 1,
 ) -> dict[str, pathlib.Path]:
-    """Writes <folder>/<site>/ with images/, labels/, manifest.json and split.json, and cohort.json;
-    returns each site's manifest.
+    """Writes the cohort and returns site -> manifest.
 
-    A case that is there already is not made again, so a stopped run goes on where it was.
+    The folder gets cohort.json and for each site a folder with images/, labels/, manifest.json and
+    split.json. Cases that exist are not made again, so that a stopped run can be resumed.
 
     Raises:
       ValueError: if `folder` holds a cohort of other sources or settings.
@@ -231,7 +251,8 @@ def generate(
             for number, done in workers.results(_make, jobs, workers_count):
                 if done is None:
                     raise ValueError(
-                        f"{jobs[number][3].case_id}: its process was killed, perhaps for lack of memory; use fewer workers"
+                        f"{jobs[number][3].case_id}: its process was killed, "
+                        "perhaps for lack of memory; use fewer workers"
                     )
                 bar.update()
         else:
@@ -255,11 +276,13 @@ def generate(
 
 
 def render(ct: Volume, organ: np.ndarray, seed: int, copy: Copy) -> tuple[Volume, Volume]:
-    """Returns CT int16 and labels uint8 of a copy, a function of the source, the seed and the
-    copy's place only.
+    """Returns CT int16 and labels uint8 of a copy.
+
+    They are a function of the source, the seed, and the site and index of the copy.
 
     Args:
-      ct: of the source, in RAS+ order; organ: bool, on its grid.
+      ct: of the source, in RAS+ order.
+      organ: bool, on its grid.
     """
 
     def rng(what: str) -> np.random.Generator:
@@ -285,37 +308,35 @@ def _make(
 
 
 def _read(case: Case, label_values: Mapping[int, int] | None) -> tuple[Volume, np.ndarray]:
-    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid. Raises
-    ValueError with the remedy.
+    """Returns a source's CT in RAS+ order and its pancreas, bool, on the same grid.
+
+    Raises:
+      ValueError: with the remedy, if there is no mask of a healthy pancreas on the grid of the CT.
     """
     if case.label is None:
         raise ValueError(
             'has no mask; give the file of its organ mask under "label", or leave the case out'
         )
-    ct, labels = sources.read_case(case, label_values)
+    ct, labels = map(geometry.to_ras, sources.read_case(case, label_values))
     if ct.shape != labels.shape or geometry.corner_displacement_mm(
         ct.grid, labels.grid
-    ) > 0.25 * min(ct.spacing_mm):
-        ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
-        if ct.shape != labels.shape or geometry.corner_displacement_mm(
-            ct.grid, labels.grid
-        ) > 0.25 * min(ct.spacing_mm):
-            raise ValueError(
-                f"mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; export it on the CT's grid"
-            )
-    ct, labels = geometry.to_ras(ct), geometry.to_ras(labels)
+    ) > rules.MISPLACED_VOXELS * min(ct.spacing_mm):
+        raise ValueError(
+            f"mask of {labels.shape} voxels does not lie on the CT's grid of {ct.shape}; "
+            "export it on the CT's grid"
+        )
     values = np.unique(labels.array)
     if 1 not in values:
         raise ValueError(
-            'its mask has no pancreas; say in the manifest which value it is, e.g. "label_values": {"7": 1}'
+            "its mask has no pancreas; say in the manifest which value it is, "
+            'e.g. "label_values": {"7": 1}'
         )
     if 2 in values:
         raise ValueError(
             "its mask has a tumour; only healthy pancreases can be a source, so leave the case out"
         )
-    return Volume(np.ascontiguousarray(ct.array), ct.affine), np.ascontiguousarray(
-        labels.array
-    ) == 1
+    organ = np.ascontiguousarray(labels.array) == 1
+    return Volume(np.ascontiguousarray(ct.array), ct.affine), organ
 
 
 def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path]:
@@ -326,9 +347,7 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
 def _claim(
     listed: CaseManifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
 ) -> None:
-    """Writes cohort.json, which stays where the cohort is, or checks that the one that is there has
-    the same sources and settings.
-    """
+    """Writes cohort.json, or checks that an existing one has the same sources and settings."""
     wanted = {
         "version": _VERSION,
         "seed": config.seed,
@@ -342,7 +361,8 @@ def _claim(
     if not path.exists():
         if any((folder / site).exists() for site in SITES):
             raise ValueError(
-                f"{folder}: holds {' or '.join(SITES)} and is no deformed cohort, which would replace them; choose another folder"
+                f"{folder}: holds {' or '.join(SITES)} but is not a deformed cohort, which would "
+                "replace them; choose another folder"
             )
         atomic.write_json(path, wanted)
         return
@@ -352,5 +372,6 @@ def _claim(
     )
     if differing:
         raise ValueError(
-            f"{path}: holds a cohort with other {', '.join(differing)}; choose another folder, or delete {folder}"
+            f"{path}: holds a cohort with other {', '.join(differing)}; "
+            f"choose another folder, or delete {folder}"
         )

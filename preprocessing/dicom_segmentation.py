@@ -43,7 +43,8 @@ _MUST_REPEAT = (
     "FrameOfReferenceUID",
 )
 _MAY_BE_EMPTY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer",
 )  # fmt: skip
 _SERIES_NUMBER = 300  # scanners number their series from 1

@@ -1,7 +1,7 @@
-"""A cohort looked at, case by case, without preparing it: which rules each case breaks, what it
-measures, and a picture of it.
+"""Examines the cases of a cohort without preparing them.
 
-The check writes what is found here into its report, and the cohort report sums it up.
+For each case: the rules it breaks, its measurements, and a picture. The report of the check shows
+them, and the cohort report (`cohort`) summarises them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from preprocessing import declared_labels, geometry, sources
+from preprocessing.axes import three
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import integrity, rules, same_scan
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
 
 HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
-_EACH_SHARE = 20  # times as long as the last report of what was found, until the next one
+_EACH_SHARE = 20  # the pause between two intermediate reports is 20 times as long as writing one
 _PICTURE_PIXELS = 144
 _PICTURE_WINDOW = (-160.0, 240.0)
 _COLOURS = {1: (64, 200, 255), 2: (255, 190, 40)}
@@ -29,13 +30,13 @@ _COLOURS = {1: (64, 200, 255), 2: (255, 190, 40)}
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a case measures.
+    """The measurements of a case.
 
     Attributes:
       shape, spacing_mm: along x, y, z in RAS+.
       axes: directions of the file's axes, e.g. "LPS".
-      volume_ml: class -> volume; of classes that occur.
-      hu: class -> counts of its voxels between `HU_EDGES`; beyond them voxels count in the first
+      volume_ml: class -> volume, for classes that occur.
+      hu: class -> counts of its voxels between `HU_EDGES`; voxels beyond them count in the first
           and last bin.
       median_hu: class -> median.
     """
@@ -50,8 +51,14 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckFinding:
-    """One case. `problems` are its broken rules, errors first; without an error it is `usable`. A
-    picture is uint8 [rows, columns, 3].
+    """What was found out about one case.
+
+    Attributes:
+      problems: the rules it breaks, errors first.
+      facts: its measurements; None if its files cannot be used.
+      picture: uint8 [rows, columns, 3].
+      marks: of its slices, see `same_scan`.
+      label_sha256: hash of its label file.
     """
 
     case: Case
@@ -71,6 +78,7 @@ class CheckFinding:
 
     @property
     def usable(self) -> bool:
+        """Whether it breaks no rule of severity "error"."""
         return not self.errors
 
 
@@ -81,17 +89,18 @@ def survey(
     each: Callable[[list[CheckFinding]], None] = lambda found: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[CheckFinding]:
-    """Returns a finding for every included case, in the order of the manifest; no case stops the
-    others.
+    """Returns a finding for every included case, in the order of the manifest.
+
+    A case that fails does not stop the others.
 
     Args:
-      workers: cases at the same time, each in its own process.
-      each: is given what was found so far, in the order of the manifest, as cases end: as often as
-        takes a twentieth of the time, since who writes all of it each time would spend most of the
-        time on a cohort of thousands so.
-      clock: seconds, of any beginning.
+      workers: number of cases at the same time, each in its own process.
+      each: receives the findings so far, in the order of the manifest, so that it can write an
+        intermediate report. It is called as cases end, but so rarely that it takes a twentieth of
+        the time: for a cohort of thousands, it would otherwise take most of it.
+      clock: returns seconds, from any origin.
     Raises:
-      ValueError: if the reader that a case needs is not installed.
+      ValueError: if a reader that a case needs is not installed.
     """
     sources.require_readers(manifest)
     found: dict[str, CheckFinding] = {}
@@ -110,8 +119,9 @@ def survey(
 
 
 def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckFinding:
-    """Returns what one case is by itself. A case without a label is judged by its scan alone."""
-    image = label = None
+    """Examines one case by itself. A case without a label is judged by its scan alone."""
+    image: Volume | None = None
+    label: Volume | None = None
     problems: list[IntegrityError] = []
     try:
         if case.label is None:
@@ -122,7 +132,7 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckF
             problems += integrity.check_case(
                 image, label, (str(case.image), str(case.label)), accepted=case.accept
             )
-    except Exception as error:  # whatever one case does, the others are looked at
+    except Exception as error:  # whatever is wrong with one case, the others are examined
         problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
         return CheckFinding(case, tuple(problems))
@@ -150,21 +160,22 @@ def _measured(
 
 
 def picture(image: Volume, label: Volume | None) -> np.ndarray:
-    """Returns the axial slice with most of the label, or the middle one, as the patient is usually
-    shown: right on the left, front up.
+    """Returns the axial slice with most of the label, or the middle one, as uint8 [y, x, 3].
+
+    The patient is shown as usual: right on the left, front up.
     """
     areas = None if label is None else np.count_nonzero(label.array, axis=(0, 1))
     k = image.shape[2] // 2 if areas is None or not areas.any() else int(np.argmax(areas))
     extent = [n * s for n, s in zip(image.shape[:2], image.spacing_mm, strict=False)]
     scale = _PICTURE_PIXELS / max(extent)
-    # nearest voxels, so that a picture costs a slice and no more
+    # nearest voxels, so that only one slice is read
     columns, rows = (
         ((np.arange(max(1, round(length * scale))) + 0.5) / scale / spacing)
         .astype(int)
         .clip(0, n - 1)
         for length, spacing, n in zip(extent, image.spacing_mm, image.shape, strict=False)
     )
-    pick = np.ix_(columns[::-1], rows[::-1], [k])
+    pick = np.ix_(columns[::-1], rows[::-1], np.array([k]))
     low, high = _PICTURE_WINDOW
     grey = np.clip(
         (image.array[pick][:, :, 0].astype(np.float32) - low) / (high - low) * 255, 0, 255
@@ -189,18 +200,10 @@ def _findings(manifest: CaseManifest, workers: int) -> Iterator[CheckFinding]:
         look_at, [(case, manifest.label_values) for case in cases], workers
     ):
         if finding is None:
-            problem = "the process that looked at it was killed, most likely for want of memory"
-            finding = CheckFinding(
-                cases[number],
-                (
-                    broken(
-                        rules.UNUSABLE,
-                        cases[number].image,
-                        problem,
-                        "look at it with more free memory",
-                    ),
-                ),
-            )
+            case = cases[number]
+            problem = "the process that examined it was killed, most likely for want of memory"
+            fix = "examine it with more free memory"
+            finding = CheckFinding(case, (broken(rules.UNUSABLE, case.image, problem, fix),))
         yield finding
 
 
@@ -212,12 +215,12 @@ def _as_declared(finding: CheckFinding, manifest: CaseManifest) -> CheckFinding:
     )
     if not shown:
         return finding
-    problem = rules.contradicts_declaration(finding.case.label, shown)
+    problem = rules.contradicts_declaration(finding.case.required_label, shown)
     return dataclasses.replace(finding, problems=(problem, *finding.problems))
 
 
 def _across(findings: list[CheckFinding]) -> list[CheckFinding]:
-    """Adds what only the whole cohort shows. A refused case takes no other one's place."""
+    """Adds the errors that only the whole cohort shows: cases that repeat a usable case."""
     usable = {f.case.case_id: f for f in findings if f.usable}
     refused = same_scan.refusals(
         (f.case for f in usable.values()),
@@ -248,7 +251,7 @@ def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
                 inside = np.clip(hu, HU_EDGES[0], HU_EDGES[-1] - 1)
                 counts[value] = tuple(int(n) for n in np.histogram(inside, HU_EDGES)[0])
     return Facts(
-        tuple(int(n) for n in upright.shape),
+        three(int(n) for n in upright.shape),
         upright.spacing_mm,
         "".join(axes),
         volumes,

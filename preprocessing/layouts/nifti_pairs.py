@@ -13,7 +13,7 @@ _CHANNEL = "_0000"  # ends the name of the first channel in nnU-Net
 
 
 def find(images: pathlib.Path, labels: pathlib.Path) -> tuple[list[Case], list[str]]:
-    """Pairs the NIfTI files of two folders by name, ignoring nnU-Net's `_0000` behind a scan's name.
+    """Pairs the NIfTI files of two folders by name; nnU-Net's `_0000` behind a name is ignored.
 
     Names may contain blanks, umlauts in either form of Unicode, and suffixes in capitals; see
     `names.case_ids` for the ids of the cases.

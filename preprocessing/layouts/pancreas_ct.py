@@ -45,7 +45,8 @@ class Placed:
 
     @property
     def remark(self) -> str:
-        return f"label turned {self.case.label_turn}, fit {self.fit:.2f}, the next {self.runner_up:.2f}"
+        turn = self.case.label_turn
+        return f"label turned {turn}, fit {self.fit:.2f}, the next {self.runner_up:.2f}"
 
 
 def find_cases(images: pathlib.Path, labels: pathlib.Path) -> list[Case]:

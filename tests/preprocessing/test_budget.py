@@ -3,9 +3,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from preprocessing import budget, nifti, pipeline
+from preprocessing import budget, case_workers, nifti, pipeline
 from preprocessing.budget import CaseNeed, Speed
-from preprocessing.case_preparation import prepare_case
+from preprocessing.case_preparation import Prepared, prepare_case
 from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.test_geometry import stored_affine
@@ -54,7 +54,7 @@ def test_a_case_needs_no_more_memory_than_its_headers_foretold(
     outcome = prepare_case(case, tmp_path / "store", settings, threads=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "sources" in outcome, outcome
+    assert isinstance(outcome, Prepared), outcome
     assert peak <= foretold.memory_bytes
     # the constant part apart, the forecast is no more than twice what it came to
     assert foretold.memory_bytes - budget._SLABS_BYTES < 2 * peak
@@ -105,10 +105,10 @@ def test_measured_speed_is_that_of_a_machine():
 def test_a_case_that_fits_goes_first_and_a_lone_one_always():
     cases = [Case(name, None, None) for name in "abc"]
     needs = {"a": need(3.0), "b": need(1.0), "c": None}
-    assert pipeline._next_fitting(cases, needs, 2 * GB, True).case_id == "b"
-    assert pipeline._next_fitting(cases[:1], needs, 2 * GB, True) is None
-    assert pipeline._next_fitting(cases[:1], needs, 2 * GB, False).case_id == "a"
-    assert pipeline._next_fitting([], needs, 2 * GB, False) is None
+    assert case_workers._next_fitting(cases, needs, 2 * GB, True).case_id == "b"
+    assert case_workers._next_fitting(cases[:1], needs, 2 * GB, True) is None
+    assert case_workers._next_fitting(cases[:1], needs, 2 * GB, False).case_id == "a"
+    assert case_workers._next_fitting([], needs, 2 * GB, False) is None
 
 
 def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):

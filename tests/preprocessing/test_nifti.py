@@ -114,7 +114,9 @@ def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
         nifti.read_ct(path)
     path.unlink()
     path.symlink_to("nowhere.nii.gz")
-    with pytest.raises(IntegrityError, match=r"is a link to nowhere\.nii\.gz, which is not there"):
+    with pytest.raises(
+        IntegrityError, match=r"is a link to nowhere\.nii\.gz, which does not exist"
+    ):
         nifti.read_ct(path)
 
 

@@ -15,6 +15,7 @@ import scipy.ndimage
 from preprocessing import (
     case_preparation,
     case_store,
+    case_workers,
     geometry,
     nifti,
     pipeline,
@@ -361,7 +362,7 @@ def prepare_or_die(case, root, settings, **more):
 
 
 def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "_in_worker", prepare_or_die)
+    monkeypatch.setattr(case_workers, "_in_worker", prepare_or_die)
     store = prepare(cohort(tmp_path, 5), tmp_path / "store", workers=2, strict=False)
     assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(
         store.root.rglob(".partial-*")

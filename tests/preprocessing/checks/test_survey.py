@@ -75,9 +75,9 @@ def test_a_case_that_kills_its_process_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(survey, "look_at", look_at_or_die)
     found = survey.survey(manifest, workers=2)
     assert [finding.usable for finding in found] == [True, False, True]
-    assert "the process that looked at it was killed" in str(found[1].errors[0]) and found[
-        1
-    ].errors[0].file.endswith("i1.nii.gz")
+    assert "the process that examined it was killed" in str(found[1].errors[0]) and found[1].errors[
+        0
+    ].file.endswith("i1.nii.gz")
 
 
 def test_what_was_found_is_told_as_often_as_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
