@@ -47,7 +47,7 @@ class Field:
         diagonal, so that its determinant is positive everywhere. The offset is then a contraction
         in the maximum norm, so that no two places show the same place of the scan.
         """
-        total = 0.0
+        total: np.ndarray | float = 0.0
         for axis, step in enumerate(self.steps_mm):
             slope = np.abs(np.diff(self.offsets_mm, axis=1 + axis)) / step
             for other in {0, 1, 2} - {axis}:

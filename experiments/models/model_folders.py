@@ -14,6 +14,7 @@ from c2fnas.model_folder import Model
 from experiments.configuration import ExperimentConfig, plan
 from experiments.results import gated_rows, score_summary
 from preprocessing import declared_labels, geometry
+from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
 from runkit import atomic
 
@@ -26,7 +27,7 @@ def write(
     weights: Mapping[str, Any],
     config: ExperimentConfig,
     *,
-    stores: Iterable[CaseStore] = (),
+    stores: Iterable[CaseSource] = (),
     rows: Sequence[Mapping[str, Any]] = (),
     scores: Mapping[str, Any] | None = None,
 ) -> None:
@@ -62,7 +63,7 @@ def write(
     )
 
 
-def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict[str, Any]:
+def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dict[str, Any]:
     """Returns what a model was trained on, as numbers: cases, ranges of spacing and field of view
     over the training cases.
     """
@@ -95,7 +96,7 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
 
 
 def write_best(
-    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
+    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseSource
 ) -> None:
     """Writes the best model of a site's finished training (site_trainer.SiteTrainer), scored by the
     site's validation.

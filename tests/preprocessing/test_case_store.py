@@ -40,11 +40,11 @@ def write(root, case_id, seed=0, settings=SETTINGS, sources=None, empty=0):
     return sources
 
 
-def store_of(root, count=3):
+def store_of(root, count=3, site="C2"):
     sources = {f"case_{i}": write(root, f"case_{i}", seed=i) for i in range(count)}
     splits = {"training": ["case_1"], "validation": ["case_2"], "test": ["case_0"]}
     case_store.write_index(
-        root, site="C2", seed=5, settings=SETTINGS, splits=splits, sources=sources
+        root, site=site, seed=5, settings=SETTINGS, splits=splits, sources=sources
     )
     return CaseStore(root)
 
