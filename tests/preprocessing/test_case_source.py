@@ -1,4 +1,4 @@
-"""Every kind of store gives what `case_source` asks of one; the type checker sees the signatures."""
+"""Every kind of store has what `case_source` requires; the type checker checks the signatures."""
 
 import inspect
 

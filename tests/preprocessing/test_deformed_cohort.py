@@ -69,7 +69,7 @@ def test_many_sources_are_dealt_out_so_that_no_patient_is_at_both_sites():
     assert len(deformed_cohort.notes(ids, CONFIG)) == 1
 
 
-def test_one_and_two_sources_are_said_to_be_too_few():
+def test_the_notes_warn_of_one_or_two_sources():
     one, two = deformed_cohort.notes(["a"], CONFIG), deformed_cohort.notes(["a", "b"], CONFIG)
     assert (
         "WARNING: there is ONE source patient. Training and test are copies of the same person"

@@ -139,7 +139,7 @@ def test_of_several_series_one_is_named(tmp_path):
     assert "no CT series 9.9" in str(refused(tmp_path, series="9.9"))
 
 
-def test_a_missing_slice_is_placed(tmp_path):
+def test_the_position_of_a_missing_slice_is_reported(tmp_path):
     made = slices(ct())
     save(tmp_path, made[:3] + made[5:])
     error = refused(tmp_path)
@@ -168,7 +168,7 @@ def test_positions_rounded_to_a_tenth_are_even_enough(tmp_path):
     assert dicom.read_series(tmp_path).spacing_mm[2] == pytest.approx(0.625, abs=0.02)
 
 
-def test_without_pydicom_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
         dicom.read_series(tmp_path)

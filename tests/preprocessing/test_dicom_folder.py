@@ -1,6 +1,4 @@
-"""Which files of a folder are a series: links, archives, missing preambles; and slices that did not
-arrive.
-"""
+"""Which files of a folder are a series: links, archives, missing preambles, damaged slices."""
 
 import copy
 import gzip
@@ -72,7 +70,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("where", MEMBERS)
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_slice_that_did_not_arrive_is_named(tmp_path, damage, where):
+def test_an_unreadable_slice_is_named(tmp_path, damage, where):
     path = chosen(written(tmp_path / "ct"), where)
     DAMAGE[damage](path)
     error = refused(tmp_path / "ct")
@@ -82,14 +80,14 @@ def test_a_slice_that_did_not_arrive_is_named(tmp_path, damage, where):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_slice_is_missed_whatever_it_is_called(tmp_path, name):
+def test_a_missing_slice_is_reported_whatever_its_name(tmp_path, name):
     files = written(tmp_path / "ct", name)
     assert dicom.read_series(tmp_path / "ct").shape == SHAPE
     files[-1].write_bytes(b"")
     assert refused(tmp_path / "ct").file == str(files[-1])
 
 
-def test_several_that_did_not_arrive_are_counted(tmp_path):
+def test_several_unreadable_slices_are_counted(tmp_path):
     files = written(tmp_path / "ct")
     for path in files[-4:]:
         path.write_bytes(b"")
@@ -97,7 +95,7 @@ def test_several_that_did_not_arrive_are_counted(tmp_path):
     assert files[-4].name in text and "3 more" in text and files[-1].name in text
 
 
-def test_what_is_no_slice_is_left_out(tmp_path):
+def test_files_that_are_not_slices_are_left_out(tmp_path):
     written(tmp_path / "ct", "IM{:04d}.dcm")
     folder = tmp_path / "ct"
     (folder / "LICENSE").write_text("terms")
@@ -155,7 +153,7 @@ def test_a_localizer_of_the_series_that_lies_across_it_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("absent", ["Modality", "Rows", "PixelData"])
-def test_a_slice_without_what_shows_that_it_is_one_is_named(tmp_path, absent):
+def test_a_slice_without_an_identifying_attribute_is_named(tmp_path, absent):
     files = written(tmp_path / "ct", change=lambda made: (delattr(made[-1], absent), made)[1])
     error = refused(tmp_path / "ct")
     assert error.file == str(files[-1]) and error.rule in ("D09", "D12")
@@ -188,7 +186,7 @@ def test_a_gap_in_the_numbers_of_an_even_stack_is_a_warning_that_reaches_the_che
     ]
 
 
-def test_an_acquisition_that_gave_more_images_is_a_warning(tmp_path):
+def test_an_acquisition_with_more_images_gives_a_warning(tmp_path):
     def change(made):
         for ds in made:
             ds.ImagesInAcquisition = 12
@@ -199,7 +197,7 @@ def test_an_acquisition_that_gave_more_images_is_a_warning(tmp_path):
     assert warning.rule == "D14" and "9 slices of the 12" in str(warning)
 
 
-def test_numbers_that_begin_elsewhere_or_are_not_there_are_no_warning(tmp_path):
+def test_numbers_that_begin_above_1_or_are_absent_give_no_warning(tmp_path):
     def later(made):
         for ds in made:
             ds.InstanceNumber += 200
@@ -326,7 +324,7 @@ def test_a_frame_s_attribute_is_named_with_its_frame(tmp_path):
     assert "frame 4: has no ImagePositionPatient" in str(refused(tmp_path))
 
 
-def test_pixels_that_are_not_as_many_as_the_header_says_are_refused(tmp_path):
+def test_another_number_of_pixels_than_declared_is_refused(tmp_path):
     for name, rows in (("fewer", 6), ("more", 24)):
 
         def change(made, rows=rows):
@@ -339,7 +337,7 @@ def test_pixels_that_are_not_as_many_as_the_header_says_are_refused(tmp_path):
         assert error.rule == "D09" and "bytes of pixel data" in str(error)
 
 
-def test_pixels_beyond_the_bits_that_are_stored_are_refused(tmp_path):
+def test_pixels_beyond_bits_stored_are_refused(tmp_path):
     def change(made):
         for ds in made:
             ds.BitsStored, ds.HighBit = 11, 10  # up to 2047, of 2523
@@ -385,7 +383,7 @@ def parts(counts, *, concatenated):
     return found
 
 
-def test_an_image_in_several_files_is_whole_or_the_absent_ones_are_counted(tmp_path):
+def test_an_image_in_several_files_is_complete_or_its_missing_files_are_counted(tmp_path):
     slices_there = CT.shape[2]
     made = parts([slices_there - 5, 3, 2], concatenated=True)
     save(tmp_path / "whole", made)
@@ -395,7 +393,8 @@ def test_an_image_in_several_files_is_whole_or_the_absent_ones_are_counted(tmp_p
         error = refused(tmp_path / name)
         assert (
             error.rule == "D04"
-            and f"2 of the 3 files of one image (concatenation), without {1 if name == 'first' else 3}"
+            and "2 of the 3 files of one image (concatenation), "
+            f"without {1 if name == 'first' else 3}"
             in str(error)
         )
 

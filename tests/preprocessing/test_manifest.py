@@ -51,7 +51,7 @@ def test_a_linked_scan_is_written_by_its_own_name(tmp_path):
     assert [case["image"] for case in written] == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_written_and_read_again_after_a_move(tmp_path):
+def test_a_manifest_is_read_again_after_its_folder_was_moved(tmp_path):
     folder = tmp_path / "cohort"
     original = CaseManifest(
         "C1",
@@ -133,7 +133,10 @@ def test_excluded_cases_are_listed_but_not_used(tmp_path):
         ({"site": "C1", "cases": {}}, "expected a list"),
         ({"cases": [entry()]}, "no `site`"),
         ({"site": "", "cases": [entry()]}, "site"),
-        ({"site": "C1", "cases": [entry("a"), entry("b"), entry("a")]}, "case_id a listed more than once"),
+        (
+            {"site": "C1", "cases": [entry("a"), entry("b"), entry("a")]},
+            "case_id a listed more than once",
+        ),
         ({"site": "C1", "cases": [entry("../a")]}, r"case_id '\.\./a'"),
         ({"site": "C1", "cases": [entry(), {"image": "x.nii.gz"}]}, "entry 2"),
         ({"site": "C1", "cases": [entry(label=3)]}, "label of case a is 3"),
@@ -143,7 +146,7 @@ def test_excluded_cases_are_listed_but_not_used(tmp_path):
         ({"name": "PANCREAS", "training": [{"label": "x"}]}, "entry .* of `training`"),
         ({"name": "PANCREAS", "training": []}, "no case is listed"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_manifest_gives_one_error_with_its_name(tmp_path, value, message):
     path = saved(tmp_path, value)
     with pytest.raises(ValueError, match=message) as caught:
@@ -230,7 +233,7 @@ def test_an_nnunet_dataset_as_it_is(tmp_path):
         ({"background": 0, "tumour": 1, "pancreas": 2}, {2: 1, 1: 2}),
     ],
 )
-def test_nnunets_label_names_say_which_value_is_which_class(tmp_path, labels, values):
+def test_nnunets_label_names_determine_the_classes_of_the_values(tmp_path, labels, values):
     assert manifest.read(nnunet(tmp_path, labels=labels)).label_values == values
 
 

@@ -88,14 +88,28 @@ def cut_short(path, tmp_path):
         (lambda path, _: path.write_bytes(gzip.decompress(path.read_bytes())[:-3]), "bytes of"),
         (lambda path, _: save(path, hu((5, 6))), "2 dimensions"),
         (lambda path, _: save(path, hu((5, 6, 7, 2))), "4 dimensions"),
-        (lambda path, _: save(path, np.where(np.arange(210).reshape(5, 6, 7) == 37, np.nan, 1.0).astype(np.float32)), r"1 voxels are NaN.*\(0, 5, 2\)"),
-        (lambda path, _: save(path, np.full((5, 6, 7), -np.inf, np.float32)), "210 voxels are NaN or infinite"),
-        (lambda path, _: save(path, np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "one real number"),
+        (
+            lambda path, _: save(
+                path,
+                np.where(np.arange(210).reshape(5, 6, 7) == 37, np.nan, 1.0).astype(np.float32),
+            ),
+            r"1 voxels are NaN.*\(0, 5, 2\)",
+        ),
+        (
+            lambda path, _: save(path, np.full((5, 6, 7), -np.inf, np.float32)),
+            "210 voxels are NaN or infinite",
+        ),
+        (
+            lambda path, _: save(
+                path, np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+            ),
+            "one real number",
+        ),
         (lambda path, _: save(path, np.zeros((5, 6, 7), np.complex64)), "one real number"),
         (lambda path, _: save(path, hu(), change=lambda h: h.set_xyzt_units("micron")), "micron"),
     ],
-)  # fmt: skip
-def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
+)
+def test_a_bad_file_gives_one_error_that_names_it(tmp_path, damage, message):
     path = save(tmp_path / "case_17.nii.gz", hu())
     damage(path, tmp_path)
     with pytest.raises(ValueError, match=message) as caught:
@@ -105,7 +119,7 @@ def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
         nifti.read_labels(path)
 
 
-def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
+def test_the_error_for_a_link_without_a_target_tells_how_to_fetch_it(tmp_path):
     path = tmp_path / "ct.nii.gz"
     path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x.nii.gz")
     with pytest.raises(
@@ -126,7 +140,7 @@ def test_half_of_a_pair_is_refused(tmp_path):
         nifti.read_ct(tmp_path / "pair.hdr")
 
 
-def test_a_header_that_places_no_voxel_is_refused(tmp_path):
+def test_a_singular_affine_is_refused(tmp_path):
     path = save(tmp_path / "flat.nii", hu())
     content = bytearray(path.read_bytes())
     content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
@@ -148,7 +162,8 @@ def test_labels_of_any_type_become_uint8(tmp_path, dtype):
     [
         (
             np.array([0, 3, 7, 255], np.uint8),
-            "label values 3, 7, 255 are unknown; known are 0 background, 1 pancreas, 2 tumour.*label_values",
+            "label values 3, 7, 255 are unknown; "
+            "known are 0 background, 1 pancreas, 2 tumour.*label_values",
         ),
         (np.array([0, -1, 1, 2], np.int16), "label values -1 "),
         (
@@ -266,7 +281,7 @@ def test_a_mask_that_does_not_fit_the_scan_is_refused(tmp_path, mask):
 
 
 def patched(path, array, affine, *edits):
-    """Saves with both forms and changes bytes of the header, which nibabel itself would put right."""
+    """Saves with sform and qform and changes bytes of the header, which nibabel would correct."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(array.dtype)
     image = nibabel.Nifti1Image(array, None, header)
@@ -285,7 +300,7 @@ LPS = np.array(
 NO_CODES = (252, "hh", 0, 0)
 
 
-def test_a_file_without_an_orientation_is_refused_unless_it_is_said(tmp_path):
+def test_a_file_without_an_orientation_is_refused_unless_one_is_given(tmp_path):
     path = patched(tmp_path / "ct.nii.gz", hu(), AFFINE, NO_CODES)
     for read in (nifti.read_ct, nifti.read_labels, nifti.stored_form):
         with pytest.raises(
@@ -308,7 +323,7 @@ def test_a_file_that_has_an_orientation_is_believed(tmp_path):
         np.testing.assert_allclose(volume.affine, nibabel.load(path).affine)
 
 
-def test_a_label_without_an_orientation_is_told_what_may_be_done(tmp_path):
+def test_the_error_for_a_label_without_an_orientation_names_the_remedies(tmp_path):
     labels = (np.arange(210).reshape(5, 6, 7) % 3).astype(np.uint8)
     path = patched(tmp_path / "label.nii.gz", labels, AFFINE, NO_CODES)
     with pytest.raises(ValueError, match=r'G01.*--orientation.*"label_turn": "\+x\+y\+z"'):
@@ -332,9 +347,7 @@ def test_a_label_without_an_orientation_is_told_what_may_be_done(tmp_path):
         ((80, "f", -0.7), False),
     ],
 )
-def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(
-    tmp_path, forms, edit, reads
-):
+def test_a_rounded_qform_is_read_and_a_wrong_one_is_refused(tmp_path, forms, edit, reads):
     path = patched(tmp_path / "ct.nii.gz", hu(), LPS, forms, edit)
     if reads:
         np.testing.assert_allclose(nifti.read_ct(path).affine, LPS, atol=1e-5)
@@ -352,7 +365,8 @@ def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(
         (bytes(9) + gzip.compress(b"more"), None),
         (
             b"\x12\x34 notes",
-            r"compressed data end at byte {end}; what follows is neither padding nor compressed .F04",
+            r"compressed data end at byte {end}; "
+            r"what follows is neither padding nor compressed .F04",
         ),
         (bytes(300) + b"x", "end at byte {end};.*F04"),
         (gzip.compress(b"more than a little more")[:-6], "end too early.*F03"),
@@ -379,7 +393,7 @@ def test_bytes_behind_a_gzip_are_padding_a_further_member_or_refused(tmp_path, t
 
 
 @pytest.mark.parametrize("offset", [float("nan"), float("inf"), -1.0, 0.0, 100.0, 352.5])
-def test_voxels_that_begin_nowhere_are_refused(tmp_path, offset):
+def test_an_impossible_voxel_offset_is_refused(tmp_path, offset):
     with pytest.raises(ValueError, match=r"ct\.nii\.gz: its voxels begin at byte"):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (108, "f", offset)))
 
@@ -388,7 +402,7 @@ def test_voxels_that_begin_nowhere_are_refused(tmp_path, offset):
     ("slope", "intercept"),
     [(0.0, -1024.0), (float("nan"), 5.0), (1.0, float("inf")), (2.0, float("nan"))],
 )
-def test_a_scaling_that_is_read_in_two_ways_is_refused(tmp_path, slope, intercept):
+def test_a_scaling_on_which_readers_disagree_is_refused(tmp_path, slope, intercept):
     with pytest.raises(ValueError, match=r"ct\.nii\.gz: slope is .*F08"):
         nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (112, "ff", slope, intercept)))
 

@@ -123,7 +123,7 @@ def test_two_processes_give_the_same_store(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_finished_case_is_not_made_again(tmp_path):
+def test_a_finished_case_is_not_prepared_again(tmp_path):
     manifest = cohort(tmp_path, 3)
     root = tmp_path / "store"
     prepare(manifest, root)
@@ -139,7 +139,7 @@ def test_a_finished_case_is_not_made_again(tmp_path):
     assert changed == {"case_1"}
 
 
-def test_other_settings_make_every_case_again(tmp_path):
+def test_other_settings_prepare_every_case_again(tmp_path):
     manifest, root = cohort(tmp_path, 3), tmp_path / "store"
     old = prepare(manifest, root)
     new = prepare(manifest, root, target_mm=(3.0, 3.0, 3.0))
@@ -148,7 +148,7 @@ def test_other_settings_make_every_case_again(tmp_path):
         old.open("case_0")  # whoever still holds the old index is told, not served other voxels
 
 
-def test_a_stopped_run_goes_on_to_the_same_store(tmp_path, monkeypatch):
+def test_a_resumed_run_ends_in_the_same_store(tmp_path, monkeypatch):
     manifest = cohort(tmp_path, 4)
     prepare(manifest, tmp_path / "whole")
     root, write, written = tmp_path / "stopped", case_store.write_case, []
@@ -174,7 +174,7 @@ def test_a_stopped_run_goes_on_to_the_same_store(tmp_path, monkeypatch):
 
 
 def spoil(manifest):
-    """Case 0: another grid; 1: NaN; 2: truncated; 3: unknown label; 4: missing. Case 5 stays good."""
+    """Case 0: another grid; 1: NaN; 2: truncated; 3: unknown label; 4: missing; 5: good."""
     hu, label = scan(0)
     nifti.write_volume(manifest.cases[0].label, Volume(label[:, :, 1:], AFFINE))
     broken = hu.astype(np.float32)
@@ -187,7 +187,7 @@ def spoil(manifest):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
+def test_every_bad_case_is_named_and_does_not_stop_the_others(tmp_path, workers):
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
     with pytest.raises(ValueError, match="5 of 6 cases refused") as caught:
@@ -234,7 +234,7 @@ def test_the_same_scan_under_two_names_is_refused_also_in_a_later_run(tmp_path):
     assert prepare(manifest, root, strict=False).case_ids() == ("case_0", "case_1", "case_2")
 
 
-def test_not_strict_the_good_cases_make_the_store(tmp_path):
+def test_without_strict_the_good_cases_make_the_store(tmp_path):
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
     store = prepare(manifest, root, strict=False)
@@ -276,7 +276,7 @@ def test_scans_without_a_label_are_left_out(tmp_path):
     assert prepare(unlabelled, tmp_path / "store").case_ids() == ("case_1", "case_2")
 
 
-def test_organ_values_of_the_manifest_are_honoured(tmp_path):
+def test_label_values_of_the_manifest_are_used(tmp_path):
     manifest = cohort(tmp_path, 1)
     _, label = scan(0)
     organs = np.where(label == 1, 7, np.where(label == 2, 9, 4)).astype(np.uint8)
@@ -285,7 +285,7 @@ def test_organ_values_of_the_manifest_are_honoured(tmp_path):
     np.testing.assert_array_equal(store.open("case_0").native_label(), label)
 
 
-def test_a_label_in_another_axis_order_comes_to_the_scans(tmp_path):
+def test_a_label_in_another_axis_order_is_brought_to_the_scans(tmp_path):
     manifest = cohort(tmp_path, 1)
     plain = prepare(manifest, tmp_path / "plain").open("case_0")
     _, label = scan(0)
@@ -327,7 +327,7 @@ def test_a_real_abdominal_ct(tmp_path):
     )
 
 
-def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
+def test_any_error_of_a_case_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
     manifest, read, seen = cohort(tmp_path, 5), nifti.read_ct, []
 
     def failing(path, *arguments):
@@ -354,7 +354,7 @@ def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp
 
 
 def prepare_or_die(case, root, settings, **more):
-    """In place of `prepare_case`: a case that takes its process with it, in the middle of writing."""
+    """Replaces `prepare_case`: a case kills its process in the middle of writing."""
     if case.case_id == "case_1":
         (root / "cases" / ".partial-half").mkdir(exist_ok=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -375,7 +375,7 @@ def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, workers):
+def test_the_error_of_a_full_disk_names_the_file_the_space_and_what_stays(tmp_path, workers):
     manifest, root = cohort(tmp_path, 5), tmp_path / "store"
     (root / "cases").mkdir(parents=True)
     (root / "cases" / "case_3").write_text(
@@ -408,7 +408,7 @@ def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, work
     )
 
 
-def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monkeypatch):
+def test_a_failed_write_does_not_refuse_the_case(tmp_path, monkeypatch):
     def full(path, shape, slabs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -416,7 +416,8 @@ def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monk
     monkeypatch.setattr(case_store, "_save_image", full)
     with pytest.raises(
         ValueError,
-        match=r"case_0.image\.npy: cannot be written \(No space left on device\).*0 finished cases stay",
+        match=r"case_0.image\.npy: cannot be written \(No space left on device\).*"
+        "0 finished cases stay",
     ):
         prepare(manifest, tmp_path / "store", strict=False)
     assert not list((tmp_path / "store/cases").iterdir())
@@ -458,7 +459,7 @@ def test_a_case_that_an_earlier_release_prepared_by_a_guess_is_refused(tmp_path)
     [(42, "3h", 32767, 32767, 1000), (280, "f", 3e9), (108, "f", float("inf"))],
     ids=["dim", "srow", "offset"],
 )
-def test_one_odd_header_does_not_stop_a_cohort_for_want_of_memory(tmp_path, edit):
+def test_a_wrong_size_in_one_header_does_not_stop_a_cohort(tmp_path, edit):
     manifest, (offset, kind, *values) = cohort(tmp_path, 4), edit
     for path in (manifest.cases[2].image, manifest.cases[2].label):
         raw = bytearray(gzip.decompress(path.read_bytes()))

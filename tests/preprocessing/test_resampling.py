@@ -45,7 +45,7 @@ def test_a_spacing_of_zero_is_refused():
 
 
 @pytest.mark.parametrize("spacing_mm", [(0.7, 0.8, 5.0), (2.0, 1.3, 0.4)])
-def test_a_ramp_stays_that_ramp(spacing_mm):
+def test_a_resampled_ramp_is_the_same_ramp(spacing_mm):
     def ramp(shape, spacing):
         x, y, z = (np.arange(n) * s for n, s in zip(shape, spacing, strict=True))
         return 3.0 * x[:, None, None] - 2.0 * y[:, None] + 0.5 * z - 40.0
@@ -61,7 +61,7 @@ def test_a_ramp_stays_that_ramp(spacing_mm):
     np.testing.assert_allclose(result[inside], expected[inside], atol=1e-4)
 
 
-def test_beyond_the_last_centre_its_value_is_held():
+def test_positions_beyond_the_last_centre_take_its_value():
     result = resampling.resample_linear(
         np.array([0.0, 10.0, 20.0]).reshape(3, 1, 1), (0.9, 1, 1), (1, 1, 1)
     )
@@ -269,7 +269,7 @@ def test_restored_against_the_general_interpolation_of_each_class(target_mm):
     assert clear.mean() > 0.9 and {1, 2} <= set(np.unique(restored))
 
 
-def test_equal_shares_stay_with_the_lower_class():
+def test_of_equal_shares_the_lower_class_wins():
     mask = np.array([0, 1, 1, 0], dtype=np.uint8).reshape(4, 1, 1)
     restored = resampling.restore_labels(
         mask, Grid((7, 1, 1), np.diag([1.0, 1.0, 1.0, 1.0])), (2.0, 1.0, 1.0)

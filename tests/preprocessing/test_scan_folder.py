@@ -8,7 +8,7 @@ def found(folder, **changes):
     return [path.relative_to(folder).as_posix() for path in scan_folder.scans_in(folder, **changes)]
 
 
-def test_a_folder_of_scans_is_its_files_zips_and_folders_whatever_else_lies_there(tmp_path):
+def test_a_folder_stands_for_its_nifti_files_zips_and_folders(tmp_path):
     touch(
         tmp_path, "a.nii.gz", "B.NII", "c.zip", "Thumbs.db", "README.txt", "list 1.csv", ".DS_Store"
     )
@@ -25,14 +25,14 @@ def test_a_folder_of_scans_is_its_files_zips_and_folders_whatever_else_lies_ther
     assert found(tmp_path, leave_out=tmp_path / "masks") == ["c.zip", "p1"]
 
 
-def test_a_link_whose_target_is_not_there_is_the_scan_that_it_should_be(tmp_path):
+def test_a_link_without_a_target_counts_as_a_scan(tmp_path):
     touch(tmp_path / "p1", "1.dcm")
     for name in ("a.nii.gz", "c.zip", "p2", "index.html"):
         (tmp_path / name).symlink_to("nowhere")
     assert found(tmp_path) == ["a.nii.gz", "c.zip", "p1", "p2"]
 
 
-def test_a_folder_with_slices_is_a_series_also_where_none_of_them_arrived(tmp_path):
+def test_a_folder_with_slices_is_a_series_even_if_all_of_them_are_damaged(tmp_path):
     for name in ("1.dcm", "IM0001", "1.2.840.7"):
         touch(tmp_path / name, name)
         touch(tmp_path / name / "more", "2.dcm")

@@ -101,7 +101,7 @@ def test_slabs_do_not_depend_on_the_number_of_threads():
     np.testing.assert_array_equal(one, two)
 
 
-def test_slabs_hold_planes_and_not_the_volume():
+def test_slabs_keep_planes_and_not_the_volume_in_memory():
     array = np.zeros((100, 100, 20), dtype=np.int16, order="F")
     coordinates = [
         np.arange(n) * (n / m) for n, m in zip((200, 200, 200), (200, 200, 2000), strict=True)

@@ -16,7 +16,7 @@ def test_folders_are_paired_by_name(tmp_path):
     ] and orphans == []
 
 
-def test_zips_and_links_whose_target_is_not_there_are_cases(tmp_path):
+def test_zips_and_links_without_a_target_are_cases(tmp_path):
     touch(tmp_path / "scans", "p2.zip", "notes.txt")
     touch(tmp_path / "scans" / "p1", "1.dcm")
     (tmp_path / "scans" / "p3").symlink_to("nowhere")

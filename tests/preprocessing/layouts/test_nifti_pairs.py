@@ -26,7 +26,7 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
         nifti_pairs.find(tmp_path / "nowhere", tmp_path)
 
 
-def test_names_as_they_come_are_paired_and_become_case_ids(tmp_path):
+def test_irregular_names_are_paired_and_become_case_ids(tmp_path):
     images, labels = tmp_path / "ct", tmp_path / "masks"
     decomposed = unicodedata.normalize("NFD", "Müller 1.nii.gz")
     touch(images, decomposed, "B.NII.GZ")
