@@ -8,7 +8,6 @@ the last voxel centre take its value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -58,9 +57,9 @@ def linear_slabs(
     spacing_mm: Sequence[float],
     target_mm: Sequence[float],
     *,
-    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
     threads: int = 1,
-) -> Iterator[Any]:
+) -> Iterator[np.ndarray]:
     """Yields the result of `resample_linear` as slabs along x, in C order.
 
     The whole is never in memory; see `separable.slabs`.

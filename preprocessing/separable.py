@@ -17,7 +17,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -134,9 +133,9 @@ def slabs(
     array: np.ndarray,
     coordinates: Sequence[np.ndarray],
     *,
-    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
     threads: int = 1,
-) -> Iterator[Any]:
+) -> Iterator[np.ndarray]:
     """Yields the volume that `interpolate` returns as slabs along its first axis.
 
     Besides input and slabs, the planes across the axis that is slowest in memory are in memory: as

@@ -1,4 +1,4 @@
-"""Seeded series with faults in their headers, written byte by byte so that no library corrects them.
+"""Seeded series with faults in their headers, written byte by byte: no library corrects them.
 
 A series starts as one that every reader can read (explicit or implicit, with or without a preamble,
 compressed, one multi-frame file) and is then changed in one or two places.
@@ -122,8 +122,11 @@ _SYNTAXES = (
 
 @dataclasses.dataclass
 class Element:
-    """One attribute as bytes. `items` are those of a sequence; `claimed` is the length that the
-    file says, None for the true one.
+    """One attribute as bytes.
+
+    Attributes:
+      items: of a sequence.
+      claimed: length that the file declares; None for the true one.
     """
 
     tag: int
@@ -194,8 +197,10 @@ def label() -> np.ndarray:
 
 
 def write(folder: pathlib.Path, seed: int, voxels: int = 7) -> str:
-    """Writes a series into a folder that is not there yet, and returns what is wrong with it.
-    `voxels` is the seed of its voxels.
+    """Writes a series into a new folder and returns a description of its fault.
+
+    Args:
+      voxels: seed of its voxels.
     """
     rng = random.Random(seed)
     form = rng.choice(_FORMS)
@@ -332,9 +337,7 @@ def _mutate(files: list[File], chosen: list[int], rng: random.Random) -> str:
 
 
 def _found(file: File, name: str, rng: random.Random) -> tuple[list[Element], Element]:
-    """Returns an attribute and the data set that it stands in, another one where the file has none
-    of that name.
-    """
+    """Returns an attribute and its data set; another one if the file has none of that name."""
     there = list(_walk(file.elements))
     tag = int(pydicom.tag.Tag(name))
     named = [pair for pair in there if pair[1].tag == tag]

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from preprocessing import budget, case_workers, nifti, pipeline
+from preprocessing import budget, nifti, pipeline
 from preprocessing.budget import CaseNeed, Speed
 from preprocessing.case_preparation import Prepared, prepare_case
 from preprocessing.manifest import Case, CaseManifest
@@ -100,15 +100,6 @@ def test_time_is_shared_among_the_workers(monkeypatch):
 def test_measured_speed_is_that_of_a_machine():
     speed = budget.measure_speed()
     assert 1e-11 < speed.per_native_voxel < 1e-5 and 1e-11 < speed.per_prepared_voxel < 1e-5
-
-
-def test_a_case_that_fits_goes_first_and_any_case_if_it_is_alone():
-    cases = [Case(name, None, None) for name in "abc"]
-    needs = {"a": need(3.0), "b": need(1.0), "c": None}
-    assert case_workers._next_fitting(cases, needs, 2 * GB, True).case_id == "b"
-    assert case_workers._next_fitting(cases[:1], needs, 2 * GB, True) is None
-    assert case_workers._next_fitting(cases[:1], needs, 2 * GB, False).case_id == "a"
-    assert case_workers._next_fitting([], needs, 2 * GB, False) is None
 
 
 def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):

@@ -74,25 +74,6 @@ def test_a_manifest_keeps_its_declaration(tmp_path):
         manifest.read(tmp_path / "manifest.json")
 
 
-@pytest.mark.parametrize(
-    ("labels", "declared"),
-    [
-        ({"0": "background", "1": "pancreas", "2": "cancer"}, BOTH),
-        ({"0": "background", "1": "pancreas"}, None),
-        (None, None),
-    ],
-)
-def test_the_decathlons_dataset_json_declares_its_labels(tmp_path, labels, declared):
-    value = {
-        "name": "Pancreas",
-        "labels": labels,
-        "training": [{"image": "i.nii.gz", "label": "l.nii.gz"}],
-        "test": [],
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(value))
-    assert manifest.read(tmp_path / "dataset.json").declared == declared
-
-
 def test_a_label_that_shows_what_is_declared_absent_is_refused_and_the_others_go_on(tmp_path):
     cases, tumours = cohort(tmp_path, 7), {"case_2", "case_5"}
     for case in cases.cases:

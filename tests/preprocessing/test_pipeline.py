@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import pathlib
-import signal
 import struct
 
 import nibabel
@@ -13,9 +12,7 @@ import pytest
 import scipy.ndimage
 
 from preprocessing import (
-    case_preparation,
     case_store,
-    case_workers,
     geometry,
     nifti,
     pipeline,
@@ -351,27 +348,6 @@ def test_any_error_of_a_case_refuses_it_alone_and_is_written_as_it_ends(tmp_path
         and rejected["file"].endswith("1.nii.gz")
         and "TypeError: unsupported operand" in rejected["problem"]
     )
-
-
-def prepare_or_die(case, root, settings, **more):
-    """Replaces `prepare_case`: a case kills its process in the middle of writing."""
-    if case.case_id == "case_1":
-        (root / "cases" / ".partial-half").mkdir(exist_ok=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return case_preparation.prepare_case(case, root, settings, **more)
-
-
-def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(case_workers, "_in_worker", prepare_or_die)
-    store = prepare(cohort(tmp_path, 5), tmp_path / "store", workers=2, strict=False)
-    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(
-        store.root.rglob(".partial-*")
-    )
-    (rejected,) = json.loads((store.root / "rejected.json").read_text())
-    assert (rejected["case_id"], rejected["rule"]) == ("case_1", "F09") and rejected[
-        "file"
-    ].endswith("1.nii.gz")
-    assert "the process that prepared it was killed" in rejected["problem"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
