@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     # Closed to other accounts only now: until the check above it may have been the scans' folder.
     experiment_flags.site_folder(_SITE_FOLDER, make=True)
 
-    def keep(found: list[survey.Finding], *, finished: bool = False) -> None:
+    def keep(found: list[survey.CheckFinding], *, finished: bool = False) -> None:
         atomic.write_json(
             folder / "cohort_cases.json",
             check_page.document(manifest.site, found, finished=finished),

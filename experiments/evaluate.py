@@ -137,7 +137,7 @@ def _refusal(error: Exception, pair: _Pair) -> Exception:
     """
     from preprocessing.checks import rules
 
-    found = rules.refusal(error, pair.mask or pair.label)
+    found = rules.refusal(error, pair.mask or pair.label or pair.name)
     if found.rule != rules.UNKNOWN_VALUES.id:
         return found
     fix = "correct the map"

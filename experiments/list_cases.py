@@ -16,21 +16,20 @@ reads it directly.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from experiments import flags as experiment_flags
+from preprocessing import layouts
 from runkit import overwriting, printable
 
 if TYPE_CHECKING:
     from preprocessing import manifest as manifests
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "layout", "nifti", ["nifti", "dicom", "pancreas_ct"], "Layout of the folders, see above."
-)
+flags.DEFINE_enum("layout", "nifti", list(layouts.MODULES), "How the folders are laid out.")
 flags.DEFINE_string("site", None, "Name of the site, e.g. C1.")
 flags.DEFINE_string("images", None, "Folder of the scans.")
 flags.DEFINE_string("labels", None, "Folder of the labels.")
@@ -50,28 +49,23 @@ flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
     del argv
-    from preprocessing import declared_labels, layouts, names, pancreas_ct
+    from preprocessing import declared_labels, names
     from preprocessing import manifest as manifests
 
     site = experiment_flags.required("site", "the name of the site")
     images = pathlib.Path(experiment_flags.required("images", "the folder of the scans"))
     labels = pathlib.Path(experiment_flags.required("labels", "the folder of the labels"))
     output = pathlib.Path(experiment_flags.required("output", "the manifest to write"))
-    declared = _declared()
+    layout = layouts.load(FLAGS.layout)
+    declared = _declared(layout)
     excluded: list[str] = []
-    orphans: Sequence[str] = ()
-    if FLAGS.layout == "pancreas_ct":
-        cases = pancreas_ct.find_cases(images, labels)
-    else:
-        cases, orphans = (
-            layouts.nifti_pairs if FLAGS.layout == "nifti" else layouts.dicom_folders
-        )(images, labels)
+    cases, orphans = layout.find(images, labels)
     drawn = [*(case.label for case in cases if case.label is not None), *names.nifti_files(labels)]
     overwriting.require_apart(
         {"--images": [case.image for case in cases], "--labels": drawn}, {"--output": [output]}
     )
-    if FLAGS.layout == "pancreas_ct":
-        cases, excluded = _placed(cases)
+    if layout.examine is not None:
+        cases, excluded = _examined(layout.examine(cases, FLAGS.workers), cases)
     else:
         if orphans:
             print(
@@ -88,7 +82,7 @@ def main(argv: list[str]) -> int:
             print(f"{len(renamed)} names cannot be case ids and were changed, e.g. {old} to {new}")
     manifests.write(
         output,
-        manifests.Manifest(
+        manifests.CaseManifest(
             site,
             tuple(cases),
             f"layout {FLAGS.layout}",
@@ -103,15 +97,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _declared() -> dict[str, str] | None:
+def _declared(layout: layouts.Layout) -> Mapping[str, str] | None:
     from preprocessing import declared_labels
 
     if not FLAGS.declare:
-        healthy = {
-            "pancreas": declared_labels.COMPLETE,
-            "tumour": declared_labels.ABSENT,
-        }  # NIH Pancreas-CT
-        return healthy if FLAGS.layout == "pancreas_ct" else None
+        return layout.declared
     try:
         return declared_labels.check(dict(entry.split(":", 1) for entry in FLAGS.declare))
     except ValueError as error:
@@ -121,22 +111,19 @@ def _declared() -> dict[str, str] | None:
         ) from error
 
 
-def _placed(found: list[manifests.Case]) -> tuple[list[manifests.Case], list[str]]:
-    from preprocessing import pancreas_ct
-
+def _examined(
+    examined: Iterable[layouts.Examined], found: list[manifests.Case]
+) -> tuple[list[manifests.Case], list[str]]:
     cases = {case.case_id: case for case in found}
     excluded = []
-    for placed in pancreas_ct.place_labels(list(cases.values()), workers=FLAGS.workers):
-        case_id = placed.case.case_id
-        if placed.error is not None:
+    for one in examined:
+        case_id = one.case.case_id
+        if one.error is not None:
             excluded.append(case_id)
-            print(f"{case_id}: excluded: {printable.text(placed.error, limit=1000)}")
+            print(f"{case_id}: excluded: {printable.text(one.error, limit=1000)}")
         else:
-            print(
-                f"{case_id}: label turned {placed.case.label_turn}, fit {placed.fit:.2f}, second "
-                f"best {placed.runner_up:.2f}"
-            )
-        cases[case_id] = placed.case
+            print(f"{case_id}: {one.remark}")
+        cases[case_id] = one.case
     return list(cases.values()), excluded
 
 

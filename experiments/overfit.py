@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         {"--output": written},
         folders={"--output": [output / "cases"]},
     )
-    listed = manifest.Manifest(
+    listed = manifest.CaseManifest(
         "overfit",
         (manifest.Case("scan", image, label, orientation=orientation),),
         "one scan",

@@ -352,7 +352,7 @@ def _one_file() -> bool:
 def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Returns (scan, mask) for each scan that the flags name."""
     from experiments.models import scan_prediction
-    from preprocessing import layouts
+    from preprocessing import scan_folder
 
     output = experiment_flags.required("output", "the mask, or the folder of masks, to write")
     named = [
@@ -360,7 +360,7 @@ def _jobs() -> list[tuple[pathlib.Path, pathlib.Path]]:
         *(_listed(pathlib.Path(FLAGS.list)) if FLAGS.list else []),
     ]
     # An earlier run may have put its folder of masks among the scans.
-    scans = [scan for path in named for scan in layouts.scans_in(path, leave_out=FLAGS.output)]
+    scans = [scan for path in named for scan in scan_folder.scans_in(path, leave_out=FLAGS.output)]
     if not scans:
         raise app.UsageError("--image or --list must name at least one scan")
     if _one_file():

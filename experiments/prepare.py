@@ -131,11 +131,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(manifest: manifests.Manifest, folder: pathlib.Path) -> int:
+def _check(manifest: manifests.CaseManifest, folder: pathlib.Path) -> int:
     from experiments.reports import check_page
     from preprocessing.checks import survey
 
-    def keep(found: list[survey.Finding]) -> None:
+    def keep(found: list[survey.CheckFinding]) -> None:
         atomic.write_json(
             folder / "check.json", check_page.document(manifest.site, found, finished=False)
         )

@@ -1,8 +1,7 @@
-"""Augmentation of patches inside a compiled graph: flips, intensity scale and shift. Off by
-default, as in the paper.
+"""Augmentation of patches inside a compiled graph: flips, intensity scale and shift.
 
-What happens to a sample is a function of its own seed, so neither its place in a batch nor the
-number of replicas matters, and a resumed run repeats it.
+Off by default, as in the paper. The changes to a sample are a function of its own seed: they depend
+neither on its place in a batch nor on the number of replicas, and a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -12,30 +11,29 @@ import dataclasses
 import tensorflow as tf
 
 _AXES = ("x", "y", "z")
-_FLIPS, _SCALE, _SHIFT = (
-    101,
-    102,
-    103,
-)  # what a random number is for: folded into the sample's seed, which also makes the latent noise
+# The purpose of a random number, folded into the sample's seed, from which the latent noise of the
+# network is drawn as well.
+_FLIPS, _SCALE, _SHIFT = 101, 102, 103
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """What may happen to a patch.
+    """Which changes are applied to patches.
 
     Attributes:
-      flip_axes: each of these is reversed with probability 1/2. Left and right differ in an
-          abdomen: x is a choice, not a symmetry.
-      intensity_scale: factor uniform in [1 - s, 1 + s], about the middle of the window.
-      intensity_shift: offset uniform in [-s, s], in units of the scaled image, where the window is
-          2 wide.
+      flip_axes: axes that are reversed, each with probability 1/2. An abdomen is not symmetric: to
+          flip x is a choice.
+      intensity_scale: s of a factor that is uniform in [1 - s, 1 + s], about the middle of the
+          window.
+      intensity_shift: s of an offset that is uniform in [-s, s], in units of the scaled image, in
+          which the window is 2 wide.
     """
 
     flip_axes: tuple[str, ...] = ()
     intensity_scale: float = 0.0
     intensity_shift: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not set(self.flip_axes) <= set(_AXES) or len(set(self.flip_axes)) < len(self.flip_axes):
             raise ValueError(
                 f"flip_axes is {','.join(self.flip_axes)!r}; expected some of x, y, z, each once"
@@ -46,21 +44,23 @@ class AugmentationConfig:
             )
         if not 0.0 <= self.intensity_shift <= 2.0:
             raise ValueError(
-                f"intensity_shift is {self.intensity_shift}; expected 0 to 2, the width of the window"
+                f"intensity_shift is {self.intensity_shift}; "
+                "expected 0 to 2, the width of the window"
             )
 
     @property
     def active(self) -> bool:
+        """Whether any change is applied."""
         return bool(self.flip_axes or self.intensity_scale or self.intensity_shift)
 
 
 def augment(
     image: tf.Tensor, label: tf.Tensor, sample_seed: tf.Tensor, config: AugmentationConfig
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns image and label of a batch, augmented.
+    """Returns the augmented image and label of a batch.
 
     Args:
-      image: float32 [b, x, y, z, 1], scaled to [-1, 1]; it may leave that range.
+      image: float32 [b, x, y, z, 1], scaled to [-1, 1]; the result may exceed that range.
       label: integer [b, x, y, z]; flipped with the image.
       sample_seed: int32 [b, 2].
     """
@@ -78,13 +78,11 @@ def augment(
     return image, label
 
 
-def _uniform(sample_seed: tf.Tensor, what: int) -> tf.Tensor:
-    """Returns float32 [b], uniform in [0, 1), each a function of its sample's seed and of what it
-    is for.
-    """
+def _uniform(sample_seed: tf.Tensor, purpose: int) -> tf.Tensor:
+    """Returns float32 [b], uniform in [0, 1), each a function of its sample's seed and purpose."""
     return tf.map_fn(
         lambda seed: tf.random.stateless_uniform(
-            (), tf.random.experimental.stateless_fold_in(seed, what)
+            (), tf.random.experimental.stateless_fold_in(seed, purpose)
         ),
         sample_seed,
         fn_output_signature=tf.TensorSpec(()),

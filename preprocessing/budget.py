@@ -1,4 +1,4 @@
-"""What a preparation will need, known from the files' headers before it starts: memory, disk, time."""
+"""Estimates what a preparation will need from the files' headers: memory, disk and time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import heapq
 import math
 import os
+import pathlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,18 +15,16 @@ import psutil
 from isal import igzip
 
 from preprocessing import dicom, geometry, intensity, nifti, resampling
+from preprocessing.case_list import Case
 from preprocessing.checks import rules
-from preprocessing.manifest import Case
 from preprocessing.volume import Grid
 
 _MARGIN = 1.1
-_USUAL_DENSITY = 32  # bytes of voxels per byte of a compressed CT, at most
-_SLABS_BYTES = 48 * 2**20  # slabs under way, the interpreter's own growth, what the allocator keeps
-_DICOM_SLICE = (512, 512)  # taken for every file of a series; its headers are not read beforehand
-_DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is not computed or measured
-_WORKER_BYTES = (
-    400 * 2**20
-)  # more than this a fresh process does not take for what it has to import
+_USUAL_DENSITY = 32  # largest usual ratio of compression of a CT
+_SLABS_BYTES = 48 * 2**20  # slabs in progress, growth of the interpreter, reserve of the allocator
+_DICOM_SLICE = (512, 512)  # assumed for every file of a series, whose headers are not read
+_DISK_BYTES_PER_S = 300e6  # assumed: the only figure that is neither computed nor measured
+_WORKER_BYTES = 400 * 2**20  # at most, for the imports of a fresh process
 _START_S = 1.5  # until worker processes have imported what they need
 _SAMPLE = (256, 256, 48)
 
@@ -35,10 +34,11 @@ class CaseNeed:
     """What one case needs.
 
     Attributes:
-      native_voxels, prepared_voxels: of the scan, on its own and on the training grid.
-      read_bytes: of its files.
-      memory_bytes: highest demand while it is prepared, beyond an idle process.
-      disk_bytes: of its folder in the case store.
+      native_voxels: of the scan on its own grid.
+      prepared_voxels: of the scan on the training grid.
+      read_bytes: size of its files.
+      memory_bytes: peak while it is prepared, beyond an idle process.
+      disk_bytes: size of its folder in the case store.
     """
 
     native_voxels: int
@@ -50,7 +50,7 @@ class CaseNeed:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Seconds of one processor, measured on this machine."""
+    """Seconds of one processor per voxel, measured on this machine."""
 
     per_native_voxel: float
     per_prepared_voxel: float
@@ -68,12 +68,13 @@ class Budget:
     """What a preparation as a whole needs.
 
     Attributes:
-      cases, done, unreadable: to prepare, prepared by an earlier run, and of those to prepare the
-          ones whose header cannot be read.
-      workers: cases at the same time.
-      memory_bytes: highest demand of all processes together. The run keeps to it.
-      disk_bytes: that the case store will grow by.
-      seconds: about how long it takes.
+      cases: number of cases to prepare.
+      done: number of cases that an earlier run has prepared.
+      unreadable: how many of the cases to prepare have a header that cannot be read.
+      workers: number of cases prepared at the same time.
+      memory_bytes: peak of all processes together. The run keeps below it.
+      disk_bytes: by how much the case store will grow.
+      seconds: approximate duration.
     """
 
     cases: int
@@ -97,28 +98,30 @@ class Budget:
 
 
 def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
-    """Returns what a labelled case needs, or None where its headers cannot be read: it will be
-    refused before it needs anything.
+    """Returns what a labelled case needs.
+
+    None if its headers cannot be read or used: such a case is refused before it needs anything.
     """
     try:
+        label = case.required_label
+        label_grid, label_type, label_scaled = nifti.stored_form(
+            label, ignore_place=case.label_turn is not None, orientation=case.orientation
+        )
+        label_file = label.stat().st_size
+        low, high = rules.SPACING_MM
         if dicom.is_series(case.image):
-            grid, image_bytes, read_bytes = _dicom_form(case)
+            grid, image_bytes, read_bytes = _dicom_form(case.image, label)
         else:
             grid, dtype, scaled = nifti.stored_form(case.image, orientation=case.orientation)
             image_bytes = dtype.itemsize + (
                 0 if dtype.kind == "i" and dtype.itemsize == 2 and not scaled else 4
             )
             read_bytes = case.image.stat().st_size
-        label_grid, label_type, label_scaled = nifti.stored_form(
-            case.label, ignore_place=case.label_turn is not None, orientation=case.orientation
-        )
-        label_file = case.label.stat().st_size
-        low, high = rules.SPACING_MM
+            if not _is_whole(case.image, grid, dtype, label_grid):
+                return None
         if not all(low <= length <= high for length in grid.spacing_mm):
             return None
-        if not dicom.is_series(case.image) and not _is_whole(case, grid, dtype, label_grid):
-            return None
-    except Exception:  # whatever it is, it will be said when the case is read
+    except Exception:  # it is reported when the case is read
         return None
     upright = geometry.ras_grid(grid)
     prepared = resampling.resampled_shape(upright.shape, upright.spacing_mm, target_mm)
@@ -126,10 +129,9 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     planes = 4 * _planes_voxels(grid, upright, prepared)
     plain_label = label_type.itemsize == 1 and not label_scaled
     label_bytes = math.prod(label_grid.shape) * (1 if plain_label else 2 * label_type.itemsize + 6)
-    # both read at the same time | planes besides both
     stages = (
-        label_bytes + native_voxels * image_bytes,
-        native_voxels * (image_bytes + 1) + math.prod(label_grid.shape) + planes,
+        label_bytes + native_voxels * image_bytes,  # both are read at the same time
+        native_voxels * (image_bytes + 1) + math.prod(label_grid.shape) + planes,  # resampling
     )
     memory = int(max(stages) * _MARGIN) + _SLABS_BYTES
     return CaseNeed(
@@ -137,20 +139,19 @@ def case_need(case: Case, target_mm: Sequence[float]) -> CaseNeed | None:
     )
 
 
-def _is_whole(case: Case, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
-    """Returns whether scan and label may be what their headers declare: one odd number must not
-    stop a cohort for want of memory.
+def _is_whole(image: pathlib.Path, grid: Grid, dtype: np.dtype, label_grid: Grid) -> bool:
+    """Returns whether scan and label can be as large as their headers declare.
+
+    A wrong number in one header must not stop a cohort because it would need too much memory.
     """
     if math.prod(grid.shape) != math.prod(label_grid.shape):
         return False
     declared = math.prod(grid.shape) * dtype.itemsize
-    return declared <= _USUAL_DENSITY * case.image.stat().st_size or nifti.holds_its_voxels(
-        case.image
-    )
+    return declared <= _USUAL_DENSITY * image.stat().st_size or nifti.holds_its_voxels(image)
 
 
 def choose_workers(cases: int, wanted: int) -> int:
-    """Returns how many cases to prepare at a time; `wanted` 0 stands for one a processor."""
+    """Returns how many cases to prepare at a time; `wanted` 0 means one per processor."""
     return max(1, min(cases, wanted or os.cpu_count() or 1))
 
 
@@ -161,7 +162,7 @@ def cohort_budget(
 
     Args:
       needs: of the cases that are not done.
-      limit_bytes: cases wait rather than exceed it.
+      limit_bytes: memory limit; cases wait rather than exceed it.
     Raises:
       ValueError: if a single case needs more than the limit.
     """
@@ -171,8 +172,9 @@ def cohort_budget(
     largest = max((need.memory_bytes for need in known), default=0)
     if idle + largest > limit_bytes:
         raise ValueError(
-            f"memory is limited to {limit_bytes / 1e9:.1f} GB, the largest case alone needs {(idle + largest) / 1e9:.1f} GB with "
-            f"{workers} workers; raise the limit, prepare fewer cases at a time, or choose a coarser spacing"
+            f"memory is limited to {limit_bytes / 1e9:.1f} GB, the largest case alone needs "
+            f"{(idle + largest) / 1e9:.1f} GB with {workers} workers; "
+            "raise the limit, prepare fewer cases at a time, or choose a coarser spacing"
         )
     together = idle + sum(heapq.nlargest(workers, (need.memory_bytes for need in known)))
     processors = min(workers, os.cpu_count() or 1)
@@ -191,9 +193,7 @@ def cohort_budget(
 
 
 def idle_bytes(workers: int) -> int:
-    """Returns the memory of the processes themselves: this one and, beyond one worker, as many that
-    have imported what it has.
-    """
+    """Returns the memory of this process and, for more than one worker, of the worker processes."""
     own = psutil.Process().memory_info().rss
     return own if workers == 1 else own + workers * min(own, _WORKER_BYTES)
 
@@ -204,7 +204,7 @@ def default_limit_bytes() -> int:
 
 
 def measure_speed() -> Speed:
-    """Measures decompression and resampling on a small volume of noise: a tenth of a second."""
+    """Measures decompression and resampling on a small volume of noise. Takes about 0.1 s."""
     voxels = np.random.default_rng(0).normal(0, 20, _SAMPLE).astype(np.int16)
     packed = igzip.compress(voxels.tobytes(), 1)
     start = time.perf_counter()
@@ -216,24 +216,25 @@ def measure_speed() -> Speed:
     ):
         prepared += slab.size
     end = time.perf_counter()
-    # checks and labels add as much again per native voxel as a quarter of decompression
+    # per native voxel, checks and labels take a quarter of the time of decompression
     return Speed(1.25 * (read - start) / voxels.size, (end - read) / prepared)
 
 
 def _planes_voxels(grid: Grid, upright: Grid, prepared: Sequence[int]) -> int:
-    # `separable.slabs` holds planes across the slowest axis of the file, which is its last
+    # `separable.slabs` holds planes across the slowest axis of the file, which is the last one
     axis = geometry.orientation(grid.affine).axes.index(2)
     return min(prepared[axis], upright.shape[axis]) * math.prod(
         n for i, n in enumerate(prepared) if i != axis
     )
 
 
-def _dicom_form(case: Case) -> tuple[Grid, int, int]:
-    label_grid, _, _ = nifti.stored_form(case.label)
+def _dicom_form(image: pathlib.Path, label: pathlib.Path) -> tuple[Grid, int, int]:
+    """Returns the estimated grid of a series, bytes per voxel in memory, and bytes of its files."""
+    label_grid, _, _ = nifti.stored_form(label)
     affine = np.diag([*label_grid.spacing_mm, 1.0])
-    if not case.image.is_dir():  # a zip or a multi-frame file: as many voxels as its label
-        return Grid(label_grid.shape, affine), 6, case.image.stat().st_size
-    sizes = [path.stat().st_size for path in dicom.files_in(case.image)]
+    if not image.is_dir():  # a zip or a multi-frame file: as many voxels as its label
+        return Grid(label_grid.shape, affine), 6, image.stat().st_size
+    sizes = [path.stat().st_size for path in dicom.files_in(image)]
     return Grid((*_DICOM_SLICE, max(2, len(sizes))), affine), 6, sum(sizes)
 
 

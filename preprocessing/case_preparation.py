@@ -2,62 +2,72 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from preprocessing import case_store, geometry, intensity, resampling, sources
+from preprocessing.case_list import Case
+from preprocessing.case_store import Settings
 from preprocessing.checks import integrity, rules, same_scan
+from preprocessing.checks.rules import IntegrityError
 from preprocessing.foreground import LabelBox
-from preprocessing.manifest import Case
 
-Report = Callable[
-    [str], None
-]  # told what is being done: "checking files", "reading", "resampling and writing"
+# Is told the current stage: "checking files", "reading", "resampling and writing".
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A case that is in the store.
+
+    Attributes:
+      sources: what it is made of, see `sources.digests`.
+      slices: marks of its slices, see `same_scan`.
+    """
+
+    sources: dict[str, str]
+    slices: list[str]
 
 
 def prepare_case(
     case: Case,
     root: pathlib.Path,
-    settings: Mapping[str, Any],
+    settings: Settings,
     *,
     threads: int = 1,
     report: Report = lambda stage: None,
-) -> dict[str, Any]:
-    """Prepares one case unless it is done with the same files and settings.
+) -> Prepared | IntegrityError:
+    """Prepares a case unless it is already prepared from the same files with the same settings.
 
     Args:
       root: folder of the store.
-      settings: `target_mm`, `window_hu` and `label_values`.
       threads: for resampling.
+      report: is told what is being done.
     Returns:
-      Its `sources` and the marks of its `slices` (see `same_scan`), or, where it is refused, why:
-      `rule`, `file`, `problem`.
+      The prepared case, or the error because of which it is refused.
     Raises:
-      CannotWrite: if the store cannot be written, which is not the case's fault.
+      CannotWrite: if the store cannot be written, which is not the fault of the case.
     """
     try:
-        made_of, slices = _prepare(case, root, settings, threads, report)
+        return _prepare(case, root, settings, threads, report)
     except case_store.CannotWrite:
         raise
-    except Exception as error:  # whatever one case does, the others are prepared
-        refused = rules.refusal(error, case.image)
-        return {"rule": refused.rule, "file": refused.file, "problem": str(refused)}
-    return {"sources": made_of, "slices": slices}
+    except Exception as error:  # whatever is wrong with one case, the others are prepared
+        return rules.refusal(error, case.image)
 
 
 def _prepare(
-    case: Case, root: pathlib.Path, settings: Mapping[str, Any], threads: int, report: Report
-) -> tuple[dict[str, str], list[str]]:
+    case: Case, root: pathlib.Path, settings: Settings, threads: int, report: Report
+) -> Prepared:
     done = case_store.read_case(case_store.case_folder(root, case.case_id))
     if done is not None:
         report("checking files")
         if (done.get("sources"), done.get("settings")) == (sources.digests(case), dict(settings)):
-            sources.require_headers(
-                case
-            )  # an earlier release guessed what a header without an orientation means
-            return done["sources"], done.get("slices", [])
+            # An earlier release accepted headers without an orientation and guessed it.
+            sources.require_headers(case)
+            return Prepared(done["sources"], done.get("slices", []))
     report("reading")
     values = settings["label_values"]
     image, label, (box, made_of) = sources.read_case_and(
@@ -70,6 +80,7 @@ def _prepare(
     target_mm, upright = settings["target_mm"], geometry.to_ras(image)
     box = box.to_ras(label.grid)
     slices = same_scan.slice_marks(upright)
+    low, high = settings["window_hu"]
     case_store.write_case(
         root,
         case.case_id,
@@ -77,19 +88,15 @@ def _prepare(
             upright.array,
             upright.spacing_mm,
             target_mm,
-            finish=functools.partial(
-                intensity.window_float16,
-                low=settings["window_hu"][0],
-                high=settings["window_hu"][1],
-            ),
+            finish=functools.partial(intensity.window_float16, low=low, high=high),
             threads=threads,
         ),
         label=resampling.resample_box(box, upright.spacing_mm, target_mm),
-        # the label may be stored in another axis order than the scan; the scan's is the native one
+        # The label may have another axis order than the scan, whose order is the native one.
         native_label=box.from_ras(image.grid),
         native=image.grid,
         sources=made_of,
         settings=settings,
         slices=slices,
     )
-    return made_of, list(slices)
+    return Prepared(made_of, list(slices))

@@ -1,19 +1,22 @@
-"""Prepared cases on disk: one folder a case, memory-mapped, without a path or a name in it.
+"""Prepared cases on disk: one folder per case, memory-mapped, without a path or a patient's name.
 
-<root>/index.json            site, settings, split, running numbers, classes, what is declared of the labels, format and release
-<root>/cases/<case_id>/      image.npy        float16 [x, y, z] in [-1, 1], C order
-                             label.npy        uint8 [x, y, z]; slabs of x without foreground are holes, which cost neither disk nor time
-                             runs.npy         int32 [n, 3], the label's foreground as runs (`foreground.LabelRuns`)
-                             native_runs.npy  the same of the label on the scan's own grid
-                             case.json        sources and settings, native grid
+<root>/index.json         site, settings, split, running numbers, classes, declaration of the
+                          labels, format and release
+<root>/cases/<case_id>/
+    image.npy             float16 [x, y, z] in [-1, 1], C order
+    label.npy             uint8 [x, y, z]; slabs of x without foreground are holes in the file,
+                          which cost neither disk nor time
+    runs.npy              int32 [n, 3], the label's foreground as runs (`foreground.LabelRuns`)
+    native_runs.npy       the same for the label on the scan's own grid
+    case.json             sources and settings, native grid
 
-C order is the layout for patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of 38 KB of
-the file, each read in one go, and twice its own bytes; blocks of 32 x 32 x 32 would read as much
-and would have to be put together.
+C order suits patches: one of 96 x 96 x 96 from 360 x 360 x 200 is 96 pieces of the file of 38 KB
+each, together twice the bytes of the patch. Blocks of 32 x 32 x 32 would read as much and would
+have to be assembled.
 
-The root is private to the account that prepares, whatever the umask. A folder appears whole or not
-at all. It carries the fingerprint of the files and the settings that made it, so a case of other
-files or settings is never taken for the current one.
+Only the account that prepares can read the root, whatever the umask. A folder is written completely
+or not at all. It records a fingerprint of the files and settings it was made from, so that a case
+of other files or settings is never mistaken for the current one.
 """
 
 from __future__ import annotations
@@ -27,38 +30,52 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 
+from preprocessing import axes
+from preprocessing.classes import CLASSES
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 from runkit import atomic, private, release
 
-FORMAT = 2  # raise it when the same files and settings give another store
-CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # values of a prepared label
+FORMAT = 2  # increase it when the same files and settings give another store
+
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
 
 
+class Settings(TypedDict):
+    """How the cases of a store are made.
+
+    Attributes:
+      target_mm: spacing of the training grid, x, y, z.
+      window_hu: HU that become -1 and 1.
+      label_values: file value, as text -> class; None if label files hold the classes themselves.
+    """
+
+    target_mm: list[float]
+    window_hu: list[float]
+    label_values: dict[str, int] | None
+
+
 class CannotWrite(OSError):
-    """The store cannot be written, whichever case comes next: a full disk, a quota, a missing
-    right. The message names the file.
+    """The store cannot be written: a full disk, a quota, a missing permission.
+
+    The next case would fail as well. The message names the file.
     """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredCase:
-    """One prepared case.
+    """One prepared case on disk, see `case_source.PreparedCase`.
 
-    The arrays are mapped when they are read and a bounded number of maps stays open: a cohort of
-    hundreds of cases would otherwise use up the process's file handles.
+    The arrays are mapped when they are read, and a limited number of maps stays open: a cohort of
+    hundreds of cases would otherwise use up the file handles of the process.
 
     Attributes:
       fingerprint: of the files and settings that made the case.
-      number: running number in the cohort, from 1; the only name of a case that leaves the site.
-      native: the scan's own grid.
-      target_mm: spacing of the training grid.
     """
 
     case_id: str
@@ -81,9 +98,8 @@ class StoredCase:
     @functools.cached_property
     def runs(self) -> LabelRuns:
         """Where the label's foreground is: a few kilobytes, kept in memory."""
-        return LabelRuns(
-            self._layouts["label.npy"][1], np.load(self.folder / "runs.npy", allow_pickle=False)
-        )
+        shape = axes.three(self._layouts["label.npy"][1])
+        return LabelRuns(shape, np.load(self.folder / "runs.npy", allow_pickle=False))
 
     def native_label(self) -> np.ndarray:
         """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
@@ -96,7 +112,7 @@ class StoredCase:
 
     @functools.cached_property
     def _layouts(self) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-        # read once: parsing the file's header takes four times as long as mapping it
+        # once, because parsing the header of a file takes four times as long as mapping the file
         maps = {
             name: np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in _MAPPED
         }
@@ -107,18 +123,18 @@ class StoredCase:
 def _opened(
     fingerprint: str, path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> np.ndarray:
-    # Kept open, since each new map of a file pays for its pages again. The fingerprint keeps a map
-    # of an earlier version apart.
+    # Kept open, because a new map of a file would have to load its pages again. The fingerprint is
+    # part of the key, so that the map of an earlier version is not used.
     del fingerprint
     return np.memmap(path, dtype, "r", offset, shape)
 
 
 class CaseStore:
-    """The prepared cases of a site.
+    """The prepared cases of a site on disk, see `case_source.CaseSource`.
 
     Attributes:
-      declared: what the site says about each class of its labels, see `declared_labels`; None where
-          it says nothing.
+      seed: of the split.
+      splits: name -> cases.
 
     Raises:
       ValueError: if `root` holds no finished store.
@@ -129,7 +145,7 @@ class CaseStore:
         index = _read_index(self.root)
         private.tree(self.root)
         self.site: str = index["site"]
-        self.settings: dict[str, Any] = index["settings"]
+        self.settings: Settings = index["settings"]
         self.seed: int = index["seed"]
         self.declared: dict[str, str] | None = index.get("declared_labels")
         self.splits: dict[str, tuple[str, ...]] = {
@@ -139,7 +155,7 @@ class CaseStore:
         self._sources: dict[str, str] = index["sources"]
 
     def case_ids(self, split: str | None = None) -> tuple[str, ...]:
-        """Returns the cases of a split, or without one all cases, by running number.
+        """Returns the cases of a split, or all cases, in the order of their numbers.
 
         Raises:
           ValueError: for a split that does not exist.
@@ -154,8 +170,7 @@ class CaseStore:
         """Returns a case.
 
         Raises:
-          ValueError: if it is not in this store, or its folder holds another version of it than the
-              index.
+          ValueError: if it is not in this store, or its folder does not match the index.
         """
         if case_id not in self._numbers:
             raise ValueError(
@@ -169,10 +184,12 @@ class CaseStore:
             != self._sources[case_id]
         ):
             raise ValueError(
-                f"{folder}: is missing or of other files or settings than the index; run the preparation again"
+                f"{folder}: is missing or of other files or settings than the index; "
+                "run the preparation again"
             )
         native = Grid(
-            tuple(found["native"]["shape"]), np.array(found["native"]["affine"], dtype=np.float64)
+            axes.three(found["native"]["shape"]),
+            np.array(found["native"]["affine"], dtype=np.float64),
         )
         return StoredCase(
             case_id,
@@ -180,7 +197,7 @@ class CaseStore:
             folder,
             self._sources[case_id],
             native,
-            tuple(self.settings["target_mm"]),
+            axes.three(self.settings["target_mm"]),
         )
 
 
@@ -189,17 +206,15 @@ class Record:
     """What a store was made with. Entries that an earlier release did not record are None.
 
     Attributes:
-      number_of_cases: all splits together.
+      number_of_cases: of all splits together.
       target_mm: spacing of the training grid, x, y, z.
       window_hu: HU that became -1 and 1.
-      label_values: value in the label files -> class; None where the files hold the classes
-          themselves.
+      label_values: file value -> class; None if the label files hold the classes themselves.
       classes: value of a prepared label -> name.
-      format: `FORMAT` of the release that prepared.
+      format: `FORMAT` of the release that prepared the cases.
       release: version of that release.
       declared: what the site says about each class of its labels.
-      problems: cases that were made with other settings or files than the index says, each in a
-          phrase with its running number.
+      problems: one phrase for each case that does not match the index, with its running number.
     """
 
     site: str
@@ -215,23 +230,24 @@ class Record:
 
 
 def site_of(root: str | os.PathLike) -> str:
-    """Returns whose prepared cases are in `root`; changes nothing there. Raises ValueError if it
-    holds no finished store.
+    """Returns the site whose prepared cases are in `root`, without changing anything there.
+
+    Raises:
+      ValueError: if it holds no finished store.
     """
     return _read_index(pathlib.Path(root))["site"]
 
 
 def record_of(root: str | os.PathLike) -> Record:
-    """Returns what the cases in `root` were made with; changes nothing there. Raises ValueError if
-    it holds no finished store.
+    """Returns what the cases in `root` were made with, without changing anything there.
+
+    Raises:
+      ValueError: if it holds no finished store.
     """
     root = pathlib.Path(root)
     index = _read_index(root)
-    settings, values, classes = (
-        index["settings"],
-        index["settings"].get("label_values"),
-        index.get("classes"),
-    )
+    settings, classes = index["settings"], index.get("classes")
+    values = settings.get("label_values")
     return Record(
         site=index["site"],
         number_of_cases=len(index["numbers"]),
@@ -256,19 +272,25 @@ def _problems(root: pathlib.Path, index: Mapping[str, Any]) -> Iterator[str]:
     for case_id, number in sorted(index["numbers"].items(), key=lambda item: item[1]):
         found = read_case(case_folder(root, case_id))
         if found is None:
-            yield f"case {number} is missing or not whole"
+            yield f"case {number} is missing or incomplete"
             continue
         own, expected = found.get("settings", {}), index["settings"]
         different = [
             name for name in sorted({*own, *expected}) if own.get(name) != expected.get(name)
         ]
         for name in different:
-            yield f"case {number} was made with {name} {own.get(name)}, the index says {expected.get(name)}"
+            yield (
+                f"case {number} was made with {name} {own.get(name)}, "
+                f"the index says {expected.get(name)}"
+            )
         if (
             not different
             and fingerprint(found.get("sources", {}), own) != index["sources"][case_id]
         ):
-            yield f"case {number} was made from other files, or by a release of another format, than the index says"
+            yield (
+                f"case {number} was made from other files, or by a release of another format, "
+                "than the index says"
+            )
 
 
 def _read_index(root: pathlib.Path) -> dict[str, Any]:
@@ -276,7 +298,7 @@ def _read_index(root: pathlib.Path) -> dict[str, Any]:
         return atomic.read_json(root / "index.json")
     except FileNotFoundError:
         raise ValueError(
-            f"{root}: holds no prepared cases (no index.json); run the preparation to its end first"
+            f"{root}: holds no prepared cases (no index.json); let the preparation finish first"
         ) from None
 
 
@@ -284,25 +306,21 @@ def case_folder(root: pathlib.Path, case_id: str) -> pathlib.Path:
     return pathlib.Path(root) / "cases" / case_id
 
 
-def fingerprint(sources: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """Returns a hex digest of what a prepared case depends on: the content of its files and the
-    settings.
-    """
+def fingerprint(sources: Mapping[str, str], settings: Mapping[str, object]) -> str:
+    """Returns a hex digest of what a case depends on: the content of its files and the settings."""
     text = json.dumps([FORMAT, dict(sources), dict(settings)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def read_case(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what case.json says, or None where there is no (whole) case. Raises OSError where the
-    system cannot read it.
+    """Returns the content of case.json, or None if there is no complete case.
+
+    Raises:
+      OSError: if the file cannot be read, which says nothing about the case.
     """
     try:
         return atomic.read_json(pathlib.Path(folder) / "case.json")
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-    ):  # any other error says nothing about the case
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -321,27 +339,28 @@ def write_case(
     native_label: LabelBox,
     native: Grid,
     sources: Mapping[str, str],
-    settings: Mapping[str, Any],
+    settings: Settings,
     slices: Iterable[str] = (),
 ) -> None:
-    """Writes one case folder, in the place of an earlier version of it.
+    """Writes the folder of a case and replaces an earlier version of it.
 
     Args:
-      image: float16 in [-1, 1] on the training grid: slabs [n, y, z] that together are x = 0, 1,
-          ...; none is kept.
-      label: classes there; its shape is the image's.
+      image: float16 in [-1, 1] on the training grid, as slabs [n, y, z] in the order of x; each is
+          written before the next is asked for.
+      label: classes on the training grid, with the image's shape.
       native_label: classes on the scan's own grid.
       sources: what -> sha256 of the file.
       slices: marks by which the scan is recognised under another name.
     Raises:
-      ValueError: if the volume has too many voxels for a 32-bit index, or the slabs are not as many
-          voxels as the label.
-      CannotWrite: naming the file; nothing of the case is left, an earlier version of it stays.
+      ValueError: if the volume has too many voxels for a 32-bit index, or image and label differ in
+          the number of voxels.
+      CannotWrite: naming the file. Nothing of the case is left; an earlier version of it stays.
     """
     voxels = math.prod(label.shape)
     if voxels > np.iinfo(np.int32).max:
         raise ValueError(
-            f"case {case_id} has {voxels} voxels at this spacing; choose a coarser spacing or crop the scan"
+            f"case {case_id} has {voxels} voxels at this spacing; "
+            "choose a coarser spacing or crop the scan"
         )
     private.folder(root)
     target = case_folder(root, case_id)
@@ -356,7 +375,8 @@ def write_case(
             written = _save_image(folder / "image.npy", label.shape, image)
         if written != voxels:
             raise ValueError(
-                f"case {case_id}: its image has {written} voxels, its label {voxels}; resample both to one grid"
+                f"case {case_id}: its image has {written} voxels, its label {voxels}; "
+                "resample both to one grid"
             )
         value = {
             "case_id": case_id,
@@ -365,7 +385,7 @@ def write_case(
             "native": {"shape": [int(n) for n in native.shape], "affine": native.affine.tolist()},
             "slices": list(slices),
         }
-        # the folder as a whole is synced and renamed
+        # not written atomically: the whole folder is synced and renamed
         (folder / "case.json").write_text(
             json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -376,15 +396,15 @@ def write_index(
     *,
     site: str,
     seed: int,
-    settings: Mapping[str, Any],
+    settings: Settings,
     splits: Mapping[str, Iterable[str]],
     sources: Mapping[str, Mapping[str, str]],
     declared: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes index.json, which makes the cases a store.
+    """Writes index.json, which turns the case folders into a store.
 
     Args:
-      sources: for each case, in the order of the running numbers, its files' hashes.
+      sources: case -> hashes of its files, in the order of the running numbers.
       declared: what the site says about each class of its labels.
     """
     atomic.write_json(
@@ -424,7 +444,7 @@ def _save(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def _save_image(path: pathlib.Path, shape: Sequence[int], slabs: Iterable[np.ndarray]) -> int:
-    """Writes the slabs one after the other and returns how many voxels they were."""
+    """Writes the slabs one after the other. Returns their number of voxels."""
     written = 0
     with open(path, "wb") as stream:
         _write_header(stream, np.float16, shape)

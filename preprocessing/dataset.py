@@ -1,6 +1,4 @@
-"""The tf.data edge: batches of patches as a dataset. The patches themselves are NumPy
-(`patches.py`).
-"""
+"""Batches of patches as a tf.data dataset. The patches themselves are NumPy (`patches.py`)."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ _PARALLEL_BATCHES = 2  # batches cut at a time; copying releases the interpreter
 def training_dataset(
     sampler: PatchSampler, start_step: int, stop_step: int, *, prefetch: int = 2
 ) -> tf.data.Dataset:
-    """Returns the batches of steps start_step ... stop_step - 1, in this order on every run.
+    """Returns the batches of steps start_step to stop_step - 1, in the same order on every run.
 
     Each element is a dict of image float16 [batch, x, y, z, 1], label uint8 [batch, x, y, z] and
     sample_seed int32 [batch, 2], with static shapes. Images stay in the stored float16; cast them
-    in the compiled step. Distributed over replicas, a batch is divided among them.
+    in the compiled step. A batch is divided among the replicas of a distribution strategy.
 
     Args:
-      prefetch: batches made ahead of the training step.
+      prefetch: batches prepared ahead of the training step.
     """
     config = sampler.config
     batch, size = config.batch_size, tuple(config.size)
@@ -31,7 +29,7 @@ def training_dataset(
 
     def cut(step: np.ndarray) -> tuple[np.ndarray, ...]:
         patches = sampler.batch(int(step))
-        return tuple(patches[name] for name in shapes)
+        return patches["image"], patches["label"], patches["sample_seed"]
 
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(cut, [step], [types[name] for name in shapes])
@@ -45,7 +43,7 @@ def training_dataset(
     )
     options = tf.data.Options()
     options.deterministic = True
-    # Steps are no files to be shared out: every worker gets the whole sequence and takes its part
-    # of each batch.
+    # Steps must not be distributed like files: every worker reads the whole sequence and takes its
+    # part of each batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(prefetch).with_options(options)

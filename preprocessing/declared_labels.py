@@ -1,22 +1,21 @@
-"""What a site says about the classes of its labels: whether each one is drawn wherever it is.
+"""A site's declaration of its labels: for each class, whether it is drawn wherever it occurs.
 
-The words travel from the manifest to the case store, into the loss (`--missing_labels`), to the
-server and onto the model card:
+The declaration goes from the manifest to the case store, the loss (`--missing_labels`), the server
+and the model card. It has one of these words for each class:
 
-  complete    every case shows the class wherever it is; a case without it is a patient without it.
-  absent      no patient has it. The labels cannot show it, and a mask that does is a false alarm.
-  unlabelled  patients may have it; nobody has drawn it.
+  complete    the class is drawn wherever it is; a patient whose label lacks it does not have it.
+  absent      no patient has it. Labels cannot show it, and a mask that does is a false alarm.
+  unlabelled  patients may have it, but it is not drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from preprocessing.case_store import CLASSES
+from preprocessing.classes import FOREGROUND as NAMES
 
 COMPLETE, ABSENT, UNLABELLED = "complete", "absent", "unlabelled"
 WORDS = (COMPLETE, ABSENT, UNLABELLED)
-NAMES = {value: name for value, name in CLASSES.items() if value > 0}
 
 Declared = Mapping[str, str]  # name of a class -> one of WORDS
 
@@ -25,7 +24,7 @@ def check(declared: object) -> dict[str, str]:
     """Returns a declaration in the order of the classes.
 
     Raises:
-      ValueError: unless it says one of the words for every class, and "complete" for one at least.
+      ValueError: unless it has one of the words for every class, and "complete" for at least one.
     """
     expected = f"expected one of {', '.join(WORDS)} for each of {', '.join(NAMES.values())}"
     if not isinstance(declared, Mapping) or set(declared) != set(NAMES.values()):
@@ -35,46 +34,49 @@ def check(declared: object) -> dict[str, str]:
         raise ValueError(f"declared_labels has {unknown[0]!r}; {expected}")
     if COMPLETE not in declared.values():
         raise ValueError(
-            f"declared_labels is {dict(declared)!r}; at least one class must be {COMPLETE}, or there is nothing to train on"
+            f"declared_labels is {dict(declared)!r}; at least one class must be {COMPLETE}, "
+            "or there is nothing to train on"
         )
     return {name: declared[name] for name in NAMES.values()}
 
 
 def missing(declared: Declared | None) -> tuple[int, ...]:
-    """Returns the values of the classes that the labels never show; none without a declaration."""
+    """Returns the values of the classes that the labels never show; () without a declaration."""
     return tuple(value for value, name in NAMES.items() if declared and declared[name] != COMPLETE)
 
 
 def known_absent(declared: Declared | None) -> bool:
-    """Returns whether the patients are known not to have any of the classes that the labels never
-    show.
-    """
-    return bool(missing(declared)) and all(
-        declared[NAMES[value]] == ABSENT for value in missing(declared)
-    )
+    """Returns whether labels lack classes and no patient has any of them."""
+    lacking = missing(declared)
+    return bool(lacking) and all(is_absent(declared, NAMES[value]) for value in lacking)
 
 
 def is_absent(declared: Declared | None, name: str) -> bool:
-    """Returns whether no patient has the class of this name: a mask that shows it is a false alarm."""
-    return bool(declared) and declared[name] == ABSENT
+    """Returns whether no patient has this class, so that a mask that shows it is a false alarm."""
+    return declared[name] == ABSENT if declared else False
 
 
 def contradicted(declared: Declared | None, found: Iterable[int]) -> list[str]:
-    """Returns the names of the classes among `found`, values of a label, that a declaration says
-    are in no label.
+    """Returns the names of classes that a label shows although the declaration rules them out.
+
+    Args:
+      found: values of the label.
     """
     return [NAMES[value] for value in sorted(set(found) & set(missing(declared)))]
 
 
 def merged(declared: Iterable[Declared | None]) -> dict[str, str] | None:
-    """Returns the declaration of several sites' cases in one list; None as soon as one of them has
-    none.
+    """Returns the declaration of the cases of several sites together, None if one has none.
 
-    A class that is absent from the patients of one site is drawn wherever it is: beside a complete
-    list, the list stays complete.
+    A class that is absent at one site and complete at the others is complete in the merged list,
+    because it is drawn wherever it occurs.
     """
-    given = list(declared)
-    if not given or any(one is None for one in given):
+    given: list[Declared] = []
+    for one in declared:
+        if one is None:
+            return None
+        given.append(one)
+    if not given:
         return None
 
     def together(words: set[str]) -> str:

@@ -1,6 +1,4 @@
-"""Smooth random deformation of a scan: a displacement that folds nowhere and leaves the scan's
-faces where they are.
-"""
+"""Smooth random deformation of a scan that folds nowhere and leaves the scan's faces in place."""
 
 from __future__ import annotations
 
@@ -10,24 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from preprocessing.axes import three
 from preprocessing.phantom.space import lumps
 
 DEVIATION_MM, SCALE_MM = 5.0, 120.0
 _STEP_MM = 4.0
-_TAPER_MM = 40.0  # from a face inwards, over which the displacement grows to its full size
+_TAPER_MM = 40.0  # distance from a face over which the displacement grows to its full size
 _STEEPEST = 0.9
 _SLAB = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Field:
-    """Where each place of a deformed scan shows what was elsewhere: at x stands what stood at x +
-    offset(x).
+    """A displacement field: the deformed scan shows at x what the scan shows at x + offset(x).
 
     Attributes:
-      offsets_mm: float32 [3, i, j, k], along the array's axes, on a grid from the first voxel's
-          centre to the last one's; linear between.
-      extent_mm: distance of the two along each axis.
+      offsets_mm: float32 [3, i, j, k], along the array's axes, on a grid from the first voxel
+          centre to the last; linear in between.
+      extent_mm: distance between first and last voxel centre along each axis.
     """
 
     offsets_mm: np.ndarray
@@ -35,21 +33,21 @@ class Field:
 
     @property
     def steps_mm(self) -> tuple[float, float, float]:
-        return tuple(
+        """Spacing of the grid of offsets."""
+        return three(
             e / (n - 1) for e, n in zip(self.extent_mm, self.offsets_mm.shape[1:], strict=True)
         )
 
     def steepness(self) -> float:
-        """Returns the largest sum over the axes j of |d offset_i / d x_j|, over all components i
-        and places. Below 1 nothing folds.
+        """Returns the maximum over components i and places of sum_j |d offset_i / d x_j|.
 
-        Within a cell of the grid each derivative is a mean of the differences along the cell's four
-        edges, so their largest bounds it. With row sums below 1, the Jacobian of x + offset(x) is
-        strictly diagonally dominant with a positive diagonal, so that its determinant is positive
-        everywhere; and since the offset is then a contraction in the maximum norm, no two places
-        show the same one.
+        Below 1, nothing folds. Within a cell of the grid, each derivative is a mean of the
+        differences along four edges of the cell, so that the largest of these bounds it. With row
+        sums below 1, the Jacobian of x + offset(x) is strictly diagonally dominant with a positive
+        diagonal, so that its determinant is positive everywhere. The offset is then a contraction
+        in the maximum norm, so that no two places show the same place of the scan.
         """
-        total = 0.0
+        total: np.ndarray | float = 0.0
         for axis, step in enumerate(self.steps_mm):
             slope = np.abs(np.diff(self.offsets_mm, axis=1 + axis)) / step
             for other in {0, 1, 2} - {axis}:
@@ -69,19 +67,19 @@ def draw(
 ) -> Field:
     """Returns a random displacement field for a scan.
 
-    Cubic B-splines with independent normal coefficients half of `scale_mm` apart, which gives bumps
-    about `scale_mm` wide and a standard deviation of `deviation_mm` along each axis; tapered to
-    nothing at the scan's faces; and made smaller as a whole where it would be steeper than 0.9 (see
-    `Field.steepness`).
+    The field is a sum of cubic B-splines, `scale_mm` / 2 apart, with independent normal
+    coefficients. It has bumps about `scale_mm` wide and a standard deviation of `deviation_mm`
+    along each axis, and is tapered to 0 at the scan's faces. If it is steeper than 0.9 (see
+    `Field.steepness`), it is scaled down as a whole.
     """
-    extent = tuple((n - 1) * s for n, s in zip(shape, spacing_mm, strict=True))
+    extent = three((n - 1) * s for n, s in zip(shape, spacing_mm, strict=True))
     if min(extent) <= 0:
         raise ValueError(
             f"shape is {tuple(shape)}; a scan to deform has at least two voxels along each axis"
         )
-    points = tuple(int(np.ceil(e / _STEP_MM)) + 1 for e in extent)
-    steps = tuple(e / (n - 1) for e, n in zip(extent, points, strict=True))
-    taper = np.float32(1.0)
+    points = three(int(np.ceil(e / _STEP_MM)) + 1 for e in extent)
+    steps = three(e / (n - 1) for e, n in zip(extent, points, strict=True))
+    taper: np.ndarray = np.ones((1, 1, 1), np.float32)
     for axis, (n, step, length) in enumerate(zip(points, steps, extent, strict=True)):
         place = step * np.arange(n)
         depth = np.clip(np.minimum(place, length - place) / min(_TAPER_MM, length / 2), 0.0, 1.0)
@@ -101,13 +99,13 @@ def draw(
 
 
 def warp(array: np.ndarray, field: Field, *, mask: bool = False) -> np.ndarray:
-    """Returns the deformed array, of the same shape.
+    """Returns the deformed array in the same shape and type.
+
+    A CT is interpolated with cubic splines, which keep its noise, and stays within its own range. A
+    mask is interpolated linearly and true from 0.5.
 
     Args:
-      array: [x, y, z], a CT, or with `mask` bool.
-    Returns:
-      A CT by cubic splines, which keep the noise, within the CT's own range, in its type; a mask by
-      linear interpolation, true from 0.5.
+      array: [x, y, z]: a CT or, if `mask` is true, bool.
     """
     source = array.astype(np.float32)
     if not mask:
@@ -127,7 +125,7 @@ def warp(array: np.ndarray, field: Field, *, mask: bool = False) -> np.ndarray:
             for a in range(3)
         ]
         for axis in range(3):
-            # offsets of all axes are read at the undeformed places
+            # the offsets of every axis are read at the undeformed places
             index[axis] += ndimage.map_coordinates(
                 field.offsets_mm[axis], coarse, order=1, mode="nearest"
             ) / np.float32(spacing[axis])

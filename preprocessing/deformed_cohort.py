@@ -26,7 +26,7 @@ from preprocessing import (
     splits,
     tumour_insertion,
 )
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.phantom.tumour import Tumours
 from preprocessing.volume import Volume
 from runkit import atomic, progress, workers
@@ -171,7 +171,7 @@ class Need:
         )
 
 
-def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
+def need(listed: CaseManifest, config: DeformedConfig, workers_count: int) -> Need:
     """Returns what `generate` needs for a new cohort.
 
     Sources with unreadable headers are not counted; `check_sources` refuses them.
@@ -189,7 +189,7 @@ def need(listed: Manifest, config: DeformedConfig, workers_count: int) -> Need:
     )
 
 
-def check_sources(listed: Manifest, path: str | os.PathLike) -> dict[str, str]:
+def check_sources(listed: CaseManifest, path: str | os.PathLike) -> dict[str, str]:
     """Reads every source once; returns source -> remark for the sources that need one.
 
     Args:
@@ -223,7 +223,7 @@ def check_sources(listed: Manifest, path: str | os.PathLike) -> dict[str, str]:
 
 
 def generate(
-    listed: Manifest,
+    listed: CaseManifest,
     config: DeformedConfig,
     folder: str | os.PathLike,
     *,
@@ -275,7 +275,7 @@ def generate(
             {split: [c.case_id for c in own if c.split == split] for split in splits.SPLITS},
         )
         found[site] = folder / site / "manifest.json"
-        manifest.write(found[site], Manifest(site, cases, description, declared=declared))
+        manifest.write(found[site], CaseManifest(site, cases, description, declared=declared))
         _add_sources(found[site], {copy.case_id: numbers[copy.source] for copy in own})
     return found
 
@@ -364,7 +364,7 @@ def _files(folder: pathlib.Path, copy: Copy) -> tuple[pathlib.Path, pathlib.Path
 
 
 def _claim(
-    listed: Manifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
+    listed: CaseManifest, config: DeformedConfig, copies: Sequence[Copy], folder: pathlib.Path
 ) -> None:
     """Writes cohort.json, or checks that an existing one has the same sources and settings."""
     wanted = {

@@ -1,9 +1,8 @@
-"""Several acquisitions in one series: two phases of contrast, or two passes of the table, under one
-SeriesInstanceUID.
+"""Several acquisitions in one series: two contrast phases, or two passes of the table.
 
-Sorted by position their slices interleave, and where they lie half a slice apart the result looks
-like one even stack. Acquisitions that follow each other along the patient, as the blocks of a
-step-and-shoot scan do, are one stack and are left alone.
+They share a SeriesInstanceUID. Sorted by position, their slices interleave, and if they lie half a
+slice apart, the result looks like one even stack. Acquisitions that follow each other along the
+patient, such as the blocks of a step-and-shoot scan, form one stack and are left together.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import contextlib
 import dataclasses
 import pathlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from preprocessing.dicom_header import Header
 ALL = "all"
 _SAME_PLACE = 0.05  # of a slice distance
 _MOST_PASSES = 20
-# what is one value within an acquisition and its reconstruction, besides number and time
+# Attributes that have one value within an acquisition and its reconstruction, besides its number
+# and time.
 _SETTINGS = (
     "AcquisitionDateTime",
     "TemporalPositionIdentifier",
@@ -38,11 +38,13 @@ _SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """What tells the acquisition of a slice; None where the file does not say it.
+    """What identifies the acquisition of a slice; None where the file does not say it.
 
     Attributes:
-      order: its number within the series.
-      settings: further attributes, each by its name; one that the file does not give is not in it.
+      number: of the acquisition.
+      time: of the acquisition.
+      order: number of the slice within the series.
+      settings: further attributes by name; those that the file lacks are left out.
     """
 
     number: int | None
@@ -56,29 +58,44 @@ class Marks:
 
         Args:
           header: of its file.
-          content: what describes the slice alone: the header itself, or the frame's content.
+          content: describes the slice alone: the header itself, or the content of its frame.
+          frame: index in a multi-frame file; None in a file of one slice.
         """
-        number, time = (
-            ("AcquisitionNumber", "AcquisitionTime")
-            if frame is None
-            else ("FrameAcquisitionNumber", "FrameAcquisitionDateTime")
-        )
         if content is None:
             return cls(None, None, frame)
-        found: dict[str, Any] = {"number": None, "time": None, "order": frame}
-        with contextlib.suppress(
-            IntegrityError
-        ):  # a value of another kind tells nothing, and nothing else depends on it
-            if frame is not None:
-                found["number"] = content.short(number)
-            else:
-                found["number"] = content.count(number)
+        number: int | None = None
+        time: str | None = None
+        order = frame
+        # A malformed value says nothing, and nothing else depends on it.
         with contextlib.suppress(IntegrityError):
-            found["time"] = content.text(time) or None
+            if frame is not None:
+                number = content.short("FrameAcquisitionNumber")
+            else:
+                number = content.count("AcquisitionNumber")
+        with contextlib.suppress(IntegrityError):
+            name = "AcquisitionTime" if frame is None else "FrameAcquisitionDateTime"
+            time = content.text(name) or None
         if frame is None:
             with contextlib.suppress(IntegrityError):
-                found["order"] = header.count("InstanceNumber")
-        return cls(**found, settings=_settings(content, frame))
+                order = header.count("InstanceNumber")
+        return cls(number, time, order, _settings(content, frame))
+
+
+class MarkedSlice(Protocol):
+    """What this module needs to know of a slice; `dicom_slices.Slice` is one."""
+
+    @property
+    def position(self) -> tuple[float, float, float]: ...
+
+    @property
+    def directions(self) -> tuple[float, ...]: ...
+
+    @property
+    def acquisition(self) -> Marks: ...
+
+
+S = TypeVar("S", bound=MarkedSlice)
+V = TypeVar("V", int, str)
 
 
 def _settings(content: Header, frame: int | None) -> dict[str, str]:
@@ -90,25 +107,23 @@ def _settings(content: Header, frame: int | None) -> dict[str, str]:
 
 
 def normal_of(directions: Sequence[float]) -> np.ndarray:
-    """Returns the unit vector across slices whose rows and columns run along `directions` (six
-    cosines).
-    """
+    """Returns the unit normal of a slice from the six cosines of its rows and columns."""
     row, column = np.reshape(directions, (2, 3))
     normal = np.cross(row, column)
     return normal / np.linalg.norm(normal)
 
 
-def choose(path: pathlib.Path, uid: str, slices: list, wanted: str | None) -> list:
+def choose(path: pathlib.Path, uid: str, slices: list[S], wanted: str | None) -> list[S]:
     """Returns the slices of one acquisition.
 
     Args:
-      path: what holds the series, as errors name it.
-      slices: of one size, spacing and orientation, with `position`, `directions` and `acquisition`.
-      wanted: which acquisition, `ALL` to take the series for one, None where it should be the only
-          one.
+      path: of the series, for error messages.
+      uid: of the series, for error messages.
+      slices: with one size, spacing and orientation.
+      wanted: which acquisition; `ALL` to read the series as one; None if it should be the only one.
     Raises:
-      IntegrityError: if there are several that overlap and none is wanted, or the wanted one is not
-          there.
+      IntegrityError: if several acquisitions overlap and `wanted` is None, or the wanted one does
+          not exist.
     """
     if wanted == ALL:
         return slices
@@ -117,34 +132,32 @@ def choose(path: pathlib.Path, uid: str, slices: list, wanted: str | None) -> li
     if wanted is not None:
         groups = (
             groups
-            or _by(one.acquisition.number for one in slices)
+            or _grouped(one.acquisition.number for one in slices)
             or {"1": list(range(len(slices)))}
         )
         if wanted in groups:
             return [slices[i] for i in groups[wanted]]
-        raise broken(
-            rules.SEVERAL_ACQUISITIONS,
-            path,
-            f"series {uid} holds no acquisition {wanted}, but {_listed(groups, slices, heights)}",
-        )
+        listed = _listed(groups, slices, heights)
+        problem = f"series {uid} holds no acquisition {wanted}, but {listed}"
+        raise broken(rules.SEVERAL_ACQUISITIONS, path, problem)
     if groups:
-        problem = f"series {uid} holds {len(groups)} acquisitions that overlap: {_listed(groups, slices, heights)}"
+        listed = _listed(groups, slices, heights)
+        problem = f"series {uid} holds {len(groups)} acquisitions that overlap: {listed}"
         raise broken(rules.SEVERAL_ACQUISITIONS, path, problem)
     return slices
 
 
-def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
-    """Returns acquisitions that overlap along the patient as indices of slices, {} where there is
-    one, or they follow each other.
+def _overlapping(slices: Sequence[MarkedSlice], heights: np.ndarray) -> dict[str, list[int]]:
+    """Returns acquisitions that overlap along the patient, as lists of slice indices.
+
+    The result is {} if there is only one acquisition, or if they follow each other.
     """
     marks = [one.acquisition for one in slices]
+    names: set[str] = set().union(*(mark.settings for mark in marks))
     for groups in (
-        _by(mark.number for mark in marks),
-        _numbered(_by(mark.time for mark in marks)),
-        *(
-            _numbered(_by(mark.settings.get(name) for mark in marks))
-            for name in sorted(set().union(*(mark.settings for mark in marks)))
-        ),
+        _grouped(mark.number for mark in marks),
+        _numbered(_grouped(mark.time for mark in marks)),
+        *(_numbered(_grouped(mark.settings.get(name) for mark in marks)) for name in sorted(names)),
         _passes_in_order(marks, heights),
         _passes_over_places(marks, heights),
     ):
@@ -153,12 +166,14 @@ def _overlapping(slices: Sequence, heights: np.ndarray) -> dict[str, list[int]]:
     return {}
 
 
-def _by(values: Iterable[Hashable]) -> dict[str, list[int]]:
-    """Returns slices by a value that every one of them has, {} otherwise."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
+def _grouped(values: Iterable[V | None]) -> dict[str, list[int]]:
+    """Returns the slices grouped by a value, {} unless every slice has the value."""
+    groups: dict[V, list[int]] = defaultdict(list)
     for i, value in enumerate(values):
+        if value is None:
+            return {}
         groups[value].append(i)
-    return {} if None in groups else {str(value): groups[value] for value in sorted(groups)}
+    return {str(value): groups[value] for value in sorted(groups)}
 
 
 def _numbered(groups: Mapping[str, list[int]]) -> dict[str, list[int]]:
@@ -166,8 +181,9 @@ def _numbered(groups: Mapping[str, list[int]]) -> dict[str, list[int]]:
 
 
 def _passes_over_places(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, list[int]]:
-    """Returns the passes of a series whose slices lie at each place equally often, told apart by
-    their numbers.
+    """Returns the passes of a series that has the same number of slices at every place.
+
+    The order of the slices' numbers tells the passes apart.
     """
     by_height = np.argsort(heights, kind="stable")
     gaps = np.diff(heights[by_height])
@@ -181,20 +197,18 @@ def _passes_over_places(marks: Sequence[Marks], heights: np.ndarray) -> dict[str
         return {}
     groups: dict[str, list[int]] = defaultdict(list)
     for place in places:
-        orders = [marks[i].order for i in place]
-        if None in orders or len(set(orders)) < len(
-            orders
-        ):  # copies of one file are no acquisitions
+        orders = {order: int(i) for i in place if (order := marks[i].order) is not None}
+        if len(orders) < len(place):  # copies of one file are not acquisitions
             return {}
-        for number, i in enumerate(sorted(place, key=lambda i: marks[i].order), start=1):
-            groups[str(number)].append(int(i))
+        for number, order in enumerate(sorted(orders), start=1):
+            groups[str(number)].append(orders[order])
     return dict(groups)
 
 
 def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, list[int]]:
     """Returns the passes of a series whose numbers run along the patient several times."""
-    orders = [mark.order for mark in marks]
-    if None in orders or len(set(orders)) < len(orders) or len(orders) < 6:
+    orders = [mark.order for mark in marks if mark.order is not None]
+    if len(set(orders)) < len(marks) or len(orders) < 6:
         return {}
     in_order = np.argsort(orders)
     signs = np.sign(np.diff(heights[in_order]))
@@ -206,14 +220,13 @@ def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, l
         else:
             direction = sign
     groups.append(in_order[start:])
-    for i, members in enumerate(
-        groups[:-1]
-    ):  # where the table turns, its step shows which pass the last slice belongs to
+    # Where the table turns, the length of its step shows to which pass the last slice belongs.
+    for i, members in enumerate(groups[:-1]):
         steps = np.abs(np.diff(heights[members]))
         if len(steps) > 2 and abs(steps[-1] - np.median(steps)) > 0.1 * np.median(steps):
             groups[i], groups[i + 1] = members[:-1], np.concatenate([members[-1:], groups[i + 1]])
     extent = np.ptp(heights)
-    # each pass covers most of the patient; numbers in no order at all make many short runs
+    # Each pass covers most of the patient; numbers in random order give many short runs.
     if not 2 <= len(groups) <= _MOST_PASSES or any(
         len(g) < 3 or np.ptp(heights[g]) < extent / 2 for g in groups
     ):
@@ -224,7 +237,7 @@ def _passes_in_order(marks: Sequence[Marks], heights: np.ndarray) -> dict[str, l
 
 
 def _overlap(groups: Sequence[np.ndarray]) -> bool:
-    """Returns whether two of the groups share more of the patient than a slice at their ends."""
+    """Returns whether two groups of heights share more than a slice at their ends."""
     several = [np.sort(heights) for heights in groups if len(heights) > 1]
     for i, one in enumerate(several):
         for other in several[i + 1 :]:
@@ -234,10 +247,12 @@ def _overlap(groups: Sequence[np.ndarray]) -> bool:
     return False
 
 
-def _listed(groups: Mapping[str, list[int]], slices: Sequence, heights: np.ndarray) -> str:
+def _listed(
+    groups: Mapping[str, list[int]], slices: Sequence[MarkedSlice], heights: np.ndarray
+) -> str:
     texts = []
     for label, members in groups.items():
-        times = sorted({slices[i].acquisition.time for i in members if slices[i].acquisition.time})
+        times = sorted(time for i in members if (time := slices[i].acquisition.time))
         at = f" at {times[0]}" if times else ""
         low, high = heights[members].min(), heights[members].max()
         texts.append(f"#{label} ({len(members)} slices{at}, {low:.1f} to {high:.1f} mm)")

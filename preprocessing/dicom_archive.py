@@ -1,7 +1,7 @@
-"""A zip of a DICOM series, unpacked into a temporary folder within limits.
+"""Unpacks a zip of a DICOM series into a temporary folder, within limits.
 
-No path of the archive becomes a path here: folders get numbers, and so do files unless their own
-names are plain. Errors speak of files by their names in the archive.
+Paths in the archive are never used as paths on disk: folders get numbers, and so do files unless
+their names are plain. Errors use the names in the archive.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from preprocessing.checks.rules import IntegrityError, broken
 
 MOST_FILES = 50_000
 MOST_BYTES = 16 * 2**30
-_RATIO, _FREE_OF_RATIO = (
-    100,
-    2**26,
-)  # CT shrinks by two to four, air alone by a thousand; small archives do no harm
+# Largest ratio of compression, beyond the first bytes: a CT shrinks by a factor of two to four, air
+# alone by a thousand; small archives do no harm.
+_RATIO, _FREE_OF_RATIO = 100, 2**26
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,12}\Z")
 _BLOCK = 2**20
@@ -42,7 +41,7 @@ _BROKEN = (
 
 
 def is_archive(path: pathlib.Path) -> bool:
-    """Returns whether a path is read as a zip: it is named so and is no folder."""
+    """Returns whether a path is read as a zip: it ends in .zip and is not a folder."""
     return path.suffix.lower() == ".zip" and not path.is_dir()
 
 
@@ -50,18 +49,18 @@ def is_archive(path: pathlib.Path) -> bool:
 def unpacked(
     path: pathlib.Path, *, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES
 ) -> Iterator[pathlib.Path]:
-    """Yields a folder with the archive's files, which goes at the end of the block. Hidden files
-    are left out, folders are kept apart.
+    """Yields a folder with the archive's files and removes it at the end of the block.
 
-    Errors of the block that name a file in the folder leave it with the file's name in the archive.
+    Hidden files are left out; files of different folders stay apart. An IntegrityError of the block
+    that names a file in the folder is changed to name the file in the archive.
 
     Args:
-      most_files, most_bytes: what the archive may hold.
+      most_files, most_bytes: limits of what the archive may hold.
     Raises:
-      IntegrityError: rule D16, before anything is written where the archive's list shows it: for a
-        file that is no zip or damaged, more files or bytes than allowed, contents that are packed
-        more densely than scans are, a password, a link, or a name that leads out of the archive or
-        is there twice; F01 if there is no such file.
+      IntegrityError: rule D16 for a damaged file or one that is not a zip, for too many files or
+        bytes, for contents that are compressed more densely than scans can be, a password, a link,
+        and a name that leads out of the archive or occurs twice. Whatever the archive's list of
+        files shows is refused before anything is written. Rule F01 if there is no such file.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -72,18 +71,14 @@ def unpacked(
     with archive, tempfile.TemporaryDirectory(prefix="dicom-") as temporary:
         folder = pathlib.Path(temporary)
         members = _members(archive, path, most_files, most_bytes)
-        total = sum(member.file_size for member in members)
+        total = sum(info.file_size for info, _ in members)
         free = shutil.disk_usage(folder).free
         if total > free:
             problem = (
                 f"holds {total / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB free"
             )
-            raise broken(
-                rules.ARCHIVE,
-                path,
-                problem,
-                "free space there, or name another folder in the variable TMPDIR",
-            )
+            fix = "free space there, or name another folder in the variable TMPDIR"
+            raise broken(rules.ARCHIVE, path, problem, fix)
         names = _unpack(archive, members, folder, path)
         try:
             yield folder
@@ -93,53 +88,45 @@ def unpacked(
 
 def _members(
     archive: zipfile.ZipFile, path: pathlib.Path, most_files: int, most_bytes: int
-) -> list[zipfile.ZipInfo]:
-    """Returns the files to unpack, checked."""
+) -> list[tuple[zipfile.ZipInfo, tuple[str, ...]]]:
+    """Returns the files to unpack with their folders and names, checked."""
+
+    def refused(problem: str) -> IntegrityError:
+        return broken(rules.ARCHIVE, path, problem)
+
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > most_files:
-        raise broken(
-            rules.ARCHIVE, path, f"holds {len(members)} files; a series has at most {most_files}"
-        )
+        raise refused(f"holds {len(members)} files; a series has at most {most_files}")
     total = sum(info.file_size for info in members)
     packed = path.stat().st_size
     if total > most_bytes:
-        raise broken(
-            rules.ARCHIVE,
-            path,
-            f"would take {total / 1e9:.1f} GB; a series takes at most {most_bytes / 1e9:.1f} GB",
+        raise refused(
+            f"would take {total / 1e9:.1f} GB; a series takes at most {most_bytes / 1e9:.1f} GB"
         )
     if total > _FREE_OF_RATIO and total > _RATIO * packed:
-        raise broken(
-            rules.ARCHIVE,
-            path,
-            f"holds {total} bytes in {packed}: packed more densely than any scan",
-        )
-    seen: set[tuple[str, ...]] = set()
+        raise refused(f"holds {total} bytes in {packed}: packed more densely than any scan")
+    seen: dict[tuple[str, ...], zipfile.ZipInfo] = {}
     for info in members:
         name, parts = info.filename, _parts(info)
         if parts is None:
-            raise broken(
-                rules.ARCHIVE, path, f"holds {name!r}, a name that leads out of the archive"
-            )
+            raise refused(f"holds {name!r}, a name that leads out of the archive")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise broken(rules.ARCHIVE, path, f"holds {name!r}, which is a link")
+            raise refused(f"holds {name!r}, which is a link")
         if info.flag_bits & 0x1:
-            raise broken(rules.ARCHIVE, path, f"holds {name!r}, which needs a password")
+            raise refused(f"holds {name!r}, which needs a password")
         if parts in seen:
-            raise broken(rules.ARCHIVE, path, f"holds {name!r} twice")
-        seen.add(parts)
+            raise refused(f"holds {name!r} twice")
+        seen[parts] = info
     return [
-        info
-        for info in members
-        if not any(part.startswith(".") or part == "__MACOSX" for part in _parts(info) or ())
+        (info, parts)
+        for parts, info in seen.items()
+        if not any(part.startswith(".") or part == "__MACOSX" for part in parts)
     ]
 
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
-    """Returns the folders and the name of a member, None for a name that is no path inside the
-    archive.
-    """
-    name = info.orig_filename.replace("\\", "/")  # as Windows' own packer wrote them once
+    """Returns the folders and the name of a member, None if its path leads out of the archive."""
+    name = info.orig_filename.replace("\\", "/")  # as older packers of Windows write it
     parts = tuple(part for part in name.split("/") if part != ".")
     inside = (
         not name.startswith("/")
@@ -153,15 +140,15 @@ def _parts(info: zipfile.ZipInfo) -> tuple[str, ...] | None:
 
 def _unpack(
     archive: zipfile.ZipFile,
-    members: list[zipfile.ZipInfo],
+    members: list[tuple[zipfile.ZipInfo, tuple[str, ...]]],
     folder: pathlib.Path,
     path: pathlib.Path,
 ) -> dict[str, str]:
-    """Writes the files and returns their names in the archive by their paths."""
+    """Writes the files. Returns path -> name in the archive."""
     folders: dict[tuple[str, ...], pathlib.Path] = {}
     names: dict[str, str] = {}
-    for number, info in enumerate(members):
-        *above, name = _parts(info)
+    for number, (info, parts) in enumerate(members):
+        *above, name = parts
         inner = folders.get(tuple(above))
         if inner is None:
             inner = folders[tuple(above)] = folder / f"{len(folders):05d}"
@@ -175,12 +162,8 @@ def _unpack(
             with archive.open(info) as source, open(target, "xb") as sink:
                 shutil.copyfileobj(source, sink, _BLOCK)
         except _BROKEN as error:
-            raise broken(
-                rules.ARCHIVE,
-                path,
-                f"{info.filename!r} cannot be unpacked ({error})",
-                _remedy(error),
-            ) from error
+            problem = f"{info.filename!r} cannot be unpacked ({error})"
+            raise broken(rules.ARCHIVE, path, problem, _remedy(error)) from error
     return names
 
 
@@ -196,6 +179,7 @@ def _remedy(error: Exception) -> str | None:
 def _renamed(
     error: IntegrityError, folder: pathlib.Path, path: pathlib.Path, names: dict[str, str]
 ) -> IntegrityError:
+    """Returns the error with the names of the archive in place of those in the folder."""
     short = {
         pathlib.Path(file).name: pathlib.PurePosixPath(name).name for file, name in names.items()
     }

@@ -1,7 +1,8 @@
-"""Which files of a folder are the slices of a CT series.
+"""Finds the files of a folder that are the slices of a CT series.
 
-A file that may be a slice and cannot be read refuses the series: a scan without it would look
-whole. What is certainly something else (reports, localizers, text, pictures) is left out.
+A series is refused if a file that may be one of its slices cannot be read, because the scan would
+look complete without it. Files that are certainly something else (reports, localizers, text,
+pictures) are left out.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ _CT_STORAGE = (
     "1.2.840.10008.5.1.4.1.1.2.1",
     "1.2.840.10008.5.1.4.1.1.2.2",
 )
-# and its multi-frame kin: screenshots and dose reports, marked as CT by many scanners
+# The prefix of single- and multi-frame captures: screenshots and dose reports, which many scanners
+# mark as CT.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+\Z")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
-# a slice that is still being copied, or packed by itself
+# Suffixes behind the usual one: of a slice that is still being copied, or compressed.
 _ON_TOP = frozenset(
     (".part", ".partial", ".crdownload", ".filepart", ".download", ".tmp", ".gz", ".bz2", ".xz")
 )
-_POINTERS = {  # text that stands for a file whose content was not fetched
+# Beginnings of texts that stand for a file whose content was not fetched, and the remedy.
+_POINTERS = {
     b"/annex/objects/": "datalad get {path} (or git annex get {path})",
     b"version https://git-lfs": "git lfs pull --include={path}",
 }
@@ -58,7 +61,7 @@ class Series:
 
     Attributes:
       slices: headers of its files.
-      left_out: kind and header of what belongs to the series and is not taken for a slice of it.
+      left_out: kind and header of files of the series that are not taken for slices.
     """
 
     uid: str
@@ -73,14 +76,15 @@ class Series:
             *([f"number {number}"] if number else []),
             *([repr(description)] if description else []),
         ]
-        return f"{self.uid or 'without SeriesInstanceUID'} ({', '.join([*about, f'{count} slice' + 's' * (count != 1)])})"
+        about.append(f"{count} slice" + "s" * (count != 1))
+        return f"{self.uid or 'without SeriesInstanceUID'} ({', '.join(about)})"
 
 
 def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Returns the files below a folder that may be DICOM, sorted by name.
 
-    Hidden files and folders (.git, macOS' ._ files) are left out. Links to folders are followed,
-    each folder once. A link to a file that is below the folder by itself is left out.
+    Hidden files and folders (.git, the ._ files of macOS) are left out. Links to folders are
+    followed, each folder once. A link to a file that itself lies below the folder is left out.
 
     Raises:
       IntegrityError: naming a folder that cannot be listed.
@@ -97,9 +101,9 @@ def choose(
     """Returns the CT series among files.
 
     Args:
-      path: what holds the files, as errors name it.
-      missing: links whose target is not there.
-      wanted: SeriesInstanceUID or SeriesNumber, where there are several.
+      path: folder, zip or file that holds them, for error messages.
+      missing: links whose target does not exist.
+      wanted: SeriesInstanceUID or SeriesNumber, if there are several series.
     Raises:
       IntegrityError: for the first rule that is broken.
     """
@@ -107,21 +111,13 @@ def choose(
     for file in files:
         found.add(file)
     for link in missing:
-        found.unread.append(
-            (
-                link,
-                regular_files.not_there(
-                    link, "restore the file, or remove the link if it is not a slice"
-                ),
-            )
-        )
+        fix = "restore the file, or remove the link if it is not a slice"
+        found.unread.append((link, regular_files.not_there(link, fix)))
     return found.choose(path, wanted)
 
 
 def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Returns the files below a folder as `files_in`, and the links whose target is not there, both
-    sorted by name.
-    """
+    """Returns the files of `files_in`, and the links whose target does not exist, both sorted."""
     files, linked, dangling = [], [], []
     for path, link in _entries(folder):
         if not link:
@@ -138,9 +134,7 @@ def listing(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path
 
 
 def may_be_slice(file: pathlib.Path) -> bool:
-    """Returns whether a file is DICOM, or by its name and beginning may be a slice that did not
-    arrive whole.
-    """
+    """Returns whether a file is DICOM, or by name and beginning may be a slice that is damaged."""
     try:
         start = dicom_header.start_of(file)
     except OSError:
@@ -151,7 +145,7 @@ def may_be_slice(file: pathlib.Path) -> bool:
 
 
 class _Found:
-    """The files of a folder by what they are."""
+    """The files of a folder, sorted by what they are."""
 
     def __init__(self) -> None:
         self.groups: dict[str, list[Header]] = defaultdict(list)
@@ -173,9 +167,8 @@ class _Found:
             header = dicom_header.read(file)
             self._sort_in(header)
         except OSError as error:
-            self.unread.append(
-                (file, broken(rules.MISSING, file, f"cannot be read ({error.strerror or error})"))
-            )
+            problem = f"cannot be read ({error.strerror or error})"
+            self.unread.append((file, broken(rules.MISSING, file, problem)))
         except IntegrityError as error:
             self.suffixes.add(file.suffix.lower())
             self.unread.append((file, error))
@@ -200,29 +193,23 @@ class _Found:
         chosen = _named(series.values(), wanted) if wanted is not None else list(series.values())
         listed = ", ".join(map(str, sorted(series.values(), key=lambda s: s.uid))) or "none"
         if len(chosen) > 1:
-            raise broken(
-                rules.SEVERAL_SERIES,
-                path,
-                f"holds {len(chosen)} CT series{f' {wanted}' if wanted else ''}: {listed}",
-            )
+            problem = f"holds {len(chosen)} CT series{f' {wanted}' if wanted else ''}: {listed}"
+            raise broken(rules.SEVERAL_SERIES, path, problem)
         self._refuse_unread(chosen, wanted)
         if chosen:
             return chosen[0]
         if wanted is not None:
             raise broken(rules.SEVERAL_SERIES, path, f"holds no CT series {wanted}, but {listed}")
         if self.captures:
-            raise broken(
-                rules.NOT_GREY,
-                self.captures[0],
-                "is a secondary capture: a picture, not a reconstruction",
-            )
+            problem = "is a secondary capture: a picture, not a reconstruction"
+            raise broken(rules.NOT_GREY, self.captures[0], problem)
         if self.others:
             counts = ", ".join(f"{count} {name}" for name, count in sorted(self.others.items()))
             raise broken(rules.NOT_CT, path, f"holds no CT slices, but {counts}")
         raise broken(rules.NO_SERIES, path, "holds no DICOM file")
 
     def _refuse_unread(self, chosen: list[Series], wanted: str | None) -> None:
-        """Raises for the first file that may be a slice of what was chosen and cannot be read."""
+        """Raises IntegrityError if an unreadable file may be a slice of the chosen series."""
         unread = [
             (file, error) for file, error in self.unread if _is_named_as_slice(file, self.suffixes)
         ]
@@ -236,18 +223,25 @@ class _Found:
             return
         _, error = unread[0]
         if len(unread) > 1:
-            problem = f"{error.problem}; so it is with {len(unread) - 1} more that may be slices, up to {unread[-1][0].name}"
+            problem = (
+                f"{error.problem}; {len(unread) - 1} more files that may be slices cannot be read "
+                f"either, the last is {unread[-1][0].name}"
+            )
             raise IntegrityError(error.rule, error.file, problem, error.fix) from error
         raise error
 
 
 def _is_named_as_slice(file: pathlib.Path, others: Collection[str]) -> bool:
-    """Returns whether a slice may have such a name; `others` are the suffixes of slices beside it."""
+    """Returns whether a slice may have this name.
+
+    Args:
+      others: suffixes of the slices beside it.
+    """
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes and suffixes[-1] in _ON_TOP:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
-    # without a suffix, or with the end of a UID in its place; else as other slices there are named
+    # digits: the end of a UID, which looks like a suffix
     return not last or last[1:].isdigit() or last in SUFFIXES or last in others
 
 
@@ -255,7 +249,7 @@ def _kind(header: Header, modality: str) -> str | None:
     """Returns what a DICOM file is, None for a CT slice.
 
     Raises:
-      IntegrityError: if it may be a CT slice and lacks what would show it.
+      IntegrityError: if it may be a CT slice and lacks an attribute to tell.
     """
     storage = header.storage_class
     if storage == _DICOMDIR:
@@ -270,16 +264,13 @@ def _kind(header: Header, modality: str) -> str | None:
         raise _incomplete(header, "SOPClassUID")
     if storage.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
-    # a specialised class may say that it holds all that a general one holds
+    # A specialised class may name the general one whose attributes it all has.
     if storage not in _CT_STORAGE and not set(_CT_STORAGE).intersection(
         header.texts("RelatedGeneralSOPClassUID")
     ):
         if not _UID.match(storage):
-            raise broken(
-                rules.ATTRIBUTE,
-                header.path,
-                f"SOPClassUID is {storage!r}, which names no kind of image",
-            )
+            problem = f"SOPClassUID is {storage!r}, which is not a UID"
+            raise broken(rules.ATTRIBUTE, header.path, problem)
         if header.has("Rows"):
             return f"CT object of another class ({storage})"
         if header.pixels is None:
@@ -295,11 +286,8 @@ def _kind(header: Header, modality: str) -> str | None:
 
 def _incomplete(header: Header, lacks: str) -> IntegrityError:
     if header.pixels is None:
-        return broken(
-            rules.UNDECODABLE,
-            header.path,
-            f"has no {lacks} and ends before its pixels: it was cut short inside its header",
-        )
+        problem = f"has no {lacks} and ends before its pixels: it was cut short inside its header"
+        return broken(rules.UNDECODABLE, header.path, problem)
     return broken(rules.ATTRIBUTE, header.path, f"has no {lacks}")
 
 
@@ -309,16 +297,13 @@ def _named(series: Iterable[Series], wanted: str) -> list[Series]:
 
 
 def _entries(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
-    """Yields every entry below a folder that is not a folder and not hidden, and whether it is a
-    link.
-    """
-
+    """Yields the files below a folder that are not hidden, and whether each is a link."""
     seen: set[str] = set()
     waiting = [folder]
     while waiting:
         parent = waiting.pop()
         real = os.path.realpath(parent)
-        if real in seen:  # linked twice, or a link to a folder above it
+        if real in seen:  # linked twice, or a link to a parent folder
             continue
         seen.add(real)
         try:
@@ -335,43 +320,40 @@ def _entries(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, bool]]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that may not be looked at
+    except OSError:  # a link to itself, or into a folder that this user may not read
         return False
 
 
 def _unlike_dicom(file: pathlib.Path, start: bytes) -> IntegrityError | None:
-    """Returns the error for a file that does not begin as DICOM, None where its content shows that
-    it is something else.
+    """Returns the error for a file that does not begin like DICOM.
+
+    None if its content shows that it is another kind of file.
     """
     if not start:
         return broken(rules.UNDECODABLE, file, "is empty")
     for sign, remedy in _POINTERS.items():
         if start.startswith(sign):
-            return broken(
-                rules.MISSING,
-                file,
-                "stands for a file whose content was not fetched",
-                remedy.format(path=file),
-            )
+            problem = "stands for a file whose content was not fetched"
+            return broken(rules.MISSING, file, problem, remedy.format(path=file))
     named = any(suffix.lower() in SUFFIXES for suffix in file.suffixes)
-    # LICENSE is text and thumbs a picture; IM0017 as text is the message of a server that should
-    # have sent the slice, as gzip its slice
+    # LICENSE is a text and thumbs a picture. But if IM0017 is a text, it may be the error message
+    # of the server that should have sent the slice, and if it is gzip, the compressed slice.
     if not (named or any(character.isdigit() for character in file.name)) and (
         start.startswith(_OTHER_KINDS) or _is_text(start)
     ):
         return None
-    return broken(
-        rules.UNDECODABLE,
-        file,
-        "does not begin as a DICOM file does: it is damaged, cut short in its header, or something else",
+    problem = (
+        "does not begin as a DICOM file does: it is damaged, cut short in its header, "
+        "or something else"
     )
+    return broken(rules.UNDECODABLE, file, problem)
 
 
 def _is_text(start: bytes) -> bool:
     try:
         text = start.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(start) - 3:  # else a character that the end of the sample cuts
+        if error.start < len(start) - 3:  # later, the end of the sample may cut a character
             return False
         text = start[: error.start].decode("utf-8")
     return all(character.isprintable() or character in "\t\r\n\ufeff" for character in text)

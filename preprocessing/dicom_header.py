@@ -1,9 +1,8 @@
-"""What a DICOM file says, as numbers and texts. Nothing else looks at the values that pydicom
-holds.
+"""The attributes of a DICOM file as numbers and texts. No other module reads pydicom's values.
 
-A value is taken from the bytes of its attribute: it is what was asked for (a text, a number, so
-many numbers), or absent, or the file is refused with the attribute's name. pydicom itself would
-guess, warn, or raise whatever its converters meet.
+A value is taken from the bytes of its attribute. It is of the requested kind (a text, a number, so
+many numbers) or absent; otherwise the file is refused, naming the attribute. pydicom itself would
+guess, warn, or raise any error of its converters.
 """
 
 from __future__ import annotations
@@ -26,88 +25,48 @@ try:
     import pydicom
     from pydicom import filereader
 
-    for _name in (
-        "pydicom",
-        "libjpeg",
-        "openjpeg",
-    ):  # they log stack traces; what matters is in our errors
+    # These loggers print stack traces; our errors say what matters.
+    for _name in ("pydicom", "libjpeg", "openjpeg"):
         logging.getLogger(_name).setLevel(logging.CRITICAL)
-except ImportError:  # DICOM is an extra: a site that has NIfTI needs none of it
-    pydicom = None
+except ImportError:
+    pydicom = None  # type: ignore[assignment]  # an extra that sites with NIfTI files do not need
 
-_TEXT = frozenset(
-    (
-        "AE",
-        "AS",
-        "CS",
-        "DA",
-        "DS",
-        "DT",
-        "IS",
-        "LO",
-        "LT",
-        "PN",
-        "SH",
-        "ST",
-        "TM",
-        "UC",
-        "UI",
-        "UR",
-        "UT",
-    )
-)
-_REPRESENTATIONS = _TEXT | frozenset(
-    [
-        "AT",
-        "FD",
-        "FL",
-        "OB",
-        "OD",
-        "OF",
-        "OL",
-        "OV",
-        "OW",
-        "SL",
-        "SQ",
-        "SS",
-        "SV",
-        "UL",
-        "UN",
-        "US",
-        "UV",
-    ]
-)
+_TEXT_CODES = "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT"
+_OTHER_CODES = "AT FD FL OB OD OF OL OV OW SL SQ SS SV UL UN US UV"
+_TEXT = frozenset(_TEXT_CODES.split())
+_REPRESENTATIONS = _TEXT | frozenset(_OTHER_CODES.split())
 _FIRST_REPRESENTATIONS = frozenset(name.encode() for name in _REPRESENTATIONS)
 _PIXEL_REPRESENTATIONS = (None, "OW", "OB", "UN", "OF", "OD")  # None: implicit
+# Representations whose lengths take four bytes.
+_WIDE_CODES = "OB OD OF OL OV OW SQ SV UC UN UR UT UV"
+_WIDE = frozenset(name.encode() for name in _WIDE_CODES.split())
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
-_LARGEST = (
-    1e7  # mm, HU or a factor: beyond it float32 voxels and sums of squares lose their meaning
-)
+# In mm, HU or as a factor: beyond it, float32 voxels and sums of squares lose their meaning.
+_LARGEST = 1e7
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
 _ITEM, _ITEM_END, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
-_WIDE = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)  # lengths of four bytes
 _LONGEST_TAIL = 2**20
 _START = 140  # bytes that show whether a file is DICOM
 _PREAMBLE = 128
-_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = (
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-)
-OTHER_NATIVE = (_BIG_ENDIAN, "1.2.840.10008.1.2.1.99")  # deflated
-NATIVE = (
-    _IMPLICIT,
-    _EXPLICIT,
-)  # transfer syntaxes whose pixels lie in the file as they are, in this byte order
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+# Transfer syntaxes whose pixels are stored as they are, in little-endian order; and the others
+# whose pixels are not encapsulated.
+NATIVE = (_IMPLICIT, _EXPLICIT)
+OTHER_NATIVE = (_BIG_ENDIAN, _DEFLATED)
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelData:
-    """Where the pixels of a file are: `start` and `length` in bytes, length None where they are
-    encapsulated.
+    """Where the pixels of a file are.
+
+    Attributes:
+      tag: of the attribute that holds them.
+      start: its first byte in the file.
+      length: in bytes; None if they are encapsulated.
     """
 
     tag: int
@@ -116,15 +75,15 @@ class PixelData:
 
 
 class Header:
-    """The attributes of a file, or of an item of a sequence in it.
+    """The attributes of a file, or of an item of one of its sequences.
 
-    Every method raises IntegrityError, rule D12, naming file and attribute, for a value of another
-    kind or number than it returns, and rule D09 for a value that the file's end cuts short.
+    Every method raises IntegrityError naming file and attribute: rule D12 if the value has another
+    kind or count than the method returns, rule D09 if the end of the file cuts the value short.
 
     Attributes:
       path: the file.
-      where: the item, e.g. "frame 3: ", as errors begin; empty for the file itself.
-      pixels: where its pixel data are; None without any, and for an item.
+      where: the item, e.g. "frame 3: ", with which errors begin; empty for the file itself.
+      pixels: where its pixel data are; None for a file without them and for an item.
     """
 
     def __init__(
@@ -132,36 +91,39 @@ class Header:
     ):
         self.path, self.where, self.pixels, self._dataset = path, where, pixels, dataset
 
+    @property
+    def pixel_data(self) -> PixelData:
+        """Where the pixel data are. Raises IntegrityError if there are none."""
+        if self.pixels is None:
+            raise broken(rules.UNDECODABLE, self.path, f"{self.where}has no pixel data")
+        return self.pixels
+
     def has(self, name: str) -> bool:
         return self._bytes(name) is not None
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Returns the values of a text attribute without the blanks around them, () where it is
-        absent or empty.
-        """
+        """Returns the stripped values of a text attribute, () if it is absent or empty."""
         raw = self._bytes(name, _TEXT)
-        return (
-            ()
-            if raw is None
-            else tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
-        )
+        if raw is None:
+            return ()
+        return tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
 
     def text(self, name: str) -> str:
-        """Returns the only value of a text attribute, "" where it is absent or empty."""
+        """Returns the only value of a text attribute, "" if it is absent or empty."""
         values = self.texts(name)
         if len(values) > 1:
             self.refuse(name, "expected one value")
         return values[0] if values else ""
 
     def label(self, name: str) -> str:
-        """Returns a text for people, in the file's own encoding as well as it goes; never raises."""
+        """Returns a text to display, decoded as well as possible; never raises."""
         try:
             return " ".join(str(self._dataset[_tag(name)].value or "").split())
-        except Exception:  # nothing depends on it
+        except Exception:  # it is only displayed
             return ""
 
     def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
-        """Returns an attribute of `count` decimal numbers, None where it is absent or empty."""
+        """Returns an attribute of `count` decimal numbers, None if it is absent or empty."""
         raw = self._bytes(name, _TEXT)
         if raw is None:
             return None
@@ -174,25 +136,23 @@ class Header:
         return values
 
     def number(self, name: str) -> float | None:
-        """Returns an attribute of one decimal number, None where it is absent or empty."""
+        """Returns an attribute of one decimal number, None if it is absent or empty."""
         values = self.numbers(name, 1)
         return None if values is None else values[0]
 
     def count(self, name: str) -> int | None:
-        """Returns an attribute that is one whole number written as text, None where it is absent or
-        empty.
-        """
+        """Returns a whole number that is written as text, None if it is absent or empty."""
         value = self.number(name)
         if value is not None and not value.is_integer():
             self.refuse(name, "expected a whole number")
         return None if value is None else int(value)
 
     def short(self, name: str, *, signed: bool = False, any_sign: bool = False) -> int | None:
-        """Returns an attribute of one 16-bit number, None where it is absent or empty.
+        """Returns an attribute of one 16-bit number, None if it is absent or empty.
 
         Args:
-          signed: how to take its bits.
-          any_sign: whether the file may call it signed or unsigned, whatever it is.
+          signed: whether its bits are those of a signed number.
+          any_sign: whether the file may declare it as signed or as unsigned.
         """
         raw = self._bytes(name, ("US", "SS") if any_sign else ("US",))
         if raw is None:
@@ -203,27 +163,22 @@ class Header:
         return struct.unpack(("<" if little else ">") + ("h" if signed else "H"), raw)[0]
 
     def required(self, name: str) -> int:
-        """Returns an attribute of one unsigned 16-bit number that every image has."""
+        """Returns an unsigned 16-bit number that every image has."""
         value = self.short(name)
         if value is None:
             raise broken(rules.ATTRIBUTE, self.path, f"{self.where}has no {name}")
         return value
 
     def items(self, name: str) -> list[Header]:
-        """Returns the items of a sequence, [] where it is absent or empty. Their `where` is this
-        one's.
-        """
+        """Returns the items of a sequence with the same `where`, [] if it is absent or empty."""
         tag = _tag(name)
         if tag not in self._dataset:
             return []
         try:
             value = self._dataset[tag].value
-        except Exception as error:  # pydicom passes on whatever its parser meets
-            raise broken(
-                rules.ATTRIBUTE,
-                self.path,
-                f"{self.where}{name} cannot be read ({_one_line(error)})",
-            ) from error
+        except Exception as error:  # pydicom lets every error of its parser through
+            problem = f"{self.where}{name} cannot be read ({_one_line(error)})"
+            raise broken(rules.ATTRIBUTE, self.path, problem) from error
         if value is None or value == b"" or value == "":
             return []
         if not isinstance(value, pydicom.Sequence):
@@ -235,20 +190,19 @@ class Header:
         return Header(self.path, self._dataset, where, self.pixels)
 
     def refuse(self, name: str, expected: str) -> NoReturn:
-        raise broken(
-            rules.ATTRIBUTE, self.path, f"{self.where}{name} is {self._shown(name)}; {expected}"
-        )
+        problem = f"{self.where}{name} is {self._shown(name)}; {expected}"
+        raise broken(rules.ATTRIBUTE, self.path, problem)
 
     @property
     def transfer_syntax(self) -> str:
-        """How the file is encoded; a file without a meta group says it by how it begins.
+        """How the file is encoded; derived from its attributes if it has no meta group.
 
         Raises:
-          IntegrityError: if a meta group does not say it, or says implicit of attributes that are
-            explicit, or the other way round: readers then disagree, or leave the file out.
+          IntegrityError: if the meta group does not name the transfer syntax, or names an implicit
+              one for explicit attributes or vice versa: readers then disagree or skip the file.
         """
         implicit, little = self._dataset.original_encoding
-        rows = self._dataset.get_item(_tag("Rows"))  # that an image has
+        rows = self._dataset.get_item(_tag("Rows"))  # which every image has
         implicit = getattr(rows, "is_implicit_VR", implicit) and getattr(rows, "VR", None) is None
         if not self._dataset.file_meta:
             return _IMPLICIT if implicit else _EXPLICIT if little else _BIG_ENDIAN
@@ -257,34 +211,28 @@ class Header:
         if not named:
             raise broken(rules.ATTRIBUTE, self.path, "meta group: has no TransferSyntaxUID")
         if implicit != (named == _IMPLICIT):
-            meta.refuse(
-                "TransferSyntaxUID",
-                f"but the attributes are written as {'implicit' if implicit else 'explicit'} ones",
-            )
+            kind = "implicit" if implicit else "explicit"
+            meta.refuse("TransferSyntaxUID", f"but the attributes are written as {kind} ones")
         return named
 
     @property
     def storage_class(self) -> str:
-        """SOP class of the object, "" where neither the object nor its file says it."""
+        """SOP class of the object, "" if neither the object nor its meta group names it."""
         own = self.text("SOPClassUID")
         if own or not self._dataset.file_meta:
             return own
-        return Header(self.path, self._dataset.file_meta, "meta group: ").text(
-            "MediaStorageSOPClassUID"
-        )
+        meta = Header(self.path, self._dataset.file_meta, "meta group: ")
+        return meta.text("MediaStorageSOPClassUID")
 
     def _bytes(
         self, name: str, representations: Sequence[str] | frozenset[str] | None = None
     ) -> bytes | None:
-        """Returns the bytes of an attribute, None where it is absent or empty."""
+        """Returns the bytes of an attribute, None if it is absent or empty."""
         try:
             element = self._dataset.get_item(_tag(name))
         except Exception as error:
-            raise broken(
-                rules.ATTRIBUTE,
-                self.path,
-                f"{self.where}{name} cannot be read ({_one_line(error)})",
-            ) from error
+            problem = f"{self.where}{name} cannot be read ({_one_line(error)})"
+            raise broken(rules.ATTRIBUTE, self.path, problem) from error
         if element is None:
             return None
         raw = element.value
@@ -296,17 +244,12 @@ class Header:
             and element.VR not in representations
         ):
             kind = "text" if representations is _TEXT else " or ".join(representations)
-            raise broken(
-                rules.ATTRIBUTE,
-                self.path,
-                f"{self.where}{name} is written as {element.VR}; expected {kind}",
-            )
+            problem = f"{self.where}{name} is written as {element.VR}; expected {kind}"
+            raise broken(rules.ATTRIBUTE, self.path, problem)
         if not isinstance(raw, bytes):
             return str(raw).encode("latin-1", "replace")
-        if getattr(element, "length", _UNDEFINED) not in (
-            len(raw),
-            _UNDEFINED,
-        ):  # of an element that pydicom converted there is none
+        # an element that pydicom has converted has no length
+        if getattr(element, "length", _UNDEFINED) not in (len(raw), _UNDEFINED):
             raise broken(rules.UNDECODABLE, self.path, f"is cut short inside its header, in {name}")
         return raw if raw.strip(b" \0") or representations is not _TEXT else None
 
@@ -321,8 +264,9 @@ class Header:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Returns whether a file that starts so is DICOM: with a preamble, or, as many archives write
-    it, without one.
+    """Returns whether a file that starts like this is DICOM.
+
+    Many archives write files without the preamble; they are recognised too.
     """
     if start[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return True
@@ -335,7 +279,7 @@ def is_dicom(start: bytes) -> bool:
 
 
 def start_of(path: pathlib.Path) -> bytes:
-    """Returns the bytes that `is_dicom` looks at. Raises OSError."""
+    """Returns the bytes that `is_dicom` needs. Raises OSError."""
     regular_files.require(path)
     with open(path, "rb") as stream:
         return stream.read(_START)
@@ -345,7 +289,7 @@ def read(path: pathlib.Path) -> Header:
     """Reads a DICOM file up to its pixels.
 
     Raises:
-      IntegrityError: naming a file that cannot be parsed.
+      IntegrityError: naming the file, if it cannot be parsed.
       OSError: if it cannot be opened.
     """
     found: list[PixelData] = []
@@ -368,28 +312,27 @@ def read(path: pathlib.Path) -> Header:
             dataset = filereader.read_partial(stream, at_pixels, force=True)
         except (OSError, IntegrityError):
             raise
-        except Exception as error:  # pydicom passes on whatever its parser meets in a damaged file
-            raise broken(
-                rules.UNDECODABLE, path, f"its header cannot be read ({_one_line(error)})"
-            ) from error
-    # readers differ in what they make of such files, up to leaving the slice out
+        except Exception as error:  # pydicom lets every error of its parser through
+            problem = f"its header cannot be read ({_one_line(error)})"
+            raise broken(rules.UNDECODABLE, path, problem) from error
+    # Readers disagree on such files; some skip the slice.
+    element: Any  # raw or converted: pydicom's types do not tell which attributes each has
     for element in dataset.values():
         if element.VR not in _REPRESENTATIONS and not (
             element.VR is None and element.is_implicit_VR
         ):
-            raise _damaged(
-                path,
-                f"{element.tag} is written as {element.VR!r}, which is not a value representation",
+            problem = (
+                f"{element.tag} is written as {element.VR!r}, which is not a value representation"
             )
+            raise _damaged(path, problem)
         if (
             element.VR == "SQ"
             and isinstance(element.value, bytes)
             and element.is_little_endian
             and not _are_items(element.value)
         ):
-            raise _damaged(
-                path, f"{element.tag} is a sequence whose items do not end where it ends"
-            )
+            problem = f"{element.tag} is a sequence whose items do not end where it ends"
+            raise _damaged(path, problem)
     return Header(path, dataset, pixels=found[0] if found else None)
 
 
@@ -398,8 +341,9 @@ def _damaged(path: pathlib.Path, what: str) -> IntegrityError:
 
 
 def _are_items(content: bytes) -> bool:
-    """Returns whether the bytes of a sequence are items one after another: readers differ in what
-    they make of others.
+    """Returns whether the bytes of a sequence are items one after another.
+
+    Readers disagree on sequences that are not.
     """
     at = 0
     while at < len(content):
@@ -408,46 +352,39 @@ def _are_items(content: bytes) -> bool:
         if content[at : at + 4] != _ITEM or len(content) < at + 8:
             return False
         (length,) = struct.unpack("<I", content[at + 4 : at + 8])
-        if length == _UNDEFINED:  # it ends at a mark, as the items in it may
+        if length == _UNDEFINED:  # it ends at a delimiter, as its own items may
             return _ITEM_END in content[at + 8 :]
         at += 8 + length
     return at == len(content)
 
 
 def require_end(header: Header) -> None:
-    """Raises IntegrityError where the pixels of a file are followed by what is no attribute: some
-    readers leave such a slice out.
+    """Raises IntegrityError if anything but attributes or zeros follows the pixels of a file.
 
-    Zeros may follow. Files whose byte order is another or whose attributes are compressed are not
-    looked at.
+    Some readers skip such a slice. Big-endian and deflated files are not checked.
     """
     implicit = header.transfer_syntax == _IMPLICIT
     if header.transfer_syntax in OTHER_NATIVE:
         return
+    pixels = header.pixel_data
     with open(header.path, "rb") as stream:
-        stream.seek(header.pixels.start)
-        if header.pixels.length is not None:
-            stream.seek(header.pixels.length, 1)
+        stream.seek(pixels.start)
+        if pixels.length is not None:
+            stream.seek(pixels.length, 1)
         else:
             while (head := stream.read(8))[:4] == _ITEM and len(head) == 8:
                 stream.seek(struct.unpack("<I", head[4:])[0], 1)
             if head[:4] != _END:
                 raise _damaged(header.path, "its encapsulated pixel data have no end")
         begin, tail = stream.tell(), stream.read(_LONGEST_TAIL)
-    if not _are_attributes(tail, header.pixels.tag, implicit):
-        problem = f"its pixel data end at byte {begin}, and something follows that is no attribute"
-        raise broken(
-            rules.UNDECODABLE,
-            header.path,
-            problem,
-            f"fetch the file again, or keep its first {begin} bytes (head -c {begin})",
-        )
+    if not _are_attributes(tail, pixels.tag, implicit):
+        problem = f"its pixel data end at byte {begin}, and what follows is not an attribute"
+        fix = f"fetch the file again, or keep its first {begin} bytes (head -c {begin})"
+        raise broken(rules.UNDECODABLE, header.path, problem, fix)
 
 
 def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
-    """Returns whether bytes are attributes in ascending order of their tags, up to zeros at the
-    end.
-    """
+    """Returns whether bytes are attributes in ascending order of tags, then perhaps zeros."""
     while content.strip(b"\0"):
         if len(content) < 12:
             return False
@@ -468,21 +405,21 @@ def _are_attributes(content: bytes, last: int, implicit: bool) -> bool:
 
 
 def decode(path: pathlib.Path, transfer_syntax: str) -> np.ndarray:
-    """Returns the pixels of a file as its decoder gives them: [rows, columns], or [frames, rows,
-    columns].
+    """Returns the decoded pixels of a file: [rows, columns], or [frames, rows, columns].
 
     Raises:
-      IntegrityError: naming a file whose pixels cannot be decoded.
+      IntegrityError: naming the file, if its pixels cannot be decoded.
     """
     try:
-        dataset = pydicom.dcmread(path, force=True)
+        dataset: Any = pydicom.dcmread(path, force=True)
         dataset.file_meta.TransferSyntaxUID = transfer_syntax
         return dataset.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
-    # each decoder raises errors of its own kind; a panic of one written in Rust is no Exception
+    # Each decoder raises its own errors; a panic of one in Rust is not even an Exception.
     except BaseException as error:
-        problem = f"its pixels in transfer syntax {transfer_syntax or 'none'} cannot be decoded ({_one_line(error)})"
+        syntax = transfer_syntax or "none"
+        problem = f"its pixels in transfer syntax {syntax} cannot be decoded ({_one_line(error)})"
         raise broken(rules.UNDECODABLE, path, problem) from error
 
 

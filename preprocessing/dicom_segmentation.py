@@ -1,8 +1,8 @@
-"""A mask as a DICOM segmentation object beside its CT series. The only file that imports highdicom,
-which the extra `dicom_seg` installs.
+"""Writes a mask as a DICOM segmentation object of the study of its CT series.
 
-The object belongs to the study: as DICOM asks, it carries the patient's name and number over from
-the series. What DICOM lets be empty and an exporter left out is empty in the object.
+As DICOM requires, the object repeats the patient's name and number from the series. Attributes that
+DICOM allows to be empty are empty if the series lacks them. This is the only module that imports
+highdicom, which the extra `dicom_seg` installs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from runkit import atomic
 try:
     import highdicom
     import pydicom
-except ImportError:  # an extra, as DICOM itself
-    highdicom = None
+except ImportError:
+    highdicom = None  # type: ignore[assignment]  # an extra, as DICOM itself
 
 _PRODUCT = "c2fnas-federated-pancreas"
 # value -> (label, property category, property type, anatomic region), SNOMED CT
@@ -43,17 +43,19 @@ _MUST_REPEAT = (
     "FrameOfReferenceUID",
 )
 _MAY_BE_EMPTY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName", "PositionReferenceIndicator", "Manufacturer",
 )  # fmt: skip
-_SERIES_NUMBER = 300  # away from the numbers that a scanner gives
+_SERIES_NUMBER = 300  # scanners number their series from 1
 
 
 def require_writer() -> None:
-    """Raises ValueError, with the remedy, where the extra is not installed."""
+    """Raises ValueError, with the remedy, if highdicom is not installed."""
     if highdicom is None:
         raise ValueError(
-            "DICOM segmentation objects need highdicom, which is not installed: pip install -e '.[dicom_seg]'"
+            "DICOM segmentation objects need highdicom, which is not installed: "
+            "pip install -e '.[dicom_seg]'"
         )
 
 
@@ -65,20 +67,19 @@ def write(
     model_name: str,
     series: str | None = None,
 ) -> None:
-    """Writes a mask as a DICOM segmentation object, one binary segment for each class that has a
-    voxel.
+    """Writes a mask as a DICOM segmentation object with one binary segment per class that occurs.
 
     Args:
-      path: .dcm, there whole or not at all.
+      path: of the .dcm file, which is written completely or not at all.
       mask: uint8 [x, y, z] in the axis order of `dicom.read_series`: 1 pancreas, 2 tumour.
-      folder, series: of the CT that it belongs to, as for `dicom.read_series`.
-      model_name: what segmented it.
+      folder, series: of its CT, as for `dicom.read_series`.
+      model_name: of the model that made the mask.
     Raises:
-      ValueError: without highdicom; if the mask is empty, which a segmentation object cannot be, or
-        not on the series' grid; or if the series is one multi-frame file or holds values that no
-        object may repeat.
-      IntegrityError: as `dicom.read_series`; and rule D12, naming the file, if it lacks what an
-          object of its study must repeat.
+      ValueError: if highdicom is not installed; if the mask is empty, which a segmentation object
+        cannot be, or not on the grid of the series; or if the series is one multi-frame file or
+        holds values that the object must not repeat.
+      IntegrityError: as `dicom.read_series`; and rule D12, naming the file, if it lacks an
+          attribute that the object must repeat.
     """
     require_writer()
     with dicom.slice_files(folder, series) as files:
@@ -91,21 +92,25 @@ def _write(
     present = [value for value in _SEGMENTS if np.any(mask == value)]
     if not present:
         raise ValueError(
-            f"{path}: the mask is empty, and a DICOM segmentation object holds at least one segment; see the NIfTI mask"
+            f"{path}: the mask is empty, and a DICOM segmentation object holds at least one "
+            "segment; see the NIfTI mask"
         )
     if len(set(files)) != len(files):
         raise ValueError(
-            f"{path}: the CT is one multi-frame file, for which no segmentation object is written; see the NIfTI mask"
+            f"{path}: the CT is one multi-frame file, for which no segmentation object is written; "
+            "see the NIfTI mask"
         )
     sources = [_source(file) for file in files]
     frames = np.ascontiguousarray(mask.transpose(2, 1, 0))
     expected = (len(files), int(sources[0].Rows), int(sources[0].Columns))
     if frames.shape != expected:
         raise ValueError(
-            f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; pass the mask of this series"
+            f"{path}: mask has {frames.shape} slices, rows and columns, its series {expected}; "
+            "pass the mask of this series"
         )
     try:
         segmentation = _segmentation(sources, frames, present, model_name)
+    # highdicom checks what it copies, and raises any of these
     except (
         AttributeError,
         KeyError,
@@ -113,25 +118,23 @@ def _write(
         TypeError,
         IndexError,
         OverflowError,
-    ) as error:  # highdicom checks what it copies
-        problem = f"{path}: {files[0]} holds a value that the object may not repeat ({type(error).__name__}: {error})"
-        raise ValueError(f"{problem}; correct it there, or use the NIfTI mask") from error
+    ) as error:
+        raise ValueError(
+            f"{path}: {files[0]} holds a value that the object may not repeat "
+            f"({type(error).__name__}: {error}); correct it there, or use the NIfTI mask"
+        ) from error
     with atomic.replacing(path) as temporary:
         segmentation.save_as(temporary)
 
 
-def _source(file: pathlib.Path):
-    """Returns a slice's dataset without pixels, what DICOM lets be empty filled in."""
+def _source(file: pathlib.Path) -> pydicom.Dataset:
+    """Returns the dataset of a slice without pixels, absent attributes that may be empty added."""
     header = dicom_header.read(file)
     absent = [name for name in _MUST_REPEAT if not header.text(name)]
     if absent:
         problem = f"has no {', '.join(absent)}, which every object of its study must repeat"
-        raise broken(
-            rules.ATTRIBUTE,
-            file,
-            problem,
-            "add it to this file (e.g. with dcmodify), or use the NIfTI mask",
-        )
+        fix = "add it to this file (e.g. with dcmodify), or use the NIfTI mask"
+        raise broken(rules.ATTRIBUTE, file, problem, fix)
     dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     for name in _MAY_BE_EMPTY:
         if name not in dataset:
@@ -139,7 +142,9 @@ def _source(file: pathlib.Path):
     return dataset
 
 
-def _segmentation(sources, frames: np.ndarray, present: list[int], model_name: str):
+def _segmentation(
+    sources: list[pydicom.Dataset], frames: np.ndarray, present: list[int], model_name: str
+) -> highdicom.seg.Segmentation:
     version = importlib.metadata.version(_PRODUCT)
     return highdicom.seg.Segmentation(
         source_images=sources,
@@ -161,7 +166,9 @@ def _segmentation(sources, frames: np.ndarray, present: list[int], model_name: s
     )
 
 
-def _description(number: int, value: int, model_name: str, version: str):
+def _description(
+    number: int, value: int, model_name: str, version: str
+) -> highdicom.seg.SegmentDescription:
     label, category, kind, region = _SEGMENTS[value]
     return highdicom.seg.SegmentDescription(
         segment_number=number,
@@ -178,5 +185,5 @@ def _description(number: int, value: int, model_name: str, version: str):
     )
 
 
-def _concept(code: tuple[str, str]):
+def _concept(code: tuple[str, str]) -> highdicom.sr.CodedConcept:
     return highdicom.sr.CodedConcept(code[0], "SCT", code[1])

@@ -1,8 +1,8 @@
-"""A label map as its foreground alone: the box around it, or its runs along z.
+"""The foreground of a label map: the box around it, or its runs along z.
 
-Pancreas and tumour are about one voxel in a hundred. The box makes resampling and storing a label
-map cheap; the runs name every foreground voxel by number, which is all that sampling needs, in a
-few kilobytes.
+About one voxel in a hundred is pancreas or tumour. The box makes it cheap to resample and store a
+label map. The runs number every foreground voxel, which is all that sampling needs, in a few
+kilobytes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from preprocessing import geometry
+from preprocessing import axes, geometry
+from preprocessing.axes import three
 from preprocessing.volume import Grid
 
 
@@ -24,7 +26,7 @@ class LabelBox:
     Attributes:
       shape: voxels of the whole label map along x, y, z.
       start: first voxel of the box.
-      voxels: uint8 [x, y, z] of the box, C-ordered; without foreground one with no voxel.
+      voxels: uint8 [x, y, z] of the box, C-ordered; empty if there is no foreground.
     """
 
     shape: tuple[int, int, int]
@@ -35,27 +37,23 @@ class LabelBox:
     def of(cls, label: np.ndarray) -> LabelBox:
         """Returns the box of a label map, uint8 [x, y, z] in any memory order."""
         box = tuple(slice(0, n) for n in label.shape)
-        for axis in np.argsort(
-            [-abs(s) for s in label.strides], kind="stable"
-        ):  # the slowest axis first: its slices are contiguous
+        # the slowest axis first, because its slices are contiguous
+        for axis in axes.memory_order(label):
             part = np.moveaxis(label[box], axis, 0)
             hit = np.flatnonzero([plane.max(initial=0) for plane in part])
             begin, end = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 0)
             box = tuple(slice(begin, end) if i == axis else old for i, old in enumerate(box))
-        return cls(
-            tuple(label.shape), tuple(s.start for s in box), np.ascontiguousarray(label[box])
-        )
+        start = three(s.start for s in box)
+        return cls(three(label.shape), start, np.ascontiguousarray(label[box]))
 
     @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(
+    def slices(self) -> axes.Box:
+        return three(
             slice(start, start + n) for start, n in zip(self.start, self.voxels.shape, strict=True)
         )
 
     def to_ras(self, native: Grid) -> LabelBox:
-        """Returns the box of `geometry.to_ras_order` of this label map, which lies on the grid
-        `native`.
-        """
+        """Returns the box in RAS+ order of a label map on the grid `native`."""
         turn = geometry.orientation(native.affine)
         shape, start = (
             tuple(values[axis] for axis in turn.axes) for values in (self.shape, self.start)
@@ -63,9 +61,7 @@ class LabelBox:
         return self._turned(shape, start, geometry.to_ras_order(self.voxels, native), turn.flips)
 
     def from_ras(self, native: Grid) -> LabelBox:
-        """Returns the box of `geometry.from_ras` of this label map, which lies on the RAS+ grid of
-        `native`: the way back.
-        """
+        """Returns the box in the order of `native` of a label map in RAS+ order."""
         turn = geometry.orientation(native.affine)
         back = np.argsort(turn.axes)
         shape, start = (tuple(values[axis] for axis in back) for values in (self.shape, self.start))
@@ -80,13 +76,13 @@ class LabelBox:
     def _turned(
         shape: Sequence[int], start: Sequence[int], voxels: np.ndarray, flips: Sequence[bool]
     ) -> LabelBox:
-        place = tuple(
+        place = three(
             n - begin - size if flip else begin
             for n, begin, size, flip in zip(shape, start, voxels.shape, flips, strict=True)
         )
-        return LabelBox(tuple(shape), place, np.ascontiguousarray(voxels))
+        return LabelBox(three(shape), place, np.ascontiguousarray(voxels))
 
-    def array(self, order: str = "C") -> np.ndarray:
+    def array(self, order: Literal["C", "F"] = "C") -> np.ndarray:
         """Returns the whole label map, uint8 [x, y, z]."""
         label = np.zeros(self.shape, dtype=np.uint8, order=order)
         label[self.slices] = self.voxels
@@ -119,46 +115,44 @@ class LabelRuns:
 
     Attributes:
       shape: voxels of the whole label map along x, y, z.
-      runs: int32 [n, 3]: flat C-order index of the first voxel, voxels, class; ascending, none
-          overlap.
+      runs: int32 [n, 3]: flat C-order index of the first voxel, number of voxels, class. Ascending
+          and without overlap.
     """
 
     shape: tuple[int, int, int]
     runs: np.ndarray
 
     @functools.cached_property
-    def box(self) -> tuple[slice, slice, slice]:
-        """The smallest box that holds all foreground, along x, y, z; without foreground one with no
-        voxel.
-        """
+    def box(self) -> axes.Box:
+        """The smallest box around the foreground, along x, y, z; empty if there is none."""
         if not len(self.runs):
-            return (slice(0, 0),) * 3
+            return three(slice(0, 0) for _ in range(3))
         x, y, z = np.unravel_index(self.runs[:, 0], self.shape)
-        firsts, ends = (
-            (x.min(), y.min(), z.min()),
-            (x.max() + 1, y.max() + 1, (z + self.runs[:, 1]).max()),
-        )
-        return tuple(slice(int(first), int(end)) for first, end in zip(firsts, ends, strict=True))
+        firsts = (x.min(), y.min(), z.min())
+        ends = (x.max() + 1, y.max() + 1, (z + self.runs[:, 1]).max())
+        return three(slice(int(first), int(end)) for first, end in zip(firsts, ends, strict=True))
 
     def count(self, class_: int | None = None) -> int:
-        """Returns the number of voxels of a class, or of all above 0."""
+        """Returns the number of voxels of a class, or of the foreground."""
         ends = self._places(class_)[1]
         return int(ends[-1]) if len(ends) else 0
 
     def voxel(self, number: int, class_: int | None = None) -> int:
-        """Returns the flat C-order index of a class's `number`-th voxel, counted from 0 in
-        ascending order; without a class, of any above 0.
+        """Returns the flat C-order index of a voxel of a class, or of the foreground.
+
+        Args:
+          number: which one, counted from 0 in ascending order.
         """
         starts, ends, lengths = self._places(class_)
         run = int(np.searchsorted(ends, number, side="right"))
         return int(starts[run]) + number - int(ends[run] - lengths[run])
 
     def __contains__(self, flat: int) -> bool:
-        """Whether the voxel with this flat C-order index is foreground."""
+        """Returns whether the voxel with this flat C-order index is foreground."""
         run = int(np.searchsorted(self.runs[:, 0], flat, side="right")) - 1
         return run >= 0 and flat < int(self.runs[run, 0]) + int(self.runs[run, 1])
 
-    def array(self, order: str = "C") -> np.ndarray:
+    def array(self, order: Literal["C", "F"] = "C") -> np.ndarray:
         """Returns the label map, uint8 [x, y, z]."""
         label = np.zeros(self.shape, dtype=np.uint8, order=order)
         starts, lengths, classes = self.runs.T
@@ -169,13 +163,11 @@ class LabelRuns:
         return label
 
     def _places(self, class_: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return (
-            self._all_places
-            if class_ is None
-            else self._class_places.setdefault(
-                class_, _places(self.runs[self.runs[:, 2] == class_])
-            )
-        )
+        if class_ is None:
+            return self._all_places
+        if class_ not in self._class_places:
+            self._class_places[class_] = _places(self.runs[self.runs[:, 2] == class_])
+        return self._class_places[class_]
 
     @functools.cached_property
     def _all_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,6 +178,7 @@ class LabelRuns:
         return {}
 
 
-def _places(runs: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _places(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the start of each run, the number of voxels up to its end, and its length."""
     starts, lengths = (np.ascontiguousarray(runs[:, i]) for i in range(2))
     return starts, np.cumsum(lengths), lengths

@@ -1,8 +1,7 @@
-"""Orientation: array axes brought to right-anterior-superior and back, by permutation and flips
-only.
+"""Orientation: brings array axes to right-anterior-superior (RAS+) and back.
 
-No voxel value changes and the way back is exact. An oblique scan stays as oblique as it is: its
-axes are named after the patient axis they run closest to.
+Only by permutations and flips: no voxel value changes, and the way back is exact. An oblique scan
+stays oblique; each of its axes is named after the patient axis to which it is closest.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from preprocessing.axes import mirrored, three
 from preprocessing.volume import Grid, Volume
 
-_DIRECTIONS = ("RL", "AP", "SI")  # of x, y and z: where the positive axis runs, and the other way
+# Of x, y and z: where the positive and the negative axis point.
+_DIRECTIONS = ("RL", "AP", "SI")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,34 +35,36 @@ class Orientation:
 def orientation(affine: np.ndarray) -> Orientation:
     """Returns the permutation and flips that bring an affine closest to RAS+.
 
-    Of the six assignments of array axes to patient axes it is the one with the largest sum of
-    absolute direction cosines; of equal ones (an axis at 45 degrees) the one that leaves the
+    Among the six assignments of array axes to patient axes, it takes the one with the largest sum
+    of absolute direction cosines; of equal ones (an axis at 45 degrees), the one that leaves the
     earliest axes in place.
 
     Raises:
-      ValueError: if an axis has no direction.
+      ValueError: if the affine gives an axis no direction.
     """
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     lengths = np.linalg.norm(matrix, axis=0)
     if not np.isfinite(matrix).all() or not (lengths > 0).all():
         raise ValueError(
-            f"affine {matrix.tolist()} gives an axis no direction; write a valid sform or qform into the header"
+            f"affine {matrix.tolist()} gives an axis no direction; "
+            "write a valid sform or qform into the header"
         )
     directions = matrix / lengths
-    # rounded: sums that are equal but for the last bits must be equal on every machine
+    # rounded, so that sums that differ in the last bits only are equal on every machine
     axes = max(
         itertools.permutations(range(3)),
         key=lambda order: round(sum(abs(directions[i, order[i]]) for i in range(3)), 9),
     )
-    return Orientation(axes, tuple(bool(directions[i, axes[i]] < 0) for i in range(3)))
+    return Orientation(three(axes), three(bool(directions[i, axes[i]] < 0) for i in range(3)))
 
 
 def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Returns the affine of a volume of which only the directions of its axes are known; its middle
-    lies at the origin.
+    """Returns an affine for a volume of which only the directions of its axes are known.
+
+    The centre of the volume lies at the origin.
 
     Args:
-      axes: where each array axis runs, e.g. "LPS": towards the left, towards the back, upwards.
+      axes: where each array axis points, e.g. "LPS": to the left, to the back, upwards.
     Raises:
       ValueError: if `axes` does not name each direction of the patient once.
     """
@@ -78,22 +81,22 @@ def affine_of_axes(axes: str, shape: Sequence[int], spacing_mm: Sequence[float])
 
 
 def require_axes(axes: str) -> None:
-    """Raises ValueError where `axes` does not name each direction of the patient once, e.g. "LPS"."""
+    """Raises ValueError unless `axes` names each direction of the patient once, like "LPS"."""
     named = sorted(
         i for letter in axes.upper() for i, pair in enumerate(_DIRECTIONS) if letter in pair
     )
     if len(axes) != 3 or named != [0, 1, 2]:
         raise ValueError(
-            f"orientation is {axes!r}; expected where the three axes of the array run: one of R and L, one of A and P, one of S and I, e.g. LPS"
+            f"orientation is {axes!r}; expected where the three axes of the array run: "
+            "one of R and L, one of A and P, one of S and I, e.g. LPS"
         )
 
 
 def at_place_of(volume: Volume, other: Volume) -> Volume:
-    """Returns `volume` where `other` lies if one of the two has no place of its own, its own axes
-    kept; else as it is.
+    """Returns `volume` moved to where `other` lies if exactly one of the two is placed.
 
-    Two volumes of one patient are meant, e.g. a scan and its label. Where shape or spacing differ
-    they stay apart.
+    They are two volumes of one patient, such as a scan and its label. The axes of `volume` stay as
+    they are. If both or neither are placed, or shape or spacing differ, it is returned unchanged.
     """
     own, there = ras_grid(volume.grid), ras_grid(other.grid)
     if (
@@ -102,25 +105,22 @@ def at_place_of(volume: Volume, other: Volume) -> Volume:
         or not np.allclose(own.spacing_mm, there.spacing_mm, rtol=1e-3)
     ):
         return volume
-    to_upright = np.rint(
-        np.linalg.inv(own.affine) @ volume.affine
-    )  # whole: a permutation of voxel indices
+    # whole numbers, because it permutes voxel indices
+    to_upright = np.rint(np.linalg.inv(own.affine) @ volume.affine)
     return Volume(volume.array, there.affine @ to_upright, other.placed)
 
 
 def to_ras(volume: Volume) -> Volume:
-    """Returns the volume in RAS+ order, a view of the same voxels, with the affine that keeps each
-    at its place.
-    """
+    """Returns the volume in RAS+ order: a view of the same voxels, each at its place."""
     return Volume(
         to_ras_order(volume.array, volume.grid), ras_grid(volume.grid).affine, volume.placed
     )
 
 
 def ras_grid(grid: Grid) -> Grid:
-    """Returns the grid of `to_ras` without touching a voxel."""
+    """Returns the grid that `to_ras` gives a volume on `grid`."""
     turn = orientation(grid.affine)
-    shape = tuple(grid.shape[axis] for axis in turn.axes)
+    shape = three(grid.shape[axis] for axis in turn.axes)
     affine = grid.affine.copy()
     affine[:3, :3] = grid.affine[:3, list(turn.axes)]
     for axis, flip in enumerate(turn.flips):
@@ -131,30 +131,23 @@ def ras_grid(grid: Grid) -> Grid:
 
 
 def to_ras_order(array: np.ndarray, native: Grid) -> np.ndarray:
-    """Returns an array of a native grid in RAS+ order: a view."""
+    """Returns a view of an array on a native grid in RAS+ order."""
     turn = orientation(native.affine)
-    return _flipped(array.transpose(turn.axes), turn.flips)
+    return mirrored(array.transpose(turn.axes), turn.flips)
 
 
 def from_ras(array: np.ndarray, native: Grid) -> np.ndarray:
-    """Returns an array in RAS+ order in the order of the native grid: a view, the way back from
-    `to_ras`.
-    """
+    """Returns a view of an array in RAS+ order in the order of its native grid."""
     turn = orientation(native.affine)
-    return _flipped(array, turn.flips).transpose(np.argsort(turn.axes))
+    return mirrored(array, turn.flips).transpose(np.argsort(turn.axes))
 
 
 def corner_displacement_mm(one: Grid, other: Grid) -> float:
     """Returns the largest distance between the same corner voxel of two grids of one shape, in mm.
 
-    One number for a shift, a rotation or another spacing: no voxel lies further from where the
-    other grid has it.
+    It covers shift, rotation and spacing: no voxel of the two grids lies further apart.
     """
     corners = np.array(
         [[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in one.shape))]
     )
     return float(np.linalg.norm((corners @ (one.affine - other.affine).T)[:, :3], axis=1).max())
-
-
-def _flipped(array: np.ndarray, flips: tuple[bool, bool, bool]) -> np.ndarray:
-    return array[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]

@@ -14,7 +14,7 @@ def window(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarr
       hu: any real dtype and shape.
       low, high: HU that become exactly -1 and 1.
     Returns:
-      float32, the shape and memory order of `hu`.
+      float32 in the shape and memory order of `hu`.
     Raises:
       ValueError: if `low` is not below `high`.
     Source: Wang et al. 2020, section 2.3.
@@ -28,12 +28,12 @@ def window(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarr
 def window_float16(hu: np.ndarray, low: float = -200.0, high: float = 250.0) -> np.ndarray:
     """Returns `window(hu)` rounded to float16, in half the time.
 
-    NumPy turns float32 into float16 one value at a time. Here whole registers are turned: the
-    division scales by 2**-112 as well, which gives the number the exponent bits of a float16, so
-    that its upper bits, rounded half to even, are the float16. Below 2**-14 a value is rounded
-    twice and may differ from NumPy's by 6e-8.
+    NumPy converts float32 to float16 one value at a time. Here whole registers are converted: the
+    division also scales by 2**-112, which gives a value the exponent bits of a float16, so that its
+    upper bits, rounded half to even, are the float16. Values below 2**-14 are rounded twice and may
+    differ from NumPy's by 6e-8.
 
-    Args, Raises: as `window`.
+    Args, raises: as `window`.
     """
     _require_window(low, high)
     scaled = np.subtract(hu, np.float32((low + high) / 2), dtype=np.float32)

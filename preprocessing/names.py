@@ -1,4 +1,4 @@
-"""Names of files as people give them: with blanks, umlauts and suffixes in capitals."""
+"""Names of files as people choose them: with blanks, umlauts and suffixes in capitals."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
-    """Returns whether a file is named as a NIfTI file. macOS writes a ._ file beside each file of
-    an archive; it holds no scan.
+    """Returns whether a file has the name of a NIfTI file.
+
+    The ._ file that macOS writes beside each file of an archive is not one.
     """
     name = pathlib.Path(path).name
     return _NIFTI.search(name) is not None and not name.startswith(".")
 
 
 def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the NIfTI files of a folder, sorted by name. Raises ValueError if there is no such
-    folder.
-    """
+    """Returns the NIfTI files of a folder, sorted by name. Raises ValueError if it is missing."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; correct the path")
     return sorted(path for path in folder.iterdir() if is_nifti(path))
 
 
 def stem(path: str | os.PathLike) -> str:
-    """Returns the name of a scan without .nii, .nii.gz, .zip, .dcm; of a folder its name, also of
-    one that is given as "." or "..".
+    """Returns the name of a scan without .nii, .nii.gz, .zip or .dcm, or the name of a folder.
 
-    A name is one text however its umlauts are stored (macOS takes them apart), so that equal names
-    compare as equal.
+    The name of a folder given as "." or ".." is found as well. Umlauts are brought to one form of
+    Unicode (macOS decomposes them), so that equal names compare equal.
     """
     name = pathlib.Path(path).name
     if name in ("", ".", ".."):
@@ -49,9 +47,9 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
     """Returns stem -> file.
 
     Args:
-      without: what is taken off the end of a stem.
+      without: removed from the end of a stem.
     Raises:
-      ValueError: naming all files whose stem another file has as well.
+      ValueError: naming all files that share a stem.
     """
     found: dict[str, list[pathlib.Path]] = {}
     for path in paths:
@@ -63,11 +61,11 @@ def by_stem(paths: Iterable[pathlib.Path], *, without: str = "") -> dict[str, pa
 
 
 def case_ids(names: Iterable[str]) -> Mapping[str, str]:
-    """Returns name -> case id: the name itself where it is one, else what is left of it in letters,
-    digits, '.', '_' and '-'.
+    """Returns name -> case id.
 
-    Where letters are lost (Cyrillic ones, say), or two names would become one id, a digest of the
-    name follows, so that an id depends on no other name than those that resemble it.
+    The id is the name itself if it is a valid id, otherwise what remains of it in letters, digits,
+    '.', '_' and '-'. If letters are lost (Cyrillic ones, say) or two names would become one id, a
+    digest of the name is appended, so that an id depends only on names that resemble its own.
     """
     names = list(names)
     ids = {name: name if CASE_ID.match(name) else _readable(name) for name in names}

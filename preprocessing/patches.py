@@ -1,8 +1,7 @@
-"""Which patch is step s, slot i: a function of (seed, step, slot) and nothing that was drawn
-before.
+"""Draws training patches. A patch is a function of (seed, step, slot), not of earlier draws.
 
-A resumed run, a prefetching pipeline and another machine see the same patches, and a checkpoint has
-to keep only the step.
+A resumed run, a prefetching pipeline and another machine therefore see the same patches, and a
+checkpoint only has to keep the step.
 """
 
 from __future__ import annotations
@@ -14,44 +13,77 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
+from preprocessing.axes import three
 from preprocessing.foreground import LabelRuns
 from runkit.aligned import aligned_empty
 from runkit.randomness import generator, seed_pair
 
 _TUMOUR = 2
-_AIR = -1.0  # what lies outside the volume: the lower end of the window
-_COPIERS = min(
-    2, os.cpu_count() or 1
-)  # more only wait for the memory; what is copied does not depend on their number
+_AIR = -1.0  # the value outside the volume: the lower end of the window
+_COPIERS = min(2, os.cpu_count() or 1)  # threads; more of them would only wait for the memory
 
 
 class PatchSource(Protocol):
-    """What a patch is cut from; `case_store.StoredCase` is one."""
+    """What patches are cut from. Every `case_source.PreparedCase` is one.
 
-    case_id: str
-    image: np.ndarray  # float16 [x, y, z] in [-1, 1]
-    label: np.ndarray  # uint8 [x, y, z]
-    runs: LabelRuns  # where the label is above 0
+    Attributes:
+      case_id: for error messages.
+      image: float16 [x, y, z] in [-1, 1].
+      label: uint8 [x, y, z].
+      runs: where the label is above 0.
+    """
+
+    @property
+    def case_id(self) -> str: ...
+
+    @property
+    def image(self) -> np.ndarray: ...
+
+    @property
+    def label(self) -> np.ndarray: ...
+
+    @property
+    def runs(self) -> LabelRuns: ...
+
+
+class Batch(TypedDict):
+    """The patches of a step.
+
+    Attributes:
+      image: float16 [batch, x, y, z, 1], -1 outside the volume.
+      label: uint8 [batch, x, y, z], 0 outside the volume.
+      sample_seed: int32 [batch, 2], for everything else that is random about a sample.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    sample_seed: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchConfig:
-    """How patches are drawn."""
+    """How patches are drawn.
 
-    size: tuple[int, int, int]  # voxels
-    foreground_fraction: float = 0.5  # share of patches centred on pancreas or tumour
-    tumour_fraction: float = (
-        0.0  # share of those that is centred on tumour, the rest being anywhere on the foreground
-    )
-    patches_per_case: int = 1  # in an epoch
+    Attributes:
+      size: voxels along x, y, z.
+      foreground_fraction: share of patches centred on pancreas or tumour.
+      tumour_fraction: share of these that are centred on tumour; the others are centred anywhere on
+          the foreground.
+      patches_per_case: in an epoch.
+    """
+
+    size: tuple[int, int, int]
+    foreground_fraction: float = 0.5
+    tumour_fraction: float = 0.0
+    patches_per_case: int = 1
     batch_size: int
     seed: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1:
             raise ValueError(
                 f"size is {self.size}; expected three numbers of voxels, at least 1 each"
@@ -68,8 +100,13 @@ class PatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One patch: which case, which voxel is its centre, whether that is a foreground voxel, and
-    whether it was drawn among the tumour's.
+    """One patch.
+
+    Attributes:
+      case: index of its case.
+      centre: its centre voxel.
+      foreground: whether the centre is a foreground voxel.
+      tumour: whether the centre was drawn from the voxels of the tumour.
     """
 
     case: int
@@ -82,15 +119,17 @@ class PatchSampler:
     """Draws patches from cases.
 
     The patches of all steps form one sequence, position = step * batch_size + slot. Each run of
-    cases * patches_per_case positions is an epoch: a seeded permutation in which every case comes
+    cases * patches_per_case positions is an epoch: a seeded permutation in which every case occurs
     exactly patches_per_case times. Foreground and background centres alternate along the sequence,
-    so their ratio is exact, not expected. Every voxel can be a centre: a foreground centre is
-    uniform over the voxels above 0, a background centre over the voxels that are 0, and what hangs
-    over the border is filled. A case without foreground gives background patches only, one without
-    tumour foreground patches in the place of tumour ones.
+    so that their ratio is exact, not only expected.
+
+    Every voxel can be a centre: a foreground centre is uniform over the voxels above 0, a
+    background centre over the voxels that are 0, and the part of a patch beyond the border is
+    filled. A case without foreground gives only background patches. A case without a tumour gives
+    foreground patches instead of tumour patches.
 
     Raises:
-      ValueError: without a case, or for a case without any background voxel.
+      ValueError: if there is no case, or a case has no background voxel.
     """
 
     def __init__(self, cases: Sequence[PatchSource], config: PatchConfig):
@@ -102,7 +141,8 @@ class PatchSampler:
         for case, shape, runs in zip(self._cases, self._shapes, self._runs, strict=True):
             if runs.count() >= math.prod(shape):
                 raise ValueError(
-                    f"case {case.case_id}: every voxel is labelled, there is no background to draw; check its label"
+                    f"case {case.case_id}: every voxel is labelled, there is no background to "
+                    "draw; check its label"
                 )
         self._share, self._tumour_share = (
             fractions.Fraction(share).limit_denominator(10**6)
@@ -120,20 +160,21 @@ class PatchSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that show every case at least patches_per_case times; exactly so where the batch
-        size divides an epoch.
+        """Steps in which every case occurs at least patches_per_case times.
+
+        If the batch size divides an epoch, it is exactly patches_per_case times.
         """
         return -(-self.patches_per_epoch // self._config.batch_size)
 
     def choose(self, step: int, slot: int) -> Choice:
-        """Returns which patch is (step, slot)."""
+        """Returns the patch of a slot of a step."""
         position = step * self._config.batch_size + slot
         epoch, place = divmod(position, self.patches_per_epoch)
         case = int(self._epoch_order(epoch)[place])
         runs = self._runs[case]
         before, after = (_share_of(count, self._share) for count in (position, position + 1))
         foreground = after > before and runs.count() > 0
-        # `before` is how many foreground patches came earlier in the sequence
+        # `before` counts the foreground patches earlier in the sequence
         tumour = (
             foreground
             and _share_of(after, self._tumour_share) > _share_of(before, self._tumour_share)
@@ -147,20 +188,15 @@ class PatchSampler:
             flat = self._background_centre(case, rng)
         return Choice(
             case,
-            tuple(int(i) for i in np.unravel_index(flat, self._shapes[case])),
+            three(int(i) for i in np.unravel_index(flat, self._shapes[case])),
             foreground,
             tumour,
         )
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the patches of a step.
-
-        Returns:
-          image float16 [batch, x, y, z, 1], -1 outside the volume; label uint8 [batch, x, y, z], 0
-          there; sample_seed int32 [batch, 2], for whatever else is random about a sample.
-        """
+    def batch(self, step: int) -> Batch:
+        """Returns the patches of a step."""
         size, batch_size = self._config.size, self._config.batch_size
-        # TensorFlow takes aligned arrays over without copying them
+        # TensorFlow uses aligned arrays without copying them
         image = aligned_empty((batch_size, *size, 1), np.float16)
         label = aligned_empty((batch_size, *size), np.uint8)
         seeds = np.empty((batch_size, 2), dtype=np.int32)
@@ -170,7 +206,7 @@ class PatchSampler:
                 choice = self.choose(step, slot)
                 case = self._cases[choice.case]
                 cut(case.image, choice.centre, image[slot, ..., 0], fill=_AIR)
-                # of the label only what is around the foreground has to be read
+                # only the box around the foreground has to be read of the label
                 cut(
                     case.label,
                     choice.centre,
@@ -191,9 +227,9 @@ class PatchSampler:
         ) % len(self._cases)
 
     def _background_centre(self, case: int, rng: np.random.Generator) -> int:
-        # Rejection: uniform over the voxels that are 0 without a list of them, which would be as
-        # large as the volume. Foreground is about one voxel in a hundred, so one draw nearly always
-        # does.
+        # Rejection sampling: uniform over the background voxels without a list of them, which would
+        # be as large as the volume. About one voxel in a hundred is foreground, so that one draw is
+        # nearly always enough.
         runs, voxels = self._runs[case], math.prod(self._shapes[case])
         while (flat := int(rng.integers(voxels))) in runs:
             pass
@@ -217,13 +253,13 @@ def cut(
     fill: float,
     within: tuple[slice, ...] | None = None,
 ) -> None:
-    """Copies the patch around `centre` into `out`; what lies outside the volume becomes `fill`.
+    """Copies the patch around `centre` into `out`; voxels outside the volume become `fill`.
 
     The centre is voxel `size // 2` of the patch along each axis.
 
     Args:
-      within: of the volume, a box outside of which all is `fill` and need not be read; None is the
-          whole volume.
+      within: a box of the volume outside of which every voxel is `fill` and need not be read; by
+          default the whole volume.
     """
     source, target = [], out
     for middle, size, box in zip(
@@ -233,9 +269,10 @@ def cut(
         low = min(max(start, box.start), start + size)
         high = max(min(start + size, box.stop), low)
         source.append(slice(low, high))
-        # only what lies outside is filled: writing a patch twice takes as long as reading it
+        # only the outside is filled, because writing a patch twice takes as long as reading it
         along = (slice(None),) * (len(source) - 1)
-        target[(*along, slice(None, low - start))] = fill
-        target[(*along, slice(high - start, None))] = fill
-        target = target[(*along, slice(low - start, high - start))]
+        before, behind = (*along, slice(None, low - start)), (*along, slice(high - start, None))
+        target[before], target[behind] = fill, fill
+        inside = (*along, slice(low - start, high - start))
+        target = target[inside]
     target[...] = volume[tuple(source)]

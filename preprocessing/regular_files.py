@@ -1,6 +1,4 @@
-"""Files that can be read to their end, as opposed to pipes, devices, and links whose target is not
-there.
-"""
+"""Tells files that can be read to their end from pipes, devices and links without a target."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from preprocessing.checks.rules import IntegrityError, broken
 
 
 def require(path: str | os.PathLike) -> None:
-    """Raises OSError if a path is a pipe, a socket or a device, for which a reader may wait without
-    end, or cannot be looked at.
+    """Raises OSError unless a path is a file or a folder.
+
+    Reading a pipe, a socket or a device may never end.
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -22,15 +21,14 @@ def require(path: str | os.PathLike) -> None:
 
 
 def not_there(link: str | os.PathLike, fix: str) -> IntegrityError:
-    """Returns why a link without a target cannot be read; in a DataLad dataset with the command
-    that fetches it.
+    """Returns the error for a link without a target.
+
+    Args:
+      fix: the remedy; in a DataLad dataset, the command that fetches the file takes its place.
     """
-    target = os.readlink(link)
+    target = os.readlink(os.fspath(link))
     if "annex/objects/" in target.replace("\\", "/"):
-        return broken(
-            rules.MISSING,
-            link,
-            "is a link whose content was not fetched",
-            f"datalad get {link} (or git annex get {link})",
-        )
-    return broken(rules.MISSING, link, f"is a link to {target}, which is not there", fix)
+        problem = "is a link whose content was not fetched"
+        fix = f"datalad get {link} (or git annex get {link})"
+        return broken(rules.MISSING, link, problem, fix)
+    return broken(rules.MISSING, link, f"is a link to {target}, which does not exist", fix)

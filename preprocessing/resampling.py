@@ -1,5 +1,4 @@
-"""Between a scan's own grid and the training grid: CT linear, labels nearest, and the exact way
-back.
+"""Resamples between a scan's own grid and the training grid: CT linear, labels nearest.
 
 The first voxel centre stays where it is; the last lies within half a target voxel of where it was
 (MONAI's convention: its `Spacing` with align_corners False and border padding). Positions beyond
@@ -9,17 +8,16 @@ the last voxel centre take its value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from preprocessing import geometry, separable
+from preprocessing.axes import memory_order, three
 from preprocessing.foreground import LabelBox
 from preprocessing.volume import Grid
 
-_RESTORED_VOXELS = (
-    2**22
-)  # interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan
+# Interpolated at a time on the way back: 16 MB of float32, whatever the size of the scan.
+_RESTORED_VOXELS = 2**22
 
 
 def resampled_shape(
@@ -29,13 +27,13 @@ def resampled_shape(
 
     Raises:
       ValueError: if a spacing is not above 0.
-    Source: MONAI, monai/data/utils.py, compute_shape_offset. As there the 1 is added before
-      rounding, and halves go to the even number: 512 voxels of 0.5 mm become 256 of 1 mm.
+    Source: MONAI, monai/data/utils.py, compute_shape_offset. As there, the 1 is added before
+      rounding, and halves are rounded to even: 512 voxels of 0.5 mm become 256 of 1 mm.
     """
     for name, values in (("spacing_mm", spacing_mm), ("target_mm", target_mm)):
         if len(values) != 3 or not all(v > 0 for v in values):
             raise ValueError(f"{name} is {tuple(values)}; expected three lengths above 0")
-    return tuple(
+    return three(
         round((n - 1) * s / t + 1) for n, s, t in zip(shape, spacing_mm, target_mm, strict=True)
     )
 
@@ -43,10 +41,10 @@ def resampled_shape(
 def resample_linear(
     array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Resamples a CT linearly in all three axes.
+    """Resamples a CT linearly along all three axes.
 
     Args:
-      array: [x, y, z], any real dtype and memory order, finite.
+      array: [x, y, z] of any real dtype and memory order, finite.
       spacing_mm, target_mm: voxel spacing per axis before and after.
     Returns:
       float32 [x, y, z] of `resampled_shape`, in the memory order of `array`.
@@ -59,11 +57,12 @@ def linear_slabs(
     spacing_mm: Sequence[float],
     target_mm: Sequence[float],
     *,
-    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
     threads: int = 1,
-) -> Iterator[Any]:
-    """Yields `resample_linear` along x, slab after slab in C order, without ever holding the whole;
-    see `separable.slabs`.
+) -> Iterator[np.ndarray]:
+    """Yields the result of `resample_linear` as slabs along x, in C order.
+
+    The whole is never in memory; see `separable.slabs`.
     """
     return separable.slabs(
         array, _positions(array.shape, spacing_mm, target_mm), finish=finish, threads=threads
@@ -73,15 +72,16 @@ def linear_slabs(
 def resample_nearest(
     array: np.ndarray, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> np.ndarray:
-    """Resamples labels: each voxel takes the value of the nearest one, half-way of the one with the
-    even index (as MONAI).
+    """Resamples labels: each voxel takes the value of the nearest one.
+
+    Half-way between two voxels it is the one with the even index, as in MONAI.
 
     Args:
-      array: [x, y, z], any dtype and memory order.
+      array: [x, y, z] of any dtype and memory order.
     Returns:
-      [x, y, z] of `resampled_shape`, dtype and memory order of `array`.
+      [x, y, z] of `resampled_shape`, in the dtype and memory order of `array`.
     """
-    order = separable.memory_order(array)
+    order = memory_order(array)
     source = array.transpose(order)
     nearest = _nearest(array.shape, spacing_mm, target_mm)
     slow, middle, fast = (nearest[a] for a in order)
@@ -96,9 +96,7 @@ def resample_nearest(
 def resample_box(
     label: LabelBox, spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> LabelBox:
-    """Returns `resample_nearest` of a label map of which only the foreground's box is at hand, as
-    such a box.
-    """
+    """Returns the box of what `resample_nearest` makes of a label map, from its box alone."""
     start, indices = [], []
     for first, size, nearest in zip(
         label.start, label.voxels.shape, _nearest(label.shape, spacing_mm, target_mm), strict=True
@@ -106,41 +104,31 @@ def resample_box(
         inside = np.flatnonzero((nearest >= first) & (nearest < first + size))
         start.append(int(inside[0]) if len(inside) else 0)
         indices.append(nearest[inside] - first)
-    box = LabelBox.of(
-        label.voxels[np.ix_(*indices)]
-    )  # with fewer voxels the outermost layer may be background
+    # again, because with fewer voxels the outermost layer may be background
+    box = LabelBox.of(label.voxels[np.ix_(*indices)])
     return LabelBox(
         resampled_shape(label.shape, spacing_mm, target_mm),
-        tuple(a + b for a, b in zip(start, box.start, strict=True)),
+        three(a + b for a, b in zip(start, box.start, strict=True)),
         box.voxels,
     )
-
-
-def resampled_grid(grid: Grid, target_mm: Sequence[float]) -> Grid:
-    """Returns the training grid of a scan's grid in RAS+: the same first voxel centre and
-    directions, `target_mm` apart.
-    """
-    affine = grid.affine.copy()
-    affine[:3, :3] *= np.asarray(target_mm) / grid.spacing_mm
-    return Grid(resampled_shape(grid.shape, grid.spacing_mm, target_mm), affine)
 
 
 def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -> np.ndarray:
     """Brings a mask from the training grid back to a scan's own grid.
 
-    Each class is interpolated linearly and the largest share wins, the lower class where shares are
-    equal; the surface is smoother than nearest voxels would give, and a native voxel that coincides
-    with a training voxel keeps its class. Only the box around the foreground is interpolated, a few
-    slabs at a time.
+    Each class is interpolated linearly and the largest share wins; of equal shares, the lower class
+    wins. The surface is smoother than with nearest voxels, and a native voxel that coincides with a
+    training voxel keeps its class. Only the box around the foreground is interpolated, a few slabs
+    at a time.
 
     Args:
-      mask: uint8 [x, y, z] in RAS+, on the grid that `to_ras` and resampling to `target_mm` give
-          for this scan.
+      mask: uint8 [x, y, z] in RAS+, on the grid to which `to_ras` and resampling to `target_mm`
+          bring this scan.
       native: the scan's grid, in any of the 48 axis orders, oblique or not.
     Returns:
       uint8 of shape `native.shape`, in the scan's own axis order (Fortran-ordered, as files are).
     Raises:
-      ValueError: if the mask has another shape than this scan's training grid.
+      ValueError: if the mask does not have the shape of this scan's training grid.
     """
     upright = _require_training_grid("mask", mask.shape, native, target_mm)
     restored = np.zeros(native.shape, dtype=np.uint8, order="F")
@@ -150,67 +138,36 @@ def restore_labels(mask: np.ndarray, native: Grid, target_mm: Sequence[float]) -
     crop, outputs, positions = [], [], []
     for axis, places in enumerate(_places_back(upright, target_mm)):
         last = mask.shape[axis] - 1
-        low, high = (
-            max(box.slices[axis].start - 1, 0),
-            min(box.slices[axis].stop, last),
-        )  # a margin of background, where there is any
+        # a margin of one background voxel, if there is one
+        low, high = max(box.slices[axis].start - 1, 0), min(box.slices[axis].stop, last)
         inside = np.flatnonzero((places >= low) & ((places <= high) | (high == last)))
         if not len(inside):  # the foreground lies between two native voxels
             return restored
         crop.append(slice(low, high + 1))
         outputs.append(slice(int(inside[0]), int(inside[-1]) + 1))
         positions.append(places[inside] - low)
-    labels = mask[tuple(crop)]
-    target = geometry.to_ras_order(
-        restored, native
-    )  # a view: what is written into it is in the scan's order
-    _write_likeliest(
-        np.unique(labels),
-        lambda class_, rows: labels[rows] == class_,
-        positions,
-        target[tuple(outputs)],
-    )
-    return restored
-
-
-def restore_likeliest(
-    probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]
-) -> np.ndarray:
-    """Brings class probabilities from the training grid back to a scan's own grid and returns the
-    likeliest class of each voxel.
-
-    Each class is interpolated linearly, a few slabs at a time and one class after the other:
-    besides argument and result less than two native float32 volumes are in memory, however many
-    classes there are. Of equally likely classes the lowest wins.
-
-    Args:
-      probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a
-          memory map. Logits will do.
-      native: the scan's grid.
-    Returns, raises: as `restore_labels`.
-    """
-    upright = _require_training_grid(
-        "array of probabilities", probabilities.shape[:3], native, target_mm
-    )
-    restored = np.zeros(native.shape, dtype=np.uint8, order="F")
-    _write_likeliest(
-        range(probabilities.shape[3]),
-        lambda class_, rows: probabilities[rows, :, :, class_],
-        _places_back(upright, target_mm),
-        geometry.to_ras_order(restored, native),
-    )
+    target = geometry.to_ras_order(restored, native)  # a view into `restored`
+    _write_likeliest(mask[tuple(crop)], positions, target[tuple(outputs)])
     return restored
 
 
 def restored_probabilities(
     probabilities: np.ndarray, native: Grid, target_mm: Sequence[float]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields class probabilities on a scan's own grid in RAS+ order, slab after slab along x.
+    """Yields class probabilities on a scan's own grid in RAS+ order, as slabs along x.
 
-    Args, raises: as `restore_likeliest`.
+    The probabilities are interpolated linearly, a few slabs at a time and one class after the
+    other.
+
+    Args:
+      probabilities: real [x, y, z, classes] on the training grid, as for `restore_labels`; may be a
+          memory map, or hold logits.
+      native: the scan's grid.
+    Raises:
+      ValueError: as `restore_labels`.
     Yields:
-      Which x, and float32 [n, y, z, classes] there. `geometry.to_ras_order` of an array on the
-      native grid is where they belong.
+      The range of x, and float32 [n, y, z, classes] there. Write them into the view that
+      `geometry.to_ras_order` gives of an array on the native grid.
     """
     upright = _require_training_grid(
         "array of probabilities", probabilities.shape[:3], native, target_mm
@@ -228,31 +185,34 @@ def restored_probabilities(
 
 
 def _write_likeliest(
-    classes: Sequence[int],
-    share: Callable[[int, slice], np.ndarray],
-    positions: Sequence[np.ndarray],
-    target: np.ndarray,
+    labels: np.ndarray, positions: Sequence[np.ndarray], target: np.ndarray
 ) -> None:
-    """Writes into `target` [x, y, z] the class whose share is largest; `share` returns a class's in
-    some rows of the training grid.
+    """Writes the class with the largest share at each voxel into `target` [x, y, z].
+
+    Args:
+      labels: a box of the training grid.
+      positions: of the voxels of `target` in that box, for each axis.
     """
+    lowest, *others = np.unique(labels)
     for outputs, inputs, places in _row_blocks(positions, target.shape, 1):
-        best = separable.interpolate(share(classes[0], inputs), places)
-        winner = np.full(best.shape, classes[0], dtype=np.uint8)
-        for value in classes[1:]:
-            other = separable.interpolate(share(value, inputs), places)
-            winner[other > best + np.float32(1e-5)] = (
-                value  # more than rounding: equal shares stay with the lower class
-            )
-            np.maximum(best, other, out=best)
+        best = separable.interpolate(labels[inputs] == lowest, places)
+        winner = np.full(best.shape, lowest, dtype=np.uint8)
+        for value in others:
+            share = separable.interpolate(labels[inputs] == value, places)
+            # by more than rounding errors, so that the lower class wins between equal shares
+            winner[share > best + np.float32(1e-5)] = value
+            np.maximum(best, share, out=best)
         target[outputs] = winner
 
 
 def _row_blocks(
     positions: Sequence[np.ndarray], shape: Sequence[int], classes: int
 ) -> Iterator[tuple[slice, slice, list[np.ndarray]]]:
-    """Yields rows of the result, the rows of the training grid that they lie between, and their
-    positions among those.
+    """Yields blocks of rows of the result.
+
+    Yields:
+      The rows, the rows of the training grid between which they lie, and their positions relative
+      to these.
     """
     area = shape[1] * shape[2]
     rows = max(1, min(_RESTORED_VOXELS, shape[0] * area // 8) // (area * classes))
@@ -267,17 +227,15 @@ def _row_blocks(
 
 
 def _require_training_grid(
-    what: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]
+    name: str, shape: Sequence[int], native: Grid, target_mm: Sequence[float]
 ) -> Grid:
-    """Returns the native grid in RAS+, having checked that an array on its training grid has the
-    right shape.
-    """
+    """Returns the native grid in RAS+. Raises ValueError unless `shape` is its training grid's."""
     upright = geometry.ras_grid(native)
     expected = resampled_shape(upright.shape, upright.spacing_mm, target_mm)
     if tuple(shape) != expected:
         raise ValueError(
-            f"{what} has {tuple(shape)} voxels, a scan of {native.shape} voxels has {expected} at {tuple(target_mm)} mm; "
-            "pass what was predicted for this scan"
+            f"{name} has {tuple(shape)} voxels, a scan of {native.shape} voxels has {expected} at "
+            f"{tuple(target_mm)} mm; pass what was predicted for this scan"
         )
     return upright
 
@@ -299,7 +257,7 @@ def _positions(
 def _nearest(
     shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]
 ) -> list[np.ndarray]:
-    # rounded first: half-way but for the last bits is half-way
+    # rounded first, so that rounding errors do not decide at half-way positions
     positions = _positions(shape, spacing_mm, target_mm)
     return [
         np.clip(np.rint(p.round(6)), 0, n - 1).astype(np.intp)

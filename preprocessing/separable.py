@@ -1,14 +1,15 @@
 """Linear interpolation of a volume, one axis after the other.
 
-Trilinear interpolation on a grid parallel to the voxels is three one-dimensional operators, each
-with two weights a voxel. No coordinate grid and no eight-corner gather: a plane of the volume is
-taken through its in-plane operators while it is in the processor's cache, and neighbouring planes
-are mixed before that (where planes become fewer) or after it (where they become more).
+Trilinear interpolation on a grid parallel to the voxels is the product of three one-dimensional
+operators, each with two weights per voxel. It needs neither a coordinate grid nor a gather of eight
+corners: the in-plane operators are applied to a plane of the volume while it is in the processor's
+cache, and neighbouring planes are mixed before that (if planes become fewer) or after it (if they
+become more).
 
-`interpolate` returns a whole volume in the memory order of its input; besides input and output only
-a few planes are in memory. `slabs` yields it piece by piece in C order, whatever order the input
-has: the turn from one order to the other rides on the matrix products, and a piece is still in
-cache when it is handed over.
+`interpolate` returns a whole volume in the memory order of its input; besides input and output,
+only a few planes are in memory. `slabs` yields the volume piece by piece in C order, whatever the
+order of the input: the matrix products transpose on the way, and a piece is still in the cache when
+it is yielded.
 """
 
 from __future__ import annotations
@@ -16,27 +17,30 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 
-_BLOCK = 16  # outputs a band: measured fastest of 16, 32, 64, 128 at 512 -> 359
+from preprocessing.axes import memory_order
+
+_BLOCK = 16  # outputs per band: measured fastest of 16, 32, 64, 128 at 512 -> 359
 _PLANES_BLOCK = 32  # the same across planes
 _SLAB_VOXELS = 2**18  # a slab of 1 MB of float32 stays in the second-level cache
 
+PlaneOperator = Callable[[np.ndarray], np.ndarray]
+
 
 class Taps:
-    """One axis: each output lies between two neighbouring inputs.
+    """The operator of one axis: each output lies between two neighbouring inputs.
 
     Args:
-      coordinates: float [m], ascending, in input voxels; those outside [0, size - 1] take the
-          edge's value.
+      coordinates: float [m], ascending, in input voxels; a position outside [0, size - 1] takes the
+          value at the edge.
       size: number of inputs.
     """
 
     def __init__(self, coordinates: np.ndarray, size: int):
-        # float64 for the coordinates: float32 places voxel 1000 only to 6e-5 of a voxel
+        # float64, because float32 places voxel 1000 only to 6e-5 of a voxel
         clamped = np.clip(np.asarray(coordinates, dtype=np.float64), 0.0, size - 1)
         self.size, self.count = size, len(clamped)
         self.lower = np.floor(clamped).astype(np.int32)
@@ -58,7 +62,7 @@ class Taps:
 
 
 class _Rows:
-    """Applies an operator along the first axis of a slab: a sparse product, whole rows at a time."""
+    """Applies an operator along the first axis of a plane: a sparse product of whole rows."""
 
     def __init__(self, taps: Taps):
         self._matrix = taps.matrix()
@@ -104,20 +108,14 @@ def _bands(taps: Taps, block: int) -> list[tuple[slice, slice, np.ndarray]]:
     return bands
 
 
-def memory_order(array: np.ndarray) -> tuple[int, ...]:
-    """Returns the axes from the slowest in memory to the fastest."""
-    return tuple(int(a) for a in np.argsort([-abs(s) for s in array.strides], kind="stable"))
-
-
 def interpolate(array: np.ndarray, coordinates: Sequence[np.ndarray]) -> np.ndarray:
     """Interpolates a volume linearly on a grid parallel to its own.
 
     Args:
-      array: [x, y, z] of any real dtype and any memory order, views with reversed axes included.
-          Finite.
+      array: [x, y, z] of any real dtype and memory order, finite; may be a view with reversed axes.
       coordinates: for each axis the output positions in input voxels, ascending; edges are clamped.
     Returns:
-      float32, shape `[len(c) for c in coordinates]`, in the memory order of `array`.
+      float32 of shape `[len(c) for c in coordinates]`, in the memory order of `array`.
     """
     order = memory_order(array)
     source = array.transpose(order)
@@ -135,19 +133,19 @@ def slabs(
     array: np.ndarray,
     coordinates: Sequence[np.ndarray],
     *,
-    finish: Callable[[np.ndarray], Any] = lambda slab: slab,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda slab: slab,
     threads: int = 1,
-) -> Iterator[Any]:
-    """Yields the volume of `interpolate` along its first axis, slab after slab.
+) -> Iterator[np.ndarray]:
+    """Yields the volume that `interpolate` returns as slabs along its first axis.
 
-    In memory, besides input and slabs, are the planes across the axis that is slowest in memory, as
-    many as that axis has voxels before or after, whichever is less.
+    Besides input and slabs, the planes across the axis that is slowest in memory are in memory: as
+    many as that axis has voxels before or after interpolation, whichever is less.
 
     Args:
       array, coordinates: as for `interpolate`.
-      finish: called with each slab, float32 [n, y, z], C-ordered and its to change; what it returns
+      finish: called with each slab, float32 [n, y, z], C-ordered, which it may change. Its result
           is yielded.
-      threads: slabs at the same time; the order stays.
+      threads: number of slabs computed at the same time; their order does not change.
     """
     slow_axis = memory_order(array)[0]
     first, second = (axis for axis in range(3) if axis != slow_axis)
@@ -196,11 +194,12 @@ def slabs(
 
 
 class _InPlane:
-    """Takes one plane [first, second] through both in-plane operators. Holds buffers: one for each
-    thread.
+    """Applies both in-plane operators to one plane [first, second].
+
+    It holds buffers, so that each thread needs its own.
 
     Args:
-      turned: whether the planes' first axis is the faster one in memory.
+      turned: whether the first axis of the planes is the faster one in memory.
     """
 
     def __init__(self, first: Taps, second: Taps, *, turned: bool):
@@ -215,8 +214,10 @@ class _InPlane:
     def __call__(
         self, plane: np.ndarray, next_plane: np.ndarray | None, weight: float, result: np.ndarray
     ) -> None:
-        """Writes the plane, mixed with `weight` of the next one, into `result`, float32 [first,
-        second].
+        """Interpolates a plane mixed with the next one into `result`, float32 [first, second].
+
+        Args:
+          weight: of the next plane.
         """
         slab = self._below
         slab[...] = plane.T if self._turned else plane
@@ -238,12 +239,14 @@ class _InPlane:
 def _planes_to_slab(
     planes: np.ndarray, slow: Taps | None, slow_axis: int
 ) -> Callable[[range], np.ndarray]:
-    """Returns a function: range of the first axis -> a new slab [n, y, z], `slow` applied where it
-    was not yet.
+    """Returns a function from a range of the first axis to a new slab [n, y, z].
+
+    Args:
+      planes: [slow, first, second].
+      slow: operator of the slow axis; None if it has been applied.
     """
-    order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[
-        slow_axis
-    ]  # planes [slow, first, second] -> [x, y, z]
+    # planes [slow, first, second] -> [x, y, z]
+    order = {0: (0, 1, 2), 1: (1, 0, 2), 2: (1, 2, 0)}[slow_axis]
     if slow is None:
 
         def turn(piece: range) -> np.ndarray:
@@ -282,15 +285,15 @@ def _planes_to_slab(
     return spread
 
 
-def _plane(middle: Taps, fast: Taps):
-    steps = [
-        (taps.count / taps.size, kind(taps))
-        for taps, kind in ((middle, _Rows), (fast, _Columns))
-        if not taps.identity
-    ]
-    steps.sort(
-        key=lambda step: step[0]
-    )  # the axis that shrinks most first: the other one has less to do
+def _plane(middle: Taps, fast: Taps) -> PlaneOperator:
+    """Returns a function that applies both in-plane operators to a plane."""
+    steps: list[tuple[float, PlaneOperator]] = []
+    if not middle.identity:
+        steps.append((middle.count / middle.size, _Rows(middle)))
+    if not fast.identity:
+        steps.append((fast.count / fast.size, _Columns(fast)))
+    # the axis that shrinks most comes first and leaves less work for the other
+    steps.sort(key=lambda step: step[0])
 
     def apply(slab: np.ndarray) -> np.ndarray:
         for _, step in steps:
@@ -300,7 +303,9 @@ def _plane(middle: Taps, fast: Taps):
     return apply
 
 
-def _mix_then_resample(source, slow: Taps, plane, result) -> None:
+def _mix_then_resample(
+    source: np.ndarray, slow: Taps, plane: PlaneOperator, result: np.ndarray
+) -> None:
     below, above = (np.empty(source.shape[1:], dtype=np.float32) for _ in range(2))
     for k in range(slow.count):
         below[...] = source[slow.lower[k]]
@@ -312,7 +317,9 @@ def _mix_then_resample(source, slow: Taps, plane, result) -> None:
         result[k] = plane(below)
 
 
-def _resample_then_mix(source, slow: Taps, plane, result) -> None:
+def _resample_then_mix(
+    source: np.ndarray, slow: Taps, plane: PlaneOperator, result: np.ndarray
+) -> None:
     resampled: dict[int, np.ndarray] = {}
     step = np.empty(result.shape[1:], dtype=np.float32)
     for k in range(slow.count):

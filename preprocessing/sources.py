@@ -1,7 +1,6 @@
-"""A case's files as volumes, whatever they are: NIfTI files, DICOM series, the layout of NIH
-Pancreas-CT.
+"""Reads the files of a case as volumes, whether they are NIfTI files or DICOM series.
 
-The pipeline, the check and the reports open a case here and nowhere else.
+The pipeline, the checks and the reports open cases only through this module.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from preprocessing import dicom, geometry, nifti, regular_files
+from preprocessing import axes, dicom, geometry, nifti, regular_files
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import rules
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
 
 _AXES = "xyz"
@@ -31,7 +30,7 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
       case: with a label.
       label_values: file value -> class, see `nifti.read_labels`.
     Raises:
-      IntegrityError: with rule and file, whatever is wrong with one of them.
+      IntegrityError: naming the rule and the file, if one of them cannot be used.
     """
     image, label, _ = read_case_and(case, label_values, lambda label: None)
     return image, label
@@ -40,22 +39,22 @@ def read_case(case: Case, label_values: Mapping[int, int] | None = None) -> tupl
 def read_case_and(
     case: Case, label_values: Mapping[int, int] | None, meanwhile: Callable[[np.ndarray], Found]
 ) -> tuple[Volume, Volume, Found]:
-    """Returns CT and label as `read_case`, and what `meanwhile` makes of the label's voxels while
-    the CT is still being read.
+    """Returns what `read_case` returns, and the result of `meanwhile` of the label's voxels.
+
+    `meanwhile` runs while the CT is still being read.
     """
-    with concurrent.futures.ThreadPoolExecutor(
-        1
-    ) as beside:  # decompressing lets go of the interpreter
-        reading = beside.submit(read_image, case)
+    # in another thread, because decompression releases the interpreter lock
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        reading = executor.submit(read_image, case)
         try:
             label = nifti.read_labels(
-                case.label,
+                case.required_label,
                 label_values,
                 ignore_place=case.label_turn is not None,
                 orientation=case.orientation,
             )
         except IntegrityError:
-            reading.result()  # what is wrong with the scan comes first
+            reading.result()  # an error of the scan is reported first
             raise
         if case.label_turn is not None:
             label = Volume(turned(label.array, case.label_turn), label.affine)
@@ -67,8 +66,9 @@ def read_case_and(
 
 
 def read_image(case: Case) -> Volume:
-    """Returns the CT of a case: a DICOM series (a folder, a zip of one, a multi-frame file), or a
-    NIfTI file. Raises as `read_case`.
+    """Returns the CT of a case. Raises as `read_case`.
+
+    It is a DICOM series (a folder, a zip of one, a multi-frame file) or a NIfTI file.
     """
     if dicom.is_series(case.image):
         return dicom.read_series(case.image, case.series)
@@ -76,9 +76,7 @@ def read_image(case: Case) -> Volume:
 
 
 def require_headers(case: Case) -> None:
-    """Raises IntegrityError where a header of a case says that it must not be used, without reading
-    its voxels.
-    """
+    """Raises IntegrityError if a NIfTI header of a case cannot be used. Reads no voxels."""
     if not dicom.is_series(case.image):
         nifti.stored_form(case.image, orientation=case.orientation)
     if case.label is not None:
@@ -88,9 +86,10 @@ def require_headers(case: Case) -> None:
 
 
 def digests(case: Case) -> dict[str, str]:
-    """Returns what a case is made of: "image", "label" and how they are combined -> sha256 in hex,
-    or the setting itself.
+    """Returns what a prepared case depends on.
 
+    Returns:
+      "image" and "label" -> SHA-256 in hex; and the settings of the case that are not empty.
     Raises:
       IntegrityError: naming a file that cannot be read.
     """
@@ -111,18 +110,17 @@ def digests(case: Case) -> dict[str, str]:
     return found
 
 
-def require_readers(manifest: Manifest) -> None:
-    """Raises ValueError, with the remedy, if a case needs a reader that is not installed: before
-    the work, not for each case.
-    """
+def require_readers(manifest: CaseManifest) -> None:
+    """Raises ValueError, with the remedy, if a case needs a reader that is not installed."""
     if any(dicom.is_series(case.image) for case in manifest.included):
         dicom.require_reader()
 
 
 def turned(array: np.ndarray, turn: str) -> np.ndarray:
-    """Returns a view of `array` with its axes exchanged and reversed: "+y-x+z" has y as its first
-    axis and x, backwards, as its second.
+    """Returns a view of `array` with its axes exchanged and reversed.
 
+    Args:
+      turn: e.g. "+y-x+z", which makes y the first axis and x, reversed, the second.
     Raises:
       ValueError: for a turn that is not each of x, y and z once, with its sign.
     """
@@ -130,10 +128,11 @@ def turned(array: np.ndarray, turn: str) -> np.ndarray:
     if len(turn) != 6 or sorted(names) != list(_AXES) or set(signs) - {"+", "-"}:
         raise ValueError(f'turn is {turn!r}; expected each axis once with its sign, e.g. "+x-y+z"')
     view = array.transpose([_AXES.index(name) for name in names])
-    return view[tuple(slice(None, None, -1) if sign == "-" else slice(None) for sign in signs)]
+    return axes.mirrored(view, (sign == "-" for sign in signs))
 
 
 def file_sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file in hex. Raises IntegrityError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         regular_files.require(path)
@@ -146,7 +145,6 @@ def file_sha256(path: pathlib.Path) -> str:
 
 
 def _folder_sha256(folder: pathlib.Path) -> str:
-    # of the files' content only: another copy of a series may have other names
-    return hashlib.sha256(
-        "".join(sorted(file_sha256(path) for path in dicom.files_in(folder))).encode()
-    ).hexdigest()
+    # of the content only, because the files of another copy of a series may have other names
+    hashes = sorted(file_sha256(path) for path in dicom.files_in(folder))
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()

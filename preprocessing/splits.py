@@ -1,12 +1,12 @@
-"""Which case trains, which validates, which tests: seeded, and never a matter of the order of
-files.
-"""
+"""Splits cases into training, validation and test; the order of files does not matter."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from preprocessing.axes import three
 from runkit.randomness import generator
 
 SPLITS = ("training", "validation", "test")
@@ -20,31 +20,34 @@ def split_cases(
     counts: Sequence[int] | None = None,
     ratio: Sequence[float] = (0.6, 0.2, 0.2),
 ) -> dict[str, tuple[str, ...]]:
-    """Splits cases into training, validation and test, at random but the same for the same cases
-    and seed.
+    """Splits cases at random into training, validation and test.
+
+    The same cases and seed give the same split.
 
     Args:
-      case_ids: in any order; the split does not depend on it.
-      counts: cases in each split; any further cases are in none.
-      ratio: without `counts`, the shares, in any unit: the paper's counts scale to the cohort.
+      case_ids: in any order, on which the split does not depend.
+      counts: cases in each split; further cases are in no split.
+      ratio: shares of the splits if `counts` is None, in any unit, so that the paper's counts can
+        be given.
     Returns:
       Split name -> sorted case ids.
     Raises:
-      ValueError: for a case listed twice, or counts or a ratio that cannot be met.
+      ValueError: if a case is listed twice, or counts or ratio cannot be met.
     """
     ids = sorted(case_ids)
     if len(set(ids)) < len(ids):
-        raise ValueError(
-            f"case {next(a for a, b in itertools.pairwise(ids) if a == b)!r} is listed twice; give each scan its own id"
-        )
+        twice = next(a for a, b in itertools.pairwise(ids) if a == b)
+        raise ValueError(f"case {twice!r} is listed twice; give each scan its own id")
     sizes = scaled_counts(len(ids), ratio) if counts is None else tuple(int(c) for c in counts)
     if len(sizes) != 3 or min(sizes) < 0 or sizes[0] < 1:
         raise ValueError(
-            f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, at least one for training"
+            f"counts are {tuple(sizes)}; expected cases for {', '.join(SPLITS)}, "
+            "at least one for training"
         )
     if sum(sizes) > len(ids):
         raise ValueError(
-            f"a split into {' + '.join(map(str, sizes))} needs {sum(sizes)} cases, the cohort has {len(ids)}; lower the counts"
+            f"a split into {' + '.join(map(str, sizes))} needs {sum(sizes)} cases, "
+            f"the cohort has {len(ids)}; lower the counts"
         )
     order = [ids[i] for i in generator(seed, "split").permutation(len(ids))]
     result, start = {}, 0
@@ -55,11 +58,12 @@ def split_cases(
 
 
 def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
-    """Returns `cases` shared out by `ratio`, largest remainders first; from three cases on no share
-    is empty.
+    """Returns a number of cases divided by `ratio`, by largest remainders.
+
+    With three cases or more, no share is 0.
 
     Raises:
-      ValueError: without a case, or for a ratio that is not three shares above 0.
+      ValueError: if `cases` is below 1, or the ratio is not three shares above 0.
     """
     if cases < 1:
         raise ValueError("the cohort has no case to split; list at least one usable case")
@@ -75,35 +79,40 @@ def scaled_counts(cases: int, ratio: Sequence[float]) -> tuple[int, int, int]:
         if counts[i] == 0 and cases >= 3:
             counts[counts.index(max(counts))] -= 1
             counts[i] = 1
-    return tuple(counts)
+    return three(counts)
 
 
 def listed_split(
     case_ids: Iterable[str], lists: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Splits cases by a list made before, e.g. a committed one. A listed case that is not among
-    them (it was refused) drops out.
+    """Splits cases by existing lists, such as those of this repository.
 
+    Listed cases that are not among `case_ids`, because they were refused, are left out.
+
+    Args:
+      lists: split name -> case ids.
     Returns:
       Split name -> sorted case ids.
     Raises:
-      ValueError: where a list is missing, a case is in two of them, a case is in none, or a split
-          is left empty.
+      ValueError: if a list is missing, a case is in two lists or in none, or a split is empty.
     """
     missing = [name for name in SPLITS if name not in lists]
     if missing:
         raise ValueError(
             f"the split list lacks {', '.join(missing)}; give the case ids of {', '.join(SPLITS)}"
         )
-    everyone = [case_id for name in SPLITS for case_id in lists[name]]
-    twice = sorted({case_id for case_id in everyone if everyone.count(case_id) > 1})
-    if twice:
-        raise ValueError(f"the split list has case {twice[0]!r} twice; a case is in one split only")
+    listed = Counter(case_id for name in SPLITS for case_id in lists[name])
+    repeated = sorted(case_id for case_id, count in listed.items() if count > 1)
+    if repeated:
+        raise ValueError(
+            f"the split list has case {repeated[0]!r} twice; a case is in one split only"
+        )
     ids = set(case_ids)
-    unknown = sorted(ids - set(everyone))
+    unknown = sorted(ids - set(listed))
     if unknown:
         raise ValueError(
-            f"case {unknown[0]!r} and {len(unknown) - 1} more are in no split of the list; use the list of this dataset"
+            f"case {unknown[0]!r} and {len(unknown) - 1} more are in no split of the list; "
+            "use the list of this dataset"
         )
     result = {name: tuple(sorted(ids & set(lists[name]))) for name in SPLITS}
     empty = [name for name, own in result.items() if not own]

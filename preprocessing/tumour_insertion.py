@@ -1,12 +1,14 @@
-"""A tumour painted into the pancreas of a real scan, by the model of the hard phantom's tumours."""
+"""Paints a tumour into the pancreas of a real scan, as the hard phantom does."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from preprocessing.axes import Box, three
 from preprocessing.phantom.space import Pose, Space
 from preprocessing.phantom.tumour import EDGE_MM, Tumours, diameter_mm, grow, tissue_hu
 
@@ -17,26 +19,30 @@ _KEEPS_OUT_HU = (-200.0, 250.0)  # of gas, bone and vessels full of contrast
 _FAT_HU = -30.0
 _DARKEST_HU = 0.0  # no solid tumour is darker than water
 _LARGEST_SHARE = 0.5  # of the organ's volume
-_SMOOTH_MM = 3.0  # what is finer than this counts as noise and stays
-_THIRDS = (
-    0.6,
-    0.22,
-    0.18,
-)  # head, body, tail: six of ten tumours sit in the head, as in the phantom
+_SMOOTH_MM = 3.0  # finer structure counts as noise and stays
+# Head, body, tail: six of ten tumours lie in the head, as in the phantom.
+_THIRDS = (0.6, 0.22, 0.18)
 
 
 @dataclasses.dataclass(frozen=True)
 class Organ:
-    """What an insertion asks of a pancreas: its volume, and the median HU of its tissue without the
-    fat between its lobules.
+    """What must be known of a pancreas to insert a tumour.
+
+    Attributes:
+      level_hu: median HU of its tissue, without the fat between its lobules.
     """
 
     volume_ml: float
     level_hu: float
 
 
-def measure(ct: np.ndarray, organ: np.ndarray, spacing_mm) -> Organ:
-    """Args: ct [x, y, z] in HU; organ bool [x, y, z], not empty."""
+def measure(ct: np.ndarray, organ: np.ndarray, spacing_mm: Sequence[float]) -> Organ:
+    """Measures an organ.
+
+    Args:
+      ct: HU [x, y, z].
+      organ: bool [x, y, z], not empty.
+    """
     inner = ndimage.binary_erosion(organ)
     values = ct[inner if np.count_nonzero(inner) >= 50 else organ]
     tissue = values[values > _FAT_HU]
@@ -53,25 +59,27 @@ def insert(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns CT int16 and labels uint8 (1 pancreas, 2 tumour) with one tumour.
 
-    The tumour is a lumpy ellipsoid of the volume that `model` draws, half of the organ's at most,
-    around a place inside the organ; it may bulge out by 5 mm, but not into gas, bone or vessels
-    full of contrast. Its tissue is as much darker than the organ as `model` draws, but not darker
-    than water, so that in an organ without contrast or full of fat most tumours are all but
-    iso-dense. The scan's noise stays: what is finer than 3 mm is added to it. A real tumour's other
-    signs (a wide duct, a withered tail, pushed vessels) are not made.
+    The tumour is a lumpy ellipsoid around a place inside the organ. `model` draws its volume, which
+    is at most half of the organ's. It may bulge out by 5 mm, but not into gas, bone or vessels full
+    of contrast medium. `model` also draws how much darker its tissue is than the organ; but it is
+    never darker than water, so that in an organ without contrast medium or full of fat, most
+    tumours are almost iso-dense. The noise of the scan (structure finer than 3 mm) is added to the
+    tissue. Other signs of a real tumour (a wide duct, an atrophic tail, displaced vessels) are not
+    simulated.
 
     Args:
       ct: int16 [x, y, z] in RAS+ order, HU.
       organ: bool [x, y, z], the healthy pancreas.
     Raises:
-      ValueError: where the organ is too small for the smallest tumour of `model`.
+      ValueError: if the organ is too small for the smallest tumour of `model`.
     """
     found = measure(ct, organ, spacing_mm)
     largest_ml = min(model.volume_ml[1], _LARGEST_SHARE * found.volume_ml)
     if largest_ml < model.volume_ml[0]:
         needed = model.volume_ml[0] / _LARGEST_SHARE
         raise ValueError(
-            f"its pancreas has {found.volume_ml:.1f} ml; a tumour of {model.volume_ml[0]:g} ml needs one of {needed:g} ml"
+            f"its pancreas has {found.volume_ml:.1f} ml; "
+            f"a tumour of {model.volume_ml[0]:g} ml needs one of {needed:g} ml"
         )
     volume_ml, below_hu = dataclasses.replace(
         model, volume_ml=(model.volume_ml[0], largest_ml)
@@ -79,7 +87,6 @@ def insert(
     level_hu = max(found.level_hu - below_hu, _DARKEST_HU)
 
     box = _around(organ, spacing_mm)
-    origin = [b.start for b in box]
     hu, inside = ct[box].astype(np.float32), organ[box]
     depth = _signed_distance(inside, spacing_mm)
     upper = [(n - 1) * s for n, s in zip(inside.shape, spacing_mm, strict=True)]
@@ -113,24 +120,24 @@ def insert(
     share = np.clip(0.5 - tumour / EDGE_MM, 0.0, 1.0)
     painted = hu + share * (tissue + _noise(hu, inside, spacing_mm) - hu)
     result, labels = ct.copy(), organ.astype(np.uint8)
-    view = tuple(slice(o, o + n) for o, n in zip(origin, inside.shape, strict=True))
-    result[view] = np.where(share > 0, np.rint(np.clip(painted, -1024, 3071)), ct[box])
-    labels[view][tumour < 0] = 2
+    result[box] = np.where(share > 0, np.rint(np.clip(painted, -1024, 3071)), ct[box])
+    labels[box][tumour < 0] = 2
     return result, labels
 
 
-def _around(organ: np.ndarray, spacing_mm) -> tuple[slice, slice, slice]:
+def _around(organ: np.ndarray, spacing_mm: Sequence[float]) -> Box:
     box = []
     for axis, spacing in enumerate(spacing_mm):
         used = np.flatnonzero(organ.any(axis=tuple({0, 1, 2} - {axis})))
         margin = int(np.ceil(_MARGIN_MM / spacing))
         box.append(slice(max(0, used[0] - margin), min(organ.shape[axis], used[-1] + margin + 1)))
-    return tuple(box)
+    return three(box)
 
 
-def _signed_distance(inside: np.ndarray, spacing_mm) -> np.ndarray:
-    """Returns mm to the organ's surface, negative inside. Half a voxel lies between a voxel's
-    centre and the surface beside it.
+def _signed_distance(inside: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Returns the distance to the organ's surface in mm, negative inside.
+
+    The surface lies half a voxel from the centres of the voxels beside it.
     """
     out, into = (
         ndimage.distance_transform_edt(mask, sampling=spacing_mm) for mask in (~inside, inside)
@@ -139,9 +146,10 @@ def _signed_distance(inside: np.ndarray, spacing_mm) -> np.ndarray:
     return np.where(inside, half - into, out - half).astype(np.float32)
 
 
-def _place(depth: np.ndarray, spacing_mm, rng: np.random.Generator) -> np.ndarray:
-    """Returns mm in the box: a voxel of the deeper half of the organ's head, body or tail, thirds
-    of its volume from right to left.
+def _place(depth: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Returns a place in the deeper half of the organ's head, body or tail, in mm in the box.
+
+    The three are thirds of the organ's volume from right to left.
     """
     voxels = np.argwhere(depth < 0)  # x grows to the patient's right
     thirds = np.array_split(voxels[np.argsort(-voxels[:, 0], kind="stable")], 3)
@@ -151,12 +159,11 @@ def _place(depth: np.ndarray, spacing_mm, rng: np.random.Generator) -> np.ndarra
     return deep[rng.integers(len(deep))] * np.array(spacing_mm)
 
 
-def _noise(hu: np.ndarray, inside: np.ndarray, spacing_mm) -> np.ndarray:
-    """Returns what is finer than 3 mm (a voxel, where voxels are larger), cut off where it is
-    another tissue and no noise.
+def _noise(hu: np.ndarray, inside: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Returns the structure finer than 3 mm, or than a voxel if voxels are larger.
 
-    Organ and surroundings are smoothed apart: across the organ's surface, the step between the two
-    would count as noise.
+    It is clipped, because large deviations are other tissue, not noise. Organ and surroundings are
+    smoothed separately: otherwise the step at the organ's surface would count as noise.
     """
     sigma = [max(1.0, _SMOOTH_MM / s) for s in spacing_mm]
     rest = hu.copy()

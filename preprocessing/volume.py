@@ -1,4 +1,4 @@
-"""A volume: an array with the place of its voxels in the patient."""
+"""A volume: an array and where its voxels lie in the patient."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from preprocessing import axes
 from preprocessing.checks.rules import IntegrityError
 
 
@@ -23,22 +24,20 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxel centres along each array axis: the column norms of the
-        affine.
-        """
-        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+        """Distance between voxel centres along each array axis: the column norms of the affine."""
+        return axes.three(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxel values with their place.
+    """Voxel values and where they lie.
 
     Attributes:
       array: [x, y, z]; HU for a CT (float32 or int16), classes for labels (uint8). Axis i is column
           i of `affine`.
       affine: float64 [4, 4], voxel index -> mm in RAS+.
-      placed: False where the file does not say where it lies: the directions of the axes were given
-        beside it, the origin is arbitrary.
+      placed: False if the file gives no orientation: the directions of the axes were given
+        separately, and the origin is arbitrary.
       warnings: what its reader found unusual in the file: rules of severity "warning".
     """
 
@@ -47,20 +46,21 @@ class Volume:
     placed: bool = True
     warnings: tuple[IntegrityError, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
         if self.array.ndim != 3 or self.affine.shape != (4, 4):
             raise ValueError(
-                f"array {self.array.shape} with affine {self.affine.shape}; a volume has three axes and a 4 x 4 affine"
+                f"array {self.array.shape} with affine {self.affine.shape}; "
+                "a volume has three axes and a 4 x 4 affine"
             )
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.array.shape
+        return axes.three(self.array.shape)
 
     @property
     def grid(self) -> Grid:
-        return Grid(tuple(self.array.shape), self.affine)
+        return Grid(self.shape, self.affine)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

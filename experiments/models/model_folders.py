@@ -13,6 +13,7 @@ from experiments.configuration import ExperimentConfig, plan
 from experiments.results import gated_rows, score_summary
 from experiments.results.case_rows import CaseRow
 from preprocessing import declared_labels, geometry
+from preprocessing.case_source import CaseSource
 from preprocessing.case_store import CaseStore
 from runkit import atomic
 
@@ -25,7 +26,7 @@ def write(
     weights: Mapping[str, Any],
     config: ExperimentConfig,
     *,
-    stores: Iterable[CaseStore] = (),
+    stores: Iterable[CaseSource] = (),
     rows: Sequence[CaseRow] = (),
     scores: Mapping[str, Any] | None = None,
 ) -> None:
@@ -64,7 +65,7 @@ def write(
     )
 
 
-def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict[str, Any]:
+def training_data(stores: Sequence[CaseSource], config: ExperimentConfig) -> dict[str, Any]:
     """Returns numbers on the training data: cases, and ranges of spacing and field of view."""
     if not stores:
         return {}
@@ -95,7 +96,7 @@ def training_data(stores: Sequence[CaseStore], config: ExperimentConfig) -> dict
 
 
 def write_best(
-    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseStore
+    folder: str | os.PathLike, name: str, trainer: Any, config: ExperimentConfig, store: CaseSource
 ) -> None:
     """Writes the best model of a finished training, with its score on the validation cases.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preprocessing import declared_labels
-from preprocessing.case_store import CaseStore, StoredCase
+from preprocessing.case_source import PreparedCase
+from preprocessing.case_store import CaseStore
 
 
 class PooledStore:
@@ -46,7 +47,7 @@ class PooledStore:
             for case_id in store.case_ids(split)
         )
 
-    def open(self, case_id: str) -> StoredCase:
+    def open(self, case_id: str) -> PreparedCase:
         """Opens a case by its name here; raises ValueError for an unknown site."""
         site, _, own = case_id.partition("/")
         if site not in self._stores:

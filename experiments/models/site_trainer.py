@@ -43,7 +43,7 @@ from federated.rounds.tasks import check_model_name
 from federated.tensors.weights import TensorSpec
 from preprocessing import dataset, declared_labels, resampling
 from preprocessing.augmentation import AugmentationConfig, augment
-from preprocessing.case_store import CaseStore, StoredCase
+from preprocessing.case_source import CaseSource, PreparedCase
 from preprocessing.patches import PatchConfig, PatchSampler
 from runkit import atomic, events, private, progress
 
@@ -82,7 +82,7 @@ def window_config(
     )
 
 
-def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> PatchSampler:
+def patch_sampler(config: ExperimentConfig, cases: Sequence[PreparedCase]) -> PatchSampler:
     """Returns the sampler that draws a configuration's patches from cases."""
     return PatchSampler(
         cases,
@@ -97,7 +97,7 @@ def patch_sampler(config: ExperimentConfig, cases: Sequence[StoredCase]) -> Patc
     )
 
 
-def missing_labels(config: ExperimentConfig, store: CaseStore) -> MissingLabels:
+def missing_labels(config: ExperimentConfig, store: CaseSource) -> MissingLabels:
     """Returns how a federated site's loss treats classes that its labels never show."""
     absent = declared_labels.known_absent(store.declared)
     return MissingLabels(
@@ -182,7 +182,7 @@ class SegmentationTrainer:
     def __init__(
         self,
         config: ExperimentConfig,
-        store: CaseStore,
+        store: CaseSource,
         folder: pathlib.Path,
         *,
         label: str,
@@ -525,7 +525,7 @@ class SegmentationTrainer:
             rows.append({**about, **columns, **({SCORE: score} if self._healthy else {})})
         return rows
 
-    def _segmented(self, case: StoredCase) -> tuple[np.ndarray, float]:
+    def _segmented(self, case: PreparedCase) -> tuple[np.ndarray, float]:
         """Returns the mask of a case on the training grid and its score."""
         score = TumourScore(case.target_mm)
         return inference.segment(

@@ -13,11 +13,13 @@ from typing import Any
 
 from experiments.reports import html_parts
 from preprocessing.checks import rules
-from preprocessing.checks.survey import Finding
+from preprocessing.checks.survey import CheckFinding
 from runkit import atomic
 
 
-def document(site: str, findings: Sequence[Finding], *, finished: bool = True) -> dict[str, Any]:
+def document(
+    site: str, findings: Sequence[CheckFinding], *, finished: bool = True
+) -> dict[str, Any]:
     """Returns the findings as JSON values; `finished` tells whether all cases were checked."""
     return {
         "site": site,
@@ -37,7 +39,7 @@ def document(site: str, findings: Sequence[Finding], *, finished: bool = True) -
 
 
 def write(
-    folder: str | os.PathLike, site: str, findings: Sequence[Finding]
+    folder: str | os.PathLike, site: str, findings: Sequence[CheckFinding]
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes check.json and check.html into a folder and returns their paths."""
     content, folder = document(site, findings), pathlib.Path(folder)
@@ -46,7 +48,7 @@ def write(
     return folder / "check.json", folder / "check.html"
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def summary(findings: Sequence[CheckFinding]) -> str:
     """Returns the text for a terminal: one line per case and broken rule, and the counts."""
     lines = [
         f"  {finding.case.case_id}: {rules.BY_ID[problem.rule].severity}: {problem}"
@@ -60,7 +62,7 @@ def summary(findings: Sequence[Finding]) -> str:
     )
 
 
-def _case(finding: Finding) -> dict[str, Any]:
+def _case(finding: CheckFinding) -> dict[str, Any]:
     value: dict[str, Any] = {
         "case_id": finding.case.case_id,
         "usable": finding.usable,
@@ -89,7 +91,7 @@ def _case(finding: Finding) -> dict[str, Any]:
     return value
 
 
-def _page(content: dict[str, Any], findings: Sequence[Finding]) -> str:
+def _page(content: dict[str, Any], findings: Sequence[CheckFinding]) -> str:
     refused, warned = content["refused"], content["with_warnings"]
     usable = content["cases"] - refused
     tiles = html_parts.tiles(
@@ -129,7 +131,7 @@ def _page(content: dict[str, Any], findings: Sequence[Finding]) -> str:
     return html_parts.page(f"Check of the scans of {content['site']}", subtitle, *sections)
 
 
-def _card(finding: Finding) -> str:
+def _card(finding: CheckFinding) -> str:
     shown = (
         html_parts.picture(finding.picture)
         if finding.picture is not None

@@ -232,7 +232,7 @@ class Stages:
         listed = [manifests.read(file) for file in files]
         cases = tuple(case for manifest in listed for case in manifest.cases)
         declared = declared_labels.merged(manifest.declared for manifest in listed)
-        manifests.write(merged, manifests.Manifest(site.name, cases, declared=declared))
+        manifests.write(merged, manifests.CaseManifest(site.name, cases, declared=declared))
         return merged
 
     def _initial_model(self, group: processes.ProgramGroup) -> None:

@@ -1,1 +1,1 @@
-"""The rules that a site's data must pass, and what looks for breaches."""
+"""The rules that a site's data must pass, and the code that checks them."""

@@ -1,41 +1,43 @@
-"""What a site's dataset is, in numbers that may be shown to the others: what a federation needs to
-see before it trains.
+"""Summarises a site's dataset in numbers that may be shown to the other sites of a federation.
 
-A report holds no case id, path, date or picture and no value of a single patient. What describes
-patients (volumes, HU, sizes) comes as percentiles, each the mean of the three cases around it, and
-as histograms, in which a bin of one or two cases is not told; with fewer than three cases nothing
-of it is told. The spacing, a setting of the scanner, has its range.
+A report holds no case id, path, date or picture and no value of a single patient. Properties of
+patients (volumes, HU, sizes) are given as percentiles, each the mean of the three cases around it,
+and as histograms without the bins of one or two cases; with fewer than three cases they are left
+out. Of the spacing, which is a setting of the scanner, the range is given.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from preprocessing.checks.survey import HU_EDGES, Finding
+from preprocessing.checks.survey import HU_EDGES, CheckFinding
+from preprocessing.classes import FOREGROUND as CLASSES
 
 FORMAT = 1
-CLASSES = {1: "pancreas", 2: "tumour"}
-FEWEST_CASES = 3  # that a number about patients is made of
+FEWEST_CASES = 3  # of which a number about patients is made
 VOLUME_EDGES_ML = tuple(range(0, 201, 10))
 _PERCENTILES = (5, 25, 50, 75, 95)
 
+Report = Mapping[str, Any]  # JSON values, also of a report that another site wrote
+Column = Callable[[Report], str]
+
 
 def summarise(
-    site: str, findings: Sequence[Finding], splits: Mapping[str, int] | None = None
+    site: str, findings: Sequence[CheckFinding], splits: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Returns the report of a site, JSON values.
+    """Returns the report of a site as JSON values.
 
     Args:
       findings: of all its cases.
-      splits: cases in each split, where the site is prepared.
+      splits: number of cases in each split; None if the site is not prepared.
     """
     usable = [f for f in findings if f.usable and f.facts is not None]
-    labelled = [f.facts for f in usable if f.facts.volume_ml]
-    axes = [f.facts for f in usable]
+    measured = [f.facts for f in usable if f.facts is not None]
+    labelled = [facts for facts in measured if facts.volume_ml]
     report: dict[str, Any] = {
         "format": FORMAT,
         "site": site,
@@ -48,36 +50,30 @@ def summarise(
         },
         "rules": dict(sorted(Counter(p.rule for f in findings for p in f.problems).items())),
         "splits": None if splits is None else dict(splits),
-        "axes": dict(sorted(Counter(facts.axes for facts in axes).items())),
+        "axes": dict(sorted(Counter(facts.axes for facts in measured).items())),
     }
     report["spacing_mm"] = {
-        axis: _range([facts.spacing_mm[i] for facts in axes]) for i, axis in enumerate("xyz")
+        axis: _range([facts.spacing_mm[i] for facts in measured]) for i, axis in enumerate("xyz")
     }
-    for name, values in (
-        ("shape", [facts.shape for facts in axes]),
-        (
-            "extent_mm",
-            [
-                tuple(n * s for n, s in zip(facts.shape, facts.spacing_mm, strict=True))
-                for facts in axes
-            ],
-        ),
-    ):
-        report[name] = {
-            axis: _patients([value[i] for value in values]) for i, axis in enumerate("xyz")
-        }
+    report["shape"] = {
+        axis: _percentiles([facts.shape[i] for facts in measured]) for i, axis in enumerate("xyz")
+    }
+    report["extent_mm"] = {
+        axis: _percentiles([facts.shape[i] * facts.spacing_mm[i] for facts in measured])
+        for i, axis in enumerate("xyz")
+    }
     report["volume_ml"], report["hu"] = {}, {}
     for class_, name in CLASSES.items():
         volumes = [facts.volume_ml[class_] for facts in labelled if class_ in facts.volume_ml]
-        told = _patients(volumes)
-        if told is None:
+        percentiles = _percentiles(volumes)
+        if percentiles is None:
             continue
-        report["volume_ml"][name] = {**told, "histogram": _histogram(volumes)}
+        report["volume_ml"][name] = {**percentiles, "histogram": _histogram(volumes)}
         voxels = np.sum([facts.hu[class_] for facts in labelled if class_ in facts.hu], axis=0)
         medians = [facts.median_hu[class_] for facts in labelled if class_ in facts.median_hu]
         report["hu"][name] = {
-            "median_of_case": _patients(medians),
-            **_of_histogram(voxels),
+            "median_of_case": _percentiles(medians),
+            **_percentiles_of_histogram(voxels),
             "histogram": {
                 "edges": list(HU_EDGES),
                 "share": [round(float(v), 5) for v in voxels / max(voxels.sum(), 1)],
@@ -86,79 +82,61 @@ def summarise(
     return report
 
 
-def rows(*reports: Mapping[str, Any]) -> list[list[str]]:
-    """Returns a table: what, and its value at each site."""
+def rows(*reports: Report) -> list[list[str]]:
+    """Returns a table of strings: in each row a quantity and its value at each site."""
 
-    def cases(key: str):
+    def count(key: str) -> Column:
         return lambda r: str(r["cases"][key])
 
-    def told(group: str, name: str, text):
-        return lambda r: text(r[group][name]) if name in r[group] else "-"
+    def counts(key: str, otherwise: str) -> Column:
+        return lambda r: ", ".join(f"{name} {n}" for name, n in r[key].items()) or otherwise
 
-    def spread(value: Mapping[str, Any]) -> str:
-        return (
-            "-"
-            if value is None
-            else f"{value['median']:.4g} ({value['p5']:.4g} - {value['p95']:.4g})"
-        )
+    def splits(report: Report) -> str:
+        numbers = report["splits"]
+        return " / ".join(map(str, numbers.values())) if numbers else "not prepared"
 
-    def between(value: Mapping[str, Any] | None) -> str:
-        return (
-            "-"
-            if value is None
-            else f"{value['median']:.4g} ({value['lowest']:.4g} - {value['highest']:.4g})"
-        )
+    def of_axis(quantity: str, axis: str, low: str, high: str) -> Column:
+        return lambda r: _with_range(r[quantity][axis], low, high)
 
-    lines = [
-        (f"cases {key.replace('_', ' ')}", cases(key))
+    def of_class(group: str, name: str, key: str | None = None) -> Column:
+        def text(report: Report) -> str:
+            if name not in report[group]:
+                return "-"
+            value = report[group][name]
+            return _with_range(value if key is None else value[key], "p5", "p95")
+
+        return text
+
+    lines: list[tuple[str, Column]] = [
+        (f"cases {key.replace('_', ' ')}", count(key))
         for key in ("listed", "usable", "refused", "without_label", "with_tumour")
     ]
-    lines.append(
-        (
-            "training / validation / test",
-            lambda r: " / ".join(map(str, r["splits"].values())) if r["splits"] else "not prepared",
-        )
-    )
-    lines.append(
-        (
-            "broken rules",
-            lambda r: ", ".join(f"{rule} {count}" for rule, count in r["rules"].items()) or "none",
-        )
-    )
-    lines.append(
-        (
-            "axes of the files",
-            lambda r: ", ".join(f"{name} {count}" for name, count in r["axes"].items()) or "-",
-        )
-    )
     lines += [
-        (f"spacing {axis}, mm: median (range)", lambda r, a=axis: between(r["spacing_mm"][a]))
-        for axis in "xyz"
+        ("training / validation / test", splits),
+        ("broken rules", counts("rules", "none")),
+        ("axes of the files", counts("axes", "-")),
     ]
+    for axis in "xyz":
+        column = of_axis("spacing_mm", axis, "lowest", "highest")
+        lines.append((f"spacing {axis}, mm: median (range)", column))
     for quantity, what in (("shape", "voxels along {}"), ("extent_mm", "extent {}, mm")):
-        lines += [
-            (
-                f"{what.format(axis)}: median (5 - 95 %)",
-                lambda r, q=quantity, a=axis: spread(r[q][a]),
-            )
-            for axis in "xyz"
-        ]
+        for axis in "xyz":
+            column = of_axis(quantity, axis, "p5", "p95")
+            lines.append((f"{what.format(axis)}: median (5 - 95 %)", column))
     for name in CLASSES.values():
-        lines.append((f"{name}, ml: median (5 - 95 %)", told("volume_ml", name, spread)))
-        lines.append((f"{name}, HU of voxels: median (5 - 95 %)", told("hu", name, spread)))
-        lines.append(
+        lines += [
+            (f"{name}, ml: median (5 - 95 %)", of_class("volume_ml", name)),
+            (f"{name}, HU of voxels: median (5 - 95 %)", of_class("hu", name)),
             (
                 f"{name}, median HU of a case: median (5 - 95 %)",
-                told("hu", name, lambda v: spread(v["median_of_case"])),
-            )
-        )
+                of_class("hu", name, "median_of_case"),
+            ),
+        ]
     return [[what, *(value(report) for report in reports)] for what, value in lines]
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Returns in words what two sites differ in so much that a model trained at one may fail at the
-    other.
-    """
+def differences(one: Report, other: Report) -> list[str]:
+    """Returns the differences because of which a model of one site may fail at the other."""
     names, found = (one["site"], other["site"]), []
     for axis in "xyz":
         values = [report["spacing_mm"][axis] for report in (one, other)]
@@ -166,30 +144,41 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
             medians = [value["median"] for value in values]
             if max(medians) > 1.5 * min(medians):
                 found.append(
-                    f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, {medians[1]:.3g} mm at {names[1]}"
+                    f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, "
+                    f"{medians[1]:.3g} mm at {names[1]}"
                 )
     for name in CLASSES.values():
-        told = [name in report["volume_ml"] for report in (one, other)]
-        if told[0] != told[1]:
+        given = [name in report["volume_ml"] for report in (one, other)]
+        if given[0] != given[1]:
             found.append(
-                f"{name} is labelled at {names[told.index(True)]} only, or too rarely at the other site to be told"
+                f"{name} is labelled at {names[given.index(True)]} only, "
+                "or too rarely at the other site to be reported"
             )
-        elif all(told):
+        elif all(given):
             medians = [report["volume_ml"][name]["median"] for report in (one, other)]
             if max(medians) > 1.3 * min(medians):
                 found.append(
-                    f"{name} volume: {medians[0]:.3g} ml at {names[0]}, {medians[1]:.3g} ml at {names[1]}"
+                    f"{name} volume: {medians[0]:.3g} ml at {names[0]}, "
+                    f"{medians[1]:.3g} ml at {names[1]}"
                 )
             hu = [report["hu"][name]["median_of_case"]["median"] for report in (one, other)]
             if abs(hu[0] - hu[1]) >= 15:
                 found.append(
-                    f"{name} HU: {hu[0]:.0f} at {names[0]}, {hu[1]:.0f} at {names[1]} (another contrast phase?)"
+                    f"{name} HU: {hu[0]:.0f} at {names[0]}, {hu[1]:.0f} at {names[1]} "
+                    "(another contrast phase?)"
                 )
     if set(one["axes"]) != set(other["axes"]):
         found.append(
-            f"axes of the files: {', '.join(one['axes'])} at {names[0]}, {', '.join(other['axes'])} at {names[1]} (preparation evens it out)"
+            f"axes of the files: {', '.join(one['axes'])} at {names[0]}, "
+            f"{', '.join(other['axes'])} at {names[1]} (preparation removes the difference)"
         )
     return found
+
+
+def _with_range(value: Report | None, low: str, high: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value['median']:.4g} ({value[low]:.4g} - {value[high]:.4g})"
 
 
 def _range(values: Sequence[float]) -> dict[str, float] | None:
@@ -202,9 +191,10 @@ def _range(values: Sequence[float]) -> dict[str, float] | None:
     }
 
 
-def _patients(values: Sequence[float]) -> dict[str, Any] | None:
-    """Returns mean, spread and percentiles, each of them the mean of the three values around it;
-    None of fewer values.
+def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Returns count, mean, standard deviation and percentiles of a property of patients.
+
+    Each percentile is the mean of the three values around it. None if there are fewer values.
     """
     if len(values) < FEWEST_CASES:
         return None
@@ -214,15 +204,11 @@ def _patients(values: Sequence[float]) -> dict[str, Any] | None:
         np.rint(middle - (FEWEST_CASES - 1) / 2).astype(int), 0, len(ordered) - FEWEST_CASES
     )
     levels = [ordered[start : start + FEWEST_CASES].mean() for start in starts]
-    named = {
-        "median" if p == 50 else f"p{p}": _round(v)
-        for p, v in zip(_PERCENTILES, levels, strict=True)
-    }
     return {
         "cases": len(values),
         "mean": _round(np.mean(values)),
         "sd": _round(np.std(values)),
-        **named,
+        **_named(levels),
     }
 
 
@@ -235,15 +221,18 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _of_histogram(counts: np.ndarray) -> dict[str, float]:
+def _percentiles_of_histogram(counts: np.ndarray) -> dict[str, float]:
     """Returns percentiles of binned HU, interpolated inside their bins."""
     below = np.concatenate([[0], np.cumsum(counts)]) / max(counts.sum(), 1)
-    levels = np.interp(np.array(_PERCENTILES) / 100, below, HU_EDGES)
+    return _named(np.interp(np.array(_PERCENTILES) / 100, below, HU_EDGES))
+
+
+def _named(levels: Iterable[float]) -> dict[str, float]:
     return {
         "median" if p == 50 else f"p{p}": _round(v)
         for p, v in zip(_PERCENTILES, levels, strict=True)
     }
 
 
-def _round(value: float) -> float:
+def _round(value: float | np.floating) -> float:
     return float(f"{float(value):.4g}")

@@ -1,39 +1,37 @@
-"""What the voxels say about a scan and its label, whatever their headers say.
+"""Checks the voxels of a scan and its label, independently of their headers.
 
-All of it is read from a thinned-out scan and a box around the label: some milliseconds of a
-preparation that takes a second. A label that fits its CT is not compared with anything; only a
-suspicious one is tried mirrored and moved.
+It looks only at a subset of the scan's voxels and a box around the label, which takes a few
+milliseconds of a preparation of about a second. Mirrored and moved positions are tried only if the
+label fits its CT suspiciously badly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import scipy.spatial
 
+from preprocessing.axes import memory_order
 from preprocessing.checks import label_fit, rules
 from preprocessing.checks.rules import IntegrityError, Rule, broken
 from preprocessing.volume import Volume
 
 _SAMPLES = 60_000  # voxels of the whole scan that are looked at
 _TISSUE_HU, _AIR_HU = (-200, 300), -200
-# a patient fills a third of a field of view; raw detector values and swapped files fall far below
+# A patient fills a third of a field of view; raw detector values and swapped files have far less.
 _TISSUE_SHARE = 0.01
-_OFFSET_SHARE = (
-    0.05  # bone, metal and contrast medium do not fill so much of a scan, nor does padding
-)
+# More of a scan than bone, metal, contrast medium or padding fill.
+_OFFSET_SHARE = 0.05
 _IN_AIR = 0.2
 _MEDIAN_HU = (-60, 250)
 _TOO_LARGE = 1 / 3
-_NEAR_MM, _NEAR_SHARE = (
-    30.0,
-    0.2,
-)  # of a tumour of 10 cm that touches the pancreas, a fifth lies so near
+# A fifth of a tumour of 10 cm that touches the pancreas lies so close to it.
+_NEAR_MM, _NEAR_SHARE = 30.0, 0.2
 _POINTS = 3000
 _VOLUME_ML = (10.0, 600.0)
-# the fit (`label_fit`): a label in its place has 0.6 and more, mirrored up to 0.3, moved by 10 mm
-# up to 0.5, of another patient up to 0.6
+# The fit (`label_fit`) of a label is 0.6 or more in its place, at most 0.3 mirrored, at most 0.5
+# moved by 10 mm, and at most 0.6 on another patient.
 _GOOD_FIT, _POOR_FIT = 0.45, 0.25
 _MIRRORED_FIT, _MIRRORED_GAIN = 0.6, 0.3
 _MOVED_FIT, _MOVED_GAIN = 0.55, 0.4
@@ -42,7 +40,7 @@ _MOVED_FIT, _MOVED_GAIN = 0.55, 0.4
 def check(
     image: Volume, label: Volume, names: tuple[str, str], *, accepted: Collection[str] = ()
 ) -> list[IntegrityError]:
-    """Checks voxels of a scan and a label on one grid, both in RAS+.
+    """Checks the voxels of a scan and a label on one grid, both in RAS+.
 
     Returns, raises: as `integrity.check_case`.
     """
@@ -72,100 +70,84 @@ def check(
         )
     warnings = []
     if step is not None and step < _POOR_FIT:
-        problem = f"fits its CT poorly: across its surface HU step by {step:.2f} of their spread, 0.6 and more are usual"
+        problem = (
+            f"fits its CT poorly: across its surface HU step by {step:.2f} of their spread, "
+            "0.6 and more are usual"
+        )
         warnings.append(broken(rules.POOR_FIT, label_name, problem))
     volume_ml = np.count_nonzero(inside) * np.prod(where.spacing_mm) / 1000
     if not _VOLUME_ML[0] <= volume_ml <= _VOLUME_ML[1]:
-        warnings.append(
-            broken(rules.UNUSUAL_VOLUME, label_name, f"pancreas and tumour have {volume_ml:.3g} ml")
-        )
+        problem = f"pancreas and tumour have {volume_ml:.3g} ml"
+        warnings.append(broken(rules.UNUSUAL_VOLUME, label_name, problem))
     return warnings
 
 
 def check_hu(image: np.ndarray, name: str) -> None:
-    """Checks that a CT is in HU.
-
-    Raises:
-      IntegrityError: naming it.
-    """
+    """Raises IntegrityError, naming a CT, if its values are not HU."""
     sample = _thinned(image)
 
     def share(low: float, high: float) -> float:
         return float(np.mean((sample >= low) & (sample < high)))
 
     lowest, highest = float(sample.min()), float(sample.max())
+    values = f"values from {lowest:g} to {highest:g}"
     tissue = share(*_TISSUE_HU)
     if lowest > -200 and share(824, 1324) > _OFFSET_SHARE:
-        raise broken(
-            rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU plus 1024"
-        )
+        raise broken(rules.HU_OFFSET, name, f"{values} are HU plus 1024")
     if (
         tissue < _TISSUE_SHARE
         and share(-3100, -1500) > _OFFSET_SHARE
         and share(-1224, -724) > _OFFSET_SHARE
     ):
-        raise broken(
-            rules.HU_OFFSET, name, f"values from {lowest:g} to {highest:g} are HU minus 1024"
-        )
+        raise broken(rules.HU_OFFSET, name, f"{values} are HU minus 1024")
     if lowest >= 0 or tissue < _TISSUE_SHARE:
-        raise broken(
-            rules.NOT_HU,
-            name,
-            f"values from {lowest:g} to {highest:g} are not the HU of an abdomen",
-        )
+        raise broken(rules.NOT_HU, name, f"{values} are not the HU of an abdomen")
 
 
 def _check_place(
     image: np.ndarray,
     where: label_fit.Sample,
     step: float | None,
-    refuse,
+    refuse: Callable[[Rule, str], None],
     accepted: Collection[str],
 ) -> None:
-    """Whether the label lies on an organ, and whether it would fit better elsewhere."""
+    """Refuses a label that does not lie on an organ or would fit much better elsewhere."""
     hu = where.of(image)[where.label > 0]
     air, median = float(np.mean(hu < _AIR_HU)), float(np.median(hu))
-    # somebody has looked where the label lies and found it right
-    compare = (
+    hint = ""
+    # not if somebody has looked where the label lies and accepted it
+    if (
         step is not None
         and step < _GOOD_FIT
         and not {rules.LABEL_FLIPPED.id, rules.LABEL_SHIFTED.id} & set(accepted)
-    )
-    if compare:
+    ):
         flip, mirrored = next(iter(label_fit.fits(image, where).items()))
         if mirrored >= max(_MIRRORED_FIT, step + _MIRRORED_GAIN):
-            axes = " and ".join(
-                name
-                for name, f in zip(("left-right", "front-back", "head-feet"), flip, strict=True)
-                if f
-            )
-            refuse(
-                rules.LABEL_FLIPPED,
-                f"fits its CT better mirrored {axes}: {mirrored:.2f} instead of {step:.2f}",
-            )
-    hint = ""
-    if compare:
-        moved, shift = label_fit.best_shift(image, where)
-        if moved >= max(_MOVED_FIT, step + _MOVED_GAIN):
+            names = zip(("left-right", "front-back", "head-feet"), flip, strict=True)
+            axes = " and ".join(name for name, flipped in names if flipped)
+            problem = f"fits its CT better mirrored {axes}: {mirrored:.2f} instead of {step:.2f}"
+            refuse(rules.LABEL_FLIPPED, problem)
+        best = label_fit.best_shift(image, where)
+        if best is not None and best[0] >= max(_MOVED_FIT, step + _MOVED_GAIN):
+            moved, shift = best
             place = ", ".join(f"{mm:+.0f}" for mm in shift)
-            hint = f"fits its CT better {place} mm (right, front, head) away: {moved:.2f} instead of {step:.2f}"
+            hint = (
+                f"fits its CT better {place} mm (right, front, head) away: "
+                f"{moved:.2f} instead of {step:.2f}"
+            )
+    also = f"; it {hint}" if hint else ""
     if air > _IN_AIR:
-        refuse(
-            rules.LABEL_IN_AIR,
-            f"{air:.0%} of the label lie in air" + (f"; it {hint}" if hint else ""),
-        )
+        refuse(rules.LABEL_IN_AIR, f"{air:.0%} of the label lie in air{also}")
     if not _MEDIAN_HU[0] <= median <= _MEDIAN_HU[1]:
-        refuse(
-            rules.LABEL_NOT_ORGAN,
-            f"the median inside the label is {median:.0f} HU" + (f"; it {hint}" if hint else ""),
-        )
+        refuse(rules.LABEL_NOT_ORGAN, f"the median inside the label is {median:.0f} HU{also}")
     if hint:
         refuse(rules.LABEL_SHIFTED, hint)
 
 
 def _tumour_distance_mm(where: label_fit.Sample) -> tuple[float | None, float]:
-    """Returns the shortest distance from tumour to pancreas (None without pancreas), and the share
-    of the tumour that lies near it.
+    """Returns the distance from tumour to pancreas and the share of the tumour that is near it.
+
+    The distance is None if there is no pancreas.
     """
     tumour, pancreas = (np.argwhere(where.label == value) * where.spacing_mm for value in (2, 1))
     if not len(tumour):
@@ -178,10 +160,11 @@ def _tumour_distance_mm(where: label_fit.Sample) -> tuple[float | None, float]:
 
 
 def _thinned(array: np.ndarray) -> np.ndarray:
-    """Returns some ten thousand voxels of all of a volume, whole lines fewest: the fastest axis is
-    thinned least.
+    """Returns some ten thousand voxels from all over a volume.
+
+    The fastest axis in memory is thinned least, so that few lines are touched.
     """
-    order = np.argsort([-abs(s) for s in array.strides], kind="stable")
+    order = memory_order(array)
     steps = [1, 1, 1]
     for axis in (*order, *order):
         if array.size / np.prod(steps) > _SAMPLES:

@@ -1,10 +1,9 @@
-"""How well a label fits a CT: the step in HU across its surface, in units of the spread on both
-sides.
+"""How well a label fits a CT: the step in HU across its surface, divided by the spread of HU.
 
-An organ's label is uniform inside and meets something else outside, mostly fat. Mirrored or moved
-it lies across organs, fat and gas, and the step is gone: on real and synthetic scans 0.7 to 2.3
-where the label belongs, at most 0.5 elsewhere. It needs a few tens of thousands of voxels around
-the label, at about 2 mm, whatever the size of the scan.
+The inside of an organ is uniform, and the outside is something else, mostly fat. A mirrored or
+moved label lies across organs, fat and gas, and the step vanishes: on real and synthetic scans it
+is 0.7 to 2.3 in the right place and at most 0.5 elsewhere. It is computed from a few tens of
+thousands of voxels around the label, at about 2 mm, whatever the size of the scan.
 """
 
 from __future__ import annotations
@@ -12,20 +11,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from typing import TypeVar
 
 import numpy as np
 import scipy.fft
 
+from preprocessing.axes import memory_order, mirrored, three
+
 _STEP_MM = 2.0
 _MARGIN_MM = 8.0  # around the label, for the shell
 _SEARCH_MM = 48.0
-_CLIP_HU = (-150.0, 200.0)  # gas and bone count as different, not as how different
-_FEWEST = 8  # samples along an axis of the box: a small label is looked at voxel by voxel
-_SPREAD_HU = 10.0  # least spread: noise-free pictures have none
-_FEWEST_VOXELS = 30  # below, a label is too small to say anything
+_CLIP_HU = (-150.0, 200.0)  # gas and bone count as different, no matter how different
+_FEWEST = 8  # samples along an axis of the box: of a small label, every voxel is used
+_SPREAD_HU = 10.0  # added to the spread, which is 0 in an image without noise
+_FEWEST_VOXELS = 30  # a smaller label says nothing
 
 Flip = tuple[bool, bool, bool]
-FLIPS: tuple[Flip, ...] = tuple(itertools.product((False, True), repeat=3))
+FLIPS: tuple[Flip, ...] = tuple((x, y, z) for x, y, z in itertools.product((False, True), repeat=3))
+Mean = TypeVar("Mean", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class Sample:
     Attributes:
       label: uint8 [x, y, z].
       start, steps: voxel (i, j, k) of `label` is voxel start + steps * (i, j, k) of the volume.
-      spacing_mm: of `label`.
+      spacing_mm: between voxels of `label`.
     """
 
     label: np.ndarray
@@ -44,18 +47,22 @@ class Sample:
     spacing_mm: tuple[float, float, float]
 
     def of(self, array: np.ndarray, flip: Flip = (False, False, False)) -> np.ndarray:
-        """Returns the same voxels of another array of the volume's shape, or of its mirror image."""
-        mirrored = array[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
+        """Returns the same voxels of another array of the volume's shape.
+
+        Args:
+          flip: axes along which the array is mirrored first.
+        """
         box = (
             slice(a, a + n * s, s)
             for a, n, s in zip(self.start, self.label.shape, self.steps, strict=True)
         )
-        return mirrored[tuple(box)]
+        return mirrored(array, flip)[tuple(box)]
 
     @functools.cached_property
     def sides(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The label and the shell 4 mm around it (in plane only where slices are thicker), as
-        masks; None for too few voxels.
+        """Masks of the label and of the shell 4 mm around it; None if there are too few voxels.
+
+        Along an axis on which voxels are thicker, the shell does not extend.
         """
         inside = self.label > 0
         if np.count_nonzero(inside) < _FEWEST_VOXELS:
@@ -72,7 +79,7 @@ class Sample:
 
 
 def sample(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> Sample | None:
-    """Returns a label's sample, None where the label is empty."""
+    """Returns a label's sample, None if the label is empty."""
     box = bounding_box(label, spacing_mm)
     if box is None:
         return None
@@ -86,28 +93,25 @@ def sample(label: np.ndarray, spacing_mm: tuple[float, float, float]) -> Sample 
     thinned = label[tuple(slice(a, b, s) for a, b, s in zip(start, stop, steps, strict=True))]
     return Sample(
         np.asfortranarray(thinned),
-        tuple(start),
-        tuple(steps),
-        tuple(s * mm for s, mm in zip(steps, spacing_mm, strict=True)),
+        three(start),
+        three(steps),
+        three(s * mm for s, mm in zip(steps, spacing_mm, strict=True)),
     )
 
 
 def bounding_box(
     label: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> list[tuple[int, int]] | None:
-    """Returns first and behind-last index of the voxels above 0 along each axis, None where there
-    are none.
+    """Returns (first, last + 1) of the voxels above 0 along each axis, None if there are none.
 
-    Only slabs 2 mm apart are searched, so the box may miss 2 mm at the ends of the axis that is
-    slowest in memory; a label thinner than that is found all the same.
+    Only slabs 2 mm apart are searched, so that the box may lack 2 mm at both ends of the axis that
+    is slowest in memory. A label thinner than that is found nevertheless.
     """
-    order = np.argsort([-abs(s) for s in label.strides], kind="stable")
+    order = memory_order(label)
     backwards = [label.strides[axis] < 0 for axis in order]
-    # as it lies in memory: whole slabs then are contiguous. bool: its `any` takes 16 bytes at a
-    # time and stops at the first hit
-    view = label.view(np.bool_).transpose(order)[
-        tuple(slice(None, None, -1) if b else slice(None) for b in backwards)
-    ]
+    # In memory order, so that whole slabs are contiguous; as bool, because its `any` takes 16 bytes
+    # at a time and stops at the first hit.
+    view = mirrored(label.view(np.bool_).transpose(order), backwards)
     stride = max(1, round(_STEP_MM / spacing_mm[order[0]]))
     hit = [k for k in range(0, len(view), stride) if view[k].any()]
     if not hit and stride > 1:
@@ -128,31 +132,35 @@ def bounding_box(
 
 
 def fit(image: np.ndarray, where: Sample, flip: Flip = (False, False, False)) -> float | None:
-    """Returns the step across the label's surface by the spread; None for a label of too few
-    voxels.
+    """Returns the fit: the step across the label's surface divided by the spread.
+
+    It is None if the label has too few voxels.
 
     Args:
       image: HU [x, y, z] on the label's grid.
-      flip: axes along which the image is mirrored first: whether the mirrored label would fit.
+      flip: axes along which the image is mirrored first, to see whether the mirrored label fits.
     """
     if where.sides is None:
         return None
     inside, shell = where.sides
     hu = np.clip(where.of(image, flip), *_CLIP_HU).astype(np.float32)
-    return float(_step(*((values.mean(), values.var()) for values in (hu[inside], hu[shell]))))
+    within, around = hu[inside], hu[shell]
+    return float(_step((within.mean(), within.var()), (around.mean(), around.var())))
 
 
 def fits(image: np.ndarray, where: Sample) -> dict[Flip, float]:
-    """Returns the fit under each of the eight mirror images, best first; empty for a label of too
-    few voxels.
+    """Returns the fit of each of the eight mirror images, best first.
+
+    It is empty if the label has too few voxels.
     """
-    found = {flip: fit(image, where, flip) for flip in FLIPS}
-    return {} if None in found.values() else dict(sorted(found.items(), key=lambda item: -item[1]))
+    found = {flip: value for flip in FLIPS if (value := fit(image, where, flip)) is not None}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, float, float]] | None:
-    """Returns the best fit within 48 mm and where it is: mm along x, y, z from where the label
-    lies. None for too few voxels.
+    """Returns the best fit within 48 mm of the label's place, and its shift in mm along x, y, z.
+
+    It is None if the label has too few voxels.
     """
     if where.sides is None:
         return None
@@ -175,7 +183,7 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
         )
     )
     hu = np.clip(image[wide], *_CLIP_HU).astype(np.float32)
-    hu -= hu.mean()  # float32 sums of squares stay exact enough
+    hu -= hu.mean()  # so that float32 sums of squares are exact enough
     size = [scipy.fft.next_fast_len(n, real=True) for n in hu.shape]
     spectra = [scipy.fft.rfftn(values, size) for values in (hu, hu * hu)]
     moments = []
@@ -186,12 +194,13 @@ def best_shift(image: np.ndarray, where: Sample) -> tuple[float, tuple[float, fl
             scipy.fft.irfftn(s * kernel, size)[valid] / np.count_nonzero(mask) for s in spectra
         )
         moments.append((mean, np.maximum(square - mean**2, 0.0)))
-    steps = _step(*moments)
+    steps = _step(moments[0], moments[1])
     at = np.unravel_index(int(np.argmax(steps)), steps.shape)
-    shift = tuple(float((i - b) * mm) for i, b, mm in zip(at, low, where.spacing_mm, strict=True))
+    shift = three(float((i - b) * mm) for i, b, mm in zip(at, low, where.spacing_mm, strict=True))
     return float(steps[at]), shift
 
 
-def _step(inside, outside):
+def _step(inside: tuple[Mean, Mean], outside: tuple[Mean, Mean]) -> Mean:
+    """Returns the fit from mean and variance on both sides of the surface."""
     (mean, variance), (other_mean, other_variance) = inside, outside
     return (mean - other_mean) / np.sqrt(variance + other_variance + _SPREAD_HU**2)

@@ -1,13 +1,14 @@
-"""The rules a site's data must pass, as data: each has an id that never changes, so that a report
-can be searched and a rule cited.
+"""The rules that a site's data must pass. The id of a rule never changes, so that it can be cited.
 
-F files, G geometry, L labels, C content, D DICOM series, M manifests, X the cohort as a whole, N
-the layout of NIH Pancreas-CT. docs/data.md lists them for users.
+The first letter of an id is its group: F files, G geometry, L labels, C content, D DICOM series, M
+manifests, X the cohort as a whole, N the layout of NIH Pancreas-CT. docs/data.md lists the rules
+for users.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +17,8 @@ from absl import logging
 from runkit import printable
 
 SPACING_MM = (0.05, 20.0)
-# of the shortest voxel edge: header rounding stays far below, half a voxel of shift is above
+# In units of the shortest voxel edge: rounding in headers stays far below, a shift by half a voxel
+# is above.
 MISPLACED_VOXELS = 0.25
 
 _EXCLUDE = "or list the case under `excluded` in the manifest"
@@ -27,12 +29,12 @@ _ACCEPT = (
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What is asked of a case, and what to do about one that fails.
+    """What is required of a case, and the remedy for a case that breaks the rule.
 
     Attributes:
       severity: an "error" refuses the case, a "warning" is only reported.
-      acceptable: whether a manifest may accept a case that breaks it: judgements of content, never
-          what makes a case unusable.
+      acceptable: whether a manifest may accept a case that breaks the rule. Only judgements of
+          content can be accepted, never what makes a case unusable.
     """
 
     id: str
@@ -106,14 +108,15 @@ OTHER_SHAPE = Rule(
 MISPLACED = Rule(
     "G06",
     "grid-position",
-    f"no corner of the label lies further from the image's than {MISPLACED_VOXELS} of the shortest voxel edge",
+    f"corners of label and image lie at most {MISPLACED_VOXELS} of the shortest voxel edge apart",
     f"export the label with the scan's own affine, {_EXCLUDE}",
 )
 TWO_PLACES = Rule(
     "G07",
     "two-places",
     "sform, qform and pixdim of one file agree",
-    "find out which of them is right and write it into the others, or set the wrong form's code to 0",
+    "find out which of them is right and write it into the others, "
+    "or set the wrong form's code to 0",
 )
 SHEARED = Rule(
     "G08",
@@ -130,13 +133,18 @@ SMALL_VIEW = Rule(
 )
 
 FRACTIONAL = Rule(
-    "L01", "fractional", "label values are whole numbers", "the map was interpolated or holds probabilities: export it with nearest-neighbour interpolation"
-)  # fmt: skip
+    "L01",
+    "fractional",
+    "label values are whole numbers",
+    "the map was interpolated or holds probabilities: "
+    "export it with nearest-neighbour interpolation",
+)
 UNKNOWN_VALUES = Rule(
     "L02",
     "unknown-values",
     "label values are 0 background, 1 pancreas, 2 tumour, or mapped to them by the manifest",
-    'correct the map, or say in the manifest which value is which class, e.g. "label_values": {"7": 1}',
+    "correct the map, or say in the manifest which value is which class, "
+    'e.g. "label_values": {"7": 1}',
 )
 EMPTY = Rule(
     "L03", "label-empty", "the label marks pancreas or tumour", f"add the label, {_EXCLUDE}"
@@ -193,7 +201,8 @@ LABEL_IN_AIR = Rule(
 LABEL_NOT_ORGAN = Rule(
     "C05",
     "label-not-organ",
-    "the median inside the label lies between -60 and 250 HU, as in pancreas and tumour with or without contrast",
+    "the median inside the label lies between -60 and 250 HU, "
+    "as in pancreas and tumour with or without contrast",
     f"check flips, shifts and crops of the label, {_ACCEPT}",
     acceptable=True,
 )
@@ -267,7 +276,8 @@ UNDECODABLE = Rule(
     "D09",
     "undecodable",
     "a file that may be a slice is complete and can be decoded",
-    "fetch the file again, decompress it (gdcmconv --raw), or, where it is not a slice, take it out of the folder",
+    "fetch the file again, decompress it (gdcmconv --raw), "
+    "or, where it is not a slice, take it out of the folder",
 )
 NOT_CT = Rule("D10", "not-ct", "the series is CT", "give the folder of the CT series")
 NO_RESCALE = Rule(
@@ -286,26 +296,29 @@ SEVERAL_ACQUISITIONS = Rule(
     "D13",
     "several-acquisitions",
     "a series holds one acquisition, or several that follow each other",
-    'choose one under `series` of this case in the manifest: the series, then # and the acquisition, e.g. "series": "1.2.840...#2"',
+    "choose one under `series` of this case in the manifest: "
+    'the series, then # and the acquisition, e.g. "series": "1.2.840...#2"',
 )
 INSTANCE_GAP = Rule(
     "D14",
     "instance-gap",
     "the instance numbers of a series have no gap",
-    "compare the number of slices with the archive's, and fetch the series again if some are missing",
+    "compare the number of slices with the archive's, "
+    "and fetch the series again if some are missing",
     "warning",
 )
 PADDING_IN_TISSUE = Rule(
     "D15",
     "padding-in-tissue",
-    "PixelPaddingValue is no value of tissue",
+    "PixelPaddingValue is not a value of tissue",
     "look at the scan: only padding that reaches the border of a slice was replaced by air",
     "warning",
 )
 ARCHIVE = Rule(
     "D16",
     "archive",
-    "a zip holds the files of a series: whole, readable without a password, of plain names and of a size that a series may have",
+    "a zip holds the files of a series: whole, readable without a password, "
+    "of plain names and of a size that a series may have",
     "unpack it with a tool that you trust and give the folder",
 )
 
@@ -367,7 +380,7 @@ class IntegrityError(ValueError):
       rule: id of the rule.
       file: the file or folder that breaks it.
       problem: what was found there.
-      fix: the way out.
+      fix: the remedy.
     """
 
     def __init__(self, rule: str, file: str, problem: str, fix: str):
@@ -377,49 +390,46 @@ class IntegrityError(ValueError):
         )
         self.rule, self.file, self.problem, self.fix = rule, str(file), problem, fix
 
-    def __reduce__(self):  # travels from worker processes
+    # pickled on its way from worker processes
+    def __reduce__(self) -> tuple[type[IntegrityError], tuple[str, str, str, str]]:
         return IntegrityError, (self.rule, self.file, self.problem, self.fix)
 
 
-def refusal(error: Exception, file) -> IntegrityError:
-    """Returns why a case is refused whose files raised an error: the error itself where it is a
-    rule, else that it cannot be processed.
+def refusal(error: Exception, file: str | os.PathLike) -> IntegrityError:
+    """Returns the IntegrityError with which a case is refused after any error.
 
-    A programming error is one case's failure as well; its stack trace goes to the log, where
-    someone may find the cause.
+    An IntegrityError is returned as it is. A programming error refuses only the case, too; its
+    stack trace goes to the log.
+
+    Args:
+      file: the scan of the case.
     """
     if isinstance(error, IntegrityError):
         return error
     if isinstance(error, MemoryError):
-        return broken(
-            UNUSABLE,
-            file,
-            "does not fit into memory",
-            "free memory, or use a machine with more of it",
-        )
+        fix = "free memory, or use a machine with more of it"
+        return broken(UNUSABLE, file, "does not fit into memory", fix)
     text = " ".join(str(error).split()).removeprefix(f"{file}: ")
     if isinstance(error, ValueError | OSError):
         return broken(UNUSABLE, file, text or type(error).__name__)
     logging.error("rule=%s: stack trace of an unforeseen error", UNUSABLE.id, exc_info=error)
-    return broken(
-        UNUSABLE,
-        file,
-        f"an unforeseen {type(error).__name__}: {text}",
-        "see the stack trace in the log, and report it",
-    )
+    problem = f"an unforeseen {type(error).__name__}: {text}"
+    return broken(UNUSABLE, file, problem, "see the stack trace in the log, and report it")
 
 
-def contradicts_declaration(file, classes: Sequence[str]) -> IntegrityError:
-    """Returns why a label is refused that shows `classes`, which its manifest says are in no label."""
-    return broken(
-        DECLARED_MISSING,
-        file,
-        f"shows {' and '.join(classes)}, which the manifest declares to be in no label",
-    )
+def contradicts_declaration(file: str | os.PathLike, classes: Sequence[str]) -> IntegrityError:
+    """Returns the error for a label that shows classes which the manifest rules out."""
+    problem = f"shows {' and '.join(classes)}, which the manifest declares to be in no label"
+    return broken(DECLARED_MISSING, file, problem)
 
 
-def broken(rule: Rule, file, problem: str, fix: str | None = None) -> IntegrityError:
-    """Returns the error to raise for a file that breaks a rule; `fix` where the rule's own can be
-    said more precisely.
+def broken(
+    rule: Rule, file: str | os.PathLike, problem: str, fix: str | None = None
+) -> IntegrityError:
+    """Returns the error for a file that breaks a rule.
+
+    Args:
+      problem: what was found in the file.
+      fix: the remedy, if it can be more precise than the rule's own.
     """
     return IntegrityError(rule.id, str(file), problem, fix or rule.fix)

@@ -1,9 +1,9 @@
-"""Whether two cases are the same scan: under another name, in another file format or axis order, or
-cropped along the patient.
+"""Finds cases that are the same scan under another name.
 
-Each axial slice leaves a mark, a hash of its thinned-out voxels; scans that share many marks are
-one. NIH Pancreas-CT once listed the same patient three times, cropped differently: between the
-parts of a split that is a leak.
+The copy may have another file format or axis order, or be cropped along the patient. Each axial
+slice has a mark, a hash of a subset of its voxels; scans that share many marks are the same scan.
+NIH Pancreas-CT once listed one patient three times, cropped differently. If such copies are in
+different splits, the test leaks into the training.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from preprocessing.case_list import Case
 from preprocessing.checks import rules
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case
 from preprocessing.volume import Volume
 
 _INT16 = (-32768, 32767)
 _SAMPLES = 48  # along x and y
-_LEAST_SPREAD_HU = 20.0  # air above a patient looks the same in all of them
+_LEAST_SPREAD_HU = 20.0  # slices of air above the patient look the same in all scans
 _AIR_HU = np.int16(-1024)
 _SHARE = 0.3  # of the shorter scan's marks
 _FEWEST = 4
@@ -31,11 +31,11 @@ def refusals(
     marks: Mapping[str, Sequence[str]],
     label_sha256: Mapping[str, str | None],
 ) -> dict[str, IntegrityError]:
-    """Returns which cases are refused because of another one listed before them, and why.
+    """Returns the cases that are refused because of one listed before them: case_id -> error.
 
     Args:
-      cases: in the order of the manifest, those that pass by themselves.
-      marks, label_sha256: of each case, by its id.
+      cases: those that pass by themselves, in the order of the manifest.
+      marks, label_sha256: case_id -> marks of the slices, and hash of the label.
     """
     cases = list(cases)
     twins = same_scans({case.case_id: marks[case.case_id] for case in cases})
@@ -44,28 +44,25 @@ def refusals(
     for case in cases:
         digest = label_sha256[case.case_id]
         if case.case_id in twins:
-            found[case.case_id] = broken(
-                rules.SAME_SCAN, case.image, f"is the scan of case {twins[case.case_id]}"
-            )
+            problem = f"is the scan of case {twins[case.case_id]}"
+            found[case.case_id] = broken(rules.SAME_SCAN, case.image, problem)
         elif (
             digest is not None
             and (first := labels.setdefault(digest, case.case_id)) != case.case_id
         ):
-            found[case.case_id] = broken(
-                rules.SAME_LABEL, case.label, f"is the label of case {first}, whose scan is another"
-            )
+            problem = f"is the label of case {first}, whose scan is another"
+            found[case.case_id] = broken(rules.SAME_LABEL, case.required_label, problem)
     return found
 
 
 def slice_marks(image: Volume) -> tuple[str, ...]:
-    """Returns the distinct marks of the slices of a CT in RAS+, sorted."""
+    """Returns the distinct marks of the axial slices of a CT in RAS+, sorted."""
     steps = [max(1, n // _SAMPLES) for n in image.shape[:2]]
-    # slices first and contiguous: each is hashed on its own
+    # slices first and contiguous, because each is hashed by itself
     thinned = np.ascontiguousarray(image.array[:: steps[0], :: steps[1]].transpose(2, 0, 1))
     whole = (np.rint(thinned).clip(*_INT16) if thinned.dtype.kind == "f" else thinned).astype("<i2")
-    whole = np.maximum(
-        whole, _AIR_HU
-    )  # padding below air is air to one reader and -2000 to another
+    # padding below air is read as air by one reader and as -2000 by another
+    whole = np.maximum(whole, _AIR_HU)
     spread = whole.std(axis=(1, 2), dtype=np.float32)
     size = repr(image.shape[:2]).encode()
     marks = {
@@ -76,7 +73,7 @@ def slice_marks(image: Volume) -> tuple[str, ...]:
 
 
 def same_scans(marks: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Returns for each case that is a scan listed before it the name of that one.
+    """Returns repeated case -> the case listed before it whose scan it is.
 
     Args:
       marks: case -> its marks, in the order of the manifest.

@@ -1,7 +1,7 @@
-"""A cohort looked at, case by case, without preparing it: which rules each case breaks, what it
-measures, and a picture of it.
+"""Examines the cases of a cohort without preparing them.
 
-The check writes what is found here into its report, and the cohort report sums it up.
+For each case: the rules it breaks, its measurements, and a picture. The report of the check shows
+them, and the cohort report (`cohort`) summarises them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from preprocessing import declared_labels, geometry, sources
+from preprocessing.axes import three
+from preprocessing.case_list import Case, CaseManifest
 from preprocessing.checks import integrity, rules, same_scan
 from preprocessing.checks.rules import IntegrityError, broken
-from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
 
 HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
-_EACH_SHARE = 20  # times as long as the last report of what was found, until the next one
+_EACH_SHARE = 20  # the pause between two intermediate reports is 20 times as long as writing one
 _PICTURE_PIXELS = 144
 _PICTURE_WINDOW = (-160.0, 240.0)
 _COLOURS = {1: (64, 200, 255), 2: (255, 190, 40)}
@@ -29,13 +30,13 @@ _COLOURS = {1: (64, 200, 255), 2: (255, 190, 40)}
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a case measures.
+    """The measurements of a case.
 
     Attributes:
       shape, spacing_mm: along x, y, z in RAS+.
       axes: directions of the file's axes, e.g. "LPS".
-      volume_ml: class -> volume; of classes that occur.
-      hu: class -> counts of its voxels between `HU_EDGES`; beyond them voxels count in the first
+      volume_ml: class -> volume, for classes that occur.
+      hu: class -> counts of its voxels between `HU_EDGES`; voxels beyond them count in the first
           and last bin.
       median_hu: class -> median.
     """
@@ -49,9 +50,15 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Finding:
-    """One case. `problems` are its broken rules, errors first; without an error it is `usable`. A
-    picture is uint8 [rows, columns, 3].
+class CheckFinding:
+    """What was found out about one case.
+
+    Attributes:
+      problems: the rules it breaks, errors first.
+      facts: its measurements; None if its files cannot be used.
+      picture: uint8 [rows, columns, 3].
+      marks: of its slices, see `same_scan`.
+      label_sha256: hash of its label file.
     """
 
     case: Case
@@ -71,30 +78,32 @@ class Finding:
 
     @property
     def usable(self) -> bool:
+        """Whether it breaks no rule of severity "error"."""
         return not self.errors
 
 
 def survey(
-    manifest: Manifest,
+    manifest: CaseManifest,
     *,
     workers: int = 1,
-    each: Callable[[list[Finding]], None] = lambda found: None,
+    each: Callable[[list[CheckFinding]], None] = lambda found: None,
     clock: Callable[[], float] = time.monotonic,
-) -> list[Finding]:
-    """Returns a finding for every included case, in the order of the manifest; no case stops the
-    others.
+) -> list[CheckFinding]:
+    """Returns a finding for every included case, in the order of the manifest.
+
+    A case that fails does not stop the others.
 
     Args:
-      workers: cases at the same time, each in its own process.
-      each: is given what was found so far, in the order of the manifest, as cases end: as often as
-        takes a twentieth of the time, since who writes all of it each time would spend most of the
-        time on a cohort of thousands so.
-      clock: seconds, of any beginning.
+      workers: number of cases at the same time, each in its own process.
+      each: receives the findings so far, in the order of the manifest, so that it can write an
+        intermediate report. It is called as cases end, but so rarely that it takes a twentieth of
+        the time: for a cohort of thousands, it would otherwise take most of it.
+      clock: returns seconds, from any origin.
     Raises:
-      ValueError: if the reader that a case needs is not installed.
+      ValueError: if a reader that a case needs is not installed.
     """
     sources.require_readers(manifest)
-    found: dict[str, Finding] = {}
+    found: dict[str, CheckFinding] = {}
     due = clock()
     with progress.bar(
         total=len(manifest.included), what=f"check {manifest.site}", unit="case"
@@ -109,9 +118,10 @@ def survey(
     return _across([_as_declared(found[case.case_id], manifest) for case in manifest.included])
 
 
-def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Finding:
-    """Returns what one case is by itself. A case without a label is judged by its scan alone."""
-    image = label = None
+def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> CheckFinding:
+    """Examines one case by itself. A case without a label is judged by its scan alone."""
+    image: Volume | None = None
+    label: Volume | None = None
     problems: list[IntegrityError] = []
     try:
         if case.label is None:
@@ -122,24 +132,24 @@ def look_at(case: Case, label_values: Mapping[int, int] | None = None) -> Findin
             problems += integrity.check_case(
                 image, label, (str(case.image), str(case.label)), accepted=case.accept
             )
-    except Exception as error:  # whatever one case does, the others are looked at
+    except Exception as error:  # whatever is wrong with one case, the others are examined
         problems.insert(0, rules.refusal(error, case.image))
     if image is None or any(p.rule == rules.NO_PLACE.id for p in problems):
-        return Finding(case, tuple(problems))
+        return CheckFinding(case, tuple(problems))
     try:
         return _measured(case, problems, image, label)
     except Exception as error:
-        return Finding(case, (rules.refusal(error, case.image), *problems))
+        return CheckFinding(case, (rules.refusal(error, case.image), *problems))
 
 
 def _measured(
     case: Case, problems: list[IntegrityError], image: Volume, label: Volume | None
-) -> Finding:
+) -> CheckFinding:
     upright = geometry.to_ras(image)
     labelled = None if label is None else geometry.to_ras(label)
     if labelled is not None and labelled.shape != upright.shape:
         labelled = None
-    return Finding(
+    return CheckFinding(
         case,
         tuple(problems),
         _facts(image, upright, labelled),
@@ -150,21 +160,22 @@ def _measured(
 
 
 def picture(image: Volume, label: Volume | None) -> np.ndarray:
-    """Returns the axial slice with most of the label, or the middle one, as the patient is usually
-    shown: right on the left, front up.
+    """Returns the axial slice with most of the label, or the middle one, as uint8 [y, x, 3].
+
+    The patient is shown as usual: right on the left, front up.
     """
     areas = None if label is None else np.count_nonzero(label.array, axis=(0, 1))
     k = image.shape[2] // 2 if areas is None or not areas.any() else int(np.argmax(areas))
     extent = [n * s for n, s in zip(image.shape[:2], image.spacing_mm, strict=False)]
     scale = _PICTURE_PIXELS / max(extent)
-    # nearest voxels, so that a picture costs a slice and no more
+    # nearest voxels, so that only one slice is read
     columns, rows = (
         ((np.arange(max(1, round(length * scale))) + 0.5) / scale / spacing)
         .astype(int)
         .clip(0, n - 1)
         for length, spacing, n in zip(extent, image.spacing_mm, image.shape, strict=False)
     )
-    pick = np.ix_(columns[::-1], rows[::-1], [k])
+    pick = np.ix_(columns[::-1], rows[::-1], np.array([k]))
     low, high = _PICTURE_WINDOW
     grey = np.clip(
         (image.array[pick][:, :, 0].astype(np.float32) - low) / (high - low) * 255, 0, 255
@@ -179,7 +190,7 @@ def picture(image: Volume, label: Volume | None) -> np.ndarray:
     return result
 
 
-def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
+def _findings(manifest: CaseManifest, workers: int) -> Iterator[CheckFinding]:
     cases = manifest.included
     if workers <= 1 or len(cases) <= 1:
         for case in cases:
@@ -189,22 +200,14 @@ def _findings(manifest: Manifest, workers: int) -> Iterator[Finding]:
         look_at, [(case, manifest.label_values) for case in cases], workers
     ):
         if finding is None:
-            problem = "the process that looked at it was killed, most likely for want of memory"
-            finding = Finding(
-                cases[number],
-                (
-                    broken(
-                        rules.UNUSABLE,
-                        cases[number].image,
-                        problem,
-                        "look at it with more free memory",
-                    ),
-                ),
-            )
+            case = cases[number]
+            problem = "the process that examined it was killed, most likely for want of memory"
+            fix = "examine it with more free memory"
+            finding = CheckFinding(case, (broken(rules.UNUSABLE, case.image, problem, fix),))
         yield finding
 
 
-def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
+def _as_declared(finding: CheckFinding, manifest: CaseManifest) -> CheckFinding:
     shown = (
         []
         if finding.facts is None
@@ -212,12 +215,12 @@ def _as_declared(finding: Finding, manifest: Manifest) -> Finding:
     )
     if not shown:
         return finding
-    problem = rules.contradicts_declaration(finding.case.label, shown)
+    problem = rules.contradicts_declaration(finding.case.required_label, shown)
     return dataclasses.replace(finding, problems=(problem, *finding.problems))
 
 
-def _across(findings: list[Finding]) -> list[Finding]:
-    """Adds what only the whole cohort shows. A refused case takes no other one's place."""
+def _across(findings: list[CheckFinding]) -> list[CheckFinding]:
+    """Adds the errors that only the whole cohort shows: cases that repeat a usable case."""
     usable = {f.case.case_id: f for f in findings if f.usable}
     refused = same_scan.refusals(
         (f.case for f in usable.values()),
@@ -248,7 +251,7 @@ def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
                 inside = np.clip(hu, HU_EDGES[0], HU_EDGES[-1] - 1)
                 counts[value] = tuple(int(n) for n in np.histogram(inside, HU_EDGES)[0])
     return Facts(
-        tuple(int(n) for n in upright.shape),
+        three(int(n) for n in upright.shape),
         upright.spacing_mm,
         "".join(axes),
         volumes,

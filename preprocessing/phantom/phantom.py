@@ -220,7 +220,7 @@ def generate_cohort(
     }
     kind = "" if config.phantom == "standard" else f"{config.phantom} "
     description = f"{kind}synthetic cohort {config.site}, seed {config.seed}"
-    manifest.write(path, manifest.Manifest(config.site, cases, description, declared=declared))
+    manifest.write(path, manifest.CaseManifest(config.site, cases, description, declared=declared))
     return path
 
 

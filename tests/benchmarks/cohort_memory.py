@@ -19,9 +19,9 @@ from tests.benchmarks import peak_memory, scans, side_by_side
 
 def prepare(workers: int, limit_mib: int | None = None) -> dict[str, float]:
     from preprocessing import pipeline
-    from preprocessing.manifest import Case, Manifest
+    from preprocessing.manifest import Case, CaseManifest
 
-    manifest = Manifest(
+    manifest = CaseManifest(
         "C2", tuple(Case(name, *map(pathlib.Path, scans.paths(name))) for name in scans.SHAPES)
     )
     root = pathlib.Path(tempfile.mkdtemp())

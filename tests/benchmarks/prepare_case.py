@@ -26,7 +26,7 @@ TARGET_MM = (1.0, 1.0, 1.0)
 
 
 def ours(name: str) -> dict[str, float]:
-    from preprocessing.case_preparation import prepare_case
+    from preprocessing.case_preparation import Prepared, prepare_case
     from preprocessing.manifest import Case
 
     image, label = map(pathlib.Path, scans.paths(name))
@@ -38,8 +38,8 @@ def ours(name: str) -> dict[str, float]:
         seconds = time.perf_counter() - start
     finally:
         shutil.rmtree(folder)
-    if "sources" not in outcome:
-        raise RuntimeError(outcome["problem"])
+    if not isinstance(outcome, Prepared):
+        raise RuntimeError(str(outcome))
     return {"seconds": seconds}
 
 

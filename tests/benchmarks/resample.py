@@ -28,6 +28,7 @@ def ours(name: str) -> dict[str, float]:
     import numpy as np
 
     from preprocessing import geometry, nifti, resampling
+    from tests.preprocessing.training_grid import training_grid
 
     upright = geometry.to_ras(nifti.read_ct(scans.paths(name)[0]))
     before = peak_memory.reset()
@@ -38,7 +39,7 @@ def ours(name: str) -> dict[str, float]:
     if reference is not None:
         voxels, affine = reference
         same = voxels.shape == hu.shape and np.array_equal(
-            affine, resampling.resampled_grid(upright.grid, TARGET_MM).affine
+            affine, training_grid(upright.grid, TARGET_MM).affine
         )
         figures["difference"] = (
             float(np.abs(voxels - hu).max()) / _HU_RANGE if same else float("inf")

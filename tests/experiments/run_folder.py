@@ -120,7 +120,7 @@ def leave_cases(folder):
                 nifti.write_volume(path, volume)
             cases.append(manifest.Case(f"SECRET{number}", image, label))
         home = folder / "sites" / site
-        listed = manifest.Manifest(site, tuple(cases))
+        listed = manifest.CaseManifest(site, tuple(cases))
         store = pipeline.prepare(
             listed,
             home / "cases",

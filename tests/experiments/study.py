@@ -78,7 +78,7 @@ class Study:
                 cases.append(manifest.Case(f"{site}_{number}", image, label))
             manifest.write(
                 self.folder / "scans" / site / "manifest.json",
-                manifest.Manifest(site, tuple(cases)),
+                manifest.CaseManifest(site, tuple(cases)),
             )
 
     def group(self, *, fresh: Container[str] = ()) -> ProgramGroup:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preprocessing import manifest, nifti
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 
@@ -47,7 +47,7 @@ def reports(tmp_path_factory):
             nifti.write_volume(case.image, Volume(CT.array + np.int16(number), AFFINE))
             nifti.write_volume(case.label, Volume(label, AFFINE))
             cases.append(case)
-        manifest.write(folder / site / "manifest.json", Manifest(site, tuple(cases)))
+        manifest.write(folder / site / "manifest.json", CaseManifest(site, tuple(cases)))
         printed = run("experiments.cohort_report", f"--manifest={folder / site / 'manifest.json'}", f"--site_folder={folder / site}", "--workers=1")  # fmt: skip
         assert "pancreas, ml" in printed and site in printed and "█" in printed
     files = ",".join(str(folder / site / "cohort.json") for site in ("C1", "C2"))

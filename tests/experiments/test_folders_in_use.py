@@ -26,7 +26,7 @@ def site(tmp_path_factory):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
     pipeline.prepare(
-        manifest.Manifest("C2", tuple(cases)),
+        manifest.CaseManifest("C2", tuple(cases)),
         folder / "site" / "cases",
         target_mm=(3.0, 3.0, 3.0),
         split_seed=1,

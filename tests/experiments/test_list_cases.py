@@ -8,7 +8,7 @@ import pytest
 from preprocessing import manifest
 from preprocessing.checks import survey
 from tests.preprocessing.corpus_files import both
-from tests.preprocessing.test_pancreas_ct import HEALTHY, download
+from tests.preprocessing.layouts.test_pancreas_ct import HEALTHY, download
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from runkit import atomic  # noqa: E402
 from tests.experiments.study import FLAGS as TINY_FLAGS  # noqa: E402
 from tests.experiments.study import GENOTYPE, scan  # noqa: E402
 from tests.preprocessing.dicom_files import save, slices  # noqa: E402
-from tests.preprocessing.test_pancreas_ct import AFFINE, CT, HEALTHY  # noqa: E402
+from tests.preprocessing.layouts.test_pancreas_ct import AFFINE, CT, HEALTHY  # noqa: E402
 
 LISTS = study_file._FLAGFILES.parent / "splits"
 # one or more of each split of the committed lists, by what the lists say

@@ -1,9 +1,9 @@
-"""Scans and manifests as they should not be, and as they may be: each kind is a folder with a
-manifest.json of one small case.
+"""A corpus of malformed inputs, and of unusual inputs that are valid.
 
-    python -m tests.preprocessing.corpus FOLDER      writes all of them, and FOLDER/corpus.json, which says what each is
+Each kind is a folder with a manifest.json of one small case. The tests read them with the product,
+`tests/benchmarks/malformed.py` with other software. Write all of them, and an index in corpus.json:
 
-The tests read them with the product; `tests/benchmarks/malformed.py` with other software.
+    python -m tests.preprocessing.corpus FOLDER
 """
 
 from __future__ import annotations

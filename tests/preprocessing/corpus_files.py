@@ -1,6 +1,4 @@
-"""Building blocks of the corpus: one small patient, and functions that write it to files in good
-and in bad ways.
-"""
+"""Building blocks of the corpus: a small patient, and functions that write it to files."""
 
 from __future__ import annotations
 
@@ -27,9 +25,8 @@ class Kind:
 
     Attributes:
       group: "nifti", "dicom", "manifest" or "cohort".
-      rule: id of the rule that refuses it, None for one that is valid.
-      make: writes image, label or manifest into a folder; what it returns is merged into the
-          manifest.
+      rule: id of the rule that refuses it, None for a valid input.
+      make: writes image, label or manifest into a folder; its result is merged into the manifest.
       file: end of the path that the refusal names.
     """
 
@@ -41,9 +38,7 @@ class Kind:
 
 
 def patient() -> tuple[Volume, Volume]:
-    """Returns a small abdomen, int16 HU and labels, both RAS+: nothing in it is where its mirror
-    image would be.
-    """
+    """Returns a small abdomen without any symmetry: int16 HU and labels, both RAS+."""
     x, y, z = np.meshgrid(
         *(AFFINE[a, 3] + AFFINE[a, a] * np.arange(n) for a, n in enumerate(SHAPE)), indexing="ij"
     )
@@ -84,8 +79,10 @@ def nifti(
     dtype=None,
     header=None,
 ) -> None:
-    """Saves an array by nibabel; `change` edits the header's bytes, which nibabel itself would put
-    right.
+    """Saves an array with nibabel.
+
+    Args:
+      change: edits the bytes of the header, which nibabel would correct.
     """
     image = kind(array, affine, header, dtype=dtype or array.dtype)
     image.header.set_xyzt_units("mm")
@@ -126,7 +123,7 @@ def damaged(name: str, damage: Callable[[bytes], bytes]):
 
 
 def put(offset: int, dtype: str, *values):
-    """Returns an edit of a header: values from a byte on."""
+    """Returns an edit of a header that writes values from a byte on."""
 
     def change(raw: bytearray) -> None:
         content = np.array(values, dtype).tobytes()
@@ -187,7 +184,11 @@ def entry(case_id="case", **changes) -> dict[str, Any]:
 
 
 def series(change=None, *, volume=CT, syntax=None, **entries):
-    """A DICOM case: `change` takes its list of slices and returns the ones to write."""
+    """Returns a function that writes a DICOM case.
+
+    Args:
+      change: takes the list of slices and returns the ones to write.
+    """
 
     def make(folder):
         label()(folder)
@@ -229,7 +230,12 @@ def site(**changes):
 
 
 def decathlon(**changes):
-    return {"name": "PANCREAS", "labels": {"0": "background", "1": "pancreas", "2": "cancer"}, "training": [{"image": "./image.nii.gz", "label": "./label.nii.gz"}], **changes}  # fmt: skip
+    return {
+        "name": "PANCREAS",
+        "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
+        "training": [{"image": "./image.nii.gz", "label": "./label.nii.gz"}],
+        **changes,
+    }
 
 
 def then(*steps):

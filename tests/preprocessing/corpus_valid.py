@@ -1,4 +1,4 @@
-"""Inputs that are odd and right: all of them must be accepted."""
+"""Inputs that are unusual but valid: all of them must be accepted."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _two_acquisitions(folder):
 
 
 def _axis_orders() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """The patient in all 48 orders of its axes, at the same place."""
+    """Yields the patient in all 48 orders of its axes, at the same place."""
     for order in itertools.permutations(range(3)):
         for flips in itertools.product((False, True), repeat=3):
             matrix = np.zeros((4, 4))
@@ -123,7 +123,7 @@ def big_endian(array: np.ndarray, dtype: str):
 
 
 def _stretched(factors: tuple[int, int, int], crop, affine):
-    """The patient at another resolution: whole multiples of voxels, so that it stays what it is."""
+    """Returns the patient at another resolution, in whole multiples of voxels."""
 
     def make(folder):
         for name, volume in (("image", CT), ("label", LABEL)):
@@ -136,7 +136,7 @@ def _stretched(factors: tuple[int, int, int], crop, affine):
 
 
 def long_quaternion():
-    """Half a turn about z, whose quaternion (0, 0, 1) float32 may print a little long."""
+    """Half a turn about z: in float32 its quaternion (0, 0, 1) may be slightly too long."""
     return CT.array[::-1, ::-1].copy(), LABEL.array[::-1, ::-1].copy(), AFFINE @ flip_x() @ flip_y()
 
 
@@ -159,43 +159,165 @@ def valid() -> Iterator[Kind]:
     nii = [
         ("oblique", both(affine=turned(8, -5, 12))),
         ("oblique by almost 45 degrees", both(affine=turned(0, 0, 44.9))),
-        ("big-endian", lambda f: (nifti(f / "image.nii.gz", **big_endian(CT.array, ">i2")), nifti(f / "label.nii.gz", **big_endian(LABEL.array, ">i2")))),
-        ("slope and intercept", then(both(), image((CT.array + 1024).astype(np.uint16), change=put(112, "<f4", 1.0, -1024.0)))),
-        ("slope of a half", then(both(), image((CT.array * 2).astype(np.int16), change=put(112, "<f4", 0.5, 0.0)))),
+        (
+            "big-endian",
+            lambda f: (
+                nifti(f / "image.nii.gz", **big_endian(CT.array, ">i2")),
+                nifti(f / "label.nii.gz", **big_endian(LABEL.array, ">i2")),
+            ),
+        ),
+        (
+            "slope and intercept",
+            then(
+                both(),
+                image((CT.array + 1024).astype(np.uint16), change=put(112, "<f4", 1.0, -1024.0)),
+            ),
+        ),
+        (
+            "slope of a half",
+            then(both(), image((CT.array * 2).astype(np.int16), change=put(112, "<f4", 0.5, 0.0))),
+        ),
         ("CT as float64", then(both(), image(CT.array.astype(np.float64)))),
         ("label as float64", then(both(), label(LABEL.array.astype(np.float64)))),
-        ("label off by rounding", then(both(), label((LABEL.array * np.float32(1.000001)).astype(np.float32)))),
+        (
+            "label off by rounding",
+            then(both(), label((LABEL.array * np.float32(1.000001)).astype(np.float32))),
+        ),
         ("label as int64", then(both(), label(LABEL.array.astype(np.int64)))),
-        ("label in another axis order", then(both(), lambda f: nifti(f / "label.nii.gz", np.ascontiguousarray(LABEL.array[::-1]), AFFINE @ flip_x()))),
-        ("affine noise of 1e-8", then(both(), label(affine=AFFINE + np.random.default_rng(1).normal(0, 1e-8, (4, 4)) * [[1], [1], [1], [0]]))),
+        (
+            "label in another axis order",
+            then(
+                both(),
+                lambda f: nifti(
+                    f / "label.nii.gz", np.ascontiguousarray(LABEL.array[::-1]), AFFINE @ flip_x()
+                ),
+            ),
+        ),
+        (
+            "affine noise of 1e-8",
+            then(
+                both(),
+                label(
+                    affine=AFFINE
+                    + np.random.default_rng(1).normal(0, 1e-8, (4, 4)) * [[1], [1], [1], [0]]
+                ),
+            ),
+        ),
         ("origin off by 0.1 mm", then(both(), label(affine=shifted(0.1, 0, 0)))),
         ("NIfTI-2", both(kind=nibabel.Nifti2Image)),
-        ("not compressed", lambda f: (nifti(f / "image.nii", CT.array), nifti(f / "label.nii", LABEL.array)) and {"cases": [entry(image="image.nii", label="label.nii")]}),
+        (
+            "not compressed",
+            lambda f: (
+                (nifti(f / "image.nii", CT.array), nifti(f / "label.nii", LABEL.array))
+                and {"cases": [entry(image="image.nii", label="label.nii")]}
+            ),
+        ),
         ("not compressed, named .nii.gz", damaged("image.nii.gz", gzip.decompress)),
         ("fourth axis of length one", then(both(), image(CT.array[..., None]))),
-        ("sform only", both(change=lambda raw: (put(252, "<i2", 0)(raw), put(80, "<f4", 1, 1, 1)(raw)))),
+        (
+            "sform only",
+            both(change=lambda raw: (put(252, "<i2", 0)(raw), put(80, "<f4", 1, 1, 1)(raw))),
+        ),
         ("qform only", both(change=put(252, "<i2", 1, 0))),
-        ("qfac of 0", both(change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(76, "<f4", 0)(raw)))),
-        ("quaternion long by rounding, qform only", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
-        ("quaternion long by rounding beside an sform", both(*long_quaternion(), change=lambda raw: (put(252, "<i2", 1)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)))),
-        ("no orientation, given in the manifest", then(both(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="RAS")]})),
-        ("label without orientation, given in the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="ras")]})),
-        ("label without orientation, placed by the manifest", then(both(), label(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(label_turn="+x+y+z")]})),
-        ("zeros behind the compressed data", damaged("image.nii.gz", lambda content: content + bytes(512))),
-        ("two compressed members with padding", damaged("image.nii.gz", lambda content: gzip.compress(gzip.decompress(content)[:4000]) + bytes(9) + gzip.compress(gzip.decompress(content)[4000:]))),
+        (
+            "qfac of 0",
+            both(change=lambda raw: (put(252, "<i2", 1, 0)(raw), put(76, "<f4", 0)(raw))),
+        ),
+        (
+            "quaternion long by rounding, qform only",
+            both(
+                *long_quaternion(),
+                change=lambda raw: (
+                    put(252, "<i2", 1, 0)(raw),
+                    put(256, "<f4", 0, 0, 1.0000004)(raw),
+                ),
+            ),
+        ),
+        (
+            "quaternion long by rounding beside an sform",
+            both(
+                *long_quaternion(),
+                change=lambda raw: (put(252, "<i2", 1)(raw), put(256, "<f4", 0, 0, 1.0000004)(raw)),
+            ),
+        ),
+        (
+            "no orientation, given in the manifest",
+            then(
+                both(change=put(252, "<i2", 0, 0)), lambda f: {"cases": [entry(orientation="RAS")]}
+            ),
+        ),
+        (
+            "label without orientation, given in the manifest",
+            then(
+                both(),
+                label(change=put(252, "<i2", 0, 0)),
+                lambda f: {"cases": [entry(orientation="ras")]},
+            ),
+        ),
+        (
+            "label without orientation, placed by the manifest",
+            then(
+                both(),
+                label(change=put(252, "<i2", 0, 0)),
+                lambda f: {"cases": [entry(label_turn="+x+y+z")]},
+            ),
+        ),
+        (
+            "zeros behind the compressed data",
+            damaged("image.nii.gz", lambda content: content + bytes(512)),
+        ),
+        (
+            "two compressed members with padding",
+            damaged(
+                "image.nii.gz",
+                lambda content: (
+                    gzip.compress(gzip.decompress(content)[:4000])
+                    + bytes(9)
+                    + gzip.compress(gzip.decompress(content)[4000:])
+                ),
+            ),
+        ),
         ("unit unknown", both(change=put(123, "u1", 0))),
         ("tumour of one slice", then(both(), label(thin_tumour()))),
         ("no tumour", then(both(), label((LABEL.array > 0).astype(np.uint8)))),
-        ("padding of -3024 HU", then(both(), image(np.where(CT.array < -900, -3024, CT.array).astype(np.int16)))),
-        ("metal of 30000 HU", then(both(), image(with_values(CT.array, np.s_[40:43, 20:22, 12:14], 30000)))),
+        (
+            "padding of -3024 HU",
+            then(both(), image(np.where(CT.array < -900, -3024, CT.array).astype(np.int16))),
+        ),
+        (
+            "metal of 30000 HU",
+            then(both(), image(with_values(CT.array, np.s_[40:43, 20:22, 12:14], 30000))),
+        ),
         ("CT cut off at -200 and 250 HU", then(both(), image(np.clip(CT.array, -200, 250)))),
         ("slices of 0.16 mm", _stretched((1, 1, 20), np.s_[:, :, 8:18], fine)),
-        ("1200 slices", _stretched((1, 1, 50), np.s_[8:56, 6:48, 2:26], np.diag([3.0, 3.0, 0.1, 1.0]))),
-        ("organ map", then(both(), label(_organ_map()), lambda f: {"label_values": {"7": 1, "9": 2}})),
+        (
+            "1200 slices",
+            _stretched((1, 1, 50), np.s_[8:56, 6:48, 2:26], np.diag([3.0, 3.0, 0.1, 1.0])),
+        ),
+        (
+            "organ map",
+            then(both(), label(_organ_map()), lambda f: {"label_values": {"7": 1, "9": 2}}),
+        ),
         ("scan without label", lambda f: image()(f) or {"cases": [entry(label=None)]}),
-        ("wrong label, excluded", lambda f: (both()(f), nifti(f / "b.nii.gz", moved(CT.array, 3, 0, 0))) and {"cases": [entry(), entry("b", image="b.nii.gz", label="none.nii.gz")], "excluded": ["b"]}),
-        ("flipped label, accepted", then(both(), label(LABEL.array[::-1].copy()), lambda f: {"cases": [entry(accept=["C06"])]})),
-    ]  # fmt: skip
+        (
+            "wrong label, excluded",
+            lambda f: (
+                (both()(f), nifti(f / "b.nii.gz", moved(CT.array, 3, 0, 0)))
+                and {
+                    "cases": [entry(), entry("b", image="b.nii.gz", label="none.nii.gz")],
+                    "excluded": ["b"],
+                }
+            ),
+        ),
+        (
+            "flipped label, accepted",
+            then(
+                both(),
+                label(LABEL.array[::-1].copy()),
+                lambda f: {"cases": [entry(accept=["C06"])]},
+            ),
+        ),
+    ]
     for name, make in nii:
         yield Kind(name, "nifti", None, make)
     dcm = [

@@ -1,11 +1,9 @@
-"""Kills a preparation before everything it does to the disk, and at random times, and runs it
-again.
+"""Kills a preparation before each of its disk operations, and at random times, and runs it again.
 
 python -m tests.preprocessing.crash_program FOLDER
 
-Each attempt is a forked child, since starting an interpreter takes longer than preparing the
-cohort. Prints one JSON object: how many points there are, how many attempts were made, and what
-went wrong.
+Each attempt is a forked child, because starting an interpreter takes longer than preparing the
+cohort. Prints one JSON object: the number of points, the number of attempts, and the problems.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from preprocessing import case_store, pipeline
-from preprocessing.manifest import Manifest
+from preprocessing.manifest import CaseManifest
 from tests.preprocessing.test_pipeline import cohort
 
 _POINTS = [
@@ -41,7 +39,7 @@ _POINTS = [
 _RANDOM_KILLS = 6
 
 
-def prepare(manifest: Manifest, root: pathlib.Path, target: float) -> None:
+def prepare(manifest: CaseManifest, root: pathlib.Path, target: float) -> None:
     pipeline.prepare(manifest, root, target_mm=(target,) * 3, split_seed=3)
 
 
@@ -63,8 +61,10 @@ def forked(action: Callable[[], None], *, kill_after_s: float | None = None) -> 
 
 
 def killing(number: int | None, counted: pathlib.Path) -> None:
-    """Makes the process kill itself at point `number`; without one, it writes down how many points
-    it passed.
+    """Makes this process kill itself at a disk operation.
+
+    Args:
+      number: of the operation; None to write the number of operations to `counted` instead.
     """
     passed = 0
 

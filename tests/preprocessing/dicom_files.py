@@ -1,4 +1,4 @@
-"""DICOM series for tests: what a scanner would have written for a volume."""
+"""DICOM series for tests, as a scanner would have written them for a volume."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def slices(
     intercept: float = -1024.0,
     stored_as: str = "<u2",
 ) -> list[Dataset]:
-    """Returns a dataset for each slice of a CT, array axis z through the slices; the affine may be
-    any that is not sheared.
+    """Returns a dataset for each slice of a CT along its third axis.
+
+    The affine may be any that is not sheared.
     """
     to_lps = np.diag([-1.0, -1.0, 1.0])
     columns = to_lps @ volume.affine[:3, :3]
@@ -53,7 +54,7 @@ def stored(plane: np.ndarray, slope: float, intercept: float, stored_as: str = "
 
 
 def blank(series: str, *, number: int, rows: int, columns: int) -> Dataset:
-    """Returns the dataset of a CT slice without place and pixels."""
+    """Returns the dataset of a CT slice without position and pixels."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -74,8 +75,10 @@ def save(
     syntax: str | None = None,
     name: Callable[[int], str] | None = None,
 ) -> None:
-    """Writes datasets, compressed where a transfer syntax is given, under names that say nothing
-    about their order.
+    """Writes datasets under names that do not show their order.
+
+    Args:
+      syntax: transfer syntax to compress them with, if any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i, ds in enumerate(datasets):

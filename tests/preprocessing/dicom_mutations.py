@@ -1,8 +1,7 @@
-"""Series with something wrong in their headers: seeded, written byte by byte, so that no library
-puts right what should be wrong.
+"""Seeded series with faults in their headers, written byte by byte: no library corrects them.
 
-A series starts as one that every reader reads (explicit or implicit, with or without a preamble,
-compressed, one multi-frame file) and is then changed in one place, or in two.
+A series starts as one that every reader can read (explicit or implicit, with or without a preamble,
+compressed, one multi-frame file) and is then changed in one or two places.
 """
 
 from __future__ import annotations
@@ -37,27 +36,97 @@ _FORMS = (
     "slopes",
 )
 _LOOKED_AT = (
-    "Modality", "ImageType", "SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "AcquisitionNumber", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "PixelData",
-    "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelPaddingValue",
-)  # fmt: skip
+    "Modality",
+    "ImageType",
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "InstanceNumber",
+    "AcquisitionNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "NumberOfFrames",
+    "PixelData",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelPaddingValue",
+)
 _TEXTS = (
-    b"", b" ", b"\\", b"1,0", b"1,5\\1,5", b"nan", b"inf", b"-inf", b"1e400", b"1e30", b"-1", b"0", b"0\\0", b"1\\2\\3\\4\\5\\6\\7", b"abc",
-    b"1.0.0", b"\0\0", b"1\0 2", b"99999999999", b"1_0", b"0x10", b"1.5\\1.5", b"2", b"-1024", b"1\\0\\0\\0\\1\\0", b"0\\1\\0\\1\\0\\0",
-    b"\xff\xfe", b"CT", b"MR", b"MONOCHROME1", b"RGB", b"1e-30", b" 1 ", b"+1", b"1.", b".5", b"--1",
-)  # fmt: skip
+    b"",
+    b" ",
+    b"\\",
+    b"1,0",
+    b"1,5\\1,5",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"1e400",
+    b"1e30",
+    b"-1",
+    b"0",
+    b"0\\0",
+    b"1\\2\\3\\4\\5\\6\\7",
+    b"abc",
+    b"1.0.0",
+    b"\0\0",
+    b"1\0 2",
+    b"99999999999",
+    b"1_0",
+    b"0x10",
+    b"1.5\\1.5",
+    b"2",
+    b"-1024",
+    b"1\\0\\0\\0\\1\\0",
+    b"0\\1\\0\\1\\0\\0",
+    b"\xff\xfe",
+    b"CT",
+    b"MR",
+    b"MONOCHROME1",
+    b"RGB",
+    b"1e-30",
+    b" 1 ",
+    b"+1",
+    b"1.",
+    b".5",
+    b"--1",
+)
 _SYNTAXES = (
-    b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.50",
-    b"1.2.840.10008.1.2.4.70", b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.5", b"1.2.3.4.5", b"", b"abc",
-)  # fmt: skip
+    b"1.2.840.10008.1.2",
+    b"1.2.840.10008.1.2.1",
+    b"1.2.840.10008.1.2.2",
+    b"1.2.840.10008.1.2.1.99",
+    b"1.2.840.10008.1.2.4.50",
+    b"1.2.840.10008.1.2.4.70",
+    b"1.2.840.10008.1.2.4.90",
+    b"1.2.840.10008.1.2.5",
+    b"1.2.3.4.5",
+    b"",
+    b"abc",
+)
 
 
 @dataclasses.dataclass
 class Element:
-    """One attribute as bytes. `items` are those of a sequence; `claimed` is the length that the
-    file says, None for the true one.
+    """One attribute as bytes.
+
+    Attributes:
+      items: of a sequence.
+      claimed: length that the file declares; None for the true one.
     """
 
     tag: int
@@ -86,7 +155,7 @@ class Element:
 
 @dataclasses.dataclass
 class File:
-    """A file of a series: its attributes, and what is done to its bytes in the end."""
+    """A file of a series: its attributes, and the changes to its bytes."""
 
     elements: list[Element]
     meta: list[Element]
@@ -113,7 +182,7 @@ def encoded(elements: list[Element], implicit: bool) -> bytes:
 
 
 def volume(seed: int = 7) -> Volume:
-    """Returns the CT of a series: soft tissue in air, each voxel another."""
+    """Returns the CT of a series: soft tissue in air, every voxel different."""
     rng = np.random.default_rng(seed)
     array = rng.integers(-60, 240, SHAPE)
     array[:3], array[-3:] = rng.integers(-1020, -900, (2, 3, *SHAPE[1:]))
@@ -128,8 +197,10 @@ def label() -> np.ndarray:
 
 
 def write(folder: pathlib.Path, seed: int, voxels: int = 7) -> str:
-    """Writes a series into a folder that is not there yet, and returns what is wrong with it.
-    `voxels` is the seed of its voxels.
+    """Writes a series into a new folder and returns a description of its fault.
+
+    Args:
+      voxels: seed of its voxels.
     """
     rng = random.Random(seed)
     form = rng.choice(_FORMS)
@@ -209,7 +280,7 @@ def _even(value: bytes) -> bytes:
 
 
 def _parsed(content: bytes) -> list[Element]:
-    """Takes a data set in explicit little endian apart; encapsulated pixels stay one value."""
+    """Parses a data set in explicit little endian; encapsulated pixels stay one value."""
     elements, at = [], 0
     while at < len(content):
         group, number, representation = struct.unpack("<HH2s", content[at : at + 6])
@@ -266,9 +337,7 @@ def _mutate(files: list[File], chosen: list[int], rng: random.Random) -> str:
 
 
 def _found(file: File, name: str, rng: random.Random) -> tuple[list[Element], Element]:
-    """Returns an attribute and the data set that it stands in, another one where the file has none
-    of that name.
-    """
+    """Returns an attribute and its data set; another one if the file has none of that name."""
     there = list(_walk(file.elements))
     tag = int(pydicom.tag.Tag(name))
     named = [pair for pair in there if pair[1].tag == tag]
@@ -342,7 +411,7 @@ def _number(file: File, name: str, rng: random.Random) -> None:
 
 
 def _nudge(file: File, name: str, rng: random.Random) -> None:
-    """Changes a number of the geometry or of the rescale to another one that is as good by itself."""
+    """Changes a number of the geometry or the rescale to another one that is valid by itself."""
     chosen = (
         "ImagePositionPatient",
         "ImageOrientationPatient",
@@ -443,7 +512,7 @@ def _flip(file: File, name: str, rng: random.Random) -> None:
 
 
 def _lose(folder: pathlib.Path, rng: random.Random, done: list[str]) -> None:
-    """Now and then takes a file away, at an end or between others, or leaves a link in its place."""
+    """Sometimes removes a file, at an end or in the middle, or replaces it with a dangling link."""
     way = rng.randrange(20)
     if way > 2:
         return

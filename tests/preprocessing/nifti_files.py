@@ -1,4 +1,4 @@
-"""Edits of NIfTI files that no library makes."""
+"""Edits of NIfTI files that libraries do not offer."""
 
 from __future__ import annotations
 

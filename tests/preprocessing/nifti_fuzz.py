@@ -1,5 +1,6 @@
-"""Seeded mutations of NIfTI files: headers, data sizes and compressed streams as damaged disks and
-odd exporters leave them.
+"""Seeded mutations of NIfTI files, as damaged disks and unusual exporters produce them.
+
+They concern headers, the size of the data, and the compressed stream.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ _MAGIC = (b"n+1\0", b"ni1\0", b"n+2\0", b"n+9\0", b"nii\0", b"\0\0\0\0", b"n+1\x
 def whole_files(
     folder: pathlib.Path, hu: np.ndarray = CT.array, label: np.ndarray = LABEL.array
 ) -> tuple[bytes, bytes]:
-    """Returns a scan and its label, not compressed, with both forms set."""
+    """Returns a scan and its label as uncompressed files with sform and qform."""
     for name, array in (("image", hu), ("label", label)):
         nifti(
             folder / f"{name}.nii",
@@ -102,7 +103,7 @@ def whole_files(
 
 
 def mutations(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yields, without end, what was changed and the file's bytes, compressed."""
+    """Yields, without end, a description of the mutation and the bytes of the compressed file."""
     rng = np.random.default_rng(seed)
     while True:
         raw, changes = bytearray(content), []

@@ -56,7 +56,7 @@ def test_axes_flip_independently():
     assert kinds == set(range(8))
 
 
-def test_scale_and_shift_are_one_number_a_sample_within_their_ranges():
+def test_scale_and_shift_are_one_number_per_sample_within_their_ranges():
     image, label, seeds = batch(200)
     found, found_label = run(
         AugmentationConfig(intensity_scale=0.2, intensity_shift=0.1), image, label, seeds
@@ -71,7 +71,7 @@ def test_scale_and_shift_are_one_number_a_sample_within_their_ranges():
     assert abs(np.corrcoef(factors, offsets)[0, 1]) < 0.25
 
 
-def test_a_sample_fares_the_same_wherever_it_stands():
+def test_a_sample_is_changed_alike_at_any_place_in_a_batch():
     image, label, seeds = batch(8)
     config = AugmentationConfig(flip_axes=("y",), intensity_scale=0.1, intensity_shift=0.1)
     whole = run(config, image, label, seeds)

@@ -5,8 +5,8 @@ import pytest
 
 from preprocessing import budget, nifti, pipeline
 from preprocessing.budget import CaseNeed, Speed
-from preprocessing.case_preparation import prepare_case
-from preprocessing.manifest import Case, Manifest
+from preprocessing.case_preparation import Prepared, prepare_case
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.test_geometry import stored_affine
 from tests.preprocessing.test_pipeline import cohort, scan
@@ -39,7 +39,7 @@ def cohort_budget(needs, limit_gb, workers=1, speed=None):
 @pytest.mark.parametrize("target_mm", [(1.0, 1.0, 1.0), (0.6, 0.6, 1.5)])
 @pytest.mark.parametrize(("image_type", "label_type"), [("int16", "uint8"), ("float32", "float32")])
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
-def test_a_case_needs_no_more_memory_than_its_headers_foretold(
+def test_a_case_needs_no_more_memory_than_predicted_from_its_headers(
     tmp_path, target_mm, image_type, label_type, axes
 ):
     case = write_scan(
@@ -54,7 +54,7 @@ def test_a_case_needs_no_more_memory_than_its_headers_foretold(
     outcome = prepare_case(case, tmp_path / "store", settings, threads=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "sources" in outcome, outcome
+    assert isinstance(outcome, Prepared), outcome
     assert peak <= foretold.memory_bytes
     # the constant part apart, the forecast is no more than twice what it came to
     assert foretold.memory_bytes - budget._SLABS_BYTES < 2 * peak
@@ -68,14 +68,14 @@ def test_a_file_without_a_header_needs_nothing(tmp_path):
     assert budget.case_need(case, (1.0, 1.0, 1.0)) is None
 
 
-def test_the_largest_cases_that_can_meet_make_the_memory():
+def test_the_memory_is_that_of_the_largest_cases_that_can_run_together():
     idle = budget.idle_bytes(2)
     found = cohort_budget([need(1.0), need(3.0), None, need(2.0)], limit_gb=100, workers=2)
     assert found.memory_bytes == pytest.approx(idle + 5 * GB, rel=0.05)
     assert (found.cases, found.unreadable, found.disk_bytes) == (4, 1, 1.5 * GB)
 
 
-def test_the_limit_is_the_memory_where_it_is_less():
+def test_the_memory_never_exceeds_the_limit():
     idle_gb = budget.idle_bytes(2) / GB
     found = cohort_budget([need(3.0), need(3.0)], limit_gb=idle_gb + 4, workers=2)
     assert found.memory_bytes == pytest.approx((idle_gb + 4) * GB, rel=0.01)
@@ -102,21 +102,12 @@ def test_measured_speed_is_that_of_a_machine():
     assert 1e-11 < speed.per_native_voxel < 1e-5 and 1e-11 < speed.per_prepared_voxel < 1e-5
 
 
-def test_a_case_that_fits_goes_first_and_a_lone_one_always():
-    cases = [Case(name, None, None) for name in "abc"]
-    needs = {"a": need(3.0), "b": need(1.0), "c": None}
-    assert pipeline._next_fitting(cases, needs, 2 * GB, True).case_id == "b"
-    assert pipeline._next_fitting(cases[:1], needs, 2 * GB, True) is None
-    assert pipeline._next_fitting(cases[:1], needs, 2 * GB, False).case_id == "a"
-    assert pipeline._next_fitting([], needs, 2 * GB, False) is None
-
-
 def test_a_plan_writes_nothing_and_knows_what_is_done(tmp_path):
     manifest, root = cohort(tmp_path, 4), tmp_path / "store"
     settings = {"target_mm": (2.0, 2.0, 2.0), "window_hu": (-200.0, 250.0)}
     found = pipeline.plan(manifest, root, **settings)
     assert (found.cases, found.done, root.exists()) == (4, 0, False)
-    pipeline.prepare(Manifest("C2", manifest.cases[:3]), root, split_seed=0, **settings)
+    pipeline.prepare(CaseManifest("C2", manifest.cases[:3]), root, split_seed=0, **settings)
     found = pipeline.plan(manifest, root, **settings)
     assert (found.cases, found.done) == (1, 3)
     assert pipeline.plan(manifest, root, target_mm=(3.0, 3.0, 3.0)).done == 0

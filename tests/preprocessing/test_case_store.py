@@ -40,11 +40,11 @@ def write(root, case_id, seed=0, settings=SETTINGS, sources=None, empty=0):
     return sources
 
 
-def store_of(root, count=3):
+def store_of(root, count=3, site="C2"):
     sources = {f"case_{i}": write(root, f"case_{i}", seed=i) for i in range(count)}
     splits = {"training": ["case_1"], "validation": ["case_2"], "test": ["case_0"]}
     case_store.write_index(
-        root, site="C2", seed=5, settings=SETTINGS, splits=splits, sources=sources
+        root, site=site, seed=5, settings=SETTINGS, splits=splits, sources=sources
     )
     return CaseStore(root)
 
@@ -115,7 +115,7 @@ def test_a_new_version_of_a_case_is_read_and_not_the_map_of_the_old_one(tmp_path
     np.testing.assert_array_equal(CaseStore(tmp_path).open("case_0").image, case_arrays(6)[0])
 
 
-def test_a_folder_without_an_index_is_no_store(tmp_path):
+def test_a_folder_without_an_index_is_not_a_store(tmp_path):
     write(tmp_path, "case_0")
     with pytest.raises(ValueError, match=rf"{tmp_path.name}.*index\.json"):
         CaseStore(tmp_path)

@@ -50,7 +50,7 @@ def test_every_odd_but_valid_input_is_accepted(tmp_path, kind):
     assert {warning.rule for warning in warnings} <= {"C08"}, [str(warning) for warning in warnings]
 
 
-def test_bad_cases_stop_no_other_of_a_preparation(tmp_path):
+def test_bad_cases_do_not_stop_a_preparation(tmp_path):
     kinds = [kind for kind in corpus.MALFORMED if kind.group in ("nifti", "dicom")]
     good = next(kind for kind in corpus.VALID if kind.name == "DICOM as JPEG 2000")
     cases = []

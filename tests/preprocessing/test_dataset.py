@@ -29,7 +29,7 @@ def test_a_resumed_dataset_goes_on_where_the_first_would():
         np.testing.assert_array_equal(before["image"], after["image"])
 
 
-def test_distribution_divides_each_batch_and_repeats_none():
+def test_distribution_divides_each_batch_without_repetition():
     options = training_dataset(sampler(), 0, 2).options()
     assert (
         options.experimental_distribute.auto_shard_policy

@@ -1,4 +1,4 @@
-"""What a site declares of its labels: its words, and that labels are held to it."""
+"""The declaration of a site's labels: its words, and that contradicting labels are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOTH = {"pancreas": "complete", "tumour": "complete"}
 UNDRAWN = {"pancreas": "complete", "tumour": "unlabelled"}
 
 
-def test_what_is_missing_and_what_is_known_to_be_absent():
+def test_missing_classes_and_classes_known_to_be_absent():
     assert declared_labels.missing(None) == () and not declared_labels.known_absent(None)
     assert declared_labels.missing(BOTH) == () and not declared_labels.known_absent(BOTH)
     assert declared_labels.missing(HEALTHY) == (2,) and declared_labels.known_absent(HEALTHY)
@@ -47,21 +47,23 @@ def test_what_is_missing_and_what_is_known_to_be_absent():
         (["tumour"], "for each of pancreas, tumour"),
     ],
 )
-def test_a_declaration_that_cannot_be_is_refused(declared, words):
+def test_an_invalid_declaration_is_refused(declared, words):
     with pytest.raises(ValueError, match=words):
         declared_labels.check(declared)
 
 
-def test_patients_of_several_hospitals_in_one_list():
+def test_declarations_of_several_hospitals_are_merged():
     assert declared_labels.merged([HEALTHY, BOTH]) == BOTH  # whoever has a tumour is drawn with it
     assert declared_labels.merged([HEALTHY, HEALTHY]) == HEALTHY
     assert declared_labels.merged([BOTH, UNDRAWN]) == UNDRAWN
     assert declared_labels.merged([BOTH, None]) is None and declared_labels.merged([]) is None
 
 
-def test_a_manifest_keeps_it(tmp_path):
+def test_a_manifest_keeps_its_declaration(tmp_path):
     case = manifest.Case("a", tmp_path / "a.nii.gz", tmp_path / "al.nii.gz")
-    manifest.write(tmp_path / "manifest.json", manifest.Manifest("C1", (case,), declared=HEALTHY))
+    manifest.write(
+        tmp_path / "manifest.json", manifest.CaseManifest("C1", (case,), declared=HEALTHY)
+    )
     assert json.loads((tmp_path / "manifest.json").read_text())["declared_labels"] == HEALTHY
     assert manifest.read(tmp_path / "manifest.json").declared == HEALTHY
     text = (tmp_path / "manifest.json").read_text().replace("absent", "nowhere")
@@ -70,25 +72,6 @@ def test_a_manifest_keeps_it(tmp_path):
         rules.IntegrityError, match=r"manifest.json: declared_labels has 'nowhere'.*\[M05"
     ):
         manifest.read(tmp_path / "manifest.json")
-
-
-@pytest.mark.parametrize(
-    ("labels", "declared"),
-    [
-        ({"0": "background", "1": "pancreas", "2": "cancer"}, BOTH),
-        ({"0": "background", "1": "pancreas"}, None),
-        (None, None),
-    ],
-)
-def test_the_decathlons_list_says_what_is_drawn(tmp_path, labels, declared):
-    value = {
-        "name": "Pancreas",
-        "labels": labels,
-        "training": [{"image": "i.nii.gz", "label": "l.nii.gz"}],
-        "test": [],
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(value))
-    assert manifest.read(tmp_path / "dataset.json").declared == declared
 
 
 def test_a_label_that_shows_what_is_declared_absent_is_refused_and_the_others_go_on(tmp_path):

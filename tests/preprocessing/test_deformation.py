@@ -1,6 +1,4 @@
-"""Deformations against closed forms: what a field may not do, and what warping by a known field
-gives.
-"""
+"""Deformations against closed forms: properties of a field, and warping by a known field."""
 
 import numpy as np
 import pytest

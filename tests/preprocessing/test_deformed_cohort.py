@@ -29,7 +29,8 @@ def write_sources(folder, count=2):
         nifti.write_volume(label, Volume(organs, AFFINE))
         cases.append(manifest.Case(f"patient_{number}", image, label))
     manifest.write(
-        folder / "manifest.json", manifest.Manifest("sources", tuple(cases), label_values={7: 1})
+        folder / "manifest.json",
+        manifest.CaseManifest("sources", tuple(cases), label_values={7: 1}),
     )
     return folder / "manifest.json"
 
@@ -185,7 +186,7 @@ def test_all_unusable_sources_are_named_with_the_remedy(listed, tmp_path):
             ValueError, match=r"list\.json: cannot be used as a list of sources"
         ) as caught:
             deformed_cohort.check_sources(
-                manifest.Manifest("s", tuple(cases), label_values=label_values), "list.json"
+                manifest.CaseManifest("s", tuple(cases), label_values=label_values), "list.json"
             )
         assert all(words in str(caught.value) for words in expected), str(caught.value)
 

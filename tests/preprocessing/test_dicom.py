@@ -6,7 +6,6 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_rescale
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from preprocessing import dicom, dicom_header, geometry
 from preprocessing.checks.rules import IntegrityError
@@ -63,50 +62,6 @@ def test_order_comes_from_positions_not_from_numbers_or_names(tmp_path):
     np.testing.assert_array_equal(dicom.read_series(tmp_path).array, ct().array)
 
 
-@pytest.mark.parametrize(
-    "syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=["RLE", "JPEG2000", "JPEG-LS"]
-)
-def test_compressed_pixels(tmp_path, syntax):
-    volume = ct((40, 36, 4))  # JPEG 2000 halves a picture five times
-    save(tmp_path, slices(volume), syntax=syntax)
-    assert pydicom.dcmread(next(tmp_path.iterdir())).file_meta.TransferSyntaxUID == syntax
-    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, volume.array)
-
-
-def test_each_slice_is_rescaled_by_itself(tmp_path):
-    made = slices(ct())
-    odd = slices(ct(), slope=0.5, intercept=-2000.0)[3]
-    save(tmp_path, [*made[:3], odd, *made[4:]])
-    found = dicom.read_series(tmp_path).array
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, ct().array, atol=0.25)
-
-
-def test_signed_pixels_and_padding_below_the_scale(tmp_path):
-    made = slices(ct(), intercept=0.0)
-    for k, ds in enumerate(made):
-        ds.PixelRepresentation = 1
-        plane = ct().array[:, :, k].T.copy()
-        plane[0, 0] = -2000
-        ds.PixelData = plane.astype("<i2").tobytes()
-    save(tmp_path, made)
-    found = dicom.read_series(tmp_path).array
-    assert (found[0, 0] == -2000).all()
-    np.testing.assert_array_equal(found[1:], ct().array[1:])
-
-
-@pytest.mark.parametrize("inverted", [slice(None), slice(3, 4)])
-def test_pixels_that_tools_read_in_two_ways_are_refused(tmp_path, inverted):
-    made = slices(ct())
-    for ds in made[inverted]:
-        ds.PhotometricInterpretation = "MONOCHROME1"
-    save(tmp_path, made)
-    with pytest.raises(
-        IntegrityError, match=r"pixels of MONOCHROME1.*\[D08.*export the slices as MONOCHROME2"
-    ):
-        dicom.read_series(tmp_path)
-
-
 def test_an_enhanced_multi_frame_file(tmp_path):
     save(tmp_path, [enhanced(ct())])
     found = dicom.read_series(tmp_path)
@@ -139,36 +94,7 @@ def test_of_several_series_one_is_named(tmp_path):
     assert "no CT series 9.9" in str(refused(tmp_path, series="9.9"))
 
 
-def test_a_missing_slice_is_placed(tmp_path):
-    made = slices(ct())
-    save(tmp_path, made[:3] + made[5:])
-    error = refused(tmp_path)
-    assert (
-        error.rule == "D04" and "2 missing" in str(error) and "-25.00 mm" in str(error)
-    )  # after the third: -30 + 2 * 2.5
-
-
-def test_tilted_slices_are_refused_with_their_angle(tmp_path):
-    made = slices(ct())
-    for k, ds in enumerate(made):
-        x, y, z = ds.ImagePositionPatient
-        ds.ImagePositionPatient = [x, f"{float(y) + k * 2.5 * np.tan(np.deg2rad(12)):.6f}", z]
-    save(tmp_path, made)
-    error = refused(tmp_path)
-    assert error.rule == "D06" and "12.0 degrees" in str(error)
-
-
-def test_positions_rounded_to_a_tenth_are_even_enough(tmp_path):
-    affine = AFFINE.copy()
-    affine[2, 2] = 0.625
-    made = slices(ct(affine=affine))
-    for ds in made:
-        ds.ImagePositionPatient = [f"{float(v):.1f}" for v in ds.ImagePositionPatient]
-    save(tmp_path, made)
-    assert dicom.read_series(tmp_path).spacing_mm[2] == pytest.approx(0.625, abs=0.02)
-
-
-def test_without_pydicom_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
         dicom.read_series(tmp_path)

@@ -1,4 +1,4 @@
-"""Two phases in one series are never interleaved; blocks that follow each other are one stack."""
+"""Two phases in one series are told apart; blocks that follow each other are one stack."""
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_an_acquisition_for_each_slice_is_one_stack(tmp_path):
     np.testing.assert_array_equal(dicom.read_series(tmp_path).array, FIRST.array)
 
 
-def test_all_takes_interleaved_acquisitions_for_one(tmp_path):
+def test_all_reads_interleaved_acquisitions_as_one(tmp_path):
     made = slices(FIRST)
     for k, ds in enumerate(made):
         ds.AcquisitionNumber = 1 + k % 2
@@ -135,7 +135,7 @@ def test_all_takes_interleaved_acquisitions_for_one(tmp_path):
     np.testing.assert_array_equal(dicom.read_series(tmp_path, "#all").array, FIRST.array)
 
 
-def test_a_copy_of_a_slice_or_of_the_whole_series_is_no_acquisition(tmp_path):
+def test_a_copy_of_a_slice_or_of_the_series_is_not_an_acquisition(tmp_path):
     save(tmp_path / "one", slices(FIRST))
     copied = sorted((tmp_path / "one").iterdir())[3]
     copied.with_name("copy (1).dcm").write_bytes(copied.read_bytes())

@@ -1,4 +1,4 @@
-"""A zip is a folder that nobody trusts."""
+"""Reading a zip of a series, and refusing archives that could do harm."""
 
 import io
 import pathlib
@@ -141,7 +141,7 @@ def test_one_name_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_zip_that_is_cut_short_or_none_is_refused(tmp_path, share):
+def test_a_zip_that_is_cut_short_and_a_file_that_is_not_a_zip_are_refused(tmp_path, share):
     path = zipped(tmp_path / "case.zip")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     assert refused(path).rule == "D16"

@@ -1,6 +1,4 @@
-"""What is asked of a header is a value, absent, or refused with the file's and the attribute's
-name.
-"""
+"""An attribute is a value, absent, or refused with the name of the file and the attribute."""
 
 import struct
 import types
@@ -47,9 +45,14 @@ def refused(ask, *expected, rule="D12"):
 @pytest.mark.parametrize("bare", [False, True], ids=["file", "without preamble"])
 def test_values_are_those_that_were_written(tmp_path, implicit, bare):
     found = header(
-        tmp_path, Element(POSITION, b"DS", rb"-1.5\+2e1\ .25 "), Element(FRAMES, b"IS", b"12"), Element(ROWS, b"US", struct.pack("<H", 512)),
-        Element(PADDING, b"US", struct.pack("<H", 63536)), implicit=implicit, bare=bare,
-    )  # fmt: skip
+        tmp_path,
+        Element(POSITION, b"DS", rb"-1.5\+2e1\ .25 "),
+        Element(FRAMES, b"IS", b"12"),
+        Element(ROWS, b"US", struct.pack("<H", 512)),
+        Element(PADDING, b"US", struct.pack("<H", 63536)),
+        implicit=implicit,
+        bare=bare,
+    )
     assert found.numbers("ImagePositionPatient", 3) == (-1.5, 20.0, 0.25)
     assert found.count("NumberOfFrames") == 12 and found.required("Rows") == 512
     # 63536 and -2000 are the same bits
@@ -65,9 +68,25 @@ def test_values_are_those_that_were_written(tmp_path, implicit, bare):
 
 
 @pytest.mark.parametrize(
-    "value", [b"1,0", b"1,5\\1,5", b"1", b"1\\2\\3", b"nan\\1", b"inf\\1", b"1e400\\1", b"1e30\\1", b"1_0\\1", b"\\1", b"1.0\\", b"\xff\\1", b"0x1\\1", b"1\0 2\\1"]
-)  # fmt: skip
-def test_a_number_that_is_not_one_or_one_too_many_is_refused(tmp_path, value):
+    "value",
+    [
+        b"1,0",
+        b"1,5\\1,5",
+        b"1",
+        b"1\\2\\3",
+        b"nan\\1",
+        b"inf\\1",
+        b"1e400\\1",
+        b"1e30\\1",
+        b"1_0\\1",
+        b"\\1",
+        b"1.0\\",
+        b"\xff\\1",
+        b"0x1\\1",
+        b"1\0 2\\1",
+    ],
+)
+def test_a_malformed_number_and_one_number_too_many_are_refused(tmp_path, value):
     refused(
         lambda: header(tmp_path, Element(SPACING, b"DS", value)).numbers("PixelSpacing", 2),
         "PixelSpacing is ",
@@ -81,7 +100,7 @@ def test_an_empty_value_is_absent(tmp_path, value):
     refused(lambda: found.required("Rows"), "has no Rows")
 
 
-def test_another_representation_is_read_where_it_is_text_and_refused_where_it_is_not(tmp_path):
+def test_another_text_representation_is_read_and_a_binary_one_is_refused(tmp_path):
     assert header(tmp_path, Element(SPACING, b"UT", b"0.5\\0.75")).numbers("PixelSpacing", 2) == (
         0.5,
         0.75,
@@ -104,7 +123,7 @@ def test_another_representation_is_read_where_it_is_text_and_refused_where_it_is
     )
 
 
-def test_what_is_no_sequence_is_refused(tmp_path):
+def test_an_attribute_that_is_not_a_sequence_is_refused(tmp_path):
     refused(
         lambda: header(tmp_path, Element(GROUPS, b"LO", b"text")).items(
             "PerFrameFunctionalGroupsSequence"
@@ -113,7 +132,7 @@ def test_what_is_no_sequence_is_refused(tmp_path):
     )
 
 
-def test_a_value_that_the_end_of_the_file_cuts_is_refused(tmp_path):
+def test_a_value_cut_short_by_the_end_of_the_file_is_refused(tmp_path):
     found = header(
         tmp_path,
         Element(POSITION, b"DS", b"-93.25\\-80.5\\12.125 "),
@@ -126,7 +145,7 @@ def test_a_value_that_the_end_of_the_file_cuts_is_refused(tmp_path):
     )
 
 
-def test_a_name_in_an_error_says_which_frame(tmp_path):
+def test_an_error_names_the_frame(tmp_path):
     item = header(tmp_path, Element(SPACING, b"DS", b"1")).within("frame 3: ")
     refused(lambda: item.numbers("PixelSpacing", 2), "frame 3: PixelSpacing is '1'")
 
@@ -147,7 +166,7 @@ def test_a_name_in_an_error_says_which_frame(tmp_path):
         (Element(0x7FE00010, b"LO", b"text"), "pixel data are written as 'LO'"),
     ],
 )
-def test_a_structure_that_readers_differ_on_is_refused(tmp_path, element, said):
+def test_a_structure_on_which_readers_disagree_is_refused(tmp_path, element, said):
     refused(lambda: header(tmp_path, element), said, rule="D09")
 
 
@@ -165,7 +184,7 @@ def test_a_transfer_syntax_that_is_absent_or_does_not_fit_is_refused(tmp_path):
         refused(lambda path=path: dicom_header.read(path).transfer_syntax, said)
 
 
-def test_what_begins_as_dicom():
+def test_the_beginning_of_a_file_tells_whether_it_is_dicom():
     begin = Element(0x00080005, b"CS", b"ISO_IR 100").encoded
     assert (
         dicom_header.is_dicom(bytes(128) + b"DICM")
@@ -240,7 +259,7 @@ SIGNATURES = b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0"
         (TRAILING + b"more of it", False),
     ],
 )
-def test_behind_the_pixels_there_are_attributes_zeros_or_nothing(tmp_path, tail, whole, compressed):
+def test_only_attributes_and_zeros_may_follow_the_pixels(tmp_path, tail, whole, compressed):
     made = slices(Volume(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.diag([1.0, 1, 2, 1])))
     save(tmp_path, made, syntax=RLELossless if compressed else None)
     last = sorted(tmp_path.iterdir())[-1]

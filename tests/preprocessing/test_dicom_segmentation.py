@@ -18,10 +18,20 @@ def series(folder, array=None, **changes):
         array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5) - 100
     datasets = dicom_files.slices(Volume(array, affine))
     study = {
-        "StudyInstanceUID": "1.2.826.0.1.9", "FrameOfReferenceUID": "1.2.826.0.1.8", "PatientName": "Doe^Jane", "PatientID": "17",
-        "PatientBirthDate": "", "PatientSex": "", "StudyDate": "", "StudyTime": "", "StudyID": "", "AccessionNumber": "",
-        "ReferringPhysicianName": "", "Manufacturer": "", **changes,
-    }  # fmt: skip
+        "StudyInstanceUID": "1.2.826.0.1.9",
+        "FrameOfReferenceUID": "1.2.826.0.1.8",
+        "PatientName": "Doe^Jane",
+        "PatientID": "17",
+        "PatientBirthDate": "",
+        "PatientSex": "",
+        "StudyDate": "",
+        "StudyTime": "",
+        "StudyID": "",
+        "AccessionNumber": "",
+        "ReferringPhysicianName": "",
+        "Manufacturer": "",
+        **changes,
+    }
     for dataset in datasets:
         for name, value in study.items():
             if value is not None:
@@ -73,7 +83,7 @@ def test_a_tumour_alone_is_one_segment(tmp_path):
     ] == ["Pancreatic tumour"]
 
 
-def test_what_cannot_become_an_object_is_said_and_leaves_nothing(tmp_path):
+def test_a_mask_that_cannot_become_an_object_is_refused_without_a_file(tmp_path):
     ct = series(tmp_path / "ct")
     mask = np.ones(ct.shape, np.uint8)
     for wrong, message in (
@@ -85,13 +95,25 @@ def test_what_cannot_become_an_object_is_said_and_leaves_nothing(tmp_path):
     series(tmp_path / "poor", StudyInstanceUID=None)
     with pytest.raises(
         ValueError,
-        match=r"poor.*\.dcm: has no StudyInstanceUID, which every object of its study must repeat \[D12",
+        match=r"poor.*\.dcm: has no StudyInstanceUID, "
+        r"which every object of its study must repeat \[D12",
     ):
         dicom_segmentation.write(tmp_path / "mask.dcm", mask, tmp_path / "poor", model_name="m")
     assert not list(tmp_path.glob("*mask*"))
 
 
-OPTIONAL = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer")  # fmt: skip
+OPTIONAL = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "Manufacturer",
+)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +121,7 @@ OPTIONAL = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "Study
     [*((name,) for name in OPTIONAL), OPTIONAL],
     ids=lambda names: "all" if len(names) > 1 else names[0],
 )
-def test_what_may_be_empty_and_is_absent_is_empty_in_the_object(tmp_path, absent):
+def test_absent_attributes_that_may_be_empty_are_empty_in_the_object(tmp_path, absent):
     ct = series(tmp_path / "ct", **dict.fromkeys(absent))
     for path in (tmp_path / "ct").iterdir():
         one = pydicom.dcmread(path)
@@ -143,7 +165,7 @@ def test_a_file_without_what_the_object_must_repeat_or_with_what_it_may_not_is_n
     assert not list(tmp_path.glob("*mask*"))
 
 
-def test_without_highdicom_the_way_out_is_named(monkeypatch):
+def test_without_highdicom_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(dicom_segmentation, "highdicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom_seg\]'"):
         dicom_segmentation.require_writer()

@@ -56,7 +56,7 @@ def test_the_box_turns_as_the_volume_does():
         np.ones((2, 2, 2), np.uint8),
     ],
 )
-def test_runs_name_every_foreground_voxel_in_order(label):
+def test_runs_list_every_foreground_voxel_in_order(label):
     runs = LabelBox.of(label).runs()
     for class_, voxels in (
         (None, np.flatnonzero(label)),
@@ -71,7 +71,7 @@ def test_runs_name_every_foreground_voxel_in_order(label):
     assert runs.box == tuple(slice(min(places), max(places) + 1) for places in np.nonzero(label))
 
 
-def test_runs_are_as_long_as_can_be():
+def test_runs_have_maximal_length():
     label = np.zeros((2, 3, 8), dtype=np.uint8)
     label[0, 1, 2:5], label[0, 1, 5:7], label[1, 2, 0], label[1, 2, 7] = 1, 2, 1, 1
     assert LabelBox.of(label).runs().runs.tolist() == [

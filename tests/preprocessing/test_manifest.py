@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from preprocessing import manifest
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 
 
 def saved(folder, value, name="manifest.json"):
@@ -46,14 +46,14 @@ def test_a_linked_scan_is_written_by_its_own_name(tmp_path):
     (tmp_path / "real" / "a.nii.gz").symlink_to("../.git/annex/objects/MD5E-s1--x.nii.gz")
     (tmp_path / "real" / "b.nii.gz").symlink_to("b.nii.gz")
     cases = tuple(Case(name, tmp_path / "ct" / f"{name}.nii.gz", None) for name in "ab")
-    manifest.write(tmp_path / "ct" / "manifest.json", Manifest("C1", cases))
+    manifest.write(tmp_path / "ct" / "manifest.json", CaseManifest("C1", cases))
     written = json.loads((tmp_path / "real" / "manifest.json").read_text())["cases"]
     assert [case["image"] for case in written] == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_written_and_read_again_after_a_move(tmp_path):
+def test_a_manifest_is_read_again_after_its_folder_was_moved(tmp_path):
     folder = tmp_path / "cohort"
-    original = Manifest(
+    original = CaseManifest(
         "C1",
         (
             Case("a", folder / "images/a.nii.gz", folder / "labels/a.nii.gz"),
@@ -80,41 +80,6 @@ def test_written_and_read_again_after_a_move(tmp_path):
     )
 
 
-def test_a_decathlon_dataset_as_it_is(tmp_path):
-    path = saved(
-        tmp_path,
-        {
-            "name": "PANCREAS",
-            "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
-            "training": [
-                {
-                    "image": "./imagesTr/pancreas_290.nii.gz",
-                    "label": "./labelsTr/pancreas_290.nii.gz",
-                },
-                {
-                    "image": "./imagesTr/._pancreas_290.nii.gz",
-                    "label": "./labelsTr/._pancreas_290.nii.gz",
-                },
-                {
-                    "image": "./imagesTr/pancreas_421.nii.gz",
-                    "label": "./labelsTr/pancreas_421.nii.gz",
-                },
-            ],
-            "test": ["./imagesTs/pancreas_095.nii.gz", "./imagesTs/._pancreas_095.nii.gz"],
-        },
-        "dataset.json",
-    )
-    found = manifest.read(path, site="C2")
-    assert found.site == "C2" and manifest.read(path).site == "PANCREAS"
-    assert [case.case_id for case in found.cases] == [
-        "pancreas_290",
-        "pancreas_421",
-        "pancreas_095",
-    ]
-    assert found.cases[1].label == tmp_path / "labelsTr/pancreas_421.nii.gz"
-    assert found.cases[2].label is None
-
-
 def test_excluded_cases_are_listed_but_not_used(tmp_path):
     found = manifest.read(
         saved(tmp_path, {"site": "C1", "cases": [entry("a"), entry("b")], "excluded": ["a"]})
@@ -133,7 +98,10 @@ def test_excluded_cases_are_listed_but_not_used(tmp_path):
         ({"site": "C1", "cases": {}}, "expected a list"),
         ({"cases": [entry()]}, "no `site`"),
         ({"site": "", "cases": [entry()]}, "site"),
-        ({"site": "C1", "cases": [entry("a"), entry("b"), entry("a")]}, "case_id a listed more than once"),
+        (
+            {"site": "C1", "cases": [entry("a"), entry("b"), entry("a")]},
+            "case_id a listed more than once",
+        ),
         ({"site": "C1", "cases": [entry("../a")]}, r"case_id '\.\./a'"),
         ({"site": "C1", "cases": [entry(), {"image": "x.nii.gz"}]}, "entry 2"),
         ({"site": "C1", "cases": [entry(label=3)]}, "label of case a is 3"),
@@ -143,7 +111,7 @@ def test_excluded_cases_are_listed_but_not_used(tmp_path):
         ({"name": "PANCREAS", "training": [{"label": "x"}]}, "entry .* of `training`"),
         ({"name": "PANCREAS", "training": []}, "no case is listed"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_manifest_gives_one_error_with_its_name(tmp_path, value, message):
     path = saved(tmp_path, value)
     with pytest.raises(ValueError, match=message) as caught:
@@ -179,78 +147,3 @@ def test_a_manifest_in_latin1_is_named_as_such(tmp_path):
     )
     with pytest.raises(ValueError, match=r"m\.json: is not UTF-8 .*Latin-1.* \[M01 "):
         manifest.read(tmp_path / "m.json")
-
-
-def nnunet(folder, **changes):
-    for part, names in (
-        ("imagesTr", ["p 1_0000", "p2_0000", "p2_0001"]),
-        ("labelsTr", ["p 1", "p2"]),
-        ("imagesTs", ["p3_0000"]),
-    ):
-        (folder / part).mkdir()
-        for name in names:
-            (folder / part / f"{name}.nii.gz").write_bytes(b"")
-    labels = {"background": 0, "pancreas": 1, "tumour": 2}
-    value = {
-        "channel_names": {"0": "CT"},
-        "labels": labels,
-        "numTraining": 2,
-        "file_ending": ".nii.gz",
-        **changes,
-    }
-    return saved(
-        folder, {key: one for key, one in value.items() if one is not None}, "dataset.json"
-    )
-
-
-def test_an_nnunet_dataset_as_it_is(tmp_path):
-    folder = tmp_path / "Dataset007_Pancreas"
-    folder.mkdir()
-    found = manifest.read(nnunet(folder))
-    assert (found.site, found.label_values) == ("Dataset007_Pancreas", None) and manifest.read(
-        folder / "dataset.json", site="C2"
-    ).site == "C2"
-    assert found.cases == (
-        Case("p_1", folder / "imagesTr/p 1_0000.nii.gz", folder / "labelsTr/p 1.nii.gz"),
-        Case("p2", folder / "imagesTr/p2_0000.nii.gz", folder / "labelsTr/p2.nii.gz"),
-        Case("p3", folder / "imagesTs/p3_0000.nii.gz", None),
-    )
-
-
-@pytest.mark.parametrize(
-    ("labels", "values"),
-    [
-        ({"background": 0, "Pancreas": 1, "Pancreatic_Tumor": 2}, None),
-        ({"background": 0, "pancreas": 1}, None),
-        ({"background": 0, "liver": 1, "pancreas": 2, "cancer": 3}, {2: 1, 3: 2}),
-        (
-            {"background": 0, "pancreas": [1, 2], "tumour": [2]},
-            None,
-        ),  # regions: the tumour is part of the pancreas
-        ({"background": 0, "tumour": 1, "pancreas": 2}, {2: 1, 1: 2}),
-    ],
-)
-def test_nnunets_label_names_say_which_value_is_which_class(tmp_path, labels, values):
-    assert manifest.read(nnunet(tmp_path, labels=labels)).label_values == values
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"labels": {"background": 0, "liver": 1}}, "name 0 as class 1.*M05"),
-        (
-            {"labels": {"background": 0, "pancreas": 1, "liver tumour": 2}},
-            "unclear which class the label liver tumour is",
-        ),
-        ({"labels": {"background": 0, "pancreas": "1"}}, "has the value '1'"),
-        ({"labels": None}, "`labels` is None"),
-        ({"file_ending": ".nrrd"}, r"file_ending is '\.nrrd'"),
-        ({"numTraining": 3}, "holds 2 files .*numTraining is 3"),
-        ({"dataset": {"a": {"image": "x"}}}, "`dataset` is not case"),
-    ],
-)
-def test_an_unclear_nnunet_dataset_is_refused(tmp_path, changes, words):
-    path = nnunet(tmp_path, **changes)
-    with pytest.raises(ValueError, match=words) as caught:
-        manifest.read(path)
-    assert str(path) in str(caught.value)

@@ -49,7 +49,7 @@ def test_two_files_of_one_stem_are_both_named():
         names.by_stem(decomposed)
 
 
-def test_every_name_becomes_a_case_id_of_its_own():
+def test_every_name_becomes_a_distinct_case_id():
     given = [
         "p1",
         "Case 01",

@@ -1,5 +1,4 @@
 import gzip
-import struct
 
 import nibabel
 import numpy as np
@@ -82,20 +81,34 @@ def cut_short(path, tmp_path):
         (cut_short, "cut short"),
         (corrupt, "corrupt|cut short"),
         (lambda path, _: path.unlink(), "no such file"),
-        (lambda path, _: path.write_bytes(b""), "no NIfTI file"),
+        (lambda path, _: path.write_bytes(b""), "not a NIfTI file"),
         (lambda path, _: path.write_bytes(b"\x1f\x8b"), "cut short|corrupt"),
-        (lambda path, _: path.write_bytes(b"not a scan at all" * 60), "no NIfTI file"),
+        (lambda path, _: path.write_bytes(b"not a scan at all" * 60), "not a NIfTI file"),
         (lambda path, _: path.write_bytes(gzip.decompress(path.read_bytes())[:-3]), "bytes of"),
         (lambda path, _: save(path, hu((5, 6))), "2 dimensions"),
         (lambda path, _: save(path, hu((5, 6, 7, 2))), "4 dimensions"),
-        (lambda path, _: save(path, np.where(np.arange(210).reshape(5, 6, 7) == 37, np.nan, 1.0).astype(np.float32)), r"1 voxels are NaN.*\(0, 5, 2\)"),
-        (lambda path, _: save(path, np.full((5, 6, 7), -np.inf, np.float32)), "210 voxels are NaN or infinite"),
-        (lambda path, _: save(path, np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])), "one real number"),
+        (
+            lambda path, _: save(
+                path,
+                np.where(np.arange(210).reshape(5, 6, 7) == 37, np.nan, 1.0).astype(np.float32),
+            ),
+            r"1 voxels are NaN.*\(0, 5, 2\)",
+        ),
+        (
+            lambda path, _: save(path, np.full((5, 6, 7), -np.inf, np.float32)),
+            "210 voxels are NaN or infinite",
+        ),
+        (
+            lambda path, _: save(
+                path, np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+            ),
+            "one real number",
+        ),
         (lambda path, _: save(path, np.zeros((5, 6, 7), np.complex64)), "one real number"),
         (lambda path, _: save(path, hu(), change=lambda h: h.set_xyzt_units("micron")), "micron"),
     ],
-)  # fmt: skip
-def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
+)
+def test_a_bad_file_gives_one_error_that_names_it(tmp_path, damage, message):
     path = save(tmp_path / "case_17.nii.gz", hu())
     damage(path, tmp_path)
     with pytest.raises(ValueError, match=message) as caught:
@@ -105,7 +118,7 @@ def test_bad_files_give_one_error_with_their_name(tmp_path, damage, message):
         nifti.read_labels(path)
 
 
-def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
+def test_the_error_for_a_link_without_a_target_tells_how_to_fetch_it(tmp_path):
     path = tmp_path / "ct.nii.gz"
     path.symlink_to("../.git/annex/objects/ab/MD5E-s1--x.nii.gz")
     with pytest.raises(
@@ -114,22 +127,9 @@ def test_a_link_whose_target_is_not_there_says_how_to_get_it(tmp_path):
         nifti.read_ct(path)
     path.unlink()
     path.symlink_to("nowhere.nii.gz")
-    with pytest.raises(IntegrityError, match=r"is a link to nowhere\.nii\.gz, which is not there"):
-        nifti.read_ct(path)
-
-
-def test_half_of_a_pair_is_refused(tmp_path):
-    nibabel.save(nibabel.Nifti1Pair(hu(), AFFINE), tmp_path / "pair.hdr")
-    with pytest.raises(ValueError, match=r"pair\.hdr.*pair"):
-        nifti.read_ct(tmp_path / "pair.hdr")
-
-
-def test_a_header_that_places_no_voxel_is_refused(tmp_path):
-    path = save(tmp_path / "flat.nii", hu())
-    content = bytearray(path.read_bytes())
-    content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"flat\.nii.*places no voxel"):
+    with pytest.raises(
+        IntegrityError, match=r"is a link to nowhere\.nii\.gz, which does not exist"
+    ):
         nifti.read_ct(path)
 
 
@@ -146,12 +146,13 @@ def test_labels_of_any_type_become_uint8(tmp_path, dtype):
     [
         (
             np.array([0, 3, 7, 255], np.uint8),
-            "label values 3, 7, 255 are none of 0 background, 1 pancreas, 2 tumour.*label_values",
+            "label values 3, 7, 255 are unknown; "
+            "known are 0 background, 1 pancreas, 2 tumour.*label_values",
         ),
         (np.array([0, -1, 1, 2], np.int16), "label values -1 "),
         (
             np.array([0, 0.999, 1, 2], np.float32),
-            r"30 label voxels are no whole number \(e\.g\. 0\.999\)",
+            r"30 label voxels are not whole numbers \(e\.g\. 0\.999\)",
         ),
         (np.array([0, np.nan, 1, 2], np.float32), "NaN"),
     ],
@@ -263,84 +264,6 @@ def test_a_mask_that_does_not_fit_the_scan_is_refused(tmp_path, mask):
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
-def patched(path, array, affine, *edits):
-    """Saves with both forms and changes bytes of the header, which nibabel itself would put right."""
-    header = nibabel.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    image = nibabel.Nifti1Image(array, None, header)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    raw = bytearray(image.to_bytes())
-    for offset, kind, *values in edits:
-        struct.pack_into("<" + kind, raw, offset, *values)
-    path.write_bytes(gzip.compress(bytes(raw)))
-    return path
-
-
-LPS = np.array(
-    [[-0.7, 0, 0, 90.5], [0, -0.8, 0, 40.0], [0, 0, 2.5, -12.0], [0, 0, 0, 1.0]]
-)  # half a turn about z
-NO_CODES = (252, "hh", 0, 0)
-
-
-def test_a_file_without_an_orientation_is_refused_unless_it_is_said(tmp_path):
-    path = patched(tmp_path / "ct.nii.gz", hu(), AFFINE, NO_CODES)
-    for read in (nifti.read_ct, nifti.read_labels, nifti.stored_form):
-        with pytest.raises(
-            ValueError, match=r"ct\.nii\.gz: its header gives no orientation.*G01.*--orientation"
-        ):
-            read(path)
-    volume = nifti.read_ct(path, "LPS")
-    assert not volume.placed and nibabel.aff2axcodes(volume.affine) == ("L", "P", "S")
-    np.testing.assert_allclose(volume.spacing_mm, (0.7, 0.8, 2.5), rtol=1e-6)
-    np.testing.assert_array_equal(volume.array, hu())
-    with pytest.raises(ValueError, match="orientation is 'LPX'"):
-        nifti.read_ct(path, "LPX")
-
-
-def test_a_file_that_has_an_orientation_is_believed(tmp_path):
-    for name, edit in (("s.nii.gz", (252, "hh", 0, 1)), ("q.nii.gz", (252, "hh", 1, 0))):
-        path = patched(tmp_path / name, hu(), AFFINE, edit)
-        volume = nifti.read_ct(path, "LPS")
-        assert volume.placed
-        np.testing.assert_allclose(volume.affine, nibabel.load(path).affine)
-
-
-def test_a_label_without_an_orientation_is_told_what_may_be_done(tmp_path):
-    labels = (np.arange(210).reshape(5, 6, 7) % 3).astype(np.uint8)
-    path = patched(tmp_path / "label.nii.gz", labels, AFFINE, NO_CODES)
-    with pytest.raises(ValueError, match=r'G01.*--orientation.*"label_turn": "\+x\+y\+z"'):
-        nifti.read_labels(path)
-    np.testing.assert_array_equal(nifti.read_labels(path, ignore_place=True).array, labels)
-    np.testing.assert_array_equal(nifti.read_labels(path, orientation="RAS").array, labels)
-
-
-@pytest.mark.parametrize(
-    "forms", [(252, "hh", 1, 0), (252, "hh", 1, 1)], ids=["qform only", "both forms"]
-)
-@pytest.mark.parametrize(
-    ("edit", "reads"),
-    [
-        ((76, "f", 0.0), True),  # the standard: 0 stands for 1
-        ((76, "f", 2.0), False),
-        ((256, "fff", 0.0, 0.0, 1.0000004), True),
-        ((256, "fff", 0.0, 0.0, 1.00002), True),
-        ((256, "fff", 0.0, 0.0, 1.01), False),
-        ((256, "fff", 0.0, 0.0, float("nan")), False),
-        ((80, "f", -0.7), False),
-    ],
-)
-def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(
-    tmp_path, forms, edit, reads
-):
-    path = patched(tmp_path / "ct.nii.gz", hu(), LPS, forms, edit)
-    if reads:
-        np.testing.assert_allclose(nifti.read_ct(path).affine, LPS, atol=1e-5)
-    else:
-        with pytest.raises(ValueError, match=r"ct\.nii\.gz.*its qform is invalid.*G01"):
-            nifti.read_ct(path)
-
-
 @pytest.mark.parametrize(
     ("tail", "words"),
     [
@@ -350,7 +273,8 @@ def test_what_is_only_rounded_in_a_qform_is_read_and_what_is_wrong_is_refused(
         (bytes(9) + gzip.compress(b"more"), None),
         (
             b"\x12\x34 notes",
-            r"compressed data end at byte {end}; what follows is neither padding nor compressed .F04",
+            r"compressed data end at byte {end}; "
+            r"what follows is neither padding nor compressed .F04",
         ),
         (bytes(300) + b"x", "end at byte {end};.*F04"),
         (gzip.compress(b"more than a little more")[:-6], "end too early.*F03"),
@@ -374,21 +298,6 @@ def test_bytes_behind_a_gzip_are_padding_a_further_member_or_refused(tmp_path, t
     else:
         with pytest.raises(ValueError, match=words.format(end=end)):
             nifti.read_ct(path)
-
-
-@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -1.0, 0.0, 100.0, 352.5])
-def test_voxels_that_begin_nowhere_are_refused(tmp_path, offset):
-    with pytest.raises(ValueError, match=r"ct\.nii\.gz: its voxels begin at byte"):
-        nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (108, "f", offset)))
-
-
-@pytest.mark.parametrize(
-    ("slope", "intercept"),
-    [(0.0, -1024.0), (float("nan"), 5.0), (1.0, float("inf")), (2.0, float("nan"))],
-)
-def test_a_scaling_that_is_read_in_two_ways_is_refused(tmp_path, slope, intercept):
-    with pytest.raises(ValueError, match=r"ct\.nii\.gz: slope is .*F08"):
-        nifti.read_ct(patched(tmp_path / "ct.nii.gz", hu(), AFFINE, (112, "ff", slope, intercept)))
 
 
 def test_a_mask_of_a_scan_with_an_odd_suffix_is_written(tmp_path):

@@ -13,7 +13,7 @@ from tests.soak import fuzz_nifti
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_mutated_files_end_in_a_value_or_in_a_rule_with_their_file(tmp_path):
+def test_a_mutated_file_is_read_or_refused_by_a_rule_that_names_it(tmp_path):
     ends, wrong = fuzz_nifti.fuzz(tmp_path, 90, seed=7)
     assert wrong == []
     assert {
@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 
 
 def test_a_cohort_of_mutated_files_goes_through_the_program(tmp_path):
-    """Through processes, workers and all: the good case is looked at, every other one has its rule."""
+    """With worker processes: the good case is examined, every other one is refused by a rule."""
     content, label = whole_files(tmp_path)
     cases, stream = [], mutations(content, 11)
     (tmp_path / "label.nii").write_bytes(label)

@@ -65,7 +65,7 @@ def test_patches_against_a_padded_volume():
             ) == choice.foreground  # the centre is voxel size // 2
 
 
-def test_any_step_is_known_without_the_ones_before():
+def test_a_step_does_not_depend_on_earlier_steps():
     one, other = sampler(), sampler()
     for step in range(20):
         one.batch(step)
@@ -73,7 +73,7 @@ def test_any_step_is_known_without_the_ones_before():
         np.testing.assert_array_equal(array, one.batch(17)[name])
 
 
-def test_seed_step_and_slot_all_matter():
+def test_patches_depend_on_seed_step_and_slot():
     seeds = {tuple(s) for step in range(8) for s in sampler().batch(step)["sample_seed"].tolist()}
     assert len(seeds) == 32
     assert choices(sampler(), 8) != choices(sampler(seed=12), 8)
@@ -88,7 +88,7 @@ def test_the_foreground_share_is_exact(share, expected):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
-def test_foreground_and_background_are_equally_many_in_every_batch(batch_size):
+def test_every_batch_has_as_many_foreground_as_background_patches(batch_size):
     drawn = sampler(batch_size=batch_size)
     found = [choice.foreground for choice in choices(drawn, 16)]
     pairs = np.reshape(found, (-1, 2))
@@ -96,7 +96,7 @@ def test_foreground_and_background_are_equally_many_in_every_batch(batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [4, 5])
-def test_an_epoch_shows_every_case_equally_often(batch_size):
+def test_every_case_occurs_equally_often_in_an_epoch(batch_size):
     drawn = sampler(batch_size=batch_size)  # with 5, epochs end within a batch
     order = [choice.case for choice in choices(drawn, 24)]
     epochs = np.reshape(order[: len(order) // 12 * 12], (-1, 12))

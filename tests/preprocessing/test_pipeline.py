@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import pathlib
-import signal
 import struct
 
 import nibabel
@@ -13,7 +12,6 @@ import pytest
 import scipy.ndimage
 
 from preprocessing import (
-    case_preparation,
     case_store,
     geometry,
     nifti,
@@ -21,7 +19,7 @@ from preprocessing import (
     resampling,
     sources,
 )
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.nifti_files import without_orientation
 
@@ -50,7 +48,7 @@ def cohort(folder, count=5):
         nifti.write_volume(case.image, Volume(hu, AFFINE))
         nifti.write_volume(case.label, Volume(label, AFFINE))
         cases.append(case)
-    return Manifest("C2", tuple(cases))
+    return CaseManifest("C2", tuple(cases))
 
 
 def prepare(manifest, root, **changes):
@@ -122,7 +120,7 @@ def test_two_processes_give_the_same_store(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_finished_case_is_not_made_again(tmp_path):
+def test_a_finished_case_is_not_prepared_again(tmp_path):
     manifest = cohort(tmp_path, 3)
     root = tmp_path / "store"
     prepare(manifest, root)
@@ -138,7 +136,7 @@ def test_a_finished_case_is_not_made_again(tmp_path):
     assert changed == {"case_1"}
 
 
-def test_other_settings_make_every_case_again(tmp_path):
+def test_other_settings_prepare_every_case_again(tmp_path):
     manifest, root = cohort(tmp_path, 3), tmp_path / "store"
     old = prepare(manifest, root)
     new = prepare(manifest, root, target_mm=(3.0, 3.0, 3.0))
@@ -147,7 +145,7 @@ def test_other_settings_make_every_case_again(tmp_path):
         old.open("case_0")  # whoever still holds the old index is told, not served other voxels
 
 
-def test_a_stopped_run_goes_on_to_the_same_store(tmp_path, monkeypatch):
+def test_a_resumed_run_ends_in_the_same_store(tmp_path, monkeypatch):
     manifest = cohort(tmp_path, 4)
     prepare(manifest, tmp_path / "whole")
     root, write, written = tmp_path / "stopped", case_store.write_case, []
@@ -173,7 +171,7 @@ def test_a_stopped_run_goes_on_to_the_same_store(tmp_path, monkeypatch):
 
 
 def spoil(manifest):
-    """Case 0: another grid; 1: NaN; 2: truncated; 3: unknown label; 4: missing. Case 5 stays good."""
+    """Case 0: another grid; 1: NaN; 2: truncated; 3: unknown label; 4: missing; 5: good."""
     hu, label = scan(0)
     nifti.write_volume(manifest.cases[0].label, Volume(label[:, :, 1:], AFFINE))
     broken = hu.astype(np.float32)
@@ -186,7 +184,7 @@ def spoil(manifest):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_bad_case_is_named_and_stops_no_other(tmp_path, workers):
+def test_every_bad_case_is_named_and_does_not_stop_the_others(tmp_path, workers):
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
     with pytest.raises(ValueError, match="5 of 6 cases refused") as caught:
@@ -233,7 +231,7 @@ def test_the_same_scan_under_two_names_is_refused_also_in_a_later_run(tmp_path):
     assert prepare(manifest, root, strict=False).case_ids() == ("case_0", "case_1", "case_2")
 
 
-def test_not_strict_the_good_cases_make_the_store(tmp_path):
+def test_without_strict_the_good_cases_make_the_store(tmp_path):
     manifest, root = cohort(tmp_path, 6), tmp_path / "store"
     spoil(manifest)
     store = prepare(manifest, root, strict=False)
@@ -275,7 +273,7 @@ def test_scans_without_a_label_are_left_out(tmp_path):
     assert prepare(unlabelled, tmp_path / "store").case_ids() == ("case_1", "case_2")
 
 
-def test_organ_values_of_the_manifest_are_honoured(tmp_path):
+def test_label_values_of_the_manifest_are_used(tmp_path):
     manifest = cohort(tmp_path, 1)
     _, label = scan(0)
     organs = np.where(label == 1, 7, np.where(label == 2, 9, 4)).astype(np.uint8)
@@ -284,7 +282,7 @@ def test_organ_values_of_the_manifest_are_honoured(tmp_path):
     np.testing.assert_array_equal(store.open("case_0").native_label(), label)
 
 
-def test_a_label_in_another_axis_order_comes_to_the_scans(tmp_path):
+def test_a_label_in_another_axis_order_is_brought_to_the_scans(tmp_path):
     manifest = cohort(tmp_path, 1)
     plain = prepare(manifest, tmp_path / "plain").open("case_0")
     _, label = scan(0)
@@ -305,7 +303,7 @@ def test_a_real_abdominal_ct(tmp_path):
         )
     ct, organs = pathlib.Path(folder) / "ct.nii.gz", pathlib.Path(folder) / "organs.nii.gz"
     store = prepare(
-        Manifest("C1", (Case("real", ct, organs),), label_values={7: 1}),
+        CaseManifest("C1", (Case("real", ct, organs),), label_values={7: 1}),
         tmp_path / "store",
         target_mm=(1.5, 1.5, 1.5),
     )
@@ -326,7 +324,7 @@ def test_a_real_abdominal_ct(tmp_path):
     )
 
 
-def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
+def test_any_error_of_a_case_refuses_it_alone_and_is_written_as_it_ends(tmp_path, monkeypatch):
     manifest, read, seen = cohort(tmp_path, 5), nifti.read_ct, []
 
     def failing(path, *arguments):
@@ -352,29 +350,8 @@ def test_whatever_one_case_raises_refuses_it_alone_and_is_written_as_it_ends(tmp
     )
 
 
-def prepare_or_die(case, root, settings, **more):
-    """In place of `prepare_case`: a case that takes its process with it, in the middle of writing."""
-    if case.case_id == "case_1":
-        (root / "cases" / ".partial-half").mkdir(exist_ok=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return case_preparation.prepare_case(case, root, settings, **more)
-
-
-def test_a_case_that_kills_its_process_is_refused_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "_in_worker", prepare_or_die)
-    store = prepare(cohort(tmp_path, 5), tmp_path / "store", workers=2, strict=False)
-    assert set(store.case_ids()) == {"case_0", "case_2", "case_3", "case_4"} and not list(
-        store.root.rglob(".partial-*")
-    )
-    (rejected,) = json.loads((store.root / "rejected.json").read_text())
-    assert (rejected["case_id"], rejected["rule"]) == ("case_1", "F09") and rejected[
-        "file"
-    ].endswith("1.nii.gz")
-    assert "the process that prepared it was killed" in rejected["problem"]
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, workers):
+def test_the_error_of_a_full_disk_names_the_file_the_space_and_what_stays(tmp_path, workers):
     manifest, root = cohort(tmp_path, 5), tmp_path / "store"
     (root / "cases").mkdir(parents=True)
     (root / "cases" / "case_3").write_text(
@@ -407,7 +384,7 @@ def test_a_full_disk_names_the_file_what_is_needed_and_what_stays(tmp_path, work
     )
 
 
-def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monkeypatch):
+def test_a_failed_write_does_not_refuse_the_case(tmp_path, monkeypatch):
     def full(path, shape, slabs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -415,7 +392,8 @@ def test_a_write_that_fails_in_the_middle_is_no_fault_of_the_case(tmp_path, monk
     monkeypatch.setattr(case_store, "_save_image", full)
     with pytest.raises(
         ValueError,
-        match=r"case_0.image\.npy: cannot be written \(No space left on device\).*0 finished cases stay",
+        match=r"case_0.image\.npy: cannot be written \(No space left on device\).*"
+        "0 finished cases stay",
     ):
         prepare(manifest, tmp_path / "store", strict=False)
     assert not list((tmp_path / "store/cases").iterdir())
@@ -457,7 +435,7 @@ def test_a_case_that_an_earlier_release_prepared_by_a_guess_is_refused(tmp_path)
     [(42, "3h", 32767, 32767, 1000), (280, "f", 3e9), (108, "f", float("inf"))],
     ids=["dim", "srow", "offset"],
 )
-def test_one_odd_header_does_not_stop_a_cohort_for_want_of_memory(tmp_path, edit):
+def test_a_wrong_size_in_one_header_does_not_stop_a_cohort(tmp_path, edit):
     manifest, (offset, kind, *values) = cohort(tmp_path, 4), edit
     for path in (manifest.cases[2].image, manifest.cases[2].label):
         raw = bytearray(gzip.decompress(path.read_bytes()))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from preprocessing import separable
+from preprocessing import axes, separable
 
 
 def places(count, size, rng):
@@ -31,7 +31,7 @@ def test_agrees_with_scipy_in_every_memory_layout(counts, layout):
     result = separable.interpolate(array, coordinates)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=2e-3)
-    assert separable.memory_order(result) == separable.memory_order(array)
+    assert axes.memory_order(result) == axes.memory_order(array)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.bool_, ">i2"])
@@ -101,7 +101,7 @@ def test_slabs_do_not_depend_on_the_number_of_threads():
     np.testing.assert_array_equal(one, two)
 
 
-def test_slabs_hold_planes_and_not_the_volume():
+def test_slabs_keep_planes_and_not_the_volume_in_memory():
     array = np.zeros((100, 100, 20), dtype=np.int16, order="F")
     coordinates = [
         np.arange(n) * (n / m) for n, m in zip((200, 200, 200), (200, 200, 2000), strict=True)

@@ -8,7 +8,7 @@ import pytest
 from preprocessing import dicom_header, nifti, sources
 from preprocessing.checks import survey
 from preprocessing.checks.rules import IntegrityError
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 
 
 def made(tmp_path, *names):
@@ -19,7 +19,7 @@ def made(tmp_path, *names):
     return Case("a", tmp_path / "series", tmp_path / "label.nii.gz")
 
 
-def test_a_case_is_known_by_the_content_of_its_files(tmp_path):
+def test_a_case_is_identified_by_the_content_of_its_files(tmp_path):
     case = made(tmp_path, "1.dcm", "2.dcm", "3.dcm")
     before = sources.digests(case)
     assert before["label"] == hashlib.sha256(b"label").hexdigest() and set(before) == {
@@ -33,32 +33,32 @@ def test_a_case_is_known_by_the_content_of_its_files(tmp_path):
     assert sources.digests(case)["image"] != before["image"]
 
 
-def test_what_the_manifest_says_of_a_case_is_part_of_it(tmp_path):
+def test_settings_of_the_manifest_are_part_of_the_digests(tmp_path):
     case = made(tmp_path, "1.dcm")
     plain = sources.digests(case)
     for changes in ({"series": "1.2.3"}, {"label_turn": "+x-y+z"}, {"accept": ("C05", "C06")}):
         assert sources.digests(dataclasses.replace(case, **changes)) != plain
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     case = made(tmp_path, "1.dcm")
     case.label.unlink()
     with pytest.raises(IntegrityError, match=r"label\.nii\.gz.*F01"):
         sources.digests(case)
 
 
-def test_a_reader_that_is_not_installed_is_missed_before_the_work(tmp_path, monkeypatch):
+def test_a_reader_that_is_not_installed_is_reported_before_the_work(tmp_path, monkeypatch):
     case = made(tmp_path, "1.dcm")
     monkeypatch.setattr(dicom_header, "pydicom", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[dicom\]'"):
-        sources.require_readers(Manifest("C1", (case,)))
+        sources.require_readers(CaseManifest("C1", (case,)))
     sources.require_readers(
-        Manifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),))
+        CaseManifest("C1", (dataclasses.replace(case, image=tmp_path / "ct.nii.gz"),))
     )  # NIfTI needs none
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.nii.gz", "pipe.dcm", "loop", "loop.nii.gz"])
-def test_what_is_no_file_to_read_to_its_end_is_refused_and_not_waited_for(tmp_path, name):
+def test_a_pipe_or_device_is_refused_without_waiting(tmp_path, name):
     if name.startswith("pipe"):
         os.mkfifo(tmp_path / name)
     else:

@@ -24,7 +24,7 @@ def ids(n):
         (1, (0.6, 0.2, 0.2), (1, 0, 0)),
     ],
 )
-def test_shares_by_hand(cases, ratio, expected):
+def test_scaled_counts_by_hand(cases, ratio, expected):
     assert scaled_counts(cases, ratio) == expected
 
 

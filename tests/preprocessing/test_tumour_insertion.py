@@ -49,7 +49,7 @@ def test_a_tumour_has_the_drawn_volume_and_contrast_keeps_the_noise_and_leaves_t
         assert ndimage.label(tumour)[1] == 1
 
 
-def test_it_is_no_darker_than_water_and_no_larger_than_half_of_the_organ():
+def test_a_tumour_is_at_least_as_bright_as_water_and_at_most_half_of_the_organ():
     ct, organ = scan(level=20.0)
     volume = np.count_nonzero(organ) * VOXEL_ML
     painted, labels = insert(
@@ -81,7 +81,7 @@ def test_an_organ_too_small_for_a_tumour_is_refused():
         insert(ct, organ, SPACING, Tumours(volume_ml=(30.0, 45.0)), generator(1, "t"))
 
 
-def test_six_of_ten_tumours_sit_in_the_head_on_the_patient_s_right():
+def test_six_of_ten_tumours_lie_in_the_head_on_the_patients_right():
     _, organ = scan()
     depth = np.where(organ, -ndimage.distance_transform_edt(organ, sampling=SPACING), 1.0)
     rng = generator(3, "places")

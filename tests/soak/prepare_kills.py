@@ -24,7 +24,7 @@ import time
 import psutil
 
 from preprocessing import nifti, pipeline
-from preprocessing.manifest import Case, Manifest
+from preprocessing.manifest import Case, CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.test_pipeline import AFFINE, contents, scan, stamps
 
@@ -32,8 +32,8 @@ _SHAPE, _CASES = (150, 130, 60), 6
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _manifest(folder: pathlib.Path) -> Manifest:
-    return Manifest(
+def _manifest(folder: pathlib.Path) -> CaseManifest:
+    return CaseManifest(
         "C2",
         tuple(
             Case(f"case_{i}", folder / f"image_{i}.nii.gz", folder / f"label_{i}.nii.gz")

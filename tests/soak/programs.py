@@ -72,11 +72,7 @@ def _runs(
     def prepare():
         budget.case_need(case, _SETTINGS["target_mm"])
         outcome = prepare_case(case, folder / "store", _SETTINGS)
-        return (
-            IntegrityError(outcome["rule"], outcome["file"], outcome["problem"], "")
-            if "rule" in outcome
-            else None
-        )
+        return outcome if isinstance(outcome, IntegrityError) else None
 
     def check():
         errors = survey.look_at(case).errors

@@ -32,7 +32,7 @@ def store(tmp_path_factory):
         for path, volume in zip((image, label), study.scan("C1", number), strict=True):
             nifti.write_volume(path, volume)
         cases.append(manifest.Case(f"case{number}", image, label))
-    listed = manifest.Manifest("C1", tuple(cases), declared=HEALTHY)
+    listed = manifest.CaseManifest("C1", tuple(cases), declared=HEALTHY)
     return pipeline.prepare(
         listed, folder / "cases", target_mm=(3.0, 3.0, 3.0), split_seed=1, split_counts=(2, 1, 1)
     )

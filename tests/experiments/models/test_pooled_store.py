@@ -17,7 +17,7 @@ def stores(tmp_path_factory):
             for path, volume in zip((image, label), study.scan(site, number), strict=True):
                 nifti.write_volume(path, volume)
             cases.append(manifest.Case(f"case{number}", image, label))
-        listed = manifest.Manifest(site, tuple(cases))
+        listed = manifest.CaseManifest(site, tuple(cases))
         return pipeline.prepare(
             listed,
             folder / f"{site} {target_mm[0]}",

@@ -123,7 +123,7 @@ def test_cases_of_different_settings_in_one_store_are_refused(tmp_path):
     assert (
         "case 2 was made with target_mm [2.5, 2.5, 5.0], the index says [3.0, 3.0, 3.0]" in problems
     )
-    assert "case 5 is missing or not whole" in [*problems, *case_store.record_of(root).problems]
+    assert "case 5 is missing or incomplete" in [*problems, *case_store.record_of(root).problems]
     assert {int(text.split()[1]) for text in case_store.record_of(root).problems} == {2, 4, 5}
     with pytest.raises(ValueError, match="case 4 was made with"):
         prepared_cases.open_store(root, config())

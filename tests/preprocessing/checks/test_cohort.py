@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from preprocessing.checks import cohort, rules
-from preprocessing.checks.survey import HU_EDGES, Facts, Finding
+from preprocessing.checks.survey import HU_EDGES, CheckFinding, Facts
 from preprocessing.manifest import Case
 
 
@@ -27,12 +27,21 @@ def finding(
         pathlib.Path(f"/hospital/{number}.nii.gz"),
         pathlib.Path(f"/hospital/l{number}.nii.gz"),
     )
-    return Finding(case, tuple(problems), facts, np.zeros((4, 4, 3), np.uint8), ("mark",), "digest")
+    return CheckFinding(
+        case, tuple(problems), facts, np.zeros((4, 4, 3), np.uint8), ("mark",), "digest"
+    )
 
 
 def test_numbers_by_hand():
     volumes = [61.0, 83.0, 72.0, 95.0, 118.0]
-    report = cohort.summarise("C1", [finding(i, pancreas_ml=v, spacing=(0.6 + 0.1 * i, 0.7, 1.0)) for i, v in enumerate(volumes)], {"training": 3, "validation": 1, "test": 1})  # fmt: skip
+    report = cohort.summarise(
+        "C1",
+        [
+            finding(i, pancreas_ml=v, spacing=(0.6 + 0.1 * i, 0.7, 1.0))
+            for i, v in enumerate(volumes)
+        ],
+        {"training": 3, "validation": 1, "test": 1},
+    )
     assert report["cases"] == {
         "listed": 5,
         "usable": 5,
@@ -45,7 +54,11 @@ def test_numbers_by_hand():
     told = report["volume_ml"]["pancreas"]
     # each percentile is the mean of three cases: the lowest three, the middle three, the highest
     # three
-    assert (told["p5"], told["median"], told["p95"]) == (72.0, pytest.approx((72 + 83 + 95) / 3, rel=1e-3), pytest.approx((83 + 95 + 118) / 3, rel=1e-3))  # fmt: skip
+    assert (told["p5"], told["median"], told["p95"]) == (
+        72.0,
+        pytest.approx((72 + 83 + 95) / 3, rel=1e-3),
+        pytest.approx((83 + 95 + 118) / 3, rel=1e-3),
+    )
     assert told["mean"] == pytest.approx(85.8)
     assert report["hu"]["pancreas"]["median"] == pytest.approx(
         105
@@ -54,7 +67,7 @@ def test_numbers_by_hand():
     assert report["splits"] == {"training": 3, "validation": 1, "test": 1}
 
 
-def test_nothing_of_a_patient_is_told():
+def test_a_report_shows_nothing_of_a_single_patient():
     volumes = [61.37, 62.11, 63.73, 64.19, 118.53]
     report = cohort.summarise("C1", [finding(i, pancreas_ml=v) for i, v in enumerate(volumes)])
     text = json.dumps(report, allow_nan=False)
@@ -98,7 +111,11 @@ def test_two_sites_side_by_side():
     assert rows["spacing z, mm: median (range)"] == ["1 (1 - 1)", "5 (5 - 5)"]
     assert rows["tumour, ml: median (5 - 95 %)"] == ["-", "25 (25 - 25)"]
     found = "\n".join(cohort.differences(one, other))
-    assert "spacing along z: 1 mm at C1, 5 mm at C2" in found and "pancreas HU: 100 at C1, 80 at C2" in found and "tumour is labelled at C2 only" in found  # fmt: skip
+    assert (
+        "spacing along z: 1 mm at C1, 5 mm at C2" in found
+        and "pancreas HU: 100 at C1, 80 at C2" in found
+        and "tumour is labelled at C2 only" in found
+    )
     assert cohort.differences(one, {**one, "site": "C3"}) == []
 
 

@@ -77,7 +77,7 @@ def test_a_label_with_more_slices_blames_the_scan(flip):
     )
 
 
-def test_what_a_reader_found_unusual_is_a_warning_of_the_case():
+def test_warnings_of_the_reader_are_warnings_of_the_case():
     image, label = pair()
     unusual = rules.broken(rules.INSTANCE_GAP, "ct_9", "numbers have a gap")
     image = Volume(image.array, image.affine, warnings=(unusual,))
@@ -113,7 +113,7 @@ def test_an_empty_label_fails():
     "change",
     [lambda hu: np.maximum(hu, 0), lambda hu: np.full_like(hu, -1024), lambda hu: (hu > 0) * 1.0],
 )
-def test_values_that_are_no_hounsfield_units_fail(change):
+def test_values_that_are_not_hounsfield_units_fail(change):
     image, label = pair()
     error = broken_rule(Volume(change(image.array), image.affine), label)
     assert error.rule == "C01" and error.file == "ct_9.nii.gz"
@@ -136,7 +136,7 @@ def test_a_sheared_volume_fails_with_its_angle():
     assert error.rule == "G08" and "80.00 degrees" in error.problem
 
 
-def test_what_is_unusual_is_told_and_refuses_nothing():
+def test_unusual_values_give_warnings_and_refuse_nothing():
     warnings = integrity.check_case(*pair())
     assert {warning.rule for warning in warnings} == {
         "G09",

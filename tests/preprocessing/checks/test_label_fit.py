@@ -18,7 +18,7 @@ def scene(noise_hu=20.0):
 
 
 @pytest.mark.parametrize("noise_hu", [5.0, 20.0, 30.0])
-def test_the_fit_is_the_step_by_the_spread(noise_hu):
+def test_the_fit_is_the_step_divided_by_the_spread(noise_hu):
     hu, label = scene(noise_hu)
     expected = 160.0 / np.sqrt(2 * noise_hu**2 + 10.0**2)
     assert label_fit.fit(hu, label_fit.sample(label, SPACING)) == pytest.approx(expected, rel=0.04)
@@ -64,7 +64,7 @@ def test_a_label_thinner_than_the_search_is_found():
     assert label_fit.bounding_box(np.zeros_like(label), (1.0, 1.0, 0.3)) is None
 
 
-def test_a_few_voxels_say_nothing():
+def test_a_label_of_a_few_voxels_has_no_fit():
     hu, label = scene()
     label[:] = 0
     label[5, 5, 5:10] = 1

@@ -19,13 +19,13 @@ def test_docs_and_code_list_the_same_rules():
     ]
 
 
-def test_ids_and_names_are_told_apart():
+def test_ids_and_names_are_distinct():
     assert len(rules.BY_ID) == len(rules.RULES) == len({rule.name for rule in rules.RULES})
     assert all(re.fullmatch(r"[FGLCDMXN]\d\d", rule.id) for rule in rules.RULES)
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.id)
-def test_every_rule_has_what_a_reader_needs(rule):
+def test_every_rule_has_a_demand_and_a_remedy_and_survives_pickling(rule):
     error = rules.broken(rule, "scan_7.nii.gz", "what was found")
     assert str(error) == f"scan_7.nii.gz: what was found [{rule.id} {rule.name}]; {rule.fix}"
     assert rule.demand and rule.fix and "\n" not in rule.demand + rule.fix

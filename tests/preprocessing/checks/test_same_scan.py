@@ -10,7 +10,7 @@ def marks(array, affine=AFFINE):
     return same_scan.slice_marks(geometry.to_ras(Volume(array, affine)))
 
 
-def test_a_scan_is_known_in_other_clothes():
+def test_a_scan_is_recognised_in_another_form():
     other = np.random.default_rng(2).integers(-100, 200, CT.shape).astype(np.int16)
     found = same_scan.same_scans(
         {
@@ -34,12 +34,19 @@ def test_a_scan_is_known_in_other_clothes():
     }
 
 
-def test_a_few_slices_in_common_are_no_proof():
+def test_a_few_common_slices_do_not_make_two_scans_one():
     mixed = np.random.default_rng(3).integers(-100, 200, CT.shape).astype(np.int16)
     mixed[:, :, :3] = CT.array[:, :, :3]
     assert same_scan.same_scans({"a": marks(CT.array), "b": marks(mixed)}) == {}
 
 
-def test_air_above_two_patients_makes_them_not_one():
-    padded = [np.pad(np.random.default_rng(i).integers(-100, 200, (40, 40, 6)).astype(np.int16), ((0, 0), (0, 0), (0, 30)), constant_values=-1024) for i in (1, 2)]  # fmt: skip
+def test_common_air_does_not_make_two_patients_one():
+    padded = [
+        np.pad(
+            np.random.default_rng(i).integers(-100, 200, (40, 40, 6)).astype(np.int16),
+            ((0, 0), (0, 0), (0, 30)),
+            constant_values=-1024,
+        )
+        for i in (1, 2)
+    ]
     assert same_scan.same_scans({"a": marks(padded[0]), "b": marks(padded[1])}) == {}

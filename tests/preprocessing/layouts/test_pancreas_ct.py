@@ -5,9 +5,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocessing import geometry, manifest, nifti, pancreas_ct, sources
+from preprocessing import geometry, manifest, nifti, sources
 from preprocessing.checks import integrity
-from preprocessing.manifest import Manifest
+from preprocessing.layouts import pancreas_ct
+from preprocessing.manifest import CaseManifest
 from preprocessing.volume import Volume
 from tests.preprocessing.corpus_files import AFFINE, CT, LABEL
 from tests.preprocessing.dicom_files import save, slices
@@ -25,7 +26,7 @@ TURNS = [
 
 
 def stored_as(turn):
-    """The array that `turn` brings back onto the scan: each turn undone by hand."""
+    """Returns the array that `turn` brings back onto the scan: each turn undone by hand."""
     signs, axes = turn[0::2], ["xyz".index(a) for a in turn[1::2]]
     array = np.flip(SQUARE_LABEL, [i for i, sign in enumerate(signs) if sign == "-"])
     return np.ascontiguousarray(array.transpose(np.argsort(axes)))
@@ -39,12 +40,13 @@ def test_every_turn_is_found_from_the_voxels(turn):
 
 
 def download(folder, labels):
-    """The tree as the archive's downloader makes it, for the given numbers."""
+    """Writes the tree as the archive's downloader does, for the given numbers."""
     for number, label in labels.items():
         made = slices(Volume(CT.array + np.int16(number), AFFINE), series=f"1.2.{number}")
         save(
             folder
-            / f"Pancreas-CT/PANCREAS_{number:04d}/11-24-2015-PANCREAS{number:04d}-59677/Pancreas-18957",
+            / f"Pancreas-CT/PANCREAS_{number:04d}"
+            / f"11-24-2015-PANCREAS{number:04d}-59677/Pancreas-18957",
             made,
         )
         header_that_lies = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -77,7 +79,9 @@ def test_the_collection_as_it_is_downloaded(tmp_path):
     assert "label0003.nii.gz" in str(placed[2].error) and placed[2].fit - placed[2].runner_up < 0.25
     manifest.write(
         tmp_path / "manifest.json",
-        Manifest("C1", tuple(p.case for p in placed), excluded=("PANCREAS_0003", "PANCREAS_0004")),
+        CaseManifest(
+            "C1", tuple(p.case for p in placed), excluded=("PANCREAS_0003", "PANCREAS_0004")
+        ),
     )
     for case in manifest.read(
         tmp_path / "manifest.json"

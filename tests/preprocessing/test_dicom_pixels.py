@@ -1,12 +1,16 @@
-"""Pixels outside the reconstruction are air, however a scanner writes them."""
+"""Pixels as HU: rescaled slice by slice; outside the reconstruction they are air."""
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from preprocessing import dicom
 from preprocessing.checks import same_scan
 from preprocessing.volume import Volume
 from tests.preprocessing.dicom_files import save, slices, stored
+from tests.preprocessing.test_dicom import ct
+from tests.preprocessing.test_dicom_folder import refused, written
 
 AFFINE = np.array([[-0.7, 0, 0, 90.5], [0, -0.7, 0, 120.25], [0, 0, 2.5, -30.0], [0, 0, 0, 1.0]])
 CT = Volume(np.random.default_rng(3).integers(-1000, 1500, (16, 12, 5)).astype(np.int16), AFFINE)
@@ -113,3 +117,46 @@ def test_a_scan_is_recognised_under_another_padding():
     other[CORNERS.T] = -2000
     marks = [same_scan.slice_marks(Volume(array, AFFINE)) for array in (expected(), other)]
     assert marks[0] and marks[0] == marks[1]
+
+
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=["RLE", "JPEG2000", "JPEG-LS"]
+)
+def test_compressed_pixels(tmp_path, syntax):
+    volume = ct((40, 36, 4))  # JPEG 2000 halves a picture five times
+    save(tmp_path, slices(volume), syntax=syntax)
+    assert pydicom.dcmread(next(tmp_path.iterdir())).file_meta.TransferSyntaxUID == syntax
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, volume.array)
+
+
+def test_each_slice_is_rescaled_by_itself(tmp_path):
+    made = slices(ct())
+    odd = slices(ct(), slope=0.5, intercept=-2000.0)[3]
+    save(tmp_path, [*made[:3], odd, *made[4:]])
+    found = dicom.read_series(tmp_path).array
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, ct().array, atol=0.25)
+
+
+def test_signed_pixels_and_padding_below_the_scale(tmp_path):
+    made = slices(ct(), intercept=0.0)
+    for k, ds in enumerate(made):
+        ds.PixelRepresentation = 1
+        plane = ct().array[:, :, k].T.copy()
+        plane[0, 0] = -2000
+        ds.PixelData = plane.astype("<i2").tobytes()
+    save(tmp_path, made)
+    found = dicom.read_series(tmp_path).array
+    assert (found[0, 0] == -2000).all()
+    np.testing.assert_array_equal(found[1:], ct().array[1:])
+
+
+def test_pixels_beyond_bits_stored_are_refused(tmp_path):
+    def change(made):
+        for ds in made:
+            ds.BitsStored, ds.HighBit = 11, 10  # up to 2047, of 2523
+        return made
+
+    written(tmp_path / "ct", change=change)
+    error = refused(tmp_path / "ct")
+    assert error.rule == "D12" and "BitsStored is 11" in str(error)

@@ -1,0 +1,78 @@
+"""What code that reads prepared cases needs of a case and of a store of cases.
+
+`case_store.CaseStore` holds a site's cases on disk. Other stores pool the cases of several sites or
+keep them in memory; training, scoring and reports take any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from preprocessing.foreground import LabelRuns
+from preprocessing.volume import Grid
+
+
+class PreparedCase(Protocol):
+    """One prepared case.
+
+    Attributes:
+      case_id: its name at the site.
+      number: running number in the cohort, from 1; the only name of a case that leaves the site.
+      native: the scan's own grid.
+      target_mm: spacing of the training grid.
+      image: float16 [x, y, z] in [-1, 1], on the training grid.
+      label: uint8 [x, y, z], on the training grid.
+      runs: where the label is above 0.
+    """
+
+    @property
+    def case_id(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def native(self) -> Grid: ...
+
+    @property
+    def target_mm(self) -> tuple[float, float, float]: ...
+
+    @property
+    def image(self) -> np.ndarray: ...
+
+    @property
+    def label(self) -> np.ndarray: ...
+
+    @property
+    def runs(self) -> LabelRuns: ...
+
+    def native_label(self) -> np.ndarray:
+        """Returns the label on the scan's own grid, uint8, in the scan's own axis order."""
+        ...
+
+
+class CaseSource(Protocol):
+    """A store of prepared cases.
+
+    Attributes:
+      site: name of the site.
+      declared: what the site says about each class of its labels, see `declared_labels`; None if it
+          says nothing.
+    """
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def declared(self) -> Mapping[str, str] | None: ...
+
+    def case_ids(self, split: str | None = None) -> tuple[str, ...]:
+        """Returns the cases of a split, or all cases, in the order of their numbers."""
+        ...
+
+    def open(self, case_id: str) -> PreparedCase:
+        """Returns a case. Raises ValueError if it is not in this store."""
+        ...
