@@ -16,5 +16,8 @@ def sync_directory(folder: str | os.PathLike) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = os.fspath(folder)
+        raise
     finally:
         os.close(descriptor)

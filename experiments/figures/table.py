@@ -23,10 +23,11 @@ from experiments.figures.style import (
 )
 from experiments.figures.style import colour as colour_of
 from experiments.results import paper_table
+from experiments.results.case_rows import CaseRow
 
 
 def table_figure(
-    rows: Sequence[Mapping[str, Any]], grid: str = "training", title: str = ""
+    rows: Sequence[CaseRow], grid: str = "training", title: str = ""
 ) -> Figure:
     """Draws Table 1: a bar per model and column, a mark for the paper's value, a dot per case.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from experiments.models import model_folders
 from experiments.reports import table1_report
 from experiments.results import paper_table
+from experiments.results.case_rows import CaseRow
 from experiments.run import plan as run_plan
 from experiments.run import processes
 from experiments.run.plan import FINETUNED, POOLED, RunSpec, SiteSpec, minutes
@@ -390,9 +391,9 @@ class Stages:
         )
 
 
-def rows_so_far(folder: pathlib.Path) -> list[dict[str, Any]]:
+def rows_so_far(folder: pathlib.Path) -> list[CaseRow]:
     """Returns the rows in a run's folder, finished or not, of the sites in Table 1."""
-    rows = []
+    rows: list[CaseRow] = []
     for file in (folder / "server" / "rows.jsonl", folder / _BEYOND_ROWS):
         if file.exists():
             rows += [

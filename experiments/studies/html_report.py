@@ -22,6 +22,7 @@ from experiments.figures.timeline import ACTIVITY_COLOURS, activities
 from experiments.figures.training import Timeline
 from experiments.reports import case_browser, html_parts, patients_table, table1_report
 from experiments.results import gated_rows, paper_table, patients
+from experiments.results.case_rows import CaseRow
 from experiments.studies import study_results
 from preprocessing.case_store import CaseStore
 from runkit import atomic, progress
@@ -209,7 +210,7 @@ def _patients(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the measures per patient; computed from the rows for studies of older releases."""
     if "patients" in content:
         return content["patients"]
-    runs: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
+    runs: dict[tuple[Any, Any], list[CaseRow]] = {}
     for row in content["cases"]:
         runs.setdefault((row.get("cohort", ""), row.get("seed")), []).append(row)
     return patients.of_runs([patients.Run(cohort, rows) for (cohort, _), rows in runs.items()])

@@ -218,6 +218,9 @@ def backfill(log: EventLog, store: Store) -> None:
         # Replayed once more: an update logged before this line no longer counts, so it is logged
         # again if the store has it.
         known = _replayed(log.read())
+    for site, record in store.sites().items():
+        if record.num_examples and known.num_examples.get(site) != record.num_examples:
+            log.append("login", site=site, num_examples=record.num_examples, backfilled=True)
     for number in sorted({*globals_, *counted} - {0}):
         updates = counted.get(number, [])
         if number in globals_ and known.aggregated.get(number) == globals_[number]:
@@ -252,9 +255,6 @@ def backfill(log: EventLog, store: Store) -> None:
             log.append("evicted", site=site, dropped=None, models=gone, backfilled=True)
         elif not record.evicted and site in known.evicted:
             log.append("readmitted", site=site, backfilled=True)
-    for site, record in store.sites().items():
-        if record.num_examples and known.num_examples.get(site) != record.num_examples:
-            log.append("login", site=site, num_examples=record.num_examples, backfilled=True)
     scores = store.scores()
     for model, by_site in scores.items():
         for site, found in by_site.items():

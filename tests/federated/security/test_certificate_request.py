@@ -485,8 +485,8 @@ def test_a_credential_that_a_full_disk_left_empty_is_made_again(
     federation, tmp_path, monkeypatch, earlier_release
 ):
     kit = tmp_path / "kit"
+    kit.mkdir()
     if earlier_release:
-        kit.mkdir()
         (kit / "credential").touch()
     else:
         with monkeypatch.context() as disk:
