@@ -128,7 +128,9 @@ def _plan() -> dict | None:
     try:
         config = experiment_flags.experiment_config()
         genotype_json = (
-            genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+            genotype.load(config.genotype)
+            .with_size(filters=config.filters, classes=len(configuration.CLASSES))
+            .to_json()
         )
     except ValueError as error:
         raise app.UsageError(str(error)) from error

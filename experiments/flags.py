@@ -393,10 +393,10 @@ def run(
                 f"unexpected argument {argv[1]!r}; every setting is a flag (--help lists them)"
             )
         if needs_tensorflow:
-            from c2fnas import keras_stack
+            from c2fnas import threads
 
             samples = FLAGS.batch_size if "batch_size" in FLAGS else _WINDOWS
-            keras_stack.set_up(
+            threads.set_up(
                 FLAGS.seed, FLAGS.threads or os.cpu_count(), FLAGS.deterministic, samples=samples
             )
         sys.exit(main(argv))

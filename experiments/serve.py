@@ -24,6 +24,7 @@ from federated.server.config import ServerConfig
 from federated.server.serve import serve
 from federated.tensors import tensor_files
 from runkit import interrupts, service_manager
+from runkit.classes import CLASSES
 from runkit.scalar_events import ScalarEvents
 
 FLAGS = flags.FLAGS
@@ -166,7 +167,9 @@ def _check_plan(config: ExperimentConfig, initial_model: str) -> None:
             f"{initial_model}: carries no plan; write the initial model with experiments.init_model"
         )
     genotype_json = (
-        genotype.load(config.genotype).with_size(filters=config.filters, classes=3).to_json()
+        genotype.load(config.genotype)
+        .with_size(filters=config.filters, classes=len(CLASSES))
+        .to_json()
     )
     differing = plans.differences(
         json.loads(metadata["plan"]), configuration.plan(config, genotype_json)

@@ -34,9 +34,9 @@ import numpy as np
 from preprocessing.foreground import LabelBox, LabelRuns
 from preprocessing.volume import Grid
 from runkit import atomic, private, release
+from runkit.classes import CLASSES
 
 FORMAT = 2  # raise it when the same files and settings give another store
-CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}  # values of a prepared label
 _OPEN_MAPS = 256  # of the 1024 file handles that a process usually has
 _MAPPED = ("image.npy", "label.npy")
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from preprocessing.case_store import CLASSES
+from runkit.classes import FOREGROUND
 
 COMPLETE, ABSENT, UNLABELLED = "complete", "absent", "unlabelled"
 WORDS = (COMPLETE, ABSENT, UNLABELLED)
-NAMES = {value: name for value, name in CLASSES.items() if value > 0}
+NAMES = FOREGROUND
 
 Declared = Mapping[str, str]  # name of a class -> one of WORDS
 

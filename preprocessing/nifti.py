@@ -21,12 +21,12 @@ from preprocessing.checks import rules
 from preprocessing.checks.rules import broken
 from preprocessing.volume import Grid, Volume
 from runkit import atomic
+from runkit.classes import CLASSES
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0"}
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-_CLASSES = {0: "background", 1: "pancreas", 2: "tumour"}
 _SMALLEST_VOXEL_MM3 = 1e-9  # below it the header has an axis without extent
 _UNITS = {
     0: "unknown",
@@ -132,10 +132,10 @@ def read_labels(
         stored = whole
     if values is not None:
         return Volume(_mapped(stored, values), affine, placed)
-    if lowest < -_FRACTION or highest > max(_CLASSES) + _FRACTION:
-        others = [int(v) for v in np.unique(stored) if v not in _CLASSES]
+    if lowest < -_FRACTION or highest > max(CLASSES) + _FRACTION:
+        others = [int(v) for v in np.unique(stored) if v not in CLASSES]
         listed = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
-        known = ", ".join(f"{v} {name}" for v, name in _CLASSES.items())
+        known = ", ".join(f"{v} {name}" for v, name in CLASSES.items())
         raise broken(rules.UNKNOWN_VALUES, path, f"label values {listed} are none of {known}")
     return Volume(stored.astype(np.uint8, order="K", copy=False), affine, placed)
 
@@ -477,10 +477,10 @@ def _require_one_place(path: str | os.PathLike, header: nibabel.Nifti1Header, gr
 
 
 def _mapped(stored: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    unknown = sorted(set(values.values()) - set(_CLASSES))
+    unknown = sorted(set(values.values()) - set(CLASSES))
     if unknown:
         raise ValueError(
-            f"label values are mapped to {unknown}; expected the classes {sorted(_CLASSES)}"
+            f"label values are mapped to {unknown}; expected the classes {sorted(CLASSES)}"
         )
     if (
         stored.dtype == np.uint8

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from runkit.classes import FOREGROUND
+
 GRID = "validation"  # of a row: a validation case on the training grid
 _CANDIDATE = re.compile(r"(?P<model>.+_FL_local)_r(?P<round>\d{3,6})")
 _SUFFIX = "_shared"
-_CLASSES = ("pancreas", "tumour")
 
 
 def candidate_name(model: str, round_number: int) -> str:
@@ -75,7 +76,7 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         own = [row for (model, _, _), row in latest.items() if model == name]
         means = [
             _mean([row[f"dice_{of}"] for row in own if row[f"dice_{of}"] is not None])
-            for of in _CLASSES
+            for of in FOREGROUND.values()
         ]
         known = [mean for mean in means if mean is not None]
         if candidate is not None and known:

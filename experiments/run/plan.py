@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 
 from c2fnas import genotype
-from experiments.configuration import ExperimentConfig
+from experiments.configuration import CLASSES, ExperimentConfig
 
 POOLED, FINETUNED = "pooled", "finetuned"
 BEYOND = (POOLED, FINETUNED)
@@ -116,7 +116,7 @@ def cost(spec: RunSpec) -> dict[str, float]:
     profile, an order of magnitude elsewhere.
     """
     config = spec.config
-    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=3)
+    gene = genotype.load(config.genotype).with_size(filters=config.filters, classes=len(CLASSES))
     work = config.batch_size * gene.macs(config.patch_size) / _DEMO_MACS
     step = _STEP_S * work
     size = (config.filters / 8) ** 2 * 27.0 / math.prod(config.spacing_mm)
@@ -176,7 +176,9 @@ def disk_bytes(spec: RunSpec) -> float:
     """Returns a coarse estimate of what a run writes: scans, prepared cases, and the global model
     of every round.
     """
-    gene = genotype.load(spec.config.genotype).with_size(filters=spec.config.filters, classes=3)
+    gene = genotype.load(spec.config.genotype).with_size(
+        filters=spec.config.filters, classes=len(CLASSES)
+    )
     cases = sum(site.made for site in spec.sites)
     return (
         cases * _CASE_BYTES

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from preprocessing.checks.survey import HU_EDGES, Finding
+from runkit.classes import FOREGROUND
 
 FORMAT = 1
-CLASSES = {1: "pancreas", 2: "tumour"}
 FEWEST_CASES = 3  # that a number about patients is made of
 VOLUME_EDGES_ML = tuple(range(0, 201, 10))
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -67,7 +67,7 @@ def summarise(
             axis: _patients([value[i] for value in values]) for i, axis in enumerate("xyz")
         }
     report["volume_ml"], report["hu"] = {}, {}
-    for class_, name in CLASSES.items():
+    for class_, name in FOREGROUND.items():
         volumes = [facts.volume_ml[class_] for facts in labelled if class_ in facts.volume_ml]
         told = _patients(volumes)
         if told is None:
@@ -143,7 +143,7 @@ def rows(*reports: Mapping[str, Any]) -> list[list[str]]:
             )
             for axis in "xyz"
         ]
-    for name in CLASSES.values():
+    for name in FOREGROUND.values():
         lines.append((f"{name}, ml: median (5 - 95 %)", told("volume_ml", name, spread)))
         lines.append((f"{name}, HU of voxels: median (5 - 95 %)", told("hu", name, spread)))
         lines.append(
@@ -168,7 +168,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
                 found.append(
                     f"spacing along {axis}: {medians[0]:.3g} mm at {names[0]}, {medians[1]:.3g} mm at {names[1]}"
                 )
-    for name in CLASSES.values():
+    for name in FOREGROUND.values():
         told = [name in report["volume_ml"] for report in (one, other)]
         if told[0] != told[1]:
             found.append(

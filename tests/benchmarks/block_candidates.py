@@ -153,11 +153,11 @@ def compare(title: str, shape, candidates, expected) -> None:
 
 
 def main() -> None:
-    from c2fnas import keras_stack
+    from c2fnas import keras_stack, threads
     from tests.benchmarks import machine
 
     print(machine.describe())
-    keras_stack.set_up(1, 2)
+    threads.set_up(1, 2)
     print(keras_stack.stack_name())
     for shape in NORM_SHAPES:
         compare("instance norm", shape, *norms(shape[-1]))

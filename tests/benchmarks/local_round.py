@@ -36,11 +36,11 @@ def rows(
     """
     import tensorflow as tf
 
-    from c2fnas import keras_stack, named_weights
+    from c2fnas import named_weights, threads
     from experiments import flags as experiment_flags
     from experiments.models import prepared_cases, site_trainer
 
-    keras_stack.set_up(1, 1)
+    threads.set_up(1, 1)
     experiment_flags.define_experiment()
     config, _ = experiment_flags.parse_experiment([f"--flagfile={run / 'experiment.flags'}"])
     stores = {

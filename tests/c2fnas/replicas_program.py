@@ -10,7 +10,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from c2fnas import keras_stack, training
+from c2fnas import adam, keras_stack, training
 from c2fnas.losses import LossConfig
 from tests.c2fnas import tiny
 
@@ -44,7 +44,7 @@ def run(replicas: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     return parts, trainer.weights()
 
 
-def adam(replicas: int) -> dict[str, list[float]]:
+def adam_steps(replicas: int) -> dict[str, list[float]]:
     """Three steps of Adam with given gradients on every replica: what it leaves in the weights, in
     its moments and in its count.
     """
@@ -55,12 +55,12 @@ def adam(replicas: int) -> dict[str, list[float]]:
             "w": make(np.array([1.0, -2.0], np.float32), name="w"),
             "b": make(np.array([0.5], np.float32), name="b"),
         }
-        optimizer = keras_stack.optimizer(0.01, variables)
+        optimizer = adam.optimizer(0.01, variables)
 
     @tf.function
     def step(gradients):
         strategy.run(
-            lambda: keras_stack.apply_summed_gradients(
+            lambda: adam.apply_summed_gradients(
                 optimizer, gradients, list(variables.values()), replicas
             )
         )
@@ -69,7 +69,7 @@ def adam(replicas: int) -> dict[str, list[float]]:
         step([tf.constant([0.3, -0.1]) * scale, tf.constant([2.0]) * scale])
     state = {
         **{name: v.numpy() for name, v in variables.items()},
-        **keras_stack.optimizer_state(optimizer, variables),
+        **adam.state(optimizer, variables),
     }
     on_devices = [
         part.numpy()
@@ -98,7 +98,7 @@ def main() -> None:
         result[str(replicas)] = {
             "parts": parts,
             "difference": float(difference),
-            "adam": adam(replicas),
+            "adam": adam_steps(replicas),
         }
     try:
         # refused before a step, and before a weight is copied to three devices

@@ -95,7 +95,7 @@ def _change(name, change):
     ("spoil", "message"),
     [
         (shutil.rmtree, "no such folder"),
-        (_without("plan.json"), "is no model, it lacks plan.json"),
+        (_without("plan.json"), "is not a model: it lacks plan.json"),
         (_without("weights.safetensors"), "lacks weights.safetensors"),
         (
             _change("model.json", lambda value: value.update(format=99)),

@@ -197,14 +197,3 @@ def test_refusals():
         network.build(SMALL, patch_size=(8, 8, 8), class_prior=(0.5, 0.5))
     with pytest.raises(ValueError, match="class_prior"):
         network.build(SMALL, patch_size=(8, 8, 8), class_prior=(1.0, 0.0, 0.0))
-
-
-def test_parameter_count_by_hand():
-    tiny = Genotype(
-        "tiny", (CellGene((0,), 1, "conv2d"), CellGene((1,), 1, "conv2d")), filters=1, classes=2
-    )
-    built = network.build(tiny, patch_size=(2, 2, 2), vae=None)
-    norms = 2 * (1 + 2 + 6 * 2 + 2 + 1)  # gamma and beta: stem, two cells of three blocks, end
-    assert (
-        network.parameter_count(built) == tiny.conv_weights() + norms + 2
-    )  # and the classifier's bias

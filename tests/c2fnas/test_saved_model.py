@@ -49,7 +49,7 @@ def test_a_process_with_tensorflow_alone_gives_the_same_logits(model, tmp_path):
     )
     assert logits.shape == (1, 16, 16, 8, 3)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="no SavedModel"):
+    with pytest.raises(ValueError, match="is not a SavedModel"):
         saved_model.export(model, tmp_path / "mine")
     with pytest.raises(ValueError, match="multiples of 4"):
         saved_model.export(model, tmp_path / "other", window=(10, 8, 8))
