@@ -16,9 +16,10 @@ from preprocessing import declared_labels, geometry, names
 from preprocessing.checks import rules
 from preprocessing.checks.rules import Rule, broken
 from runkit import atomic, printable
+from runkit.classes import FOREGROUND
 
 _CLASS_NAMES = {
-    1: ("pancreas",),
+    **{value: (name,) for value, name in FOREGROUND.items()},
     2: (
         *(
             f"{prefix}{name}"

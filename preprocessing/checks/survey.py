@@ -19,6 +19,7 @@ from preprocessing.manifest import Case, Manifest
 from preprocessing.volume import Volume
 from runkit import progress
 from runkit import workers as processes
+from runkit.classes import FOREGROUND
 
 HU_EDGES = tuple(range(-200, 401, 10))  # of the histograms of HU inside a class
 _EACH_SHARE = 20  # times as long as the last report of what was found, until the next one
@@ -240,7 +241,7 @@ def _facts(image: Volume, upright: Volume, label: Volume | None) -> Facts:
     volumes, counts, medians = {}, {}, {}
     if label is not None:
         voxel_ml = abs(float(np.linalg.det(upright.affine[:3, :3]))) / 1000
-        for value in (1, 2):
+        for value in FOREGROUND:
             hu = upright.array[label.array == value]
             if len(hu):
                 volumes[value] = len(hu) * voxel_ml
