@@ -1,11 +1,9 @@
-"""Formulations of instance norm and of trilinear doubling, forward and with their gradient, on this
-stack and machine.
+"""Times formulations of instance norm and trilinear doubling, forward and with their gradient.
 
     .venv/py3.11/bin/python -m tests.benchmarks.block_candidates
-
-All in one process, taking turns; medians, and the error of the forward pass against NumPy in
-float64. Sizes are those of C2FNAS with 8 filters at 64^3, batch 2.
-"""
+ All candidates run in turn in one process, on this stack and machine. It prints medians, and the
+error of the forward pass against NumPy in float64. Sizes are those of C2FNAS with 8 filters,
+patches of 64^3 voxels and batch 2."""
 
 from __future__ import annotations
 

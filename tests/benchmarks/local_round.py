@@ -1,13 +1,10 @@
-"""What one local round at a site without tumours makes of the global model, under each loss for
-missing labels.
+"""Measures what one local round at a site without tumours does to the global model.
 
-.venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
-
-Takes the global models of a finished run of Table 1. For each treatment and round r, C1 trains
-rounds r - 1 and r from the global models that it received then (the first so that Adam's moments
-are those of a site under way), and both sites' validation cases score what comes out. Nothing of
-the run is changed.
-"""
+    .venv/py3.11/bin/python -m tests.benchmarks.local_round --run=runs/demo --rounds=11,15
+ It takes the global models of a finished run of Table 1. For each treatment of missing labels and
+each round r, C1 trains rounds r - 1 and r from the global models that it received then. The first
+of the two gives Adam's moments the values they have in the middle of a run. The validation cases of
+both sites score the result. The run itself is not changed."""
 
 from __future__ import annotations
 
@@ -31,8 +28,9 @@ TREATMENTS = {
 def rows(
     run: pathlib.Path, treatments: Sequence[str], rounds: Sequence[int]
 ) -> Iterator[tuple[str, int, dict[str, float], dict[str, float]]]:
-    """Yields (model, round, scores at C1, scores at C2); the model is "received", "aggregated" or a
-    treatment.
+    """Yields (model, round, scores at C1, scores at C2).
+
+    The model is "received", "aggregated" or a treatment.
     """
     import tensorflow as tf
 

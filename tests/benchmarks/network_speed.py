@@ -22,7 +22,7 @@ RATE = 1e-4
 
 
 def prepare(folder: str) -> dict[str, float]:
-    """Writes weights, batch and our logits to `folder`/shared.npz."""
+    """Writes weights, batch and the product's logits to `folder`/shared.npz."""
     import numpy as np
 
     from c2fnas import genotype, named_weights, network
@@ -92,7 +92,7 @@ def ours(folder: str, *, threads: int = 2) -> dict[str, float]:
     memory = _Memory()
     error = float(np.abs(forward(image) - expected).max())
     if error > 1e-4:
-        raise ValueError(f"our own logits changed by {error:.2g}")
+        raise ValueError(f"the product's logits changed by {error:.2g}")
     forward_seconds = _timed(lambda: forward(image))
     forward_mib = memory.above()
     data = tf.data.Dataset.from_tensors(batch).repeat()

@@ -1,25 +1,24 @@
-"""How far the synthetic cohorts are from a real scan: noise and its texture, tumours, contents of
-stomach and bowel, measured in one way.
+"""Compares the synthetic cohorts with a real scan: noise and its texture, tumours, bowel contents.
 
-    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz
-    --pancreas=7 --stomach=6 --bowel=18
+    .venv/py3.11/bin/python -m tests.benchmarks.phantoms --ct=ct.nii.gz --organs=organs.nii.gz \\
+        --pancreas=7 --stomach=6 --bowel=18
 
-`--ct` is a real abdominal CT and may be left out; `--organs` is an organ map on its grid, and the
-other three say which of its values are which organ. Everything is measured after preparation at 3
-mm (linear interpolation, no window):
+`--ct` is a real abdominal CT and may be left out. `--organs` is an organ map on its grid, and the
+other three flags give the values of the organs in it. Everything is measured after preparation at
+3 mm (linear interpolation, no window):
 
-* noise: standard deviation of blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone,
-  of which the tenth with the flattest surroundings counts (gradient of the scan smoothed by 6 mm,
-  which the noise hardly reaches); median and tenth to ninetieth percentile.
-* texture: correlation of neighbours along x, y, z in these blocks, after each block's mean is taken
-  away. White noise has 0.
-* tumours: volume, and the median HU of the organ less that of the tumour, both a voxel away from
+* noise: standard deviation in blocks of 5 x 5 x 5 voxels of soft tissue, without fat, gas and bone.
+  Only the tenth of the blocks with the flattest surroundings counts, by the gradient of the scan
+  smoothed by 6 mm, which noise hardly affects. Median, tenth and ninetieth percentile.
+* texture: correlation of neighbours along x, y, z in these blocks after the mean of each block is
+  subtracted. White noise has 0.
+* tumours: volume, and the median HU of the organ minus that of the tumour, both one voxel away from
   their surfaces.
-* contents: median HU of stomach and bowel without gas. Of a phantom, the voxels of the contents are
-  those that follow when the contents, and nothing else, become 1000 HU brighter; of a real scan,
-  those of the organ map a voxel away from its surface.
+* contents: median HU of stomach and bowel without gas. In a phantom these are the voxels that
+  become brighter when only the contents become 1000 HU brighter; in a real scan, those of the organ
+  map one voxel away from its surface.
 
-About five minutes for each phantom on two cores.
+It takes about five minutes per phantom on two cores.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ def at_3_mm(volume: Volume, *, labels: bool = False) -> np.ndarray:
 
 
 def noise(ct: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis, of a
-    CT at 3 mm.
+    """Measures the noise of a CT at 3 mm.
+
+    Returns:
+      `deviation`, HU [blocks], and `correlation` [3] of neighbours along each axis.
     """
     ct = ct.astype(np.float64)
     lowest, highest = ndimage.minimum_filter(ct, _BLOCK), ndimage.maximum_filter(ct, _BLOCK)
@@ -81,7 +82,7 @@ def noise_text(found: list[dict[str, np.ndarray]]) -> str:
 
 
 def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
-    """Returns the median HU of an organ's contents, gas left out, in a phantom's patient."""
+    """Returns the median HU of an organ's contents in a phantom's patient, without gas."""
     ct, _ = phantom.render_case(config, index)
     hospitals = PHANTOMS[config.phantom]
     site = hospitals[config.site]
