@@ -72,7 +72,8 @@ def test_a_state_of_another_network_is_refused():
     state["c/kernel/m"] = state.pop("b/bias/v")
     with pytest.raises(
         ValueError,
-        match=r"missing \['b/bias/v'\].*unexpected \['c/kernel/m'\].*a/kernel/m is \(3,\), expected \(2,\)",
+        match=r"missing \['b/bias/v'\].*unexpected \['c/kernel/m'\].*"
+        r"a/kernel/m is \(3,\), expected \(2,\)",
     ):
         adam.assign_state(optimizer, variables, state)
 

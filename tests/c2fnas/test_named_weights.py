@@ -43,7 +43,8 @@ def test_refusals_list_the_names_and_change_nothing(built):
     wrong["cell02/last/kernel"] = wrong["cell02/last/kernel"][..., :1]
     with pytest.raises(
         ValueError,
-        match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*cell02/last/kernel is .*expected",
+        match=r"missing stem/first/gamma.*unexpected somewhere/kernel.*"
+        r"cell02/last/kernel is .*expected",
     ) as caught:
         named_weights.assign(built, wrong)
     assert "'small' with 2 filters" in str(caught.value)
@@ -133,8 +134,9 @@ def test_one_name_for_two_variables_is_refused():
 
 
 def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_path):
-    """A limit on the size of a file fails a write as a full disk does; safetensors has an error of
-    its own for it.
+    """A limit on the size of a file fails a write as a full disk does.
+
+    safetensors raises its own error for it.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))

@@ -21,8 +21,9 @@ def _image(*shape, seed=0):
 
 
 def count_macs(model, size):
-    """Traces `model` for one volume, computes nothing, and counts output voxels times kernel of
-    each convolution layer.
+    """Counts output voxels times kernel of each convolution layer.
+
+    It only traces `model` for one volume and computes nothing.
     """
     counted = collections.Counter()
 
@@ -152,7 +153,7 @@ def test_log_prior_is_what_an_untrained_network_answers():
 
 @pytest.mark.parametrize("name", genotype.NAMES)
 def test_committed_weights_give_the_committed_logits(name):
-    """Recorded on one stack and read by both, so the stacks agree with each other."""
+    """They are recorded on one stack and read by both, so the stacks agree with each other."""
     built = make_fixture.build(name)
     arrays, _ = named_weights.load(make_fixture.FOLDER / f"{name}.safetensors")
     expected = {
@@ -170,8 +171,9 @@ def test_committed_weights_give_the_committed_logits(name):
 
 
 def test_logits_are_those_of_float64_arithmetic():
-    """The whole searched network once more in NumPy; a norm that sums a channel up voxel by voxel
-    in float32 fails here.
+    """Compares the whole searched network with NumPy.
+
+    A norm that adds up a channel voxel by voxel in float32 would fail here.
     """
     architecture = genotype.named("c2fnas").with_size(filters=1)
     arrays, _ = named_weights.load(make_fixture.FOLDER / "c2fnas.safetensors")

@@ -11,7 +11,7 @@ def window(shape=(5, 4, 6), seed=0):
 
 
 def weighted(logits, weights):
-    """The same products in float64, by broadcasting."""
+    """Returns the products in float64, by broadcasting."""
     x, y, z = (w.astype(np.float64) for w in weights)
     return logits * x[:, None, None] * y[:, None] * z
 

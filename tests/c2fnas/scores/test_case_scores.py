@@ -64,8 +64,9 @@ def test_absent_from_both_has_no_score():
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_absent_from_one_is_the_worst_there_is(which):
-    """A tumour in a healthy patient, and a missed one: MONAI drops both cases from a mean,
-    surface-distance gives inf and NaN.
+    """An invented tumour in a healthy patient, and a missed one.
+
+    MONAI drops both cases from a mean; surface-distance returns inf and NaN.
     """
     pair = [np.zeros((10, 9, 8), np.uint8), box(2, (2, 4), (2, 4), (2, 4))]
     scores = case_scores.compare(pair[which], pair[1 - which], SPACING)[2]

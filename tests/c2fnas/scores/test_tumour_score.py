@@ -12,7 +12,7 @@ def logits(seed, shape=(9, 8, 7)):
 
 
 def slowly(values):
-    """The mean margin of the ten surest tumour voxels, voxel by voxel."""
+    """Returns the mean margin of the ten most certain tumour voxels, voxel by voxel."""
     margins = []
     for background, pancreas, tumour in values.reshape(-1, 3).astype(float):
         if tumour > max(background, pancreas):
