@@ -141,7 +141,8 @@ def compare(title: str, shape, candidates, expected) -> None:
                 times[name][1].append(time.perf_counter() - middle)
     best = min(statistics.median(both) for _, both in times.values())
     print(
-        f"\n| {title} {shape} | forward ms | with gradient ms | / best | error |\n|---|---|---|---|---|"
+        f"\n| {title} {shape} | forward ms | with gradient ms | "
+        "/ best | error |\n|---|---|---|---|---|"
     )
     for name, (forward, both) in times.items():
         a, b = statistics.median(forward), statistics.median(both)

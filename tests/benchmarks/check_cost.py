@@ -32,7 +32,11 @@ def check(name: str) -> dict[str, float]:
 
 def main() -> None:
     scans.make()
-    candidates = [side_by_side.Candidate(f"scan {name}", "tests.benchmarks.check_cost:check", sys.executable, {"name": name}) for name in scans.SHAPES]  # fmt: skip
+    function = "tests.benchmarks.check_cost:check"
+    candidates = [
+        side_by_side.Candidate(f"scan {name}", function, sys.executable, {"name": name})
+        for name in scans.SHAPES
+    ]
     figures = side_by_side.measure(candidates, repetitions=7)
     for figure in ("rules_ms", "slice_marks_ms"):
         print(side_by_side.table(figures, figure=figure, reference="scan a") + "\n")

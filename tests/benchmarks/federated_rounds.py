@@ -365,8 +365,13 @@ while flare.is_running():
             log.write(f"{time.time()} {sum(value.size > 1 for value in model.params.values())}\\n")
     params = {key: value + value.dtype.type(0.5) for key, value in model.params.items()}
     if len(params) == 1:  # its recipe begins with one array
-        params = {"numpy_key": np.zeros(1, np.float32), **{f"layer_{i:03d}": part for i, part in enumerate(np.split(*params.values(), %s))}}
-    flare.send(FLModel(params=params, params_type=ParamsType.FULL, metrics={"dice": 0.5}, meta={"NUM_STEPS_CURRENT_ROUND": 10}))
+        parts = enumerate(np.split(*params.values(), %s))
+        layers = {f"layer_{i:03d}": part for i, part in parts}
+        params = {"numpy_key": np.zeros(1, np.float32), **layers}
+    meta = {"NUM_STEPS_CURRENT_ROUND": 10}
+    flare.send(
+        FLModel(params=params, params_type=ParamsType.FULL, metrics={"dice": 0.5}, meta=meta)
+    )
 """
 
 
@@ -455,7 +460,8 @@ app = ClientApp()
 @app.train()
 def train(message, context):
     arrays = [array + np.float32(0.5) for array in message.content["arrays"].to_numpy_ndarrays()]
-    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 10, "dice": 0.5})})
+    metrics = MetricRecord({"num-examples": 10, "dice": 0.5})
+    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
     return Message(content, reply_to=message)
 """
 
@@ -490,7 +496,8 @@ def flower(sites: int) -> dict[str, float]:
         home = folder / "home"
         home.mkdir()
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+            '[superlink]\ndefault = "here"\n\n[superlink.here]\n'
+            f'address = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         environment = {
             **os.environ,
@@ -567,7 +574,8 @@ def main() -> None:
             ]
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions, warm_up=0)
         print(
-            f"{sites} sites, {VALUES} values\n{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n",
+            f"{sites} sites, {VALUES} values\n"
+            f"{side_by_side.table(figures, figure='seconds a round', reference='ours')}\n",
             flush=True,
         )
 

@@ -98,7 +98,10 @@ def main() -> None:
     rounds = [int(number) for number in arguments.rounds.split(",")]
     print("Dice in per cent on validation cases")
     for name, number, first, second in rows(arguments.run, arguments.treatments.split(";"), rounds):
-        shown = f"C1 pancreas {100 * first['dice_pancreas']:.1f}, C2 pancreas {100 * second['dice_pancreas']:.1f}"
+        shown = (
+            f"C1 pancreas {100 * first['dice_pancreas']:.1f}, "
+            f"C2 pancreas {100 * second['dice_pancreas']:.1f}"
+        )
         print(
             f"round {number}, {name}: {shown}, C2 tumour {100 * second['dice_tumour']:.1f}",
             flush=True,

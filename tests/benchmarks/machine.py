@@ -27,4 +27,7 @@ def describe() -> str:
         if "avx2" in words
         else "no AVX2 found"
     )
-    return f"processor: {name}, {cores} cores for this process, {vectors}; load {os.getloadavg()[0]:.1f} at the start"
+    return (
+        f"processor: {name}, {cores} cores for this process, {vectors}; "
+        f"load {os.getloadavg()[0]:.1f} at the start"
+    )

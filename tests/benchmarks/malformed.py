@@ -177,7 +177,12 @@ def _cases(manifest: pathlib.Path) -> list[dict[str, Any]]:
     found = [case for case in value["cases"] if case["label"] is not None]
     if not found:
         raise NotImplementedError("unread")
-    return [{key: str(manifest.parent / case[key]) for key in ("image", "label")} for case in found if case["case_id"] not in value.get("excluded", ())]  # fmt: skip
+    excluded = value.get("excluded", ())
+    return [
+        {key: str(manifest.parent / case[key]) for key in ("image", "label")}
+        for case in found
+        if case["case_id"] not in excluded
+    ]
 
 
 def _only_scans(manifest: pathlib.Path) -> list[dict[str, Any]]:

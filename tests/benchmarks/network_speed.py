@@ -126,7 +126,10 @@ def pytorch(folder: str, *, memory_format: str, threads: int = 2) -> dict[str, f
     torch.set_num_threads(threads)
     layout = getattr(torch, memory_format)
     shared = dict(np.load(pathlib.Path(folder) / "shared.npz"))
-    to_torch = lambda voxels: torch.from_numpy(np.moveaxis(voxels, -1, 1).astype(np.float32).copy())  # noqa: E731
+
+    def to_torch(voxels):
+        return torch.from_numpy(np.moveaxis(voxels, -1, 1).astype(np.float32).copy())
+
     image = to_torch(shared.pop("image")).contiguous(memory_format=layout)
     label = torch.from_numpy(shared.pop("label").astype(np.int64))
     expected = to_torch(shared.pop("logits"))

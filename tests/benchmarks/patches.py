@@ -174,7 +174,10 @@ def main() -> None:
             (4, False, True),
             (1, False, True),
         ):
-            name = f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices{'' if tracked else ', tracking off'}"
+            name = (
+                f"MONAI, {samples} a call, {'cached' if cached else 'no'} indices"
+                f"{'' if tracked else ', tracking off'}"
+            )
             arguments = {"samples": samples, "cached": cached, "tracked": tracked}
             candidates.append(
                 side_by_side.Candidate(

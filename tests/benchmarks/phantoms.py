@@ -78,7 +78,10 @@ def noise_text(found: list[dict[str, np.ndarray]]) -> str:
     deviation = np.concatenate([one["deviation"] for one in found])
     low, middle, high = np.percentile(deviation, (10, 50, 90))
     x, y, z = np.mean([one["correlation"] for one in found], axis=0)
-    return f"noise {middle:.1f} HU ({low:.1f} to {high:.1f}), correlation of neighbours x {x:+.2f}, y {y:+.2f}, z {z:+.2f}"
+    return (
+        f"noise {middle:.1f} HU ({low:.1f} to {high:.1f}), "
+        f"correlation of neighbours x {x:+.2f}, y {y:+.2f}, z {z:+.2f}"
+    )
 
 
 def contents(config: phantom.CohortConfig, index: int, organ: str) -> float:
@@ -108,7 +111,11 @@ def measure_phantom(kind: str, seed: int, scans: int, patients: int) -> None:
         coarse = phantom.CohortConfig(site=site, cases=patients, seed=seed, phantom=kind, **_COARSE)
         for organ in _CONTENTS:
             values = [contents(coarse, index, organ) for index in range(patients // 4)]
-            print(f"{kind} {site}: {organ} contents {np.mean(values):.0f} HU ({min(values):.0f} to {max(values):.0f}) [{len(values)} patients]", flush=True)  # fmt: skip
+            print(
+                f"{kind} {site}: {organ} contents {np.mean(values):.0f} HU "
+                f"({min(values):.0f} to {max(values):.0f}) [{len(values)} patients]",
+                flush=True,
+            )
     volumes, darker = [], []
     for index in range(patients):
         ct, labels = phantom.render_case(coarse, index)
@@ -117,8 +124,11 @@ def measure_phantom(kind: str, seed: int, scans: int, patients: int) -> None:
         darker.append(np.median(ct.array[organ]) - np.median(ct.array[tumour]))
     volumes, darker = np.array(volumes), np.array(darker)
     print(
-        f"{kind} C2: tumours {volumes.min():.1f} to {volumes.max():.1f} ml, median {np.median(volumes):.1f}; darker than the organ by {darker.min():.0f} "
-        f"to {darker.max():.0f} HU, median {np.median(darker):.0f}; {np.mean(darker < 10):.0%} by less than 10 HU [{patients} patients]",
+        f"{kind} C2: tumours {volumes.min():.1f} to {volumes.max():.1f} ml, "
+        f"median {np.median(volumes):.1f}; "
+        f"darker than the organ by {darker.min():.0f} "
+        f"to {darker.max():.0f} HU, median {np.median(darker):.0f}; "
+        f"{np.mean(darker < 10):.0%} by less than 10 HU [{patients} patients]",
         flush=True,
     )
 

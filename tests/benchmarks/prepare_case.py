@@ -176,7 +176,8 @@ def main() -> None:
             )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
         print(
-            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to a ready case at {TARGET_MM} mm\n"
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm "
+            f"to a ready case at {TARGET_MM} mm\n"
         )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")

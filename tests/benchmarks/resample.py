@@ -172,13 +172,16 @@ def main() -> None:
         )
         figures = side_by_side.measure(candidates, repetitions=flags.repetitions)
         print(
-            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm to {TARGET_MM} mm\n"
+            f"\n## {name}: {scans.SHAPES[name]} voxels of {scans.SPACINGS_MM[name]} mm "
+            f"to {TARGET_MM} mm\n"
         )
         for figure in ("seconds", "peak_mib"):
             print(side_by_side.table(figures, figure=figure, reference="ours"), end="\n\n")
         if "difference" in figures["ours"]:
             print(
-                f"largest difference from MONAI (float64): {max(figures['ours']['difference']):.2g} of the HU range, shape and affine equal"
+                "largest difference from MONAI (float64): "
+                f"{max(figures['ours']['difference']):.2g} "
+                "of the HU range, shape and affine equal"
             )
 
 

@@ -125,12 +125,20 @@ stored = np.load(sys.argv[1])
 spacing, tolerance = tuple(map(float, stored["spacing"])), float(stored["tolerance"])
 found = []
 for prediction, truth in zip(stored["predictions"], stored["truths"]):
-    one_hot = [torch.nn.functional.one_hot(torch.from_numpy(m).long(), 3).movedim(-1, 0)[None] for m in (prediction, truth)]
+    one_hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(mask).long(), 3).movedim(-1, 0)[None]
+        for mask in (prediction, truth)
+    ]
+    surface_dice = dict(class_thresholds=[tolerance] * 2, spacing=spacing)
     values = {
         "dice": compute_dice(*one_hot, include_background=False)[0].tolist(),
-        "hd95_border": compute_hausdorff_distance(*one_hot, include_background=False, percentile=95, spacing=spacing)[0].tolist(),
-        "nsd_border": compute_surface_dice(*one_hot, class_thresholds=[tolerance] * 2, spacing=spacing)[0].tolist(),
-        "nsd_area_monai": compute_surface_dice(*one_hot, class_thresholds=[tolerance] * 2, spacing=spacing, use_subvoxels=True)[0].tolist(),
+        "hd95_border": compute_hausdorff_distance(
+            *one_hot, include_background=False, percentile=95, spacing=spacing
+        )[0].tolist(),
+        "nsd_border": compute_surface_dice(*one_hot, **surface_dice)[0].tolist(),
+        "nsd_area_monai": compute_surface_dice(
+            *one_hot, **surface_dice, use_subvoxels=True
+        )[0].tolist(),
         "hd95_area": [], "nsd_area": [],
     }
     for value in (1, 2):

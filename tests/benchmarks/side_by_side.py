@@ -85,7 +85,8 @@ def table(
         if values:
             middle = statistics.median(values)
             lines.append(
-                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | {middle / base:.3g} |"
+                f"| {name} | {middle:.4g} | {min(values):.4g} - {max(values):.4g} | "
+                f"{middle / base:.3g} |"
             )
     return "\n".join(lines)
 

@@ -167,9 +167,13 @@ def nnunet() -> dict[str, float]:
         torch.zeros(1, 1, *WINDOW),
     )
     predictor = nnUNetPredictor(
-        tile_step_size=1 - OVERLAP, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"),
+        tile_step_size=1 - OVERLAP,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
         allow_tqdm=False,
-    )  # fmt: skip
+    )
     predictor.network = network
     predictor.configuration_manager = type("Plan", (), {"patch_size": list(WINDOW)})
     predictor.label_manager = type("Labels", (), {"num_segmentation_heads": CLASSES})

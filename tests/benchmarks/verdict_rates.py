@@ -89,9 +89,18 @@ def mean_coverage(
 
 
 def study(
-    truth: float, *, training_sd: float, patient_sd: float, trainings: int, sizes: Sequence[int], design: str, shape: str = "normal",
-    interaction_sd: float = 5.0, repetitions: int = REPETITIONS, seed: int = 1,
-) -> two.Evidence:  # fmt: skip
+    truth: float,
+    *,
+    training_sd: float,
+    patient_sd: float,
+    trainings: int,
+    sizes: Sequence[int],
+    design: str,
+    shape: str = "normal",
+    interaction_sd: float = 5.0,
+    repetitions: int = REPETITIONS,
+    seed: int = 1,
+) -> two.Evidence:
     """Returns the evidence of `repetitions` studies, all in points.
 
     Args:
@@ -191,7 +200,8 @@ def detectable(
 def main() -> None:
     percent = "{:.1f} %".format
     print(
-        f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; in brackets its width over plain Student's t\n"
+        f"\nCoverage of the 95 % interval of a mean, {REPETITIONS} samples each; "
+        "in brackets its width over plain Student's t\n"
     )
     print("| values | " + " | ".join(STRATA) + " |\n|---|" + "---:|" * len(STRATA))
     for name, (draw, truth) in {
@@ -202,15 +212,24 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{percent(100 * c)} ({w:.2f})" for c, w in cells) + " |")
     for design in (two.OWN, two.SAME):
         print(
-            f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, and how often a true difference is found\n"
+            f"\nVerdicts on a difference, {design}: false verdicts (either way), coverage, "
+            "and how often a true difference is found\n"
         )
         print(
-            "| trainings | training sd | patient sd | patients | shape | false | coverage | 10 points | 20 points | 40 points |"
+            "| trainings | training sd | patient sd | patients | shape | "
+            "false | coverage | 10 points | 20 points | 40 points |"
         )
         print("|---:|---:|---:|---|---|---:|---:|---:|---:|---:|")
         for trainings in (3, 5):
             for training_sd in (0.0, 3.0, 8.0):
-                for patient_sd, sizes, shape in ((10.0, (6, 7), "normal"), (20.0, (6, 7), "normal"), (20.0, (6,), "normal"), (20.0, (6,), "skewed"), (20.0, (6, 7), "skewed"), (20.0, (6,), "lumped")):  # fmt: skip
+                for patient_sd, sizes, shape in (
+                    (10.0, (6, 7), "normal"),
+                    (20.0, (6, 7), "normal"),
+                    (20.0, (6,), "normal"),
+                    (20.0, (6,), "skewed"),
+                    (20.0, (6, 7), "skewed"),
+                    (20.0, (6,), "lumped"),
+                ):
                     how = {
                         "training_sd": training_sd,
                         "patient_sd": patient_sd,
@@ -236,10 +255,12 @@ def main() -> None:
                     )
     limit = hypotheses.LIMIT_SHARE
     print(
-        f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; right at a true share of 60 % and of 0.1 %\n"
+        f"\nVerdicts on a share with the limit {limit:.0%}: false at the limit; "
+        "right at a true share of 60 % and of 0.1 %\n"
     )
     print(
-        "| design | trainings | training sd | patients | false | contradicted at 60 % | supported at 0.1 % |"
+        "| design | trainings | training sd | patients | "
+        "false | contradicted at 60 % | supported at 0.1 % |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for design in (two.OWN, two.SAME):
@@ -263,10 +284,12 @@ def main() -> None:
                     )
 
     print(
-        f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, patients vary by 15 points\n"
+        f"\nSmallest difference shown with 80 % power, alone and after Holm over {PARTS} parts, "
+        "patients vary by 15 points\n"
     )
     print(
-        "| trainings | patients of each | 3 points | 5 points | 8 points |\n|---:|---:|---:|---:|---:|"
+        "| trainings | patients of each | 3 points | 5 points | 8 points |\n"
+        "|---:|---:|---:|---:|---:|"
     )
     for trainings in (3, 5, 10):
         for patients in (13, 6):
@@ -279,7 +302,9 @@ def main() -> None:
                 + " |"
             )
     print(
-        "\nUpper end of a share where no patient is marked\n\n| design | trainings | patients in all | upper end |\n|---|---:|---:|---:|"
+        "\nUpper end of a share where no patient is marked\n\n"
+        "| design | trainings | patients in all | "
+        "upper end |\n|---|---:|---:|---:|"
     )
     for trainings, patients, design in (
         *((k, 6 * k, two.OWN) for k in (3, 5, 10, 20)),

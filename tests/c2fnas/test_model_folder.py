@@ -29,9 +29,13 @@ def trained():
             "cases": {"training": 18, "validation": 6},
             "spacing_mm": {"z": [0.8, 1.0]},
         },
-        scores={"test cases of C1": {"dice_pancreas": {"mean": 0.8123, "low": 0.7, "high": 0.9, "cases": 6},
-                                     "dice_tumour": {"mean": None, "low": None, "high": None, "cases": 0}}},
-    )  # fmt: skip
+        scores={
+            "test cases of C1": {
+                "dice_pancreas": {"mean": 0.8123, "low": 0.7, "high": 0.9, "cases": 6},
+                "dice_tumour": {"mean": None, "low": None, "high": None, "cases": 0},
+            }
+        },
+    )
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ def main() -> int:
         made = write_all(folder, range(flags.first, flags.first + flags.series))
         rules = collections.Counter(read_or_refused(folder / name) for name in made)
         print(
-            f"{flags.series} series: {rules.pop('read')} read, {rules.total()} refused: {dict(sorted(rules.items()))}",
+            f"{flags.series} series: {rules.pop('read')} read, "
+            f"{rules.total()} refused: {dict(sorted(rules.items()))}",
             flush=True,
         )
         found = 0

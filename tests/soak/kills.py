@@ -134,7 +134,8 @@ def main() -> None:
             assert not list((store / "spool").iterdir())
             total += deaths
             print(
-                f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; {total} kills so far",
+                f"{what}: {deaths} kills, same bits, {time.monotonic() - began:.0f} s; "
+                f"{total} kills so far",
                 flush=True,
             )
 

@@ -138,7 +138,8 @@ def run(folder: pathlib.Path, case_ids: list[str]) -> list[str]:
         ends = ends_of(folder)
         counts = collections.Counter(ends.values())
         print(
-            f"{program}: {len(ends)} cases in {time.monotonic() - began:.0f} s, exit code {done.returncode}: {dict(sorted(counts.items()))}"
+            f"{program}: {len(ends)} cases in {time.monotonic() - began:.0f} s, "
+            f"exit code {done.returncode}: {dict(sorted(counts.items()))}"
         )
         said = done.stdout + done.stderr
         if done.returncode not in (0, 1) or "Traceback" in said or "an unforeseen" in said:
@@ -281,7 +282,8 @@ def main() -> int:
         folder = pathlib.Path(flags.folder or temporary)
         wrong = run(folder, write(folder, flags.series, flags.files, flags.first))
     print(
-        f"{flags.series} series, {flags.files} files, {len(wrong)} ends that are neither a value nor a rule",
+        f"{flags.series} series, {flags.files} files, "
+        f"{len(wrong)} ends that are neither a value nor a rule",
         *wrong[:50],
         sep="\n",
     )
