@@ -44,7 +44,7 @@ def test_adam_agrees_with_the_formula():
         )  # 1 - 0.999 in float32 is off by 1.3e-5
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit():
+def test_a_restored_optimizer_continues_bit_for_bit():
     variables = _variables()
     optimizer = adam.optimizer(0.01, variables)
     _apply(optimizer, variables, GRADIENTS[0])

@@ -52,11 +52,11 @@ def test_what_was_saved_comes_back(trainer, filled, tmp_path):
         np.testing.assert_array_equal(restored[name], array, err_msg=name)
 
 
-def test_no_checkpoint_is_none(trainer, tmp_path):
+def test_loading_without_a_checkpoint_returns_none(trainer, tmp_path):
     assert checkpoints.load(tmp_path / "nothing", trainer) is None
 
 
-def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missing(
+def test_without_missing_classes_a_checkpoint_describes_the_loss_as_before(
     trainer, filled, tmp_path
 ):
     """Checkpoints of an earlier release name five settings of the loss; they must go on."""
@@ -72,7 +72,7 @@ def test_the_loss_of_a_checkpoint_is_described_as_before_where_no_class_is_missi
     }
 
 
-def test_a_training_with_missing_labels_goes_on_from_its_checkpoint(tmp_path):
+def test_a_training_with_missing_labels_resumes_from_its_checkpoint(tmp_path):
     config = tiny.config(
         loss=LossConfig(missing=MissingLabels(classes=(2,), treatment="restricted"))
     )

@@ -77,7 +77,7 @@ def test_the_card_says_what_it_was_trained_on_and_what_it_scored(folder):
     assert "dice tumour" not in card  # no case, no number
 
 
-def test_a_model_takes_the_place_of_an_earlier_one_and_of_nothing_else(trained, folder, tmp_path):
+def test_a_model_replaces_only_an_earlier_model(trained, folder, tmp_path):
     model_folder.save(folder, trained[1])
     assert not list(tmp_path.glob(".partial*"))
     (folder / "notes.txt").write_text("keep me")
@@ -128,7 +128,7 @@ def _change(name, change):
         ),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused_by_name(folder, spoil, message):
+def test_an_incomplete_model_folder_is_refused_by_name(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message) as caught:
         model_folder.load(folder)

@@ -76,7 +76,7 @@ def test_start_values(built):
     np.testing.assert_allclose(arrays["end/classifier/bias"], np.log([0.9, 0.06, 0.04]), rtol=1e-6)
 
 
-def test_build_sets_them_and_both_stacks_start_with_these_bits(built):
+def test_build_sets_start_values_of_the_same_bits_on_both_stacks(built):
     arrays = named_weights.initial(built, seed=5)
     for name, array in named_weights.read(built).items():
         np.testing.assert_array_equal(array, arrays[name])
@@ -133,7 +133,7 @@ def test_one_name_for_two_variables_is_refused():
         layers.variables()
 
 
-def test_a_file_that_the_system_does_not_let_grow_is_an_error_of_the_system(tmp_path):
+def test_a_full_disk_is_reported_as_an_os_error(tmp_path):
     """A limit on the size of a file fails a write as a full disk does.
 
     safetensors raises its own error for it.

@@ -142,7 +142,7 @@ def test_outputs_have_the_documented_shapes(small):
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
-def test_log_prior_is_what_an_untrained_network_answers():
+def test_an_untrained_network_predicts_the_class_prior():
     built = network.build(SMALL, patch_size=(8, 8, 8), vae=None, class_prior=(0.9, 0.08, 0.02))
     built.variables["end/classifier/kernel"].assign(np.zeros((1, 1, 1, 2, 3), np.float32))
     probabilities = tf.nn.softmax(built.segmenter(_image(1, 8, 8, 8)))
@@ -192,7 +192,7 @@ def test_logits_are_those_of_float64_arithmetic():
     np.testing.assert_allclose(unknown_size(image)[0], expected, atol=1e-4)
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ValueError, match=r"\(8, 10, 8\).*multiples of 4"):
         network.build(SMALL, patch_size=(8, 10, 8))
     with pytest.raises(ValueError, match=r"class_prior is \(0.5, 0.5\); expected 3 shares"):

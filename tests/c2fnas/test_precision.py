@@ -76,7 +76,7 @@ def test_float16_learns_and_its_loss_scale_finds_its_place(monkeypatch):
         )
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     with pytest.raises(
         ValueError,
         match="precision is 'half'; expected one of float32, mixed_bfloat16, mixed_float16",

@@ -74,8 +74,8 @@ def test_loss_parts_are_those_of_numpy(stepped):
 
 def test_one_sgd_step_is_minus_rate_times_the_gradient_of_the_mean_loss(stepped):
     network, batch, outputs, _, before, after = stepped
-    # The classifier's bias adds to the logits directly: its gradient from cross entropy alone is
-    # mean(p - t), by hand; the Dice part by a difference quotient.
+    # The classifier's bias adds to the logits, so the loss is a function of it in NumPy, and the
+    # gradient a difference quotient.
     truth = np.eye(3)[batch["label"]]
 
     def loss(bias):
@@ -153,9 +153,7 @@ def test_samples_one_by_one_give_the_same_losses_and_gradients(vae):
         for one, other in zip(one_by_one[3], together[3], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4 * max(1e-3, np.abs(other).max()))
     for one, other in zip(results[1][3], results[2][3], strict=True):
-        np.testing.assert_array_equal(
-            one, other
-        )  # added up in the samples' order, whichever is ready first
+        np.testing.assert_array_equal(one, other)  # always added up in the order of the samples
 
 
 def test_augmentation_is_part_of_the_step():
@@ -245,7 +243,7 @@ def test_a_restricted_loss_leaves_the_weights_of_the_missing_class_bit_for_bit()
         assert (after[name][..., :2] != before[name][..., :2]).all()
 
 
-def test_a_loss_that_asks_the_received_model_is_refused_without_one():
+def test_a_loss_that_needs_the_received_model_is_refused_without_it():
     strategy = tf.distribute.get_strategy()
     missing = MissingLabels(classes=(2,), treatment="distil")
     with pytest.raises(ValueError, match="'distil' and no received model is given"):

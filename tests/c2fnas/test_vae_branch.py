@@ -49,7 +49,7 @@ def _softplus(x):
 
 @pytest.mark.parametrize("size", [(8, 8, 8), (12, 8, 4)])
 @pytest.mark.parametrize("kind", ["reduced", "direct"])
-def test_against_the_definition(kind, size):
+def test_outputs_agree_with_the_definition(kind, size):
     """A size of 12 has an encoder end of 3 voxels, which halves to 2; a size of 4 has 1."""
     built = network.build(SMALL, patch_size=size, vae=kind, latent_size=5)
     w = _weights(built)
@@ -163,7 +163,7 @@ def test_cost_at_full_size_by_hand():
         (16, 256, 6),
         (256, 128, 12),
         (128, 64, 24),
-    ]  # channels in and out, grid before its doubling
+    ]  # channels in and out, size before the doubling
     kernels = 27 * 512 * 16 + dense + sum(i * o + 2 * 27 * o * o for i, o, _ in scales) + 27 * 64
     biases_and_norms = 2 * 128 + 432 + 1 + 2 * 512 + sum(4 * o for _, o, _ in scales)
     macs = (

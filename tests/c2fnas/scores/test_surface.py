@@ -145,7 +145,7 @@ def test_a_shift_is_measured_in_millimetres_along_its_axis():
             assert surface.surface_dice(measured, shift * SPACING[axis] + 1e-9) == 1
 
 
-# multiples of most of them are not exact in binary
+# for most of them, multiples are not exact in binary
 SPACINGS = [
     (0.4, 0.4, 0.4),
     (0.1, 0.2, 0.3),

@@ -26,7 +26,7 @@ def of_whole(values):
     return score.value
 
 
-def test_it_is_the_mean_margin_of_the_surest_millilitre():
+def test_it_is_the_mean_margin_of_the_most_certain_millilitre():
     values = logits(1)
     assert of_whole(values) == pytest.approx(slowly(values), rel=1e-6)
 
