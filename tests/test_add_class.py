@@ -49,9 +49,14 @@ def test_one_entry_reaches_every_module():
     folder = pathlib.Path(tempfile.mkdtemp())
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), folder / "label.nii.gz")
     assert nifti.read_labels(folder / "label.nii.gz").array.max() == 3
-    for drawn, declared in ((["pancreas", "cancer"], None), (["pancreas", "cancer", "duct"], True)):
-        value = {"training": [], "labels": {str(n + 1): name for n, name in enumerate(drawn)}}
-        assert (manifest._drawn(value["labels"]) is not None) is bool(declared)
+    # a dataset declares the labels complete only if it names every class
+    pair = {"image": "scan.nii.gz", "label": "label.nii.gz"}
+    for drawn in (["pancreas", "cancer"], ["pancreas", "cancer", "duct"]):
+        labels = {str(value): name for value, name in enumerate(["background", *drawn])}
+        text = json.dumps({"name": "Pancreas", "labels": labels, "training": [pair]})
+        (folder / "dataset.json").write_text(text)
+        declared = manifest.read(folder / "dataset.json").declared
+        assert (declared or {}).get("duct") == ("complete" if "duct" in drawn else None)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
